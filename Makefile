@@ -1,0 +1,68 @@
+# Everything one can do here. CI calls these targets and nothing else (.ci/run).
+# Variables: FLAVOUR=mysql|mariadb (demo, bench), KEEP=1 (demo: leave it running), TARGETS="raft http" (test: only these).
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+.PHONY: help build test lint bench demo e2e image crds clean clean-cache release
+
+FLAVOUR ?= mysql
+TARGETS ?=
+stage := tests/setup/stage.sh
+ensure := tests/setup/ensure.sh
+# What needs root gets it by sudo when it is not there yet.
+as_root := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=HOME,PATH,XDG_CACHE_HOME)
+export FLAVOUR
+
+help: ## what one can do (this)
+	@echo 'make TARGET [VARIABLE=value]'
+	@sed -nE 's/^([a-z0-9-]+):[^#]*## (.*)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -nE 's/^# (Variables: .*)/\n\1/p' $(MAKEFILE_LIST)
+
+build: ## the two binaries, for debugging: target/debug/ham4db, target/debug/ham4db-client
+	@$(stage) build cargo build --quiet --locked --bins
+
+test: ## every test, cheapest first, then the demo; sets up MySQL, MariaDB and an API server once
+	@tests/setup/run-tests.sh $(TARGETS)
+
+lint: ## format, clippy, documentation, shell scripts, dependencies; changes nothing
+	@tests/setup/lint.sh
+
+demo: ## a primary is killed under four writers; FLAVOUR=mariadb, KEEP=1
+	@$(ensure) tools $(FLAVOUR)
+	@$(stage) 'release build' tests/setup/release.sh
+	@$(stage) 'demo build' cargo build --quiet --locked --example demo
+	@HAM4DB_BIN_DIR=$(CURDIR)/target/release-static $(stage) 'demo ($(FLAVOUR))' cargo run --quiet --locked --example demo
+
+bench: ## ten failovers, each time, median and maximum, and the CPU of a probe; FLAVOUR=mariadb
+	@$(ensure) tools $(FLAVOUR)
+	@$(stage) 'release build' tests/setup/release.sh
+	@$(stage) 'bench build' cargo build --quiet --locked --example bench
+	@HAM4DB_BIN_DIR=$(CURDIR)/target/release-static $(stage) 'bench ($(FLAVOUR))' cargo run --quiet --locked --example bench
+
+e2e: ## the chart, then the image and a failover in a real one-node cluster on this machine (root or sudo)
+	@$(ensure) mysql kube-node bases
+	@$(stage) 'release build' tests/setup/release.sh
+	@$(stage) 'chart' tests/e2e/chart.sh
+	@$(stage) 'smoke' $(as_root) tests/e2e/smoke.sh
+
+image: release ## the container image, by docker, podman or buildah; IMAGE=name:tag, BUILDER=...
+	@$(stage) 'image' tests/e2e/image.sh
+
+crds: ## writes crds/mysqlclusters.ham4db.io.yaml from the Rust types
+	@mkdir -p crds
+	@cargo run --quiet --locked --bin ham4db -- crd >crds/.new.yaml
+	@mv crds/.new.yaml crds/mysqlclusters.ham4db.io.yaml
+	@$(ensure) tools helm
+	@deploy/render.sh
+
+clean: ## ends and removes what runs in the cache folder, and target/; downloads stay
+	@tests/setup/clean.sh
+	@cargo clean --quiet
+
+clean-cache: ## also removes the whole cache folder: servers, Go, Kubernetes
+	@tests/setup/clean.sh --cache
+
+release:
+	@$(stage) 'release build' tests/setup/release.sh

@@ -1,0 +1,66 @@
+# shellcheck shell=bash
+# Sourced by the scripts here. Where things lie, how scripts speak, and how one step is locked and timed.
+set -euo pipefail
+umask 022                                    # what lies in the cache is read by the unprivileged processes of the tests
+
+setup=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+repository=$(cd "$setup/../.." && pwd)
+: "${CACHE:=${XDG_CACHE_HOME:-$HOME/.cache}/ham4db}"
+export CACHE
+nobody=65534                                 # user and group of every process of the project when root starts it
+
+say() { printf 'set-up: %s\n' "$*" >&2; }
+die() { say "$*"; exit 1; }
+
+# step NAME FUNCTION... : runs FUNCTION under the lock NAME, says how long it took, and names the step when it fails.
+# A second caller waits, and then finds the work done: each FUNCTION begins by looking.
+step() {
+    local name=$1 begun=$SECONDS log; shift
+    mkdir -p "$CACHE/locks" "$CACHE/logs"
+    log=$CACHE/logs/$name.log
+    if (
+        exec 8>"$CACHE/locks/$name"
+        if ! flock -n 8; then
+            say "$name: another set-up is at it, waiting"
+            flock -w 3600 8 || die "$name: still locked after an hour by $CACHE/locks/$name; end the other set-up"
+        fi
+        # The work runs in a process of its own: `if` would switch off `set -e` in it.
+        bash -c 'set -euo pipefail; . "$1/cache.sh"; . "$1/apt.sh"; . "$1/servers.sh"; . "$1/kubernetes.sh"; shift; "$@"' \
+            step "$setup" "$@" 8>&- 9>"$log"
+    ); then
+        [ $((SECONDS - begun)) -lt 2 ] || say "$name: ready after $((SECONDS - begun)) s"
+    else
+        say "$name: FAILED. The last lines of $log:"
+        tail -n 15 "$log" | sed 's/^/    /' >&2
+        die "$name: not set up. Put right what is said above, then run it again: what is finished stays."
+    fi
+}
+
+# quietly COMMAND... : its output goes to the step's log.
+quietly() { "$@" >&9 2>&9; }
+
+# partial NAME : an empty folder of this process for work that is renamed into place when it is whole. Sets $partial.
+partial() {
+    partial=$CACHE/partial/$1.$$
+    rm -rf "$partial"
+    mkdir -p "$partial"
+    trap 'rm -rf "$partial"' EXIT
+}
+
+# settle FOLDER DESTINATION : the finished folder takes the place of an older one.
+settle() {
+    mkdir -p "$(dirname "$2")"
+    if [ -e "$2" ]; then mv "$2" "$partial.old"; fi
+    mv "$1" "$2"
+    rm -rf "$partial.old"
+}
+
+# as_root COMMAND... : as it is when root, by sudo otherwise.
+as_root() {
+    if [ "$(id -u)" = 0 ]; then "$@"
+    elif command -v sudo >/dev/null; then sudo -- "$@"
+    else die "needs root or sudo for: $*"; fi
+}
+
+# version_at_least HAVE WANT
+version_at_least() { [ "$(printf '%s\n%s\n' "$2" "$1" | sort -V | head -n 1)" = "$2" ]; }
