@@ -1,0 +1,29 @@
+//! The clocks of this machine.
+
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use crate::app::ports::Clock;
+use crate::domain::time::{Mono, Wall};
+
+/// The operating system's clocks; the monotonic one starts at 0 when this is made.
+#[derive(Debug, Clone, Copy)]
+pub struct SystemClock {
+    start: Instant,
+}
+
+impl Default for SystemClock {
+    fn default() -> Self {
+        Self { start: Instant::now() }
+    }
+}
+
+impl Clock for SystemClock {
+    fn wall(&self) -> Wall {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Wall(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
+    }
+
+    fn mono(&self) -> Mono {
+        Mono(u64::try_from(self.start.elapsed().as_micros()).unwrap_or(u64::MAX))
+    }
+}

@@ -1,0 +1,159 @@
+//! `/metrics` in Prometheus' text format: what a scrape finds out at that moment, and how requests were answered since the start.
+
+use std::collections::BTreeMap;
+
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::{StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+
+use crate::app::ports::Health;
+
+use super::scene::Scene;
+use super::server::Shared;
+
+/// How requests were answered.
+pub(super) type Requests = Family<Answer, Counter>;
+
+/// Labels of a request: the route as declared (never the path, whose parts are without bound) and the status.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct Answer {
+    route: String,
+    status: u16,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByCluster {
+    cluster: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByCode {
+    cluster: String,
+    code: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByOutcome {
+    outcome: String,
+}
+
+/// Counts an answer.
+pub(super) async fn count(State(shared): State<Shared>, request: Request, next: Next) -> Response {
+    let route = request
+        .extensions()
+        .get::<MatchedPath>()
+        .map_or("none", MatchedPath::as_str)
+        .to_owned();
+    let response = next.run(request).await;
+    shared
+        .requests
+        .get_or_create(&Answer {
+            route,
+            status: response.status().as_u16(),
+        })
+        .inc();
+    response
+}
+
+/// Answers a scrape.
+pub(super) async fn scrape(State(shared): State<Shared>) -> Response {
+    let registry = registry(&shared);
+    let mut text = String::new();
+    match encode(&mut text, &registry) {
+        Ok(()) => {
+            let content = [(
+                header::CONTENT_TYPE,
+                "application/openmetrics-text; version=1.0.0; charset=utf-8",
+            )];
+            (content, text).into_response()
+        }
+        Err(error) => {
+            tracing::error!(%error, "metrics cannot be written");
+            StatusCode::INTERNAL_SERVER_ERROR.into_response()
+        }
+    }
+}
+
+fn registry(shared: &Shared) -> Registry {
+    let scene = Scene::now(&shared.app);
+    let mut registry = Registry::with_prefix("ham4db");
+    let instances = Family::<ByCluster, Gauge>::default();
+    let unreachable = Family::<ByCluster, Gauge>::default();
+    let findings = Family::<ByCode, Gauge>::default();
+    let recoveries = Family::<ByOutcome, Gauge>::default();
+    for view in scene.views.iter() {
+        let cluster = ByCluster {
+            cluster: view.cluster.name.clone(),
+        };
+        let members = view.topology.instances.values();
+        instances.get_or_create(&cluster).set(size(members.len()));
+        unreachable
+            .get_or_create(&cluster)
+            .set(size(members.filter(|instance| !instance.is_valid()).count()));
+        for judged in &view.findings {
+            findings
+                .get_or_create(&ByCode {
+                    cluster: view.cluster.name.clone(),
+                    code: judged.finding.code.to_string(),
+                })
+                .inc();
+        }
+    }
+    let mut outcomes: BTreeMap<&str, i64> = BTreeMap::from([("running", 0), ("successful", 0), ("failed", 0)]);
+    for recovery in scene.state.recoveries.values() {
+        let outcome = match (recovery.is_active(), recovery.is_successful()) {
+            (true, _) => "running",
+            (false, true) => "successful",
+            (false, false) => "failed",
+        };
+        *outcomes.entry(outcome).or_default() += 1;
+    }
+    for (outcome, count) in outcomes {
+        recoveries
+            .get_or_create(&ByOutcome {
+                outcome: outcome.to_owned(),
+            })
+            .set(count);
+    }
+    let flag = |value: bool| {
+        let gauge = Gauge::<i64>::default();
+        gauge.set(i64::from(value));
+        gauge
+    };
+    registry.register("instances", "Instances of a cluster", instances);
+    registry.register(
+        "instances_unreachable",
+        "Instances of a cluster whose last probe failed",
+        unreachable,
+    );
+    registry.register("findings", "Findings of now", findings);
+    registry.register("recoveries", "Recoveries on record, by outcome", recoveries);
+    registry.register(
+        "recoveries_enabled",
+        "Whether recoveries are switched on for all clusters",
+        flag(!scene.state.recoveries_disabled),
+    );
+    registry.register(
+        "leader",
+        "Whether this member believes that it leads",
+        flag(shared.app.consensus.leadership().borrow().is_leader),
+    );
+    registry.register(
+        "healthy",
+        "Whether this member is a healthy part of its group",
+        flag(shared.app.consensus.health() == Health::Healthy),
+    );
+    registry.register("http_requests", "Requests by route and status", shared.requests.clone());
+    registry
+}
+
+fn size(count: usize) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,192 @@
+//! The table of routes: which path, who answers it, and whether it changes something.
+
+use axum::Router;
+use axum::handler::Handler;
+use axum::http::StatusCode;
+use axum::middleware::{from_fn, from_fn_with_state};
+use axum::routing::{MethodRouter, get};
+
+use super::reply::Failure;
+use super::routes::{analysis, clusters, group, instances, intents, records, recoveries};
+use super::server::Shared;
+use super::{guard, metrics, proxy};
+
+/// Everything below the prefix, and the status check where it is wanted.
+pub(super) fn build(shared: &Shared) -> Router {
+    let options = &shared.app.options;
+    let by_the_leader = reads()
+        .merge(writes(shared))
+        .layer(from_fn_with_state(shared.clone(), proxy::to_leader))
+        .layer(from_fn_with_state(shared.clone(), guard::bounded));
+    let api = local().merge(by_the_leader);
+    let below_prefix = Router::new().nest("/api", api).route("/metrics", get(metrics::scrape));
+    let mut router = if options.url_prefix.is_empty() {
+        below_prefix
+    } else {
+        Router::new().nest(&options.url_prefix, below_prefix)
+    };
+    if let Some(path) = &options.status_endpoint {
+        router = router.route(path, get(group::health));
+    }
+    router
+        .fallback(unknown)
+        .layer(from_fn(proxy::remember_uri))
+        .layer(from_fn_with_state(shared.clone(), metrics::count))
+        .with_state(shared.clone())
+}
+
+async fn unknown(uri: axum::http::Uri) -> Failure {
+    Failure::new(StatusCode::NOT_FOUND, format!("no such route: {}", uri.path()))
+}
+
+/// What every member answers itself.
+fn local() -> Router<Shared> {
+    let router = Router::new()
+        .route("/lb-check", get(group::ok))
+        .route("/_ping", get(group::ok))
+        .route("/live", get(group::ok))
+        .route("/leader-check", get(group::leader_check))
+        .route("/leader-check/{code}", get(group::leader_check_with))
+        .route("/health", get(group::health))
+        .route("/raft-state", get(group::raft_state))
+        .route("/raft-leader", get(group::raft_leader))
+        .route("/raft-peers", get(group::raft_peers))
+        .route("/raft-status", get(group::raft_status))
+        .route("/raft-health", get(group::raft_health));
+    router.route("/status", get(group::health))
+}
+
+/// What the leader answers, without changing anything.
+fn reads() -> Router<Shared> {
+    Router::new()
+        .route("/routed-leader-check", get(group::leader_check))
+        .route("/clusters", get(clusters::names))
+        .route("/clusters-info", get(clusters::infos))
+        .route("/cluster/{hint}", get(clusters::instances))
+        .route("/cluster/alias/{alias}", get(clusters::instances_by_alias))
+        .route("/cluster/instance/{host}/{port}", get(clusters::instances_beside))
+        .route("/cluster-info/{hint}", get(clusters::info))
+        .route("/cluster-info/alias/{alias}", get(clusters::info_by_alias))
+        .route("/masters", get(clusters::primaries))
+        .route("/master/{hint}", get(clusters::primary))
+        .route("/topology/{hint}", get(clusters::topology))
+        .route("/topology/{host}/{port}", get(clusters::topology_of))
+        .route("/topology-tabulated/{hint}", get(clusters::tabulated))
+        .route("/topology-tabulated/{host}/{port}", get(clusters::tabulated_of))
+        .route("/case/{hint}", get(clusters::case))
+        .route("/instance/{host}/{port}", get(instances::one))
+        .route("/instance-replicas/{host}/{port}", get(instances::replicas))
+        .route("/all-instances", get(instances::all))
+        .route("/search", get(instances::search_query))
+        .route("/search/{text}", get(instances::search_path))
+        .route("/problems", get(instances::problems))
+        .route("/problems/{hint}", get(instances::problems_of))
+        .route("/bulk-instances", get(instances::keys))
+        .route("/bulk-promotion-rules", get(intents::promotion_rules))
+        .route("/downtimed", get(intents::downtimed))
+        .route("/downtimed/{hint}", get(intents::downtimed_of))
+        .route("/replication-analysis", get(analysis::all))
+        .route("/replication-analysis/{hint}", get(analysis::of_cluster))
+        .route(
+            "/replication-analysis/instance/{host}/{port}",
+            get(analysis::of_instance),
+        )
+        .route("/automated-recovery-filters", get(recoveries::filters))
+        .route("/check-global-recoveries", get(recoveries::check))
+        .merge(record_reads())
+}
+
+fn record_reads() -> Router<Shared> {
+    Router::new()
+        .route("/audit-recovery", get(records::all))
+        .route("/audit-recovery/{page}", get(records::page))
+        .route("/audit-recovery/id/{id}", get(records::by_id))
+        .route("/audit-recovery/uid/{uid}", get(records::by_uid))
+        .route("/audit-recovery/cluster/{name}", get(records::by_cluster))
+        .route("/audit-recovery/cluster/{name}/{page}", get(records::by_cluster_page))
+        .route("/audit-recovery/alias/{alias}", get(records::by_alias))
+        .route("/audit-recovery/alias/{alias}/{page}", get(records::by_alias_page))
+        .route("/audit-recovery-steps/{uid}", get(records::steps))
+        .route("/active-cluster-recovery/{name}", get(records::active))
+        .route(
+            "/recently-active-cluster-recovery/{name}",
+            get(records::recently_active),
+        )
+        .route(
+            "/recently-active-instance-recovery/{host}/{port}",
+            get(records::recently_active_instance),
+        )
+        .route("/blocked-recoveries", get(records::blocked))
+        .route("/blocked-recoveries/cluster/{name}", get(records::blocked_of))
+        .route("/audit-failure-detection", get(records::detected))
+        .route("/audit-failure-detection/{page}", get(records::detected_page))
+        .route("/audit-failure-detection/id/{id}", get(records::detected_by_id))
+        .route(
+            "/audit-failure-detection/alias/{alias}",
+            get(records::detected_by_alias),
+        )
+        .route(
+            "/audit-failure-detection/alias/{alias}/{page}",
+            get(records::detected_by_alias_page),
+        )
+}
+
+/// What the leader does: by GET, as every client of orchestrator asks for it, and by POST, which no cache and no prefetch repeats.
+/// HEAD is refused: it must not change anything.
+fn writes(shared: &Shared) -> Router<Shared> {
+    Router::new()
+        .route("/discover/{host}/{port}", write(instances::discover))
+        .route("/async-discover/{host}/{port}", write(instances::discover_later))
+        .route("/refresh/{host}/{port}", write(instances::refresh))
+        .route("/forget/{host}/{port}", write(instances::forget))
+        .route("/forget-cluster/{hint}", write(instances::forget_cluster))
+        .route(
+            "/release-quarantine/{host}/{port}",
+            write(instances::release_quarantine),
+        )
+        .route(
+            "/begin-downtime/{host}/{port}/{owner}/{reason}",
+            write(intents::begin_downtime),
+        )
+        .route(
+            "/begin-downtime/{host}/{port}/{owner}/{reason}/{duration}",
+            write(intents::begin_downtime_for),
+        )
+        .route("/end-downtime/{host}/{port}", write(intents::end_downtime))
+        .route(
+            "/register-candidate/{host}/{port}/{rule}",
+            write(intents::register_candidate),
+        )
+        .route("/recover/{host}/{port}", write(recoveries::recover))
+        .route(
+            "/recover/{host}/{port}/{candidate_host}/{candidate_port}",
+            write(recoveries::recover_to),
+        )
+        .route("/recover-lite/{host}/{port}", write(recoveries::recover))
+        .route(
+            "/recover-lite/{host}/{port}/{candidate_host}/{candidate_port}",
+            write(recoveries::recover_to),
+        )
+        .route("/ack-recovery/cluster/{hint}", write(recoveries::ack_cluster))
+        .route("/ack-recovery/cluster/alias/{alias}", write(recoveries::ack_alias))
+        .route("/ack-recovery/instance/{host}/{port}", write(recoveries::ack_instance))
+        .route("/ack-recovery/{id}", write(recoveries::ack_id))
+        .route("/ack-recovery/uid/{uid}", write(recoveries::ack_uid))
+        .route("/ack-all-recoveries", write(recoveries::ack_all))
+        .route("/disable-global-recoveries", write(recoveries::disable))
+        .route("/enable-global-recoveries", write(recoveries::enable))
+        .layer(from_fn(guard::to_the_end))
+        .layer(from_fn_with_state(shared.clone(), guard::writable))
+}
+
+fn write<H, T>(handler: H) -> MethodRouter<Shared>
+where
+    H: Handler<T, Shared>,
+    T: 'static,
+{
+    get(handler.clone()).post(handler).head(head_refused)
+}
+
+async fn head_refused() -> StatusCode {
+    StatusCode::METHOD_NOT_ALLOWED
+}

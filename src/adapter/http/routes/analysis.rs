@@ -1,0 +1,59 @@
+//! What is wrong now.
+
+use axum::extract::{Path, State};
+
+use crate::adapter::http::parameters;
+use crate::adapter::http::reply::{Enveloped, done};
+use crate::adapter::http::scene::Scene;
+use crate::adapter::http::server::Shared;
+use crate::adapter::http::shape::analysis::{AnalysisShape, is_shown};
+use crate::app::api::{ClusterView, JudgedFinding};
+
+fn analysis(
+    shared: &Shared,
+    scene: &Scene<'_>,
+    wanted: impl Fn(&ClusterView, &JudgedFinding) -> bool,
+) -> Vec<AnalysisShape> {
+    let me = shared.app.consensus.me();
+    let mut shapes = Vec::new();
+    for view in scene.views.iter() {
+        for judged in view
+            .findings
+            .iter()
+            .filter(|judged| is_shown(&judged.finding) && wanted(view, judged))
+        {
+            shapes.push(AnalysisShape::of(scene, view, judged, &me));
+        }
+    }
+    shapes
+}
+
+pub(in crate::adapter::http) async fn all(State(shared): State<Shared>) -> Enveloped<Vec<AnalysisShape>> {
+    let scene = Scene::now(&shared.app);
+    Ok(done("Analysis", analysis(&shared, &scene, |_, _| true)))
+}
+
+pub(in crate::adapter::http) async fn of_cluster(
+    State(shared): State<Shared>,
+    Path(hint): Path<String>,
+) -> Enveloped<Vec<AnalysisShape>> {
+    let scene = Scene::now(&shared.app);
+    let cluster = &scene.find_cluster(&hint)?.cluster.id;
+    Ok(done(
+        "Analysis",
+        analysis(&shared, &scene, |view, _| view.cluster.id == *cluster),
+    ))
+}
+
+pub(in crate::adapter::http) async fn of_instance(
+    State(shared): State<Shared>,
+    Path((host, port)): Path<(String, String)>,
+) -> Enveloped<Vec<AnalysisShape>> {
+    let key = parameters::instance(&host, &port)?;
+    let scene = Scene::now(&shared.app);
+    let key = scene.find_instance(&key)?.1.key.clone();
+    Ok(done(
+        "Analysis",
+        analysis(&shared, &scene, |_, judged| judged.finding.instance == key),
+    ))
+}

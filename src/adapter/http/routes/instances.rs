@@ -1,0 +1,220 @@
+//! Instances: reading, discovering, forgetting.
+
+use std::collections::BTreeMap;
+
+use axum::Json;
+use axum::extract::{Path, Query, State};
+
+use crate::app::api::ApiError;
+use crate::domain::key::InstanceKey;
+
+use crate::adapter::http::parameters;
+use crate::adapter::http::reply::{Enveloped, Reply, done};
+use crate::adapter::http::scene::Scene;
+use crate::adapter::http::server::Shared;
+use crate::adapter::http::shape::Key;
+use crate::adapter::http::shape::instance::InstanceShape;
+
+type Host = Path<(String, String)>;
+
+pub(in crate::adapter::http) async fn one(
+    State(shared): State<Shared>,
+    Path((host, port)): Host,
+) -> Reply<InstanceShape> {
+    let key = parameters::instance(&host, &port)?;
+    let scene = Scene::now(&shared.app);
+    let (view, instance) = scene.find_instance(&key)?;
+    Ok(Json(InstanceShape::of(&scene, view, instance)))
+}
+
+pub(in crate::adapter::http) async fn replicas(
+    State(shared): State<Shared>,
+    Path((host, port)): Host,
+) -> Reply<Vec<InstanceShape>> {
+    let key = parameters::instance(&host, &port)?;
+    let scene = Scene::now(&shared.app);
+    let (view, instance) = scene.find_instance(&key)?;
+    Ok(Json(
+        view.topology
+            .replicas_of(&instance.key)
+            .map(|replica| InstanceShape::of(&scene, view, replica))
+            .collect(),
+    ))
+}
+
+pub(in crate::adapter::http) async fn all(State(shared): State<Shared>) -> Json<Vec<InstanceShape>> {
+    Json(Scene::now(&shared.app).shapes(|_, _, _| true))
+}
+
+pub(in crate::adapter::http) async fn keys(State(shared): State<Shared>) -> Json<Vec<Key>> {
+    Json(
+        Scene::now(&shared.app)
+            .instances()
+            .map(|(_, instance)| Key::from(&instance.key))
+            .collect(),
+    )
+}
+
+pub(in crate::adapter::http) async fn search_path(
+    State(shared): State<Shared>,
+    Path(text): Path<String>,
+) -> Json<Vec<InstanceShape>> {
+    search(&shared, &text)
+}
+
+pub(in crate::adapter::http) async fn search_query(
+    State(shared): State<Shared>,
+    Query(query): Query<BTreeMap<String, String>>,
+) -> Json<Vec<InstanceShape>> {
+    search(&shared, query.get("s").map_or("", String::as_str))
+}
+
+/// By a part of address, cluster, version or comment, or by the whole server id or port.
+fn search(shared: &Shared, text: &str) -> Json<Vec<InstanceShape>> {
+    Json(Scene::now(&shared.app).shapes(|view, instance, _| {
+        let facts = instance.facts.as_ref();
+        instance.key.to_string().contains(text)
+            || view.cluster.name.contains(text)
+            || view.cluster.alias.contains(text)
+            || facts.is_some_and(|facts| facts.version.text.contains(text) || facts.version_comment.contains(text))
+            || facts.is_some_and(|facts| facts.server_id.to_string() == text)
+            || instance.key.port.to_string() == text
+    }))
+}
+
+pub(in crate::adapter::http) async fn problems(State(shared): State<Shared>) -> Json<Vec<InstanceShape>> {
+    Json(Scene::now(&shared.app).shapes(|_, instance, shape| is_problem(&shared, &instance.key, shape)))
+}
+
+pub(in crate::adapter::http) async fn problems_of(
+    State(shared): State<Shared>,
+    Path(hint): Path<String>,
+) -> Reply<Vec<InstanceShape>> {
+    let scene = Scene::now(&shared.app);
+    let cluster = &scene.find_cluster(&hint)?.cluster.id;
+    Ok(Json(scene.shapes(|view, instance, shape| {
+        view.cluster.id == *cluster && is_problem(&shared, &instance.key, shape)
+    })))
+}
+
+fn is_problem(shared: &Shared, key: &InstanceKey, shape: &InstanceShape) -> bool {
+    !shape.problems.is_empty() && !shape.is_downtimed && !shared.app.options.problem_ignore.matches(key)
+}
+
+// === what changes something ===
+
+pub(in crate::adapter::http) async fn discover(
+    State(shared): State<Shared>,
+    Path((host, port)): Host,
+) -> Enveloped<InstanceShape> {
+    let key = parameters::instance(&host, &port)?;
+    let probed = shared.app.api.discover(&key).await?;
+    let scene = Scene::now(&shared.app);
+    // A server just discovered may not be in a topology yet: then it stands alone for this answer.
+    let shape = match scene.find_instance(&key) {
+        Ok((view, instance)) => InstanceShape::of(&scene, view, instance),
+        Err(_) => InstanceShape::of(&scene, &alone(&scene, probed.clone()), &probed),
+    };
+    Ok(done(format!("Instance discovered: {key}"), shape))
+}
+
+fn alone(scene: &Scene<'_>, instance: crate::domain::instance::Instance) -> crate::app::api::ClusterView {
+    use crate::domain::state::Cluster;
+    use crate::domain::topology::{ClusterId, Topology};
+    let id = ClusterId(String::new());
+    let cluster = Cluster {
+        id: id.clone(),
+        minted: scene.now,
+        name: instance.key.to_string(),
+        alias: String::new(),
+        epoch: 0,
+        instances: [instance.key.clone()].into(),
+        primary: None,
+        document: None,
+    };
+    let topology = Topology {
+        cluster: id,
+        cluster_name: cluster.name.clone(),
+        cluster_alias: String::new(),
+        recorded_primary: None,
+        taken: scene.now,
+        instances: BTreeMap::from([(instance.key.clone(), instance)]),
+        aliases: BTreeMap::new(),
+    };
+    crate::app::api::ClusterView {
+        cluster,
+        topology,
+        findings: Vec::new(),
+        policy: crate::domain::policy::Policy::default(),
+        automated_recovery: false,
+    }
+}
+
+pub(in crate::adapter::http) async fn discover_later(
+    State(shared): State<Shared>,
+    Path((host, port)): Host,
+) -> Enveloped<()> {
+    let key = parameters::instance(&host, &port)?;
+    shared.app.api.discover_later(&key).await?;
+    Ok(done(
+        format!("Asynchronous discovery initiated for Instance: {key}"),
+        (),
+    ))
+}
+
+pub(in crate::adapter::http) async fn refresh(
+    State(shared): State<Shared>,
+    Path((host, port)): Host,
+) -> Enveloped<Key> {
+    let key = parameters::instance(&host, &port)?;
+    shared.app.api.refresh(&key).await?;
+    Ok(done(format!("Instance refreshed: {key}"), Key::from(&key)))
+}
+
+pub(in crate::adapter::http) async fn forget(State(shared): State<Shared>, Path((host, port)): Host) -> Enveloped<Key> {
+    let key = parameters::instance(&host, &port)?;
+    shared.app.api.forget(&key).await?;
+    Ok(done(format!("Instance forgotten: {key}"), Key::from(&key)))
+}
+
+/// Own route: a failed primary that a person looked at is no longer held read-only.
+pub(in crate::adapter::http) async fn release_quarantine(
+    State(shared): State<Shared>,
+    Path((host, port)): Host,
+) -> Enveloped<Key> {
+    let key = parameters::instance(&host, &port)?;
+    shared.app.api.release_quarantine(&key).await?;
+    Ok(done(format!("Quarantine released: {key}"), Key::from(&key)))
+}
+
+pub(in crate::adapter::http) async fn forget_cluster(
+    State(shared): State<Shared>,
+    Path(hint): Path<String>,
+) -> Enveloped<String> {
+    let (id, name) = {
+        let scene = Scene::now(&shared.app);
+        let view = scene.find_cluster(&hint)?;
+        (view.cluster.id.clone(), view.cluster.name.clone())
+    };
+    shared.app.api.forget_cluster(&id).await?;
+    Ok(done(format!("Cluster forgotten: {name}"), name))
+}
+
+/// The address under which an instance is known, for what is written about it. Known is also what only the records name: after a
+/// restart they are there before the first probe ends.
+pub(in crate::adapter::http) fn known(scene: &Scene<'_>, key: &InstanceKey) -> Result<InstanceKey, ApiError> {
+    if let Ok((_, instance)) = scene.find_instance(key) {
+        return Ok(instance.key.clone());
+    }
+    let recorded = scene
+        .state
+        .clusters
+        .values()
+        .any(|cluster| cluster.instances.contains(key));
+    let seed = scene.state.seeds.iter().any(|seed| seed.instance == *key);
+    if recorded || seed {
+        Ok(key.clone())
+    } else {
+        Err(ApiError::NotFound(format!("Cannot read instance: {key}")))
+    }
+}

@@ -1,0 +1,188 @@
+//! Downtimes and promotion rules.
+
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::{Path, State};
+use serde::Serialize;
+
+use crate::domain::intent::{Intent, IntentId, IntentKind, Origin, PromotionRule, Wish};
+use crate::domain::time::Wall;
+
+use crate::adapter::http::parameters;
+use crate::adapter::http::reply::{Enveloped, Failure, Reply, done};
+use crate::adapter::http::scene::Scene;
+use crate::adapter::http::server::Shared;
+use crate::adapter::http::shape::instance::InstanceShape;
+use crate::adapter::http::shape::{ENDLESS, Key, time_text};
+
+use super::instances::known;
+
+/// A downtime without a duration lasts so long. Orchestrator's own default of nothing made the call succeed without effect.
+const USUAL_DOWNTIME: Duration = Duration::from_mins(10);
+
+/// Longest text of an owner or a reason, bytes: it goes into every member's log.
+const MAX_TEXT: usize = 1024;
+
+fn later(now: Wall, duration: Duration) -> Wall {
+    now.plus_millis(i64::try_from(duration.as_millis()).unwrap_or(i64::MAX))
+}
+
+pub(in crate::adapter::http) async fn downtimed(State(shared): State<Shared>) -> Json<Vec<InstanceShape>> {
+    Json(Scene::now(&shared.app).shapes(|_, _, shape| shape.is_downtimed))
+}
+
+pub(in crate::adapter::http) async fn downtimed_of(
+    State(shared): State<Shared>,
+    Path(hint): Path<String>,
+) -> Reply<Vec<InstanceShape>> {
+    let scene = Scene::now(&shared.app);
+    let cluster = &scene.find_cluster(&hint)?.cluster.id;
+    Ok(Json(scene.shapes(|view, _, shape| {
+        view.cluster.id == *cluster && shape.is_downtimed
+    })))
+}
+
+pub(in crate::adapter::http) async fn begin_downtime(
+    State(shared): State<Shared>,
+    Path((host, port, owner, reason)): Path<(String, String, String, String)>,
+) -> Enveloped<Key> {
+    begin(&shared, &host, &port, owner, reason, USUAL_DOWNTIME).await
+}
+
+pub(in crate::adapter::http) async fn begin_downtime_for(
+    State(shared): State<Shared>,
+    Path((host, port, owner, reason, duration)): Path<(String, String, String, String, String)>,
+) -> Enveloped<Key> {
+    let duration = parameters::duration(&duration)?;
+    begin(&shared, &host, &port, owner, reason, duration).await
+}
+
+async fn begin(
+    shared: &Shared,
+    host: &str,
+    port: &str,
+    owner: String,
+    reason: String,
+    duration: Duration,
+) -> Enveloped<Key> {
+    let key = parameters::instance(host, port)?;
+    if owner.len() > MAX_TEXT || reason.len() > MAX_TEXT {
+        return Err(Failure::bad_request(format!(
+            "owner and reason may have {MAX_TEXT} bytes each"
+        )));
+    }
+    let (instance, now) = {
+        let scene = Scene::now(&shared.app);
+        (known(&scene, &key)?, scene.now)
+    };
+    let wish = Wish::Downtime {
+        owner,
+        reason,
+        since: now,
+        until: Some(later(now, duration)),
+    };
+    shared
+        .app
+        .api
+        .set_intent(Intent {
+            instance: instance.clone(),
+            origin: Origin::Api,
+            wish,
+        })
+        .await?;
+    Ok(done(format!("Downtime begun: {instance}"), Key::from(&instance)))
+}
+
+/// Ends the API's own downtime. One that a document asks for stays, and the answer says so.
+pub(in crate::adapter::http) async fn end_downtime(
+    State(shared): State<Shared>,
+    Path((host, port)): Path<(String, String)>,
+) -> Enveloped<Key> {
+    let key = parameters::instance(&host, &port)?;
+    let (instance, own, others) = {
+        let scene = Scene::now(&shared.app);
+        let instance = known(&scene, &key)?;
+        let active = scene.state.intents.values().filter(|intent| {
+            intent.instance == instance
+                && matches!(intent.wish, Wish::Downtime { .. })
+                && intent.wish.is_active(scene.now)
+        });
+        let (own, others): (Vec<&Intent>, Vec<&Intent>) = active.partition(|intent| intent.origin == Origin::Api);
+        let others: Vec<String> = others.iter().map(|intent| intent.origin.to_string()).collect();
+        (instance, !own.is_empty(), others)
+    };
+    let id = IntentId {
+        kind: IntentKind::Downtime,
+        instance: instance.clone(),
+        origin: Origin::Api,
+    };
+    shared.app.api.end_intent(id).await?;
+    let message = match (own, others.is_empty()) {
+        (_, false) => format!("Downtime ended: {instance}; still in downtime by {}", others.join(", ")),
+        (true, true) => format!("Downtime ended: {instance}"),
+        (false, true) => format!("Not in downtime: {instance}"),
+    };
+    Ok(done(message, Key::from(&instance)))
+}
+
+pub(in crate::adapter::http) async fn register_candidate(
+    State(shared): State<Shared>,
+    Path((host, port, rule)): Path<(String, String, String)>,
+) -> Enveloped<Key> {
+    let key = parameters::instance(&host, &port)?;
+    let rule = PromotionRule::parse(&rule).ok_or_else(|| {
+        Failure::bad_request(format!(
+            "Invalid promotion rule: {rule}; one of must, prefer, neutral, prefer_not, must_not"
+        ))
+    })?;
+    let (instance, now) = {
+        let scene = Scene::now(&shared.app);
+        (known(&scene, &key)?, scene.now)
+    };
+    let wish = Wish::Candidate {
+        rule,
+        until: shared.app.options.candidate_expiry.map(|expiry| later(now, expiry)),
+    };
+    shared
+        .app
+        .api
+        .set_intent(Intent {
+            instance: instance.clone(),
+            origin: Origin::Api,
+            wish,
+        })
+        .await?;
+    Ok(done("Registered candidate", Key::from(&instance)))
+}
+
+/// A promotion rule as `bulk-promotion-rules` lists it.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub(in crate::adapter::http) struct PromotionRuleShape {
+    hostname: String,
+    port: u16,
+    promotion_rule: &'static str,
+    last_suggested_string: String,
+    promotion_rule_expiry: String,
+}
+
+pub(in crate::adapter::http) async fn promotion_rules(State(shared): State<Shared>) -> Json<Vec<PromotionRuleShape>> {
+    let scene = Scene::now(&shared.app);
+    let rules = scene
+        .state
+        .intents
+        .values()
+        .filter(|intent| intent.wish.is_active(scene.now))
+        .filter_map(|intent| match &intent.wish {
+            Wish::Candidate { rule, until } => Some(PromotionRuleShape {
+                hostname: intent.instance.hostname.clone(),
+                port: intent.instance.port,
+                promotion_rule: rule.as_str(),
+                last_suggested_string: String::new(),
+                promotion_rule_expiry: until.map_or_else(|| ENDLESS.to_owned(), time_text),
+            }),
+            Wish::Downtime { .. } => None,
+        });
+    Json(rules.collect())
+}

@@ -1,0 +1,9 @@
+//! The handlers, a module for each resource. They read a [`Scene`](super::scene::Scene), call the application, and shape the answer.
+
+pub(super) mod analysis;
+pub(super) mod clusters;
+pub(super) mod group;
+pub(super) mod instances;
+pub(super) mod intents;
+pub(super) mod records;
+pub(super) mod recoveries;

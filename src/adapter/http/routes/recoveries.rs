@@ -1,0 +1,197 @@
+//! Recovering by hand, acknowledging, and the switches.
+
+use std::collections::BTreeMap;
+
+use axum::Json;
+use axum::extract::{Path, Query, State};
+use axum::http::StatusCode;
+use serde::Serialize;
+
+use crate::app::api::RecoveryOutcome;
+use crate::domain::key::InstanceKey;
+
+use crate::adapter::http::parameters;
+use crate::adapter::http::reply::{Enveloped, Failure, done};
+use crate::adapter::http::scene::Scene;
+use crate::adapter::http::server::Shared;
+use crate::adapter::http::shape::Key;
+
+use super::records;
+
+type Words = Query<BTreeMap<String, String>>;
+
+// === recovering by hand ===
+
+pub(in crate::adapter::http) async fn recover(
+    State(shared): State<Shared>,
+    Path((host, port)): Path<(String, String)>,
+) -> Enveloped<Key> {
+    run(&shared, parameters::instance(&host, &port)?, None).await
+}
+
+pub(in crate::adapter::http) async fn recover_to(
+    State(shared): State<Shared>,
+    Path((host, port, candidate_host, candidate_port)): Path<(String, String, String, String)>,
+) -> Enveloped<Key> {
+    let candidate = parameters::instance(&candidate_host, &candidate_port)?;
+    run(&shared, parameters::instance(&host, &port)?, Some(candidate)).await
+}
+
+async fn run(shared: &Shared, asked: InstanceKey, candidate: Option<InstanceKey>) -> Enveloped<Key> {
+    let (instance, candidate) = {
+        let scene = Scene::now(&shared.app);
+        let instance = scene.find_instance(&asked)?.1.key.clone();
+        let candidate = candidate
+            .map(|key| scene.find_instance(&key).map(|(_, found)| found.key.clone()))
+            .transpose()?;
+        (instance, candidate)
+    };
+    match shared.app.api.recover(&instance, candidate.as_ref()).await? {
+        RecoveryOutcome::Promoted { uid: _, successor } => {
+            Ok(done(format!("Recovery executed on {instance}"), Key::from(&successor)))
+        }
+        RecoveryOutcome::NotAttempted { why } => Err(Failure::new(
+            StatusCode::CONFLICT,
+            format!("Recovery not attempted: {why}"),
+        )
+        .with_details(Key::from(&instance))),
+        RecoveryOutcome::NothingPromoted { uid, why } => {
+            let message = format!("Recovery attempted but no instance promoted (recovery {uid}): {why}");
+            Err(Failure::new(StatusCode::CONFLICT, message).with_details(Key::from(&instance)))
+        }
+    }
+}
+
+// === acknowledging ===
+
+fn comment(words: &BTreeMap<String, String>) -> Result<String, Failure> {
+    let comment = words.get("comment").map_or("", String::as_str).trim();
+    if comment.is_empty() {
+        Err(Failure::bad_request("No acknowledge comment given"))
+    } else {
+        Ok(comment.to_owned())
+    }
+}
+
+async fn acknowledge(shared: &Shared, uids: Vec<String>, comment: &str) -> Result<u64, Failure> {
+    if uids.is_empty() {
+        return Ok(0);
+    }
+    // Nobody is authenticated yet, so nobody is named.
+    Ok(shared.app.api.acknowledge(uids, "", comment).await?)
+}
+
+pub(in crate::adapter::http) async fn ack_cluster(
+    State(shared): State<Shared>,
+    Path(hint): Path<String>,
+    Query(words): Words,
+) -> Enveloped<String> {
+    let comment = comment(&words)?;
+    let (id, name) = {
+        let scene = Scene::now(&shared.app);
+        let view = scene.find_cluster(&hint)?;
+        (view.cluster.id.clone(), view.cluster.name.clone())
+    };
+    let uids = records::open_uids(&shared.app.api.state(), |recovery| recovery.plan.cluster == id);
+    acknowledge(&shared, uids, &comment).await?;
+    Ok(done("Acknowledged cluster recoveries", name))
+}
+
+pub(in crate::adapter::http) async fn ack_alias(
+    State(shared): State<Shared>,
+    Path(alias): Path<String>,
+    Query(words): Words,
+) -> Enveloped<String> {
+    let comment = comment(&words)?;
+    let id = Scene::now(&shared.app).find_alias(&alias)?.cluster.id.clone();
+    let uids = records::open_uids(&shared.app.api.state(), |recovery| recovery.plan.cluster == id);
+    acknowledge(&shared, uids, &comment).await?;
+    Ok(done("Acknowledged cluster recoveries", alias))
+}
+
+pub(in crate::adapter::http) async fn ack_instance(
+    State(shared): State<Shared>,
+    Path((host, port)): Path<(String, String)>,
+    Query(words): Words,
+) -> Enveloped<Key> {
+    let key = parameters::instance(&host, &port)?;
+    let comment = comment(&words)?;
+    let uids = records::open_uids(&shared.app.api.state(), |recovery| recovery.plan.victim == key);
+    acknowledge(&shared, uids, &comment).await?;
+    Ok(done("Acknowledged instance recoveries", Key::from(&key)))
+}
+
+pub(in crate::adapter::http) async fn ack_id(
+    State(shared): State<Shared>,
+    Path(id): Path<String>,
+    Query(words): Words,
+) -> Enveloped<String> {
+    let number: u64 = id
+        .parse()
+        .map_err(|_| Failure::bad_request(format!("Invalid id: {id}")))?;
+    let comment = comment(&words)?;
+    let uid = records::find(&shared.app.api.state(), |recovery| recovery.id == number, &id)?;
+    acknowledge(&shared, vec![uid], &comment).await?;
+    Ok(done("Acknowledged recovery", id))
+}
+
+pub(in crate::adapter::http) async fn ack_uid(
+    State(shared): State<Shared>,
+    Path(uid): Path<String>,
+    Query(words): Words,
+) -> Enveloped<String> {
+    let comment = comment(&words)?;
+    let found = records::find(&shared.app.api.state(), |recovery| recovery.uid == uid, &uid)?;
+    acknowledge(&shared, vec![found], &comment).await?;
+    Ok(done("Acknowledged recovery", uid))
+}
+
+pub(in crate::adapter::http) async fn ack_all(State(shared): State<Shared>, Query(words): Words) -> Enveloped<String> {
+    let comment = comment(&words)?;
+    let uids = records::open_uids(&shared.app.api.state(), |_| true);
+    acknowledge(&shared, uids, &comment).await?;
+    Ok(done("Acknowledged all recoveries", comment))
+}
+
+// === the switches ===
+
+pub(in crate::adapter::http) async fn disable(State(shared): State<Shared>) -> Enveloped<&'static str> {
+    shared.app.api.set_global_recoveries(false).await?;
+    Ok(done("Globally disabled recoveries", "disabled"))
+}
+
+pub(in crate::adapter::http) async fn enable(State(shared): State<Shared>) -> Enveloped<&'static str> {
+    shared.app.api.set_global_recoveries(true).await?;
+    Ok(done("Globally enabled recoveries", "enabled"))
+}
+
+pub(in crate::adapter::http) async fn check(State(shared): State<Shared>) -> Enveloped<&'static str> {
+    let word = if shared.app.api.state().recoveries_disabled {
+        "disabled"
+    } else {
+        "enabled"
+    };
+    Ok(done(format!("Global recoveries {word}"), word))
+}
+
+/// The filters as configured. Clusters with a document are opted in by it, whatever stands here.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "PascalCase")]
+#[expect(clippy::struct_field_names, reason = "the names are the contract")]
+pub(in crate::adapter::http) struct Configured {
+    recover_intermediate_master_cluster_filters: Vec<String>,
+    recover_master_cluster_filters: Vec<String>,
+    recovery_ignore_hostname_filters: Vec<String>,
+}
+
+pub(in crate::adapter::http) async fn filters(
+    State(shared): State<Shared>,
+) -> Json<crate::adapter::http::reply::Envelope<Configured>> {
+    let options = &shared.app.options;
+    let filters = Configured {
+        recover_intermediate_master_cluster_filters: options.intermediate_filters.clone(),
+        recover_master_cluster_filters: options.primary_filters.clone(),
+        recovery_ignore_hostname_filters: options.recovery_ignore.clone(),
+    };
+    done("Automated recovery configuration details", filters)
+}

@@ -1,0 +1,153 @@
+//! `HealthStatus` and `raft-status`.
+
+use serde::Serialize;
+
+use crate::app::ports::{Consensus, Health, Leadership, Peer};
+use crate::domain::time::Wall;
+
+use super::{NEVER, time_text};
+
+/// A member as the health check shows it.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Node {
+    hostname: String,
+    token: String,
+    app_version: &'static str,
+    first_seen_active: String,
+    last_seen_active: String,
+    extra_info: String,
+    command: String,
+    #[serde(rename = "DBBackend")]
+    db_backend: String,
+    last_reported: &'static str,
+}
+
+/// The health of this member and what it knows of the others.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub(in crate::adapter::http) struct HealthStatus {
+    healthy: bool,
+    hostname: String,
+    token: String,
+    is_active_node: bool,
+    active_node: Node,
+    error: Option<String>,
+    available_nodes: Vec<Node>,
+    raft_leader: String,
+    is_raft_leader: bool,
+    #[serde(rename = "RaftLeaderURI")]
+    raft_leader_uri: String,
+    raft_advertise: String,
+    raft_healthy_members: Option<Vec<String>>,
+}
+
+/// When and with what this process runs.
+pub(in crate::adapter::http) struct Process<'a> {
+    /// When the API began to serve.
+    pub(in crate::adapter::http) started: Wall,
+    /// Now.
+    pub(in crate::adapter::http) now: Wall,
+    /// The backend in words.
+    pub(in crate::adapter::http) backend: &'a str,
+}
+
+impl HealthStatus {
+    /// Of this moment. The token of a member is its id, which no other member ever had or will have.
+    pub(in crate::adapter::http) fn of(
+        consensus: &dyn Consensus,
+        leadership: &Leadership,
+        health: &Health,
+        process: &Process<'_>,
+    ) -> Self {
+        let me = consensus.me();
+        let raft = consensus.is_raft();
+        let describe = |peer: &Peer| {
+            let own = peer.id == me.id;
+            Node {
+                hostname: peer.name.clone(),
+                token: peer.id.to_string(),
+                app_version: if own { env!("CARGO_PKG_VERSION") } else { "" },
+                first_seen_active: if own {
+                    time_text(process.started)
+                } else {
+                    NEVER.to_owned()
+                },
+                last_seen_active: if own { time_text(process.now) } else { NEVER.to_owned() },
+                extra_info: String::new(),
+                command: String::new(),
+                db_backend: if own { process.backend.to_owned() } else { String::new() },
+                last_reported: NEVER,
+            }
+        };
+        let healthy = *health == Health::Healthy;
+        let active = if raft {
+            leadership.leader.clone()
+        } else {
+            Some(me.clone())
+        };
+        let peers = consensus.peers();
+        let nodes = if peers.is_empty() {
+            vec![describe(&me)]
+        } else {
+            peers.iter().map(describe).collect()
+        };
+        // Of others only the leader's health is known here: a healthy follower has just heard from it.
+        let healthy_members = || {
+            let mut members: Vec<String> = healthy.then(|| me.raft_address.clone()).into_iter().collect();
+            members.extend(
+                active
+                    .iter()
+                    .filter(|leader| healthy && leader.id != me.id)
+                    .map(|leader| leader.raft_address.clone()),
+            );
+            members
+        };
+        Self {
+            healthy,
+            hostname: me.name.clone(),
+            token: me.id.to_string(),
+            is_active_node: active.as_ref().is_some_and(|active| active.id == me.id),
+            active_node: describe(active.as_ref().unwrap_or(&Peer {
+                id: 0,
+                name: String::new(),
+                raft_address: String::new(),
+                http_uri: String::new(),
+                voter: false,
+            })),
+            error: match health {
+                Health::Healthy => None,
+                Health::Unhealthy(why) => Some(why.clone()),
+            },
+            available_nodes: nodes,
+            raft_leader: active
+                .as_ref()
+                .filter(|_| raft)
+                .map(|leader| leader.raft_address.clone())
+                .unwrap_or_default(),
+            is_raft_leader: raft && leadership.is_leader,
+            raft_leader_uri: active
+                .as_ref()
+                .filter(|_| raft)
+                .map(|leader| leader.http_uri.clone())
+                .unwrap_or_default(),
+            raft_advertise: if raft { me.raft_address.clone() } else { String::new() },
+            raft_healthy_members: raft.then(healthy_members),
+        }
+    }
+}
+
+/// The group as this member knows it.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub(in crate::adapter::http) struct RaftStatus {
+    pub(in crate::adapter::http) raft_bind: String,
+    pub(in crate::adapter::http) raft_advertise: String,
+    pub(in crate::adapter::http) state: &'static str,
+    pub(in crate::adapter::http) healthy: bool,
+    pub(in crate::adapter::http) is_part_of_quorum: bool,
+    pub(in crate::adapter::http) leader: String,
+    #[serde(rename = "LeaderURI")]
+    pub(in crate::adapter::http) leader_uri: String,
+    pub(in crate::adapter::http) peers: Vec<String>,
+}

@@ -1,0 +1,200 @@
+//! `TopologyRecovery`, its steps, and what was blocked.
+
+use serde::Serialize;
+
+use crate::domain::finding::{Opinion, Verdict};
+use crate::domain::recovery::plan::RecoveryKind;
+use crate::domain::state::record::{Blocked, Detection, StepRecord};
+use crate::domain::state::{Recovery, State};
+
+use super::analysis::AnalysisShape;
+use super::cluster::ClusterInfo;
+use super::{Coordinates, Key, time_text};
+
+/// A recovery, or a detection in the same clothes. `LostTransactions` and `Opinions` are ours.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub(in crate::adapter::http) struct RecoveryShape {
+    id: u64,
+    #[serde(rename = "UID")]
+    uid: String,
+    analysis_entry: AnalysisShape,
+    successor_key: Option<Key>,
+    successor_alias: String,
+    successor_binlog_coordinates: Option<Coordinates>,
+    is_active: bool,
+    is_successful: bool,
+    lost_replicas: Vec<Key>,
+    participating_instance_keys: Vec<Key>,
+    all_errors: Option<Vec<String>>,
+    recovery_start_timestamp: String,
+    recovery_end_timestamp: String,
+    processing_node_hostname: String,
+    processing_node_token: String,
+    acknowledged: bool,
+    acknowledged_at: String,
+    acknowledged_by: String,
+    acknowledged_comment: String,
+    last_detection_id: u64,
+    related_recovery_id: u64,
+    r#type: &'static str,
+    recovery_type: &'static str,
+    lost_transactions: String,
+    opinions: Vec<OpinionShape>,
+}
+
+/// What a member said before the recovery.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct OpinionShape {
+    member: String,
+    at: String,
+    milliseconds: u64,
+    verdict: &'static str,
+    reason: String,
+}
+
+impl From<&Opinion> for OpinionShape {
+    fn from(opinion: &Opinion) -> Self {
+        let (verdict, reason) = match &opinion.verdict {
+            Verdict::Dead => ("dead", String::new()),
+            Verdict::Alive(why) => ("alive", why.clone()),
+            Verdict::Abstains(why) => ("abstains", why.clone()),
+            Verdict::Missing(why) => ("missing", why.clone()),
+        };
+        Self {
+            member: opinion.name.clone(),
+            at: time_text(opinion.at),
+            milliseconds: opinion.millis,
+            verdict,
+            reason,
+        }
+    }
+}
+
+impl RecoveryShape {
+    /// A recovery of the records.
+    pub(in crate::adapter::http) fn of(state: &State, recovery: &Recovery) -> Self {
+        let detection = state
+            .detections
+            .values()
+            .find(|detection| detection.recovery.as_deref() == Some(&recovery.uid));
+        let acknowledged = recovery.acknowledged.as_ref();
+        let cluster = ClusterInfo::labelled(&recovery.cluster_name, &recovery.cluster_alias);
+        let (kind, recovery_type) = match recovery.plan.kind {
+            RecoveryKind::DeadPrimary => ("MasterRecovery", "MasterRecoveryGTID"),
+            RecoveryKind::Rejoin => ("Rejoin", "NotMasterRecovery"),
+        };
+        Self {
+            id: recovery.id,
+            uid: recovery.uid.clone(),
+            analysis_entry: AnalysisShape::recorded(&recovery.finding, cluster),
+            successor_key: recovery.successor().map(Key::from),
+            successor_alias: String::new(),
+            successor_binlog_coordinates: None,
+            is_active: recovery.is_active(),
+            is_successful: recovery.is_successful(),
+            lost_replicas: recovery
+                .lost_replicas
+                .iter()
+                .map(|lost| Key::from(&lost.instance))
+                .collect(),
+            participating_instance_keys: recovery.plan.instances.iter().map(Key::from).collect(),
+            all_errors: Some(recovery.errors.clone()),
+            recovery_start_timestamp: time_text(recovery.started),
+            recovery_end_timestamp: recovery.ended().map(time_text).unwrap_or_default(),
+            processing_node_hostname: recovery.holder_name.clone(),
+            processing_node_token: recovery.holder.to_string(),
+            acknowledged: acknowledged.is_some(),
+            acknowledged_at: acknowledged.map(|word| time_text(word.at)).unwrap_or_default(),
+            acknowledged_by: acknowledged.map(|word| word.by.clone()).unwrap_or_default(),
+            acknowledged_comment: acknowledged.map(|word| word.comment.clone()).unwrap_or_default(),
+            last_detection_id: detection.map_or(0, |detection| detection.id),
+            related_recovery_id: 0,
+            r#type: kind,
+            recovery_type,
+            lost_transactions: recovery.lost.as_ref().map(ToString::to_string).unwrap_or_default(),
+            opinions: recovery.opinions.iter().map(OpinionShape::from).collect(),
+        }
+    }
+
+    /// A detection of the records.
+    pub(in crate::adapter::http) fn of_detection(state: &State, detection: &Detection) -> Self {
+        let recovery = detection.recovery.as_ref().and_then(|uid| state.recoveries.get(uid));
+        let cluster = ClusterInfo::labelled(&detection.cluster_name, &detection.cluster_alias);
+        let at = time_text(detection.at);
+        Self {
+            id: detection.id,
+            uid: String::new(),
+            analysis_entry: AnalysisShape::recorded(&detection.finding, cluster).active_since(at.clone()),
+            successor_key: None,
+            successor_alias: String::new(),
+            successor_binlog_coordinates: None,
+            is_active: false,
+            is_successful: false,
+            lost_replicas: Vec::new(),
+            participating_instance_keys: Vec::new(),
+            all_errors: None,
+            recovery_start_timestamp: at,
+            recovery_end_timestamp: String::new(),
+            processing_node_hostname: detection.member_name.clone(),
+            processing_node_token: String::new(),
+            acknowledged: false,
+            acknowledged_at: String::new(),
+            acknowledged_by: String::new(),
+            acknowledged_comment: String::new(),
+            last_detection_id: 0,
+            related_recovery_id: recovery.map_or(0, |recovery| recovery.id),
+            r#type: "",
+            recovery_type: "",
+            lost_transactions: String::new(),
+            opinions: Vec::new(),
+        }
+    }
+}
+
+/// One line of the record of a recovery.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub(in crate::adapter::http) struct StepShape {
+    id: u64,
+    #[serde(rename = "RecoveryUID")]
+    recovery_uid: String,
+    audit_at: String,
+    message: String,
+}
+
+impl StepShape {
+    /// A line of the recovery with this uid.
+    pub(in crate::adapter::http) fn of(uid: &str, step: &StepRecord) -> Self {
+        Self {
+            id: step.id,
+            recovery_uid: uid.to_owned(),
+            audit_at: time_text(step.at),
+            message: step.message.clone(),
+        }
+    }
+}
+
+/// A refused recovery.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub(in crate::adapter::http) struct BlockedShape {
+    failed_instance_key: Key,
+    cluster_name: String,
+    analysis: String,
+    last_blocked_timestamp: String,
+    blocking_recovery_id: u64,
+}
+
+impl From<&Blocked> for BlockedShape {
+    fn from(blocked: &Blocked) -> Self {
+        Self {
+            failed_instance_key: (&blocked.instance).into(),
+            cluster_name: blocked.cluster_name.clone(),
+            analysis: blocked.analysis.clone(),
+            last_blocked_timestamp: time_text(blocked.at),
+            blocking_recovery_id: blocked.blocking_recovery,
+        }
+    }
+}

@@ -1,0 +1,209 @@
+//! The source of documents: watches the resources, watches the Secrets that they name one by one, writes statuses.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use k8s_openapi::api::core::v1::Secret;
+use kube::core::{ApiResource, DynamicObject};
+use kube::{Api, Client};
+use kube_runtime::watcher;
+use tokio::sync::{mpsc, watch};
+use tokio::task::{AbortHandle, JoinSet};
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use crate::app::documents::{ClusterSource, DocumentSet, Observer, Seen, StatusError, StatusModel};
+use crate::app::ports::{Credentials, CredentialsByOrigin};
+use crate::domain::intent::Origin;
+use crate::resource::MySQLCluster;
+
+use super::follow::follow;
+use super::model::{Happened, Model, SecretKey};
+use super::status;
+
+/// Events that may wait to be taken in.
+const QUEUE: usize = 1024;
+
+/// Which namespaces are watched.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// All of them; needs a `ClusterRole`.
+    AllNamespaces,
+    /// These; needs a Role in each.
+    Namespaces(BTreeSet<String>),
+}
+
+/// The documents of an API server.
+pub struct KubeSource {
+    client: Client,
+    scope: Scope,
+    documents: watch::Sender<DocumentSet>,
+    credentials: watch::Sender<CredentialsByOrigin>,
+}
+
+impl KubeSource {
+    /// A source that was not read yet. [`Self::run`] reads it.
+    pub fn new(client: Client, scope: Scope) -> Arc<Self> {
+        Arc::new(Self {
+            client,
+            scope,
+            documents: watch::Sender::default(),
+            credentials: watch::Sender::default(),
+        })
+    }
+
+    /// Follows the API server until `stop`.
+    pub async fn run(self: Arc<Self>, stop: CancellationToken) {
+        let (happened, mut events) = mpsc::channel(QUEUE);
+        let mut watches = JoinSet::new();
+        let scopes = self.document_apis();
+        let mut model = Model::new(scopes.len());
+        for (number, (what, api)) in scopes.into_iter().enumerate() {
+            let happened = happened.clone();
+            watches.spawn(relay(
+                api,
+                watcher::Config::default(),
+                what,
+                move |change| Happened::Documents(number, change),
+                happened,
+            ));
+        }
+        let mut secrets: BTreeMap<SecretKey, AbortHandle> = BTreeMap::new();
+        loop {
+            let event = tokio::select! {
+                () = stop.cancelled() => return,
+                event = events.recv() => event,
+            };
+            let Some(event) = event else { return };
+            let mut warnings = model.absorb(event);
+            while let Ok(event) = events.try_recv() {
+                warnings.extend(model.absorb(event));
+            }
+            for warning in warnings {
+                warn!("{warning}");
+            }
+            self.follow_secrets(&model.secrets_wanted(), &mut secrets, &mut watches, &happened);
+            self.publish(model.seen(), model.credentials());
+        }
+    }
+
+    fn document_apis(&self) -> Vec<(String, Api<DynamicObject>)> {
+        let resource = ApiResource::erase::<MySQLCluster>(&());
+        match &self.scope {
+            Scope::AllNamespaces => vec![(
+                "MySQLCluster in all namespaces".to_owned(),
+                Api::all_with(self.client.clone(), &resource),
+            )],
+            Scope::Namespaces(namespaces) => namespaces
+                .iter()
+                .map(|namespace| {
+                    (
+                        format!("MySQLCluster in namespace {namespace}"),
+                        Api::namespaced_with(self.client.clone(), namespace, &resource),
+                    )
+                })
+                .collect(),
+        }
+    }
+
+    fn follow_secrets(
+        &self,
+        wanted: &BTreeSet<SecretKey>,
+        present: &mut BTreeMap<SecretKey, AbortHandle>,
+        watches: &mut JoinSet<()>,
+        happened: &mpsc::Sender<Happened>,
+    ) {
+        present.retain(|key, handle| {
+            let keep = wanted.contains(key);
+            if !keep {
+                handle.abort();
+            }
+            keep
+        });
+        while watches.try_join_next().is_some() {}
+        for key in wanted {
+            if present.contains_key(key) {
+                continue;
+            }
+            let (namespace, name) = key;
+            // By its name alone: a Role can then name it, and no other Secret is ever asked for.
+            let config = watcher::Config::default().fields(&format!("metadata.name={name}"));
+            let api: Api<Secret> = Api::namespaced(self.client.clone(), namespace);
+            let about = key.clone();
+            let tag = move |change| Happened::Secret(about.clone(), change);
+            let handle = watches.spawn(relay(
+                api,
+                config,
+                format!("Secret {namespace}/{name}"),
+                tag,
+                happened.clone(),
+            ));
+            present.insert(key.clone(), handle);
+        }
+    }
+
+    fn publish(&self, seen: Seen, credentials: BTreeMap<Origin, Credentials>) {
+        self.credentials.send_if_modified(|present| {
+            let same = present.len() == credentials.len()
+                && present
+                    .iter()
+                    .all(|(origin, ours)| credentials.get(origin).is_some_and(|theirs| theirs.is_same(ours)));
+            if !same {
+                *present = Arc::new(credentials);
+            }
+            !same
+        });
+        self.documents.send_if_modified(|present| {
+            let changed = **present != seen;
+            if changed {
+                *present = Arc::new(seen);
+            }
+            changed
+        });
+    }
+}
+
+/// Follows an API and sends what happens; ends with its receiver.
+async fn relay<K>(
+    api: Api<K>,
+    config: watcher::Config,
+    what: String,
+    tag: impl Fn(super::follow::Change<K>) -> Happened,
+    happened: mpsc::Sender<Happened>,
+) where
+    K: kube::Resource + Clone + serde::de::DeserializeOwned + std::fmt::Debug + Send + 'static,
+{
+    let (changes, mut waiting) = mpsc::unbounded_channel();
+    let forward = async {
+        while let Some(change) = waiting.recv().await {
+            if happened.send(tag(change)).await.is_err() {
+                return;
+            }
+        }
+    };
+    tokio::select! {
+        () = follow(api, config, what, |change| changes.send(change).is_ok()) => {}
+        () = forward => {}
+    }
+}
+
+#[async_trait]
+impl ClusterSource for KubeSource {
+    fn documents(&self) -> watch::Receiver<DocumentSet> {
+        self.documents.subscribe()
+    }
+
+    fn credentials(&self) -> watch::Receiver<CredentialsByOrigin> {
+        self.credentials.subscribe()
+    }
+
+    async fn write_status(
+        &self,
+        origin: &Origin,
+        status: &StatusModel,
+        observer: &Observer,
+    ) -> Result<(), StatusError> {
+        status::write(&self.client, origin, status, observer).await
+    }
+}

@@ -1,0 +1,266 @@
+//! What was read of an API server so far. No waiting here: events go in, documents and accounts come out.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use k8s_openapi::api::core::v1::Secret;
+use kube::ResourceExt as _;
+use kube::core::DynamicObject;
+use serde_json::Value;
+
+use crate::app::documents::{DeclaredCluster, Reading, Seen};
+use crate::app::ports::Credentials;
+use crate::domain::declared::SecretStanding;
+use crate::domain::intent::Origin;
+use crate::resource;
+
+use super::Refusal;
+use super::follow::Change;
+
+/// Namespace and name of a Secret.
+pub(super) type SecretKey = (String, String);
+
+/// What happened at the API server.
+#[derive(Debug)]
+pub(super) enum Happened {
+    /// To the documents of a scope, by its number.
+    Documents(usize, Change<DynamicObject>),
+    /// To a Secret.
+    Secret(SecretKey, Change<Secret>),
+}
+
+/// A document as it was read.
+type Read = Result<DeclaredCluster, String>;
+
+/// The documents of one namespace, or of all.
+#[derive(Default)]
+struct Scope {
+    documents: BTreeMap<Origin, Read>,
+    is_current: bool,
+}
+
+/// A Secret that a document names.
+#[derive(Default)]
+struct Account {
+    /// What it held last; `None` when it is not there, or was never read.
+    data: Option<BTreeMap<String, Vec<u8>>>,
+    standing: Standing,
+}
+
+#[derive(Default)]
+enum Standing {
+    #[default]
+    Unread,
+    Current,
+    Broken(Refusal),
+}
+
+/// Everything that was read.
+#[derive(Default)]
+pub(super) struct Model {
+    scopes: Vec<Scope>,
+    secrets: BTreeMap<SecretKey, Account>,
+}
+
+impl Model {
+    /// Nothing read yet of so many scopes.
+    pub(super) fn new(scopes: usize) -> Self {
+        Self {
+            scopes: (0..scopes).map(|_| Scope::default()).collect(),
+            secrets: BTreeMap::new(),
+        }
+    }
+
+    /// Takes in what happened. Says what a person should know, if anything.
+    pub(super) fn absorb(&mut self, happened: Happened) -> Vec<String> {
+        match happened {
+            Happened::Documents(scope, change) => {
+                let Some(scope) = self.scopes.get_mut(scope) else {
+                    return Vec::new();
+                };
+                scope.absorb(change)
+            }
+            Happened::Secret(key, change) => {
+                // One that no document names any more may still send its last event.
+                if let Some(account) = self.secrets.get_mut(&key) {
+                    account.absorb(change);
+                }
+                Vec::new()
+            }
+        }
+    }
+
+    /// The Secrets that documents name now; others are forgotten.
+    pub(super) fn secrets_wanted(&mut self) -> BTreeSet<SecretKey> {
+        let wanted: BTreeSet<SecretKey> = self.declared().filter_map(secret_of).collect();
+        self.secrets.retain(|key, _| wanted.contains(key));
+        for key in &wanted {
+            self.secrets.entry(key.clone()).or_default();
+        }
+        wanted
+    }
+
+    fn declared(&self) -> impl Iterator<Item = &DeclaredCluster> {
+        self.scopes
+            .iter()
+            .flat_map(|scope| scope.documents.values())
+            .filter_map(|read| read.as_ref().ok())
+    }
+
+    /// The documents, and how far they can be relied on.
+    pub(super) fn seen(&self) -> Seen {
+        let mut seen = Seen {
+            reading: if self.scopes.iter().all(|scope| scope.is_current) {
+                Reading::Complete
+            } else {
+                Reading::Stale
+            },
+            ..Seen::default()
+        };
+        for (origin, read) in self.scopes.iter().flat_map(|scope| &scope.documents) {
+            match read {
+                Ok(declared) => {
+                    let mut declared = declared.clone();
+                    declared.secret = self.credentials_of(&declared).1;
+                    seen.documents.push(declared);
+                }
+                Err(why) => {
+                    seen.unreadable.insert(origin.clone(), why.clone());
+                }
+            }
+        }
+        seen
+    }
+
+    /// The accounts of the documents.
+    pub(super) fn credentials(&self) -> BTreeMap<Origin, Credentials> {
+        self.declared()
+            .filter_map(|declared| Some((declared.document.origin.clone(), self.credentials_of(declared).0?)))
+            .collect()
+    }
+
+    fn credentials_of(&self, declared: &DeclaredCluster) -> (Option<Credentials>, SecretStanding) {
+        let Some((key, account)) =
+            secret_of(declared).and_then(|key| self.secrets.get(&key).map(|account| (key, account)))
+        else {
+            return (None, SecretStanding::Unread);
+        };
+        let (namespace, name) = key;
+        let credentials = account
+            .data
+            .as_ref()
+            .map(|data| Credentials::from_secret(data, declared.tls));
+        match (credentials, &account.standing) {
+            (Some(Ok(credentials)), Standing::Current | Standing::Unread) => (Some(credentials), SecretStanding::Read),
+            (Some(Ok(credentials)), Standing::Broken(refusal)) => (
+                Some(credentials),
+                SecretStanding::LastKnown(format!("Secret {namespace}/{name} cannot be read now: {}", refusal.why)),
+            ),
+            (Some(Err(why)), _) => (
+                None,
+                SecretStanding::Missing(format!("Secret {namespace}/{name}: {why}")),
+            ),
+            (None, Standing::Current) => (
+                None,
+                SecretStanding::Missing(format!("Secret {name} does not exist in namespace {namespace}")),
+            ),
+            (None, Standing::Broken(refusal)) if refusal.is_forbidden() => (
+                None,
+                SecretStanding::Forbidden(format!(
+                    "Secret {namespace}/{name} may not be read: apply a Role in namespace {namespace} with resources: [secrets], \
+                     resourceNames: [{name}], verbs: [get, list, watch], bound to ham4db's service account ({})",
+                    refusal.why
+                )),
+            ),
+            (None, Standing::Unread | Standing::Broken(_)) => (None, SecretStanding::Unread),
+        }
+    }
+}
+
+impl Scope {
+    fn absorb(&mut self, change: Change<DynamicObject>) -> Vec<String> {
+        let before = self.faults();
+        match change {
+            Change::Listed(objects) => {
+                self.documents = objects
+                    .into_iter()
+                    .map(|object| (origin_of(&object), read(&object)))
+                    .collect();
+                self.is_current = true;
+            }
+            Change::Applied(object) => {
+                self.documents.insert(origin_of(&object), read(&object));
+            }
+            Change::Deleted(object) => {
+                self.documents.remove(&origin_of(&object));
+            }
+            Change::Broken(_) => self.is_current = false,
+        }
+        self.faults().difference(&before).cloned().collect()
+    }
+
+    fn faults(&self) -> BTreeSet<String> {
+        self.documents
+            .iter()
+            .filter_map(|(origin, read)| {
+                read.as_ref()
+                    .err()
+                    .map(|why| format!("{origin} cannot be read, what it last asked for stays: {why}"))
+            })
+            .collect()
+    }
+}
+
+impl Account {
+    fn absorb(&mut self, change: Change<Secret>) {
+        match change {
+            Change::Listed(mut secrets) => {
+                self.data = secrets.pop().map(decoded);
+                self.standing = Standing::Current;
+            }
+            Change::Applied(secret) => {
+                self.data = Some(decoded(secret));
+                self.standing = Standing::Current;
+            }
+            Change::Deleted(_) => {
+                self.data = None;
+                self.standing = Standing::Current;
+            }
+            Change::Broken(refusal) => self.standing = Standing::Broken(refusal),
+        }
+    }
+}
+
+fn decoded(secret: Secret) -> BTreeMap<String, Vec<u8>> {
+    secret
+        .data
+        .unwrap_or_default()
+        .into_iter()
+        .map(|(key, bytes)| (key, bytes.0))
+        .collect()
+}
+
+fn secret_of(declared: &DeclaredCluster) -> Option<SecretKey> {
+    match &declared.document.origin {
+        Origin::Document { namespace, .. } => Some((namespace.clone(), declared.document.credentials_secret.clone())),
+        Origin::Api | Origin::Recovery => None,
+    }
+}
+
+fn origin_of(object: &DynamicObject) -> Origin {
+    Origin::Document {
+        namespace: object.namespace().unwrap_or_default(),
+        name: object.name_any(),
+    }
+}
+
+fn read(object: &DynamicObject) -> Read {
+    let mut value = serde_json::to_value(object).map_err(|why| why.to_string())?;
+    // Listed objects carry neither: the list says it once for all.
+    if let Some(fields) = value.as_object_mut() {
+        fields.insert("apiVersion".to_owned(), Value::from(resource::API_VERSION));
+        fields.insert("kind".to_owned(), Value::from(resource::KIND));
+    }
+    resource::document(&value, "")
+        .map(|read| read.declared)
+        .map_err(|fault| fault.why)
+}

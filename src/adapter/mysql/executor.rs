@@ -1,0 +1,121 @@
+//! The port [`Executor`]: step sessions, one actor at a time.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout_at};
+
+use crate::app::ports::{CredentialsByOrigin, Executor, StepError, StepSession, Target};
+use crate::domain::instance::Identity;
+use crate::domain::key::InstanceKey;
+
+use super::connection::{SqlFailure, credentials_of, within};
+use super::line::{Line, ProbeSettings};
+use super::session::MySqlSession;
+use super::text_row::TextRow;
+
+/// The lock that makes all steps on a server those of one actor.
+pub(super) const STEP_LOCK: &str = "ham4db.step";
+
+/// `wait_timeout`: an actor that is cut off from the server keeps the lock at most so long, if no other actor ends it before.
+/// `lock_wait_timeout`: a statement that this side has given up on ends soon after, so that `super_read_only` is not switched on by
+/// a session that nobody listens to any more. Both in seconds.
+const OWN_SESSION: &str = "SET SESSION wait_timeout = 120, lock_wait_timeout = 1";
+
+/// Opens step sessions over sqlx.
+pub struct MySqlExecutor {
+    credentials: watch::Receiver<CredentialsByOrigin>,
+    settings: Arc<ProbeSettings>,
+}
+
+impl MySqlExecutor {
+    /// An executor that takes the accounts from `credentials` whenever it opens a session; `settings` are the prober's, for the facts
+    /// that sessions read.
+    pub fn new(credentials: watch::Receiver<CredentialsByOrigin>, settings: ProbeSettings) -> Self {
+        Self {
+            credentials,
+            settings: Arc::new(settings),
+        }
+    }
+}
+
+#[async_trait]
+impl Executor for MySqlExecutor {
+    async fn begin(
+        &self,
+        target: &Target,
+        identity: Option<&Identity>,
+        deadline: Duration,
+    ) -> Result<Box<dyn StepSession>, StepError> {
+        let end = Instant::now() + deadline;
+        let instance = &target.instance;
+        let not_connected = |why: String| StepError::NotConnected {
+            instance: instance.clone(),
+            why,
+        };
+        let credentials =
+            credentials_of(&self.credentials, target).map_err(|failure| not_connected(failure.to_string()))?;
+        let opened = within(instance, deadline, Line::open(instance, &credentials, &self.settings)).await;
+        let mut line = opened.map_err(|failure| not_connected(failure.to_string()))?;
+        match timeout_at(end, prepare(&mut line, instance, identity, end)).await {
+            Ok(Ok(())) => Ok(Box::new(MySqlSession::new(instance.clone(), line, credentials.tls))),
+            Ok(Err(error)) => Err(error),
+            // Only the lock can have been taken, and it goes with the connection.
+            Err(_) => Err(StepError::LockHeld(instance.clone())),
+        }
+    }
+}
+
+/// Checks who the server is, and takes the lock.
+async fn prepare(
+    line: &mut Line,
+    instance: &InstanceKey,
+    identity: Option<&Identity>,
+    end: Instant,
+) -> Result<(), StepError> {
+    let failed = |failure: SqlFailure| StepError::NotConnected {
+        instance: instance.clone(),
+        why: failure.into_probe_failure().to_string(),
+    };
+    let found = line
+        .learned()
+        .identity(line.learned().variable("server_id").parse().unwrap_or_default());
+    if let Some(wanted) = identity.filter(|wanted| **wanted != found) {
+        return Err(StepError::OtherIdentity {
+            instance: instance.clone(),
+            wanted: wanted.clone(),
+            found,
+        });
+    }
+    line.rows(OWN_SESSION).await.map_err(failed)?;
+    let dialect = line.dialect().clone();
+    let mut is_taken = number(line, &dialect.get_lock(STEP_LOCK, 0)).await.map_err(failed)? == Some(1);
+    while !is_taken {
+        if Instant::now() >= end {
+            return Err(StepError::LockHeld(instance.clone()));
+        }
+        if let Some(holder) = number(line, &dialect.is_used_lock(STEP_LOCK)).await.map_err(failed)? {
+            tracing::info!(%instance, holder, "ending the session of another actor that holds the step lock");
+            match line.rows(&dialect.kill(holder)).await {
+                // 1094: it is gone already.
+                Ok(_) | Err(SqlFailure::Answered { number: 1094, .. }) => {}
+                // Not allowed to: it may still end by itself.
+                Err(SqlFailure::Answered { number, message }) => {
+                    tracing::warn!(%instance, holder, number, message, "the holder of the step lock cannot be killed");
+                }
+                Err(broken @ SqlFailure::Broken(_)) => return Err(failed(broken)),
+            }
+        }
+        // A session gives the lock back when its last statement has ended, so having the lock means that the other actor is gone.
+        is_taken = number(line, &dialect.get_lock(STEP_LOCK, 1)).await.map_err(failed)? == Some(1);
+    }
+    Ok(())
+}
+
+/// The number that a statement gives, `None` for NULL.
+async fn number(line: &mut Line, statement: &str) -> Result<Option<u64>, SqlFailure> {
+    let rows = line.rows(statement).await?;
+    Ok(rows.first().and_then(TextRow::first).and_then(|text| text.parse().ok()))
+}

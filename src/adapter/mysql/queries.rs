@@ -1,0 +1,200 @@
+//! What is asked of a server that is looked at. Statements that change one are the dialect's.
+//!
+//! A connection begins with [`FIRST_CONTACT`], which works on every flavour and version and says which variables there are. From
+//! then on a probe is one round trip of several statements ([`probe_parts`]), each of which reads only what exists: no statement is
+//! tried to find out whether the server knows it.
+
+use crate::domain::dialect::{Dialect, SemiSyncReplicaNames, SemiSyncSourceNames};
+
+/// Makes the session ours (`autocommit`: with it off a SELECT would leave a transaction open; `wait_timeout`: the longest pause
+/// between two uses of the connection, one day) and reads what rarely changes, and which other variables there are.
+pub(super) const FIRST_CONTACT: &str = "SET SESSION sql_mode = '', autocommit = 1, wait_timeout = 86400; \
+     SHOW GLOBAL VARIABLES WHERE Variable_name IN ('version', 'version_comment', 'hostname', 'port', 'report_host', 'report_port', \
+     'server_uuid', 'log_bin', 'log_slave_updates', 'log_replica_updates', 'performance_schema', 'group_replication_group_name', \
+     'server_id', 'read_only', 'super_read_only', 'binlog_format', 'binlog_row_image', 'gtid_mode', 'gtid_executed', 'gtid_purged', \
+     'gtid_binlog_state', 'gtid_slave_pos') OR Variable_name LIKE 'rpl_semi_sync_%'; \
+     SHOW GLOBAL STATUS LIKE 'Uptime'";
+
+/// Where the results of [`FIRST_CONTACT`] stand among its statements: variables, status.
+pub(super) const FIRST_CONTACT_VARIABLES: usize = 1;
+/// See [`FIRST_CONTACT_VARIABLES`].
+pub(super) const FIRST_CONTACT_STATUS: usize = 2;
+
+/// Whether the server shows the replication account with its password. Many accounts of ours may not read the table.
+pub(super) const REPLICATION_CREDENTIALS: &str =
+    "SELECT COUNT(*) FROM mysql.slave_master_info WHERE User_name <> '' AND User_password <> ''";
+
+/// The variables that every probe reads, in order, where they exist; the column of each has its name.
+const MEASURED: [&str; 10] = [
+    "server_id",
+    "read_only",
+    "super_read_only",
+    "binlog_format",
+    "binlog_row_image",
+    "gtid_mode",
+    "gtid_executed",
+    "gtid_purged",
+    "gtid_binlog_state",
+    "gtid_slave_pos",
+];
+
+/// The parts of a probe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Part {
+    /// One row of variables.
+    Variables,
+    /// A row for each channel.
+    ReplicationStatus,
+    /// The binary log's end.
+    BinaryLog,
+    /// Registered replicas.
+    Replicas,
+    /// Semi-sync's status.
+    SemiSyncStatus,
+    /// The configured query for the lag.
+    Lag,
+}
+
+impl Part {
+    /// As it is called where it failed.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Variables => "variables",
+            Self::ReplicationStatus => "replication status",
+            Self::BinaryLog => "binary log status",
+            Self::Replicas => "replicas",
+            Self::SemiSyncStatus => "semi-sync status",
+            Self::Lag => "replication lag query",
+        }
+    }
+}
+
+/// The statements of one probe, in the order to be sent. Variables come before the replication status: what was executed then cannot
+/// be missing from what was received.
+pub(super) fn probe_parts(
+    dialect: &Dialect,
+    semi_sync: &SemiSyncNames,
+    has_variable: impl Fn(&str) -> bool,
+    lag_query: Option<&str>,
+) -> Vec<(Part, String)> {
+    let mut parts = vec![
+        (Part::Variables, select_variables(semi_sync, has_variable)),
+        (Part::ReplicationStatus, dialect.show_replica_status().to_owned()),
+        (Part::BinaryLog, dialect.show_binary_log_status().to_owned()),
+        (Part::Replicas, dialect.show_replicas().to_owned()),
+    ];
+    if semi_sync.source.is_some() || semi_sync.replica.is_some() {
+        parts.push((Part::SemiSyncStatus, dialect.show_semi_sync_status().to_owned()));
+    }
+    if let Some(query) = lag_query {
+        parts.push((Part::Lag, one_statement(query)));
+    }
+    parts
+}
+
+/// The names of semi-sync's variables on one server.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct SemiSyncNames {
+    /// Of the source's side, when it is there.
+    pub(super) source: Option<&'static SemiSyncSourceNames>,
+    /// Of the replica's side, when it is there.
+    pub(super) replica: Option<&'static SemiSyncReplicaNames>,
+}
+
+fn select_variables(semi_sync: &SemiSyncNames, has_variable: impl Fn(&str) -> bool) -> String {
+    let mut names: Vec<&str> = MEASURED.into_iter().filter(|name| has_variable(name)).collect();
+    if let Some(source) = semi_sync.source {
+        names.extend([
+            source.enabled,
+            source.timeout,
+            source.wait_no_replica,
+            source.wait_point,
+        ]);
+        names.extend(source.wait_for_replica_count);
+    }
+    names.extend(semi_sync.replica.map(|replica| replica.enabled));
+    let columns: Vec<String> = names.iter().map(|name| format!("@@global.{name} AS {name}")).collect();
+    format!("SELECT {}", columns.join(", "))
+}
+
+/// The list of connections that the dialect asks for, where MySQL keeps it: with `performance_schema` off its table is there and
+/// empty, and `information_schema` has the same columns.
+pub(super) fn processes(statement: String, has_performance_schema: bool) -> String {
+    if has_performance_schema {
+        statement
+    } else {
+        statement.replace("performance_schema.processlist", "information_schema.processlist")
+    }
+}
+
+/// A configured query, so that others can stand behind it.
+pub(super) fn one_statement(query: &str) -> String {
+    query.trim().trim_end_matches(';').to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::version::ServerVersion;
+
+    fn parts_of(version: &str, known: &[&str]) -> Vec<(Part, String)> {
+        let dialect = Dialect::new(&ServerVersion::parse(version, "").unwrap());
+        let has = |name: &str| known.contains(&name);
+        let semi_sync = SemiSyncNames {
+            source: dialect.semi_sync_source(has),
+            replica: dialect.semi_sync_replica(has),
+        };
+        probe_parts(&dialect, &semi_sync, has, Some(" SELECT lag FROM meta.heartbeat; "))
+    }
+
+    #[test]
+    fn a_probe_asks_for_what_is_there_in_the_words_of_the_version() {
+        let mysql = parts_of(
+            "9.7.4",
+            &[
+                "server_id",
+                "read_only",
+                "super_read_only",
+                "gtid_executed",
+                "rpl_semi_sync_replica_enabled",
+            ],
+        );
+        let statements: Vec<&str> = mysql.iter().map(|(_, sql)| sql.as_str()).collect();
+        assert_eq!(
+            statements,
+            [
+                "SELECT @@global.server_id AS server_id, @@global.read_only AS read_only, @@global.super_read_only AS super_read_only, \
+                 @@global.gtid_executed AS gtid_executed, @@global.rpl_semi_sync_replica_enabled AS rpl_semi_sync_replica_enabled",
+                "SHOW REPLICA STATUS",
+                "SHOW BINARY LOG STATUS",
+                "SHOW REPLICAS",
+                "SHOW GLOBAL STATUS LIKE 'Rpl_semi_sync_%'",
+                "SELECT lag FROM meta.heartbeat",
+            ]
+        );
+        let mariadb = parts_of("10.11.19-MariaDB", &["server_id", "gtid_slave_pos"]);
+        let statements: Vec<&str> = mariadb.iter().map(|(_, sql)| sql.as_str()).collect();
+        assert_eq!(
+            statements,
+            [
+                "SELECT @@global.server_id AS server_id, @@global.gtid_slave_pos AS gtid_slave_pos",
+                "SHOW ALL SLAVES STATUS",
+                "SHOW MASTER STATUS",
+                "SHOW SLAVE HOSTS",
+                "SELECT lag FROM meta.heartbeat",
+            ]
+        );
+    }
+
+    #[test]
+    fn without_performance_schema_connections_are_listed_elsewhere() {
+        let dialect = Dialect::new(&ServerVersion::parse("9.7.4", "").unwrap());
+        let statement = dialect.select_client_connections();
+        assert_eq!(processes(statement.clone(), true), statement);
+        let elsewhere = processes(statement, false);
+        assert!(
+            elsewhere.contains("FROM information_schema.processlist WHERE"),
+            "{elsewhere}"
+        );
+    }
+}

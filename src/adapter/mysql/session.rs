@@ -1,0 +1,293 @@
+//! A step session: the port [`StepSession`] on one connection that is never replaced.
+//!
+//! When an answer does not come in time the connection is dropped and every later call fails: whether the statement had its effect is
+//! then for a new session to find out.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::time::{Instant, sleep, timeout_at};
+
+use crate::app::ports::{Account, StepError, StepSession, TlsMode};
+use crate::domain::dialect::Dialect;
+use crate::domain::gtid::GtidSet;
+use crate::domain::instance::{Channel, InstanceFacts};
+use crate::domain::key::InstanceKey;
+
+use super::channel;
+use super::connection::SqlFailure;
+use super::executor::STEP_LOCK;
+use super::line::Line;
+use super::queries;
+use super::text_row::TextRow;
+
+/// Pause between two looks at something that is waited for on the server: short against every deadline of a recovery, and 200 cheap
+/// statements a second at most.
+pub(super) const LOOK_AGAIN: Duration = Duration::from_millis(5);
+
+/// What a look that began before the deadline may take beyond it. A look that is cut off would break the session for nothing: it is
+/// the wait that is over, not the connection.
+pub(super) const LAST_LOOK: Duration = Duration::from_secs(1);
+
+/// How long giving the lock back may take at the end. The connection is closed afterwards in any case.
+const FAREWELL: Duration = Duration::from_millis(500);
+
+/// One actor's steps on one server.
+pub(super) struct MySqlSession {
+    instance: InstanceKey,
+    line: Option<Line>,
+    dialect: Dialect,
+    /// Whether channels that are set up anew ask for TLS.
+    pub(super) tls: TlsMode,
+    /// The managed channel was taken off GTID to save its relay log, which is applied when this set is.
+    pub(super) rescued: Option<GtidSet>,
+}
+
+impl MySqlSession {
+    /// A session over a connection that holds the step lock. `tls`: whether channels that are set up anew ask for it.
+    pub(super) fn new(instance: InstanceKey, line: Line, tls: TlsMode) -> Self {
+        Self {
+            instance,
+            dialect: line.dialect().clone(),
+            line: Some(line),
+            tls,
+            rescued: None,
+        }
+    }
+
+    /// The server's statements.
+    pub(super) fn dialect(&self) -> &Dialect {
+        &self.dialect
+    }
+
+    /// Runs something on the connection, which is put back only when the server answered.
+    async fn on_line<T>(
+        &mut self,
+        what: &str,
+        end: Instant,
+        run: impl AsyncFnOnce(&mut Line) -> Result<T, SqlFailure>,
+    ) -> Result<T, StepError> {
+        let mut line = self.line.take().ok_or_else(|| StepError::NotConnected {
+            instance: self.instance.clone(),
+            why: "the connection of these steps broke before".to_owned(),
+        })?;
+        match timeout_at(end, run(&mut line)).await {
+            Ok(Ok(value)) => {
+                self.line = Some(line);
+                Ok(value)
+            }
+            Ok(Err(SqlFailure::Answered { number, message })) => {
+                self.line = Some(line);
+                Err(self.refused(what, number, message))
+            }
+            Ok(Err(SqlFailure::Broken(failure))) => Err(self.unknown(what, failure.to_string())),
+            Err(_) => Err(self.unknown(what, "no answer in time".to_owned())),
+        }
+    }
+
+    /// Sends a statement that holds no secret.
+    pub(super) async fn send(&mut self, statement: &str, end: Instant) -> Result<Vec<TextRow>, StepError> {
+        self.send_as(statement, statement, end).await
+    }
+
+    /// Sends a statement that is called `what` in errors.
+    pub(super) async fn send_as(
+        &mut self,
+        what: &str,
+        statement: &str,
+        end: Instant,
+    ) -> Result<Vec<TextRow>, StepError> {
+        self.on_line(what, end, async |line| line.rows(statement).await).await
+    }
+
+    /// The channels of the server.
+    pub(super) async fn channels(&mut self, end: Instant) -> Result<Vec<Channel>, StepError> {
+        let statement = self.dialect.show_replica_status();
+        let flavour = self.dialect.version().flavour;
+        self.on_line(statement, end, async |line| {
+            let rows = line.rows(statement).await?;
+            Ok(channel::channels(flavour, &rows)?)
+        })
+        .await
+    }
+
+    /// The channel that is managed: the default one, or the only one.
+    pub(super) async fn managed_channel(&mut self, end: Instant) -> Result<Option<Channel>, StepError> {
+        let mut channels = self.channels(end).await?;
+        let only = channels.len() == 1;
+        Ok(channels.drain(..).next().filter(|first| only || first.name.is_empty()))
+    }
+
+    /// The facts of now.
+    pub(super) async fn facts_until(&mut self, end: Instant) -> Result<InstanceFacts, StepError> {
+        self.on_line("reading its state", end, Line::facts).await
+    }
+
+    /// A refusal of the server, or of ours when the number is 0.
+    pub(super) fn refused(&self, what: &str, number: u16, message: String) -> StepError {
+        StepError::Refused {
+            instance: self.instance.clone(),
+            what: what.to_owned(),
+            number,
+            message,
+        }
+    }
+
+    /// What was waited for did not happen; the connection is fine.
+    pub(super) fn too_slow(&self, what: &str, deadline: Duration) -> StepError {
+        StepError::TooSlow {
+            instance: self.instance.clone(),
+            what: what.to_owned(),
+            millis: u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX),
+        }
+    }
+
+    fn unknown(&self, what: &str, why: String) -> StepError {
+        StepError::OutcomeUnknown {
+            instance: self.instance.clone(),
+            what: what.to_owned(),
+            why,
+        }
+    }
+
+    async fn switch_read_only(&mut self, read_only: bool, deadline: Duration) -> Result<(), StepError> {
+        let end = Instant::now() + deadline;
+        for statement in self.dialect.set_read_only(read_only) {
+            self.send(&statement, end).await?;
+        }
+        Ok(())
+    }
+
+    /// The ids of the sessions that have to go.
+    async fn clients(&mut self, end: Instant) -> Result<Vec<u64>, StepError> {
+        let statement = self.dialect.select_client_connections();
+        self.on_line("listing the client sessions", end, async |line| {
+            let statement = queries::processes(statement, line.learned().has_performance_schema());
+            let rows = line.rows(&statement).await?;
+            Ok(rows
+                .iter()
+                .map(|row| row.number(&["ID", "Id"]))
+                .collect::<Result<Vec<u64>, _>>()?)
+        })
+        .await
+    }
+}
+
+#[async_trait]
+impl StepSession for MySqlSession {
+    fn instance(&self) -> &InstanceKey {
+        &self.instance
+    }
+
+    async fn facts(&mut self, deadline: Duration) -> Result<InstanceFacts, StepError> {
+        self.facts_until(Instant::now() + deadline).await
+    }
+
+    async fn set_read_only(&mut self, deadline: Duration) -> Result<(), StepError> {
+        self.switch_read_only(true, deadline).await
+    }
+
+    async fn set_writable(&mut self, deadline: Duration) -> Result<(), StepError> {
+        self.switch_read_only(false, deadline).await
+    }
+
+    /// Kills, and waits until those that were killed are gone: one that is killed in the middle of a commit may still finish it.
+    /// Sessions that come meanwhile are not waited for.
+    async fn kill_clients(&mut self, deadline: Duration) -> Result<u32, StepError> {
+        let end = Instant::now() + deadline;
+        let clients = self.clients(end).await?;
+        let mut killed = Vec::with_capacity(clients.len());
+        for id in clients {
+            let statement = self.dialect.kill(id);
+            match self.send(&statement, end).await {
+                Ok(_) => killed.push(id),
+                // It ended by itself.
+                Err(StepError::Refused { number: 1094, .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        while !killed.is_empty() {
+            let left = self.clients(end + LAST_LOOK).await?;
+            if !killed.iter().any(|id| left.contains(id)) {
+                break;
+            }
+            if Instant::now() + LOOK_AGAIN >= end {
+                return Err(self.too_slow("killed client sessions are still there", deadline));
+            }
+            sleep(LOOK_AGAIN).await;
+        }
+        Ok(u32::try_from(killed.len()).unwrap_or(u32::MAX))
+    }
+
+    async fn stop_receiving(&mut self, deadline: Duration) -> Result<(), StepError> {
+        let end = Instant::now() + deadline;
+        let Some(channel) = self.managed_channel(end).await? else {
+            return Ok(());
+        };
+        let statement = self.dialect.stop_io_thread(&channel.name);
+        self.send(&statement, end).await.map(drop)
+    }
+
+    async fn start_receiving(&mut self, deadline: Duration) -> Result<(), StepError> {
+        self.receive_again(deadline).await
+    }
+
+    async fn start_applying(&mut self, deadline: Duration) -> Result<(), StepError> {
+        self.apply_again(Instant::now() + deadline).await
+    }
+
+    async fn wait_applied(&mut self, set: &GtidSet, deadline: Duration) -> Result<(), StepError> {
+        self.wait_until_applied(set, deadline).await
+    }
+
+    /// Stops both threads and forgets the channel with its relay log, applied or not.
+    async fn reset_replication(&mut self, deadline: Duration) -> Result<(), StepError> {
+        let end = Instant::now() + deadline;
+        let Some(channel) = self.managed_channel(end).await? else {
+            return Ok(());
+        };
+        for statement in [
+            self.dialect.stop_replica(&channel.name),
+            self.dialect.reset_replica_all(&channel.name),
+        ] {
+            self.send(&statement, end).await?;
+        }
+        Ok(())
+    }
+
+    async fn set_semi_sync_source(&mut self, on: bool, deadline: Duration) -> Result<(), StepError> {
+        let end = Instant::now() + deadline;
+        let semi_sync = self.facts_until(end).await?.semi_sync;
+        let names = self
+            .on_line("semi-sync", end, async |line| Ok(line.learned().semi_sync.source))
+            .await?;
+        let Some(names) = names else { return Ok(()) };
+        let was_member = semi_sync.source_enabled || semi_sync.replica_enabled;
+        if !was_member || semi_sync.source_enabled == on {
+            return Ok(());
+        }
+        let statement = self.dialect.set_semi_sync_source(names, on);
+        self.send(&statement, end).await.map(drop)
+    }
+
+    async fn follow(
+        &mut self,
+        source: &InstanceKey,
+        account: Option<&Account>,
+        deadline: Duration,
+    ) -> Result<(), StepError> {
+        self.point_at(source, account, deadline).await
+    }
+
+    async fn end(mut self: Box<Self>) {
+        let end = Instant::now() + FAREWELL;
+        let statement = self.dialect.release_lock(STEP_LOCK);
+        if let Err(error) = self.send(&statement, end).await {
+            // It goes with the connection.
+            tracing::debug!(%error, "the step lock was not given back");
+        }
+        if let Some(line) = self.line.take() {
+            line.close().await;
+        }
+    }
+}

@@ -1,0 +1,334 @@
+//! Who this member is: `identity.json` next to `raft.db`.
+//!
+//! A member id means one log for ever. So the id is written down before any vote, and a file that says one thing beside a log that
+//! says another counts as wiped: the member keeps the group's name, gives up the id, and joins again.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::log_store::{self, LogStore, Stamp};
+use super::types::MemberNode;
+use crate::domain::state::MemberId;
+
+/// File name of the identity within the data directory.
+pub const FILE_NAME: &str = "identity.json";
+
+/// The version of the file that this program writes.
+const FILE_VERSION: u32 = 1;
+
+/// How far the member has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum IdentityPhase {
+    /// This member founds the group: everybody's id is decided. Next: [`Self::Member`], when the group runs.
+    Founding,
+    /// An id was given to this member; `raft.db` may not carry it yet. Next: [`Self::Joining`].
+    Assigned,
+    /// `raft.db` carries the id. Next: [`Self::Member`], when the membership in its log has it as a voter.
+    Joining,
+    /// Is, or was, a voter of the membership in its log.
+    Member,
+    /// The log of the former id is gone or set aside. May only join its group. Next: [`Self::Assigned`], with a new id.
+    Wiped,
+}
+
+/// The content of `identity.json`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MemberIdentity {
+    /// Version of the file.
+    pub version: u32,
+    /// Uuid of the group.
+    pub cluster_uuid: String,
+    /// History of the group's state.
+    pub history: String,
+    /// How far the member has come.
+    pub phase: IdentityPhase,
+    /// Its id; `None` when wiped.
+    pub member: Option<MemberId>,
+    /// Everybody's id at the founding; empty for a member that joined later.
+    #[serde(default)]
+    pub founders: BTreeMap<MemberId, MemberNode>,
+}
+
+impl MemberIdentity {
+    /// An identity with an id.
+    pub fn new(cluster_uuid: &str, history: &str, phase: IdentityPhase, member: MemberId) -> Self {
+        Self {
+            version: FILE_VERSION,
+            cluster_uuid: cluster_uuid.to_owned(),
+            history: history.to_owned(),
+            phase,
+            member: Some(member),
+            founders: BTreeMap::new(),
+        }
+    }
+
+    /// The same group, without the id.
+    #[must_use]
+    pub fn wiped(&self) -> Self {
+        Self {
+            phase: IdentityPhase::Wiped,
+            member: None,
+            founders: BTreeMap::new(),
+            ..self.clone()
+        }
+    }
+
+    /// What `raft.db` has to carry.
+    pub fn stamp(&self) -> Option<Stamp> {
+        self.member.map(|member| Stamp {
+            cluster_uuid: self.cluster_uuid.clone(),
+            member,
+        })
+    }
+
+    /// Reads `identity.json`; `None` when there is none.
+    ///
+    /// # Errors
+    /// When it cannot be read or parsed, or was written by a newer program.
+    pub fn load(directory: &Path) -> io::Result<Option<Self>> {
+        let path = directory.join(FILE_NAME);
+        let text = match fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(io::Error::other(format!("read {}: {error}", path.display()))),
+        };
+        let identity: Self = serde_json::from_str(&text)
+            .map_err(|error| io::Error::other(format!("parse {}: {error}", path.display())))?;
+        if identity.version > FILE_VERSION {
+            return Err(io::Error::other(format!(
+                "{} has version {}, this program understands up to {FILE_VERSION}: upgrade ham4db on this member",
+                path.display(),
+                identity.version
+            )));
+        }
+        Ok(Some(identity))
+    }
+
+    /// Writes `identity.json` so that after a crash there is the old file or the new one, and after the return the new one.
+    ///
+    /// # Errors
+    /// When the directory cannot be written.
+    pub fn save(&self, directory: &Path) -> io::Result<()> {
+        let path = directory.join(FILE_NAME);
+        let failed = |error| io::Error::other(format!("write {}: {error}", path.display()));
+        let text = serde_json::to_string_pretty(self)
+            .map_err(io::Error::other)
+            .map_err(failed)?;
+        let fresh = directory.join("identity.json.new");
+        let mut file = File::create(&fresh).map_err(failed)?;
+        file.write_all(text.as_bytes()).map_err(failed)?;
+        file.sync_all().map_err(failed)?;
+        fs::rename(&fresh, &path).map_err(failed)?;
+        sync_directory(directory).map_err(failed)
+    }
+}
+
+fn sync_directory(directory: &Path) -> io::Result<()> {
+    File::open(directory)?.sync_all()
+}
+
+/// Sets a log aside under a name that is still free: it is evidence, and never deleted.
+///
+/// # Errors
+/// When the directory cannot be written.
+pub fn set_log_aside(directory: &Path, reason: &str) -> io::Result<Option<PathBuf>> {
+    let current = directory.join(log_store::FILE_NAME);
+    if !current.exists() {
+        return Ok(None);
+    }
+    let named = |number: u32| directory.join(format!("{}.{reason}-{number}", log_store::FILE_NAME));
+    let target = (1..10_000)
+        .map(named)
+        .find(|path| !path.exists())
+        .ok_or_else(|| io::Error::other(format!("{}: too many logs set aside", directory.display())))?;
+    let failed = |error| io::Error::other(format!("move {} to {}: {error}", current.display(), target.display()));
+    fs::rename(&current, &target).map_err(failed)?;
+    for side in ["-wal", "-shm"] {
+        let with_side = |path: &Path| {
+            let mut name = path.as_os_str().to_owned();
+            name.push(side);
+            PathBuf::from(name)
+        };
+        if with_side(&current).exists() {
+            fs::rename(with_side(&current), with_side(&target)).map_err(failed)?;
+        }
+    }
+    sync_directory(directory).map_err(failed)?;
+    Ok(Some(target))
+}
+
+/// What the data directory says together.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// Nothing: never was a member.
+    Pristine,
+    /// Was a member of this group; its log is gone.
+    Wiped(MemberIdentity),
+    /// Has an id, and a log that carries it or is still blank.
+    Member(MemberIdentity),
+}
+
+/// Compares `identity.json` with `raft.db`, and sets aside a log that is not the identity's.
+///
+/// # Errors
+/// When a file cannot be read, written or moved.
+pub async fn examine(directory: &Path) -> io::Result<Standing> {
+    fs::create_dir_all(directory)
+        .map_err(|error| io::Error::other(format!("make {}: {error}", directory.display())))?;
+    let identity = MemberIdentity::load(directory)?;
+    let log = if directory.join(log_store::FILE_NAME).exists() {
+        let log = LogStore::open(directory, std::time::Duration::MAX).await?;
+        let found = (log.stamp().await?, log.is_blank().await?);
+        log.close().await;
+        Some(found)
+    } else {
+        None
+    };
+    let (stamp, blank) = log.unwrap_or((None, true));
+    match identity {
+        None if stamp.is_none() && blank => Ok(Standing::Pristine),
+        None => {
+            let Some(stamp) = stamp else {
+                return Err(io::Error::other(format!(
+                    "{}/{} has a log but does not say whose: move it away",
+                    directory.display(),
+                    log_store::FILE_NAME
+                )));
+            };
+            let lost = MemberIdentity::new(&stamp.cluster_uuid, "", IdentityPhase::Member, stamp.member);
+            wipe(directory, &lost, "identity.json is missing").map(Standing::Wiped)
+        }
+        Some(identity) if identity.phase == IdentityPhase::Wiped => {
+            set_log_aside(directory, "orphaned")?;
+            Ok(Standing::Wiped(identity))
+        }
+        Some(identity) => {
+            let may_be_unstamped = matches!(identity.phase, IdentityPhase::Founding | IdentityPhase::Assigned);
+            match (&stamp, identity.stamp()) {
+                (Some(found), Some(own)) if *found == own => Ok(Standing::Member(identity)),
+                (None, Some(_)) if may_be_unstamped && blank => Ok(Standing::Member(identity)),
+                (None, _) => wipe(directory, &identity, "raft.db is missing or empty").map(Standing::Wiped),
+                (Some(_), _) => wipe(directory, &identity, "raft.db holds the log of another id").map(Standing::Wiped),
+            }
+        }
+    }
+}
+
+/// Gives up the id: the log is set aside, the group's name is kept.
+///
+/// # Errors
+/// When the directory cannot be written.
+pub fn wipe(directory: &Path, identity: &MemberIdentity, why: &str) -> io::Result<MemberIdentity> {
+    let aside = set_log_aside(
+        directory,
+        if why.starts_with("removed") {
+            "removed"
+        } else {
+            "orphaned"
+        },
+    )?;
+    let wiped = identity.wiped();
+    wiped.save(directory)?;
+    tracing::warn!(
+        "member {} of group {} gives up its id: {why}{}; it joins again with a new one",
+        identity.member.unwrap_or_default(),
+        identity.cluster_uuid,
+        aside
+            .map(|path| format!("; its log is kept as {}", path.display()))
+            .unwrap_or_default()
+    );
+    Ok(wiped)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn identity(phase: IdentityPhase) -> MemberIdentity {
+        MemberIdentity::new("uuid-a", "history-a", phase, 2)
+    }
+
+    async fn stamped(directory: &Path, member: MemberId) {
+        let log = LogStore::open(directory, std::time::Duration::MAX).await.unwrap();
+        log.put_stamp(&Stamp {
+            cluster_uuid: "uuid-a".to_owned(),
+            member,
+        })
+        .await
+        .unwrap();
+        log.close().await;
+    }
+
+    #[tokio::test]
+    async fn empty_directory_is_pristine() {
+        let directory = tempfile::tempdir().unwrap();
+        assert_eq!(
+            examine(&directory.path().join("new")).await.unwrap(),
+            Standing::Pristine
+        );
+    }
+
+    #[tokio::test]
+    async fn assigned_member_may_have_no_log_yet() {
+        let directory = tempfile::tempdir().unwrap();
+        identity(IdentityPhase::Assigned).save(directory.path()).unwrap();
+        assert_eq!(
+            examine(directory.path()).await.unwrap(),
+            Standing::Member(identity(IdentityPhase::Assigned))
+        );
+    }
+
+    #[tokio::test]
+    async fn member_without_its_log_is_wiped_and_keeps_the_group() {
+        for phase in [IdentityPhase::Joining, IdentityPhase::Member] {
+            let directory = tempfile::tempdir().unwrap();
+            identity(phase).save(directory.path()).unwrap();
+            let Standing::Wiped(wiped) = examine(directory.path()).await.unwrap() else {
+                panic!("not wiped")
+            };
+            assert_eq!((wiped.member, wiped.cluster_uuid.as_str()), (None, "uuid-a"));
+            assert_eq!(MemberIdentity::load(directory.path()).unwrap(), Some(wiped));
+        }
+    }
+
+    #[tokio::test]
+    async fn log_of_another_id_is_set_aside() {
+        let directory = tempfile::tempdir().unwrap();
+        identity(IdentityPhase::Member).save(directory.path()).unwrap();
+        stamped(directory.path(), 7).await;
+        assert!(matches!(examine(directory.path()).await.unwrap(), Standing::Wiped(_)));
+        assert!(directory.path().join("raft.db.orphaned-1").exists());
+        assert!(!directory.path().join("raft.db").exists());
+    }
+
+    #[tokio::test]
+    async fn log_without_identity_never_founds_a_group() {
+        let directory = tempfile::tempdir().unwrap();
+        stamped(directory.path(), 2).await;
+        let Standing::Wiped(wiped) = examine(directory.path()).await.unwrap() else {
+            panic!("not wiped")
+        };
+        assert_eq!(wiped.cluster_uuid, "uuid-a");
+        assert!(
+            matches!(examine(directory.path()).await.unwrap(), Standing::Wiped(_)),
+            "and stays so"
+        );
+    }
+
+    #[tokio::test]
+    async fn matching_files_are_a_member() {
+        let directory = tempfile::tempdir().unwrap();
+        identity(IdentityPhase::Member).save(directory.path()).unwrap();
+        stamped(directory.path(), 2).await;
+        assert_eq!(
+            examine(directory.path()).await.unwrap(),
+            Standing::Member(identity(IdentityPhase::Member))
+        );
+    }
+}

@@ -1,0 +1,420 @@
+//! Who is a member. Driven by the leader, one change at a time: a learner first, then one joint change that adds the new id and drops the
+//! old ids of the same name.
+//!
+//! A list says who is wanted; when it is empty nothing is known and nothing changes. A name that is new, or no longer wanted, needs a
+//! majority of the voters with the same list, so that a configuration rolled out half-way changes nothing back and forth.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, PoisonError};
+
+use futures::future::join_all;
+use openraft::async_runtime::WatchReceiver;
+use openraft::{ChangeMembers, ReadPolicy, ServerState};
+
+use super::bootstrap::ASK_DEADLINE;
+use super::consensus;
+use super::health::Metrics;
+use super::member::{Life, Shared};
+use super::network::Recipient;
+use super::types::MemberNode;
+use super::wire::{Hello, JoinAnswer, JoinRequest, MembershipAnswer};
+use crate::app::ports::Peer;
+use crate::domain::state::command::COMMAND_VERSION;
+use crate::domain::state::record::MemberRecord;
+use crate::domain::state::{Applied, Command, Group, MemberId};
+
+/// A learner this close to the leader's last entry is made a voter.
+const CLOSE_ENOUGH: u64 = 16;
+/// Members that may wait to be let in at once; more is a mistake or an attack.
+const MAX_WAITING: usize = 32;
+
+/// Where a member is now: the wanted list knows better than the entry that admitted it.
+pub(super) fn current_address(shared: &Shared, node: &MemberNode) -> MemberNode {
+    let wanted = shared.around.wanted.borrow();
+    let listed = wanted.iter().find(|wanted| wanted.name == node.name);
+    MemberNode {
+        name: node.name.clone(),
+        raft_address: listed.map_or_else(|| node.raft_address.clone(), |wanted| wanted.raft_address.clone()),
+        http_uri: listed
+            .filter(|wanted| !wanted.http_uri.is_empty())
+            .map_or_else(|| node.http_uri.clone(), |wanted| wanted.http_uri.clone()),
+    }
+}
+
+/// A member of the current membership.
+pub(super) fn peer(shared: &Shared, metrics: &Metrics, id: MemberId) -> Option<Peer> {
+    let membership = &metrics.membership_config;
+    let node = membership.get_node(&id)?;
+    let voter = membership.voter_ids().any(|voter| voter == id);
+    Some(current_address(shared, node).to_peer(id, voter))
+}
+
+/// The leader as this member knows it.
+pub(super) fn known_leader(shared: &Shared) -> Option<MemberNode> {
+    let leader = shared.leadership.borrow().leader.clone()?;
+    Some(MemberNode {
+        name: leader.name,
+        raft_address: leader.raft_address,
+        http_uri: leader.http_uri,
+    })
+}
+
+fn metrics_of(life: &Life) -> Metrics {
+    life.raft.metrics().borrow_watched().clone()
+}
+
+/// The running log, if this member leads.
+fn leading(shared: &Shared) -> Option<(Arc<Life>, Metrics)> {
+    let life = shared.life.load_full()?;
+    let metrics = metrics_of(&life);
+    (metrics.state == ServerState::Leader).then_some((life, metrics))
+}
+
+// === answers of the leader ===
+
+/// Answers a member that asks to be let in.
+pub(super) async fn answer_join(shared: &Arc<Shared>, request: JoinRequest) -> JoinAnswer {
+    let refused = |why: String| JoinAnswer::Refused { why };
+    let Some((life, metrics)) = leading(shared) else {
+        return JoinAnswer::NotLeader {
+            leader: known_leader(shared),
+        };
+    };
+    if let Some(uuid) = &request.cluster_uuid
+        && *uuid != life.own.cluster_uuid
+    {
+        return refused(format!(
+            "{} was a member of group {uuid}, this is group {}",
+            request.node.name, life.own.cluster_uuid
+        ));
+    }
+    if shared.state.borrow().group.is_none() {
+        return refused("the group is being founded".to_owned());
+    }
+    let name = &request.node.name;
+    if !shared.wanted().iter().any(|wanted| wanted.name == *name) {
+        return refused(format!("{name} is not in the leader's list of members"));
+    }
+    if let Some(member) = request.member {
+        let mut waiting = shared.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        if waiting.len() >= MAX_WAITING {
+            return refused("too many members wait to be let in".to_owned());
+        }
+        waiting.insert(member, request.node);
+        drop(waiting);
+        shared.membership_wanted.notify_one();
+        return JoinAnswer::Pending;
+    }
+    let known = metrics.membership_config.nodes().any(|(_, node)| node.name == *name);
+    if !known && !majority_has_same_list(shared, &metrics).await {
+        return refused(format!(
+            "{name} is new, and not a majority of the voters has the leader's list of members yet"
+        ));
+    }
+    let above = metrics
+        .membership_config
+        .nodes()
+        .map(|(id, _)| *id)
+        .max()
+        .unwrap_or_default();
+    match consensus::propose(
+        shared,
+        Command::AllocateMember {
+            name: name.clone(),
+            above,
+        },
+    )
+    .await
+    {
+        Ok(Applied::Number { number }) => {
+            let history = shared.identity().map(|identity| identity.history).unwrap_or_default();
+            JoinAnswer::Allocated {
+                cluster_uuid: life.own.cluster_uuid.clone(),
+                history,
+                member: number,
+            }
+        }
+        Ok(other) => refused(format!("no id could be allocated: {other}")),
+        Err(error) => refused(format!("no id could be allocated: {error}")),
+    }
+}
+
+/// Answers who is a member, as a leader that has just proved to be one.
+pub(super) async fn answer_members(shared: &Arc<Shared>) -> MembershipAnswer {
+    let not_leader = || MembershipAnswer::NotLeader {
+        leader: known_leader(shared),
+    };
+    let Some((life, _)) = leading(shared) else {
+        return not_leader();
+    };
+    let proof = life.raft.ensure_linearizable(ReadPolicy::ReadIndex);
+    match tokio::time::timeout(shared.settings.timings.confirm, proof).await {
+        Ok(Ok(_)) => {}
+        Ok(Err(_)) | Err(_) => return not_leader(),
+    }
+    let metrics = metrics_of(&life);
+    MembershipAnswer::Members {
+        cluster_uuid: life.own.cluster_uuid.clone(),
+        // Both: a change that is not committed yet may still bring the member in, or keep it.
+        members: [&metrics.committed_membership_config, &metrics.membership_config]
+            .into_iter()
+            .flat_map(|membership| membership.nodes().map(|(id, _)| *id))
+            .collect::<BTreeSet<MemberId>>()
+            .into_iter()
+            .collect(),
+    }
+}
+
+// === the leader's work ===
+
+/// Brings the membership to what is wanted, while this member leads.
+pub(super) async fn lead(shared: &Arc<Shared>, life: &Arc<Life>) {
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(shared.settings.timings.look_around) => {}
+            () = shared.membership_wanted.notified() => {}
+        }
+        let metrics = metrics_of(life);
+        if metrics.state != ServerState::Leader {
+            shared.waiting.lock().unwrap_or_else(PoisonError::into_inner).clear();
+            continue;
+        }
+        if let Err(why) = one_round(shared, life, &metrics).await
+            && let Some(times) = shared.throttle.admit(&why)
+        {
+            tracing::warn!("membership of group {}: {why}{times}", life.own.cluster_uuid);
+        }
+    }
+}
+
+/// At most one change of the membership.
+async fn one_round(shared: &Arc<Shared>, life: &Arc<Life>, metrics: &Metrics) -> Result<(), String> {
+    if metrics.membership_config.get_joint_config().len() > 1 {
+        // A former leader died between the two halves of a change.
+        return change(life, ChangeMembers::AddVoterIds(BTreeSet::new()), "finish a change").await;
+    }
+    name_group(shared, life, metrics).await?;
+    introduce(shared, metrics).await?;
+    let next = shared
+        .waiting
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .pop_first();
+    if let Some((id, node)) = next {
+        return admit(shared, life, id, node).await;
+    }
+    remove_unwanted(shared, life, metrics).await
+}
+
+async fn change(life: &Life, change: ChangeMembers<MemberId, MemberNode>, what: &str) -> Result<(), String> {
+    let text = change.to_string();
+    life.raft
+        .change_membership(change, false)
+        .await
+        .map_err(|error| format!("cannot {what}: {error}"))?;
+    tracing::info!("membership of group {}: {what}: {text}", life.own.cluster_uuid);
+    Ok(())
+}
+
+/// Names the group in the state. Before that, the counter of ids is raised above the founders': a founder may be removed and forgotten, and
+/// its id must not come up again. Nothing else is changed before both are done.
+async fn name_group(shared: &Arc<Shared>, life: &Life, metrics: &Metrics) -> Result<(), String> {
+    if shared.state.borrow().group.is_some() {
+        return Ok(());
+    }
+    let above = metrics
+        .membership_config
+        .nodes()
+        .map(|(id, _)| *id)
+        .max()
+        .unwrap_or_default();
+    let reserve = Command::AllocateMember {
+        name: String::new(),
+        above,
+    };
+    consensus::propose(shared, reserve)
+        .await
+        .map_err(|error| format!("cannot reserve the founders' ids: {error}"))?;
+    let history = shared.identity().map(|identity| identity.history).unwrap_or_default();
+    let group = Group {
+        uuid: life.own.cluster_uuid.clone(),
+        history,
+    };
+    consensus::propose(shared, Command::Found { group })
+        .await
+        .map(drop)
+        .map_err(|error| format!("cannot name the group: {error}"))
+}
+
+/// Records what each member understands, so that nobody is sent a command that it cannot apply.
+async fn introduce(shared: &Arc<Shared>, metrics: &Metrics) -> Result<(), String> {
+    let own = metrics.id;
+    let missing: Vec<(MemberId, MemberNode)> = {
+        let state = shared.state.borrow();
+        let unknown = |id: &MemberId| {
+            state
+                .members
+                .get(id)
+                .is_none_or(|record| *id == own && record.understands != COMMAND_VERSION)
+        };
+        metrics
+            .membership_config
+            .nodes()
+            .filter(|(id, _)| unknown(id))
+            .map(|(id, node)| (*id, node.clone()))
+            .collect()
+    };
+    for (id, node) in missing {
+        let understands = if id == own {
+            COMMAND_VERSION
+        } else {
+            let to = Recipient {
+                node: &node,
+                member: None,
+            };
+            match shared
+                .dialer
+                .call::<_, Hello>(to, "hello", &(), None, ASK_DEADLINE)
+                .await
+            {
+                Ok(hello) if hello.member == Some(id) => hello.understands,
+                Ok(_) | Err(_) => continue,
+            }
+        };
+        let member = MemberRecord {
+            id,
+            name: node.name,
+            understands,
+        };
+        consensus::propose(shared, Command::Hello { member })
+            .await
+            .map_err(|error| format!("cannot introduce member {id}: {error}"))?;
+    }
+    Ok(())
+}
+
+async fn admit(shared: &Arc<Shared>, life: &Arc<Life>, id: MemberId, node: MemberNode) -> Result<(), String> {
+    let metrics = metrics_of(life);
+    if metrics.membership_config.voter_ids().any(|voter| voter == id) {
+        return Ok(());
+    }
+    let name = node.name.clone();
+    let failed = |why: String| format!("cannot let {name} in as member {id}: {why}");
+    life.raft
+        .add_learner(id, node, false)
+        .await
+        .map_err(|error| failed(error.to_string()))?;
+    let close = |metrics: &Metrics| {
+        let sent = metrics
+            .replication
+            .as_ref()
+            .and_then(|replication| replication.get(&id))
+            .copied()
+            .flatten();
+        let last = metrics.last_log_index.unwrap_or_default();
+        metrics.state != ServerState::Leader
+            || sent.is_some_and(|sent| sent.index().saturating_add(CLOSE_ENOUGH) >= last)
+    };
+    let patience = shared.settings.timings.snapshot_transfer.saturating_mul(2);
+    let metrics = life
+        .raft
+        .wait(Some(patience))
+        .metrics(close, "a learner catches up")
+        .await
+        .map_err(|error| failed(error.to_string()))?;
+    let membership = &metrics.membership_config;
+    let voters: BTreeSet<MemberId> = membership.voter_ids().collect();
+    let former: BTreeSet<MemberId> = membership
+        .nodes()
+        .filter(|(other, node)| **other != id && node.name == name)
+        .map(|(other, _)| *other)
+        .collect();
+    let (old_voters, old_learners): (BTreeSet<MemberId>, BTreeSet<MemberId>) =
+        former.into_iter().partition(|id| voters.contains(id));
+    let mut changes = vec![ChangeMembers::AddVoterIds(BTreeSet::from([id]))];
+    if !old_voters.is_empty() {
+        changes.push(ChangeMembers::RemoveVoters(old_voters));
+    }
+    if !old_learners.is_empty() {
+        changes.push(ChangeMembers::RemoveNodes(old_learners));
+    }
+    change(
+        life,
+        ChangeMembers::Batch(changes),
+        &format!("let {name} in as member {id}"),
+    )
+    .await
+}
+
+/// Removes one member whose name is no longer wanted, this one last.
+async fn remove_unwanted(shared: &Arc<Shared>, life: &Arc<Life>, metrics: &Metrics) -> Result<(), String> {
+    let wanted: BTreeSet<String> = shared
+        .around
+        .wanted
+        .borrow()
+        .iter()
+        .map(|wanted| wanted.name.clone())
+        .collect();
+    if wanted.is_empty() {
+        return Ok(());
+    }
+    let membership = &metrics.membership_config;
+    let unwanted = membership.nodes().filter(|(_, node)| !wanted.contains(&node.name));
+    let Some((id, node)) = unwanted.max_by_key(|(id, _)| (**id != life.own.member, **id)) else {
+        return Ok(());
+    };
+    let voters: BTreeSet<MemberId> = membership.voter_ids().collect();
+    if voters.len() == 1 && voters.contains(id) {
+        return Err(format!(
+            "{} is not wanted any more, and is the last voter: it stays",
+            node.name
+        ));
+    }
+    if !majority_has_same_list(shared, metrics).await {
+        return Err(format!(
+            "{} is not wanted any more, but not a majority of the voters has that list yet",
+            node.name
+        ));
+    }
+    let ids = BTreeSet::from([*id]);
+    let removal = if voters.contains(id) {
+        ChangeMembers::RemoveVoters(ids)
+    } else {
+        ChangeMembers::RemoveNodes(ids)
+    };
+    change(
+        life,
+        removal,
+        &format!("remove {}, which is not wanted any more", node.name),
+    )
+    .await
+}
+
+/// Whether a majority of the voters, this one included, wants the same members as this one.
+async fn majority_has_same_list(shared: &Arc<Shared>, metrics: &Metrics) -> bool {
+    let mut own: Vec<String> = shared.wanted().into_iter().map(|wanted| wanted.name).collect();
+    own.sort_unstable();
+    let voters: BTreeSet<MemberId> = metrics.membership_config.voter_ids().collect();
+    let others: Vec<(MemberId, MemberNode)> = metrics
+        .membership_config
+        .nodes()
+        .filter(|(id, _)| voters.contains(id) && **id != metrics.id)
+        .map(|(id, node)| (*id, node.clone()))
+        .collect();
+    let asked = join_all(others.iter().map(|(_, node)| {
+        shared
+            .dialer
+            .call::<_, Hello>(Recipient { node, member: None }, "hello", &(), None, ASK_DEADLINE)
+    }));
+    let answers = asked.await;
+    let same = others
+        .iter()
+        .zip(answers)
+        .filter(|((id, _), answer)| {
+            answer
+                .as_ref()
+                .is_ok_and(|hello| hello.member == Some(*id) && hello.wanted == own)
+        })
+        .count();
+    (same + 1) * 2 > voters.len()
+}

@@ -1,0 +1,31 @@
+//! The members of a group agree on the replicated state through a raft log.
+//!
+//! [`RaftMember`] is the port [`Consensus`](crate::app::ports::Consensus). `raft.db` ([`log_store`]) and `identity.json` ([`identity`]) lie
+//! in `RaftDataDir` whatever the backend is; the state lies in the backend ([`state_machine`]). [`bootstrap`] founds a group once,
+//! [`membership`] changes it afterwards. Nothing in here knows what a command means.
+
+mod bootstrap;
+mod consensus;
+mod health;
+pub mod identity;
+mod life;
+mod listener;
+pub mod log_store;
+mod member;
+mod membership;
+mod network;
+mod place;
+mod server;
+mod settings;
+mod snapshot;
+pub mod state_machine;
+mod throttle;
+pub mod types;
+pub mod wire;
+
+pub use bootstrap::RECOVERY_COMMAND;
+pub use member::{RaftMember, StartError};
+pub use settings::{
+    AllLinks, BootstrapStep, BootstrapWitness, LinkFilter, RaftSettings, Resolve, Surroundings, SystemResolver,
+    Timings, Unhindered, Wanted,
+};

@@ -1,0 +1,110 @@
+//! A member's own place in the group: it asks to be let in until it is a voter, and notices when it was removed.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use futures::future::join_all;
+use openraft::ServerState;
+use openraft::async_runtime::WatchReceiver;
+
+use super::bootstrap::{ASK_DEADLINE, greet_peers, send_join};
+use super::identity::{IdentityPhase, MemberIdentity};
+use super::member::{Life, LifeEnd, Shared};
+use super::network::Recipient;
+use super::wire::{JoinAnswer, JoinRequest, MembershipAnswer};
+
+/// Asks to be let in until this member is a voter; notices when it was removed.
+pub(super) async fn keep_place(shared: &Arc<Shared>, life: &Arc<Life>) -> LifeEnd {
+    loop {
+        if let Some(end) = look_at_place(shared, life).await {
+            return end;
+        }
+        tokio::time::sleep(shared.settings.timings.look_around).await;
+    }
+}
+
+async fn look_at_place(shared: &Arc<Shared>, life: &Arc<Life>) -> Option<LifeEnd> {
+    let identity = shared.identity()?;
+    let metrics = life.raft.metrics().borrow_watched().clone();
+    if identity.phase == IdentityPhase::Joining {
+        match is_voter_in_log(life).await {
+            Some(true) => {
+                let _changing = shared.identity_change.lock().await;
+                if let Err(error) = shared.put_identity(MemberIdentity {
+                    phase: IdentityPhase::Member,
+                    ..identity
+                }) {
+                    return Some(LifeEnd::Failed(error.to_string()));
+                }
+            }
+            Some(false) => ask_for_admission(shared, life).await,
+            None => {}
+        }
+        return None;
+    }
+    let voter = metrics
+        .committed_membership_config
+        .voter_ids()
+        .any(|voter| voter == life.own.member);
+    let silence = life.liveness.silence(Instant::now());
+    let heard = silence.is_some_and(|silence| silence < shared.settings.timings.election_max * 3);
+    if metrics.state == ServerState::Leader || (voter && heard) {
+        return None;
+    }
+    let removed = is_removed(shared, life).await;
+    removed.then_some(LifeEnd::Removed(identity))
+}
+
+/// Whether the last membership in this member's own log has it as a voter. Not from the metrics: they are empty at first, and a member that
+/// was removed while it was down would ask to be let in again under its old id.
+async fn is_voter_in_log(life: &Life) -> Option<bool> {
+    let own = life.own.member;
+    life.raft
+        .with_raft_state(move |state| state.membership_state.effective().voter_ids().any(|voter| voter == own))
+        .await
+        .ok()
+}
+
+async fn ask_for_admission(shared: &Arc<Shared>, life: &Life) {
+    let (peers, silent) = greet_peers(shared).await;
+    let Some(leader) = peers.iter().find_map(|peer| peer.leader.clone()) else {
+        let silent: Vec<String> = silent.into_iter().map(|(_, why)| why).collect();
+        let waits = if silent.is_empty() {
+            String::new()
+        } else {
+            format!("; silent: {}", silent.join(", "))
+        };
+        shared.set_situation(&format!(
+            "has id {} and waits for the group to have a leader{waits}",
+            life.own.member
+        ));
+        return;
+    };
+    let request = JoinRequest {
+        node: shared.node.clone(),
+        cluster_uuid: Some(life.own.cluster_uuid.clone()),
+        member: Some(life.own.member),
+    };
+    match send_join(shared, &leader, &request).await {
+        Ok(JoinAnswer::Pending | JoinAnswer::Allocated { .. }) => {}
+        Ok(JoinAnswer::NotLeader { .. }) => shared.set_situation("waits for the group to have a leader, to be let in"),
+        Ok(JoinAnswer::Refused { why }) | Err(why) => shared.set_situation(&format!("is not let in: {why}")),
+    }
+}
+
+/// Whether a leader of this very group, proved by a quorum, says that this id is no member.
+async fn is_removed(shared: &Arc<Shared>, life: &Life) -> bool {
+    let asked = shared.wanted_peers();
+    let answers = join_all(asked.iter().map(|node| {
+        let to = Recipient { node, member: None };
+        shared
+            .dialer
+            .call::<_, MembershipAnswer>(to, "membership", &(), Some(&life.own), ASK_DEADLINE)
+    }));
+    answers.await.into_iter().flatten().any(|answer| match answer {
+        MembershipAnswer::Members { cluster_uuid, members } => {
+            cluster_uuid == life.own.cluster_uuid && !members.contains(&life.own.member)
+        }
+        MembershipAnswer::NotLeader { .. } => false,
+    })
+}

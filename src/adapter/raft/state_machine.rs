@@ -1,0 +1,352 @@
+//! The replicated state: in memory for deciding, in the backend for lasting.
+//!
+//! Entries that arrive together are applied in memory and written in one transaction with the log position; only then does anybody
+//! hear of them: the callers, and the watchers of the state.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use futures::{Stream, TryStreamExt};
+use openraft::entry::RaftEntry;
+use openraft::storage::{ApplyResponder, EntryResponder, RaftStateMachine};
+use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder};
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+
+use super::log_store::LogStore;
+use super::snapshot::{SnapshotDocument, newer_command};
+use super::types::{Entry, LogId, Snapshot, SnapshotMeta, StoredMembership, TypeConfig};
+use crate::app::ports::{AppliedMark, StateStore, StoreError};
+use crate::domain::state::command::COMMAND_VERSION;
+use crate::domain::state::{Applied, Change, MemberId, State, apply};
+
+/// Entries written in one transaction. Bounds how long a member that catches up holds the backend.
+const MAX_BATCH: usize = 256;
+/// Pause before a failed write to the backend is tried again; doubled up to a second.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+
+/// How far the state has come.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Position {
+    /// The last entry in the state.
+    pub last_applied: Option<LogId>,
+    /// The last membership in the state.
+    pub membership: StoredMembership,
+}
+
+/// Whose state it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Owner {
+    /// Uuid of the group.
+    pub cluster_uuid: String,
+    /// History of the group.
+    pub history: String,
+    /// The member.
+    pub member: MemberId,
+}
+
+/// Whether the backend takes writes. Clones share it.
+#[derive(Clone, Debug, Default)]
+pub struct BackendTrouble(Arc<Mutex<Option<(Instant, String)>>>);
+
+impl BackendTrouble {
+    /// Since when writes fail, and why; `None` when they do not.
+    pub fn since(&self) -> Option<(Instant, String)> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set(&self, error: Option<&StoreError>) {
+        let mut trouble = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        *trouble = error.map(|error| {
+            (
+                trouble.as_ref().map_or_else(Instant::now, |(since, _)| *since),
+                error.to_string(),
+            )
+        });
+    }
+}
+
+/// The backend holds something that this member may not use.
+#[derive(Debug, thiserror::Error)]
+pub enum BackendError {
+    /// It belongs to another group.
+    #[error(
+        "the backend belongs to group {found}, this member to group {wanted}: give this member a backend of its own, or empty this one"
+    )]
+    OtherGroup {
+        /// The backend's group.
+        found: String,
+        /// This member's group.
+        wanted: String,
+    },
+    /// It cannot be read or written.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// The state machine of one member.
+pub struct StateMachine {
+    store: Arc<dyn StateStore>,
+    log: LogStore,
+    owner: Owner,
+    state: Arc<State>,
+    position: Position,
+    publish: watch::Sender<Arc<State>>,
+    patience: Duration,
+    trouble: BackendTrouble,
+}
+
+impl StateMachine {
+    /// Reads the backend and takes what is this member's own. What another member id or another history wrote is dropped: it is
+    /// filled again from the local snapshot and log, or from the leader's snapshot. A write that fails is repeated for `patience`.
+    ///
+    /// # Errors
+    /// When the backend cannot be read, or belongs to another group.
+    pub async fn open(
+        store: Arc<dyn StateStore>,
+        log: LogStore,
+        owner: Owner,
+        publish: watch::Sender<Arc<State>>,
+        patience: Duration,
+        trouble: BackendTrouble,
+    ) -> Result<Self, BackendError> {
+        let (state, mark) = store.load().await?;
+        if !mark.group_uuid.is_empty() && mark.group_uuid != owner.cluster_uuid {
+            return Err(BackendError::OtherGroup {
+                found: mark.group_uuid,
+                wanted: owner.cluster_uuid,
+            });
+        }
+        let ours =
+            mark.group_uuid == owner.cluster_uuid && mark.history == owner.history && mark.member == owner.member;
+        let position = if ours {
+            serde_json::from_str::<Position>(&mark.position).ok()
+        } else {
+            None
+        };
+        let mut machine = Self {
+            store,
+            log,
+            owner,
+            state: Arc::new(State::default()),
+            position: Position::default(),
+            publish,
+            patience,
+            trouble,
+        };
+        match position {
+            Some(position) => {
+                machine.state = Arc::new(state);
+                machine.position = position;
+            }
+            None if mark.group_uuid.is_empty() && state == State::default() => {}
+            None => {
+                tracing::warn!(
+                    "the backend was written by member {} with history {:?}: it is emptied and filled again from the log",
+                    mark.member,
+                    mark.history
+                );
+                machine.store.replace(&State::default(), &machine.mark()?).await?;
+            }
+        }
+        machine.publish.send_replace(machine.state.clone());
+        Ok(machine)
+    }
+
+    fn mark(&self) -> Result<AppliedMark, StoreError> {
+        self.mark_at(&self.position)
+    }
+
+    fn mark_at(&self, position: &Position) -> Result<AppliedMark, StoreError> {
+        let position = serde_json::to_string(position).map_err(|error| StoreError {
+            backend: String::new(),
+            what: "encode the log position".to_owned(),
+            why: error.to_string(),
+        })?;
+        Ok(AppliedMark {
+            group_uuid: self.owner.cluster_uuid.clone(),
+            history: self.owner.history.clone(),
+            member: self.owner.member,
+            position,
+        })
+    }
+
+    /// Writes until it succeeds: a backend that restarts must not cost a member. Gives up after the patience, and the member stops.
+    async fn persist(&self, changes: Option<&BTreeSet<Change>>, state: &State, position: &Position) -> io::Result<()> {
+        let mark = self.mark_at(position).map_err(io::Error::other)?;
+        let began = Instant::now();
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let written = match changes {
+                Some(changes) => self.store.write(state, changes, &mark).await,
+                None => self.store.replace(state, &mark).await,
+            };
+            let Err(error) = written else {
+                self.trouble.set(None);
+                return Ok(());
+            };
+            if self.trouble.since().is_none() {
+                tracing::error!("{error}: trying again for {} s", self.patience.as_secs());
+            }
+            self.trouble.set(Some(&error));
+            if began.elapsed() + pause > self.patience {
+                return Err(io::Error::other(format!(
+                    "{error}; gave up after {} s",
+                    began.elapsed().as_secs()
+                )));
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_secs(1));
+        }
+    }
+
+    async fn commit(&mut self, batch: Batch) -> io::Result<()> {
+        if batch.entries == 0 {
+            return Ok(());
+        }
+        self.persist(Some(&batch.changes), &batch.state, &batch.position)
+            .await?;
+        self.state = Arc::new(batch.state);
+        self.position = batch.position;
+        self.publish.send_replace(self.state.clone());
+        for (responder, applied) in batch.replies {
+            responder.send(applied);
+        }
+        Ok(())
+    }
+
+    fn batch(&self) -> Batch {
+        Batch {
+            state: self.state.as_ref().clone(),
+            position: self.position.clone(),
+            changes: BTreeSet::new(),
+            replies: Vec::new(),
+            entries: 0,
+        }
+    }
+}
+
+/// Entries applied in memory and not written yet.
+struct Batch {
+    state: State,
+    position: Position,
+    changes: BTreeSet<Change>,
+    replies: Vec<(ApplyResponder<TypeConfig>, Applied)>,
+    entries: usize,
+}
+
+impl Batch {
+    fn add(&mut self, entry: Entry, responder: Option<ApplyResponder<TypeConfig>>) -> io::Result<()> {
+        let id = entry.log_id();
+        let applied = match entry.payload {
+            EntryPayload::Blank => Applied::Done,
+            EntryPayload::Membership(membership) => {
+                self.position.membership = StoredMembership::new(Some(id), membership);
+                Applied::Done
+            }
+            EntryPayload::Normal(proposal) => {
+                if proposal.version > COMMAND_VERSION {
+                    return Err(io::Error::other(format!(
+                        "entry {}: {}",
+                        id.index(),
+                        newer_command(proposal.version)
+                    )));
+                }
+                let (applied, changes) = apply(&mut self.state, &proposal);
+                self.changes.extend(changes);
+                applied
+            }
+        };
+        self.position.last_applied = Some(id);
+        self.entries += 1;
+        self.replies.extend(responder.map(|responder| (responder, applied)));
+        Ok(())
+    }
+}
+
+impl RaftStateMachine<TypeConfig> for StateMachine {
+    type SnapshotData = Vec<u8>;
+    type SnapshotBuilder = SnapshotBuilder;
+
+    async fn applied_state(&mut self) -> io::Result<(Option<LogId>, StoredMembership)> {
+        Ok((self.position.last_applied, self.position.membership.clone()))
+    }
+
+    async fn apply<S>(&mut self, mut entries: S) -> io::Result<()>
+    where
+        S: Stream<Item = Result<EntryResponder<TypeConfig>, io::Error>> + Unpin + OptionalSend,
+    {
+        let mut batch = self.batch();
+        while let Some((entry, responder)) = entries.try_next().await? {
+            if let Err(not_understood) = batch.add(entry, responder) {
+                self.commit(batch).await?;
+                return Err(not_understood);
+            }
+            if batch.entries == MAX_BATCH {
+                self.commit(batch).await?;
+                batch = self.batch();
+            }
+        }
+        self.commit(batch).await
+    }
+
+    async fn get_snapshot_builder(&mut self) -> SnapshotBuilder {
+        SnapshotBuilder {
+            log: self.log.clone(),
+            state: self.state.clone(),
+            position: self.position.clone(),
+        }
+    }
+
+    async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: Vec<u8>) -> io::Result<()> {
+        let document = SnapshotDocument::decode(&snapshot)?;
+        let position = Position {
+            last_applied: meta.last_log_id,
+            membership: meta.last_membership.clone(),
+        };
+        // First where it can be had again after a crash, then where it is used.
+        let text = String::from_utf8(snapshot)
+            .map_err(|error| io::Error::other(format!("a snapshot is not UTF-8: {error}")))?;
+        self.log.put_snapshot(&text).await?;
+        self.persist(None, &document.state, &position).await?;
+        self.state = Arc::new(document.state);
+        self.position = position;
+        self.publish.send_replace(self.state.clone());
+        Ok(())
+    }
+
+    async fn get_current_snapshot(&mut self) -> io::Result<Option<Snapshot>> {
+        let Some(text) = self.log.snapshot().await? else {
+            return Ok(None);
+        };
+        let document = SnapshotDocument::decode(text.as_bytes())?;
+        Ok(Some(Snapshot {
+            meta: document.meta,
+            snapshot: text.into_bytes(),
+        }))
+    }
+}
+
+/// A view of the state from which a snapshot is written.
+pub struct SnapshotBuilder {
+    log: LogStore,
+    state: Arc<State>,
+    position: Position,
+}
+
+impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
+    type SnapshotData = Vec<u8>;
+
+    async fn build_snapshot(&mut self) -> io::Result<Snapshot> {
+        let document = SnapshotDocument::new(&self.position, self.state.as_ref().clone());
+        let text = document.encode()?;
+        self.log.put_snapshot(&text).await?;
+        Ok(Snapshot {
+            meta: document.meta,
+            snapshot: text.into_bytes(),
+        })
+    }
+}

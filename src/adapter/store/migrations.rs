@@ -1,0 +1,40 @@
+//! The numbered migrations, compiled in. They are never edited once released.
+
+use std::borrow::Cow;
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use sqlx::error::BoxDynError;
+use sqlx::migrate::{Migration, MigrationSource, MigrationType};
+
+/// All migrations in their order.
+const MIGRATIONS: [(i64, &str, &str); 2] = [
+    (1, "own tables", include_str!("migrations/0001_own_tables.sql")),
+    (
+        2,
+        "orchestrator tables",
+        include_str!("migrations/0002_orchestrator_tables.sql"),
+    ),
+];
+
+/// Hands the compiled-in migrations to sqlx.
+#[derive(Debug)]
+pub(super) struct CompiledIn;
+
+impl MigrationSource<'static> for CompiledIn {
+    fn resolve(self) -> BoxFuture<'static, Result<Vec<Migration>, BoxDynError>> {
+        let migrations = MIGRATIONS
+            .iter()
+            .map(|(version, name, sql)| {
+                Migration::new(
+                    *version,
+                    Cow::Borrowed(*name),
+                    MigrationType::Simple,
+                    sqlx::SqlStr::from_static(sql),
+                    false,
+                )
+            })
+            .collect();
+        async move { Ok(migrations) }.boxed()
+    }
+}

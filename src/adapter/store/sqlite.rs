@@ -1,0 +1,339 @@
+//! The state in a SQLite file.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use sqlx::migrate::Migrator;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::{Row, SqliteConnection, SqlitePool};
+
+use crate::app::ports::{AppliedMark, StateStore, StoreError};
+use crate::domain::intent::Intent;
+use crate::domain::state::record::{
+    Blocked, Cluster, Detection, Document, Group, MemberRecord, Quarantine, Recovery, Seed,
+};
+use crate::domain::state::{Change, State};
+use crate::domain::time::Wall;
+
+use super::{migrations, projection};
+
+/// How long a statement waits for another process that holds the file.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The replicated state in a SQLite file. One writer; safe against a power cut up to the last few transactions, which the raft log
+/// holds (it is synced, this file is not at every commit).
+#[derive(Clone, Debug)]
+pub struct SqliteStore {
+    pool: SqlitePool,
+    name: String,
+}
+
+/// What has no record of its own.
+#[derive(Debug, Default, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Meta {
+    group: Option<Group>,
+    clock: Wall,
+    last_number: u64,
+    recoveries_disabled: bool,
+    seeds: BTreeSet<Seed>,
+}
+
+impl SqliteStore {
+    /// Opens the file, makes it when it is missing, and brings its tables up to date. `:memory:` is a store that ends with the process.
+    ///
+    /// # Errors
+    /// When the file cannot be opened or its tables cannot be brought up to date.
+    pub async fn open(path: &Path) -> Result<Self, StoreError> {
+        let name = format!("sqlite {}", path.display());
+        let failed = |what: &str, error: &dyn std::fmt::Display| StoreError {
+            backend: name.clone(),
+            what: what.to_owned(),
+            why: error.to_string(),
+        };
+        if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+            tokio::fs::create_dir_all(folder)
+                .await
+                .map_err(|error| failed("make its folder", &error))?;
+        }
+        let options = SqliteConnectOptions::new()
+            .filename(path)
+            .create_if_missing(true)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Normal)
+            .busy_timeout(BUSY_TIMEOUT);
+        let pool = SqlitePoolOptions::new()
+            .max_connections(1)
+            .idle_timeout(None)
+            .max_lifetime(None)
+            .connect_with(options)
+            .await
+            .map_err(|error| failed("open", &error))?;
+        let migrator = Migrator::new(migrations::CompiledIn)
+            .await
+            .map_err(|error| failed("read migrations", &error))?;
+        migrator
+            .run(&pool)
+            .await
+            .map_err(|error| failed("bring tables up to date", &error))?;
+        Ok(Self { pool, name })
+    }
+
+    /// Closes the file: everything committed is in it.
+    pub async fn close(&self) {
+        self.pool.close().await;
+    }
+
+    fn failed<'a>(&'a self, what: &'a str) -> impl Fn(sqlx::Error) -> StoreError + 'a {
+        move |error| StoreError {
+            backend: self.name.clone(),
+            what: what.to_owned(),
+            why: error.to_string(),
+        }
+    }
+
+    fn unreadable(&self, what: &str, error: &serde_json::Error) -> StoreError {
+        StoreError {
+            backend: self.name.clone(),
+            what: format!("read {what}"),
+            why: error.to_string(),
+        }
+    }
+
+    async fn bodies<T: DeserializeOwned>(
+        &self,
+        connection: &mut SqliteConnection,
+        kind: &str,
+    ) -> Result<Vec<(String, T)>, StoreError> {
+        let rows = sqlx::query("SELECT id, body FROM ham4db_object WHERE kind = ? ORDER BY id")
+            .bind(kind)
+            .fetch_all(connection)
+            .await
+            .map_err(self.failed("read objects"))?;
+        rows.iter()
+            .map(|row| {
+                let (id, body): (String, String) = (row.get(0), row.get(1));
+                let body =
+                    serde_json::from_str(&body).map_err(|error| self.unreadable(&format!("{kind} {id}"), &error))?;
+                Ok((id, body))
+            })
+            .collect()
+    }
+
+    async fn meta<T: DeserializeOwned + Default>(
+        &self,
+        connection: &mut SqliteConnection,
+        name: &str,
+    ) -> Result<T, StoreError> {
+        let row: Option<(String,)> = sqlx::query_as("SELECT value FROM ham4db_meta WHERE name = ?")
+            .bind(name)
+            .fetch_optional(connection)
+            .await
+            .map_err(self.failed("read meta"))?;
+        match row {
+            None => Ok(T::default()),
+            Some((value,)) => serde_json::from_str(&value).map_err(|error| self.unreadable(name, &error)),
+        }
+    }
+
+    async fn save(
+        &self,
+        state: &State,
+        changes: &BTreeSet<Change>,
+        mark: &AppliedMark,
+        everything: bool,
+    ) -> Result<(), StoreError> {
+        let failed = self.failed("write the state");
+        let mut transaction = self.pool.begin_with("BEGIN IMMEDIATE").await.map_err(&failed)?;
+        let connection: &mut SqliteConnection = &mut transaction;
+        if everything {
+            for table in ["ham4db_object", "ham4db_intent"].iter().chain(projection::TABLES) {
+                sqlx::query(sqlx::AssertSqlSafe(format!("DELETE FROM {table}")))
+                    .execute(&mut *connection)
+                    .await
+                    .map_err(&failed)?;
+            }
+        }
+        for change in changes {
+            write_change(connection, state, change).await.map_err(&failed)?;
+        }
+        projection::write(connection, state, changes).await.map_err(&failed)?;
+        put_meta(connection, "applied", mark).await.map_err(&failed)?;
+        transaction.commit().await.map_err(&failed)
+    }
+}
+
+#[async_trait]
+impl StateStore for SqliteStore {
+    async fn load(&self) -> Result<(State, AppliedMark), StoreError> {
+        let mut transaction = self.pool.begin().await.map_err(self.failed("begin"))?;
+        let connection: &mut SqliteConnection = &mut transaction;
+        let meta: Meta = self.meta(connection, "state").await?;
+        let mark: AppliedMark = self.meta(connection, "applied").await?;
+        let mut state = State {
+            group: meta.group,
+            clock: meta.clock,
+            last_number: meta.last_number,
+            recoveries_disabled: meta.recoveries_disabled,
+            seeds: meta.seeds,
+            ..State::default()
+        };
+        for (id, until) in self.bodies::<Wall>(connection, "forgotten").await? {
+            if let Ok(key) = id.parse() {
+                state.forgotten.insert(key, until);
+            }
+        }
+        state.clusters = self
+            .bodies::<Cluster>(connection, "cluster")
+            .await?
+            .into_iter()
+            .map(|(_, body)| (body.id.clone(), body))
+            .collect();
+        state.documents = self
+            .bodies::<Document>(connection, "document")
+            .await?
+            .into_iter()
+            .map(|(_, body)| (body.origin.clone(), body))
+            .collect();
+        state.recoveries = self
+            .bodies::<Recovery>(connection, "recovery")
+            .await?
+            .into_iter()
+            .collect();
+        state.quarantines = self
+            .bodies::<Quarantine>(connection, "quarantine")
+            .await?
+            .into_iter()
+            .collect();
+        state.detections = self
+            .bodies::<Detection>(connection, "detection")
+            .await?
+            .into_iter()
+            .map(|(_, body)| (body.id, body))
+            .collect();
+        state.blocked = self
+            .bodies::<Blocked>(connection, "blocked")
+            .await?
+            .into_iter()
+            .map(|(_, body)| (body.instance.clone(), body))
+            .collect();
+        state.members = self
+            .bodies::<MemberRecord>(connection, "member")
+            .await?
+            .into_iter()
+            .map(|(_, body)| (body.id, body))
+            .collect();
+        let rows = sqlx::query("SELECT body FROM ham4db_intent ORDER BY kind, host, port, origin")
+            .fetch_all(&mut *connection)
+            .await
+            .map_err(self.failed("read intents"))?;
+        for row in rows {
+            let body: String = row.get(0);
+            let intent: Intent = serde_json::from_str(&body).map_err(|error| self.unreadable("an intent", &error))?;
+            state.intents.insert(intent.id(), intent);
+        }
+        Ok((state, mark))
+    }
+
+    async fn write(&self, state: &State, changes: &BTreeSet<Change>, mark: &AppliedMark) -> Result<(), StoreError> {
+        self.save(state, changes, mark, false).await
+    }
+
+    async fn replace(&self, state: &State, mark: &AppliedMark) -> Result<(), StoreError> {
+        let mut all = BTreeSet::from([Change::Meta, Change::Seeds]);
+        all.extend(state.forgotten.keys().cloned().map(Change::Forgotten));
+        all.extend(state.clusters.keys().cloned().map(Change::Cluster));
+        all.extend(state.intents.keys().cloned().map(Change::Intent));
+        all.extend(state.documents.keys().cloned().map(Change::Document));
+        all.extend(state.recoveries.keys().cloned().map(Change::Recovery));
+        all.extend(state.quarantines.keys().cloned().map(Change::Quarantine));
+        all.extend(state.detections.keys().copied().map(Change::Detection));
+        all.extend(state.blocked.keys().cloned().map(Change::Blocked));
+        all.extend(state.members.keys().copied().map(Change::Member));
+        self.save(state, &all, mark, true).await
+    }
+}
+
+async fn write_change(connection: &mut SqliteConnection, state: &State, change: &Change) -> Result<(), sqlx::Error> {
+    match change {
+        Change::Meta | Change::Seeds => {
+            let meta = Meta {
+                group: state.group.clone(),
+                clock: state.clock,
+                last_number: state.last_number,
+                recoveries_disabled: state.recoveries_disabled,
+                seeds: state.seeds.clone(),
+            };
+            put_meta(connection, "state", &meta).await
+        }
+        Change::Forgotten(key) => put(connection, "forgotten", &key.to_string(), state.forgotten.get(key)).await,
+        Change::Cluster(id) => put(connection, "cluster", &id.0, state.clusters.get(id)).await,
+        Change::Document(origin) => put(connection, "document", &origin.to_string(), state.documents.get(origin)).await,
+        Change::Recovery(uid) => put(connection, "recovery", uid, state.recoveries.get(uid)).await,
+        Change::Quarantine(key) => put(connection, "quarantine", key, state.quarantines.get(key)).await,
+        Change::Detection(id) => put(connection, "detection", &format!("{id:020}"), state.detections.get(id)).await,
+        Change::Blocked(key) => put(connection, "blocked", &key.to_string(), state.blocked.get(key)).await,
+        Change::Member(id) => put(connection, "member", &format!("{id:020}"), state.members.get(id)).await,
+        Change::Intent(id) => {
+            let row = (
+                id.kind.as_str(),
+                id.instance.hostname.as_str(),
+                i64::from(id.instance.port),
+                id.origin.to_string(),
+            );
+            let query = match state.intents.get(id) {
+                Some(intent) => {
+                    sqlx::query("REPLACE INTO ham4db_intent (kind, host, port, origin, body) VALUES (?, ?, ?, ?, ?)")
+                        .bind(row.0)
+                        .bind(row.1)
+                        .bind(row.2)
+                        .bind(row.3)
+                        .bind(json(intent)?)
+                }
+                None => {
+                    sqlx::query("DELETE FROM ham4db_intent WHERE kind = ? AND host = ? AND port = ? AND origin = ?")
+                        .bind(row.0)
+                        .bind(row.1)
+                        .bind(row.2)
+                        .bind(row.3)
+                }
+            };
+            query.execute(connection).await.map(drop)
+        }
+    }
+}
+
+fn json<T: Serialize>(body: &T) -> Result<String, sqlx::Error> {
+    serde_json::to_string(body).map_err(|error| sqlx::Error::Encode(Box::new(error)))
+}
+
+async fn put_meta<T: Serialize>(connection: &mut SqliteConnection, name: &str, value: &T) -> Result<(), sqlx::Error> {
+    sqlx::query("REPLACE INTO ham4db_meta (name, value) VALUES (?, ?)")
+        .bind(name)
+        .bind(json(value)?)
+        .execute(connection)
+        .await
+        .map(drop)
+}
+
+async fn put<T: Serialize>(
+    connection: &mut SqliteConnection,
+    kind: &str,
+    id: &str,
+    body: Option<&T>,
+) -> Result<(), sqlx::Error> {
+    let query = match body {
+        Some(body) => sqlx::query("REPLACE INTO ham4db_object (kind, id, body) VALUES (?, ?, ?)")
+            .bind(kind)
+            .bind(id)
+            .bind(json(body)?),
+        None => sqlx::query("DELETE FROM ham4db_object WHERE kind = ? AND id = ?")
+            .bind(kind)
+            .bind(id),
+    };
+    query.execute(connection).await.map(drop)
+}

@@ -1,0 +1,281 @@
+//! The use case of documents: on the leader, what they ask for becomes commands, and what became of it is written into their status.
+//!
+//! Runs on every member; a member that does not lead only waits. Two loops, so that a slow API server never delays a command: one
+//! reconciles and proposes, the other writes statuses at their pace. Neither waits for a server of MySQL.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use crate::domain::declared::{self, Observer, Reconciliation, StatusModel};
+use crate::domain::intent::Origin;
+use crate::domain::state::{Applied, State};
+use crate::domain::time::Wall;
+
+use super::documents::{ClusterSource, DocumentSet, Pictures, StatusError};
+use super::ports::{Clock, Consensus};
+use super::status_pace::StatusPace;
+
+/// Without any change the documents are looked at this often: downtimes expire, other groups fall silent, holds end.
+const TICK: Duration = Duration::from_secs(1);
+/// Changes within this time are one change: while servers are probed the picture changes all the time.
+const GATHER: Duration = Duration::from_millis(50);
+/// Statuses written side by side.
+const WRITERS: usize = 8;
+/// The longest that one write may take, whatever the source does.
+const WRITE_DEADLINE: Duration = Duration::from_secs(5);
+/// Commands of one round; the rest follows in the next one.
+const MAX_COMMANDS: usize = 500;
+
+/// The loops. Built by `main`, run once.
+pub struct Declare {
+    consensus: Arc<dyn Consensus>,
+    source: Arc<dyn ClusterSource>,
+    clock: Arc<dyn Clock>,
+    pictures: watch::Receiver<Pictures>,
+}
+
+/// What is to be written, by the leader of which term.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Wanted {
+    term: u64,
+    statuses: Arc<BTreeMap<Origin, StatusModel>>,
+}
+
+/// What the reconcile loop remembers from round to round, while it leads.
+#[derive(Default)]
+struct Memory {
+    term: u64,
+    vanished: BTreeMap<Origin, Wall>,
+    warned: BTreeSet<String>,
+}
+
+impl Declare {
+    /// The loops over one source of documents.
+    pub fn new(
+        consensus: Arc<dyn Consensus>,
+        source: Arc<dyn ClusterSource>,
+        clock: Arc<dyn Clock>,
+        pictures: watch::Receiver<Pictures>,
+    ) -> Self {
+        Self {
+            consensus,
+            source,
+            clock,
+            pictures,
+        }
+    }
+
+    /// Runs until `stop`.
+    pub async fn run(self, stop: CancellationToken) {
+        let (statuses, written) = watch::channel(Wanted::default());
+        tokio::join!(self.reconcile(&statuses, &stop), self.write(written, &stop));
+    }
+
+    async fn reconcile(&self, statuses: &watch::Sender<Wanted>, stop: &CancellationToken) {
+        let mut documents = self.source.documents();
+        let mut pictures = self.pictures.clone();
+        let mut state = self.consensus.state();
+        let mut leadership = self.consensus.leadership();
+        let mut memory = Memory::default();
+        loop {
+            let set = documents.borrow_and_update().clone();
+            let seen = pictures.borrow_and_update().clone();
+            state.mark_unchanged();
+            let (leads, term) = {
+                let leadership = leadership.borrow_and_update();
+                (leadership.is_leader, leadership.term)
+            };
+            if memory.term != term {
+                memory = Memory {
+                    term,
+                    ..Memory::default()
+                };
+            }
+            if leads {
+                self.round(&set, &seen, &mut memory, statuses).await;
+            } else {
+                statuses.send_replace(Wanted::default());
+            }
+            let gathered = tokio::time::Instant::now() + GATHER;
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = or_forever(documents.changed()) => {}
+                () = or_forever(pictures.changed()) => {}
+                () = or_forever(state.changed()) => {}
+                () = or_forever(leadership.changed()) => {}
+                () = tokio::time::sleep(TICK) => {}
+            }
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep_until(gathered) => {}
+            }
+        }
+    }
+
+    /// Reconcile, propose what is missing, reconcile again, hand the statuses on.
+    async fn round(
+        &self,
+        set: &DocumentSet,
+        pictures: &Pictures,
+        memory: &mut Memory,
+        statuses: &watch::Sender<Wanted>,
+    ) {
+        let compute = |vanished: &BTreeMap<Origin, Wall>| -> Reconciliation {
+            let state: Arc<State> = self.consensus.state().borrow().clone();
+            declared::reconcile(set, &state, pictures, vanished, self.clock.wall())
+        };
+        let mut answer = compute(&memory.vanished);
+        if !answer.commands.is_empty() {
+            // What is missing in this member's state may be there already: a leader that just took over has not applied everything.
+            if let Err(why) = self.consensus.barrier().await {
+                debug!(%why, "documents wait: this member cannot prove that it leads");
+                return;
+            }
+            answer = compute(&memory.vanished);
+            self.propose(&answer).await;
+            answer = compute(&answer.vanished);
+        }
+        for warning in &answer.warnings {
+            if !memory.warned.contains(warning) {
+                warn!("{warning}");
+            }
+        }
+        memory.warned = answer.warnings.into_iter().collect();
+        memory.vanished = answer.vanished;
+        statuses.send_if_modified(|present| {
+            let changed = present.term != memory.term || *present.statuses != answer.statuses;
+            if changed {
+                *present = Wanted {
+                    term: memory.term,
+                    statuses: Arc::new(answer.statuses),
+                };
+            }
+            changed
+        });
+    }
+
+    async fn propose(&self, answer: &Reconciliation) {
+        for command in answer.commands.iter().take(MAX_COMMANDS) {
+            match self.consensus.propose(command.clone()).await {
+                Ok(Applied::Refused { why }) => {
+                    warn!(command = command.name(), %why, "a document's command was refused");
+                }
+                Ok(Applied::Done | Applied::Number { .. } | Applied::Claimed { .. }) => {
+                    info!(command = command.name(), document = %subject(command), "from documents: applied");
+                }
+                Err(why) => {
+                    // The next round holds the documents against the state again: what is still missing is proposed again.
+                    warn!(command = command.name(), %why, "a document's command was not applied; trying again");
+                    return;
+                }
+            }
+        }
+    }
+
+    async fn write(&self, mut statuses: watch::Receiver<Wanted>, stop: &CancellationToken) {
+        let mut pace = StatusPace::default();
+        let mut term = 0;
+        loop {
+            let Wanted {
+                term: present,
+                statuses: wanted,
+            } = statuses.borrow_and_update().clone();
+            if term != present {
+                // What an earlier leader wrote, this member in another term included, carries another observer.
+                pace = StatusPace::default();
+                term = present;
+            }
+            pace.keep_only(&wanted);
+            let now = self.clock.mono();
+            let due: Vec<(Origin, StatusModel)> = wanted
+                .iter()
+                .filter(|(origin, status)| pace.is_due(origin, status, now))
+                .map(|(origin, status)| (origin.clone(), status.clone()))
+                .collect();
+            if !due.is_empty() {
+                tokio::select! {
+                    () = stop.cancelled() => return,
+                    () = self.write_all(due, &mut pace) => {}
+                }
+            }
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = or_forever(statuses.changed()) => {}
+                () = tokio::time::sleep(TICK) => {}
+            }
+        }
+    }
+
+    async fn write_all(&self, due: Vec<(Origin, StatusModel)>, pace: &mut StatusPace) {
+        if let Err(why) = self.consensus.barrier().await {
+            debug!(%why, "statuses wait: this member cannot prove that it leads");
+            return;
+        }
+        let uuid = self
+            .consensus
+            .state()
+            .borrow()
+            .group
+            .as_ref()
+            .map(|group| group.uuid.clone());
+        let Some(cluster_uuid) = uuid else { return };
+        let observer = Observer {
+            cluster_uuid,
+            member: self.consensus.me().name,
+            term: self.consensus.leadership().borrow().term,
+            renewed: self.clock.wall(),
+        };
+        let observer = &observer;
+        let mut writes = futures::stream::iter(due.into_iter().map(|(origin, status)| async move {
+            let write = self.source.write_status(&origin, &status, observer);
+            let outcome = tokio::time::timeout(WRITE_DEADLINE, write).await.unwrap_or_else(|_| {
+                Err(StatusError::Failed {
+                    origin: origin.clone(),
+                    why: format!("not within {} s", WRITE_DEADLINE.as_secs()),
+                })
+            });
+            (origin, status, outcome)
+        }))
+        .buffer_unordered(WRITERS);
+        while let Some((origin, status, outcome)) = writes.next().await {
+            let now = self.clock.mono();
+            match outcome {
+                Ok(()) => pace.succeeded(&origin, status, now),
+                Err(why) => {
+                    if pace.failed(&origin, status, now) {
+                        warn!(%why, "a status was not written; trying again");
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The change of a watch; never, when its sender is gone: the other branches go on.
+async fn or_forever(changed: impl Future<Output = Result<(), watch::error::RecvError>>) {
+    if changed.await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
+/// What a command of a document is about, for the log.
+fn subject(command: &crate::domain::state::Command) -> String {
+    use crate::domain::state::Command;
+    if let Command::PutDocument { document } = command {
+        document.origin.to_string()
+    } else if let Command::WithdrawDocument { origin } = command {
+        origin.to_string()
+    } else if let Command::SetIntent { intent } = command {
+        format!("{} {} {}", intent.origin, intent.wish.kind().as_str(), intent.instance)
+    } else if let Command::EndIntent { id } = command {
+        format!("{} {} {}", id.origin, id.kind.as_str(), id.instance)
+    } else {
+        String::new()
+    }
+}

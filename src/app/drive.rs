@@ -1,0 +1,342 @@
+//! Drives one claimed recovery to its end: asks what comes next, has it done, looks again.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use tracing::{error, info, warn};
+
+use crate::domain::key::InstanceKey;
+use crate::domain::recovery::plan::Step;
+use crate::domain::recovery::progress::{self, Finish, Next, Outcome, StepResult, Undo};
+use crate::domain::state::record::StepRecord;
+use crate::domain::state::{Applied, ClaimToken, Command, Ending, Recovery};
+use crate::domain::topology::Topology;
+
+use super::failpoint;
+use super::hands::{Effect, Hands, Workshop};
+use super::picture::Pictures;
+
+/// Why a drive stopped before the end: another actor goes on from what is committed.
+enum Stopped {
+    /// The right to act could not be proved.
+    Unconfirmed(String),
+    /// An entry could not be committed, or it is unknown whether it was.
+    NotCommitted(String),
+}
+
+struct Drive<'a> {
+    shop: &'a Workshop,
+    pictures: &'a Pictures,
+    token: &'a ClaimToken,
+    hands: Hands,
+    done: Vec<StepResult>,
+    lines: Vec<StepRecord>,
+    begun: bool,
+}
+
+/// Runs a recovery until it is over, or until this member may no longer act.
+pub(super) async fn drive(shop: &Workshop, pictures: &Pictures, token: &ClaimToken) {
+    let state = pictures.state();
+    let Some(plan) = state.recoveries.get(&token.uid).map(|recovery| &recovery.plan) else {
+        return;
+    };
+    let meant = plan
+        .victim_identity
+        .clone()
+        .map(|identity| (plan.victim.clone(), identity));
+    let identities = meant
+        .into_iter()
+        .chain([(plan.successor.clone(), plan.successor_identity.clone())])
+        .collect();
+    let hands = Hands::new(shop.clone(), token.clone(), identities);
+    let mut drive = Drive {
+        shop,
+        pictures,
+        token,
+        hands,
+        done: Vec::new(),
+        lines: Vec::new(),
+        begun: false,
+    };
+    if let Err(stopped) = drive.run().await {
+        let why = match stopped {
+            Stopped::Unconfirmed(why) => format!("this member may not act any more: {why}"),
+            Stopped::NotCommitted(why) => format!("an entry was not committed: {why}"),
+        };
+        warn!("recovery {} stops here: {why}", token.uid);
+    }
+    drive.hands.rest().await;
+}
+
+impl Drive<'_> {
+    fn recovery(&self) -> Option<Recovery> {
+        let state = self.pictures.state();
+        state
+            .recoveries
+            .get(&self.token.uid)
+            .filter(|recovery| recovery.epoch == self.token.epoch)
+            .cloned()
+    }
+
+    fn say(&mut self, message: String) {
+        info!(recovery = %self.token.uid, epoch = self.token.epoch, "{message}");
+        self.lines.push(StepRecord {
+            id: 0,
+            at: self.shop.clock.wall(),
+            message,
+        });
+    }
+
+    async fn run(&mut self) -> Result<(), Stopped> {
+        loop {
+            let Some(recovery) = self.recovery() else {
+                return Err(Stopped::Unconfirmed(format!(
+                    "epoch {} is not current",
+                    self.token.epoch
+                )));
+            };
+            let Some(picture) = self.pictures.cluster(&self.token.cluster) else {
+                return Err(Stopped::Unconfirmed(format!("cluster {} is gone", self.token.cluster)));
+            };
+            if self.done.is_empty() && self.lines.is_empty() && !self.begun {
+                self.begun = true;
+                self.say(format!(
+                    "recovery of {} for {} by {}, epoch {}",
+                    recovery.plan.victim, recovery.plan.code, recovery.holder_name, recovery.epoch
+                ));
+            }
+            let fresh = self.hands.look(&picture.topology).await;
+            let policy = self.pictures.judge(&picture.cluster, fresh.clone()).policy;
+            match progress::next(
+                &recovery.plan,
+                &recovery.phase,
+                &self.done,
+                &fresh,
+                &policy,
+                self.shop.clock.wall(),
+            ) {
+                Next::Run(step) => self.step(&recovery, &fresh, step).await?,
+                Next::CommitOpen {
+                    plan,
+                    successor,
+                    position,
+                } => {
+                    failpoint::reached("before-open-entry");
+                    self.say(format!("{successor} opens with at least {position}"));
+                    self.commit(Command::Open {
+                        token: self.token.clone(),
+                        successor,
+                        position,
+                        plan,
+                    })
+                    .await?;
+                    failpoint::reached("after-open-entry");
+                }
+                Next::Finish(finish) => return self.finish(&recovery, finish).await,
+                Next::Abort { reason, undo } => return self.abort(reason, undo).await,
+                Next::Over => return Ok(()),
+            }
+        }
+    }
+
+    async fn commit(&self, command: Command) -> Result<(), Stopped> {
+        match self.shop.consensus.propose(command).await {
+            Ok(Applied::Refused { why }) => Err(Stopped::Unconfirmed(why.to_string())),
+            Ok(Applied::Done | Applied::Number { .. } | Applied::Claimed { .. }) => Ok(()),
+            Err(error) => Err(Stopped::NotCommitted(error.to_string())),
+        }
+    }
+
+    /// Writes the lines so far without waiting: the servers come first. Lines that are lost with this member stand in its log.
+    fn record_behind(&mut self) {
+        let command = Command::Record {
+            token: self.token.clone(),
+            lines: std::mem::take(&mut self.lines),
+        };
+        let consensus = std::sync::Arc::clone(&self.shop.consensus);
+        tokio::spawn(async move {
+            if let Err(error) = consensus.propose(command).await {
+                warn!("lines of a recovery's record were not written: {error}");
+            }
+        });
+    }
+
+    async fn step(&mut self, recovery: &Recovery, fresh: &Topology, step: Step) -> Result<(), Stopped> {
+        let effects = match &step {
+            Step::Fence { victim } => BTreeMap::from([(victim.clone(), self.hands.fence(victim).await)]),
+            Step::Freeze { replicas } => self
+                .hands
+                .freeze(replicas)
+                .await
+                .unwrap_or_else(|effect| to_all(replicas, &effect)),
+            Step::Drain { successor } => {
+                let set = fresh
+                    .get(successor)
+                    .and_then(|instance| instance.facts.as_ref())
+                    .map_or_else(
+                        || recovery.plan.position.clone(),
+                        super::super::domain::instance::InstanceFacts::received,
+                    );
+                let deadline = Duration::from_millis(
+                    self.pictures
+                        .cluster(&self.token.cluster)
+                        .map_or(60_000, |picture| picture.policy.catch_up_millis),
+                );
+                BTreeMap::from([(successor.clone(), self.hands.drain(successor, &set, deadline).await)])
+            }
+            Step::Redial { victim } => BTreeMap::from([(victim.clone(), self.redial(victim).await)]),
+            Step::Open { successor } => {
+                let semi_sync = [&recovery.plan.victim, successor]
+                    .into_iter()
+                    .filter_map(|key| fresh.get(key)?.facts.as_ref())
+                    .any(|facts| facts.semi_sync.source_enabled || facts.semi_sync.replica_enabled);
+                let effect = self.hands.open(successor, semi_sync).await;
+                failpoint::reached("after-open-statement");
+                BTreeMap::from([(successor.clone(), effect)])
+            }
+            Step::Repoint { successor, replicas } => self
+                .hands
+                .repoint(successor, replicas)
+                .await
+                .unwrap_or_else(|effect| to_all(replicas, &effect)),
+        };
+        if let Some(why) = effects.values().find_map(|effect| {
+            if let Effect::Unconfirmed(why) = effect {
+                Some(why.clone())
+            } else {
+                None
+            }
+        }) {
+            return Err(Stopped::Unconfirmed(why));
+        }
+        self.say(format!("{}: {}", step.describe(), tell(&effects)));
+        if matches!(step, Step::Freeze { .. }) {
+            failpoint::reached("after-freeze");
+        }
+        if matches!(step, Step::Open { .. }) {
+            self.record_behind();
+        }
+        self.done.push(StepResult {
+            step,
+            outcomes: effects
+                .into_iter()
+                .map(|(key, effect)| (key, outcome(effect)))
+                .collect(),
+        });
+        Ok(())
+    }
+
+    /// Done: it answered, and its facts are known. `NoAnswer`: not reached. Failed: it lives and could not be examined.
+    async fn redial(&mut self, victim: &InstanceKey) -> Effect {
+        match self.hands.redial(victim).await.outcome {
+            Ok(_) => Effect::Done(format!("{victim} answers")),
+            Err(failure) if failure.proves_life() => Effect::Failed(failure.to_string()),
+            Err(failure) => Effect::NoAnswer(failure.to_string()),
+        }
+    }
+
+    async fn finish(&mut self, recovery: &Recovery, finish: Finish) -> Result<(), Stopped> {
+        let successor = finish
+            .successor
+            .as_ref()
+            .map_or_else(|| String::from("none"), |(key, _)| key.to_string());
+        if finish.successful {
+            self.say(format!(
+                "recovery of {} is over; primary: {successor}",
+                recovery.plan.victim
+            ));
+        } else {
+            error!(recovery = %self.token.uid, "recovery of {} failed: {}", recovery.plan.victim, finish.errors.join("; "));
+        }
+        let quarantine = match (&finish.successor, &recovery.plan.victim_identity) {
+            (Some(_), Some(identity)) => Some((recovery.plan.victim.clone(), identity.clone())),
+            _ => None,
+        };
+        let ending = Ending {
+            successful: finish.successful,
+            successor: finish.successor,
+            quarantine,
+            lost_replicas: finish.lost_replicas,
+            lost: finish.lost,
+            errors: finish.errors,
+            lines: std::mem::take(&mut self.lines),
+        };
+        self.commit(Command::End {
+            token: self.token.clone(),
+            ending: Box::new(ending),
+        })
+        .await
+    }
+
+    async fn abort(&mut self, reason: String, undo: Vec<Undo>) -> Result<(), Stopped> {
+        warn!(recovery = %self.token.uid, "recovery aborts: {reason}");
+        let mut errors = vec![reason.clone()];
+        self.say(format!("aborts: {reason}"));
+        for item in undo {
+            let effects = match &item {
+                Undo::Reopen { victim } => BTreeMap::from([(victim.clone(), self.hands.unfence(victim).await)]),
+                Undo::StartReceiving { replicas } => self
+                    .hands
+                    .thaw(replicas)
+                    .await
+                    .unwrap_or_else(|effect| to_all(replicas, &effect)),
+            };
+            if let Some(why) = effects.values().find_map(|effect| {
+                if let Effect::Unconfirmed(why) = effect {
+                    Some(why.clone())
+                } else {
+                    None
+                }
+            }) {
+                return Err(Stopped::Unconfirmed(why));
+            }
+            self.say(format!("{}: {}", item.describe(), tell(&effects)));
+            errors.extend(effects.into_iter().filter_map(|(key, effect)| match effect {
+                Effect::Done(_) => None,
+                Effect::NoAnswer(why) | Effect::Failed(why) | Effect::Unknown(why) | Effect::Unconfirmed(why) => {
+                    Some(format!("not undone on {key}: {why}"))
+                }
+            }));
+        }
+        let ending = Ending {
+            successful: false,
+            successor: None,
+            quarantine: None,
+            lost_replicas: Vec::new(),
+            lost: None,
+            errors,
+            lines: std::mem::take(&mut self.lines),
+        };
+        self.commit(Command::End {
+            token: self.token.clone(),
+            ending: Box::new(ending),
+        })
+        .await
+    }
+}
+
+fn to_all(keys: &BTreeSet<InstanceKey>, effect: &Effect) -> BTreeMap<InstanceKey, Effect> {
+    keys.iter().map(|key| (key.clone(), effect.clone())).collect()
+}
+
+fn outcome(effect: Effect) -> Outcome {
+    match effect {
+        Effect::Done(_) => Outcome::Done,
+        Effect::NoAnswer(why) => Outcome::NoAnswer(why),
+        Effect::Failed(why) => Outcome::Failed(why),
+        Effect::Unknown(why) | Effect::Unconfirmed(why) => Outcome::Unknown(why),
+    }
+}
+
+fn tell(effects: &BTreeMap<InstanceKey, Effect>) -> String {
+    effects
+        .iter()
+        .map(|(key, effect)| match effect {
+            Effect::Done(remark) => remark.clone(),
+            Effect::NoAnswer(why) => format!("{key} does not answer ({why})"),
+            Effect::Failed(why) => format!("{key} failed: {why}"),
+            Effect::Unknown(why) | Effect::Unconfirmed(why) => format!("{key}: {why}"),
+        })
+        .collect::<Vec<_>>()
+        .join("; ")
+}

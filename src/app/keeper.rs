@@ -1,0 +1,66 @@
+//! Keeps the records of clusters up to date: mints, merges, notes the primary. Runs on the leader.
+
+use std::sync::Arc;
+
+use tracing::{info, warn};
+
+use crate::domain::grouping;
+use crate::domain::intent::Origin;
+use crate::domain::state::{Applied, Command};
+use crate::domain::topology::ClusterId;
+
+use super::picture::{Group, Pictures};
+use super::ports::Consensus;
+
+/// Aliases by pattern on the cluster's name (`ClusterNameToAlias`); the first match counts.
+#[derive(Clone, Debug, Default)]
+pub struct Aliases(pub Vec<(regex::Regex, String)>);
+
+impl Aliases {
+    /// The alias of a cluster name, or an empty text.
+    pub fn of(&self, name: &str) -> String {
+        self.0
+            .iter()
+            .find(|(pattern, _)| pattern.is_match(name))
+            .map(|(_, alias)| alias.clone())
+            .unwrap_or_default()
+    }
+}
+
+/// Brings the records of all groups up to date. Each command is proposed only when something differs.
+pub async fn keep_records(pictures: &Pictures, aliases: &Aliases, consensus: &Arc<dyn Consensus>) {
+    let state = pictures.state();
+    for Group { grouping, mut topology } in pictures.groups() {
+        if grouping.recorded.is_empty() {
+            topology.cluster = ClusterId(uuid::Uuid::new_v4().to_string());
+        }
+        let alias = match grouping::owner(&state, &topology) {
+            Some(Origin::Document { name, .. }) => name,
+            Some(Origin::Api | Origin::Recovery) | None => aliases.of(&topology.cluster_name),
+        };
+        let Some(command) = grouping::describe(&state, &grouping, &topology, &alias) else {
+            continue;
+        };
+        if let Command::DescribeCluster {
+            id,
+            instances,
+            primary,
+            absorbs,
+            ..
+        } = &command
+        {
+            let primary = primary
+                .as_ref()
+                .map_or_else(|| String::from("not seen"), |(key, _)| key.to_string());
+            info!(cluster = %id, "cluster {id}: {} instances, primary {primary}{}", instances.len(), if absorbs.is_empty() { "" } else { ", merged" });
+        }
+        match consensus.propose(command).await {
+            Ok(Applied::Refused { why }) => warn!("cluster record refused: {why}"),
+            Ok(Applied::Done | Applied::Number { .. } | Applied::Claimed { .. }) => {}
+            Err(error) => {
+                warn!("cluster record not written: {error}");
+                return;
+            }
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! What only the leader does: keep records, repair, stand guard. It stops the moment leadership is lost.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info};
+
+use super::keeper::{self, Aliases};
+use super::observatory::Observatory;
+use super::picture::Pictures;
+use super::ports::Consensus;
+use super::quarantine::Guard;
+use super::recover::Recoverer;
+
+/// Everything is looked at again after this, whatever changed: expiries, refusals, members that did not agree.
+const TICK: Duration = Duration::from_millis(250);
+
+/// The leader's loop on every member.
+pub struct Leader {
+    /// Agreement.
+    pub consensus: Arc<dyn Consensus>,
+    /// What is seen.
+    pub observatory: Arc<Observatory>,
+    /// Pictures of it.
+    pub pictures: Pictures,
+    /// Aliases of clusters without a document.
+    pub aliases: Aliases,
+    /// Repairs.
+    pub recoverer: Arc<Recoverer>,
+    /// Guards.
+    pub guard: Arc<Guard>,
+}
+
+impl Leader {
+    /// Runs until cancelled: waits for leadership, leads until it is lost.
+    pub async fn run(self, cancel: CancellationToken) {
+        let mut leadership = self.consensus.leadership();
+        while !cancel.is_cancelled() {
+            let leads = leadership.borrow_and_update().is_leader;
+            if leads {
+                let leading = cancel.child_token();
+                let lost = async {
+                    while leadership.borrow_and_update().is_leader {
+                        if leadership.changed().await.is_err() {
+                            return;
+                        }
+                    }
+                };
+                info!("this member leads");
+                tokio::select! {
+                    () = cancel.cancelled() => {}
+                    () = lost => info!("this member no longer leads"),
+                    () = self.lead(leading.clone()) => {}
+                }
+                leading.cancel();
+            } else {
+                tokio::select! {
+                    () = cancel.cancelled() => {}
+                    changed = leadership.changed() => if changed.is_err() { return },
+                }
+            }
+        }
+    }
+
+    async fn lead(&self, leading: CancellationToken) {
+        // Nothing is judged on a state that may lack what an earlier leader committed.
+        while let Err(error) = self.consensus.barrier().await {
+            debug!("not yet proved to lead: {error}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        let mut changes = self.observatory.changes();
+        let mut state = self.consensus.state();
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            changes.borrow_and_update();
+            state.borrow_and_update();
+            let clusters = self.pictures.clusters();
+            self.recoverer.consider(&clusters);
+            self.guard.stand(&leading);
+            keeper::keep_records(&self.pictures, &self.aliases, &self.consensus).await;
+            tokio::select! {
+                changed = changes.changed() => if changed.is_err() { return },
+                changed = state.changed() => if changed.is_err() { return },
+                _ = tick.tick() => {}
+            }
+        }
+    }
+}

@@ -1,0 +1,22 @@
+//! The use cases and their loops. They define the ports and own the time; decisions are in `domain`, effects in adapters.
+
+pub mod api;
+pub mod claim;
+pub mod declare;
+pub mod documents;
+mod drive;
+mod failpoint;
+pub mod filter;
+pub mod hands;
+pub mod keeper;
+pub mod leader;
+pub mod observatory;
+pub mod opinions;
+pub mod picture;
+pub mod ports;
+pub mod quarantine;
+pub mod recover;
+pub mod service;
+pub mod settings;
+mod status_pace;
+pub mod watch;

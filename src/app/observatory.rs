@@ -1,0 +1,343 @@
+//! What this member sees: the latest of every watched instance, in memory, and who else it goes by.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use regex::Regex;
+use tokio::sync::watch;
+
+use crate::domain::instance::{Identity, Instance, InstanceFacts, Observation};
+use crate::domain::intent::Origin;
+use crate::domain::key::InstanceKey;
+use crate::domain::time::{Mono, Wall};
+
+/// An instance as this member watches it.
+#[derive(Clone, Debug)]
+pub struct Tracked {
+    /// Its latest state.
+    pub instance: Instance,
+    /// Whose credentials open it.
+    pub origin: Origin,
+    /// Named by a person, a document or a recorded cluster; crawled ones are dropped when they never answer.
+    pub wanted: bool,
+    /// Since when it is watched.
+    pub since: Mono,
+    /// When the attempt that gave the latest state began.
+    pub begun: Option<Mono>,
+    /// Since when attempts have been failing; `None` while they succeed.
+    pub failing_since: Option<Mono>,
+}
+
+/// What one observation changed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Noticed {
+    /// Something that a decision could depend on changed.
+    pub changed: bool,
+    /// The instance was fine before this observation and is not now.
+    pub began_to_fail: bool,
+    /// Other servers that the instance names and that are not watched yet.
+    pub neighbours: BTreeSet<InstanceKey>,
+    /// The address turned out to be another one of a server watched under this address: stop watching it.
+    pub alias_of: Option<InstanceKey>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    tracked: BTreeMap<InstanceKey, Tracked>,
+    aliases: BTreeMap<InstanceKey, InstanceKey>,
+}
+
+/// The latest observations of this member. Cheap to read; a watch tells when something changed that a decision could depend on.
+#[derive(Debug, Default)]
+pub struct Observatory {
+    inner: Mutex<Inner>,
+    changes: watch::Sender<u64>,
+    places: Places,
+}
+
+/// Where a server is, by its host name: patterns whose first group is the value. What the server itself says wins.
+#[derive(Clone, Debug, Default)]
+pub struct Places {
+    /// `DataCenterPattern`.
+    pub data_center: Option<Regex>,
+    /// `RegionPattern`.
+    pub region: Option<Regex>,
+    /// `PhysicalEnvironmentPattern`.
+    pub environment: Option<Regex>,
+}
+
+impl Places {
+    fn complete(&self, key: &InstanceKey, facts: &mut InstanceFacts) {
+        let told = |pattern: &Option<Regex>| -> Option<String> {
+            pattern
+                .as_ref()?
+                .captures(&key.hostname)?
+                .get(1)
+                .map(|group| group.as_str().to_owned())
+        };
+        for (pattern, place) in [
+            (&self.data_center, &mut facts.data_center),
+            (&self.region, &mut facts.region),
+            (&self.environment, &mut facts.environment),
+        ] {
+            if place.is_empty()
+                && let Some(value) = told(pattern)
+            {
+                *place = value;
+            }
+        }
+    }
+}
+
+impl Observatory {
+    /// An observatory that has seen nothing and knows places by these patterns.
+    pub fn new(places: Places) -> Self {
+        Self {
+            places,
+            ..Self::default()
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts changes.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    /// Wakes everyone who looks at changes.
+    pub fn touch(&self) {
+        self.changes.send_modify(|count| *count += 1);
+    }
+
+    /// Watches an address from now on. Returns whether it is new. A wanted one stays wanted; the first origin stays unless a document
+    /// comes after the API.
+    pub fn track(&self, key: &InstanceKey, origin: &Origin, wanted: bool, now: Mono) -> bool {
+        let mut inner = self.lock();
+        if inner.aliases.contains_key(key) {
+            return false;
+        }
+        if let Some(tracked) = inner.tracked.get_mut(key) {
+            tracked.wanted |= wanted;
+            if wanted && matches!(origin, Origin::Document { .. }) {
+                tracked.origin = origin.clone();
+            }
+            return false;
+        }
+        inner.tracked.insert(
+            key.clone(),
+            Tracked {
+                instance: Instance::unseen(key.clone()),
+                origin: origin.clone(),
+                wanted,
+                since: now,
+                begun: None,
+                failing_since: None,
+            },
+        );
+        true
+    }
+
+    /// Stops watching an address and forgets its aliases.
+    pub fn untrack(&self, key: &InstanceKey) {
+        let mut inner = self.lock();
+        inner.tracked.remove(key);
+        inner
+            .aliases
+            .retain(|alias, canonical| alias != key && canonical != key);
+        drop(inner);
+        self.touch();
+    }
+
+    /// The addresses that are watched.
+    pub fn keys(&self) -> BTreeSet<InstanceKey> {
+        self.lock().tracked.keys().cloned().collect()
+    }
+
+    /// One watched instance, by this or another of its addresses.
+    pub fn get(&self, key: &InstanceKey) -> Option<Tracked> {
+        let inner = self.lock();
+        let key = inner.aliases.get(key).unwrap_or(key);
+        inner.tracked.get(key).cloned()
+    }
+
+    /// All instances and aliases, as one consistent picture.
+    pub fn picture(&self) -> (BTreeMap<InstanceKey, Instance>, BTreeMap<InstanceKey, InstanceKey>) {
+        let inner = self.lock();
+        (
+            inner
+                .tracked
+                .iter()
+                .map(|(key, tracked)| (key.clone(), tracked.instance.clone()))
+                .collect(),
+            inner.aliases.clone(),
+        )
+    }
+
+    /// Replicas of an address by their last word.
+    pub fn replicas_of(&self, key: &InstanceKey) -> Vec<InstanceKey> {
+        let inner = self.lock();
+        let resolve = |key: &InstanceKey| inner.aliases.get(key).unwrap_or(key).clone();
+        let key = resolve(key);
+        inner
+            .tracked
+            .values()
+            .filter(|tracked| tracked.instance.source().is_some_and(|source| resolve(source) == key))
+            .map(|tracked| tracked.instance.key.clone())
+            .collect()
+    }
+
+    /// Takes in an observation; one that began before the latest known one is ignored.
+    pub fn record(&self, observation: &Observation, begun: Mono, ended: Mono) -> Noticed {
+        let mut inner = self.lock();
+        let Some(tracked) = inner.tracked.get(&observation.key) else {
+            return Noticed::default();
+        };
+        if tracked.begun.is_some_and(|latest| latest > begun) {
+            return Noticed::default();
+        }
+        if let Ok(facts) = &observation.outcome
+            && let Some(canonical) = same_server(&inner.tracked, &observation.key, facts, observation.ended)
+        {
+            let wanted = tracked.wanted;
+            inner.tracked.remove(&observation.key);
+            // What was another address of the server that stood here before is an address of nobody known: it is found anew.
+            inner.aliases.retain(|_, target| *target != observation.key);
+            inner.aliases.insert(observation.key.clone(), canonical.clone());
+            if let Some(present) = inner.tracked.get_mut(&canonical) {
+                present.wanted |= wanted;
+            }
+            drop(inner);
+            self.touch();
+            return Noticed {
+                changed: true,
+                alias_of: Some(canonical),
+                ..Noticed::default()
+            };
+        }
+        let known: BTreeSet<InstanceKey> = inner.tracked.keys().chain(inner.aliases.keys()).cloned().collect();
+        let Some(tracked) = inner.tracked.get_mut(&observation.key) else {
+            return Noticed::default();
+        };
+        let noticed = take_in(tracked, observation, begun, ended, &known, &self.places);
+        drop(inner);
+        if noticed.changed {
+            self.touch();
+        }
+        noticed
+    }
+
+    /// Drops crawled addresses that never answered for `patience_millis`. Returns them.
+    pub fn drop_phantoms(&self, now: Mono, patience_millis: u64) -> Vec<InstanceKey> {
+        let mut inner = self.lock();
+        let sources: BTreeSet<InstanceKey> = inner
+            .tracked
+            .values()
+            .filter_map(|tracked| tracked.instance.source().cloned())
+            .collect();
+        let phantoms: Vec<InstanceKey> = inner
+            .tracked
+            .values()
+            .filter(|tracked| {
+                !tracked.wanted
+                    && tracked.instance.facts.is_none()
+                    && now.millis_since(tracked.since) > patience_millis
+                    && !sources.contains(&tracked.instance.key)
+            })
+            .map(|tracked| tracked.instance.key.clone())
+            .collect();
+        for key in &phantoms {
+            inner.tracked.remove(key);
+        }
+        phantoms
+    }
+}
+
+fn take_in(
+    tracked: &mut Tracked,
+    observation: &Observation,
+    begun: Mono,
+    ended: Mono,
+    known: &BTreeSet<InstanceKey>,
+    places: &Places,
+) -> Noticed {
+    let mut noticed = Noticed::default();
+    let instance = &mut tracked.instance;
+    let first = instance.last_checked.is_none();
+    tracked.begun = Some(begun);
+    instance.last_checked = Some(observation.ended);
+    match &observation.outcome {
+        Ok(told) => {
+            let mut facts = told.as_ref().clone();
+            places.complete(&observation.key, &mut facts);
+            noticed.changed = first
+                || instance.failure.is_some()
+                || instance.facts.as_ref().is_none_or(|before| differs(before, &facts));
+            let named = facts
+                .replicas
+                .iter()
+                .map(|replica| &replica.key)
+                .chain(facts.channels.iter().map(|channel| &channel.source));
+            noticed.neighbours = named.filter(|key| !known.contains(*key)).cloned().collect();
+            instance.last_seen = Some(observation.ended);
+            instance.failure = None;
+            instance.partial = !facts.problems.is_empty();
+            instance.facts = Some(facts);
+            instance.latency_micros = observation.micros;
+            tracked.failing_since = None;
+        }
+        Err(failure) => {
+            noticed.began_to_fail = tracked.failing_since.is_none();
+            noticed.changed = first || instance.failure.as_ref() != Some(failure);
+            instance.failure = Some(failure.clone());
+            instance.partial = false;
+            if tracked.failing_since.is_none() {
+                tracked.failing_since = Some(ended);
+            }
+        }
+    }
+    noticed
+}
+
+/// Whether facts differ in what a decision could depend on: time that passed and lag are no news.
+fn differs(before: &InstanceFacts, after: &InstanceFacts) -> bool {
+    let plain = |facts: &InstanceFacts| {
+        let mut facts = facts.clone();
+        facts.uptime_seconds = 0;
+        for channel in &mut facts.channels {
+            channel.lag_seconds = None;
+        }
+        facts
+    };
+    plain(before) != plain(after)
+}
+
+/// The address under which the same server is already watched. Two live addresses with one identity are the same server only when
+/// host name, server id, reported address and start time agree as well: a copied data directory has the identity and not the rest.
+fn same_server(
+    tracked: &BTreeMap<InstanceKey, Tracked>,
+    key: &InstanceKey,
+    facts: &InstanceFacts,
+    seen: Wall,
+) -> Option<InstanceKey> {
+    let started =
+        |facts: &InstanceFacts, seen: Wall| seen.0 / 1000 - i64::try_from(facts.uptime_seconds).unwrap_or(i64::MAX);
+    tracked
+        .values()
+        .filter(|other| other.instance.key != *key && other.instance.is_valid())
+        .find(|other| {
+            let (Some(theirs), Some(then)) = (&other.instance.facts, other.instance.last_seen) else {
+                return false;
+            };
+            let alike = theirs.identity == facts.identity
+                && theirs.hostname == facts.hostname
+                && theirs.server_id == facts.server_id
+                && theirs.reported == facts.reported
+                && (started(theirs, then) - started(facts, seen)).abs() <= 2;
+            // A MariaDB identity is a server_id: without a reported address, two servers of two topologies look alike.
+            alike && (matches!(facts.identity, Identity::ServerUuid(_)) || facts.reported.is_some())
+        })
+        .map(|other| other.instance.key.clone())
+}

@@ -1,0 +1,411 @@
+//! What the use cases need from outside, as traits; adapters implement them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use secrecy::SecretString;
+use tokio::sync::watch;
+
+use crate::domain::finding::Opinion;
+use crate::domain::gtid::GtidSet;
+use crate::domain::instance::{Identity, InstanceFacts, Observation};
+use crate::domain::intent::Origin;
+use crate::domain::key::InstanceKey;
+use crate::domain::state::{Applied, ClaimToken, Command, Epoch, MemberId, State};
+use crate::domain::time::{Mono, Wall};
+use crate::domain::topology::ClusterId;
+
+/// The clocks of this machine.
+pub trait Clock: Send + Sync {
+    /// Wall time, for records and expiry.
+    fn wall(&self) -> Wall;
+    /// Monotonic time of this process, for freshness.
+    fn mono(&self) -> Mono;
+}
+
+// === credentials ===
+
+/// An account on managed servers. `Debug` shows no password.
+#[derive(Clone, Debug)]
+pub struct Account {
+    /// User.
+    pub user: String,
+    /// Password.
+    pub password: SecretString,
+}
+
+/// The accounts for the servers of one origin.
+#[derive(Clone, Debug)]
+pub struct Credentials {
+    /// For probes and steps.
+    pub topology: Account,
+    /// For replication channels that are set up anew; `None`: what the replica has is kept.
+    pub replication: Option<Account>,
+    /// Whether connections ask for TLS.
+    pub tls: TlsMode,
+    /// PEM of the authority that signs the servers' certificates, with [`TlsMode::Verify`].
+    pub ca_pem: Option<String>,
+}
+
+/// TLS to managed servers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TlsMode {
+    /// Never.
+    #[default]
+    Off,
+    /// When the server offers it, unverified.
+    Preferred,
+    /// Always, unverified.
+    Required,
+    /// Always, certificate and host name verified.
+    Verify,
+}
+
+/// Last good credentials by origin; who cannot be read is not in it. [`Origin::Api`] holds the configuration's.
+pub type CredentialsByOrigin = Arc<BTreeMap<Origin, Credentials>>;
+
+// === managed servers ===
+
+/// A server to be asked: where, and with whose account.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// Address.
+    pub instance: InstanceKey,
+    /// Whose credentials open it.
+    pub origin: Origin,
+}
+
+/// How a probe may go about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Approach {
+    /// On the connection that is kept open to the server.
+    Kept,
+    /// On a connection made for this probe: proof that the server accepts one now. The kept connection is replaced by it.
+    Fresh,
+}
+
+/// The answer to a pulse.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Pulse {
+    /// Answered, in so many microseconds.
+    Alive(u64),
+    /// There was no open connection, or it broke, or no answer came in time: worth a fresh attempt at once.
+    Doubt(String),
+}
+
+/// Asks managed servers. All methods end within their deadline whatever the server does.
+#[async_trait]
+pub trait Prober: Send + Sync {
+    /// One full probe. Never fails: the failure is part of the observation.
+    async fn probe(&self, target: &Target, approach: Approach, deadline: Duration) -> Observation;
+
+    /// One cheap round trip on a kept connection of its own.
+    async fn pulse(&self, target: &Target, deadline: Duration) -> Pulse;
+
+    /// Closes what is kept open to a server that is no longer watched.
+    async fn release(&self, instance: &InstanceKey);
+}
+
+/// Why a step did not succeed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum StepError {
+    /// The server could not be reached, or the account was refused: nothing was done.
+    #[error("{instance}: cannot connect: {why}")]
+    NotConnected {
+        /// Which.
+        instance: InstanceKey,
+        /// Why.
+        why: String,
+    },
+    /// The server is another one than was meant.
+    #[error("{instance} is {found}, not {wanted}")]
+    OtherIdentity {
+        /// Which.
+        instance: InstanceKey,
+        /// Meant.
+        wanted: Identity,
+        /// Found.
+        found: Identity,
+    },
+    /// Another actor holds the step lock and could not be ended.
+    #[error("{0}: another actor holds the step lock and is still there")]
+    LockHeld(InstanceKey),
+    /// The server answered with an error: the statement had no effect.
+    #[error("{instance}: {what}: error {number}: {message}")]
+    Refused {
+        /// Which.
+        instance: InstanceKey,
+        /// What was tried, without secrets.
+        what: String,
+        /// Error number.
+        number: u16,
+        /// Its text.
+        message: String,
+    },
+    /// The connection broke, or the deadline passed, while a statement was under way: it may or may not have had its effect.
+    #[error("{instance}: {what}: outcome unknown: {why}")]
+    OutcomeUnknown {
+        /// Which.
+        instance: InstanceKey,
+        /// What was tried.
+        what: String,
+        /// Why.
+        why: String,
+    },
+    /// What was waited for did not happen in time.
+    #[error("{instance}: {what}: not within {millis} ms")]
+    TooSlow {
+        /// Which.
+        instance: InstanceKey,
+        /// What.
+        what: String,
+        /// The deadline.
+        millis: u64,
+    },
+}
+
+/// Opens step sessions on managed servers.
+#[async_trait]
+pub trait Executor: Send + Sync {
+    /// A connection to a server that holds `GET_LOCK('ham4db.step')`; a present holder of another actor is killed and waited for.
+    ///
+    /// # Errors
+    /// When the server cannot be reached, is another one than `identity`, or the lock cannot be had within the deadline.
+    async fn begin(
+        &self,
+        target: &Target,
+        identity: Option<&Identity>,
+        deadline: Duration,
+    ) -> Result<Box<dyn StepSession>, StepError>;
+}
+
+/// All steps of one actor on one server run on one connection. It never reconnects: once broken, every call fails.
+#[async_trait]
+pub trait StepSession: Send {
+    /// Which server.
+    fn instance(&self) -> &InstanceKey;
+
+    /// Full facts, read on this connection.
+    async fn facts(&mut self, deadline: Duration) -> Result<InstanceFacts, StepError>;
+
+    /// Makes the server read-only (super too, where it has it); only the statement's OK is success, never the variable.
+    async fn set_read_only(&mut self, deadline: Duration) -> Result<(), StepError>;
+
+    /// Makes the server writable.
+    async fn set_writable(&mut self, deadline: Duration) -> Result<(), StepError>;
+
+    /// Ends all client sessions but our own, replication and the system's. Returns how many.
+    async fn kill_clients(&mut self, deadline: Duration) -> Result<u32, StepError>;
+
+    /// Stops the receiving thread of the managed channel; the applying thread goes on.
+    async fn stop_receiving(&mut self, deadline: Duration) -> Result<(), StepError>;
+
+    /// Starts the receiving thread again.
+    async fn start_receiving(&mut self, deadline: Duration) -> Result<(), StepError>;
+
+    /// Starts the applying thread when it is stopped without an error, in the way that keeps the relay log (MariaDB: see
+    /// reference on relay logs: with both threads stopped the rescue form is needed).
+    async fn start_applying(&mut self, deadline: Duration) -> Result<(), StepError>;
+
+    /// Waits until everything in `set` is applied.
+    async fn wait_applied(&mut self, set: &GtidSet, deadline: Duration) -> Result<(), StepError>;
+
+    /// Forgets the managed channel's configuration. Only after everything received is applied.
+    async fn reset_replication(&mut self, deadline: Duration) -> Result<(), StepError>;
+
+    /// Switches semi-sync's source side on or off, where the plugin is there and the server was a semi-sync member; else does nothing.
+    async fn set_semi_sync_source(&mut self, on: bool, deadline: Duration) -> Result<(), StepError>;
+
+    /// Points the managed channel at a new source by GTID, keeping account and TLS options, and starts it.
+    /// `account` replaces the channel's account (needed where it never had one).
+    async fn follow(
+        &mut self,
+        source: &InstanceKey,
+        account: Option<&Account>,
+        deadline: Duration,
+    ) -> Result<(), StepError>;
+
+    /// Releases the lock and closes. Dropping without it closes too.
+    async fn end(self: Box<Self>);
+}
+
+// === consensus ===
+
+/// Who leads, as this member knows it. For display, proxying and waking loops; never a licence to act.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Leadership {
+    /// Term.
+    pub term: u64,
+    /// This member believes that it leads.
+    pub is_leader: bool,
+    /// The leader.
+    pub leader: Option<Peer>,
+}
+
+/// A member of the committed membership.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// Id.
+    pub id: MemberId,
+    /// Name.
+    pub name: String,
+    /// `host:port` of its peer RPC.
+    pub raft_address: String,
+    /// Base URI of its API, as `http://host:port`.
+    pub http_uri: String,
+    /// Voter, or learner.
+    pub voter: bool,
+}
+
+/// Health of this member in its group, as `/api/raft-health` tells it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Health {
+    /// A voter that has caught up and has fresh proof of a live quorum.
+    Healthy,
+    /// Not so, with the reason.
+    Unhealthy(String),
+}
+
+/// Why a command was not, or not certainly, applied.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ProposeError {
+    /// This member does not lead; nothing was proposed.
+    #[error("not the leader{}", .0.as_ref().map(|peer| format!("; {} leads", peer.name)).unwrap_or_default())]
+    NotLeader(Option<Peer>),
+    /// No quorum: nothing was committed.
+    #[error("no quorum: {0}")]
+    NoQuorum(String),
+    /// The deadline passed: the command may or may not be committed.
+    #[error("outcome unknown: {0}")]
+    OutcomeUnknown(String),
+    /// The member is broken and must be restarted.
+    #[error("consensus stopped: {0}")]
+    Stopped(String),
+}
+
+/// Why the right to act could not be proved.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unconfirmed {
+    /// No quorum answered in time.
+    #[error("no quorum: {0}")]
+    NoQuorum(String),
+    /// A higher epoch exists, the recovery is over, or another member holds it.
+    #[error("the claim is not current: {0}")]
+    Stale(String),
+}
+
+/// Agreement among members.
+#[async_trait]
+pub trait Consensus: Send + Sync {
+    /// This member.
+    fn me(&self) -> Peer;
+
+    /// Whether a group is running (raft), or this member is alone.
+    fn is_raft(&self) -> bool;
+
+    /// Changes the replicated state; returns after this member has applied it.
+    async fn propose(&self, command: Command) -> Result<Applied, ProposeError>;
+
+    /// Proves, with a quorum's help, that the claim is current now. Before every effect.
+    async fn confirm(&self, token: &ClaimToken) -> Result<Epoch, Unconfirmed>;
+
+    /// Proves, with a quorum's help, that this member leads now and has applied all that was committed before the call.
+    async fn barrier(&self) -> Result<(), Unconfirmed>;
+
+    /// Who leads.
+    fn leadership(&self) -> watch::Receiver<Leadership>;
+
+    /// The applied state of this member.
+    fn state(&self) -> watch::Receiver<Arc<State>>;
+
+    /// Health of this member.
+    fn health(&self) -> Health;
+
+    /// The committed membership, ordered by name.
+    fn peers(&self) -> Vec<Peer>;
+
+    /// Asks the other voters for their opinion of a suspect. One entry per other voter: those who did not answer in time say Missing.
+    async fn ask_opinions(&self, question: &Question, deadline: Duration) -> Vec<Opinion>;
+
+    /// Hands leadership to another member, if this one leads.
+    async fn hand_over(&self, deadline: Duration);
+}
+
+/// A question to the members: what do you see of this suspect and its replicas?
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Question {
+    /// In which cluster.
+    pub cluster: ClusterId,
+    /// The suspect.
+    pub suspect: InstanceKey,
+    /// Its replicas as the asker knows them.
+    pub replicas: BTreeSet<InstanceKey>,
+    /// How long the answer may take, milliseconds.
+    pub millis: u64,
+}
+
+/// Answers questions of other members; `app` implements it, the consensus adapter calls it.
+#[async_trait]
+pub trait OpinionSource: Send + Sync {
+    /// This member's opinion, from probes begun now.
+    async fn opinion(&self, question: Question) -> Opinion;
+}
+
+/// A record outside of the members that a group was founded; it outlives the loss of the founder's disk.
+#[async_trait]
+pub trait BootstrapMarker: Send + Sync {
+    /// Creates the record with this content if there is none; returns the content that is there now.
+    ///
+    /// # Errors
+    /// When it can neither be created nor read: never taken as "there is none", the bootstrap waits.
+    async fn create_or_read(&self, content: &str) -> std::io::Result<String>;
+}
+
+// === the backend ===
+
+/// How far the stored state has come, written in the same transaction as the records.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct AppliedMark {
+    /// Uuid of the group; empty before the bootstrap.
+    pub group_uuid: String,
+    /// History id of the group.
+    pub history: String,
+    /// The member that the backend belongs to; 0 before the bootstrap.
+    pub member: MemberId,
+    /// The consensus adapter's own position (raft: last applied log id and membership, as JSON).
+    pub position: String,
+}
+
+/// The backend cannot be read or written.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("backend {backend}: {what}: {why}")]
+pub struct StoreError {
+    /// Which backend, without secrets.
+    pub backend: String,
+    /// What was tried.
+    pub what: String,
+    /// Why it failed.
+    pub why: String,
+}
+
+/// The replicated state in the backend's tables.
+#[async_trait]
+pub trait StateStore: Send + Sync {
+    /// Reads everything.
+    async fn load(&self) -> Result<(State, AppliedMark), StoreError>;
+
+    /// Writes the changed records and the mark in one transaction.
+    async fn write(
+        &self,
+        state: &State,
+        changes: &BTreeSet<crate::domain::state::Change>,
+        mark: &AppliedMark,
+    ) -> Result<(), StoreError>;
+
+    /// Replaces everything, in one transaction: a snapshot was received, or the backend belonged to another history.
+    async fn replace(&self, state: &State, mark: &AppliedMark) -> Result<(), StoreError>;
+}

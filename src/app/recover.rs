@@ -1,0 +1,507 @@
+//! Repairing on the leader: finding → agreement → plan → claim → hands, one recovery per cluster at a time.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio_util::task::TaskTracker;
+use tracing::{error, info, warn};
+
+use crate::domain::analysis;
+use crate::domain::finding::{Code, Finding, Opinion};
+use crate::domain::key::InstanceKey;
+use crate::domain::policy::HeldBack;
+use crate::domain::recovery::plan::{Plan, PlanReport};
+use crate::domain::recovery::{lint, planner};
+use crate::domain::state::record::Blocked;
+use crate::domain::state::{Applied, Claim, ClaimToken, Command, Quarantine, Recovery};
+use crate::domain::time::Mono;
+use crate::domain::topology::ClusterId;
+
+use super::drive;
+use super::hands::Workshop;
+use super::picture::{ClusterPicture, Judged, Pictures};
+use super::ports::{OpinionSource, Question};
+
+/// A refusal is written again, and logged again, after this; detections and blocks are for people.
+const SAY_AGAIN_MILLIS: u64 = 60_000;
+/// What nothing is done about is said when it has lasted so long.
+const SETTLE_MILLIS: u64 = 1000;
+/// After members did not agree, or a plan was refused, the same finding is taken up again after this.
+const TRY_AGAIN_MILLIS: u64 = 100;
+/// An unfinished recovery that stopped again is taken over again after this.
+const RESUME_AGAIN_MILLIS: u64 = 500;
+
+/// Something to be said about a finding.
+#[derive(Debug)]
+struct Said {
+    text: String,
+    /// Since when it is so.
+    since: Mono,
+    /// When it was said last.
+    at: Option<Mono>,
+}
+
+#[derive(Debug, Default)]
+struct Desk {
+    /// Clusters that a task works on.
+    busy: BTreeSet<ClusterId>,
+    /// Recoveries that a task of this process runs.
+    running: BTreeSet<String>,
+    /// What was said last about a finding.
+    said: BTreeMap<(InstanceKey, &'static str), Said>,
+    /// When a finding was last given up.
+    tried: BTreeMap<ClusterId, Mono>,
+    /// What keeps each finding from being acted on, as found out by asking members and planning.
+    held_back: BTreeMap<InstanceKey, HeldBack>,
+}
+
+/// Takes up findings and unfinished recoveries.
+pub struct Recoverer {
+    shop: Workshop,
+    pictures: Pictures,
+    eyes: Arc<dyn OpinionSource>,
+    desk: Mutex<Desk>,
+    tracker: TaskTracker,
+}
+
+impl Recoverer {
+    /// A recoverer that does nothing until told to consider.
+    pub fn new(shop: Workshop, pictures: Pictures, eyes: Arc<dyn OpinionSource>) -> Arc<Self> {
+        Arc::new(Self {
+            shop,
+            pictures,
+            eyes,
+            desk: Mutex::default(),
+            tracker: TaskTracker::new(),
+        })
+    }
+
+    fn desk(&self) -> MutexGuard<'_, Desk> {
+        self.desk.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What keeps a finding from being acted on, beyond what its picture says.
+    pub fn held_back(&self, instance: &InstanceKey) -> Option<HeldBack> {
+        self.desk().held_back.get(instance).cloned()
+    }
+
+    /// Waits until no task runs.
+    pub async fn idle(&self) {
+        self.tracker.close();
+        self.tracker.wait().await;
+        self.tracker.reopen();
+    }
+
+    /// Takes up what the pictures call for. Returns at once; the work goes on in tasks.
+    pub fn consider(self: &Arc<Self>, pictures: &[ClusterPicture]) {
+        self.resume_unfinished();
+        for picture in pictures {
+            for judged in &picture.findings {
+                self.note(picture, judged);
+                if judged.held_back.is_none()
+                    && self.ready(picture)
+                    && let Some(busy) = self.occupy(&picture.cluster.id)
+                {
+                    self.tracker
+                        .spawn(Arc::clone(self).take_up(busy, judged.finding.clone()));
+                }
+            }
+            let failing: BTreeSet<&InstanceKey> =
+                picture.findings.iter().map(|judged| &judged.finding.instance).collect();
+            let mut desk = self.desk();
+            desk.held_back
+                .retain(|key, _| !picture.topology.instances.contains_key(key) || failing.contains(key));
+            desk.said
+                .retain(|(key, _), _| !picture.topology.instances.contains_key(key) || failing.contains(key));
+        }
+    }
+
+    /// Nobody works on the cluster, every instance was looked at since this process started, and the last try is a little while ago.
+    fn ready(&self, picture: &ClusterPicture) -> bool {
+        let now = self.shop.clock.mono();
+        let desk = self.desk();
+        !desk.busy.contains(&picture.cluster.id)
+            && picture
+                .topology
+                .instances
+                .values()
+                .all(|instance| instance.last_checked.is_some())
+            && desk
+                .tried
+                .get(&picture.cluster.id)
+                .is_none_or(|tried| now.millis_since(*tried) >= TRY_AGAIN_MILLIS)
+    }
+
+    /// Says what is found, and writes a detection when nothing will be done about it (a claim is a detection itself). What may be over
+    /// in a moment is said when it has lasted a second; while a recovery runs its own record tells the story.
+    fn note(self: &Arc<Self>, picture: &ClusterPicture, judged: &Judged) {
+        let finding = &judged.finding;
+        let running = matches!(picture.policy.held_back, Some(HeldBack::RecoveryRuns { .. }))
+            || self.desk().busy.contains(&picture.cluster.id);
+        if finding.code == Code::NoProblem || running {
+            return;
+        }
+        let held_back = judged.held_back.clone().or_else(|| self.held_back(&finding.instance));
+        let Some(held_back) = held_back else {
+            if self.news(&finding.instance, finding.code.as_str(), "", 0) {
+                warn!(instance = %finding.instance, code = %finding.code, "{}: {}", finding.code, finding.description);
+            }
+            return;
+        };
+        let text = held_back.to_string();
+        if !self.news(&finding.instance, finding.code.as_str(), &text, SETTLE_MILLIS) {
+            return;
+        }
+        warn!(instance = %finding.instance, code = %finding.code, "{}: {}; no recovery: {text}", finding.code, finding.description);
+        let state = self.pictures.state();
+        let recent = if let HeldBack::RecentRecovery { uid, .. } = &held_back {
+            state.recoveries.get(uid)
+        } else {
+            None
+        };
+        let blocked = recent.map(|recovery| Blocked {
+            instance: finding.instance.clone(),
+            cluster_name: picture.cluster.name.clone(),
+            analysis: finding.code.to_string(),
+            at: self.shop.clock.wall(),
+            blocking_recovery: recovery.id,
+        });
+        let detect = Command::Detect {
+            finding: Box::new(finding.clone()),
+            member_name: self.shop.consensus.me().name,
+            held_back: Some(held_back),
+        };
+        let consensus = Arc::clone(&self.shop.consensus);
+        self.tracker.spawn(async move {
+            let commands = std::iter::once(detect).chain(blocked.map(|blocked| Command::Block { blocked }));
+            for command in commands {
+                if let Err(error) = consensus.propose(command).await {
+                    warn!("detection not written: {error}");
+                    return;
+                }
+            }
+        });
+    }
+
+    /// Whether a text about a finding is new, and has been so for `settle_millis`. The same is said again after a minute.
+    fn news(&self, instance: &InstanceKey, code: &'static str, text: &str, settle_millis: u64) -> bool {
+        let now = self.shop.clock.mono();
+        let mut desk = self.desk();
+        let said = desk.said.entry((instance.clone(), code)).or_insert_with(|| Said {
+            text: text.to_owned(),
+            since: now,
+            at: None,
+        });
+        if said.text != text {
+            *said = Said {
+                text: text.to_owned(),
+                since: now,
+                at: None,
+            };
+        }
+        let due = match said.at {
+            None => now.millis_since(said.since) >= settle_millis,
+            Some(at) => !text.is_empty() && now.millis_since(at) > SAY_AGAIN_MILLIS,
+        };
+        if due {
+            said.at = Some(now);
+        }
+        due
+    }
+
+    /// Notes that somebody works on a cluster until the answer is dropped; `None` when somebody does already.
+    fn occupy(self: &Arc<Self>, cluster: &ClusterId) -> Option<Busy> {
+        self.desk().busy.insert(cluster.clone()).then(|| Busy {
+            recoverer: Arc::clone(self),
+            cluster: cluster.clone(),
+        })
+    }
+
+    async fn take_up(self: Arc<Self>, busy: Busy, finding: Finding) {
+        let outcome = self.repair(&busy.cluster, &finding).await;
+        match outcome {
+            Ok(()) => self.desk().held_back.remove(&finding.instance),
+            Err(why) => self.desk().held_back.insert(finding.instance.clone(), why),
+        };
+        drop(busy);
+        self.shop.observatory.touch();
+    }
+
+    /// Opinions → a fresh picture → plan → claim → hands.
+    async fn repair(self: &Arc<Self>, cluster: &ClusterId, finding: &Finding) -> Result<(), HeldBack> {
+        let opinions = self.agree(finding).await?;
+        let picture = self
+            .pictures
+            .cluster(cluster)
+            .ok_or_else(|| HeldBack::Refused(String::from("the cluster is gone")))?;
+        let Some(judged) = picture
+            .findings
+            .iter()
+            .find(|judged| judged.finding.instance == finding.instance && judged.finding.code.is_actionable())
+        else {
+            return Err(HeldBack::NoAgreement(String::from(
+                "a fresh look no longer shows the failure",
+            )));
+        };
+        if let Some(held_back) = &judged.held_back {
+            return Err(held_back.clone());
+        }
+        let (plan, report) = planner::plan(
+            &judged.finding,
+            &picture.topology,
+            &picture.policy,
+            self.shop.clock.wall(),
+        );
+        let Some(plan) = plan else {
+            return Err(HeldBack::Refused(
+                report.no_plan.unwrap_or_else(|| String::from("no reason given")),
+            ));
+        };
+        self.act(&picture, judged.finding.clone(), opinions, plan, report).await
+    }
+
+    /// Lint, claim, drive.
+    async fn act(
+        self: &Arc<Self>,
+        picture: &ClusterPicture,
+        finding: Finding,
+        opinions: Vec<Opinion>,
+        plan: Plan,
+        report: PlanReport,
+    ) -> Result<(), HeldBack> {
+        let unsound = lint::lint(&plan, &picture.topology);
+        if !unsound.is_empty() {
+            error!(
+                "the plan for {} is unsound and was not claimed: {}",
+                plan.victim,
+                unsound.join("; ")
+            );
+            return Err(HeldBack::Unsound(unsound.join("; ")));
+        }
+        let me = self.shop.consensus.me();
+        let uid = format!("{}:{}", self.shop.clock.wall().0, uuid::Uuid::new_v4());
+        let claim = Claim {
+            uid: uid.clone(),
+            holder: me.id,
+            holder_name: me.name,
+            finding,
+            opinions,
+            plan,
+            report,
+            above: 0,
+        };
+        self.desk().running.insert(uid.clone());
+        let claimed = self
+            .shop
+            .consensus
+            .propose(Command::Claim { claim: Box::new(claim) })
+            .await;
+        let result = match claimed {
+            Ok(Applied::Claimed { token }) => {
+                crate::app::failpoint::reached("after-claim");
+                self.drive(&token).await;
+                Ok(())
+            }
+            Ok(Applied::Refused { why }) => Err(HeldBack::Refused(why.to_string())),
+            Ok(Applied::Done | Applied::Number { .. }) => Err(HeldBack::Refused(String::from(
+                "the claim was not answered with a token",
+            ))),
+            // The claim may be committed after all: then it stands under our name, and is resumed as unfinished.
+            Err(error) => Err(HeldBack::Refused(error.to_string())),
+        };
+        self.desk().running.remove(&uid);
+        result
+    }
+
+    async fn drive(self: &Arc<Self>, token: &ClaimToken) {
+        drive::drive(&self.shop, &self.pictures, token).await;
+    }
+
+    async fn agree(&self, finding: &Finding) -> Result<Vec<Opinion>, HeldBack> {
+        let deadline = self.shop.settings.opinion_deadline;
+        let question = Question {
+            cluster: finding.cluster.clone(),
+            suspect: finding.instance.clone(),
+            replicas: finding.evidence.replicas.iter().cloned().collect(),
+            millis: u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX),
+        };
+        let me = self.shop.consensus.me();
+        let (mine, mut opinions) = futures::join!(
+            self.eyes.opinion(question.clone()),
+            self.shop
+                .consensus
+                .ask_opinions(&question, deadline + Duration::from_millis(100))
+        );
+        opinions.insert(
+            0,
+            Opinion {
+                member: me.id,
+                name: me.name,
+                ..mine
+            },
+        );
+        let voters = self
+            .shop
+            .consensus
+            .peers()
+            .iter()
+            .filter(|peer| peer.voter)
+            .count()
+            .max(1);
+        match analysis::agreement(&opinions, voters, self.shop.settings.quorum) {
+            Ok(()) => Ok(opinions),
+            Err(why) => Err(HeldBack::NoAgreement(why)),
+        }
+    }
+
+    /// Recoveries that are not over and that no task of this process runs are taken over, whoever held them.
+    fn resume_unfinished(self: &Arc<Self>) {
+        let state = self.pictures.state();
+        for recovery in state.recoveries.values().filter(|recovery| recovery.is_active()) {
+            let looked_at = |key: &InstanceKey| {
+                self.shop
+                    .observatory
+                    .get(key)
+                    .is_none_or(|tracked| tracked.instance.last_checked.is_some())
+            };
+            if self.pictures.cluster(&recovery.plan.cluster).is_none() || !recovery.plan.instances.iter().all(looked_at)
+            {
+                continue;
+            }
+            let now = self.shop.clock.mono();
+            let mut desk = self.desk();
+            let rested = desk
+                .tried
+                .get(&recovery.plan.cluster)
+                .is_none_or(|tried| now.millis_since(*tried) >= RESUME_AGAIN_MILLIS);
+            if desk.running.contains(&recovery.uid) || desk.busy.contains(&recovery.plan.cluster) || !rested {
+                continue;
+            }
+            desk.running.insert(recovery.uid.clone());
+            drop(desk);
+            let Some(busy) = self.occupy(&recovery.plan.cluster) else {
+                continue;
+            };
+            self.tracker.spawn(Arc::clone(self).resume(busy, recovery.clone()));
+        }
+    }
+
+    async fn resume(self: Arc<Self>, busy: Busy, recovery: Recovery) {
+        let me = self.shop.consensus.me();
+        info!(
+            "taking over recovery {} of {} from {}",
+            recovery.uid, recovery.plan.victim, recovery.holder_name
+        );
+        let command = Command::Resume {
+            uid: recovery.uid.clone(),
+            holder: me.id,
+            holder_name: me.name,
+            above: recovery.epoch,
+        };
+        match self.shop.consensus.propose(command).await {
+            Ok(Applied::Claimed { token }) => self.drive(&token).await,
+            Ok(other) => warn!("recovery {} was not taken over: {other}", recovery.uid),
+            Err(error) => warn!("recovery {} was not taken over: {error}", recovery.uid),
+        }
+        self.desk().running.remove(&recovery.uid);
+        drop(busy);
+    }
+
+    /// Makes a returned primary a replica of the present one.
+    pub async fn rejoin(self: &Arc<Self>, key: &str, quarantine: &Quarantine, picture: &ClusterPicture) {
+        let (plan, report) = planner::plan_rejoin(quarantine, &picture.topology, &picture.policy);
+        let Some(plan) = plan else {
+            let why = report.no_plan.unwrap_or_else(|| String::from("no reason given"));
+            if self.news(&quarantine.instance, "rejoin", &why, 0) {
+                warn!(instance = %quarantine.instance, "{} does not rejoin: {why}", quarantine.instance);
+            }
+            return;
+        };
+        let Some(busy) = self.occupy(&picture.cluster.id) else {
+            return;
+        };
+        let finding = Finding {
+            code: Code::QuarantinedPrimaryReturned,
+            instance: quarantine.instance.clone(),
+            cluster: quarantine.cluster.clone(),
+            description: format!(
+                "{} is back and holds nothing that the primary lacks",
+                quarantine.instance
+            ),
+            evidence: crate::domain::finding::Evidence::default(),
+            structure: Vec::new(),
+            downtimed: false,
+            replicas_downtimed: false,
+        };
+        info!(instance = %quarantine.instance, "{} rejoins as a replica ({key})", quarantine.instance);
+        let (this, picture, returned) = (Arc::clone(self), picture.clone(), quarantine.instance.clone());
+        // A task of its own: a recovery that is dropped half-way would keep its cluster for ever.
+        let task = self.tracker.spawn(async move {
+            if let Err(why) = this.act(&picture, finding, Vec::new(), plan, report).await {
+                warn!(instance = %returned, "{returned} does not rejoin: {why}");
+            }
+            drop(busy);
+        });
+        if task.await.is_err() {
+            error!("the rejoin of {} ended badly", quarantine.instance);
+        }
+    }
+
+    /// A recovery that a person asks for: no filters, no anti-flap, no switch; the failure itself must be there.
+    ///
+    /// # Errors
+    /// What keeps it from running.
+    pub async fn recover_now(
+        self: &Arc<Self>,
+        picture: &ClusterPicture,
+        instance: &InstanceKey,
+    ) -> Result<(), HeldBack> {
+        let Some(judged) = picture
+            .findings
+            .iter()
+            .find(|judged| judged.finding.instance == *instance && judged.finding.code.is_actionable())
+        else {
+            return Err(HeldBack::NotActionable);
+        };
+        let Some(busy) = self.occupy(&picture.cluster.id) else {
+            return Err(HeldBack::RecoveryRuns {
+                uid: String::from("of this member"),
+            });
+        };
+        let (this, picture, finding) = (Arc::clone(self), picture.clone(), judged.finding.clone());
+        let task = self.tracker.spawn(async move {
+            let result = this.repair_now(&picture, &finding).await;
+            drop(busy);
+            result
+        });
+        task.await
+            .unwrap_or_else(|error| Err(HeldBack::Refused(error.to_string())))
+    }
+
+    async fn repair_now(self: &Arc<Self>, picture: &ClusterPicture, finding: &Finding) -> Result<(), HeldBack> {
+        let opinions = self.agree(finding).await?;
+        let (plan, report) = planner::plan(finding, &picture.topology, &picture.policy, self.shop.clock.wall());
+        match plan {
+            None => Err(HeldBack::Refused(
+                report.no_plan.unwrap_or_else(|| String::from("no reason given")),
+            )),
+            Some(plan) => self.act(picture, finding.clone(), opinions, plan, report).await,
+        }
+    }
+}
+
+/// Somebody works on a cluster. However that ends, the cluster is free afterwards.
+struct Busy {
+    recoverer: Arc<Recoverer>,
+    cluster: ClusterId,
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        let now = self.recoverer.shop.clock.mono();
+        let mut desk = self.recoverer.desk();
+        desk.busy.remove(&self.cluster);
+        desk.tried.insert(self.cluster.clone(), now);
+    }
+}

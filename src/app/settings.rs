@@ -1,0 +1,70 @@
+//! What the loops are told at their start. `main` makes it from the configuration.
+
+use std::time::Duration;
+
+use crate::domain::policy::RecoveryQuorum;
+
+use super::filter::HostnameFilters;
+
+/// Settings of seeing.
+#[derive(Clone, Debug)]
+pub struct WatchSettings {
+    /// Time between full probes of one instance.
+    pub poll: Duration,
+    /// Time between pulses of an instance that has replicas, is suspected or in quarantine.
+    pub pulse: Duration,
+    /// How long a pulse may take before a fresh connection is tried.
+    pub pulse_deadline: Duration,
+    /// How long a full probe may take, connection included.
+    pub probe_deadline: Duration,
+    /// Pulses per second at most; above, the pulse is stretched.
+    pub pulses_per_second: u32,
+    /// Addresses (`host:port`) that are never discovered by crawling.
+    pub ignore: HostnameFilters,
+    /// Replica addresses that are never discovered by crawling.
+    pub ignore_replicas: HostnameFilters,
+    /// Source addresses that are never discovered by crawling.
+    pub ignore_sources: HostnameFilters,
+    /// A forgotten address is not discovered again for so long.
+    pub forget_for: Duration,
+}
+
+impl Default for WatchSettings {
+    fn default() -> Self {
+        Self {
+            poll: Duration::from_secs(5),
+            pulse: Duration::from_millis(100),
+            pulse_deadline: Duration::from_millis(500),
+            probe_deadline: Duration::from_secs(1),
+            pulses_per_second: 2000,
+            ignore: HostnameFilters::default(),
+            ignore_replicas: HostnameFilters::default(),
+            ignore_sources: HostnameFilters::default(),
+            forget_for: Duration::from_secs(15),
+        }
+    }
+}
+
+/// Settings of repairing.
+#[derive(Clone, Debug)]
+pub struct RecoverySettings {
+    /// How many must agree.
+    pub quorum: RecoveryQuorum,
+    /// How long members may take to give their opinion.
+    pub opinion_deadline: Duration,
+    /// How long one statement of a step may take.
+    pub step_deadline: Duration,
+    /// How long the old primary may take to become read-only.
+    pub fence_deadline: Duration,
+}
+
+impl Default for RecoverySettings {
+    fn default() -> Self {
+        Self {
+            quorum: RecoveryQuorum::Majority,
+            opinion_deadline: Duration::from_millis(500),
+            step_deadline: Duration::from_secs(5),
+            fence_deadline: Duration::from_millis(500),
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! When a status is worth writing.
+
+use std::collections::BTreeMap;
+
+use crate::domain::declared::StatusModel;
+use crate::domain::intent::Origin;
+use crate::domain::time::Mono;
+
+/// Changes of lag and words are gathered for this long: an API server is no time series.
+const GATHER_MILLIS: u64 = 10_000;
+/// A status that does not change is written again after this long, so that another group sees that this one lives (it believes it
+/// gone after 90 s) and people see when the cluster was seen last.
+const RENEW_MILLIS: u64 = 60_000;
+/// The first wait after a failure; doubled up to [`MAX_RETRY_MILLIS`].
+const RETRY_MILLIS: u64 = 1_000;
+/// The longest wait after failures.
+const MAX_RETRY_MILLIS: u64 = 30_000;
+
+/// What was written, and when.
+#[derive(Debug)]
+struct Written {
+    status: StatusModel,
+    at: Mono,
+}
+
+/// What failed, and when it is tried again.
+#[derive(Debug)]
+struct Failed {
+    status: StatusModel,
+    times: u32,
+    retry: Mono,
+}
+
+/// The memory of one leader about the statuses that it wrote.
+#[derive(Debug, Default)]
+pub(super) struct StatusPace {
+    written: BTreeMap<Origin, Written>,
+    failed: BTreeMap<Origin, Failed>,
+}
+
+impl StatusPace {
+    /// Whether the status is to be written now.
+    pub(super) fn is_due(&self, origin: &Origin, status: &StatusModel, now: Mono) -> bool {
+        if let Some(failed) = self.failed.get(origin)
+            && now < failed.retry
+            && !status.differs_in_substance(&failed.status)
+        {
+            return false;
+        }
+        let Some(written) = self.written.get(origin) else {
+            return true;
+        };
+        let age = now.millis_since(written.at);
+        status.differs_in_substance(&written.status)
+            || age >= RENEW_MILLIS
+            || (*status != written.status && age >= GATHER_MILLIS)
+    }
+
+    /// It was written.
+    pub(super) fn succeeded(&mut self, origin: &Origin, status: StatusModel, now: Mono) {
+        self.failed.remove(origin);
+        self.written.insert(origin.clone(), Written { status, at: now });
+    }
+
+    /// It was not. Says whether this is news, for the log.
+    pub(super) fn failed(&mut self, origin: &Origin, status: StatusModel, now: Mono) -> bool {
+        let times = self.failed.get(origin).map_or(0, |failed| failed.times);
+        let wait = RETRY_MILLIS.saturating_mul(1 << times.min(5)).min(MAX_RETRY_MILLIS);
+        let retry = Mono(now.0.saturating_add(wait * 1000));
+        self.failed.insert(
+            origin.clone(),
+            Failed {
+                status,
+                times: times.saturating_add(1),
+                retry,
+            },
+        );
+        times == 0
+    }
+
+    /// Forgets documents that have no status any more.
+    pub(super) fn keep_only(&mut self, statuses: &BTreeMap<Origin, StatusModel>) {
+        self.written.retain(|origin, _| statuses.contains_key(origin));
+        self.failed.retain(|origin, _| statuses.contains_key(origin));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn origin() -> Origin {
+        Origin::Document {
+            namespace: "db".to_owned(),
+            name: "orders".to_owned(),
+        }
+    }
+
+    fn at(millis: u64) -> Mono {
+        Mono(millis * 1000)
+    }
+
+    fn words(text: &str) -> StatusModel {
+        StatusModel {
+            problem: text.to_owned(),
+            ..StatusModel::default()
+        }
+    }
+
+    fn generation(number: i64) -> StatusModel {
+        StatusModel {
+            observed_generation: Some(number),
+            ..StatusModel::default()
+        }
+    }
+
+    #[test]
+    fn what_matters_is_written_at_once_and_words_after_ten_seconds() {
+        let mut pace = StatusPace::default();
+        assert!(pace.is_due(&origin(), &words("a"), at(0)));
+        pace.succeeded(&origin(), words("a"), at(0));
+        assert!(!pace.is_due(&origin(), &words("a"), at(5)));
+        assert!(!pace.is_due(&origin(), &words("b"), at(9_999)));
+        assert!(pace.is_due(&origin(), &words("b"), at(10_000)));
+        assert!(pace.is_due(&origin(), &generation(2), at(1)));
+    }
+
+    #[test]
+    fn an_unchanged_status_is_renewed_each_minute() {
+        let mut pace = StatusPace::default();
+        pace.succeeded(&origin(), words("a"), at(0));
+        assert!(!pace.is_due(&origin(), &words("a"), at(59_999)));
+        assert!(pace.is_due(&origin(), &words("a"), at(60_000)));
+    }
+
+    #[test]
+    fn after_a_failure_it_waits_unless_something_changes() {
+        let mut pace = StatusPace::default();
+        assert!(pace.failed(&origin(), words("a"), at(0)));
+        assert!(!pace.is_due(&origin(), &words("a"), at(999)));
+        assert!(pace.is_due(&origin(), &words("a"), at(1_000)));
+        assert!(!pace.failed(&origin(), words("a"), at(1_000)));
+        assert!(!pace.is_due(&origin(), &words("a"), at(2_999)));
+        assert!(pace.is_due(&origin(), &generation(3), at(1_001)));
+        for _ in 0..40 {
+            pace.failed(&origin(), words("a"), at(5_000));
+        }
+        assert!(pace.is_due(&origin(), &words("a"), at(35_000)));
+    }
+
+    #[test]
+    fn documents_that_are_gone_are_forgotten() {
+        let mut pace = StatusPace::default();
+        pace.succeeded(&origin(), words("a"), at(0));
+        pace.keep_only(&BTreeMap::new());
+        assert!(pace.is_due(&origin(), &words("a"), at(1)));
+    }
+}

@@ -1,0 +1,66 @@
+//! The command line of `ham4db`: arguments → a command → an exit code.
+
+mod logging;
+mod membership;
+mod server;
+mod signals;
+
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use clap::{Parser, Subcommand};
+
+use crate::domain::case::Case;
+use crate::domain::simulate;
+
+/// Keeps MySQL and MariaDB replication topologies writable.
+#[derive(Debug, Parser)]
+#[command(name = "ham4db", version, about, long_about = None, propagate_version = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Subcommands,
+}
+
+#[derive(Debug, Subcommand)]
+enum Subcommands {
+    /// Runs a member: watches, serves the API, agrees with the other members, repairs.
+    Server(server::ServerArguments),
+    /// Prints findings, plan and report for a topology that `GET /api/case/CLUSTER` saved.
+    Simulate {
+        /// The saved case, JSON.
+        file: PathBuf,
+    },
+    /// Prints the `CustomResourceDefinition` of `MySQLCluster` as YAML, for `kubectl apply --server-side -f -`.
+    Crd,
+    /// Prints the reference of all configuration keys as Markdown.
+    ConfigReference,
+}
+
+/// Runs the command line of this process.
+///
+/// # Errors
+/// What the command could not do, with its causes.
+pub fn run() -> anyhow::Result<()> {
+    rustls::crypto::ring::default_provider()
+        .install_default()
+        .map_err(|_| anyhow::anyhow!("a TLS provider was installed twice"))?;
+    match Arguments::parse().command {
+        Subcommands::Server(arguments) => server::run(&arguments),
+        Subcommands::Simulate { file } => {
+            let text = std::fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))?;
+            let case = Case::from_json(&text).with_context(|| format!("{} is no saved case", file.display()))?;
+            print(&simulate::report(&case))
+        }
+        Subcommands::Crd => print(&crate::resource::crd_yaml().context("print the CustomResourceDefinition")?),
+        Subcommands::ConfigReference => print(&crate::config::reference()),
+    }
+}
+
+fn print(text: &str) -> anyhow::Result<()> {
+    use std::io::Write as _;
+    match std::io::stdout().lock().write_all(text.as_bytes()) {
+        // A reader such as `head` that has seen enough is no failure.
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        other => other.context("write to standard output"),
+    }
+}

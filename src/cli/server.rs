@@ -1,0 +1,497 @@
+//! `ham4db server`: builds the adapters from the configuration, hands them to the use cases, and ends them in order.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use clap::Args;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{info, warn};
+
+use crate::adapter::clock::SystemClock;
+use crate::adapter::credentials_cache::CredentialsCache;
+use crate::adapter::http;
+use crate::adapter::kube;
+use crate::adapter::manifests::ManifestDirectory;
+use crate::adapter::mysql::{MySqlExecutor, MySqlProber, ProbeSettings};
+use crate::adapter::raft::{RaftMember, RaftSettings, Surroundings, Timings};
+use crate::adapter::single::Single;
+use crate::adapter::store::SqliteStore;
+use crate::app::declare::Declare;
+use crate::app::documents::ClusterSource;
+use crate::app::hands::Workshop;
+use crate::app::keeper::Aliases;
+use crate::app::leader::Leader;
+use crate::app::observatory::{Observatory, Places};
+use crate::app::opinions::Eyes;
+use crate::app::picture::Pictures;
+use crate::app::ports::{Clock, Consensus, Credentials, CredentialsByOrigin, OpinionSource, Prober, StateStore};
+use crate::app::quarantine::Guard;
+use crate::app::recover::Recoverer;
+use crate::app::service::Service;
+use crate::app::settings::{RecoverySettings, WatchSettings};
+use crate::app::watch::Watcher;
+use crate::config::{self, Environment, Settings};
+use crate::domain::declared::ClusterPicture;
+use crate::domain::intent::Origin;
+use crate::domain::state::{Command, PolicySettings, Seed};
+
+use super::{membership, signals};
+
+/// How long leadership may take to be handed over at the end.
+const HAND_OVER_DEADLINE: Duration = Duration::from_secs(5);
+/// How long everything may take to end after that; then the process ends anyway.
+const END_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Arguments of `ham4db server`.
+#[derive(Debug, Args)]
+pub(super) struct ServerArguments {
+    /// Configuration file; several are read in order, later ones over earlier ones.
+    /// Without it: /etc/ham4db.conf.json, conf/ham4db.conf.json, ham4db.conf.json.
+    #[arg(long, value_name = "FILE")]
+    config: Vec<PathBuf>,
+    /// Folder with `MySQLCluster` documents and their Secrets as YAML files; replaces the key `ManifestsDir`.
+    #[arg(long, value_name = "DIR", env = "HAM4DB_MANIFESTS")]
+    manifests: Option<PathBuf>,
+}
+
+pub(super) fn run(arguments: &ServerArguments) -> anyhow::Result<()> {
+    let paths = if arguments.config.is_empty() {
+        config::search(std::path::Path::is_file)
+    } else {
+        arguments.config.clone()
+    };
+    let mut settings = config::load(&paths, &Environment::of_process())?;
+    if arguments.manifests.is_some() {
+        settings.manifests.clone_from(&arguments.manifests);
+    }
+    super::logging::start(settings.debug);
+    for path in &paths {
+        info!("configuration: {}", path.display());
+    }
+    for warning in &settings.warnings {
+        warn!("{warning}");
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("start the runtime")?;
+    let result = runtime.block_on(serve(settings));
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    result
+}
+
+/// The consensus of this process, kept so that it can be ended.
+enum Agreement {
+    Raft(Arc<RaftMember>),
+    Single,
+}
+
+#[expect(
+    clippy::too_many_lines,
+    reason = "how a member is put together reads from top to bottom"
+)]
+async fn serve(settings: Settings) -> anyhow::Result<()> {
+    let stop = CancellationToken::new();
+    let tasks = TaskTracker::new();
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
+    let store = SqliteStore::open(&settings.backend.sqlite_file).await?;
+    let backend = format!("sqlite {}", settings.backend.sqlite_file.display());
+
+    let listen = settings.http.listen.clone();
+    let listener = http::bind(&listen).await.context("ListenAddress")?;
+
+    let cluster = cluster_api(&settings).await?;
+    let source = source(&settings, cluster.as_ref(), &stop, &tasks).await?;
+    let (accounts, credentials) = watch::channel(own_account(&settings));
+    let probe_settings = ProbeSettings {
+        data_center_query: settings.discovery.data_center.query.clone(),
+        region_query: settings.discovery.region.query.clone(),
+        environment_query: settings.discovery.environment.query.clone(),
+        ..ProbeSettings::default()
+    };
+    let prober: Arc<dyn Prober> = Arc::new(MySqlProber::new(
+        credentials.clone(),
+        probe_settings.clone(),
+        Arc::clone(&clock),
+    ));
+    let observatory = Arc::new(Observatory::new(Places {
+        data_center: settings.discovery.data_center.pattern.clone(),
+        region: settings.discovery.region.pattern.clone(),
+        environment: settings.discovery.environment.pattern.clone(),
+    }));
+    let name = settings
+        .raft
+        .as_ref()
+        .map_or_else(|| settings.http.advertise.clone(), |raft| raft.advertise.clone());
+    let eyes: Arc<dyn OpinionSource> = Arc::new(Eyes::new(
+        Arc::clone(&observatory),
+        Arc::clone(&prober),
+        Arc::clone(&clock),
+        name,
+    ));
+
+    let (consensus, agreement) = agreement(
+        &settings,
+        cluster.as_ref(),
+        Arc::new(store.clone()),
+        Arc::clone(&eyes),
+        Arc::clone(&clock),
+        &stop,
+    )
+    .await?;
+    if let Some(source) = &source {
+        keep_accounts(&settings, source, &consensus, accounts, &stop, &tasks);
+    }
+
+    let watch_settings = watch_settings(&settings);
+    let watcher = Watcher::new(
+        Arc::clone(&observatory),
+        Arc::clone(&prober),
+        Arc::clone(&clock),
+        watch_settings.clone(),
+        consensus.state(),
+        stop.child_token(),
+    );
+    tasks.spawn(Arc::clone(&watcher).run());
+
+    let policy = Arc::new(policy_settings(&settings)?);
+    let pictures = Pictures::new(
+        Arc::clone(&observatory),
+        consensus.state(),
+        Arc::clone(&policy),
+        settings.recovery.ignore.clone(),
+        Arc::clone(&clock),
+    );
+    let shop = Workshop {
+        executor: Arc::new(MySqlExecutor::new(credentials.clone(), probe_settings)),
+        prober: Arc::clone(&prober),
+        observatory: Arc::clone(&observatory),
+        consensus: Arc::clone(&consensus),
+        credentials,
+        clock: Arc::clone(&clock),
+        settings: RecoverySettings {
+            quorum: settings.recovery.quorum,
+            ..RecoverySettings::default()
+        },
+    };
+    let recoverer = Recoverer::new(shop.clone(), pictures.clone(), eyes);
+    let guard = Guard::new(shop, pictures.clone(), Arc::clone(&recoverer));
+    let leader = Leader {
+        consensus: Arc::clone(&consensus),
+        observatory: Arc::clone(&observatory),
+        pictures: pictures.clone(),
+        aliases: Aliases(settings.discovery.cluster_aliases.clone()),
+        recoverer: Arc::clone(&recoverer),
+        guard,
+    };
+    tasks.spawn(leader.run(stop.child_token()));
+    tasks.spawn(plant_seeds(
+        settings.clone(),
+        Arc::clone(&consensus),
+        stop.child_token(),
+    ));
+    if let Some(source) = source {
+        let shown = show_pictures(
+            pictures.clone(),
+            Arc::clone(&recoverer),
+            Arc::clone(&observatory),
+            Arc::clone(&consensus),
+            &stop,
+            &tasks,
+        );
+        tasks.spawn(Declare::new(Arc::clone(&consensus), source, Arc::clone(&clock), shown).run(stop.child_token()));
+    }
+
+    let service = Service {
+        consensus: Arc::clone(&consensus),
+        observatory,
+        watcher,
+        pictures,
+        recoverer,
+        settings: policy,
+        clock: Arc::clone(&clock),
+        forget_for: watch_settings.forget_for,
+    };
+    let context = http::AppContext {
+        api: Arc::new(service),
+        consensus: Arc::clone(&consensus),
+        clock,
+        options: Arc::new(http_options(&settings, backend)),
+    };
+    let draining = CancellationToken::new();
+    let serving = tasks.spawn(http::serve(listener, context, draining.clone()));
+    info!("serving the API at {listen}");
+
+    signals::wait_for_end().await;
+    info!("ending: handing over leadership");
+    consensus.hand_over(HAND_OVER_DEADLINE).await;
+    draining.cancel();
+    stop.cancel();
+    tasks.close();
+    let ended = async {
+        if let Err(error) = serving.await {
+            warn!("the API ended badly: {error}");
+        }
+        tasks.wait().await;
+        if let Agreement::Raft(member) = &agreement {
+            member.shutdown().await;
+        }
+        store.close().await;
+    };
+    if tokio::time::timeout(END_DEADLINE, ended).await.is_err() {
+        warn!("not everything ended within {} s", END_DEADLINE.as_secs());
+    }
+    info!("ended");
+    Ok(())
+}
+
+async fn agreement(
+    settings: &Settings,
+    cluster: Option<&kube::Client>,
+    store: Arc<dyn StateStore>,
+    eyes: Arc<dyn OpinionSource>,
+    clock: Arc<dyn Clock>,
+    stop: &CancellationToken,
+) -> anyhow::Result<(Arc<dyn Consensus>, Agreement)> {
+    let Some(raft) = &settings.raft else {
+        let single = Single::start(&settings.http.advertise, &settings.http.advertise, store, clock).await?;
+        return Ok((single, Agreement::Single));
+    };
+    let membership = membership::of(settings, raft, cluster, stop);
+    let mut around = Surroundings::new(store, eyes, clock, membership.wanted);
+    around.marker = membership.marker;
+    let listener = http::bind(&raft.bind).await.context("RaftBind")?;
+    let raft_settings = RaftSettings {
+        name: membership.name,
+        raft_address: raft.advertise.clone(),
+        http_uri: settings.http.advertise.clone(),
+        data_dir: raft.data_dir.clone(),
+        founders: membership.founders,
+        group_key: raft.group_key.clone(),
+        timings: Timings {
+            heartbeat: raft.heartbeat,
+            election_min: raft.election_min,
+            election_max: raft.election_max,
+            ..Timings::default()
+        },
+    };
+    let member = RaftMember::start(raft_settings, around, listener).await?;
+    Ok((Arc::clone(&member) as Arc<dyn Consensus>, Agreement::Raft(member)))
+}
+
+/// A client of the Kubernetes API, where the configuration asks for one.
+async fn cluster_api(settings: &Settings) -> anyhow::Result<Option<kube::Client>> {
+    let needed = settings.kubernetes.enabled || settings.raft.as_ref().is_some_and(|raft| raft.stateful_set.is_some());
+    if needed {
+        Ok(Some(kube::connect().await.context("Kubernetes.Enabled")?))
+    } else {
+        Ok(None)
+    }
+}
+
+async fn source(
+    settings: &Settings,
+    cluster: Option<&kube::Client>,
+    stop: &CancellationToken,
+    tasks: &TaskTracker,
+) -> anyhow::Result<Option<Arc<dyn ClusterSource>>> {
+    match (&settings.manifests, cluster.filter(|_| settings.kubernetes.enabled)) {
+        (Some(_), Some(_)) => anyhow::bail!(
+            "documents come from one place: set ManifestsDir (--manifests) or Kubernetes.Enabled, not both"
+        ),
+        (None, None) => Ok(None),
+        (Some(folder), None) => {
+            let directory = ManifestDirectory::new(folder);
+            directory.look().await;
+            tasks.spawn(Arc::clone(&directory).run(stop.child_token()));
+            info!("documents: folder {}", folder.display());
+            Ok(Some(directory))
+        }
+        (None, Some(client)) => {
+            let own = if settings.kubernetes.namespace.is_empty() {
+                kube::own_namespace(client).to_owned()
+            } else {
+                settings.kubernetes.namespace.clone()
+            };
+            let scope = match settings.kubernetes.watch_namespaces.as_slice() {
+                [] => kube::Scope::Namespaces(BTreeSet::from([own])),
+                names if names.iter().any(|name| name == "*") => kube::Scope::AllNamespaces,
+                names => kube::Scope::Namespaces(names.iter().cloned().collect()),
+            };
+            info!("documents: Kubernetes, {scope:?}");
+            let source = kube::KubeSource::new(client.clone(), scope);
+            tasks.spawn(Arc::clone(&source).run(stop.child_token()));
+            Ok(Some(source))
+        }
+    }
+}
+
+/// The account of the configuration, under origin `api`.
+fn own_account(settings: &Settings) -> CredentialsByOrigin {
+    Arc::new(
+        settings
+            .topology
+            .credentials()
+            .map(|own| (Origin::Api, own))
+            .into_iter()
+            .collect(),
+    )
+}
+
+/// Passes on the accounts of the documents, with the last known ones while their source is away, beside the configuration's own.
+fn keep_accounts(
+    settings: &Settings,
+    source: &Arc<dyn ClusterSource>,
+    consensus: &Arc<dyn Consensus>,
+    accounts: watch::Sender<CredentialsByOrigin>,
+    stop: &CancellationToken,
+    tasks: &TaskTracker,
+) {
+    let own = own_account(settings);
+    let (kept, mut documents) = watch::channel(CredentialsByOrigin::default());
+    match &settings.raft {
+        Some(raft) => {
+            let cache = CredentialsCache::in_directory(&raft.data_dir);
+            tasks.spawn(cache.run(source.credentials(), consensus.state(), kept, stop.child_token()));
+        }
+        None => documents = source.credentials(),
+    }
+    let stop = stop.child_token();
+    tasks.spawn(async move {
+        loop {
+            let mut all: BTreeMap<Origin, Credentials> = documents.borrow_and_update().as_ref().clone();
+            all.extend(own.iter().map(|(origin, account)| (origin.clone(), account.clone())));
+            accounts.send_replace(Arc::new(all));
+            tokio::select! {
+                () = stop.cancelled() => return,
+                changed = documents.changed() => if changed.is_err() { return },
+            }
+        }
+    });
+}
+
+fn watch_settings(settings: &Settings) -> WatchSettings {
+    let discovery = &settings.discovery;
+    WatchSettings {
+        poll: discovery.poll,
+        pulse: discovery.pulse,
+        ignore: discovery.ignore.clone(),
+        ignore_replicas: discovery.ignore_replicas.clone(),
+        ignore_sources: discovery.ignore_sources.clone(),
+        forget_for: discovery.poll * 3,
+        ..WatchSettings::default()
+    }
+}
+
+fn policy_settings(settings: &Settings) -> anyhow::Result<PolicySettings> {
+    let recovery = &settings.recovery;
+    Ok(PolicySettings {
+        recover_primary_filters: recovery.primaries.filters().to_vec(),
+        promotion_ignore: recovery.promotion_ignore.patterns().to_vec(),
+        block_millis: u64::try_from(recovery.block.as_millis()).context("RecoveryPeriodBlockSeconds")?,
+        reasonable_lag_seconds: settings.discovery.reasonable_lag.as_secs(),
+        prevent_cross_data_center: recovery.prevent_cross_data_center,
+        prevent_cross_region: recovery.prevent_cross_region,
+        ..PolicySettings::default()
+    })
+}
+
+fn http_options(settings: &Settings, backend: String) -> http::Options {
+    http::Options {
+        url_prefix: settings.http.url_prefix.clone(),
+        status_endpoint: settings.http.status_endpoint.clone(),
+        read_only: settings.http.read_only,
+        problem_ignore: settings.http.problem_ignore.clone(),
+        poll: settings.discovery.poll,
+        maintenance_lag: settings.discovery.maintenance_lag,
+        default_port: settings.topology.default_port,
+        candidate_expiry: settings.discovery.candidate_expiry,
+        primary_filters: settings.recovery.primaries.texts().to_vec(),
+        intermediate_filters: settings.recovery.intermediates.texts().to_vec(),
+        recovery_ignore: settings.recovery.ignore_texts.clone(),
+        raft_bind: settings.raft.as_ref().map(|raft| raft.bind.clone()).unwrap_or_default(),
+        backend,
+    }
+}
+
+/// The seeds of the configuration become seeds of the state, once there is a leader that can be this member.
+async fn plant_seeds(settings: Settings, consensus: Arc<dyn Consensus>, stop: CancellationToken) {
+    let mut leadership = consensus.leadership();
+    loop {
+        let leads = leadership.borrow_and_update().is_leader;
+        let mut planted = leads;
+        if leads {
+            for instance in &settings.discovery.seeds {
+                let seed = Seed {
+                    instance: instance.clone(),
+                    origin: Origin::Api,
+                };
+                if consensus.state().borrow().seeds.contains(&seed) {
+                    continue;
+                }
+                if let Err(error) = consensus.propose(Command::Discover { seed }).await {
+                    warn!("seed {instance} is not planted yet: {error}");
+                    planted = false;
+                }
+            }
+        }
+        tokio::select! {
+            () = stop.cancelled() => return,
+            changed = leadership.changed() => if changed.is_err() { return },
+            () = tokio::time::sleep(Duration::from_secs(1)), if leads && !planted => {}
+        }
+    }
+}
+
+/// Pictures for the documents' status, made anew whenever something changed.
+fn show_pictures(
+    pictures: Pictures,
+    recoverer: Arc<Recoverer>,
+    observatory: Arc<Observatory>,
+    consensus: Arc<dyn Consensus>,
+    stop: &CancellationToken,
+    tasks: &TaskTracker,
+) -> watch::Receiver<Arc<Vec<ClusterPicture>>> {
+    let shown = move || {
+        let all = pictures.clusters().into_iter().map(|picture| {
+            let called_for = picture
+                .findings
+                .iter()
+                .filter(|judged| judged.finding.code.is_actionable());
+            let held_back = called_for.filter_map(|judged| {
+                judged
+                    .held_back
+                    .clone()
+                    .or_else(|| recoverer.held_back(&judged.finding.instance))
+            });
+            ClusterPicture {
+                held_back: held_back.map(|why| why.to_string()).collect(),
+                findings: picture.findings.iter().map(|judged| judged.finding.clone()).collect(),
+                cluster: picture.cluster,
+                topology: picture.topology,
+            }
+        });
+        Arc::new(all.collect::<Vec<_>>())
+    };
+    let (sender, receiver) = watch::channel(shown());
+    let stop = stop.child_token();
+    tasks.spawn(async move {
+        let mut changes = observatory.changes();
+        let mut state = consensus.state();
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                changed = changes.changed() => if changed.is_err() { return },
+                changed = state.changed() => if changed.is_err() { return },
+                () = tokio::time::sleep(Duration::from_secs(1)) => {}
+            }
+            sender.send_replace(shown());
+        }
+    });
+    receiver
+}

@@ -1,0 +1,221 @@
+//! Options and environment, as orchestrator-client has them.
+
+use clap::Parser;
+use secrecy::SecretString;
+
+use crate::domain::key::{DEFAULT_PORT, InstanceKey};
+
+/// What the environment can say, for `--help`.
+pub const LONG_HELP: &str = "\
+Environment (each with orchestrator's name as a fallback, ORCHESTRATOR_API and so on):
+  HAM4DB_API               one endpoint, or several separated by blanks, of which the leader is found
+  HAM4DB_INSTANCE          default for -i
+  HAM4DB_AUTH_USER         user for basic authentication
+  HAM4DB_AUTH_PASSWORD     its password
+  HAM4DB_AUTH_USER_HEADER  one more header, as `Header: user`";
+
+/// Arguments of the program. The text of `--help` stands in [`LONG_HELP`].
+#[derive(Clone, Debug, Default, Parser)]
+#[command(name = "ham4db-client", version, about = "Talks to ham4db's API. `-c help` lists the commands.", after_help = LONG_HELP)]
+pub struct Arguments {
+    /// Command to run; `help` lists them.
+    #[arg(short = 'c', long, default_value = "")]
+    pub command: String,
+    /// Instance, `host` or `host:port`.
+    #[arg(short = 'i')]
+    pub instance: Option<String>,
+    /// Destination instance.
+    #[arg(short = 'd')]
+    pub destination: Option<String>,
+    /// Sibling or old spelling of the destination.
+    #[arg(short = 's')]
+    pub sibling: Option<String>,
+    /// Cluster: name, alias or an instance of it.
+    #[arg(short = 'a', long)]
+    pub alias: Option<String>,
+    /// Who asks; default: the user of the shell.
+    #[arg(short = 'o', long)]
+    pub owner: Option<String>,
+    /// Why.
+    #[arg(short = 'r', long)]
+    pub reason: Option<String>,
+    /// For how long: a number with s, m, h, d or w.
+    #[arg(short = 'u', long, default_value = "10m")]
+    pub duration: String,
+    /// Promotion rule: `prefer`, `neutral`, `prefer_not`, `must_not`.
+    #[arg(short = 'R', long)]
+    pub promotion_rule: Option<String>,
+    /// Endpoints; instead of the environment's.
+    #[arg(short = 'U', long)]
+    pub api: Option<String>,
+    /// Path for `-c api`, as `clusters-info`.
+    #[arg(short = 'P', long)]
+    pub path: Option<String>,
+    /// Text for `-c search`.
+    #[arg(short = 'q', long)]
+    pub query: Option<String>,
+    /// Basic authentication, `user:password`. Other users of the machine can see it; better use the environment.
+    #[arg(short = 'b', long)]
+    pub auth: Option<String>,
+    /// One more header, `Header: user`, for a proxy that authenticates.
+    #[arg(short = 'e', long)]
+    pub headers_auth: Option<String>,
+    /// Port of instances that name none.
+    #[arg(short = 'D', default_value_t = DEFAULT_PORT)]
+    pub default_port: u16,
+    /// Tag (no command of this version needs it).
+    #[arg(short = 't', long)]
+    pub tag: Option<String>,
+    /// Pool (no command of this version needs it).
+    #[arg(short = 'l', long)]
+    pub pool: Option<String>,
+    /// Host name (no command of this version needs it).
+    #[arg(short = 'H', long)]
+    pub hostname: Option<String>,
+    /// Binary log (no command of this version needs it).
+    #[arg(short = 'n', long)]
+    pub binlog: Option<String>,
+    /// Seconds (no command of this version needs it).
+    #[arg(short = 'S', long)]
+    pub seconds: Option<String>,
+}
+
+/// What the program goes by: arguments with the environment filled in.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Name of the command, with `replica` where it said `slave`.
+    pub command: String,
+    /// Instance as written.
+    pub instance: Option<String>,
+    /// Destination as written.
+    pub destination: Option<String>,
+    /// Cluster.
+    pub alias: Option<String>,
+    /// Who asks.
+    pub owner: String,
+    /// Why.
+    pub reason: Option<String>,
+    /// For how long.
+    pub duration: String,
+    /// Promotion rule.
+    pub promotion_rule: Option<String>,
+    /// Endpoints as written, at least one.
+    pub endpoints: Vec<String>,
+    /// Path for `-c api`.
+    pub path: Option<String>,
+    /// Text to search for.
+    pub query: Option<String>,
+    /// User and password.
+    pub basic: Option<(String, SecretString)>,
+    /// One more header.
+    pub header: Option<(String, String)>,
+    /// Port of instances that name none.
+    pub default_port: u16,
+}
+
+impl Settings {
+    /// Fills in the environment.
+    ///
+    /// # Errors
+    /// When there is no command, or an option cannot be understood.
+    pub fn new(arguments: Arguments, variables: &dyn Fn(&str) -> Option<String>) -> Result<Self, String> {
+        let variable = |name: &str| {
+            let present = |name: String| variables(&name).filter(|value| !value.is_empty());
+            present(format!("HAM4DB_{name}")).or_else(|| present(format!("ORCHESTRATOR_{name}")))
+        };
+        if arguments.command.is_empty() {
+            return Err("No command given. Use -c <command> (`-c help` lists them)".to_owned());
+        }
+        let api = arguments
+            .api
+            .or_else(|| variable("API"))
+            .unwrap_or_else(|| "http://localhost:3000".to_owned());
+        let basic = match arguments.auth {
+            Some(both) => {
+                let (user, password) = both.split_once(':').ok_or("-b wants user:password")?;
+                Some((user.to_owned(), SecretString::from(password.to_owned())))
+            }
+            None => variable("AUTH_USER")
+                .map(|user| (user, SecretString::from(variable("AUTH_PASSWORD").unwrap_or_default()))),
+        };
+        let header = match arguments.headers_auth.or_else(|| variable("AUTH_USER_HEADER")) {
+            Some(text) => {
+                let (name, value) = text
+                    .split_once(':')
+                    .ok_or("the header for a proxy is written as Header: user")?;
+                Some((name.trim().to_owned(), value.trim().to_owned()))
+            }
+            None => None,
+        };
+        let user = || {
+            variables("USER")
+                .or_else(|| variables("LOGNAME"))
+                .filter(|name| !name.is_empty())
+        };
+        Ok(Self {
+            command: arguments.command.replacen("slave", "replica", 1),
+            instance: arguments.instance.or_else(|| variable("INSTANCE")),
+            destination: arguments.destination.or(arguments.sibling),
+            alias: arguments.alias,
+            owner: arguments
+                .owner
+                .or_else(user)
+                .unwrap_or_else(|| "ham4db-client".to_owned()),
+            reason: arguments.reason,
+            duration: arguments.duration,
+            promotion_rule: arguments.promotion_rule,
+            endpoints: api.split_whitespace().map(str::to_owned).collect(),
+            path: arguments.path,
+            query: arguments.query,
+            basic,
+            header,
+            default_port: arguments.default_port,
+        })
+    }
+
+    /// The instance that the command is about.
+    ///
+    /// # Errors
+    /// When there is none, or it is no address.
+    pub fn key(&self) -> Result<InstanceKey, String> {
+        let text = self
+            .instance
+            .as_deref()
+            .ok_or("instance must be provided: -i host:port")?;
+        InstanceKey::parse(text, self.default_port).map_err(|error| error.to_string())
+    }
+
+    /// The destination.
+    ///
+    /// # Errors
+    /// When it is no address.
+    pub fn destination_key(&self) -> Result<Option<InstanceKey>, String> {
+        let parse = |text: &str| InstanceKey::parse(text, self.default_port).map_err(|error| error.to_string());
+        self.destination.as_deref().map(parse).transpose()
+    }
+
+    /// The cluster that the command is about: `-a`, or the one of `-i`.
+    ///
+    /// # Errors
+    /// When neither is given.
+    pub fn hint(&self) -> Result<String, String> {
+        self.hint_if_given()
+            .ok_or_else(|| "instance or alias must be provided: -i host:port or -a cluster".to_owned())
+    }
+
+    /// The same, when one is given.
+    pub fn hint_if_given(&self) -> Option<String> {
+        self.alias.clone().or_else(|| self.instance.clone())
+    }
+
+    /// The reason.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn reason(&self) -> Result<String, String> {
+        self.reason
+            .clone()
+            .filter(|reason| !reason.is_empty())
+            .ok_or_else(|| "reason must be provided: -r text".to_owned())
+    }
+}

@@ -1,0 +1,73 @@
+//! `ham4db-client`: the API on a command line, with the options, commands and output of orchestrator-client, so that scripts go on
+//! working when the name of the program is exchanged.
+//!
+//! Reads arguments and environment ([`arguments`]), looks a command up in the table ([`commands`]), finds the leader and asks it
+//! ([`endpoint`]), prints what scripts expect ([`print`]).
+
+pub mod arguments;
+pub mod commands;
+pub mod endpoint;
+pub mod print;
+
+use std::io::Write;
+
+use arguments::{Arguments, Settings};
+use commands::Command;
+use endpoint::{CallError, Endpoints};
+
+/// Runs one command. Returns the exit code: 0, or 1 after a message on `err`.
+///
+/// Results go to `out`; of a refused request the message goes to `err` and its details, if any, to `out`, as orchestrator-client does.
+pub async fn run(
+    arguments: Arguments,
+    variables: &dyn Fn(&str) -> Option<String>,
+    out: &mut dyn Write,
+    err: &mut dyn Write,
+) -> u8 {
+    // Output that cannot be written (a closed pipe) leaves nothing to report and nobody to report it to.
+    let mut tell = |text: &str| u8::from(out.write_all(text.as_bytes()).and_then(|()| out.flush()).is_err());
+    let mut fail = |text: &str| {
+        drop(writeln!(err, "ham4db-client[{}]: {text}", std::process::id()));
+        1
+    };
+    let settings = match Settings::new(arguments, variables) {
+        Ok(settings) => settings,
+        Err(why) => return fail(&why),
+    };
+    if settings.command == "help" {
+        return tell(&commands::listing());
+    }
+    let Some(command) = commands::find(&settings.command) else {
+        return fail(&format!(
+            "Unsupported command: {}; `-c help` lists what there is",
+            settings.command
+        ));
+    };
+    match execute(command, &settings).await {
+        Ok(text) => tell(&text),
+        Err(Trouble::Usage(why)) => fail(&why),
+        Err(Trouble::Call(CallError::Refused { message, details })) => {
+            if let Some(details) = details {
+                tell(&print::lines([print::plain(&details)]));
+            }
+            fail(&message)
+        }
+        Err(Trouble::Call(other)) => fail(&other.to_string()),
+    }
+}
+
+enum Trouble {
+    Usage(String),
+    Call(CallError),
+}
+
+async fn execute(command: &Command, settings: &Settings) -> Result<String, Trouble> {
+    let request = (command.request)(settings).map_err(Trouble::Usage)?;
+    let endpoints = Endpoints::new(settings).map_err(Trouble::Usage)?;
+    let api = endpoints.leader().await.map_err(Trouble::Call)?;
+    let Some(request) = request else {
+        return Ok(print::lines([api.to_string().trim_end_matches('/').to_owned()]));
+    };
+    let body = endpoints.call(&api, &request).await.map_err(Trouble::Call)?;
+    Ok((command.print)(&body, settings))
+}

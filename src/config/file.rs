@@ -1,0 +1,242 @@
+//! Reading configuration files: JSON with orchestrator's keys, in any case; later files override earlier ones.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use serde::de::{Deserialize as _, DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
+use serde_json::Value;
+
+use super::accepted::{self, OBSOLETE};
+use super::keys::{DiscoveryKeys, GroupKeys, ListenerKeys, RecoveryKeys, TopologyKeys};
+
+/// Where files are looked for when none is named, in this order; each that exists is read, later ones override.
+pub const SEARCHED: [&str; 3] = ["/etc/ham4db.conf.json", "conf/ham4db.conf.json", "ham4db.conf.json"];
+
+/// Where orchestrator looks; read when no file of ours exists.
+pub const SEARCHED_COMPATIBLE: [&str; 3] = [
+    "/etc/orchestrator.conf.json",
+    "conf/orchestrator.conf.json",
+    "orchestrator.conf.json",
+];
+
+/// Largest file that is read, bytes: a configuration is a few kilobytes, and a wrong path may name anything.
+const MAX_FILE_BYTES: u64 = 1 << 20;
+
+/// A file cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum FileError {
+    /// It cannot be read.
+    #[error("cannot read configuration file {path}: {source}")]
+    Unreadable {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// It is too large to be a configuration file.
+    #[error("configuration file {0} is larger than 1 MiB: is this the right file?")]
+    TooLarge(PathBuf),
+    /// A value has a wrong type, or the file is no JSON.
+    #[error("configuration file {path}, line {line}: {key}{message}")]
+    Malformed {
+        /// Which.
+        path: PathBuf,
+        /// Line, from 1.
+        line: usize,
+        /// The key with a colon and a blank, or empty when the trouble is with the JSON itself.
+        key: String,
+        /// What was found and what was expected.
+        message: String,
+    },
+}
+
+/// What the files say, defaults where they say nothing.
+#[derive(Clone, Debug, Default)]
+pub struct File {
+    /// Listener.
+    pub listener: ListenerKeys,
+    /// Managed servers.
+    pub topology: TopologyKeys,
+    /// Backend, group and documents.
+    pub group: GroupKeys,
+    /// Discovery.
+    pub discovery: DiscoveryKeys,
+    /// Recoveries.
+    pub recovery: RecoveryKeys,
+    /// Keys that are accepted and not used yet and were given another value than the usual one; of secrets only `true`.
+    pub accepted: BTreeMap<&'static str, Value>,
+    /// Keys that nobody knows, as `FILE: KEY`.
+    pub unknown: BTreeSet<String>,
+    /// Keys that orchestrator dropped long ago.
+    pub obsolete: BTreeSet<String>,
+}
+
+impl File {
+    /// Reads files in this order, later ones over earlier ones.
+    ///
+    /// # Errors
+    /// The first file that cannot be read or has a value of a wrong type; the error names file, line and key.
+    pub fn read(paths: &[PathBuf]) -> Result<Self, FileError> {
+        let mut file = Self::default();
+        for path in paths {
+            let unreadable = |source| FileError::Unreadable {
+                path: path.clone(),
+                source,
+            };
+            if std::fs::metadata(path).map_err(unreadable)?.len() > MAX_FILE_BYTES {
+                return Err(FileError::TooLarge(path.clone()));
+            }
+            let text = std::fs::read_to_string(path).map_err(unreadable)?;
+            file.merge(path, &text)?;
+        }
+        Ok(file)
+    }
+
+    /// Reads one text over what is there; `path` is for messages.
+    ///
+    /// # Errors
+    /// When a value has a wrong type or the text is no JSON object.
+    pub fn merge(&mut self, path: &Path, text: &str) -> Result<(), FileError> {
+        let mut json = serde_json::Deserializer::from_str(text);
+        let mut track = serde_path_to_error::Track::new();
+        let mut unknown = BTreeSet::new();
+        let mut note = |ignored: serde_ignored::Path<'_>| {
+            unknown.insert(ignored.to_string().replace(".?", ""));
+        };
+        let tracked = serde_path_to_error::Deserializer::new(&mut json, &mut track);
+        let outcome = Reading(self).deserialize(serde_ignored::Deserializer::new(tracked, &mut note));
+        let malformed = |error: &serde_json::Error, key: String| {
+            let message = error.to_string();
+            let message = message
+                .rsplit_once(" at line ")
+                .map_or(message.as_str(), |(what, _)| what)
+                .to_owned();
+            FileError::Malformed {
+                path: path.to_owned(),
+                line: error.line(),
+                key,
+                message,
+            }
+        };
+        if let Err(error) = outcome {
+            let key = track.path().to_string();
+            let key = if key == "." || error.is_syntax() || error.is_eof() {
+                String::new()
+            } else {
+                format!("{key}: ")
+            };
+            return Err(malformed(&error, key));
+        }
+        json.end().map_err(|error| malformed(&error, String::new()))?;
+        for key in unknown {
+            let known_once = OBSOLETE.iter().find(|name| name.eq_ignore_ascii_case(&key));
+            match known_once {
+                Some(name) => self.obsolete.insert((*name).to_owned()),
+                None => self.unknown.insert(format!("{}: {key}", path.display())),
+            };
+        }
+        Ok(())
+    }
+
+    /// Whether an accepted key was given another value than the usual one.
+    pub fn is_set(&self, name: &str) -> bool {
+        self.accepted.contains_key(name)
+    }
+}
+
+/// The files that are read when none is named: those of [`SEARCHED`] that exist, else those of [`SEARCHED_COMPATIBLE`].
+pub fn search(exists: impl Fn(&Path) -> bool) -> Vec<PathBuf> {
+    let present = |names: &[&str]| {
+        names
+            .iter()
+            .map(PathBuf::from)
+            .filter(|path| exists(path))
+            .collect::<Vec<_>>()
+    };
+    let own = present(&SEARCHED);
+    if own.is_empty() {
+        present(&SEARCHED_COMPATIBLE)
+    } else {
+        own
+    }
+}
+
+/// Reads an object into a [`File`] that already has values.
+struct Reading<'a>(&'a mut File);
+
+impl<'de> DeserializeSeed<'de> for Reading<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Reading<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object of configuration keys")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        let file = self.0;
+        while let Some(key) = map.next_key::<String>()? {
+            let used = file.listener.read(&key, &mut map)?
+                || file.topology.read(&key, &mut map)?
+                || file.group.read(&key, &mut map)?
+                || file.discovery.read(&key, &mut map)?
+                || file.recovery.read(&key, &mut map)?;
+            if used {
+                continue;
+            }
+            match accepted::find(&key) {
+                Some(known) => {
+                    let value = map.next_value_seed(OfType(known))?;
+                    accept(file, known, value);
+                }
+                None => {
+                    map.next_value::<IgnoredAny>()?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Reads the value of an accepted key and holds it to the key's type. The value stays out of the error: some of these keys are secrets.
+struct OfType(&'static accepted::Accepted);
+
+impl<'de> DeserializeSeed<'de> for OfType {
+    type Value = Value;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        let value = Value::deserialize(deserializer)?;
+        let usual = self.0.default;
+        if value.is_null() || usual.admits(&value) {
+            Ok(value)
+        } else {
+            Err(D::Error::custom(format!(
+                "invalid type, expected {}",
+                usual.expectation()
+            )))
+        }
+    }
+}
+
+fn accept(file: &mut File, known: &'static accepted::Accepted, value: Value) {
+    if value.is_null() {
+        return;
+    }
+    if known.default.is(&value) {
+        file.accepted.remove(known.name);
+    } else {
+        let kept = if matches!(known.default, accepted::Usual::Secret) {
+            Value::Bool(true)
+        } else {
+            value
+        };
+        file.accepted.insert(known.name, kept);
+    }
+}

@@ -1,0 +1,251 @@
+//! Every key that this version uses, with its type, default and meaning: the one list from which reading and the reference page come.
+
+use std::collections::BTreeMap;
+
+use serde::de::MapAccess;
+
+use super::secret::Secret;
+
+/// One key as the reference page shows it.
+#[derive(Clone, Debug)]
+pub struct KeyDoc {
+    /// Name.
+    pub name: &'static str,
+    /// Rust type, to be told in words.
+    pub kind: &'static str,
+    /// Default as JSON.
+    pub default: String,
+    /// Meaning.
+    pub about: String,
+}
+
+/// Declares a group of keys: a struct whose fields are named as the keys are, their defaults, and how they are read whatever the case
+/// in which a file writes them (Go's decoder, which orchestrator's files were written for, does not look at case).
+macro_rules! keys {
+    ($(#[$meta:meta])* $name:ident { $( $(#[doc = $doc:literal])+ $key:ident: $kind:ty = $default:expr; )* }) => {
+        $(#[$meta])*
+        #[derive(Clone, Debug)]
+        #[expect(non_snake_case, reason = "fields are named as the keys of the file are")]
+        pub struct $name { $( $(#[doc = $doc])+ pub $key: $kind, )* }
+
+        impl Default for $name {
+            fn default() -> Self {
+                Self { $( $key: $default, )* }
+            }
+        }
+
+        impl $name {
+            /// Reads the value of `key` when it is one of this group; `null` leaves the present value, as in orchestrator.
+            pub(super) fn read<'de, A: MapAccess<'de>>(&mut self, key: &str, map: &mut A) -> Result<bool, A::Error> {
+                $( if key.eq_ignore_ascii_case(stringify!($key)) {
+                    if let Some(value) = map.next_value::<Option<$kind>>()? {
+                        self.$key = value;
+                    }
+                    return Ok(true);
+                } )*
+                Ok(false)
+            }
+
+            /// The keys of this group in the order of their declaration.
+            pub(super) fn describe() -> Vec<KeyDoc> {
+                let usual = Self::default();
+                vec![ $( KeyDoc {
+                    name: stringify!($key),
+                    kind: stringify!($kind),
+                    default: DefaultText::text(&usual.$key),
+                    about: [$($doc),+].map(str::trim).join(" "),
+                }, )* ]
+            }
+        }
+    };
+}
+
+/// How a default is printed on the reference page.
+trait DefaultText {
+    fn text(&self) -> String;
+}
+
+impl<T: serde::Serialize> DefaultText for T {
+    fn text(&self) -> String {
+        serde_json::to_string(self).expect("defaults are plain values")
+    }
+}
+
+impl serde::Serialize for Secret {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(if self.is_empty() { "" } else { "[REDACTED]" })
+    }
+}
+
+keys! {
+    /// The API's listener and what it shows.
+    ListenerKeys {
+        /// Log at debug level.
+        Debug: bool = false;
+        /// Where the API listens, `host:port`; `:3000` means all interfaces.
+        ListenAddress: String = ":3000".to_owned();
+        /// Base URI of this member's API as other members and clients reach it, `http://host:port` without a path. Default: the host of `RaftAdvertise` with the port of `ListenAddress`.
+        HTTPAdvertise: String = String::new();
+        /// Path under which everything is served, `/x`; empty: at the root.
+        URLPrefix: String = String::new();
+        /// Path of the status check. Another one than the default is served as it stands, without `URLPrefix`.
+        StatusEndpoint: String = "/api/status".to_owned();
+        /// Refuse every call that changes something, with 403.
+        ReadOnly: bool = false;
+        /// Regular expressions on `host:port`: instances that `problems` leaves out.
+        ProblemIgnoreHostnameFilters: Vec<String> = Vec::new();
+    }
+}
+
+keys! {
+    /// How managed servers are reached.
+    TopologyKeys {
+        /// Account on all managed servers that no document brings credentials for.
+        MySQLTopologyUser: String = String::new();
+        /// Its password; `${NAME}` takes it from the environment.
+        MySQLTopologyPassword: Secret = Secret::default();
+        /// my.cnf style file with `user` and `password` under `[client]`; it wins over the two keys above.
+        MySQLTopologyCredentialsConfigFile: String = String::new();
+        /// (own key) Account for replication channels that are set up anew; empty: a replica keeps the one it has.
+        MySQLReplicationUser: String = String::new();
+        /// (own key) Its password; `${NAME}` takes it from the environment.
+        MySQLReplicationPassword: Secret = Secret::default();
+        /// PEM file of the authority that signs the servers' certificates: connections use TLS and verify certificate and host name.
+        MySQLTopologySSLCAFile: String = String::new();
+        /// Connections use TLS and verify nothing.
+        MySQLTopologySSLSkipVerify: bool = false;
+        /// Deadline for a connection to a managed server, seconds.
+        MySQLConnectTimeoutSeconds: u32 = 2;
+        /// Deadline for the answers of one probe, seconds.
+        MySQLDiscoveryReadTimeoutSeconds: u32 = 10;
+        /// Port of an instance when an address names none.
+        DefaultInstancePort: u16 = 3306;
+    }
+}
+
+keys! {
+    /// Where the replicated state is kept, and the group.
+    GroupKeys {
+        /// `sqlite` (the default here) or `sqlite3`; orchestrator's default `mysql` is not supported yet and refused when written out.
+        BackendDB: String = "sqlite".to_owned();
+        /// File of the SQLite backend. With `RaftEnabled` the default is `ham4db.db` in `RaftDataDir`; without, the key is required.
+        SQLite3DataFile: String = String::new();
+        /// Several members agree through raft.
+        RaftEnabled: bool = false;
+        /// Address of the peer listener, `host` or `host:port`.
+        RaftBind: String = "127.0.0.1:10008".to_owned();
+        /// Address told to the peers. Default: the pod's name in its Service with `RaftStatefulSet`, `RaftBind` otherwise.
+        RaftAdvertise: String = String::new();
+        /// Folder of the raft log, the member's identity and the last good credentials. Required with `RaftEnabled`.
+        RaftDataDir: String = String::new();
+        /// Port of peers when an address names none.
+        DefaultRaftPort: u16 = 10_008;
+        /// All members, this one included. Names are resolved at every dial.
+        RaftNodes: Vec<String> = Vec::new();
+        /// (own key) File with a secret that all members share; peers without it are refused.
+        RaftGroupKeyFile: String = String::new();
+        /// (own key) Interval of the leader's heartbeats, milliseconds.
+        RaftHeartbeatMilliseconds: u32 = 100;
+        /// (own key) Shortest election timeout, milliseconds; at least three heartbeats.
+        RaftElectionMinMilliseconds: u32 = 400;
+        /// (own key) Longest election timeout, milliseconds.
+        RaftElectionMaxMilliseconds: u32 = 700;
+        /// (own key) Members are the pods of a StatefulSet: `{"Name", "ServiceName", "Namespace", "Replicas", "ClusterDomain"}`. Instead of `RaftNodes`.
+        RaftStatefulSet: Option<StatefulSet> = None;
+        /// (own key) Documents from the Kubernetes API: `{"Enabled", "Namespace", "WatchNamespaces"}`.
+        Kubernetes: Kubernetes = Kubernetes::default();
+        /// (own key) Folder with the same documents as files.
+        ManifestsDir: String = String::new();
+    }
+}
+
+keys! {
+    /// Discovery, classification and thresholds.
+    DiscoveryKeys {
+        /// Seconds between full probes of an instance; other times derive from it.
+        InstancePollSeconds: u32 = 5;
+        /// (own key) Milliseconds between pulses to instances that have replicas, are suspected or quarantined.
+        PulseMilliseconds: u32 = 100;
+        /// Addresses where discovery starts.
+        DiscoverySeeds: Vec<String> = Vec::new();
+        /// Regular expressions on `host:port`: replicas that crawling does not follow.
+        DiscoveryIgnoreReplicaHostnameFilters: Vec<String> = Vec::new();
+        /// Regular expressions on `host:port`: sources that crawling does not follow.
+        DiscoveryIgnoreMasterHostnameFilters: Vec<String> = Vec::new();
+        /// Regular expressions on `host:port`: instances that crawling does not follow.
+        DiscoveryIgnoreHostnameFilters: Vec<String> = Vec::new();
+        /// Lag in seconds above which a replica counts as lagging.
+        ReasonableReplicationLagSeconds: u32 = 10;
+        /// Lag in seconds above which the topology shows a replica as `lag`.
+        ReasonableMaintenanceReplicationLagSeconds: u32 = 20;
+        /// Alias of clusters, by regular expression on the cluster's name.
+        ClusterNameToAlias: BTreeMap<String, String> = BTreeMap::new();
+        /// Regular expression on the host name; its first group is the data centre.
+        DataCenterPattern: String = String::new();
+        /// The same for the region.
+        RegionPattern: String = String::new();
+        /// The same for the environment.
+        PhysicalEnvironmentPattern: String = String::new();
+        /// Query on an instance that returns its data centre; wins over the pattern.
+        DetectDataCenterQuery: String = String::new();
+        /// The same for the region.
+        DetectRegionQuery: String = String::new();
+        /// The same for the environment.
+        DetectPhysicalEnvironmentQuery: String = String::new();
+        /// Minutes after which a promotion rule of `register-candidate` ends; 0 (the default here, 60 in orchestrator): never.
+        CandidateInstanceExpireMinutes: u32 = 0;
+    }
+}
+
+keys! {
+    /// Recoveries.
+    RecoveryKeys {
+        /// Seconds after a recovery during which the same cluster gets no other one unless the first is acknowledged.
+        RecoveryPeriodBlockSeconds: u32 = 3600;
+        /// The same in minutes; only when the key above is 0.
+        RecoveryPeriodBlockMinutes: u32 = 60;
+        /// Regular expressions on `host:port`: instances whose findings are left out.
+        RecoveryIgnoreHostnameFilters: Vec<String> = Vec::new();
+        /// Clusters without a document whose primary is replaced when it fails: name, alias, `alias=x`, `alias~=x`, `*` or a regular expression on the name.
+        RecoverMasterClusterFilters: Vec<String> = Vec::new();
+        /// The same for intermediate sources; shown by the API, without effect so far.
+        RecoverIntermediateMasterClusterFilters: Vec<String> = Vec::new();
+        /// Regular expressions on `host:port`: instances that are never promoted.
+        PromotionIgnoreHostnameFilters: Vec<String> = Vec::new();
+        /// Never promote across data centres.
+        PreventCrossDataCenterMasterFailover: bool = false;
+        /// Never promote across regions.
+        PreventCrossRegionMasterFailover: bool = false;
+        /// (own key) Who must agree before a failover: `Leader` or `Majority` (of the voters). Default: `Majority` with `RaftEnabled`, `Leader` otherwise.
+        RecoveryQuorum: String = String::new();
+    }
+}
+
+/// The StatefulSet whose pods are the members.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct StatefulSet {
+    /// Name of the StatefulSet.
+    pub name: String,
+    /// Name of its headless Service.
+    pub service_name: String,
+    /// Namespace of both.
+    pub namespace: String,
+    /// How many pods the first bootstrap waits for, at least 1.
+    pub replicas: u32,
+    /// Domain of the cluster; empty leaves it to the search list of the pod's resolver.
+    #[serde(default)]
+    pub cluster_domain: String,
+}
+
+/// Documents from the Kubernetes API.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct Kubernetes {
+    /// Read `MySQLCluster` documents and write their status.
+    pub enabled: bool,
+    /// Namespace of the pod; empty: as the service account says.
+    pub namespace: String,
+    /// Namespaces that are watched; empty: the own one; `*`: all.
+    pub watch_namespaces: Vec<String>,
+}

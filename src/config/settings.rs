@@ -1,0 +1,208 @@
+//! The configuration as the program uses it: typed, checked, one struct for each subsystem.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use secrecy::SecretString;
+
+use crate::app::filter::{ClusterFilters, HostnameFilters};
+use crate::app::ports::{Account, Credentials, TlsMode};
+use crate::domain::key::InstanceKey;
+use crate::domain::policy::RecoveryQuorum;
+
+pub use super::keys::{Kubernetes as KubernetesSettings, StatefulSet as StatefulSetSettings};
+
+/// Everything that the configuration decides. `Debug` shows no secret.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Log at debug level.
+    pub debug: bool,
+    /// The API.
+    pub http: HttpSettings,
+    /// The group, when there is one.
+    pub raft: Option<RaftSettings>,
+    /// The backend.
+    pub backend: BackendSettings,
+    /// How managed servers are reached.
+    pub topology: TopologySettings,
+    /// Discovery and classification.
+    pub discovery: DiscoverySettings,
+    /// Recoveries.
+    pub recovery: RecoverySettings,
+    /// Documents from the Kubernetes API.
+    pub kubernetes: KubernetesSettings,
+    /// Folder with documents as files.
+    pub manifests: Option<PathBuf>,
+    /// What should be said once at the start, a line each: unknown keys, keys without effect.
+    pub warnings: Vec<String>,
+}
+
+/// The API's listener and what it shows.
+#[derive(Clone, Debug)]
+pub struct HttpSettings {
+    /// `host:port` to listen at; without a host: all interfaces.
+    pub listen: String,
+    /// `http://host:port` as others reach this member.
+    pub advertise: String,
+    /// Empty, or `/x`.
+    pub url_prefix: String,
+    /// Path of the status check; [`None`] when it is the usual one below the prefix.
+    pub status_endpoint: Option<String>,
+    /// Refuse what changes something.
+    pub read_only: bool,
+    /// Instances that `problems` leaves out.
+    pub problem_ignore: HostnameFilters,
+}
+
+/// The group of members.
+#[derive(Clone, Debug)]
+pub struct RaftSettings {
+    /// `host:port` of the peer listener.
+    pub bind: String,
+    /// `host:port` told to the peers.
+    pub advertise: String,
+    /// Folder of log and identity.
+    pub data_dir: PathBuf,
+    /// Port of peers when none is named.
+    pub default_port: u16,
+    /// All members as `host:port`, sorted, each once; empty with `stateful_set`.
+    pub nodes: Vec<String>,
+    /// Secret that all members share.
+    pub group_key: Option<SecretString>,
+    /// Interval of heartbeats.
+    pub heartbeat: Duration,
+    /// Shortest election timeout.
+    pub election_min: Duration,
+    /// Longest election timeout.
+    pub election_max: Duration,
+    /// Members are the pods of a StatefulSet.
+    pub stateful_set: Option<StatefulSetSettings>,
+}
+
+/// Where the replicated state is kept.
+#[derive(Clone, Debug)]
+pub struct BackendSettings {
+    /// File of the SQLite database, or `:memory:`.
+    pub sqlite_file: PathBuf,
+}
+
+/// How managed servers are reached.
+#[derive(Clone, Debug)]
+pub struct TopologySettings {
+    /// Account on them, when one is configured.
+    pub account: Option<Account>,
+    /// Account for replication channels that are set up anew.
+    pub replication: Option<Account>,
+    /// TLS to them.
+    pub tls: TlsMode,
+    /// PEM of the authority, with [`TlsMode::Verify`].
+    pub ca_pem: Option<String>,
+    /// Deadline for a connection.
+    pub connect_timeout: Duration,
+    /// Deadline for the answers of a probe.
+    pub read_timeout: Duration,
+    /// Port when an address names none.
+    pub default_port: u16,
+}
+
+impl TopologySettings {
+    /// The credentials for servers that no document brings credentials for, when an account is configured.
+    pub fn credentials(&self) -> Option<Credentials> {
+        self.account.as_ref().map(|account| Credentials {
+            topology: account.clone(),
+            replication: self.replication.clone(),
+            tls: self.tls,
+            ca_pem: self.ca_pem.clone(),
+        })
+    }
+}
+
+/// Discovery, classification and thresholds.
+#[derive(Clone, Debug)]
+pub struct DiscoverySettings {
+    /// Between full probes of an instance.
+    pub poll: Duration,
+    /// Between pulses.
+    pub pulse: Duration,
+    /// Where discovery starts.
+    pub seeds: Vec<InstanceKey>,
+    /// Replicas that crawling does not follow.
+    pub ignore_replicas: HostnameFilters,
+    /// Sources that crawling does not follow.
+    pub ignore_sources: HostnameFilters,
+    /// Instances that crawling does not follow.
+    pub ignore: HostnameFilters,
+    /// Lag above which a replica counts as lagging.
+    pub reasonable_lag: Duration,
+    /// Lag above which the topology shows `lag`.
+    pub maintenance_lag: Duration,
+    /// Alias by pattern on the cluster's name, in the order of the patterns.
+    pub cluster_aliases: Vec<(regex::Regex, String)>,
+    /// Data centre.
+    pub data_center: Classification,
+    /// Region.
+    pub region: Classification,
+    /// Environment.
+    pub environment: Classification,
+    /// How long a promotion rule of `register-candidate` counts; `None`: until it is replaced.
+    pub candidate_expiry: Option<Duration>,
+}
+
+/// How an attribute of an instance is found out.
+#[derive(Clone, Debug, Default)]
+pub struct Classification {
+    /// Pattern on the host name; its first group is the value.
+    pub pattern: Option<regex::Regex>,
+    /// Query on the instance; wins.
+    pub query: Option<String>,
+}
+
+/// Recoveries.
+#[derive(Clone, Debug)]
+pub struct RecoverySettings {
+    /// How long an unacknowledged recovery blocks the next one of its cluster.
+    pub block: Duration,
+    /// Instances whose findings are left out.
+    pub ignore: HostnameFilters,
+    /// `RecoveryIgnoreHostnameFilters` as it stands.
+    pub ignore_texts: Vec<String>,
+    /// Clusters without a document whose primary is replaced.
+    pub primaries: ClusterFilters,
+    /// Clusters without a document whose intermediate sources are replaced.
+    pub intermediates: ClusterFilters,
+    /// Instances that are never promoted.
+    pub promotion_ignore: HostnameFilters,
+    /// Never promote across data centres.
+    pub prevent_cross_data_center: bool,
+    /// Never promote across regions.
+    pub prevent_cross_region: bool,
+    /// Who must agree.
+    pub quorum: RecoveryQuorum,
+}
+
+/// The environment of the process, as far as the configuration may refer to it.
+#[derive(Clone, Debug, Default)]
+pub struct Environment {
+    /// Variables by name.
+    pub variables: BTreeMap<String, String>,
+    /// Name of this host; of a pod: its name.
+    pub hostname: String,
+}
+
+impl Environment {
+    /// The environment of this process.
+    pub fn of_process() -> Self {
+        let variables: BTreeMap<String, String> = std::env::vars_os()
+            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+            .collect();
+        let from_kernel = || std::fs::read_to_string("/proc/sys/kernel/hostname").map(|name| name.trim().to_owned());
+        let hostname = variables
+            .get("HOSTNAME")
+            .filter(|name| !name.is_empty())
+            .cloned()
+            .or_else(|| from_kernel().ok())
+            .unwrap_or_default();
+        Self { variables, hostname }
+    }
+}

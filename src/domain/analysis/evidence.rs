@@ -1,0 +1,85 @@
+//! What a finding rests on: the instance itself, and counts over its direct replicas.
+
+use crate::domain::finding::Evidence;
+use crate::domain::instance::{Channel, Instance, InstanceFacts, ThreadState};
+use crate::domain::key::InstanceKey;
+use crate::domain::policy::Policy;
+use crate::domain::topology::Topology;
+
+/// Counts what is seen of an instance and of its direct replicas.
+///
+/// Only an answering replica counts as receiving, replicating or failing to connect: what an unreachable one said last is old.
+pub fn evidence(topology: &Topology, policy: &Policy, key: &InstanceKey) -> Evidence {
+    let instance = topology.get(key);
+    let replicas: Vec<&Instance> = topology.replicas_of(key).collect();
+    let count = |wanted: &dyn Fn(&Instance) -> bool| {
+        u32::try_from(replicas.iter().filter(|replica| wanted(replica)).count()).unwrap_or(u32::MAX)
+    };
+    Evidence {
+        last_check_valid: instance.is_some_and(Instance::is_valid),
+        last_check_partial: instance.is_some_and(|instance| instance.partial),
+        failure: instance.and_then(|instance| instance.failure.clone()),
+        is_primary: instance.and_then(Instance::source).is_none(),
+        is_co_primary: instance.is_some_and(|instance| topology.is_co_primary(instance)),
+        depth: instance.map_or(0, |instance| topology.depth_of(instance)),
+        valid_replicas: count(&Instance::is_valid),
+        receiving_replicas: count(&is_receiving),
+        replicating_replicas: count(&is_replicating),
+        replicas_failing_to_connect: count(&is_failing_to_connect),
+        lagging_replicas: count(&|replica| is_lagging(replica, policy)),
+        delayed_replicas: count(&|replica| replica.channel().is_some_and(|channel| channel.delay_seconds > 0)),
+        downtimed_replicas: count(&|replica| is_downtimed(topology, policy, &replica.key)),
+        logging_replicas: count(&|replica| {
+            replica
+                .facts
+                .as_ref()
+                .is_some_and(|facts| facts.log_bin && facts.log_replica_updates)
+        }),
+        semi_sync_replicas: count(&|replica| {
+            replica
+                .facts
+                .as_ref()
+                .is_some_and(|facts| facts.semi_sync.replica_enabled)
+        }),
+        is_failing_to_connect: instance.is_some_and(is_failing_to_connect),
+        replicas: replicas.iter().map(|replica| replica.key.clone()).collect(),
+    }
+}
+
+/// Whether an instance is in downtime, by its address or one of its other addresses.
+pub fn is_downtimed(topology: &Topology, policy: &Policy, key: &InstanceKey) -> bool {
+    let key = topology.resolve(key);
+    policy.downtimes.contains_key(key)
+        || policy
+            .downtimes
+            .keys()
+            .any(|downtimed| topology.resolve(downtimed) == key)
+}
+
+/// It answers, and gets changes from its source.
+pub fn is_receiving(replica: &Instance) -> bool {
+    valid_channel(replica).is_some_and(Channel::is_receiving)
+}
+
+/// It answers, and both of its threads run.
+pub fn is_replicating(replica: &Instance) -> bool {
+    valid_channel(replica).is_some_and(|channel| channel.is_receiving() && channel.sql == ThreadState::Running)
+}
+
+/// It answers, and tries in vain to reach its source.
+pub fn is_failing_to_connect(replica: &Instance) -> bool {
+    valid_channel(replica).is_some_and(Channel::is_failing_to_connect)
+}
+
+/// It lags more than is reasonable, beyond what it delays on purpose. Lag that the server does not tell is unknown, not lag.
+fn is_lagging(replica: &Instance, policy: &Policy) -> bool {
+    replica.channel().is_some_and(|channel| {
+        channel
+            .lag_seconds
+            .is_some_and(|lag| lag.saturating_sub(channel.delay_seconds) > policy.reasonable_lag_seconds)
+    })
+}
+
+fn valid_channel(replica: &Instance) -> Option<&Channel> {
+    replica.valid_facts().and_then(InstanceFacts::managed_channel)
+}

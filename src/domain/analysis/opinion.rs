@@ -1,0 +1,126 @@
+//! What a member answers when it is asked about a suspect, and when the members' answers allow a failover.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::domain::finding::{Opinion, Verdict};
+use crate::domain::instance::{Channel, InstanceFacts, Observation, ProbeFailure};
+use crate::domain::key::InstanceKey;
+use crate::domain::policy::RecoveryQuorum;
+
+/// What a member says of a suspect, from probes of the suspect and of its direct replicas that it began after it was asked.
+///
+/// - A suspect that answers, or whose failure proves life, is alive; so it is when a replica receives, unless that replica is seen
+///   to receive from another one of the listed replicas. A receiving replica whose source is written otherwise than the suspect is a
+///   veto all the same: addresses have aliases, and a veto costs less than a second primary.
+/// - A member that has no credentials for the suspect, or that reached none of the replicas, sees too little and abstains. One that
+///   cannot resolve the suspect's name abstains too, unless replicas answer and all of these fail to connect to the suspect.
+pub fn verdict(suspect: &InstanceKey, replicas: &BTreeSet<InstanceKey>, observations: &[Observation]) -> Verdict {
+    let Some(seen) = latest(observations, suspect) else {
+        return Verdict::Abstains(format!("{suspect} was not asked"));
+    };
+    let failure = match &seen.outcome {
+        Ok(_) => return Verdict::Alive(format!("{suspect} answers")),
+        Err(failure) if failure.proves_life() => return Verdict::Alive(format!("{suspect}: {failure}")),
+        Err(failure) => failure,
+    };
+    let answering: BTreeMap<&InstanceKey, &InstanceFacts> = replicas
+        .iter()
+        .filter(|key| *key != suspect)
+        .filter_map(|key| {
+            latest(observations, key)?
+                .outcome
+                .as_ref()
+                .ok()
+                .map(|facts| (key, facts.as_ref()))
+        })
+        .collect();
+    for (key, facts) in &answering {
+        let Some(channel) = facts.managed_channel() else {
+            continue;
+        };
+        let is_from_a_sibling = channel.source != *suspect && replicas.contains(&channel.source);
+        if channel.is_receiving() && !is_from_a_sibling {
+            return Verdict::Alive(format!("{key} receives from {}", channel.source));
+        }
+    }
+    if replicas.is_empty() {
+        return Verdict::Abstains(format!("{suspect}: {failure}, and there is no replica to ask"));
+    }
+    if answering.is_empty() {
+        return Verdict::Abstains(format!(
+            "{suspect}: {failure}, and none of its {} replicas answers either",
+            replicas.len()
+        ));
+    }
+    match failure {
+        ProbeFailure::NoCredentials(_) => Verdict::Abstains(format!("{suspect}: {failure}")),
+        ProbeFailure::Name(_) => {
+            let all_fail = answering
+                .values()
+                .all(|facts| facts.managed_channel().is_some_and(Channel::is_failing_to_connect));
+            if all_fail {
+                Verdict::Dead
+            } else {
+                Verdict::Abstains(format!("{suspect}: {failure}"))
+            }
+        }
+        ProbeFailure::Refused | ProbeFailure::Lost(_) | ProbeFailure::NoAnswer | ProbeFailure::Unreachable(_) => {
+            Verdict::Dead
+        }
+        ProbeFailure::Stalled
+        | ProbeFailure::Saturated
+        | ProbeFailure::Denied(_)
+        | ProbeFailure::Server { .. }
+        | ProbeFailure::Unreadable(_) => Verdict::Alive(format!("{suspect}: {failure}")),
+    }
+}
+
+/// The observation of an instance that ended last.
+fn latest<'a>(observations: &'a [Observation], key: &InstanceKey) -> Option<&'a Observation> {
+    observations
+        .iter()
+        .filter(|observation| observation.key == *key)
+        .max_by_key(|observation| observation.ended)
+}
+
+/// Whether the opinions allow a failover: nobody sees life, and enough members say `Dead`.
+///
+/// `voters` is the size of the committed membership, whoever answered: abstaining and missing count as no. Several opinions of one
+/// member count once. With [`RecoveryQuorum::Leader`] one `Dead`, the leader's own, is enough; a veto still holds.
+///
+/// # Errors
+/// Why not, in words for the record: the vetoes with their reasons, or the count with who said otherwise.
+pub fn agreement(opinions: &[Opinion], voters: usize, quorum: RecoveryQuorum) -> Result<(), String> {
+    let mut dead = BTreeSet::new();
+    let mut others = Vec::new();
+    let mut vetoes = Vec::new();
+    for opinion in opinions {
+        match &opinion.verdict {
+            Verdict::Dead => {
+                dead.insert(opinion.member);
+            }
+            Verdict::Alive(why) => vetoes.push(format!("{}: {why}", opinion.name)),
+            Verdict::Abstains(why) => others.push(format!("{} abstains: {why}", opinion.name)),
+            Verdict::Missing(why) => others.push(format!("{} did not answer: {why}", opinion.name)),
+        }
+    }
+    if !vetoes.is_empty() {
+        return Err(format!("seen alive by {}", vetoes.join("; ")));
+    }
+    let needed = match quorum {
+        RecoveryQuorum::Leader => 1,
+        RecoveryQuorum::Majority => voters / 2 + 1,
+    };
+    if voters > 0 && dead.len() >= needed {
+        return Ok(());
+    }
+    let others = if others.is_empty() {
+        String::new()
+    } else {
+        format!(" ({})", others.join("; "))
+    };
+    Err(format!(
+        "{} of {voters} voters see it dead, {needed} are needed{others}",
+        dead.len()
+    ))
+}

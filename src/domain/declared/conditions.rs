@@ -1,0 +1,369 @@
+//! The conditions of a document, each with a reason that programs may compare and a sentence for people.
+
+use crate::domain::policy::Mode;
+
+use super::document::{DeclaredCluster, SecretStanding};
+use super::status::{Condition, ConditionKind, InstanceStatus, RecoveryPhase, Role, StatusModel, Truth};
+use super::view::Found;
+
+/// All conditions, in the order of [`ConditionKind::ALL`]. `model` has everything but its conditions.
+pub(super) fn of(declared: &DeclaredCluster, found: &Found<'_>, model: &StatusModel) -> Vec<Condition> {
+    let rest: Vec<Condition> = ConditionKind::ALL
+        .into_iter()
+        .filter_map(|kind| match kind {
+            ConditionKind::Ready => None,
+            ConditionKind::Discovered => Some(discovered(declared, found, model)),
+            ConditionKind::PrimaryWritable => Some(primary_writable(found, model)),
+            ConditionKind::ReplicationHealthy => Some(replication_healthy(found, model)),
+            ConditionKind::RecoveryActive => Some(recovery_active(found, model)),
+            ConditionKind::RecoveryBlocked => Some(recovery_blocked(found, model)),
+            ConditionKind::ErrantGtids => Some(errant_gtids(found, model)),
+            ConditionKind::Downtimed => Some(downtimed(found, model)),
+            ConditionKind::Paused => Some(paused(declared)),
+            ConditionKind::CredentialsMissing => Some(credentials_missing(declared)),
+        })
+        .collect();
+    let mut all = vec![ready(&rest)];
+    all.extend(rest);
+    all
+}
+
+/// The most important problem, in a sentence.
+pub(super) fn worst(model: &StatusModel) -> String {
+    // Healthy when: true for the positive ones, false for the others.
+    let order = [
+        (ConditionKind::CredentialsMissing, Truth::False),
+        (ConditionKind::Discovered, Truth::True),
+        (ConditionKind::RecoveryActive, Truth::False),
+        (ConditionKind::RecoveryBlocked, Truth::False),
+        (ConditionKind::PrimaryWritable, Truth::True),
+        (ConditionKind::ReplicationHealthy, Truth::True),
+        (ConditionKind::ErrantGtids, Truth::False),
+        (ConditionKind::Paused, Truth::False),
+    ];
+    order
+        .into_iter()
+        .find_map(|(kind, healthy)| model.condition(kind).filter(|condition| condition.truth != healthy))
+        .map_or_else(String::new, |condition| condition.message.clone())
+}
+
+fn condition(kind: ConditionKind, truth: Truth, reason: &'static str, message: impl Into<String>) -> Condition {
+    Condition::new(kind, truth, reason, message)
+}
+
+/// What is said of a cluster that nobody has seen yet.
+fn unseen(kind: ConditionKind) -> Condition {
+    condition(
+        kind,
+        Truth::Unknown,
+        "NotSeenYet",
+        "no instance of the cluster was seen yet",
+    )
+}
+
+/// The sum of the others: unusable documents first, then the primary.
+fn ready(rest: &[Condition]) -> Condition {
+    let of = |kind| rest.iter().find(|condition| condition.kind == kind);
+    let unusable = of(ConditionKind::CredentialsMissing)
+        .filter(|condition| condition.truth == Truth::True)
+        .or_else(|| of(ConditionKind::Discovered).filter(|condition| condition.truth == Truth::False));
+    if let Some(cause) = unusable {
+        return condition(ConditionKind::Ready, Truth::False, cause.reason, cause.message.clone());
+    }
+    match of(ConditionKind::PrimaryWritable) {
+        Some(primary) => condition(
+            ConditionKind::Ready,
+            primary.truth,
+            primary.reason,
+            primary.message.clone(),
+        ),
+        None => unseen(ConditionKind::Ready),
+    }
+}
+
+fn discovered(declared: &DeclaredCluster, found: &Found<'_>, model: &StatusModel) -> Condition {
+    let kind = ConditionKind::Discovered;
+    if let Some(older) = found.older {
+        return condition(
+            kind,
+            Truth::False,
+            "OwnedByAnotherDocument",
+            format!("the seeds lead to a cluster that the older document {older} owns; only that one counts"),
+        );
+    }
+    let Some(picture) = found.picture else {
+        return condition(
+            kind,
+            Truth::Unknown,
+            "NotSeenYet",
+            "none of the seeds led to a cluster yet",
+        );
+    };
+    if let Some((seed, owner)) = found.foreign_seed {
+        return condition(
+            kind,
+            Truth::False,
+            "SeedBelongsToAnother",
+            format!("seed {seed} belongs to the cluster of document {owner}"),
+        );
+    }
+    if let Some((seed, other)) = found.second_topology {
+        return condition(
+            kind,
+            Truth::False,
+            "SeveralTopologies",
+            format!(
+                "seed {seed} leads to another topology ({}) than the rest; give it a document of its own",
+                other.cluster.name
+            ),
+        );
+    }
+    let lost = declared
+        .document
+        .seeds
+        .iter()
+        .find(|seed| picture.topology.get(seed).is_none());
+    if let Some(seed) = lost {
+        return condition(
+            kind,
+            Truth::Unknown,
+            "SeedNotFound",
+            format!("seed {seed} is no instance of the cluster, or did not answer yet"),
+        );
+    }
+    if model.instances.iter().all(|instance| instance.role == Role::Unknown) {
+        return unseen(kind);
+    }
+    condition(kind, Truth::True, "Discovered", "all seeds belong to one topology")
+}
+
+fn primary_writable(found: &Found<'_>, model: &StatusModel) -> Condition {
+    let kind = ConditionKind::PrimaryWritable;
+    if found.picture.is_none() {
+        return unseen(kind);
+    }
+    let Some(primary) = &model.primary else {
+        return condition(
+            kind,
+            Truth::Unknown,
+            "NoPrimaryKnown",
+            "no single writable primary was seen yet",
+        );
+    };
+    let seen = model.instances.iter().find(|instance| instance.role == Role::Primary);
+    match seen.and_then(|instance| instance.read_only) {
+        Some(false) => condition(
+            kind,
+            Truth::True,
+            "Writable",
+            format!("{} answers and takes writes", primary.instance),
+        ),
+        Some(true) => condition(
+            kind,
+            Truth::False,
+            "ReadOnly",
+            format!("{} answers and is read-only", primary.instance),
+        ),
+        None => {
+            let cause = found
+                .picture
+                .into_iter()
+                .flat_map(|picture| &picture.findings)
+                .find(|finding| {
+                    finding.evidence.is_primary
+                        && !finding.evidence.last_check_valid
+                        && finding.code != crate::domain::finding::Code::NoProblem
+                });
+            let what = cause.map_or_else(|| "does not answer".to_owned(), |finding| finding.code.to_string());
+            condition(
+                kind,
+                Truth::Unknown,
+                "PrimaryUnreachable",
+                format!("{}: {what}", primary.instance),
+            )
+        }
+    }
+}
+
+fn replication_healthy(found: &Found<'_>, model: &StatusModel) -> Condition {
+    let kind = ConditionKind::ReplicationHealthy;
+    if found.picture.is_none() {
+        return unseen(kind);
+    }
+    let mut replicas = model
+        .instances
+        .iter()
+        .filter(|instance| instance.role != Role::Primary && instance.downtime.is_none())
+        .peekable();
+    if replicas.peek().is_none() {
+        return condition(
+            kind,
+            Truth::False,
+            "NoReplicas",
+            "the primary has no replica that is not in downtime",
+        );
+    }
+    let ill: Vec<&InstanceStatus> = replicas.filter(|instance| !instance.problems.is_empty()).collect();
+    let Some(first) = ill.first() else {
+        return condition(kind, Truth::True, "AllReplicate", "all replicas answer and replicate");
+    };
+    let others = if ill.len() > 1 {
+        format!(" (and {} more)", ill.len() - 1)
+    } else {
+        String::new()
+    };
+    let what = first.problems.first().map_or("", String::as_str);
+    let reason = if first.answers {
+        "ReplicaUnhealthy"
+    } else {
+        "ReplicaUnreachable"
+    };
+    let truth = if ill.iter().all(|instance| instance.role == Role::Unknown) {
+        Truth::Unknown
+    } else {
+        Truth::False
+    };
+    condition(kind, truth, reason, format!("{} {what}{others}", first.instance))
+}
+
+fn recovery_active(found: &Found<'_>, model: &StatusModel) -> Condition {
+    let kind = ConditionKind::RecoveryActive;
+    if found.picture.is_none() {
+        return unseen(kind);
+    }
+    match &model.recovery {
+        Some(recovery) if recovery.phase != RecoveryPhase::Blocked => condition(
+            kind,
+            Truth::True,
+            if recovery.phase == RecoveryPhase::Opened {
+                "Opened"
+            } else {
+                "Claimed"
+            },
+            format!("{} of {} is being repaired", recovery.failure, recovery.victim),
+        ),
+        Some(_) | None => condition(kind, Truth::False, "NoRecovery", "no recovery runs"),
+    }
+}
+
+fn recovery_blocked(found: &Found<'_>, model: &StatusModel) -> Condition {
+    let kind = ConditionKind::RecoveryBlocked;
+    if found.picture.is_none() {
+        return unseen(kind);
+    }
+    match &model.recovery {
+        Some(recovery) if recovery.phase == RecoveryPhase::Blocked => condition(
+            kind,
+            Truth::True,
+            "HeldBack",
+            format!(
+                "{} of {} is not repaired: {}",
+                recovery.failure,
+                recovery.victim,
+                recovery.blocked_by.join("; ")
+            ),
+        ),
+        Some(_) | None => condition(kind, Truth::False, "NothingHeldBack", "no recovery is held back"),
+    }
+}
+
+fn errant_gtids(found: &Found<'_>, model: &StatusModel) -> Condition {
+    let kind = ConditionKind::ErrantGtids;
+    if found.picture.is_none() {
+        return unseen(kind);
+    }
+    let errant: Vec<String> = model
+        .instances
+        .iter()
+        .filter(|instance| instance.errant.is_some())
+        .map(|instance| instance.instance.to_string())
+        .collect();
+    if !errant.is_empty() {
+        return condition(
+            kind,
+            Truth::True,
+            "ErrantTransactions",
+            format!("{} has transactions that the primary lacks", errant.join(", ")),
+        );
+    }
+    let compared = model
+        .instances
+        .iter()
+        .any(|instance| instance.role == Role::Primary && instance.answers)
+        && model
+            .instances
+            .iter()
+            .filter(|instance| instance.role == Role::Replica)
+            .all(|instance| instance.answers);
+    if compared {
+        condition(
+            kind,
+            Truth::False,
+            "NoErrantTransactions",
+            "no replica has transactions that the primary lacks",
+        )
+    } else {
+        condition(kind, Truth::Unknown, "NotCompared", "not all instances answer")
+    }
+}
+
+fn downtimed(found: &Found<'_>, model: &StatusModel) -> Condition {
+    let kind = ConditionKind::Downtimed;
+    if found.picture.is_none() {
+        return unseen(kind);
+    }
+    let down: Vec<String> = model
+        .instances
+        .iter()
+        .filter(|instance| instance.downtime.is_some())
+        .map(|instance| instance.instance.to_string())
+        .collect();
+    if down.is_empty() {
+        condition(kind, Truth::False, "NoDowntime", "no instance is in downtime")
+    } else {
+        condition(
+            kind,
+            Truth::True,
+            "InDowntime",
+            format!("in downtime: {}", down.join(", ")),
+        )
+    }
+}
+
+fn paused(declared: &DeclaredCluster) -> Condition {
+    let kind = ConditionKind::Paused;
+    if declared.document.paused {
+        return condition(kind, Truth::True, "Paused", "spec.paused is true: nothing is repaired");
+    }
+    match declared.document.mode {
+        Mode::Auto => condition(kind, Truth::False, "Auto", "failures are repaired"),
+        Mode::DetectOnly => condition(
+            kind,
+            Truth::True,
+            "DetectOnly",
+            "spec.recovery.mode is DetectOnly: nothing is repaired",
+        ),
+        Mode::Off => condition(
+            kind,
+            Truth::True,
+            "Off",
+            "spec.recovery.mode is Off: nothing is repaired",
+        ),
+    }
+}
+
+fn credentials_missing(declared: &DeclaredCluster) -> Condition {
+    let kind = ConditionKind::CredentialsMissing;
+    match &declared.secret {
+        SecretStanding::Unread => condition(kind, Truth::Unknown, "NotReadYet", "the Secret was not read yet"),
+        SecretStanding::Read => condition(kind, Truth::False, "CredentialsRead", "the Secret holds an account"),
+        SecretStanding::LastKnown(why) => condition(
+            kind,
+            Truth::False,
+            "LastKnownCredentials",
+            format!("the account that was read last is used: {why}"),
+        ),
+        SecretStanding::Missing(why) => condition(kind, Truth::True, "CredentialsMissing", why.clone()),
+        SecretStanding::Forbidden(why) => condition(kind, Truth::True, "CredentialsForbidden", why.clone()),
+    }
+}

@@ -1,0 +1,116 @@
+//! The one reconcile: what documents ask for, held against the replicated state, gives commands that are missing and a status.
+//!
+//! Pure and level-triggered: the same documents and the same state give the same answer, and once its commands are applied there are
+//! none left. Nothing here waits for a server. Every source of documents (API server, directory) ends in a [`Seen`].
+
+mod commands;
+mod conditions;
+mod document;
+mod status;
+mod view;
+
+#[cfg(test)]
+pub(crate) mod fixture;
+#[cfg(test)]
+mod status_tests;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+
+pub use document::{DeclaredCandidate, DeclaredCluster, DeclaredDowntime, ObservedBy, SecretStanding, Tls};
+pub use status::{
+    Condition, ConditionKind, DowntimeAsker, DowntimeEnd, DowntimePhase, DowntimeStatus, InstanceStatus, LastRecovery,
+    Observer, PrimaryStatus, RecoveryPhase, RecoveryStatus, Role, StatusModel, Truth,
+};
+
+use crate::domain::finding::Finding;
+use crate::domain::intent::Origin;
+use crate::domain::state::{Cluster, Command, State};
+use crate::domain::time::Wall;
+use crate::domain::topology::Topology;
+
+/// How long all documents of a namespace may be gone before that is believed: time to notice that a namespace, a folder or a
+/// permission went by mistake.
+pub const HOLD_MILLIS: u64 = 10 * 60 * 1000;
+
+/// How long another group's sign of life in a status keeps this one from acting on the document.
+pub const FOREIGN_MILLIS: u64 = 90 * 1000;
+
+/// How far what was read can be relied on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Reading {
+    /// Nothing was read yet, or the last attempt failed: what is there may be old, and what is absent may be there.
+    #[default]
+    Stale,
+    /// The documents are as they are now, and there may be others.
+    Partial,
+    /// These are all documents, as they are now.
+    Complete,
+}
+
+/// What a source of documents saw.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Seen {
+    /// How far it can be relied on.
+    pub reading: Reading,
+    /// Documents that could be read.
+    pub documents: Vec<DeclaredCluster>,
+    /// Documents that are there and cannot be read, with the reason: what they last asked for stays.
+    pub unreadable: BTreeMap<Origin, String>,
+}
+
+/// A cluster as this member sees it now.
+#[derive(Clone, Debug)]
+pub struct ClusterPicture {
+    /// Its record.
+    pub cluster: Cluster,
+    /// Its instances.
+    pub topology: Topology,
+    /// What is wrong with it.
+    pub findings: Vec<Finding>,
+    /// Why a recovery that a finding calls for does not run; empty when none is called for.
+    pub held_back: Vec<String>,
+}
+
+/// What a reconcile answers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reconciliation {
+    /// What is missing in the state, in order; empty when nothing is.
+    pub commands: Vec<Command>,
+    /// The status of every document that this group may write one for.
+    pub statuses: BTreeMap<Origin, StatusModel>,
+    /// Documents that are gone and held, with the moment when that was seen first: the next reconcile wants it back.
+    pub vanished: BTreeMap<Origin, Wall>,
+    /// What a person should know; the same words as long as it lasts.
+    pub warnings: Vec<String>,
+}
+
+/// Holds documents against the state.
+///
+/// `vanished` is what the last answer gave; empty on a new leader, which only makes the hold longer.
+pub fn reconcile(
+    seen: &Seen,
+    state: &State,
+    pictures: &[ClusterPicture],
+    vanished: &BTreeMap<Origin, Wall>,
+    now: Wall,
+) -> Reconciliation {
+    let mut answer = Reconciliation::default();
+    for declared in &seen.documents {
+        commands::of_document(&mut answer, seen.reading, declared, state, now);
+    }
+    commands::withdrawals(&mut answer, seen, state, vanished, now);
+    for declared in &seen.documents {
+        if declared.foreign_owner(state, now).is_none() {
+            answer.statuses.insert(
+                declared.document.origin.clone(),
+                view::status(declared, state, pictures, now),
+            );
+        }
+    }
+    for (origin, why) in &seen.unreadable {
+        answer.statuses.insert(origin.clone(), StatusModel::unreadable(why));
+    }
+    answer
+}

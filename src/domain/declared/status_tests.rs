@@ -1,0 +1,364 @@
+//! What a status says.
+
+use std::collections::BTreeMap;
+
+use super::fixture::{A, B, NOW, document, key, origin, picture, seen, state, state_with};
+use super::tests::{downtime, later, names, of, settle, truth};
+use super::*;
+use crate::domain::finding::{Code, Evidence};
+use crate::domain::gtid::GtidSet;
+use crate::domain::instance::ProbeFailure;
+use crate::domain::intent::{Intent, PromotionRule, Wish};
+use crate::domain::version::Flavour;
+
+#[test]
+fn of_two_documents_on_one_cluster_the_owner_counts_and_the_other_says_so() {
+    let picture = picture(Some(origin("db", "orders")));
+    let mut state = state_with(&picture);
+    let mut younger = document("db", "users");
+    younger.created = Some(NOW);
+    younger.downtime = vec![downtime("b", None)];
+    settle(&seen(vec![document("db", "orders")]), &mut state, &[], NOW);
+    let both = seen(vec![document("db", "orders"), younger]);
+    settle(&both, &mut state, std::slice::from_ref(&picture), NOW);
+    assert_eq!(state.intents, BTreeMap::new(), "only the owner's wishes count");
+    let answer = reconcile(&both, &state, &[picture], &BTreeMap::new(), NOW);
+    assert_eq!(
+        truth(of(&answer, "orders"), ConditionKind::Ready),
+        (Truth::True, "Writable")
+    );
+    let other = of(&answer, "users");
+    assert_eq!(
+        truth(other, ConditionKind::Ready),
+        (Truth::False, "OwnedByAnotherDocument")
+    );
+    assert!(other.problem.contains("cr:db/orders"), "{}", other.problem);
+    assert_eq!(other.instances, Vec::new());
+}
+
+#[test]
+fn seeds_that_lead_astray_are_named() {
+    let mine = picture(Some(origin("db", "orders")));
+    let mut theirs = picture(Some(origin("db", "users")));
+    theirs.cluster.id.0 = "cluster-2".to_owned();
+    theirs.cluster.instances = std::collections::BTreeSet::from([key("x")]);
+    theirs.topology.instances = BTreeMap::from([(key("x"), crate::domain::instance::Instance::unseen(key("x")))]);
+    let mut declared = document("db", "orders");
+    declared.document.seeds.insert(key("x"));
+    let state = state_with(&mine);
+    let answer = reconcile(
+        &seen(vec![declared.clone()]),
+        &state,
+        &[mine.clone(), theirs.clone()],
+        &BTreeMap::new(),
+        NOW,
+    );
+    assert_eq!(
+        truth(of(&answer, "orders"), ConditionKind::Discovered),
+        (Truth::False, "SeedBelongsToAnother")
+    );
+
+    theirs.cluster.document = Some(origin("db", "orders"));
+    let answer = reconcile(
+        &seen(vec![declared]),
+        &state,
+        &[mine.clone(), theirs],
+        &BTreeMap::new(),
+        NOW,
+    );
+    assert_eq!(
+        truth(of(&answer, "orders"), ConditionKind::Discovered),
+        (Truth::False, "SeveralTopologies")
+    );
+
+    let mut declared = document("db", "orders");
+    declared.document.seeds.insert(key("nobody"));
+    let answer = reconcile(&seen(vec![declared]), &state, &[mine], &BTreeMap::new(), NOW);
+    assert_eq!(
+        truth(of(&answer, "orders"), ConditionKind::Discovered),
+        (Truth::Unknown, "SeedNotFound")
+    );
+    assert_eq!(
+        truth(of(&answer, "orders"), ConditionKind::Ready),
+        (Truth::True, "Writable")
+    );
+}
+
+#[test]
+fn a_healthy_cluster_reads_as_healthy() {
+    let picture = picture(Some(origin("db", "orders")));
+    let mut state = state_with(&picture);
+    let answer = settle(&seen(vec![document("db", "orders")]), &mut state, &[picture], NOW);
+    let model = of(&answer, "orders");
+    let expected = [
+        (ConditionKind::Ready, Truth::True),
+        (ConditionKind::Discovered, Truth::True),
+        (ConditionKind::PrimaryWritable, Truth::True),
+        (ConditionKind::ReplicationHealthy, Truth::True),
+        (ConditionKind::RecoveryActive, Truth::False),
+        (ConditionKind::RecoveryBlocked, Truth::False),
+        (ConditionKind::ErrantGtids, Truth::False),
+        (ConditionKind::Downtimed, Truth::False),
+        (ConditionKind::Paused, Truth::False),
+        (ConditionKind::CredentialsMissing, Truth::False),
+    ];
+    let told: Vec<(ConditionKind, Truth)> = model
+        .conditions
+        .iter()
+        .map(|condition| (condition.kind, condition.truth))
+        .collect();
+    assert_eq!(told, expected);
+    assert_eq!(model.problem, "");
+    assert_eq!(model.answering(), (3, 3));
+    assert_eq!(model.worst_lag(), Some(2));
+    assert_eq!(model.primary.as_ref().unwrap().epoch, 3);
+    let roles: Vec<Role> = model.instances.iter().map(|instance| instance.role).collect();
+    assert_eq!(roles, [Role::Primary, Role::Replica, Role::Replica]);
+}
+
+#[test]
+fn what_was_not_seen_is_unknown_and_never_healthy() {
+    let mut state = state();
+    let answer = settle(&seen(vec![document("db", "orders")]), &mut state, &[], NOW);
+    let model = of(&answer, "orders");
+    for kind in [
+        ConditionKind::Ready,
+        ConditionKind::Discovered,
+        ConditionKind::PrimaryWritable,
+        ConditionKind::ErrantGtids,
+    ] {
+        assert_eq!(truth(model, kind), (Truth::Unknown, "NotSeenYet"), "{kind:?}");
+    }
+}
+
+#[test]
+fn a_primary_that_does_not_answer_is_not_ready_and_a_held_back_recovery_says_why() {
+    let mut picture = picture(Some(origin("db", "orders")));
+    picture.topology.instances.get_mut(&key("a")).unwrap().failure = Some(ProbeFailure::Refused);
+    picture.held_back = vec!["the document says paused: true".to_owned()];
+    picture.findings = vec![Finding {
+        code: Code::DeadMaster,
+        instance: key("a"),
+        cluster: picture.cluster.id.clone(),
+        description: "unreachable and no replica receives".to_owned(),
+        evidence: Evidence {
+            is_primary: true,
+            ..Evidence::default()
+        },
+        structure: Vec::new(),
+        downtimed: false,
+        replicas_downtimed: false,
+    }];
+    let state = state_with(&picture);
+    let answer = reconcile(
+        &seen(vec![document("db", "orders")]),
+        &state,
+        &[picture],
+        &BTreeMap::new(),
+        NOW,
+    );
+    let model = of(&answer, "orders");
+    assert_eq!(
+        truth(model, ConditionKind::Ready),
+        (Truth::Unknown, "PrimaryUnreachable")
+    );
+    assert_eq!(truth(model, ConditionKind::RecoveryBlocked), (Truth::True, "HeldBack"));
+    let recovery = model.recovery.as_ref().unwrap();
+    assert_eq!(
+        (recovery.phase, recovery.failure, &recovery.victim),
+        (RecoveryPhase::Blocked, Code::DeadMaster, &key("a"))
+    );
+    assert_eq!(model.instances[0].read_only, None);
+    assert!(model.problem.contains("paused"), "{}", model.problem);
+}
+
+#[test]
+fn a_missing_account_is_the_first_thing_to_mend() {
+    for (secret, reason) in [
+        (
+            SecretStanding::Missing("Secret s does not exist".to_owned()),
+            "CredentialsMissing",
+        ),
+        (
+            SecretStanding::Forbidden("apply a Role".to_owned()),
+            "CredentialsForbidden",
+        ),
+    ] {
+        let mut declared = document("db", "orders");
+        declared.secret = secret;
+        let mut state = state();
+        let answer = settle(&seen(vec![declared]), &mut state, &[], NOW);
+        assert_eq!(
+            truth(of(&answer, "orders"), ConditionKind::Ready),
+            (Truth::False, reason)
+        );
+        assert_eq!(
+            truth(of(&answer, "orders"), ConditionKind::CredentialsMissing),
+            (Truth::True, reason)
+        );
+    }
+}
+
+#[test]
+fn downtimes_say_what_became_of_them() {
+    let picture = picture(Some(origin("db", "orders")));
+    let mut state = state_with(&picture);
+    let api = Intent {
+        instance: key("c"),
+        origin: Origin::Api,
+        wish: Wish::Downtime {
+            owner: "bob".to_owned(),
+            reason: "test".to_owned(),
+            since: NOW,
+            until: None,
+        },
+    };
+    state.intents.insert(api.id(), api);
+    let mut declared = document("db", "orders");
+    declared.downtime = vec![
+        downtime("b.alias", Some(later(60_000))),
+        downtime("nobody", None),
+        downtime("a", Some(later(-1))),
+    ];
+    let documents = seen(vec![declared]);
+    settle(&documents, &mut state, std::slice::from_ref(&picture), NOW);
+    let answer = reconcile(
+        &documents,
+        &state,
+        std::slice::from_ref(&picture),
+        &BTreeMap::new(),
+        NOW,
+    );
+    let model = of(&answer, "orders");
+    let phases: Vec<(String, DowntimePhase, DowntimeAsker)> = model
+        .downtime
+        .iter()
+        .map(|entry| (entry.instance.hostname.clone(), entry.phase, entry.asker))
+        .collect();
+    assert_eq!(
+        phases,
+        [
+            ("b.alias".to_owned(), DowntimePhase::Active, DowntimeAsker::Document),
+            ("nobody".to_owned(), DowntimePhase::NotFound, DowntimeAsker::Document),
+            ("a".to_owned(), DowntimePhase::Expired, DowntimeAsker::Document),
+            ("c".to_owned(), DowntimePhase::Active, DowntimeAsker::Api),
+        ]
+    );
+    let ends: Vec<Option<DowntimeEnd>> = model.instances.iter().map(|instance| instance.downtime).collect();
+    assert_eq!(
+        ends,
+        [
+            None,
+            Some(DowntimeEnd::At(later(60_000))),
+            Some(DowntimeEnd::Indefinite)
+        ]
+    );
+    assert_eq!(truth(model, ConditionKind::Downtimed), (Truth::True, "InDowntime"));
+
+    // Its time passes: no command, and it is shown.
+    let answer = reconcile(&documents, &state, &[picture], &BTreeMap::new(), later(60_000));
+    assert_eq!(answer.commands, Vec::new());
+    assert_eq!(of(&answer, "orders").downtime[0].phase, DowntimePhase::Expired);
+}
+
+#[test]
+fn an_end_moved_into_the_past_ends_a_downtime() {
+    let mut declared = document("db", "orders");
+    declared.downtime = vec![downtime("b", Some(later(60_000)))];
+    let mut state = state();
+    settle(&seen(vec![declared.clone()]), &mut state, &[], NOW);
+    declared.downtime = vec![downtime("b", Some(later(-60_000)))];
+    let answer = settle(&seen(vec![declared]), &mut state, &[], later(1));
+    assert_eq!(names(&answer), ["end-intent"]);
+}
+
+#[test]
+fn errant_transactions_are_shown_and_a_later_look_at_a_replica_is_no_error() {
+    let mut picture = picture(Some(origin("db", "orders")));
+    let set = |text: &str| GtidSet::parse(Flavour::MySql, text).unwrap();
+    let executed = |picture: &mut ClusterPicture, host: &str, text: &str| {
+        picture
+            .topology
+            .instances
+            .get_mut(&key(host))
+            .unwrap()
+            .facts
+            .as_mut()
+            .unwrap()
+            .executed = set(text);
+    };
+    executed(&mut picture, "b", &format!("{A}:1-110"));
+    let state = state_with(&picture);
+    let documents = seen(vec![document("db", "orders")]);
+    let answer = reconcile(
+        &documents,
+        &state,
+        std::slice::from_ref(&picture),
+        &BTreeMap::new(),
+        NOW,
+    );
+    assert_eq!(truth(of(&answer, "orders"), ConditionKind::ErrantGtids).0, Truth::False);
+    executed(&mut picture, "b", &format!("{A}:1-110,{B}:1-2"));
+    let answer = reconcile(&documents, &state, &[picture], &BTreeMap::new(), NOW);
+    assert_eq!(
+        of(&answer, "orders").instances[1].errant,
+        Some(set(&format!("{B}:1-2")))
+    );
+    assert_eq!(truth(of(&answer, "orders"), ConditionKind::ErrantGtids).0, Truth::True);
+}
+
+#[test]
+fn promotion_rules_prefer_never_then_documents_then_the_api() {
+    let picture = picture(Some(origin("db", "orders")));
+    for (api, cr, expected) in [
+        (PromotionRule::MustNot, PromotionRule::Must, PromotionRule::MustNot),
+        (PromotionRule::Must, PromotionRule::MustNot, PromotionRule::MustNot),
+        (PromotionRule::Must, PromotionRule::PreferNot, PromotionRule::PreferNot),
+    ] {
+        let mut state = state_with(&picture);
+        for (origin, rule) in [(Origin::Api, api), (origin("db", "orders"), cr)] {
+            let intent = Intent {
+                instance: key("b"),
+                origin,
+                wish: Wish::Candidate { rule, until: None },
+            };
+            state.intents.insert(intent.id(), intent);
+        }
+        let mut declared = document("db", "orders");
+        declared.candidates = vec![DeclaredCandidate {
+            instance: key("b"),
+            rule: cr,
+        }];
+        let answer = settle(&seen(vec![declared]), &mut state, std::slice::from_ref(&picture), NOW);
+        assert_eq!(of(&answer, "orders").instances[1].promotion_rule, expected);
+    }
+}
+
+#[test]
+fn a_status_does_not_change_by_itself() {
+    let picture = picture(Some(origin("db", "orders")));
+    let mut state = state_with(&picture);
+    let documents = seen(vec![document("db", "orders")]);
+    let first = settle(&documents, &mut state, std::slice::from_ref(&picture), NOW);
+    let second = reconcile(
+        &documents,
+        &state,
+        std::slice::from_ref(&picture),
+        &first.vanished,
+        later(3_600_000),
+    );
+    assert_eq!(first.statuses, second.statuses);
+
+    let mut lagging = picture.clone();
+    for instance in lagging.topology.instances.values_mut() {
+        if let Some(channel) = instance.facts.as_mut().and_then(|facts| facts.channels.first_mut()) {
+            channel.lag_seconds = Some(77);
+        }
+    }
+    let third = reconcile(&documents, &state, &[lagging], &first.vanished, NOW);
+    assert_ne!(third.statuses, second.statuses);
+    assert!(
+        !of(&third, "orders").differs_in_substance(of(&second, "orders")),
+        "lag alone is not urgent"
+    );
+}

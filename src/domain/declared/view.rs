@@ -1,0 +1,385 @@
+//! The status of one document: what is seen of its cluster, in the document's terms.
+
+use std::collections::BTreeMap;
+
+use crate::domain::finding::{Code, Finding};
+use crate::domain::gtid::GtidSet;
+use crate::domain::instance::{Instance, ThreadState};
+use crate::domain::intent::{Intent, IntentKind, Origin, PromotionRule, Wish};
+use crate::domain::key::InstanceKey;
+use crate::domain::state::{Phase, Quarantine, QuarantineState, Recovery, State};
+use crate::domain::time::Wall;
+use crate::domain::topology::{ClusterId, Topology};
+
+use super::ClusterPicture;
+use super::commands::older_document;
+use super::conditions;
+use super::document::DeclaredCluster;
+use super::status::{
+    DowntimeAsker, DowntimeEnd, DowntimePhase, DowntimeStatus, InstanceStatus, LastRecovery, PrimaryStatus,
+    RecoveryPhase, RecoveryStatus, Role, StatusModel,
+};
+
+/// Where the seeds of a document led.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Found<'a> {
+    /// The cluster that it counts for.
+    pub(super) picture: Option<&'a ClusterPicture>,
+    /// The older document that owns the cluster which it names.
+    pub(super) older: Option<&'a Origin>,
+    /// A seed in a cluster that another document owns.
+    pub(super) foreign_seed: Option<(&'a InstanceKey, &'a Origin)>,
+    /// A seed in another cluster that this document owns too.
+    pub(super) second_topology: Option<(&'a InstanceKey, &'a ClusterPicture)>,
+}
+
+fn find<'a>(declared: &'a DeclaredCluster, state: &'a State, pictures: &'a [ClusterPicture]) -> Found<'a> {
+    let origin = &declared.document.origin;
+    let older = older_document(declared, state);
+    let mut found = Found {
+        picture: None,
+        older,
+        foreign_seed: None,
+        second_topology: None,
+    };
+    if older.is_some() {
+        return found;
+    }
+    let mut named: Vec<(&InstanceKey, &ClusterPicture)> = Vec::new();
+    for seed in &declared.document.seeds {
+        for picture in pictures
+            .iter()
+            .filter(|picture| picture.topology.get(seed).is_some() || picture.cluster.instances.contains(seed))
+        {
+            match &picture.cluster.document {
+                Some(owner) if owner != origin => found.foreign_seed = found.foreign_seed.or(Some((seed, owner))),
+                Some(_) | None => named.push((seed, picture)),
+            }
+        }
+    }
+    named.sort_by(|(_, a), (_, b)| (a.cluster.minted, &a.cluster.id).cmp(&(b.cluster.minted, &b.cluster.id)));
+    found.picture = named.first().map(|(_, picture)| *picture);
+    found.second_topology = named
+        .iter()
+        .find(|(_, picture)| {
+            found
+                .picture
+                .is_some_and(|first| first.cluster.id != picture.cluster.id)
+        })
+        .copied();
+    found
+}
+
+/// The status of one document.
+pub(super) fn status(declared: &DeclaredCluster, state: &State, pictures: &[ClusterPicture], now: Wall) -> StatusModel {
+    let found = find(declared, state, pictures);
+    let mut model = StatusModel {
+        observed_generation: Some(declared.document.generation),
+        ..StatusModel::default()
+    };
+    if let Some(picture) = found.picture {
+        model.primary = primary(picture);
+        model.instances = picture
+            .topology
+            .instances
+            .values()
+            .map(|instance| describe(instance, picture, state, now))
+            .collect();
+        model.recovery = running(picture, state);
+        model.last_recovery = last(&picture.cluster.id, state);
+    }
+    model.downtime = downtimes(declared, state, found.picture, now);
+    model.conditions = conditions::of(declared, &found, &model);
+    model.problem = conditions::worst(&model);
+    model
+}
+
+fn primary(picture: &ClusterPicture) -> Option<PrimaryStatus> {
+    picture.cluster.primary.as_ref().map(|primary| PrimaryStatus {
+        instance: primary.instance.clone(),
+        epoch: primary.epoch,
+        since: primary.since,
+    })
+}
+
+fn describe(instance: &Instance, picture: &ClusterPicture, state: &State, now: Wall) -> InstanceStatus {
+    let topology = &picture.topology;
+    let quarantine = quarantine_of(instance, picture, state);
+    let role = role(instance, picture, quarantine);
+    let facts = instance.valid_facts();
+    InstanceStatus {
+        instance: instance.key.clone(),
+        role,
+        answers: instance.is_valid(),
+        lag_seconds: facts
+            .and_then(|_| instance.channel())
+            .and_then(|channel| channel.lag_seconds),
+        read_only: facts.map(|facts| facts.read_only),
+        errant: if role == Role::Replica {
+            errant(instance, picture)
+        } else {
+            None
+        },
+        promotion_rule: promotion_rule(&instance.key, topology, state, now),
+        downtime: downtime_end(&instance.key, topology, state, now),
+        problems: problems(instance, role, quarantine, &picture.findings),
+    }
+}
+
+fn quarantine_of<'a>(instance: &Instance, picture: &ClusterPicture, state: &'a State) -> Option<&'a Quarantine> {
+    state.quarantines.values().find(|quarantine| {
+        quarantine.cluster == picture.cluster.id
+            && match &instance.facts {
+                Some(facts) => facts.identity == quarantine.identity,
+                None => *picture.topology.resolve(&quarantine.instance) == instance.key,
+            }
+    })
+}
+
+fn role(instance: &Instance, picture: &ClusterPicture, quarantine: Option<&Quarantine>) -> Role {
+    let recorded = picture
+        .cluster
+        .primary
+        .as_ref()
+        .map(|primary| picture.topology.resolve(&primary.instance));
+    if recorded == Some(&instance.key) {
+        Role::Primary
+    } else if quarantine.is_some() {
+        Role::Quarantined
+    } else if instance.facts.is_none() {
+        Role::Unknown
+    } else if instance.source().is_some() {
+        Role::Replica
+    } else {
+        Role::Detached
+    }
+}
+
+/// What a replica has and the primary lacks. Transactions that began at the primary are left out: the replica was asked a moment
+/// later, so it may show more of them than the primary did.
+fn errant(instance: &Instance, picture: &ClusterPicture) -> Option<GtidSet> {
+    let primary = picture
+        .cluster
+        .primary
+        .as_ref()
+        .and_then(|primary| picture.topology.get(&primary.instance))?
+        .facts
+        .as_ref()?;
+    let lacks = instance.valid_facts()?.executed.missing_from(&primary.executed);
+    let errant = lacks.subtract(&lacks.originating_at(&primary.identity.origin()));
+    Some(errant).filter(|errant| !errant.is_empty())
+}
+
+/// The active intents for an instance, under whichever of its addresses they were asked for.
+fn intents_for<'a>(
+    key: &'a InstanceKey,
+    kind: IntentKind,
+    topology: &'a Topology,
+    state: &'a State,
+    now: Wall,
+) -> impl Iterator<Item = &'a Intent> {
+    state
+        .intents
+        .iter()
+        .filter(move |(id, intent)| {
+            id.kind == kind && topology.resolve(&id.instance) == key && intent.wish.is_active(now)
+        })
+        .map(|(_, intent)| intent)
+}
+
+/// The rule that counts: never before all else, then documents, then the API.
+fn promotion_rule(key: &InstanceKey, topology: &Topology, state: &State, now: Wall) -> PromotionRule {
+    let rules: BTreeMap<&Origin, PromotionRule> = intents_for(key, IntentKind::Candidate, topology, state, now)
+        .filter_map(|intent| match &intent.wish {
+            Wish::Candidate { rule, .. } => Some((&intent.origin, *rule)),
+            Wish::Downtime { .. } => None,
+        })
+        .collect();
+    if rules.values().any(|rule| *rule == PromotionRule::MustNot) {
+        return PromotionRule::MustNot;
+    }
+    let of_document = rules
+        .iter()
+        .find(|(origin, _)| matches!(origin, Origin::Document { .. }))
+        .map(|(_, rule)| *rule);
+    of_document
+        .or_else(|| rules.values().next().copied())
+        .unwrap_or_default()
+}
+
+fn downtime_end(key: &InstanceKey, topology: &Topology, state: &State, now: Wall) -> Option<DowntimeEnd> {
+    intents_for(key, IntentKind::Downtime, topology, state, now)
+        .filter_map(|intent| match &intent.wish {
+            Wish::Downtime { until, .. } => Some(until.map_or(DowntimeEnd::Indefinite, DowntimeEnd::At)),
+            Wish::Candidate { .. } => None,
+        })
+        .max()
+}
+
+fn problems(instance: &Instance, role: Role, quarantine: Option<&Quarantine>, findings: &[Finding]) -> Vec<String> {
+    let mut problems = Vec::new();
+    if let Some(failure) = &instance.failure {
+        problems.push(format!("does not answer: {failure}"));
+    } else if instance.facts.is_none() {
+        problems.push("not seen yet".to_owned());
+    }
+    if let Some(quarantine) = quarantine {
+        problems.push(match &quarantine.standing {
+            QuarantineState::Absent => "quarantined: not seen since it failed".to_owned(),
+            QuarantineState::Contained => "quarantined: read-only, holds nothing of its own".to_owned(),
+            QuarantineState::Errant { set } => format!("quarantined: read-only, with transactions of its own: {set}"),
+            QuarantineState::Unknown { why } => format!("quarantined: read-only, not compared yet: {why}"),
+        });
+    }
+    if role == Role::Detached {
+        problems.push("replicates from nobody and is not the primary".to_owned());
+    }
+    if instance.is_valid()
+        && let Some(channel) = instance.channel()
+    {
+        match channel.io {
+            ThreadState::Running => {}
+            ThreadState::Connecting => problems.push(format!("cannot connect to its source {}", channel.source)),
+            ThreadState::Stopped if channel.io_error.number != 0 => {
+                problems.push(format!(
+                    "receiving stopped: error {}: {}",
+                    channel.io_error.number, channel.io_error.message
+                ));
+            }
+            ThreadState::Stopped => problems.push("receiving is stopped".to_owned()),
+        }
+        if channel.sql != ThreadState::Running {
+            problems.push(if channel.sql_error.number == 0 {
+                "applying is stopped".to_owned()
+            } else {
+                format!(
+                    "applying stopped: error {}: {}",
+                    channel.sql_error.number, channel.sql_error.message
+                )
+            });
+        }
+    }
+    for finding in findings.iter().filter(|finding| finding.instance == instance.key) {
+        if finding.code != Code::NoProblem {
+            problems.push(format!("{}: {}", finding.code, finding.description));
+        }
+        problems.extend(finding.structure.iter().map(|warning| format!("{warning:?}")));
+    }
+    problems
+}
+
+fn running(picture: &ClusterPicture, state: &State) -> Option<RecoveryStatus> {
+    let active = state
+        .recoveries
+        .values()
+        .find(|recovery| recovery.is_active() && recovery.plan.cluster == picture.cluster.id);
+    if let Some(recovery) = active {
+        return Some(RecoveryStatus {
+            uid: Some(recovery.uid.clone()),
+            phase: if matches!(recovery.phase, Phase::Opened { .. }) {
+                RecoveryPhase::Opened
+            } else {
+                RecoveryPhase::Claimed
+            },
+            failure: recovery.finding.code,
+            victim: recovery.plan.victim.clone(),
+            successor: Some(recovery.successor().unwrap_or(&recovery.plan.successor).clone()),
+            blocked_by: Vec::new(),
+        });
+    }
+    if picture.held_back.is_empty() {
+        return None;
+    }
+    let cause = picture
+        .findings
+        .iter()
+        .filter(|finding| finding.code != Code::NoProblem)
+        .min_by_key(|finding| (!finding.code.is_actionable(), finding.code))?;
+    Some(RecoveryStatus {
+        uid: None,
+        phase: RecoveryPhase::Blocked,
+        failure: cause.code,
+        victim: cause.instance.clone(),
+        successor: None,
+        blocked_by: picture.held_back.clone(),
+    })
+}
+
+fn last(cluster: &ClusterId, state: &State) -> Option<LastRecovery> {
+    let ended = |recovery: &&Recovery| recovery.plan.cluster == *cluster && recovery.ended().is_some();
+    let recovery = state
+        .recoveries
+        .values()
+        .filter(ended)
+        .max_by_key(|recovery| (recovery.ended(), recovery.id))?;
+    Some(LastRecovery {
+        uid: recovery.uid.clone(),
+        failure: recovery.finding.code,
+        victim: recovery.plan.victim.clone(),
+        successor: recovery.successor().cloned(),
+        started: recovery.started,
+        ended: recovery.ended()?,
+        successful: recovery.is_successful(),
+        lost: recovery.lost.clone().filter(|lost| !lost.is_empty()),
+    })
+}
+
+fn downtimes(
+    declared: &DeclaredCluster,
+    state: &State,
+    picture: Option<&ClusterPicture>,
+    now: Wall,
+) -> Vec<DowntimeStatus> {
+    let origin = &declared.document.origin;
+    let mut listed: Vec<DowntimeStatus> = declared
+        .downtime
+        .iter()
+        .map(|entry| {
+            let id = crate::domain::intent::IntentId {
+                kind: IntentKind::Downtime,
+                instance: entry.instance.clone(),
+                origin: origin.clone(),
+            };
+            let phase = if entry.is_expired(now) {
+                DowntimePhase::Expired
+            } else if picture.is_some_and(|picture| picture.topology.get(&entry.instance).is_none()) {
+                DowntimePhase::NotFound
+            } else if state.intents.get(&id).is_some_and(|intent| intent.wish.is_active(now)) {
+                DowntimePhase::Active
+            } else {
+                DowntimePhase::Pending
+            };
+            DowntimeStatus {
+                instance: entry.instance.clone(),
+                phase,
+                asker: DowntimeAsker::Document,
+                owner: entry.owner.clone(),
+                until: entry.until,
+            }
+        })
+        .collect();
+    if let Some(picture) = picture {
+        for intent in state
+            .intents
+            .values()
+            .filter(|intent| intent.origin != *origin && intent.wish.is_active(now))
+        {
+            if let Wish::Downtime { owner, until, .. } = &intent.wish
+                && picture.topology.get(&intent.instance).is_some()
+            {
+                listed.push(DowntimeStatus {
+                    instance: intent.instance.clone(),
+                    phase: DowntimePhase::Active,
+                    asker: if intent.origin == Origin::Recovery {
+                        DowntimeAsker::Recovery
+                    } else {
+                        DowntimeAsker::Api
+                    },
+                    owner: owner.clone(),
+                    until: *until,
+                });
+            }
+        }
+    }
+    listed
+}

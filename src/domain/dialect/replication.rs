@@ -1,0 +1,127 @@
+//! Replication threads: starting, stopping, resetting, waiting, rescuing.
+
+use super::Dialect;
+use crate::domain::gtid::{GtidSet, MariaDbGtidSet};
+use crate::domain::quote::{quote_literal, quote_string};
+
+impl Dialect {
+    /// Starts both threads of a channel.
+    pub fn start_replica(&self, channel: &str) -> String {
+        self.on_channel("START", "", channel)
+    }
+
+    /// Stops both threads of a channel. On MariaDB with GTID a start after this **deletes relay
+    /// log that was not applied**: stop the IO thread, wait for the applier, or use
+    /// [`relay_log_rescue`](Self::relay_log_rescue).
+    pub fn stop_replica(&self, channel: &str) -> String {
+        self.on_channel("STOP", "", channel)
+    }
+
+    /// Starts the thread that reads from the source.
+    pub fn start_io_thread(&self, channel: &str) -> String {
+        self.on_channel("START", " IO_THREAD", channel)
+    }
+
+    /// Stops the thread that reads from the source. Takes about 2 s while it connects into the
+    /// void.
+    pub fn stop_io_thread(&self, channel: &str) -> String {
+        self.on_channel("STOP", " IO_THREAD", channel)
+    }
+
+    /// Starts the applier.
+    pub fn start_sql_thread(&self, channel: &str) -> String {
+        self.on_channel("START", " SQL_THREAD", channel)
+    }
+
+    /// Stops the applier, after the transaction it is in. See
+    /// [`stop_replica`](Self::stop_replica) for MariaDB's relay log.
+    pub fn stop_sql_thread(&self, channel: &str) -> String {
+        self.on_channel("STOP", " SQL_THREAD", channel)
+    }
+
+    /// Makes a stopped channel forget its source, its credentials and its relay log.
+    pub fn reset_replica_all(&self, channel: &str) -> String {
+        self.on_channel("RESET", " ALL", channel)
+    }
+
+    /// `VERB REPLICA what FOR CHANNEL 'c'`, or `VERB SLAVE 'c' what` on MariaDB.
+    fn on_channel(&self, verb: &str, what: &str, channel: &str) -> String {
+        let word = self.replica_word();
+        format!(
+            "{verb} {word}{}{what}{}",
+            self.connection_name(channel),
+            self.channel_clause(channel)
+        )
+    }
+
+    /// MariaDB's place for the channel's name, behind the statement's first words.
+    pub(super) fn connection_name(&self, channel: &str) -> String {
+        if self.is_mariadb() && !channel.is_empty() {
+            format!(" {}", quote_literal(channel))
+        } else {
+            String::new()
+        }
+    }
+
+    /// MySQL's place for the channel's name, at the end; also for the default channel, see the
+    /// module's comment.
+    pub(super) fn channel_clause(&self, channel: &str) -> String {
+        if !self.is_mariadb() && self.version.has_named_channels() {
+            format!(" FOR CHANNEL {}", quote_literal(channel))
+        } else {
+            String::new()
+        }
+    }
+
+    /// Waits until a replica has applied a set, at most this long (at least 1 s, for 0 means for
+    /// ever). MySQL answers 0 when it has and 1 on timeout; MariaDB 0 and -1.
+    ///
+    /// The set's flavour chooses the function. MariaDB waits for the position of the set in each
+    /// domain, in `gtid_slave_pos`: a domain the replica never received from its source is waited
+    /// for until the timeout.
+    pub fn wait_for_executed_gtid_set(&self, set: &GtidSet, seconds: u32) -> String {
+        let seconds = seconds.max(1);
+        match set {
+            GtidSet::MySql(set) => {
+                format!(
+                    "SELECT WAIT_FOR_EXECUTED_GTID_SET({}, {seconds})",
+                    quote_string(&set.to_string())
+                )
+            }
+            GtidSet::MariaDb(set) => {
+                format!(
+                    "SELECT MASTER_GTID_WAIT({}, {seconds})",
+                    quote_string(&set.position_text())
+                )
+            }
+        }
+    }
+
+    /// The relay-log rescue of MariaDB, for a replica found with both threads stopped and relay
+    /// log unapplied: the next start under GTID would delete it. Switches GTID off at the given
+    /// relay-log coordinates (`Relay_Log_File`, `Relay_Log_Pos` of the status) and starts the
+    /// applier, which applies everything and advances `gtid_slave_pos`; afterwards GTID is
+    /// switched on again by pointing the replica at its source. `None` on MySQL, which keeps its
+    /// relay log.
+    pub fn relay_log_rescue(&self, channel: &str, file: &str, position: u64) -> Option<Vec<String>> {
+        self.is_mariadb().then(|| {
+            vec![
+                format!(
+                    "CHANGE MASTER{} TO MASTER_USE_GTID = no, RELAY_LOG_FILE = {}, RELAY_LOG_POS = {position}",
+                    self.connection_name(channel),
+                    quote_literal(file)
+                ),
+                self.start_sql_thread(channel),
+            ]
+        })
+    }
+
+    /// Sets the position a MariaDB replica will continue from: what a former primary needs
+    /// before it can follow with `slave_pos`, since its own transactions never entered
+    /// `gtid_slave_pos`. All replication threads must be stopped. `None` on MySQL, where the
+    /// executed set is the position.
+    pub fn set_gtid_slave_position(&self, set: &MariaDbGtidSet) -> Option<String> {
+        self.is_mariadb()
+            .then(|| format!("SET GLOBAL gtid_slave_pos = {}", quote_string(&set.position_text())))
+    }
+}

@@ -1,0 +1,192 @@
+//! Which instances belong to one cluster, and what should be recorded of it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::instance::Instance;
+use super::intent::Origin;
+use super::key::InstanceKey;
+use super::state::{Cluster, Command, State};
+use super::topology::{ClusterId, Topology};
+
+/// Instances that belong together: linked by replication, or recorded as one cluster. Clusters are split only by commands, so a
+/// failed primary stays with the others.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Grouping {
+    /// The recorded clusters that the instances belong to, oldest first; several are one and the same, and empty is a new one.
+    pub recorded: Vec<ClusterId>,
+    /// The instances.
+    pub instances: BTreeSet<InstanceKey>,
+}
+
+/// Groups instances. Deterministic: groups are ordered by their first address.
+pub fn group(
+    instances: &BTreeMap<InstanceKey, Instance>,
+    aliases: &BTreeMap<InstanceKey, InstanceKey>,
+    clusters: &BTreeMap<ClusterId, Cluster>,
+) -> Vec<Grouping> {
+    let resolve = |key: &InstanceKey| aliases.get(key).unwrap_or(key).clone();
+    let mut neighbours: BTreeMap<InstanceKey, BTreeSet<InstanceKey>> =
+        instances.keys().map(|key| (key.clone(), BTreeSet::new())).collect();
+    let mut link = |a: &InstanceKey, b: &InstanceKey| {
+        if instances.contains_key(a) && instances.contains_key(b) {
+            neighbours.entry(a.clone()).or_default().insert(b.clone());
+            neighbours.entry(b.clone()).or_default().insert(a.clone());
+        }
+    };
+    for instance in instances.values() {
+        if let Some(source) = instance.source() {
+            link(&instance.key, &resolve(source));
+        }
+    }
+    for cluster in clusters.values() {
+        let mut members = cluster
+            .instances
+            .iter()
+            .map(&resolve)
+            .filter(|key| instances.contains_key(key));
+        if let Some(first) = members.next() {
+            for member in members {
+                link(&first, &member);
+            }
+        }
+    }
+    let mut groups = Vec::new();
+    let mut done: BTreeSet<InstanceKey> = BTreeSet::new();
+    for start in instances.keys() {
+        if done.contains(start) {
+            continue;
+        }
+        let mut found = BTreeSet::from([start.clone()]);
+        let mut waiting = vec![start.clone()];
+        while let Some(key) = waiting.pop() {
+            for neighbour in neighbours.get(&key).into_iter().flatten() {
+                if found.insert(neighbour.clone()) {
+                    waiting.push(neighbour.clone());
+                }
+            }
+        }
+        done.extend(found.iter().cloned());
+        let mut recorded: Vec<&Cluster> = clusters
+            .values()
+            .filter(|cluster| cluster.instances.iter().any(|key| found.contains(&resolve(key))))
+            .collect();
+        recorded.sort_by(|a, b| (a.minted, &a.id).cmp(&(b.minted, &b.id)));
+        groups.push(Grouping {
+            recorded: recorded.into_iter().map(|cluster| cluster.id.clone()).collect(),
+            instances: found,
+        });
+    }
+    groups
+}
+
+/// The document that owns a cluster: of those with a seed in it, the oldest; ties by name.
+pub fn owner(state: &State, topology: &Topology) -> Option<Origin> {
+    state
+        .documents
+        .values()
+        .filter(|document| {
+            document
+                .seeds
+                .iter()
+                .any(|seed| topology.instances.contains_key(topology.resolve(seed)))
+        })
+        .min_by_key(|document| (document.created, document.origin.clone()))
+        .map(|document| document.origin.clone())
+}
+
+/// Who belongs to a cluster: instances that answered once or that a replica names as its source, and whoever is recorded and not
+/// watched at the moment. What crawling found and never answered is not recorded.
+fn members(state: &State, grouping: &Grouping, topology: &Topology) -> BTreeSet<InstanceKey> {
+    let sources: BTreeSet<&InstanceKey> = topology
+        .instances
+        .values()
+        .filter_map(|instance| topology.source_of(instance))
+        .collect();
+    let recorded = || {
+        grouping
+            .recorded
+            .iter()
+            .filter_map(|id| state.clusters.get(id))
+            .flat_map(|cluster| &cluster.instances)
+    };
+    let stays = |instance: &&Instance| {
+        instance.facts.is_some()
+            || sources.contains(&instance.key)
+            || recorded().any(|key| topology.resolve(key) == &instance.key)
+    };
+    let watched = topology
+        .instances
+        .values()
+        .filter(stays)
+        .map(|instance| instance.key.clone());
+    let away = recorded()
+        .filter(|key| !topology.instances.contains_key(topology.resolve(key)))
+        .cloned();
+    watched.chain(away).collect()
+}
+
+/// The command that brings the record of a cluster up to date, or `None` when it is.
+///
+/// The primary is recorded only when exactly one top answers and is writable, is not in quarantine, and the recorded one is not
+/// still followed by a replica: while the primary is dead its record stays.
+pub fn describe(state: &State, grouping: &Grouping, topology: &Topology, alias: &str) -> Option<Command> {
+    let recorded = grouping.recorded.first().and_then(|id| state.clusters.get(id));
+    let seen = |instance: &&Instance| instance.facts.is_some();
+    if recorded.is_none() && !topology.instances.values().any(|instance| seen(&instance)) {
+        return None;
+    }
+    let quarantined = |instance: &Instance| {
+        state.quarantines.values().any(|quarantine| {
+            quarantine.cluster == topology.cluster
+                && instance
+                    .facts
+                    .as_ref()
+                    .is_some_and(|facts| facts.identity == quarantine.identity)
+        })
+    };
+    let mut tops = topology.instances.values().filter(|instance| {
+        topology.is_primary(instance)
+            && !quarantined(instance)
+            && instance
+                .valid_facts()
+                .is_some_and(super::instance::InstanceFacts::is_writable)
+    });
+    let only = match (tops.next(), tops.next()) {
+        (Some(top), None) => Some(top),
+        _ => None,
+    };
+    let present = recorded.and_then(|cluster| cluster.primary.as_ref());
+    let still_followed = present.is_some_and(|primary| {
+        topology.replicas_of(&primary.instance).any(Instance::is_valid)
+            && only.is_none_or(|top| top.key != *topology.resolve(&primary.instance))
+    });
+    let primary = only.filter(|_| !still_followed).and_then(|top| {
+        top.facts
+            .as_ref()
+            .map(|facts| (top.key.clone(), facts.identity.clone()))
+    });
+    let document = owner(state, topology);
+    let members = members(state, grouping, topology);
+    let unchanged = recorded.is_some_and(|cluster| {
+        grouping.recorded.len() == 1
+            && cluster.instances == members
+            && cluster.document == document
+            && (alias.is_empty() || cluster.alias == alias)
+            && match (&primary, &cluster.primary) {
+                (None, _) => true,
+                (Some((key, identity)), Some(present)) => present.instance == *key && present.identity == *identity,
+                (Some(_), None) => false,
+            }
+    });
+    if unchanged {
+        return None;
+    }
+    Some(Command::DescribeCluster {
+        id: topology.cluster.clone(),
+        instances: members,
+        primary,
+        alias: alias.to_owned(),
+        absorbs: grouping.recorded.iter().skip(1).cloned().collect(),
+        document,
+    })
+}

@@ -1,0 +1,25 @@
+//! What ham4db knows and decides, without touching anything: no async, no clock (`now` is an argument), no randomness, no unordered
+//! maps, nothing of ours from outside this module. Every decision is a function of values that can be printed and replayed.
+
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+pub mod analysis;
+pub mod case;
+pub mod declared;
+pub mod dialect;
+pub mod finding;
+#[cfg(test)]
+pub(crate) mod fixture;
+pub mod grouping;
+pub mod gtid;
+pub mod instance;
+pub mod intent;
+pub mod key;
+pub mod policy;
+pub mod quote;
+pub mod recovery;
+pub mod simulate;
+pub mod state;
+pub mod time;
+pub mod topology;
+pub mod version;

@@ -1,0 +1,149 @@
+//! What may be done to a cluster: the sum of documents, intents, switches and configuration at one moment, as data.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::intent::PromotionRule;
+use super::key::InstanceKey;
+use super::time::Wall;
+
+/// What ham4db does about a failure.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Mode {
+    /// Repairs it.
+    #[default]
+    Auto,
+    /// Shows it.
+    DetectOnly,
+    /// Neither.
+    Off,
+}
+
+/// What to do when transactions that a replica cannot have would be lost.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum LossPolicy {
+    /// Do not promote.
+    Refuse,
+    /// Wait for the old primary, then promote.
+    AllowAfterTimeout,
+    /// Promote and report what was lost.
+    #[default]
+    Allow,
+}
+
+/// What to do with a failed primary that is back and holds nothing that the new one lacks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum OldPrimary {
+    /// Keep it read-only, wait for a person.
+    #[default]
+    Hold,
+    /// Make it a replica of the new primary.
+    Rejoin,
+}
+
+/// Why no recovery runs although a finding calls for one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum HeldBack {
+    /// Recoveries are switched off for all clusters.
+    GloballyDisabled,
+    /// The document says `paused: true`.
+    Paused,
+    /// The document's mode is not Auto.
+    Mode(Mode),
+    /// No document, and no recovery filter matches the cluster.
+    NoFilterMatches,
+    /// The instance is in downtime.
+    Downtimed {
+        /// Who.
+        owner: String,
+        /// Why.
+        reason: String,
+        /// Until when; `None` is until it is ended.
+        until: Option<Wall>,
+    },
+    /// A recovery of the cluster ended a short while ago and is not acknowledged.
+    RecentRecovery {
+        /// Its id.
+        uid: String,
+        /// When the block ends.
+        until: Wall,
+    },
+    /// A recovery of the cluster runs.
+    RecoveryRuns {
+        /// Its id.
+        uid: String,
+    },
+    /// The finding has no recovery.
+    NotActionable,
+    /// The members do not agree.
+    NoAgreement(String),
+    /// The planner refused.
+    Refused(String),
+    /// The plan failed its check.
+    Unsound(String),
+    /// Another group owns the cluster.
+    OwnedByAnotherGroup(String),
+}
+
+impl std::fmt::Display for HeldBack {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::GloballyDisabled => f.write_str("recoveries are globally disabled (enable-global-recoveries)"),
+            Self::Paused => f.write_str("the document says paused: true"),
+            Self::Mode(mode) => write!(f, "the document's recovery mode is {mode:?}"),
+            Self::NoFilterMatches => f.write_str("no RecoverMasterClusterFilters entry matches the cluster"),
+            Self::Downtimed { owner, reason, .. } => write!(f, "in downtime by {owner}: {reason}"),
+            Self::RecentRecovery { uid, .. } => {
+                write!(f, "recovery {uid} of this cluster is recent and not acknowledged")
+            }
+            Self::RecoveryRuns { uid } => write!(f, "recovery {uid} of this cluster runs"),
+            Self::NotActionable => f.write_str("no recovery exists for this finding"),
+            Self::NoAgreement(why) => write!(f, "members do not agree: {why}"),
+            Self::Refused(why) => write!(f, "no plan: {why}"),
+            Self::Unsound(why) => write!(f, "the plan failed its check: {why}"),
+            Self::OwnedByAnotherGroup(who) => write!(f, "cluster is owned by another group: {who}"),
+        }
+    }
+}
+
+/// How many must agree before a failover.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RecoveryQuorum {
+    /// The leader alone.
+    Leader,
+    /// A majority of the voters of the committed membership.
+    #[default]
+    Majority,
+}
+
+/// The policy of one cluster at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Policy {
+    /// Reason not to act on any finding of the cluster, if there is one (switch, pause, mode, filters, recent recovery).
+    pub held_back: Option<HeldBack>,
+    /// Instances in downtime, with the one that lasts longest.
+    pub downtimes: BTreeMap<InstanceKey, HeldBack>,
+    /// Promotion rules that count, by instance.
+    pub promotion_rules: BTreeMap<InstanceKey, PromotionRule>,
+    /// Instances that may never be promoted, by hostname filter.
+    pub promotion_ignored: Vec<InstanceKey>,
+    /// What to do about loss.
+    pub loss: LossPolicy,
+    /// With [`LossPolicy::AllowAfterTimeout`]: how long to wait, milliseconds.
+    pub loss_timeout_millis: u64,
+    /// What to do with a returned primary.
+    pub old_primary: OldPrimary,
+    /// How long an unacknowledged recovery blocks the next one, milliseconds from its end.
+    pub block_millis: u64,
+    /// Lag above which a replica counts as lagging, seconds.
+    pub reasonable_lag_seconds: u64,
+    /// How long a successor may take to apply what it received, milliseconds.
+    pub catch_up_millis: u64,
+    /// Never promote across data centres.
+    pub prevent_cross_data_center: bool,
+    /// Never promote across regions.
+    pub prevent_cross_region: bool,
+}

@@ -1,0 +1,133 @@
+//! Whether a replica may be promoted, whatever it holds.
+
+use crate::domain::analysis::evidence::is_downtimed;
+use crate::domain::instance::{Instance, InstanceFacts, ThreadState};
+use crate::domain::intent::PromotionRule;
+use crate::domain::key::InstanceKey;
+use crate::domain::policy::Policy;
+use crate::domain::topology::Topology;
+
+use super::plan::RefusalReason;
+
+/// Parts of a probe without which a server cannot be judged as a successor; other missing parts do not matter for that.
+const NEEDED_PARTS: [&str; 5] = ["identity", "variables", "replication status", "channels", "gtid"];
+
+/// Whether a replica may be promoted, but for what it holds: its facts, or the reason why not.
+pub(super) fn judge<'a>(
+    topology: &Topology,
+    victim: &InstanceKey,
+    replica: &'a Instance,
+    policy: &Policy,
+) -> Result<&'a InstanceFacts, RefusalReason> {
+    let facts = replica
+        .valid_facts()
+        .ok_or_else(|| RefusalReason::Unreachable(why_unreachable(replica)))?;
+    if let Some(problem) = facts.problems.iter().find(|problem| is_needed_part(problem)) {
+        return Err(RefusalReason::Unknown(problem.clone()));
+    }
+    let twin = topology.instances.values().find(|other| {
+        other.key != replica.key
+            && other
+                .valid_facts()
+                .is_some_and(|other| other.identity == facts.identity)
+    });
+    if let Some(twin) = twin {
+        return Err(RefusalReason::Unknown(format!("{} has the same identity", twin.key)));
+    }
+    if !facts.group_name.is_empty() {
+        return Err(RefusalReason::Unknown(format!(
+            "member of the replication group {}",
+            facts.group_name
+        )));
+    }
+    let channel = facts
+        .managed_channel()
+        .ok_or_else(|| RefusalReason::Unknown("no single replication channel".to_owned()))?;
+    if !facts.log_bin {
+        return Err(RefusalReason::NoBinlog);
+    }
+    if !facts.log_replica_updates {
+        return Err(RefusalReason::NoReplicaUpdates);
+    }
+    if channel.filtered {
+        return Err(RefusalReason::Filtered);
+    }
+    if policy.promotion_rules.get(&replica.key) == Some(&PromotionRule::MustNot) {
+        return Err(RefusalReason::MustNot);
+    }
+    if policy.promotion_ignored.contains(&replica.key) {
+        return Err(RefusalReason::Ignored);
+    }
+    if is_downtimed(topology, policy, &replica.key) {
+        return Err(RefusalReason::Downtimed);
+    }
+    let has_gtid_mode = facts.version.flavour.is_mariadb() || facts.gtid_mode == "ON";
+    if !channel.positioning.is_gtid() || !has_gtid_mode {
+        return Err(RefusalReason::NoGtid);
+    }
+    if channel.sql_error.number != 0 && channel.sql != ThreadState::Running {
+        return Err(RefusalReason::ApplierFailed(format!(
+            "error {}: {}",
+            channel.sql_error.number, channel.sql_error.message
+        )));
+    }
+    check_geography(topology, victim, facts, policy)?;
+    Ok(facts)
+}
+
+/// Where it is forbidden to leave a data centre or region, an unknown one is another one.
+fn check_geography(
+    topology: &Topology,
+    victim: &InstanceKey,
+    facts: &InstanceFacts,
+    policy: &Policy,
+) -> Result<(), RefusalReason> {
+    let home = topology.get(victim).and_then(|instance| instance.facts.as_ref());
+    let checks = [
+        (
+            policy.prevent_cross_data_center,
+            "data centre",
+            home.map(|home| home.data_center.as_str()),
+            &facts.data_center,
+        ),
+        (
+            policy.prevent_cross_region,
+            "region",
+            home.map(|home| home.region.as_str()),
+            &facts.region,
+        ),
+    ];
+    for (is_forbidden, what, home, own) in checks {
+        if !is_forbidden {
+            continue;
+        }
+        let home = home.filter(|home| !home.is_empty());
+        match home {
+            None => {
+                return Err(RefusalReason::Geography(format!(
+                    "the {what} of {victim} is unknown, and leaving it is forbidden"
+                )));
+            }
+            Some(home) if home != own => {
+                let own = if own.is_empty() { "unknown" } else { own };
+                return Err(RefusalReason::Geography(format!(
+                    "{what} {own}, the failed primary's is {home}"
+                )));
+            }
+            Some(_) => {}
+        }
+    }
+    Ok(())
+}
+
+fn is_needed_part(problem: &str) -> bool {
+    NEEDED_PARTS.iter().any(|part| problem.starts_with(part))
+}
+
+/// How the last attempt to ask an instance failed.
+pub(super) fn why_unreachable(instance: &Instance) -> String {
+    instance
+        .failure
+        .as_ref()
+        .map_or_else(|| "never seen".to_owned(), ToString::to_string)
+}

@@ -1,0 +1,218 @@
+//! What must hold of any plan, checked against the picture that it was made from: a second pair of eyes over the planner.
+//!
+//! It shares no code with the choice beyond the sets themselves, and knows no policy: it asks whether the plan is safe, not whether
+//! it is the best one.
+
+use std::collections::BTreeSet;
+
+use crate::domain::analysis::{current_primary, other_writable_tops};
+use crate::domain::gtid::GtidSet;
+use crate::domain::instance::Instance;
+use crate::domain::key::InstanceKey;
+use crate::domain::topology::Topology;
+
+use super::plan::{Plan, RecoveryKind, Step};
+use super::planner::is_frozen;
+use super::position::Holdings;
+
+/// Everything that is wrong with a plan, each in a sentence; empty when it is sound.
+#[must_use = "a plan that fails its check must not be carried out"]
+pub fn lint(plan: &Plan, topology: &Topology) -> Vec<String> {
+    let mut wrong = Vec::new();
+    check_instances(plan, &mut wrong);
+    match plan.kind {
+        RecoveryKind::DeadPrimary => {
+            check_order(plan, &mut wrong);
+            check_roles(plan, topology, &mut wrong);
+            check_freeze(plan, topology, &mut wrong);
+            check_positions(plan, topology, &mut wrong);
+        }
+        RecoveryKind::Rejoin => check_rejoin(plan, topology, &mut wrong),
+    }
+    wrong
+}
+
+/// Whom a step touches.
+fn touched(step: &Step) -> BTreeSet<&InstanceKey> {
+    match step {
+        Step::Fence { victim } | Step::Redial { victim } => BTreeSet::from([victim]),
+        Step::Drain { successor } | Step::Open { successor } => BTreeSet::from([successor]),
+        Step::Freeze { replicas } | Step::Repoint { replicas, .. } => replicas.iter().collect(),
+    }
+}
+
+fn check_instances(plan: &Plan, wrong: &mut Vec<String>) {
+    for step in &plan.steps {
+        for key in touched(step).into_iter().filter(|key| !plan.instances.contains(*key)) {
+            wrong.push(format!(
+                "`{}` touches {key}, which the plan does not claim",
+                step.describe()
+            ));
+        }
+    }
+    if plan.successor == plan.victim {
+        wrong.push(format!("{} would succeed itself", plan.victim));
+    }
+}
+
+/// The place of a kind of step in the order in which they must come.
+fn place(step: &Step) -> (u8, &'static str) {
+    match step {
+        Step::Fence { .. } => (0, "fence"),
+        Step::Freeze { .. } => (1, "freeze"),
+        Step::Drain { .. } => (2, "drain"),
+        Step::Redial { .. } => (3, "redial"),
+        Step::Open { .. } => (4, "open"),
+        Step::Repoint { .. } => (5, "repoint"),
+    }
+}
+
+fn check_order(plan: &Plan, wrong: &mut Vec<String>) {
+    let places: Vec<(u8, &str)> = plan.steps.iter().map(place).collect();
+    for (earlier, later) in places.iter().zip(places.iter().skip(1)) {
+        if earlier.0 >= later.0 {
+            wrong.push(format!("{} must not come before {}", earlier.1, later.1));
+        }
+    }
+    for needed in ["fence", "drain", "redial", "open"] {
+        if !places.iter().any(|(_, name)| *name == needed) {
+            wrong.push(format!("the step {needed} is missing"));
+        }
+    }
+}
+
+fn check_roles(plan: &Plan, topology: &Topology, wrong: &mut Vec<String>) {
+    let Plan { victim, successor, .. } = plan;
+    for step in &plan.steps {
+        let (named, follow) = match step {
+            Step::Drain { successor } | Step::Open { successor } => (successor, None),
+            Step::Repoint { successor, replicas } => (successor, Some(replicas)),
+            Step::Fence { victim: named } | Step::Redial { victim: named } => {
+                if named != victim {
+                    wrong.push(format!("`{}` is not about the victim {victim}", step.describe()));
+                }
+                continue;
+            }
+            Step::Freeze { replicas } => {
+                if replicas.contains(victim) {
+                    wrong.push(format!("the victim {victim} is among those to freeze"));
+                }
+                continue;
+            }
+        };
+        if named != successor {
+            wrong.push(format!("`{}` is not about the successor {successor}", step.describe()));
+        }
+        for key in [victim, successor]
+            .into_iter()
+            .filter(|key| follow.is_some_and(|replicas| replicas.contains(*key)))
+        {
+            wrong.push(format!("{key} is among those that follow"));
+        }
+    }
+    match topology.get(successor).and_then(Instance::valid_facts) {
+        None => wrong.push(format!("the successor {successor} does not answer")),
+        Some(facts) if facts.identity != plan.successor_identity => {
+            wrong.push(format!(
+                "the successor {successor} is {}, not {}",
+                facts.identity, plan.successor_identity
+            ));
+        }
+        Some(_) => {}
+    }
+    if !topology
+        .descendants_of(victim)
+        .iter()
+        .any(|instance| instance.key == *successor)
+    {
+        wrong.push(format!(
+            "the successor {successor} does not replicate from {victim}, directly or not"
+        ));
+    }
+    for other in other_writable_tops(topology, victim)
+        .into_iter()
+        .filter(|other| other != successor)
+    {
+        wrong.push(format!(
+            "{other} is a writable primary of the cluster: opening {successor} makes two"
+        ));
+    }
+}
+
+/// Nobody who could still receive from the victim, and answers, may be left running.
+fn check_freeze(plan: &Plan, topology: &Topology, wrong: &mut Vec<String>) {
+    let is_planned = |key: &InstanceKey| {
+        plan.steps
+            .iter()
+            .any(|step| matches!(step, Step::Freeze { replicas } if replicas.contains(key)))
+    };
+    let involved = topology.replicas_of(&plan.victim).chain(topology.get(&plan.successor));
+    for replica in involved.filter(|replica| replica.is_valid() && plan.instances.contains(&replica.key)) {
+        if !is_frozen(replica) && !is_planned(&replica.key) {
+            wrong.push(format!("{} is not frozen", replica.key));
+        }
+    }
+}
+
+/// The successor holds what the plan says; everything that is known to be lost is declared; every direct replica has a place.
+fn check_positions(plan: &Plan, topology: &Topology, wrong: &mut Vec<String>) {
+    let holdings = Holdings::below(topology, &plan.victim);
+    if let Some(holding) = holdings.get(&plan.successor)
+        && !holding.received.contains(&plan.position)
+    {
+        wrong.push(format!(
+            "the successor {} does not hold the position of the plan",
+            plan.successor
+        ));
+    }
+    let declared = |missing: &GtidSet| plan.lost.as_ref().is_some_and(|lost| lost.contains(missing));
+    if let Some(missing) = holdings.lacking(&plan.position)
+        && !declared(&missing)
+    {
+        wrong.push(format!(
+            "the plan does not say that {} would be lost",
+            super::candidate::excerpt(&missing)
+        ));
+    }
+    for replica in topology
+        .replicas_of(&plan.victim)
+        .filter(|replica| replica.key != plan.successor)
+    {
+        let follows = plan
+            .steps
+            .iter()
+            .any(|step| matches!(step, Step::Repoint { replicas, .. } if replicas.contains(&replica.key)));
+        let is_left = plan.lost_replicas.iter().any(|refusal| refusal.instance == replica.key);
+        if follows == is_left {
+            let told = if follows {
+                "both follows and is left behind"
+            } else {
+                "neither follows nor is left behind"
+            };
+            wrong.push(format!("{} {told}", replica.key));
+        }
+        let ahead = holdings
+            .get(&replica.key)
+            .and_then(|holding| holdings.missing(&holding.position, &plan.position));
+        if follows && ahead.is_some() {
+            wrong.push(format!(
+                "{} would follow a successor that lacks what it has",
+                replica.key
+            ));
+        }
+    }
+}
+
+fn check_rejoin(plan: &Plan, topology: &Topology, wrong: &mut Vec<String>) {
+    let is_as_wanted = matches!(
+        plan.steps.as_slice(),
+        [Step::Fence { victim }, Step::Repoint { successor, replicas }]
+            if *victim == plan.victim && *successor == plan.successor && replicas.len() == 1 && replicas.contains(victim)
+    );
+    if !is_as_wanted {
+        wrong.push("a rejoin is: fence the returned server, then point it, and nobody else, at the primary".to_owned());
+    }
+    if current_primary(topology).as_ref() != Some(&plan.successor) {
+        wrong.push(format!("{} is not the primary", plan.successor));
+    }
+}

@@ -1,0 +1,20 @@
+//! Repairing: finding + topology + policy → plan and report → (claim) → step by step.
+//!
+//! - [`position`]: what each replica received, and what of it is errant.
+//! - [`candidate`]: who may be promoted, and who is.
+//! - [`planner`]: the plan with its report, and the second choice after the freeze.
+//! - [`lint`]: what must hold of any plan.
+//! - [`outcome`]: what became of a step, and what comes next, as values.
+//! - [`progress`]: what comes next, given what was done.
+
+pub mod candidate;
+mod eligibility;
+pub mod lint;
+pub mod outcome;
+pub mod plan;
+pub mod planner;
+pub mod position;
+pub mod progress;
+
+#[cfg(test)]
+mod tests;

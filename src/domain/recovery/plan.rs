@@ -1,0 +1,198 @@
+//! A complete, immutable list of what to do, with a report of what was considered and refused.
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+
+use crate::domain::finding::Code;
+use crate::domain::gtid::GtidSet;
+use crate::domain::instance::Identity;
+use crate::domain::key::InstanceKey;
+use crate::domain::topology::ClusterId;
+
+/// One item of a plan. Every step is idempotent and re-observed; the executor takes no decision.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", tag = "step")]
+pub enum Step {
+    /// Asks the old primary, if it answers, to become read-only, and ends its client sessions. No answer is no failure.
+    Fence {
+        /// The old primary.
+        victim: InstanceKey,
+    },
+    /// Stops the receiving threads of these replicas, in parallel. After it the choice is made again on fresh facts.
+    Freeze {
+        /// All reachable descendants that take part.
+        replicas: BTreeSet<InstanceKey>,
+    },
+    /// Waits until the successor has applied all that it received.
+    Drain {
+        /// The successor.
+        successor: InstanceKey,
+    },
+    /// Asks the old primary once more, just before the opening: if it is back with everything, the recovery aborts.
+    Redial {
+        /// The old primary.
+        victim: InstanceKey,
+    },
+    /// Makes the successor a writable primary. The Open entry is committed before it; after it only forward.
+    Open {
+        /// The successor.
+        successor: InstanceKey,
+    },
+    /// Points these replicas at the successor, in parallel.
+    Repoint {
+        /// The successor.
+        successor: InstanceKey,
+        /// All that follow it.
+        replicas: BTreeSet<InstanceKey>,
+    },
+}
+
+impl Step {
+    /// One line for the record of a recovery.
+    pub fn describe(&self) -> String {
+        let list = |keys: &BTreeSet<InstanceKey>| keys.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        match self {
+            Self::Fence { victim } => format!("fence {victim}: read-only and end client sessions, if it answers"),
+            Self::Freeze { replicas } => format!("freeze: stop receiving on {}", list(replicas)),
+            Self::Drain { successor } => format!("drain: {successor} applies all that it received"),
+            Self::Redial { victim } => format!("redial {victim}: is it back?"),
+            Self::Open { successor } => format!("open: make {successor} the writable primary"),
+            Self::Repoint { successor, replicas } => format!("repoint {} to {successor}", list(replicas)),
+        }
+    }
+}
+
+/// What kind of repair.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RecoveryKind {
+    /// A dead primary is replaced, by GTID.
+    DeadPrimary,
+    /// A returned primary becomes a replica.
+    Rejoin,
+}
+
+/// What to do, complete.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Plan {
+    /// What kind of repair.
+    pub kind: RecoveryKind,
+    /// The finding that called for it.
+    pub code: Code,
+    /// In which cluster.
+    pub cluster: ClusterId,
+    /// The failed instance.
+    pub victim: InstanceKey,
+    /// Who that is.
+    pub victim_identity: Option<Identity>,
+    /// Who is promoted.
+    pub successor: InstanceKey,
+    /// Who that is.
+    pub successor_identity: Identity,
+    /// What the successor has received: it opens with at least this.
+    pub position: GtidSet,
+    /// Every instance that the plan may touch.
+    pub instances: BTreeSet<InstanceKey>,
+    /// Replicas that will not follow the successor, with the reason.
+    pub lost_replicas: Vec<Refusal>,
+    /// What the old primary is known to have had and the successor lacks; a lower bound.
+    pub lost: Option<GtidSet>,
+    /// In order.
+    pub steps: Vec<Step>,
+}
+
+/// Why an instance was not chosen, or was left behind.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Refusal {
+    /// Which.
+    pub instance: InstanceKey,
+    /// Why, in words that API, command line and status share.
+    pub reason: RefusalReason,
+}
+
+/// Reasons against an instance.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum RefusalReason {
+    /// Its last probe failed.
+    Unreachable(String),
+    /// Binary logging is off.
+    NoBinlog,
+    /// `log_replica_updates` is off.
+    NoReplicaUpdates,
+    /// It filters what it replicates.
+    Filtered,
+    /// Its promotion rule is `must_not`.
+    MustNot,
+    /// A hostname filter excludes it.
+    Ignored,
+    /// It is in downtime.
+    Downtimed,
+    /// It has transactions that no one else has.
+    Errant(String),
+    /// Its applying thread stopped with an error.
+    ApplierFailed(String),
+    /// The channel does not use GTIDs.
+    NoGtid,
+    /// It delays on purpose, and another one has all that it has.
+    Delayed(u64),
+    /// It lacks transactions that another one received.
+    Behind(String),
+    /// What it has and what another one has are incomparable.
+    Incomparable(String),
+    /// Another data centre or region, and that is forbidden.
+    Geography(String),
+    /// It has purged, or the successor has purged, what would be needed.
+    Purged(String),
+    /// Its version or format is ahead of the others'.
+    Version(String),
+    /// It is as good, and another one ranks better.
+    RankedLower(String),
+    /// It takes part in another recovery.
+    Claimed(String),
+    /// Part of its state is unknown.
+    Unknown(String),
+}
+
+impl std::fmt::Display for RefusalReason {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Unreachable(why) => write!(f, "unreachable: {why}"),
+            Self::NoBinlog => f.write_str("binary logging is off (log_bin)"),
+            Self::NoReplicaUpdates => f.write_str("log_replica_updates is off"),
+            Self::Filtered => f.write_str("has replication filters"),
+            Self::MustNot => f.write_str("promotion rule must_not"),
+            Self::Ignored => f.write_str("excluded by PromotionIgnoreHostnameFilters"),
+            Self::Downtimed => f.write_str("in downtime"),
+            Self::Errant(set) => write!(f, "errant transactions {set}"),
+            Self::ApplierFailed(why) => write!(f, "applying thread stopped: {why}"),
+            Self::NoGtid => f.write_str("does not replicate by GTID"),
+            Self::Delayed(seconds) => write!(f, "delayed on purpose by {seconds} s"),
+            Self::Behind(set) => write!(f, "lacks {set}"),
+            Self::Incomparable(set) => write!(f, "neither ahead of nor behind the others: lacks {set}"),
+            Self::Geography(why) => write!(f, "geography: {why}"),
+            Self::Purged(set) => write!(f, "purged and needed: {set}"),
+            Self::Version(why) => write!(f, "version: {why}"),
+            Self::RankedLower(why) => write!(f, "as good, ranks lower: {why}"),
+            Self::Claimed(uid) => write!(f, "takes part in recovery {uid}"),
+            Self::Unknown(what) => write!(f, "unknown: {what}"),
+        }
+    }
+}
+
+/// What the planner considered.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+#[must_use = "a report says why"]
+pub struct PlanReport {
+    /// Who would be promoted.
+    pub successor: Option<InstanceKey>,
+    /// Why each other one would not.
+    pub refused: Vec<Refusal>,
+    /// Why there is no plan, when there is none.
+    pub no_plan: Option<String>,
+    /// Remarks for the record (loss accepted by policy, ...).
+    pub remarks: Vec<String>,
+}

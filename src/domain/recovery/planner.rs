@@ -1,0 +1,402 @@
+//! Finding + topology + policy → plan and report. Nothing is touched here, and the executor has nothing left to decide.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::domain::analysis::evidence::is_receiving;
+use crate::domain::analysis::{current_primary, other_writable_tops};
+use crate::domain::finding::{Code, Finding};
+use crate::domain::instance::{Identity, Instance, InstanceFacts, ThreadState};
+use crate::domain::key::InstanceKey;
+use crate::domain::policy::{HeldBack, OldPrimary, Policy};
+use crate::domain::state::Quarantine;
+use crate::domain::time::Wall;
+use crate::domain::topology::Topology;
+
+use super::candidate::{Choice, choose, excerpt, purged};
+use super::eligibility::why_unreachable;
+use super::plan::{Plan, PlanReport, RecoveryKind, RefusalReason, Step};
+
+/// Why nothing may be done about a finding, whoever could be promoted; `None` when the policy allows it.
+///
+/// First the finding itself, then the order of the design: global switch, document, filters, running and recent recoveries; last
+/// the downtime of the instance.
+pub fn held_back(finding: &Finding, topology: &Topology, policy: &Policy) -> Option<HeldBack> {
+    if !finding.code.is_actionable() {
+        return Some(HeldBack::NotActionable);
+    }
+    let key = topology.resolve(&finding.instance);
+    let downtime = policy
+        .downtimes
+        .iter()
+        .find(|(downtimed, _)| topology.resolve(downtimed) == key)
+        .map(|(_, downtime)| downtime);
+    policy.held_back.as_ref().or(downtime).cloned()
+}
+
+/// The plan for a finding, if there is one, and what was considered.
+///
+/// Whether the plan may be carried out is another question ([`held_back`], the members' agreement, [`super::lint::lint`]).
+pub fn plan(finding: &Finding, topology: &Topology, policy: &Policy, now: Wall) -> (Option<Plan>, PlanReport) {
+    let victim = topology.resolve(&finding.instance);
+    if let Err(why) = check_finding(finding, victim, topology) {
+        return (
+            None,
+            PlanReport {
+                no_plan: Some(why),
+                ..PlanReport::default()
+            },
+        );
+    }
+    plan_for(finding.code, victim, topology, policy, now)
+}
+
+/// What would be done if the present primary died now: shown before anything breaks.
+pub fn rehearse(topology: &Topology, policy: &Policy, now: Wall) -> (Option<Plan>, PlanReport) {
+    match current_primary(topology) {
+        Some(primary) => plan_for(Code::DeadMaster, &primary, topology, policy, now),
+        None => (
+            None,
+            PlanReport {
+                no_plan: Some("the picture does not tell who the primary is".to_owned()),
+                ..PlanReport::default()
+            },
+        ),
+    }
+}
+
+/// What must hold for a recovery of a dead primary, beyond its code.
+fn check_finding(finding: &Finding, victim: &InstanceKey, topology: &Topology) -> Result<(), String> {
+    if !finding.code.is_actionable() {
+        return Err(format!("no recovery exists for {}", finding.code));
+    }
+    match current_primary(topology) {
+        Some(primary) if primary == *victim => {}
+        Some(primary) => return Err(format!("{victim} is not the primary of the cluster, {primary} is")),
+        None => {
+            return Err(format!(
+                "the picture does not tell whether {victim} is the primary of the cluster"
+            ));
+        }
+    }
+    if topology.get(victim).is_some_and(Instance::is_valid) {
+        return Err(format!("{victim} answers"));
+    }
+    if let Some(replica) = topology.replicas_of(victim).find(|replica| is_receiving(replica)) {
+        return Err(format!("{} receives from {victim}", replica.key));
+    }
+    Ok(())
+}
+
+fn plan_for(
+    code: Code,
+    victim: &InstanceKey,
+    topology: &Topology,
+    policy: &Policy,
+    now: Wall,
+) -> (Option<Plan>, PlanReport) {
+    let (choice, report) = choose_successor(topology, victim, policy, &BTreeMap::new(), now);
+    let plan = choice.and_then(|choice| {
+        let instances = topology
+            .descendants_of(victim)
+            .into_iter()
+            .map(|instance| instance.key.clone())
+            .chain([victim.clone()]);
+        let frame = Frame {
+            code,
+            victim: victim.clone(),
+            victim_identity: identity_of(topology, victim),
+            instances: instances.collect(),
+        };
+        assemble(frame, choice, topology)
+    });
+    (plan, report)
+}
+
+/// The choice, unless opening anybody would make two writable primaries.
+fn choose_successor(
+    topology: &Topology,
+    victim: &InstanceKey,
+    policy: &Policy,
+    excluded: &BTreeMap<InstanceKey, RefusalReason>,
+    now: Wall,
+) -> (Option<Choice>, PlanReport) {
+    let others = other_writable_tops(topology, victim);
+    if let Some(other) = others.first() {
+        let why = format!("{other} is a writable primary of the same cluster already");
+        return (
+            None,
+            PlanReport {
+                no_plan: Some(why),
+                ..PlanReport::default()
+            },
+        );
+    }
+    if let Some(facts) = topology
+        .get(victim)
+        .and_then(|instance| instance.facts.as_ref())
+        .filter(|facts| !facts.group_name.is_empty())
+    {
+        let why = format!(
+            "{victim} was a member of the replication group {}, which chooses its primary itself",
+            facts.group_name
+        );
+        return (
+            None,
+            PlanReport {
+                no_plan: Some(why),
+                ..PlanReport::default()
+            },
+        );
+    }
+    choose(topology, victim, policy, excluded, now)
+}
+
+/// Who a server is: by its own word, otherwise by its replicas' (they keep the source's uuid, on MariaDB its `server_id`).
+fn identity_of(topology: &Topology, key: &InstanceKey) -> Option<Identity> {
+    if let Some(facts) = topology.get(key).and_then(|instance| instance.facts.as_ref()) {
+        return Some(facts.identity.clone());
+    }
+    let told: BTreeSet<Identity> = topology
+        .replicas_of(key)
+        .filter_map(|replica| {
+            let is_mariadb = replica.facts.as_ref()?.version.flavour.is_mariadb();
+            let channel = replica.channel()?;
+            match (&channel.source_uuid, channel.source_server_id) {
+                (Some(uuid), _) if !uuid.is_empty() => Some(Identity::ServerUuid(uuid.to_lowercase())),
+                (_, id) if is_mariadb && id > 0 => Some(Identity::ServerId(id)),
+                _ => None,
+            }
+        })
+        .collect();
+    // Two answers are none: the address was given to another server in between.
+    if told.len() == 1 { told.into_iter().next() } else { None }
+}
+
+/// What stays the same when the choice is made again.
+struct Frame {
+    code: Code,
+    victim: InstanceKey,
+    victim_identity: Option<Identity>,
+    instances: BTreeSet<InstanceKey>,
+}
+
+fn assemble(frame: Frame, choice: Choice, topology: &Topology) -> Option<Plan> {
+    let Frame {
+        code,
+        victim,
+        victim_identity,
+        instances,
+    } = frame;
+    let successor_identity = topology.get(&choice.successor)?.facts.as_ref()?.identity.clone();
+    let Choice {
+        successor,
+        position,
+        followers,
+        lost_replicas,
+        lost,
+    } = choice;
+    let mut steps = vec![Step::Fence { victim: victim.clone() }];
+    let frozen = to_freeze(topology, &victim, &successor);
+    if !frozen.is_empty() {
+        steps.push(Step::Freeze { replicas: frozen });
+    }
+    steps.push(Step::Drain {
+        successor: successor.clone(),
+    });
+    steps.push(Step::Redial { victim: victim.clone() });
+    steps.push(Step::Open {
+        successor: successor.clone(),
+    });
+    if !followers.is_empty() {
+        steps.push(Step::Repoint {
+            successor: successor.clone(),
+            replicas: followers,
+        });
+    }
+    Some(Plan {
+        kind: RecoveryKind::DeadPrimary,
+        code,
+        cluster: topology.cluster.clone(),
+        victim,
+        victim_identity,
+        successor,
+        successor_identity,
+        position,
+        instances,
+        lost_replicas,
+        lost,
+        steps,
+    })
+}
+
+/// Whose receiving thread must be stopped: the answering direct replicas of the victim, and the successor wherever it is. One whose
+/// thread is stopped already is frozen already; leaving it out also keeps an undo from starting what a person had stopped.
+fn to_freeze(topology: &Topology, victim: &InstanceKey, successor: &InstanceKey) -> BTreeSet<InstanceKey> {
+    topology
+        .replicas_of(victim)
+        .chain(topology.get(successor))
+        .filter(|replica| replica.is_valid() && !is_frozen(replica))
+        .map(|replica| replica.key.clone())
+        .collect()
+}
+
+/// Whether the receiving thread is seen stopped.
+pub(super) fn is_frozen(replica: &Instance) -> bool {
+    replica
+        .valid_facts()
+        .and_then(InstanceFacts::managed_channel)
+        .is_some_and(|channel| channel.io == ThreadState::Stopped)
+}
+
+/// The second verdict, after the freeze: the same choice on a fresh picture, within the instances that were claimed.
+///
+/// # Errors
+/// Why nobody may be promoted after all; nothing is opened yet then, and everything can be put back.
+pub fn rechoose(plan: &Plan, fresh: &Topology, policy: &Policy, now: Wall) -> Result<Plan, String> {
+    rechoose_without(plan, fresh, policy, &BTreeMap::new(), now)
+}
+
+/// [`rechoose`], with servers that are out of the question for a reason of the moment.
+pub(super) fn rechoose_without(
+    plan: &Plan,
+    fresh: &Topology,
+    policy: &Policy,
+    excluded: &BTreeMap<InstanceKey, RefusalReason>,
+    now: Wall,
+) -> Result<Plan, String> {
+    let mut excluded = excluded.clone();
+    for stranger in fresh
+        .descendants_of(&plan.victim)
+        .into_iter()
+        .filter(|instance| !plan.instances.contains(&instance.key))
+    {
+        excluded.insert(
+            stranger.key.clone(),
+            RefusalReason::Unknown("not claimed by this recovery".to_owned()),
+        );
+    }
+    let (choice, report) = choose_successor(fresh, &plan.victim, policy, &excluded, now);
+    let frame = Frame {
+        code: plan.code,
+        victim: plan.victim.clone(),
+        victim_identity: plan
+            .victim_identity
+            .clone()
+            .or_else(|| identity_of(fresh, &plan.victim)),
+        instances: plan.instances.clone(),
+    };
+    let mut again = choice
+        .and_then(|choice| assemble(frame, choice, fresh))
+        .ok_or_else(|| {
+            report
+                .no_plan
+                .unwrap_or_else(|| "no replica can be promoted".to_owned())
+        })?;
+    keep_within(&mut again.steps, &plan.instances);
+    Ok(again)
+}
+
+/// Takes what was not claimed out of the steps.
+fn keep_within(steps: &mut Vec<Step>, instances: &BTreeSet<InstanceKey>) {
+    for step in &mut *steps {
+        match step {
+            Step::Freeze { replicas } | Step::Repoint { replicas, .. } => {
+                replicas.retain(|key| instances.contains(key));
+            }
+            Step::Fence { .. } | Step::Drain { .. } | Step::Redial { .. } | Step::Open { .. } => {}
+        }
+    }
+    steps.retain(|step| match step {
+        Step::Freeze { replicas } | Step::Repoint { replicas, .. } => !replicas.is_empty(),
+        Step::Fence { .. } | Step::Drain { .. } | Step::Redial { .. } | Step::Open { .. } => true,
+    });
+}
+
+/// The plan that makes a returned, quarantined primary a replica of the present one, if the policy wants it and nothing speaks
+/// against it. The report's `successor` is the server that it would follow.
+pub fn plan_rejoin(quarantine: &Quarantine, topology: &Topology, policy: &Policy) -> (Option<Plan>, PlanReport) {
+    match rejoin(quarantine, topology, policy) {
+        Ok(plan) => (
+            Some(plan.clone()),
+            PlanReport {
+                successor: Some(plan.successor),
+                ..PlanReport::default()
+            },
+        ),
+        Err(why) => (
+            None,
+            PlanReport {
+                no_plan: Some(why),
+                ..PlanReport::default()
+            },
+        ),
+    }
+}
+
+fn rejoin(quarantine: &Quarantine, topology: &Topology, policy: &Policy) -> Result<Plan, String> {
+    if policy.old_primary != OldPrimary::Rejoin {
+        return Err("oldPrimary is Hold: it stays read-only until a person decides".to_owned());
+    }
+    let returned = topology.by_identity(&quarantine.identity).ok_or_else(|| {
+        format!(
+            "{} ({}) is not in the picture",
+            quarantine.instance, quarantine.identity
+        )
+    })?;
+    let facts = returned
+        .valid_facts()
+        .ok_or_else(|| format!("{}: {}", returned.key, why_unreachable(returned)))?;
+    let primary = current_primary(topology).ok_or_else(|| "the picture does not tell who the primary is".to_owned())?;
+    if primary == returned.key {
+        return Err(format!("{primary} is the primary"));
+    }
+    if topology.source_of(returned) == Some(&primary) {
+        return Err(format!("{} replicates from {primary} already", returned.key));
+    }
+    let source = topology
+        .get(&primary)
+        .and_then(Instance::valid_facts)
+        .ok_or_else(|| format!("{primary} does not answer"))?;
+    check_rejoin(facts, source).map_err(|why| format!("{}: {why}", returned.key))?;
+    Ok(Plan {
+        kind: RecoveryKind::Rejoin,
+        code: Code::QuarantinedPrimaryReturned,
+        cluster: topology.cluster.clone(),
+        victim: returned.key.clone(),
+        victim_identity: Some(quarantine.identity.clone()),
+        successor: primary.clone(),
+        successor_identity: source.identity.clone(),
+        position: facts.executed.clone(),
+        // The primary is only read from; claiming it would stand in the way of its own recovery.
+        instances: BTreeSet::from([returned.key.clone()]),
+        lost_replicas: Vec::new(),
+        lost: None,
+        steps: vec![
+            Step::Fence {
+                victim: returned.key.clone(),
+            },
+            Step::Repoint {
+                successor: primary,
+                replicas: BTreeSet::from([returned.key.clone()]),
+            },
+        ],
+    })
+}
+
+/// Whether a returned primary can follow the present one: it holds nothing of its own, and what it lacks is still there.
+///
+/// # Errors
+/// Why not.
+pub(super) fn check_rejoin(returned: &InstanceFacts, source: &InstanceFacts) -> Result<(), String> {
+    if !source.is_writable() {
+        return Err("the primary is read-only".to_owned());
+    }
+    if !source.executed.covers(&returned.executed) {
+        let own = returned.executed.missing_from(&source.executed);
+        return Err(format!("holds transactions that the primary lacks: {}", excerpt(&own)));
+    }
+    match purged(source, returned) {
+        Some(needed) => Err(format!("the primary has purged what it needs: {}", excerpt(&needed))),
+        None => Ok(()),
+    }
+}

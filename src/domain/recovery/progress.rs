@@ -1,0 +1,423 @@
+//! What comes next in a recovery: a pure function of the plan, the committed phase, what this actor has done, and a fresh picture.
+//!
+//! The executor loops: [`next`] → effect → [`StepResult`] → [`next`]. It decides nothing, so a recovery reads here from top to bottom.
+//!
+//! # Resuming
+//! A new actor starts with no results. In [`Phase::Claimed`] nothing is promoted: it fences, freezes and chooses anew (each of these
+//! may be repeated), or puts everything back. In [`Phase::Opened`] the successor may be writable: it only goes forward, and opens the
+//! same successor again.
+//!
+//! # Results
+//! One [`StepResult`] per step that was run, in order, none left out; a step over several servers has one outcome for each.
+//! The picture must be taken after the last result, of all the plan's instances.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::domain::instance::{Instance, InstanceFacts};
+use crate::domain::key::InstanceKey;
+use crate::domain::policy::Policy;
+use crate::domain::state::Phase;
+use crate::domain::time::Wall;
+use crate::domain::topology::Topology;
+
+pub use super::outcome::{Finish, Next, Outcome, StepResult, Undo};
+use super::plan::{Plan, RecoveryKind, Refusal, RefusalReason, Step};
+use super::planner::{check_rejoin, is_frozen, rechoose_without};
+use super::position::Holdings;
+
+/// How often the opening of a committed successor is tried before it counts as lost. Each try has its own deadline; three are enough
+/// to outlast a broken connection, and a server that needs more is not there.
+const OPEN_TRIES: usize = 3;
+/// How often a replica is pointed at the successor before it counts as lost.
+const REPOINT_TRIES: usize = 2;
+/// Results after which a recovery that has not opened anybody gives up: it goes in circles. The longest honest way through, with
+/// every candidate of a large cluster failing in turn, stays below.
+const MAX_RESULTS: usize = 60;
+
+/// What comes next. `policy` and `now` serve the second choice; `now` is the executor's clock.
+pub fn next(plan: &Plan, phase: &Phase, done: &[StepResult], fresh: &Topology, policy: &Policy, now: Wall) -> Next {
+    let course = Course { plan, done, fresh };
+    match (plan.kind, phase) {
+        (_, Phase::Ended { .. }) => Next::Over,
+        (RecoveryKind::DeadPrimary, Phase::Claimed) => course
+            .towards_opening(policy, now)
+            .unwrap_or_else(|reason| course.abort(reason)),
+        (RecoveryKind::DeadPrimary, Phase::Opened { successor, .. }) => course.forward(successor),
+        (RecoveryKind::Rejoin, Phase::Claimed | Phase::Opened { .. }) => {
+            course.rejoin().unwrap_or_else(|reason| Next::Abort {
+                reason,
+                undo: Vec::new(),
+            })
+        }
+    }
+}
+
+struct Course<'a> {
+    plan: &'a Plan,
+    done: &'a [StepResult],
+    fresh: &'a Topology,
+}
+
+impl Course<'_> {
+    /// Before anything is promoted. An error is the reason to put everything back.
+    fn towards_opening(&self, policy: &Policy, now: Wall) -> Result<Next, String> {
+        let victim = &self.plan.victim;
+        if self.done.len() >= MAX_RESULTS {
+            return Err(format!("no progress after {MAX_RESULTS} steps"));
+        }
+        match self.last(|step| matches!(step, Step::Fence { .. }), victim) {
+            None => return Ok(Next::Run(Step::Fence { victim: victim.clone() })),
+            Some((_, Outcome::Failed(why))) => {
+                return Err(format!("{victim} answers and could not be made read-only: {why}"));
+            }
+            Some((_, Outcome::Done | Outcome::NoAnswer(_) | Outcome::Unknown(_))) => {}
+        }
+        let untouched = |replicas: &BTreeSet<InstanceKey>| -> BTreeSet<InstanceKey> {
+            replicas
+                .iter()
+                .filter(|key| self.freeze_outcome(key).is_none())
+                .cloned()
+                .collect()
+        };
+        let planned = untouched(&frozen_by(self.plan));
+        if !planned.is_empty() {
+            return Ok(Next::Run(Step::Freeze { replicas: planned }));
+        }
+        let plan = rechoose_without(self.plan, self.fresh, policy, &self.excluded(), now)?;
+        let more = untouched(&frozen_by(&plan));
+        if !more.is_empty() {
+            return Ok(Next::Run(Step::Freeze { replicas: more }));
+        }
+        let successor = &plan.successor;
+        if !self.is_stopped(successor) {
+            return Err(format!("{successor} could not be frozen"));
+        }
+        if self.has_come_back() {
+            // It was reached by the fence. Every moment until it is put back is an outage that we make.
+            return Err(came_back(victim));
+        }
+        let is_drain = |step: &Step| matches!(step, Step::Drain { .. });
+        let Some((drained, Outcome::Done)) = self.last(is_drain, successor) else {
+            return Ok(Next::Run(Step::Drain {
+                successor: successor.clone(),
+            }));
+        };
+        let is_redial = |step: &Step| matches!(step, Step::Redial { .. });
+        let (redialled, answer) = match self.last(is_redial, victim) {
+            Some((index, answer)) if index > drained => (index, answer),
+            _ => return Ok(Next::Run(Step::Redial { victim: victim.clone() })),
+        };
+        match answer {
+            Outcome::NoAnswer(_) | Outcome::Unknown(_) => {}
+            Outcome::Failed(why) => return Err(format!("{victim} answers, and could not be looked at: {why}")),
+            Outcome::Done => {
+                if let Some(step) = self.judge_returned(redialled)? {
+                    return Ok(Next::Run(step));
+                }
+            }
+        }
+        let (successor, position) = (plan.successor.clone(), plan.position.clone());
+        Ok(Next::CommitOpen {
+            plan: Box::new(plan),
+            successor,
+            position,
+        })
+    }
+
+    /// The old primary answered the redial: a reason to abort, a step to do before the opening, or nothing in the way.
+    fn judge_returned(&self, redialled: usize) -> Result<Option<Step>, String> {
+        let victim = &self.plan.victim;
+        let facts = self.fresh.get(victim).and_then(Instance::valid_facts);
+        let facts = facts.ok_or_else(|| format!("{victim} answers, and what it holds was not read"))?;
+        if self.is_another(facts) {
+            return Ok(None);
+        }
+        if self.has_come_back() {
+            return Err(came_back(victim));
+        }
+        if !facts.is_writable() {
+            return Ok(None);
+        }
+        match self.last(|step| matches!(step, Step::Fence { .. }), victim) {
+            Some((index, outcome)) if index > redialled => match outcome {
+                Outcome::Done | Outcome::NoAnswer(_) => Ok(None),
+                Outcome::Failed(why) | Outcome::Unknown(why) => Err(format!(
+                    "{victim} is back without all that its replicas received, and could not be made read-only: {why}"
+                )),
+            },
+            _ => Ok(Some(Step::Fence { victim: victim.clone() })),
+        }
+    }
+
+    /// The old primary answers, is still a primary, and has all that its frozen replicas received.
+    fn has_come_back(&self) -> bool {
+        let victim = &self.plan.victim;
+        let Some(facts) = self.fresh.get(victim).and_then(Instance::valid_facts) else {
+            return false;
+        };
+        let holdings = Holdings::below(self.fresh, victim);
+        let mut frozen = self.plan.instances.iter().filter(|key| self.is_stopped(key));
+        let has_all = frozen.all(|key| {
+            holdings
+                .get(key)
+                .is_none_or(|holding| facts.executed.covers(&holding.position))
+        });
+        !self.is_another(facts) && facts.managed_channel().is_none() && has_all
+    }
+
+    /// After the Open entry.
+    fn forward(&self, successor: &InstanceKey) -> Next {
+        let is_open = |step: &Step| matches!(step, Step::Open { .. });
+        let tries = self.tries(is_open, successor);
+        match self.last(is_open, successor) {
+            Some((_, Outcome::Done)) => {}
+            Some((_, Outcome::NoAnswer(why) | Outcome::Failed(why) | Outcome::Unknown(why))) if tries >= OPEN_TRIES => {
+                let error = format!("SuccessorLost: {successor} was chosen and could not be opened: {why}");
+                return Next::Finish(self.finish(false, successor, self.plan.lost_replicas.clone(), vec![error]));
+            }
+            _ if self.must_fence_first() => {
+                return Next::Run(Step::Fence {
+                    victim: self.plan.victim.clone(),
+                });
+            }
+            _ => {
+                return Next::Run(Step::Open {
+                    successor: successor.clone(),
+                });
+            }
+        }
+        let is_repoint = |step: &Step| matches!(step, Step::Repoint { .. });
+        let mut pending = BTreeSet::new();
+        let mut lost_replicas = self.plan.lost_replicas.clone();
+        let mut errors = Vec::new();
+        for replica in repointed_by(self.plan) {
+            match self.last(is_repoint, &replica) {
+                Some((_, Outcome::Done)) => {}
+                Some((_, outcome)) if self.tries(is_repoint, &replica) >= REPOINT_TRIES => {
+                    errors.push(format!(
+                        "{replica} could not be pointed at {successor}: {}",
+                        outcome.told()
+                    ));
+                    lost_replicas.push(Refusal {
+                        instance: replica,
+                        reason: RefusalReason::Unreachable(outcome.told()),
+                    });
+                }
+                _ => {
+                    pending.insert(replica);
+                }
+            }
+        }
+        if pending.is_empty() {
+            return Next::Finish(self.finish(true, successor, lost_replicas, errors));
+        }
+        Next::Run(Step::Repoint {
+            successor: successor.clone(),
+            replicas: pending,
+        })
+    }
+
+    /// The old primary is seen writable, and the last thing done was not an attempt to change that.
+    fn must_fence_first(&self) -> bool {
+        let victim = self.fresh.get(&self.plan.victim).and_then(Instance::valid_facts);
+        let just_tried = self
+            .done
+            .last()
+            .is_some_and(|result| matches!(result.step, Step::Fence { .. }));
+        victim.is_some_and(|facts| facts.is_writable() && !self.is_another(facts)) && !just_tried
+    }
+
+    /// A new server got the address of the old primary: none of this cluster's.
+    fn is_another(&self, facts: &InstanceFacts) -> bool {
+        self.plan
+            .victim_identity
+            .as_ref()
+            .is_some_and(|identity| *identity != facts.identity)
+    }
+
+    /// A returned primary becomes a replica. It stays read-only whatever happens, so there is nothing to put back.
+    fn rejoin(&self) -> Result<Next, String> {
+        let (returned, primary) = (&self.plan.victim, &self.plan.successor);
+        match self.last(|step| matches!(step, Step::Fence { .. }), returned) {
+            None => {
+                return Ok(Next::Run(Step::Fence {
+                    victim: returned.clone(),
+                }));
+            }
+            Some((_, Outcome::Done)) => {}
+            Some((_, outcome)) => return Err(format!("{returned} could not be made read-only: {}", outcome.told())),
+        }
+        let is_repoint = |step: &Step| matches!(step, Step::Repoint { .. });
+        match self.last(is_repoint, returned) {
+            Some((_, Outcome::Done)) => {
+                let finish = Finish {
+                    successful: true,
+                    successor: None,
+                    lost_replicas: Vec::new(),
+                    lost: None,
+                    errors: Vec::new(),
+                };
+                return Ok(Next::Finish(finish));
+            }
+            Some((_, outcome)) if self.tries(is_repoint, returned) >= REPOINT_TRIES => {
+                return Err(format!(
+                    "{returned} could not be pointed at {primary}: {}",
+                    outcome.told()
+                ));
+            }
+            _ => {}
+        }
+        let facts = |key: &InstanceKey| {
+            self.fresh
+                .get(key)
+                .and_then(Instance::valid_facts)
+                .ok_or_else(|| format!("{key} does not answer"))
+        };
+        let (own, source): (&InstanceFacts, &InstanceFacts) = (facts(returned)?, facts(primary)?);
+        if self.plan.victim_identity.as_ref() != Some(&own.identity) || self.plan.successor_identity != source.identity
+        {
+            return Err("the servers are not those that were planned with".to_owned());
+        }
+        check_rejoin(own, source).map_err(|why| format!("{returned}: {why}"))?;
+        Ok(Next::Run(Step::Repoint {
+            successor: primary.clone(),
+            replicas: BTreeSet::from([returned.clone()]),
+        }))
+    }
+
+    fn finish(
+        &self,
+        successful: bool,
+        successor: &InstanceKey,
+        lost_replicas: Vec<Refusal>,
+        errors: Vec<String>,
+    ) -> Finish {
+        let successor = (successor.clone(), self.plan.successor_identity.clone());
+        Finish {
+            successful,
+            successor: Some(successor),
+            lost_replicas,
+            lost: self.plan.lost.clone(),
+            errors,
+        }
+    }
+
+    /// Puts back what this actor or the one before it may have done: the planned freeze counts as done even where no result says so.
+    fn abort(&self, reason: String) -> Next {
+        let mut undo = Vec::new();
+        let fence = self
+            .done
+            .iter()
+            .filter(|result| matches!(result.step, Step::Fence { .. }));
+        let may_be_fenced = fence
+            .flat_map(|result| result.outcomes.values())
+            .any(|outcome| match outcome {
+                Outcome::Done | Outcome::Unknown(_) => true,
+                Outcome::NoAnswer(_) | Outcome::Failed(_) => false,
+            });
+        let mut replicas = frozen_by(self.plan);
+        for result in self.done {
+            if let Step::Freeze { replicas: frozen } = &result.step {
+                replicas.extend(frozen.iter().cloned());
+            }
+        }
+        replicas.remove(&self.plan.victim);
+        if may_be_fenced {
+            undo.push(Undo::Reopen {
+                victim: self.plan.victim.clone(),
+            });
+        }
+        if !replicas.is_empty() {
+            undo.push(Undo::StartReceiving { replicas });
+        }
+        Next::Abort { reason, undo }
+    }
+
+    /// Who cannot be promoted any more: not frozen, so it might still receive, or unable to apply what it received.
+    fn excluded(&self) -> BTreeMap<InstanceKey, RefusalReason> {
+        let mut excluded = BTreeMap::new();
+        for key in &self.plan.instances {
+            if let Some(Outcome::NoAnswer(why) | Outcome::Failed(why) | Outcome::Unknown(why)) =
+                self.freeze_outcome(key)
+                && !self.is_stopped(key)
+            {
+                excluded.insert(
+                    key.clone(),
+                    RefusalReason::Unreachable(format!("could not be frozen: {why}")),
+                );
+            }
+            if let Some((_, Outcome::NoAnswer(why) | Outcome::Failed(why) | Outcome::Unknown(why))) =
+                self.last(|step| matches!(step, Step::Drain { .. }), key)
+            {
+                excluded.insert(key.clone(), RefusalReason::ApplierFailed(why.clone()));
+            }
+        }
+        excluded
+    }
+
+    /// Stopped by this actor's word, or seen stopped.
+    fn is_stopped(&self, key: &InstanceKey) -> bool {
+        matches!(self.freeze_outcome(key), Some(Outcome::Done)) || self.fresh.get(key).is_some_and(is_frozen)
+    }
+
+    fn freeze_outcome(&self, key: &InstanceKey) -> Option<&Outcome> {
+        self.last(|step| matches!(step, Step::Freeze { .. }), key)
+            .map(|(_, outcome)| outcome)
+    }
+
+    /// The latest outcome on one server of the steps of one kind, with its place among the results.
+    fn last(&self, is_wanted: impl Fn(&Step) -> bool, key: &InstanceKey) -> Option<(usize, &Outcome)> {
+        let mut results = self
+            .done
+            .iter()
+            .enumerate()
+            .rev()
+            .filter(|(_, result)| is_wanted(&result.step));
+        results.find_map(|(index, result)| Some((index, result.outcomes.get(key)?)))
+    }
+
+    fn tries(&self, is_wanted: impl Fn(&Step) -> bool, key: &InstanceKey) -> usize {
+        self.done
+            .iter()
+            .filter(|result| is_wanted(&result.step) && result.outcomes.contains_key(key))
+            .count()
+    }
+}
+
+fn came_back(victim: &InstanceKey) -> String {
+    format!("came back: {victim} answers and has all that its replicas received")
+}
+
+fn frozen_by(plan: &Plan) -> BTreeSet<InstanceKey> {
+    plan.steps
+        .iter()
+        .filter_map(|step| {
+            if let Step::Freeze { replicas } = step {
+                Some(replicas)
+            } else {
+                None
+            }
+        })
+        .flatten()
+        .cloned()
+        .collect()
+}
+
+fn repointed_by(plan: &Plan) -> BTreeSet<InstanceKey> {
+    plan.steps
+        .iter()
+        .filter_map(|step| {
+            if let Step::Repoint { replicas, .. } = step {
+                Some(replicas)
+            } else {
+                None
+            }
+        })
+        .flatten()
+        .cloned()
+        .collect()
+}
+
+#[cfg(test)]
+#[path = "progress_tests.rs"]
+mod tests;

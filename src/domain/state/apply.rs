@@ -1,0 +1,641 @@
+//! Applying a command: (state, proposal) → (state, what became of it, which records changed).
+
+use std::collections::BTreeSet;
+
+use crate::domain::instance::Identity;
+use crate::domain::intent::{IntentId, Origin};
+use crate::domain::key::InstanceKey;
+use crate::domain::time::Wall;
+use crate::domain::topology::ClusterId;
+
+use super::command::{Applied, COMMAND_VERSION, Claim, Command, Ending, Proposal, RefusedCommand};
+use super::record::{
+    ClaimToken, Cluster, Detection, Epoch, MemberId, Phase, Quarantine, QuarantineState, RecordedPrimary, Recovery,
+    State, StepRecord,
+};
+use super::{MAX_DETECTIONS, MAX_RECOVERIES, MAX_STEPS};
+
+/// A record that a command touched: the store writes it when the state still has it, and deletes its row when not.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Change {
+    /// Group, clock, numbers, switches.
+    Meta,
+    /// The seeds, all of them.
+    Seeds,
+    /// A forgotten address.
+    Forgotten(InstanceKey),
+    /// A cluster.
+    Cluster(ClusterId),
+    /// An intent.
+    Intent(IntentId),
+    /// A document.
+    Document(Origin),
+    /// A recovery.
+    Recovery(String),
+    /// A quarantined server.
+    Quarantine(String),
+    /// A detection.
+    Detection(u64),
+    /// A refused recovery.
+    Blocked(InstanceKey),
+    /// A member.
+    Member(MemberId),
+}
+
+/// Applies a proposal. Every member that applies the same proposals in the same order has the same state.
+///
+/// The changes are complete and ordered: writing them (and nothing else) brings a stored copy to the new state.
+pub fn apply(state: &mut State, proposal: &Proposal) -> (Applied, BTreeSet<Change>) {
+    let mut changes = BTreeSet::new();
+    if proposal.version > COMMAND_VERSION {
+        return (
+            Applied::Refused {
+                why: RefusedCommand::TooNew(proposal.version),
+            },
+            changes,
+        );
+    }
+    state.clock = state.clock.max(proposal.at);
+    changes.insert(Change::Meta);
+    let applied = match run(state, &proposal.command, &mut changes) {
+        Ok(applied) => applied,
+        Err(why) => Applied::Refused { why },
+    };
+    expire(state, &mut changes);
+    (applied, changes)
+}
+
+#[expect(clippy::too_many_lines, reason = "one arm for each command")]
+fn run(state: &mut State, command: &Command, changes: &mut BTreeSet<Change>) -> Result<Applied, RefusedCommand> {
+    let now = state.clock;
+    match command {
+        Command::Found { group } => match &state.group {
+            Some(present) if present != group => return Err(RefusedCommand::OtherGroup(present.uuid.clone())),
+            _ => state.group = Some(group.clone()),
+        },
+        Command::AllocateMember { name: _, above } => {
+            state.last_number = state.last_number.max(*above);
+            return Ok(Applied::Number {
+                number: next_number(state),
+            });
+        }
+        Command::Hello { member } => {
+            state.members.insert(member.id, member.clone());
+            changes.insert(Change::Member(member.id));
+        }
+        Command::Discover { seed } => {
+            state.forgotten.remove(&seed.instance);
+            state.seeds.insert(seed.clone());
+            changes.insert(Change::Seeds);
+            changes.insert(Change::Forgotten(seed.instance.clone()));
+        }
+        Command::Forget { instance, until } => forget(state, instance, *until, changes),
+        Command::DescribeCluster { .. } => describe_cluster(state, command, changes),
+        Command::SetIntent { intent } => {
+            changes.insert(Change::Intent(intent.id()));
+            state.intents.insert(intent.id(), intent.clone());
+        }
+        Command::EndIntent { id } => end_intent(state, id, changes)?,
+        Command::PutDocument { document } => {
+            changes.insert(Change::Document(document.origin.clone()));
+            state
+                .documents
+                .insert(document.origin.clone(), document.as_ref().clone());
+        }
+        Command::WithdrawDocument { origin } => withdraw(state, origin, changes),
+        Command::SetGlobalRecoveries { enabled } => state.recoveries_disabled = !enabled,
+        Command::Detect {
+            finding,
+            member_name,
+            held_back,
+        } => {
+            let id = next_number(state);
+            let (cluster_name, cluster_alias) = labels(state, &finding.cluster);
+            let detection = Detection {
+                id,
+                finding: finding.as_ref().clone(),
+                cluster_name,
+                cluster_alias,
+                at: now,
+                member_name: member_name.clone(),
+                held_back: held_back.clone(),
+                recovery: None,
+            };
+            state.detections.insert(id, detection);
+            changes.insert(Change::Detection(id));
+            return Ok(Applied::Number { number: id });
+        }
+        Command::Claim { claim } => return grant(state, claim, changes),
+        Command::Resume {
+            uid,
+            holder,
+            holder_name,
+            above,
+        } => return resume(state, uid, *holder, holder_name, *above, changes),
+        Command::Open {
+            token,
+            successor,
+            position,
+            plan,
+        } => {
+            let recovery = current(state, token)?;
+            recovery.phase = Phase::Opened {
+                successor: successor.clone(),
+                position: position.clone(),
+                at: now,
+            };
+            recovery.plan = plan.as_ref().clone();
+            changes.insert(Change::Recovery(token.uid.clone()));
+            // From here two primaries are possible: the old one is in quarantine before the new one is opened.
+            if let Some(identity) = &plan.victim_identity {
+                quarantine(state, token, &plan.victim, identity, changes);
+            }
+            pardon(state, token, &plan.successor_identity, changes);
+        }
+        Command::Record { token, lines } => {
+            current(state, token)?;
+            record(state, &token.uid, lines, changes);
+        }
+        Command::End { token, ending } => end(state, token, ending, changes)?,
+        Command::Judge {
+            quarantine,
+            instance,
+            standing,
+        } => {
+            let record = state
+                .quarantines
+                .get_mut(quarantine)
+                .ok_or_else(|| RefusedCommand::Unknown(quarantine.clone()))?;
+            record.instance = instance.clone();
+            record.standing = standing.clone();
+            changes.insert(Change::Quarantine(quarantine.clone()));
+        }
+        Command::Release { quarantine, reason: _ } => {
+            state
+                .quarantines
+                .remove(quarantine)
+                .ok_or_else(|| RefusedCommand::Unknown(quarantine.clone()))?;
+            changes.insert(Change::Quarantine(quarantine.clone()));
+        }
+        Command::Acknowledge { uids, acknowledgement } => {
+            let mut count = 0;
+            for uid in uids {
+                if let Some(recovery) = state.recoveries.get_mut(uid)
+                    && recovery.acknowledged.is_none()
+                {
+                    recovery.acknowledged = Some(acknowledgement.clone());
+                    changes.insert(Change::Recovery(uid.clone()));
+                    count += 1;
+                }
+            }
+            return Ok(Applied::Number { number: count });
+        }
+        Command::Block { blocked } => {
+            changes.insert(Change::Blocked(blocked.instance.clone()));
+            state.blocked.insert(blocked.instance.clone(), blocked.clone());
+        }
+    }
+    Ok(Applied::Done)
+}
+
+fn next_number(state: &mut State) -> u64 {
+    state.last_number += 1;
+    state.last_number
+}
+
+fn labels(state: &State, cluster: &ClusterId) -> (String, String) {
+    state.clusters.get(cluster).map_or_else(
+        || (String::new(), String::new()),
+        |cluster| {
+            (
+                cluster.name.clone(),
+                if cluster.alias.is_empty() {
+                    cluster.name.clone()
+                } else {
+                    cluster.alias.clone()
+                },
+            )
+        },
+    )
+}
+
+fn forget(state: &mut State, instance: &InstanceKey, until: Wall, changes: &mut BTreeSet<Change>) {
+    state.seeds.retain(|seed| seed.instance != *instance);
+    state.forgotten.insert(instance.clone(), until);
+    for cluster in state.clusters.values_mut() {
+        if cluster.instances.remove(instance) {
+            changes.insert(Change::Cluster(cluster.id.clone()));
+        }
+    }
+    let emptied: Vec<ClusterId> = state
+        .clusters
+        .values()
+        .filter(|cluster| cluster.instances.is_empty())
+        .map(|cluster| cluster.id.clone())
+        .collect();
+    for id in emptied {
+        state.clusters.remove(&id);
+        changes.insert(Change::Cluster(id));
+    }
+    changes.insert(Change::Seeds);
+    changes.insert(Change::Forgotten(instance.clone()));
+}
+
+fn describe_cluster(state: &mut State, command: &Command, changes: &mut BTreeSet<Change>) {
+    let Command::DescribeCluster {
+        id,
+        instances,
+        primary,
+        alias,
+        absorbs,
+        document,
+    } = command
+    else {
+        return;
+    };
+    let now = state.clock;
+    let mut minted = now;
+    let mut epoch: Epoch = 0;
+    for absorbed in absorbs {
+        if let Some(cluster) = state.clusters.remove(absorbed) {
+            minted = minted.min(cluster.minted);
+            epoch = epoch.max(cluster.epoch);
+            changes.insert(Change::Cluster(absorbed.clone()));
+        }
+        hand_on(state, absorbed, id, changes);
+    }
+    for cluster in state.clusters.values_mut().filter(|cluster| cluster.id != *id) {
+        let before = cluster.instances.len();
+        cluster.instances.retain(|key| !instances.contains(key));
+        if cluster.instances.len() != before {
+            changes.insert(Change::Cluster(cluster.id.clone()));
+        }
+    }
+    let recovering = state
+        .recoveries
+        .values()
+        .any(|recovery| recovery.is_active() && recovery.plan.cluster == *id);
+    let cluster = state.clusters.entry(id.clone()).or_insert_with(|| Cluster {
+        id: id.clone(),
+        minted,
+        name: String::new(),
+        alias: String::new(),
+        epoch,
+        instances: BTreeSet::new(),
+        primary: None,
+        document: None,
+    });
+    cluster.minted = cluster.minted.min(minted);
+    cluster.epoch = cluster.epoch.max(epoch);
+    cluster.instances.clone_from(instances);
+    cluster.document.clone_from(document);
+    if !alias.is_empty() {
+        cluster.alias.clone_from(alias);
+    }
+    // While a recovery runs, only its own entries say who the primary is.
+    if let Some((instance, identity)) = primary
+        && !recovering
+    {
+        let same = cluster
+            .primary
+            .as_ref()
+            .is_some_and(|present| present.instance == *instance && present.identity == *identity);
+        if !same {
+            cluster.primary = Some(RecordedPrimary {
+                instance: instance.clone(),
+                identity: identity.clone(),
+                since: now,
+                epoch: cluster.epoch,
+            });
+        }
+        cluster.name = instance.to_string();
+    } else if cluster.name.is_empty() {
+        cluster.name = instances.first().map(ToString::to_string).unwrap_or_default();
+    }
+    changes.insert(Change::Cluster(id.clone()));
+}
+
+/// Recoveries and quarantines of a cluster that turned out to be another one go on under that one's id.
+fn hand_on(state: &mut State, from: &ClusterId, to: &ClusterId, changes: &mut BTreeSet<Change>) {
+    for recovery in state
+        .recoveries
+        .values_mut()
+        .filter(|recovery| recovery.plan.cluster == *from)
+    {
+        recovery.plan.cluster = to.clone();
+        recovery.finding.cluster = to.clone();
+        changes.insert(Change::Recovery(recovery.uid.clone()));
+    }
+    let moved: Vec<String> = state
+        .quarantines
+        .iter()
+        .filter(|(_, held)| held.cluster == *from)
+        .map(|(key, _)| key.clone())
+        .collect();
+    for key in moved {
+        if let Some(mut held) = state.quarantines.remove(&key) {
+            changes.insert(Change::Quarantine(key));
+            held.cluster = to.clone();
+            let key = quarantine_key(to, &held.identity);
+            changes.insert(Change::Quarantine(key.clone()));
+            state.quarantines.insert(key, held);
+        }
+    }
+}
+
+fn end_intent(state: &mut State, id: &IntentId, changes: &mut BTreeSet<Change>) -> Result<(), RefusedCommand> {
+    if state.intents.remove(id).is_some() {
+        changes.insert(Change::Intent(id.clone()));
+        return Ok(());
+    }
+    let others = state
+        .intents
+        .keys()
+        .find(|other| other.kind == id.kind && other.instance == id.instance);
+    match others {
+        Some(other) => Err(RefusedCommand::OwnedBy(other.origin.clone())),
+        None => Ok(()),
+    }
+}
+
+fn withdraw(state: &mut State, origin: &Origin, changes: &mut BTreeSet<Change>) {
+    state.documents.remove(origin);
+    changes.insert(Change::Document(origin.clone()));
+    let intents: Vec<IntentId> = state
+        .intents
+        .keys()
+        .filter(|id| id.origin == *origin)
+        .cloned()
+        .collect();
+    for id in intents {
+        state.intents.remove(&id);
+        changes.insert(Change::Intent(id));
+    }
+    for cluster in state
+        .clusters
+        .values_mut()
+        .filter(|cluster| cluster.document.as_ref() == Some(origin))
+    {
+        cluster.document = None;
+        changes.insert(Change::Cluster(cluster.id.clone()));
+    }
+}
+
+fn grant(state: &mut State, claim: &Claim, changes: &mut BTreeSet<Change>) -> Result<Applied, RefusedCommand> {
+    let now = state.clock;
+    if state.recoveries.contains_key(&claim.uid) {
+        return Err(RefusedCommand::StaleClaim(claim.uid.clone()));
+    }
+    for recovery in state.recoveries.values().filter(|recovery| recovery.is_active()) {
+        if let Some(instance) = claim
+            .plan
+            .instances
+            .iter()
+            .find(|instance| recovery.plan.instances.contains(*instance))
+        {
+            return Err(RefusedCommand::Locked {
+                instance: instance.clone(),
+                uid: recovery.uid.clone(),
+            });
+        }
+        if recovery.plan.cluster == claim.plan.cluster {
+            return Err(RefusedCommand::Locked {
+                instance: claim.plan.victim.clone(),
+                uid: recovery.uid.clone(),
+            });
+        }
+    }
+    let cluster = state
+        .clusters
+        .get_mut(&claim.plan.cluster)
+        .ok_or_else(|| RefusedCommand::Unknown(format!("cluster {}", claim.plan.cluster)))?;
+    if claim.plan.kind == crate::domain::recovery::plan::RecoveryKind::DeadPrimary
+        && cluster
+            .primary
+            .as_ref()
+            .is_some_and(|primary| primary.instance != claim.plan.victim)
+    {
+        return Err(RefusedCommand::NotPrimary(claim.plan.victim.clone()));
+    }
+    cluster.epoch = cluster.epoch.max(claim.above) + 1;
+    let epoch = cluster.epoch;
+    changes.insert(Change::Cluster(cluster.id.clone()));
+    let (cluster_name, cluster_alias) = labels(state, &claim.plan.cluster);
+    let id = next_number(state);
+    let recovery = Recovery {
+        id,
+        uid: claim.uid.clone(),
+        cluster_name,
+        cluster_alias,
+        finding: claim.finding.clone(),
+        opinions: claim.opinions.clone(),
+        plan: claim.plan.clone(),
+        report: claim.report.clone(),
+        holder: claim.holder,
+        holder_name: claim.holder_name.clone(),
+        epoch,
+        phase: Phase::Claimed,
+        started: now,
+        lost_replicas: Vec::new(),
+        lost: None,
+        errors: Vec::new(),
+        steps: Vec::new(),
+        acknowledged: None,
+    };
+    state.recoveries.insert(claim.uid.clone(), recovery);
+    changes.insert(Change::Recovery(claim.uid.clone()));
+    // The claim is the detection as well: one entry less stands between a failure and its repair.
+    let detection = next_number(state);
+    let record = state.recoveries.get(&claim.uid);
+    let (cluster_name, cluster_alias) = record
+        .map(|record| (record.cluster_name.clone(), record.cluster_alias.clone()))
+        .unwrap_or_default();
+    state.detections.insert(
+        detection,
+        Detection {
+            id: detection,
+            finding: claim.finding.clone(),
+            cluster_name,
+            cluster_alias,
+            at: now,
+            member_name: claim.holder_name.clone(),
+            held_back: None,
+            recovery: Some(claim.uid.clone()),
+        },
+    );
+    changes.insert(Change::Detection(detection));
+    let token = ClaimToken {
+        uid: claim.uid.clone(),
+        cluster: claim.plan.cluster.clone(),
+        holder: claim.holder,
+        epoch,
+    };
+    Ok(Applied::Claimed { token })
+}
+
+fn resume(
+    state: &mut State,
+    uid: &str,
+    holder: MemberId,
+    holder_name: &str,
+    above: Epoch,
+    changes: &mut BTreeSet<Change>,
+) -> Result<Applied, RefusedCommand> {
+    let recovery = state
+        .recoveries
+        .get_mut(uid)
+        .filter(|recovery| recovery.is_active())
+        .ok_or_else(|| RefusedCommand::StaleClaim(uid.to_owned()))?;
+    let cluster = state.clusters.get_mut(&recovery.plan.cluster);
+    let present = cluster.as_ref().map_or(0, |cluster| cluster.epoch);
+    let epoch = present.max(recovery.epoch).max(above) + 1;
+    recovery.epoch = epoch;
+    recovery.holder = holder;
+    holder_name.clone_into(&mut recovery.holder_name);
+    if let Some(cluster) = cluster {
+        cluster.epoch = epoch;
+        changes.insert(Change::Cluster(cluster.id.clone()));
+    }
+    changes.insert(Change::Recovery(uid.to_owned()));
+    let token = ClaimToken {
+        uid: uid.to_owned(),
+        cluster: recovery.plan.cluster.clone(),
+        holder,
+        epoch,
+    };
+    Ok(Applied::Claimed { token })
+}
+
+/// The recovery that a token still gives the right to act on.
+fn current<'a>(state: &'a mut State, token: &ClaimToken) -> Result<&'a mut Recovery, RefusedCommand> {
+    state
+        .recoveries
+        .get_mut(&token.uid)
+        .filter(|recovery| recovery.is_active() && recovery.epoch == token.epoch && recovery.holder == token.holder)
+        .ok_or_else(|| RefusedCommand::StaleClaim(token.uid.clone()))
+}
+
+fn record(state: &mut State, uid: &str, lines: &[StepRecord], changes: &mut BTreeSet<Change>) {
+    for line in lines {
+        let id = next_number(state);
+        if let Some(recovery) = state.recoveries.get_mut(uid)
+            && recovery.steps.len() < MAX_STEPS
+        {
+            recovery.steps.push(StepRecord { id, ..line.clone() });
+        }
+    }
+    changes.insert(Change::Recovery(uid.to_owned()));
+}
+
+fn end(
+    state: &mut State,
+    token: &ClaimToken,
+    ending: &Ending,
+    changes: &mut BTreeSet<Change>,
+) -> Result<(), RefusedCommand> {
+    let now = state.clock;
+    current(state, token)?;
+    record(state, &token.uid, &ending.lines, changes);
+    let recovery = current(state, token)?;
+    recovery.phase = Phase::Ended {
+        at: now,
+        successor: ending.successor.as_ref().map(|(key, _)| key.clone()),
+        successful: ending.successful,
+    };
+    recovery.lost_replicas.clone_from(&ending.lost_replicas);
+    recovery.lost.clone_from(&ending.lost);
+    recovery.errors.extend(ending.errors.iter().cloned());
+    let cluster_id = recovery.plan.cluster.clone();
+    if let Some((instance, identity)) = &ending.successor
+        && let Some(cluster) = state.clusters.get_mut(&cluster_id)
+    {
+        cluster.primary = Some(RecordedPrimary {
+            instance: instance.clone(),
+            identity: identity.clone(),
+            since: now,
+            epoch: token.epoch,
+        });
+        cluster.name = instance.to_string();
+        changes.insert(Change::Cluster(cluster_id.clone()));
+        pardon(state, token, identity, changes);
+    }
+    if let Some((instance, identity)) = &ending.quarantine {
+        quarantine(state, token, instance, identity, changes);
+    }
+    Ok(())
+}
+
+/// A server that is opened is no longer held, whatever it was before.
+fn pardon(state: &mut State, token: &ClaimToken, identity: &Identity, changes: &mut BTreeSet<Change>) {
+    let key = quarantine_key(&token.cluster, identity);
+    if state.quarantines.remove(&key).is_some() {
+        changes.insert(Change::Quarantine(key));
+    }
+}
+
+fn quarantine(
+    state: &mut State,
+    token: &ClaimToken,
+    instance: &InstanceKey,
+    identity: &Identity,
+    changes: &mut BTreeSet<Change>,
+) {
+    let key = quarantine_key(&token.cluster, identity);
+    let since = state.clock;
+    state.quarantines.entry(key.clone()).or_insert_with(|| Quarantine {
+        identity: identity.clone(),
+        instance: instance.clone(),
+        cluster: token.cluster.clone(),
+        recovery: token.uid.clone(),
+        epoch: token.epoch,
+        since,
+        standing: QuarantineState::Absent,
+    });
+    changes.insert(Change::Quarantine(key));
+}
+
+/// The key under which a server of a cluster stands in [`State::quarantines`].
+pub fn quarantine_key(cluster: &ClusterId, identity: &Identity) -> String {
+    format!("{cluster}/{identity}")
+}
+
+/// Drops what is over: bounded lists, forgotten addresses whose time has come. Intents stay until their origin ends them or they expire.
+fn expire(state: &mut State, changes: &mut BTreeSet<Change>) {
+    let now = state.clock;
+    let over: Vec<InstanceKey> = state
+        .forgotten
+        .iter()
+        .filter(|(_, until)| **until <= now)
+        .map(|(key, _)| key.clone())
+        .collect();
+    for key in over {
+        state.forgotten.remove(&key);
+        changes.insert(Change::Forgotten(key));
+    }
+    let stale: Vec<IntentId> = state
+        .intents
+        .values()
+        .filter(|intent| intent.origin == Origin::Api && !intent.wish.is_active(now))
+        .map(crate::domain::intent::Intent::id)
+        .collect();
+    for id in stale {
+        state.intents.remove(&id);
+        changes.insert(Change::Intent(id));
+    }
+    while state.detections.len() > MAX_DETECTIONS {
+        if let Some((id, _)) = state.detections.pop_first() {
+            changes.insert(Change::Detection(id));
+        }
+    }
+    if state.recoveries.len() > MAX_RECOVERIES {
+        let oldest = state
+            .recoveries
+            .values()
+            .filter(|recovery| !recovery.is_active())
+            .min_by_key(|recovery| recovery.id);
+        if let Some(uid) = oldest.map(|recovery| recovery.uid.clone()) {
+            state.recoveries.remove(&uid);
+            changes.insert(Change::Recovery(uid));
+        }
+    }
+}

@@ -1,0 +1,341 @@
+//! The value that changes replicated state, and the only way to change it.
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+
+use crate::domain::finding::{Finding, Opinion};
+use crate::domain::gtid::GtidSet;
+use crate::domain::instance::Identity;
+use crate::domain::intent::{Intent, IntentId, Origin};
+use crate::domain::key::InstanceKey;
+use crate::domain::policy::HeldBack;
+use crate::domain::recovery::plan::{Plan, PlanReport, Refusal};
+use crate::domain::time::Wall;
+use crate::domain::topology::ClusterId;
+
+use super::record::{
+    Acknowledgement, ClaimToken, Document, Epoch, Group, MemberId, MemberRecord, QuarantineState, Seed, StepRecord,
+};
+
+/// The version of the commands that this program writes. A member that meets a higher one stops with a sentence.
+pub const COMMAND_VERSION: u32 = 1;
+
+/// A command with its version and the proposer's clock.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Proposal {
+    /// [`COMMAND_VERSION`] of the proposer.
+    pub version: u32,
+    /// When it was proposed.
+    pub at: Wall,
+    /// What.
+    pub command: Command,
+}
+
+impl std::fmt::Display for Proposal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.command.name())
+    }
+}
+
+/// Everything that changes the replicated state.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", tag = "op")]
+pub enum Command {
+    /// Names the group. Applied once; another name is refused.
+    Found {
+        /// The group.
+        group: Group,
+    },
+    /// Allocates a member id above all that ever were.
+    #[serde(rename_all = "camelCase")]
+    AllocateMember {
+        /// Name of the member.
+        name: String,
+        /// Ids that the bootstrap handed out; the counter starts above them.
+        above: MemberId,
+    },
+    /// A member says what it understands.
+    Hello {
+        /// The member.
+        member: MemberRecord,
+    },
+    /// Discovery starts here too.
+    Discover {
+        /// The seed.
+        seed: Seed,
+    },
+    /// The instance is no longer wanted.
+    Forget {
+        /// Which.
+        instance: InstanceKey,
+        /// Not discovered again before this.
+        until: Wall,
+    },
+    /// A cluster is named, or its members or primary changed. Also merges: `absorbs` end in this one.
+    #[serde(rename_all = "camelCase")]
+    DescribeCluster {
+        /// Its id: new for a cluster never seen.
+        id: ClusterId,
+        /// Its instances.
+        instances: BTreeSet<InstanceKey>,
+        /// Its primary: only when exactly one top was seen writable and no recovery runs.
+        primary: Option<(InstanceKey, Identity)>,
+        /// Alias; empty leaves the present one.
+        alias: String,
+        /// Clusters that turned out to be the same one.
+        absorbs: Vec<ClusterId>,
+        /// The document that owns it.
+        document: Option<Origin>,
+    },
+    /// Asks for something.
+    SetIntent {
+        /// What.
+        intent: Intent,
+    },
+    /// Ends what one origin asked for.
+    EndIntent {
+        /// Which.
+        id: IntentId,
+    },
+    /// A document as last read.
+    PutDocument {
+        /// It.
+        document: Box<Document>,
+    },
+    /// A document is gone: withdraws it and all intents of its origin. `MySQL` is left alone.
+    WithdrawDocument {
+        /// Which.
+        origin: Origin,
+    },
+    /// Switches recoveries on or off everywhere.
+    SetGlobalRecoveries {
+        /// On.
+        enabled: bool,
+    },
+    /// A finding was seen first.
+    #[serde(rename_all = "camelCase")]
+    Detect {
+        /// It.
+        finding: Box<Finding>,
+        /// By.
+        member_name: String,
+        /// What held a recovery back.
+        held_back: Option<HeldBack>,
+    },
+    /// Takes the right to run one recovery (design §4.2).
+    Claim {
+        /// What is claimed.
+        claim: Box<Claim>,
+    },
+    /// A new actor takes over an unfinished recovery: same uid, higher epoch.
+    #[serde(rename_all = "camelCase")]
+    Resume {
+        /// Which.
+        uid: String,
+        /// New actor.
+        holder: MemberId,
+        /// Its name.
+        holder_name: String,
+        /// The epoch must become higher than this (found on the servers).
+        above: Epoch,
+    },
+    /// The successor may become writable: committed before it does.
+    Open {
+        /// The claim.
+        token: ClaimToken,
+        /// Who.
+        successor: InstanceKey,
+        /// With at least this.
+        position: GtidSet,
+        /// The plan as chosen again after the freeze.
+        plan: Box<Plan>,
+    },
+    /// Lines for the record of a recovery.
+    Record {
+        /// The claim.
+        token: ClaimToken,
+        /// Lines, numbers are given when applied.
+        lines: Vec<StepRecord>,
+    },
+    /// A recovery is over.
+    End {
+        /// The claim.
+        token: ClaimToken,
+        /// How.
+        ending: Box<Ending>,
+    },
+    /// What is known of a quarantined server changed.
+    #[serde(rename_all = "camelCase")]
+    Judge {
+        /// Its key in [`super::State::quarantines`].
+        quarantine: String,
+        /// Address at which it is back.
+        instance: InstanceKey,
+        /// Where it stands.
+        standing: QuarantineState,
+    },
+    /// A server leaves quarantine: it is a replica again, or a person let it go.
+    Release {
+        /// Its key in [`super::State::quarantines`].
+        quarantine: String,
+        /// Why.
+        reason: String,
+    },
+    /// A person has looked at recoveries.
+    Acknowledge {
+        /// Which recoveries, by uid.
+        uids: Vec<String>,
+        /// The word.
+        acknowledgement: Acknowledgement,
+    },
+    /// A recovery was refused because of a recent one.
+    Block {
+        /// Which.
+        blocked: super::record::Blocked,
+    },
+}
+
+impl Command {
+    /// Short name for logs.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Found { .. } => "found",
+            Self::AllocateMember { .. } => "allocate-member",
+            Self::Hello { .. } => "hello",
+            Self::Discover { .. } => "discover",
+            Self::Forget { .. } => "forget",
+            Self::DescribeCluster { .. } => "describe-cluster",
+            Self::SetIntent { .. } => "set-intent",
+            Self::EndIntent { .. } => "end-intent",
+            Self::PutDocument { .. } => "put-document",
+            Self::WithdrawDocument { .. } => "withdraw-document",
+            Self::SetGlobalRecoveries { .. } => "set-global-recoveries",
+            Self::Detect { .. } => "detect",
+            Self::Claim { .. } => "claim",
+            Self::Resume { .. } => "resume",
+            Self::Open { .. } => "open",
+            Self::Record { .. } => "record",
+            Self::End { .. } => "end",
+            Self::Judge { .. } => "judge",
+            Self::Release { .. } => "release",
+            Self::Acknowledge { .. } => "acknowledge",
+            Self::Block { .. } => "block",
+        }
+    }
+}
+
+/// What a claim asks for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Claim {
+    /// Name of the recovery, minted by the claimant.
+    pub uid: String,
+    /// Who acts.
+    pub holder: MemberId,
+    /// Its name.
+    pub holder_name: String,
+    /// The finding.
+    pub finding: Finding,
+    /// What the members said.
+    pub opinions: Vec<Opinion>,
+    /// What is to be done.
+    pub plan: Plan,
+    /// What was considered.
+    pub report: PlanReport,
+    /// The epoch must become higher than this (found on the servers).
+    pub above: Epoch,
+}
+
+/// How a recovery ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Ending {
+    /// Whether it did what it was for.
+    pub successful: bool,
+    /// The new primary with its identity, if one was opened.
+    pub successor: Option<(InstanceKey, Identity)>,
+    /// The failed primary's identity, to be quarantined.
+    pub quarantine: Option<(InstanceKey, Identity)>,
+    /// Replicas left behind.
+    pub lost_replicas: Vec<Refusal>,
+    /// What is known to be lost.
+    pub lost: Option<GtidSet>,
+    /// What went wrong.
+    pub errors: Vec<String>,
+    /// Last lines of the record.
+    pub lines: Vec<StepRecord>,
+}
+
+/// What became of a command.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", tag = "result")]
+pub enum Applied {
+    /// Done, or already so.
+    Done,
+    /// A number was allocated.
+    Number {
+        /// It.
+        number: u64,
+    },
+    /// A claim or resume was granted.
+    Claimed {
+        /// The right to act.
+        token: ClaimToken,
+    },
+    /// Refused; nothing changed.
+    Refused {
+        /// Why.
+        why: RefusedCommand,
+    },
+}
+
+impl std::fmt::Display for Applied {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Done => f.write_str("done"),
+            Self::Number { number } => write!(f, "number {number}"),
+            Self::Claimed { token } => write!(f, "claimed {} with epoch {}", token.uid, token.epoch),
+            Self::Refused { why } => write!(f, "refused: {why}"),
+        }
+    }
+}
+
+/// Why a command was refused.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[serde(rename_all = "camelCase")]
+pub enum RefusedCommand {
+    /// The state belongs to another group.
+    #[error("the state belongs to group {0}")]
+    OtherGroup(String),
+    /// Instances take part in another recovery.
+    #[error("{instance} takes part in recovery {uid}")]
+    Locked {
+        /// Which.
+        instance: InstanceKey,
+        /// In which recovery.
+        uid: String,
+    },
+    /// A recovery of the cluster ended a short while ago.
+    #[error("recovery {0} of this cluster is recent and not acknowledged")]
+    Recent(String),
+    /// Recoveries are switched off.
+    #[error("recoveries are globally disabled")]
+    Disabled,
+    /// The victim is no longer the cluster's primary.
+    #[error("{0} is not the recorded primary of the cluster any more")]
+    NotPrimary(InstanceKey),
+    /// Nothing of that name.
+    #[error("{0} is unknown")]
+    Unknown(String),
+    /// A higher epoch exists, or another holder, or the recovery is over.
+    #[error("the claim on recovery {0} is not current")]
+    StaleClaim(String),
+    /// The intent is another origin's.
+    #[error("set by {0}; end it there")]
+    OwnedBy(Origin),
+    /// The command is newer than this program.
+    #[error("command version {0} is newer than this program understands")]
+    TooNew(u32),
+}

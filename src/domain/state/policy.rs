@@ -1,0 +1,280 @@
+//! The policy of one cluster at one moment: replicated state + configuration + time → [`Policy`].
+
+use std::collections::BTreeMap;
+
+use regex::Regex;
+
+use crate::domain::intent::{Intent, Origin, PromotionRule, Wish};
+use crate::domain::key::InstanceKey;
+use crate::domain::policy::{HeldBack, LossPolicy, Mode, OldPrimary, Policy};
+use crate::domain::recovery::plan::RecoveryKind;
+use crate::domain::time::Wall;
+use crate::domain::topology::Topology;
+
+use super::record::{Cluster, Document, Recovery, State};
+
+/// How long a recovery that promoted nobody blocks the next one, milliseconds. The block of a real failover keeps a cluster from
+/// flapping and is made for a person's attention; here nothing changed, and a primary that was back for ten minutes may well die in
+/// earnest. Long enough that a plan that cannot succeed does not stop and start the replicas all the time.
+const RETRY_MILLIS: u64 = 30_000;
+
+/// One entry of `RecoverMasterClusterFilters`: which clusters without a document are recovered.
+#[derive(Clone, Debug)]
+pub enum ClusterFilter {
+    /// `*`.
+    All,
+    /// `alias=NAME`: exactly this alias.
+    Alias(String),
+    /// `alias~=PATTERN`: an alias that matches, anywhere in it.
+    AliasPattern(Regex),
+    /// Anything else: exactly this cluster name or alias, or a pattern for the name, anywhere in it.
+    Name(String, Regex),
+}
+
+/// A filter whose pattern cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("cluster filter `{filter}` is no valid pattern: {why}")]
+pub struct ClusterFilterError {
+    filter: String,
+    why: String,
+}
+
+impl ClusterFilter {
+    /// Reads an entry. An empty one matches nothing and is `None`, as in orchestrator.
+    ///
+    /// # Errors
+    /// When the pattern is no regular expression; `*` stands for itself and needs none.
+    pub fn parse(filter: &str) -> Result<Option<Self>, ClusterFilterError> {
+        let pattern = |text: &str| {
+            Regex::new(text).map_err(|error| ClusterFilterError {
+                filter: filter.to_owned(),
+                why: error.to_string(),
+            })
+        };
+        Ok(Some(if filter.is_empty() {
+            return Ok(None);
+        } else if filter == "*" {
+            Self::All
+        } else if let Some(text) = filter.strip_prefix("alias~=") {
+            Self::AliasPattern(pattern(text)?)
+        } else if let Some(alias) = filter.strip_prefix("alias=") {
+            Self::Alias(alias.to_owned())
+        } else {
+            Self::Name(filter.to_owned(), pattern(filter)?)
+        }))
+    }
+
+    /// Whether it matches a cluster. Without an alias of its own a cluster's name is its alias.
+    pub fn matches(&self, name: &str, alias: &str) -> bool {
+        let alias = if alias.is_empty() { name } else { alias };
+        match self {
+            Self::All => true,
+            Self::Alias(wanted) => wanted == alias,
+            Self::AliasPattern(pattern) => pattern.is_match(alias),
+            Self::Name(wanted, pattern) => wanted == name || wanted == alias || pattern.is_match(name),
+        }
+    }
+}
+
+/// The part of the configuration that policies are made of.
+#[derive(Clone, Debug)]
+pub struct PolicySettings {
+    /// `RecoverMasterClusterFilters`.
+    pub recover_primary_filters: Vec<ClusterFilter>,
+    /// `PromotionIgnoreHostnameFilters`: patterns, anywhere in `host:port`.
+    pub promotion_ignore: Vec<Regex>,
+    /// `RecoveryPeriodBlockSeconds`, milliseconds: without a document.
+    pub block_millis: u64,
+    /// What to do about loss, without a document.
+    pub loss: LossPolicy,
+    /// With [`LossPolicy::AllowAfterTimeout`], without a document: how long to wait, milliseconds.
+    pub loss_timeout_millis: u64,
+    /// What to do with a returned primary, without a document.
+    pub old_primary: OldPrimary,
+    /// `ReasonableReplicationLagSeconds`.
+    pub reasonable_lag_seconds: u64,
+    /// How long a successor may take to apply what it received, milliseconds.
+    pub catch_up_millis: u64,
+    /// `PreventCrossDataCenterMasterFailover`.
+    pub prevent_cross_data_center: bool,
+    /// `PreventCrossRegionMasterFailover`.
+    pub prevent_cross_region: bool,
+}
+
+impl Default for PolicySettings {
+    /// Orchestrator's defaults: no cluster is recovered without being named.
+    fn default() -> Self {
+        Self {
+            recover_primary_filters: Vec::new(),
+            promotion_ignore: Vec::new(),
+            block_millis: 3_600_000,
+            loss: LossPolicy::Allow,
+            loss_timeout_millis: 0,
+            old_primary: OldPrimary::Hold,
+            reasonable_lag_seconds: 10,
+            catch_up_millis: 60_000,
+            prevent_cross_data_center: false,
+            prevent_cross_region: false,
+        }
+    }
+}
+
+/// The policy of a cluster.
+///
+/// What holds a recovery back is the first of: the global switch, the document (paused, mode) or without one the filters, a running
+/// recovery, a recent one that nobody acknowledged (counted from its end).
+pub fn policy_of(
+    state: &State,
+    cluster: &Cluster,
+    settings: &PolicySettings,
+    topology: &Topology,
+    now: Wall,
+) -> Policy {
+    let document = cluster.document.as_ref().and_then(|origin| state.documents.get(origin));
+    let block_millis = document.map_or(settings.block_millis, |document| document.block_millis);
+    let ignored = |key: &&InstanceKey| {
+        settings
+            .promotion_ignore
+            .iter()
+            .any(|pattern| pattern.is_match(&key.to_string()))
+    };
+    Policy {
+        held_back: held_back(state, cluster, document, settings, block_millis, now),
+        downtimes: downtimes(state, topology, now),
+        promotion_rules: promotion_rules(state, topology, now),
+        promotion_ignored: topology.instances.keys().filter(ignored).cloned().collect(),
+        loss: document.map_or(settings.loss, |document| document.loss),
+        loss_timeout_millis: document.map_or(settings.loss_timeout_millis, |document| document.loss_timeout_millis),
+        old_primary: document.map_or(settings.old_primary, |document| document.old_primary),
+        block_millis,
+        reasonable_lag_seconds: settings.reasonable_lag_seconds,
+        catch_up_millis: settings.catch_up_millis,
+        prevent_cross_data_center: settings.prevent_cross_data_center,
+        prevent_cross_region: settings.prevent_cross_region,
+    }
+}
+
+fn held_back(
+    state: &State,
+    cluster: &Cluster,
+    document: Option<&Document>,
+    settings: &PolicySettings,
+    block_millis: u64,
+    now: Wall,
+) -> Option<HeldBack> {
+    if state.recoveries_disabled {
+        return Some(HeldBack::GloballyDisabled);
+    }
+    match document {
+        Some(document) if document.paused => return Some(HeldBack::Paused),
+        Some(document) if document.mode != Mode::Auto => return Some(HeldBack::Mode(document.mode)),
+        Some(_) => {}
+        None if settings
+            .recover_primary_filters
+            .iter()
+            .any(|filter| filter.matches(&cluster.name, &cluster.alias)) => {}
+        None => return Some(HeldBack::NoFilterMatches),
+    }
+    let recoveries = || {
+        state
+            .recoveries
+            .values()
+            .filter(|recovery| recovery.plan.cluster == cluster.id)
+    };
+    if let Some(running) = recoveries().find(|recovery| recovery.is_active()) {
+        return Some(HeldBack::RecoveryRuns {
+            uid: running.uid.clone(),
+        });
+    }
+    let blocks = recoveries().filter_map(|recovery| Some((blocked_until(recovery, block_millis)?, &recovery.uid)));
+    let (until, uid) = blocks.max()?;
+    (now < until).then(|| HeldBack::RecentRecovery {
+        uid: uid.clone(),
+        until,
+    })
+}
+
+/// Until when an ended recovery blocks the next one; `None` for one that blocks nothing.
+fn blocked_until(recovery: &Recovery, block_millis: u64) -> Option<Wall> {
+    if recovery.acknowledged.is_some() || recovery.plan.kind != RecoveryKind::DeadPrimary {
+        return None;
+    }
+    let ended = recovery.ended()?;
+    let millis = if recovery.successor().is_some() {
+        block_millis
+    } else {
+        block_millis.min(RETRY_MILLIS)
+    };
+    Some(ended.plus_millis(i64::try_from(millis).unwrap_or(i64::MAX)))
+}
+
+/// The address in the picture that an intent means: its own, a resolved alias, or the one that an instance reports.
+fn instance_of(topology: &Topology, wanted: &InstanceKey) -> InstanceKey {
+    let resolved = topology.resolve(wanted);
+    if topology.instances.contains_key(resolved) {
+        return resolved.clone();
+    }
+    let reports = |facts: &crate::domain::instance::InstanceFacts| facts.reported.as_ref() == Some(wanted);
+    let found = topology
+        .instances
+        .values()
+        .find(|instance| instance.facts.as_ref().is_some_and(reports));
+    found.map_or_else(|| resolved.clone(), |instance| instance.key.clone())
+}
+
+fn active<'a>(state: &'a State, topology: &'a Topology, now: Wall) -> impl Iterator<Item = (InstanceKey, &'a Intent)> {
+    state
+        .intents
+        .values()
+        .filter(move |intent| intent.wish.is_active(now))
+        .map(|intent| (instance_of(topology, &intent.instance), intent))
+        .filter(|(key, _)| topology.instances.contains_key(key))
+}
+
+/// Of several downtimes of an instance, the one that lasts longest.
+fn downtimes(state: &State, topology: &Topology, now: Wall) -> BTreeMap<InstanceKey, HeldBack> {
+    let mut longest: BTreeMap<InstanceKey, (bool, Option<Wall>, HeldBack)> = BTreeMap::new();
+    for (key, intent) in active(state, topology, now) {
+        let Wish::Downtime {
+            owner, reason, until, ..
+        } = &intent.wish
+        else {
+            continue;
+        };
+        let held = HeldBack::Downtimed {
+            owner: owner.clone(),
+            reason: reason.clone(),
+            until: *until,
+        };
+        let lasts = (until.is_none(), *until);
+        let present = longest.get(&key).map(|(forever, until, _)| (*forever, *until));
+        if present.is_none_or(|present| lasts > present) {
+            longest.insert(key, (lasts.0, lasts.1, held));
+        }
+    }
+    longest.into_iter().map(|(key, (_, _, held))| (key, held)).collect()
+}
+
+/// Of several promotion rules of an instance: `must_not` whoever says so, then a document's, then the API's.
+fn promotion_rules(state: &State, topology: &Topology, now: Wall) -> BTreeMap<InstanceKey, PromotionRule> {
+    let mut strongest: BTreeMap<InstanceKey, ((bool, u8), PromotionRule)> = BTreeMap::new();
+    for (key, intent) in active(state, topology, now) {
+        let Wish::Candidate { rule, .. } = &intent.wish else {
+            continue;
+        };
+        let voice = match intent.origin {
+            Origin::Document { .. } => 2,
+            Origin::Api => 1,
+            Origin::Recovery => 0,
+        };
+        let weight = (*rule == PromotionRule::MustNot, voice);
+        if strongest.get(&key).is_none_or(|(present, _)| weight > *present) {
+            strongest.insert(key, (weight, *rule));
+        }
+    }
+    strongest.into_iter().map(|(key, (_, rule))| (key, rule)).collect()
+}
+
+#[cfg(test)]
+#[path = "policy_tests.rs"]
+mod tests;

@@ -1,0 +1,37 @@
+//! Two kinds of time, two types: `Wall` for what people read and for expiry, `Mono` for freshness.
+
+use serde::{Deserialize, Serialize};
+
+/// Milliseconds since the Unix epoch, UTC. For downtime, blocks, records and display; never for freshness.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Wall(pub i64);
+
+impl Wall {
+    /// This moment and `millis` later; saturates.
+    #[must_use]
+    pub fn plus_millis(self, millis: i64) -> Self {
+        Self(self.0.saturating_add(millis))
+    }
+
+    /// Milliseconds from `earlier` to this moment, 0 when it lies in the future.
+    pub fn millis_since(self, earlier: Self) -> u64 {
+        u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0)
+    }
+}
+
+/// Microseconds on this process's monotonic clock. Never persisted, never compared across processes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Mono(pub u64);
+
+impl Mono {
+    /// Microseconds from `earlier` to this moment, 0 when it lies in the future.
+    pub fn micros_since(self, earlier: Self) -> u64 {
+        self.0.saturating_sub(earlier.0)
+    }
+
+    /// Milliseconds from `earlier` to this moment, 0 when it lies in the future.
+    pub fn millis_since(self, earlier: Self) -> u64 {
+        self.micros_since(earlier) / 1000
+    }
+}

@@ -1,0 +1,144 @@
+//! An immutable, ordered picture of one cluster: who there is and who replicates from whom.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use super::instance::{Identity, Instance};
+use super::key::InstanceKey;
+use super::time::Wall;
+
+/// Stable id of a cluster, minted once; the name of the primary is only a label.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ClusterId(pub String);
+
+impl std::fmt::Display for ClusterId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The instances of one cluster as they were seen at one moment. Every decision is a function of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Topology {
+    /// Which cluster.
+    pub cluster: ClusterId,
+    /// `host:port` of the primary, or of the last known one.
+    pub cluster_name: String,
+    /// Alias, or the name when there is none.
+    #[serde(default)]
+    pub cluster_alias: String,
+    /// The primary that the replicated state records, if any: the one last opened or first seen.
+    #[serde(default)]
+    pub recorded_primary: Option<InstanceKey>,
+    /// When the picture was made.
+    pub taken: Wall,
+    /// The instances by address.
+    pub instances: BTreeMap<InstanceKey, Instance>,
+    /// Other addresses of the same servers, to the address under which they stand in `instances`.
+    #[serde(default)]
+    pub aliases: BTreeMap<InstanceKey, InstanceKey>,
+}
+
+impl Topology {
+    /// The address under which a server stands in `instances`.
+    pub fn resolve<'a>(&'a self, key: &'a InstanceKey) -> &'a InstanceKey {
+        self.aliases.get(key).unwrap_or(key)
+    }
+
+    /// The instance at an address or one of its other addresses.
+    pub fn get(&self, key: &InstanceKey) -> Option<&Instance> {
+        self.instances.get(self.resolve(key))
+    }
+
+    /// The resolved address that an instance replicates from, whether or not that server is known.
+    pub fn source_of<'a>(&'a self, instance: &'a Instance) -> Option<&'a InstanceKey> {
+        instance.source().map(|source| self.resolve(source))
+    }
+
+    /// Direct replicas of an address by their own word (last facts, valid or not), ordered by address.
+    pub fn replicas_of<'a>(&'a self, key: &'a InstanceKey) -> impl Iterator<Item = &'a Instance> + 'a {
+        let key = self.resolve(key);
+        self.instances
+            .values()
+            .filter(move |instance| instance.key != *key && self.source_of(instance) == Some(key))
+    }
+
+    /// All replicas below an address, direct ones first, each once.
+    pub fn descendants_of<'a>(&'a self, key: &'a InstanceKey) -> Vec<&'a Instance> {
+        let top = self.resolve(key);
+        let mut below: BTreeMap<&InstanceKey, Vec<&Instance>> = BTreeMap::new();
+        for instance in self.instances.values() {
+            if let Some(source) = self.source_of(instance) {
+                below.entry(source).or_default().push(instance);
+            }
+        }
+        let mut seen: BTreeSet<&InstanceKey> = BTreeSet::from([top]);
+        let mut found: Vec<&Instance> = Vec::new();
+        let mut level: Vec<&InstanceKey> = vec![top];
+        while !level.is_empty() {
+            let mut next = Vec::new();
+            for replica in level.iter().filter_map(|parent| below.get(parent)).flatten() {
+                if seen.insert(&replica.key) {
+                    next.push(&replica.key);
+                    found.push(replica);
+                }
+            }
+            level = next;
+        }
+        found
+    }
+
+    /// Hops from an instance up to the top; 0 for one that replicates from nobody or from a server outside the picture. A loop
+    /// (co-primaries) ends the count.
+    pub fn depth_of(&self, instance: &Instance) -> u32 {
+        let mut seen = BTreeSet::from([&instance.key]);
+        let mut depth = 0;
+        let mut current = instance;
+        while let Some(source) = self.source_of(current).and_then(|key| self.instances.get(key)) {
+            if !seen.insert(&source.key) {
+                break;
+            }
+            depth += 1;
+            current = source;
+        }
+        depth
+    }
+
+    /// Whether two instances replicate from each other.
+    pub fn is_co_primary(&self, instance: &Instance) -> bool {
+        self.source_of(instance)
+            .and_then(|key| self.instances.get(key))
+            .is_some_and(|source| source.key != instance.key && self.source_of(source) == Some(&instance.key))
+    }
+
+    /// Whether an instance is at the top: replicates from nobody.
+    pub fn is_primary(&self, instance: &Instance) -> bool {
+        instance.facts.is_some() && instance.source().is_none()
+    }
+
+    /// The instances at the top of the picture, known or only named by replicas, ordered by address.
+    pub fn tops(&self) -> BTreeSet<InstanceKey> {
+        self.instances
+            .values()
+            .map(|instance| match self.source_of(instance) {
+                Some(source) if !self.instances.contains_key(source) => source.clone(),
+                Some(_) | None => instance.key.clone(),
+            })
+            .filter(|key| {
+                self.instances
+                    .get(key)
+                    .is_none_or(|instance| instance.source().is_none())
+            })
+            .collect()
+    }
+
+    /// The instance with this identity by its last facts.
+    pub fn by_identity(&self, identity: &Identity) -> Option<&Instance> {
+        self.instances
+            .values()
+            .find(|instance| instance.facts.as_ref().is_some_and(|facts| facts.identity == *identity))
+    }
+}

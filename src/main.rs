@@ -1,0 +1,15 @@
+//! `ham4db`: a member of the group, and what one does with it on the command line.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    match ham4db::cli::run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            use std::io::Write as _;
+            let written = writeln!(std::io::stderr(), "ham4db: {error:#}");
+            drop(written);
+            ExitCode::FAILURE
+        }
+    }
+}

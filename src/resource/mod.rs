@@ -1,0 +1,34 @@
+//! The `MySQLCluster` resource: its types, its schema, and the way from a document into the domain's terms and back.
+//!
+//! Imported by adapters and `cli` only. It knows `domain` (every source of documents shares the conversion that is here) and nothing
+//! else of ours.
+
+pub mod read;
+pub mod spec;
+pub mod status;
+pub mod write;
+
+#[cfg(test)]
+mod tests;
+
+use kube::CustomResourceExt as _;
+
+pub use read::{DocumentFault, ReadDocument, document};
+pub use spec::{MySQLCluster, MySQLClusterSpec};
+pub use status::MySQLClusterStatus;
+pub use write::{status, superseded_by};
+
+/// The `apiVersion` of documents.
+pub const API_VERSION: &str = "ham4db.io/v1alpha1";
+/// Their `kind`.
+pub const KIND: &str = "MySQLCluster";
+/// The field manager of what ham4db applies; fixed, since the API server keeps one set of owned fields per name.
+pub const FIELD_MANAGER: &str = "ham4db-controller";
+
+/// The `CustomResourceDefinition`, as `make crds` writes it.
+///
+/// # Errors
+/// When the definition cannot be written as YAML, which would be a mistake in the types.
+pub fn crd_yaml() -> Result<String, serde_yaml::Error> {
+    serde_yaml::to_string(&MySQLCluster::crd())
+}

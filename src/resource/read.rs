@@ -1,0 +1,284 @@
+//! A document as it stands in an API server or a file, into the domain's terms. Parsed once; nothing later looks at the raw document.
+
+use std::collections::BTreeSet;
+
+use serde_json::Value;
+
+use crate::domain::declared::{DeclaredCandidate, DeclaredCluster, DeclaredDowntime, ObservedBy, SecretStanding, Tls};
+use crate::domain::intent::{Origin, PromotionRule};
+use crate::domain::key::InstanceKey;
+use crate::domain::policy::{LossPolicy, Mode, OldPrimary};
+use crate::domain::state::Document;
+use crate::domain::time::Wall;
+
+use super::spec::{self, MySQLClusterSpec};
+use super::status::MySQLClusterStatus;
+
+/// A document that cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{}{why}", .origin.as_ref().map(|origin| format!("{origin}: ")).unwrap_or_default())]
+pub struct DocumentFault {
+    /// Which, when it tells that much of itself.
+    pub origin: Option<Origin>,
+    /// Where and why.
+    pub why: String,
+}
+
+/// What was read of a document.
+#[derive(Clone, Debug)]
+pub struct ReadDocument {
+    /// It.
+    pub declared: DeclaredCluster,
+    /// Its status as it was written last; `None` when there is none or it cannot be read.
+    pub status: Option<MySQLClusterStatus>,
+    /// Fields of the spec that nobody knows: mistyped, or of a later version.
+    pub unknown: Vec<String>,
+}
+
+/// Reads a whole document. `default_namespace` stands in for a missing `metadata.namespace`.
+///
+/// # Errors
+/// Names the field and what is wrong with it.
+pub fn document(value: &Value, default_namespace: &str) -> Result<ReadDocument, DocumentFault> {
+    let text = |path: &str| value.pointer(path).and_then(Value::as_str);
+    let name = text("/metadata/name").filter(|name| !name.is_empty());
+    let origin = name.map(|name| Origin::Document {
+        namespace: text("/metadata/namespace")
+            .filter(|namespace| !namespace.is_empty())
+            .unwrap_or(default_namespace)
+            .to_owned(),
+        name: name.to_owned(),
+    });
+    let fault = |why: String| DocumentFault {
+        origin: origin.clone(),
+        why,
+    };
+    let Some(Origin::Document { namespace, name }) = &origin else {
+        return Err(fault("metadata.name is missing".to_owned()));
+    };
+    // Names become file names and label values; the API server refuses others, a directory does not.
+    if let Some(bad) = [namespace, name].into_iter().find(|text| !is_name(text)) {
+        return Err(DocumentFault {
+            origin: None,
+            why: format!("`{bad}` is no name: lower case letters, digits, - and . only, at most 253"),
+        });
+    }
+    let origin = Origin::Document {
+        namespace: namespace.clone(),
+        name: name.clone(),
+    };
+    let api_version = text("/apiVersion").unwrap_or_default();
+    if api_version != super::API_VERSION || text("/kind") != Some(super::KIND) {
+        return Err(fault(format!("apiVersion {api_version} is not {}", super::API_VERSION)));
+    }
+    let mut unknown = Vec::new();
+    let raw = value.get("spec").ok_or_else(|| fault("spec is missing".to_owned()))?;
+    let mut track = serde_path_to_error::Track::new();
+    let deserializer = serde_path_to_error::Deserializer::new(raw, &mut track);
+    let parsed: Result<MySQLClusterSpec, _> =
+        serde_ignored::deserialize(deserializer, |path| unknown.push(format!("spec.{path}")));
+    let spec = parsed.map_err(|why| {
+        let path = track.path().to_string();
+        fault(if path == "." {
+            format!("spec: {why}")
+        } else {
+            format!("spec.{path}: {why}")
+        })
+    })?;
+    // A status that cannot be read is one of another version; what matters of it is written anew.
+    let status = value
+        .get("status")
+        .and_then(|status| serde_json::from_value::<MySQLClusterStatus>(status.clone()).ok());
+    let mut declared = declared(&spec, origin).map_err(fault)?;
+    text("/metadata/uid")
+        .unwrap_or_default()
+        .clone_into(&mut declared.document.uid);
+    declared.document.generation = value
+        .pointer("/metadata/generation")
+        .and_then(Value::as_i64)
+        .unwrap_or_default();
+    declared.created = text("/metadata/creationTimestamp")
+        .and_then(|time| time.parse::<jiff::Timestamp>().ok())
+        .map(|time| Wall(time.as_millisecond()));
+    declared.observed_by = status
+        .as_ref()
+        .and_then(|status| status.observer.as_ref())
+        .and_then(|observer| {
+            let renewed = Wall(observer.renewed_at.as_ref()?.0.as_millisecond());
+            Some(ObservedBy {
+                cluster_uuid: observer.cluster_uuid.clone(),
+                renewed,
+            })
+        });
+    Ok(ReadDocument {
+        declared,
+        status,
+        unknown,
+    })
+}
+
+/// The spec in the domain's terms. Everything that the schema forbids is refused here too: a directory has no API server in front,
+/// and an object may be older than the schema.
+fn declared(spec: &MySQLClusterSpec, origin: Origin) -> Result<DeclaredCluster, String> {
+    let mut seeds = BTreeSet::new();
+    for (index, seed) in spec.seeds.iter().enumerate() {
+        if !seeds.insert(key(&seed.host, seed.port).map_err(|why| format!("spec.seeds[{index}]: {why}"))?) {
+            return Err(format!(
+                "spec.seeds[{index}]: {}:{} stands there twice",
+                seed.host, seed.port
+            ));
+        }
+    }
+    if seeds.is_empty() {
+        return Err("spec.seeds: at least one seed is needed".to_owned());
+    }
+    if spec.credentials_secret_ref.name.is_empty() {
+        return Err("spec.credentialsSecretRef.name: is empty".to_owned());
+    }
+    let recovery = &spec.recovery;
+    let document = Document {
+        origin,
+        uid: String::new(),
+        created: Wall::default(),
+        generation: 0,
+        seeds,
+        credentials_secret: spec.credentials_secret_ref.name.clone(),
+        paused: spec.paused,
+        mode: match recovery.mode {
+            spec::Mode::Auto => Mode::Auto,
+            spec::Mode::DetectOnly => Mode::DetectOnly,
+            spec::Mode::Off => Mode::Off,
+        },
+        block_millis: millis(&recovery.block_for).map_err(|why| format!("spec.recovery.blockFor: {why}"))?,
+        loss: match recovery.loss_policy {
+            spec::LossPolicy::Refuse => LossPolicy::Refuse,
+            spec::LossPolicy::AllowAfterTimeout => LossPolicy::AllowAfterTimeout,
+            spec::LossPolicy::Allow => LossPolicy::Allow,
+        },
+        loss_timeout_millis: millis(&recovery.loss_timeout)
+            .map_err(|why| format!("spec.recovery.lossTimeout: {why}"))?,
+        old_primary: match recovery.old_primary {
+            spec::OldPrimary::Hold => OldPrimary::Hold,
+            spec::OldPrimary::Rejoin => OldPrimary::Rejoin,
+        },
+    };
+    Ok(DeclaredCluster {
+        document,
+        created: None,
+        downtime: downtime(&spec.downtime)?,
+        candidates: candidates(&spec.candidates)?,
+        tls: match spec.tls.mode {
+            spec::TlsMode::Off => Tls::Off,
+            spec::TlsMode::Preferred => Tls::Preferred,
+            spec::TlsMode::Required => Tls::Required,
+            spec::TlsMode::Verify => Tls::Verify,
+        },
+        secret: SecretStanding::Unread,
+        observed_by: None,
+    })
+}
+
+fn downtime(entries: &[spec::Downtime]) -> Result<Vec<DeclaredDowntime>, String> {
+    let mut seen = BTreeSet::new();
+    let mut declared = Vec::new();
+    for (index, entry) in entries.iter().enumerate() {
+        let instance = key(&entry.host, entry.port).map_err(|why| format!("spec.downtime[{index}]: {why}"))?;
+        if entry.until.is_some() == entry.indefinite {
+            return Err(format!(
+                "spec.downtime[{index}]: a downtime needs either until or indefinite: true"
+            ));
+        }
+        if !seen.insert(instance.clone()) {
+            return Err(format!("spec.downtime[{index}]: {instance} stands there twice"));
+        }
+        declared.push(DeclaredDowntime {
+            instance,
+            owner: entry.owner.clone(),
+            reason: entry.reason.clone(),
+            until: entry.until.as_ref().map(|until| Wall(until.0.as_millisecond())),
+        });
+    }
+    Ok(declared)
+}
+
+fn candidates(entries: &[spec::Candidate]) -> Result<Vec<DeclaredCandidate>, String> {
+    let mut seen = BTreeSet::new();
+    let mut declared = Vec::new();
+    for (index, entry) in entries.iter().enumerate() {
+        let instance = key(&entry.host, entry.port).map_err(|why| format!("spec.candidates[{index}]: {why}"))?;
+        if !seen.insert(instance.clone()) {
+            return Err(format!("spec.candidates[{index}]: {instance} stands there twice"));
+        }
+        let rule = match entry.promotion_rule {
+            spec::PromotionRule::Must => PromotionRule::Must,
+            spec::PromotionRule::Prefer => PromotionRule::Prefer,
+            spec::PromotionRule::Neutral => PromotionRule::Neutral,
+            spec::PromotionRule::PreferNot => PromotionRule::PreferNot,
+            spec::PromotionRule::MustNot => PromotionRule::MustNot,
+        };
+        declared.push(DeclaredCandidate { instance, rule });
+    }
+    if declared
+        .iter()
+        .filter(|entry| entry.rule == PromotionRule::Must)
+        .count()
+        > 1
+    {
+        return Err("spec.candidates: at most one candidate may have the promotion rule Must".to_owned());
+    }
+    Ok(declared)
+}
+
+/// A name of the kind that the API server takes (RFC 1123 subdomain).
+fn is_name(text: &str) -> bool {
+    !text.is_empty()
+        && text.len() <= 253
+        && text.split('.').all(|label| {
+            !label.is_empty()
+                && !label.starts_with('-')
+                && !label.ends_with('-')
+                && label
+                    .bytes()
+                    .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
+        })
+}
+
+fn key(host: &str, port: i32) -> Result<InstanceKey, String> {
+    if host.is_empty() || host.contains(|c: char| c.is_whitespace() || "[]/@".contains(c)) {
+        return Err(format!("host `{host}` is no host name or address"));
+    }
+    let port = u16::try_from(port)
+        .ok()
+        .filter(|port| *port > 0)
+        .ok_or_else(|| format!("port {port} is not within 1 to 65535"))?;
+    Ok(InstanceKey::new(host, port))
+}
+
+/// Milliseconds of a duration such as `90s` or `1h30m`.
+pub(super) fn millis(text: &str) -> Result<u64, String> {
+    let refused = || format!("`{text}` is no duration; write it like 90s, 30m or 1h30m");
+    let mut total: u64 = 0;
+    let mut rest = text;
+    let mut parts = 0;
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit()).ok_or_else(refused)?;
+        let (number, after) = rest.split_at(digits);
+        if number.is_empty() || number.len() > 6 || parts == 4 {
+            return Err(refused());
+        }
+        let unit_length = after.find(|c: char| c.is_ascii_digit()).unwrap_or(after.len());
+        let (unit, next) = after.split_at(unit_length);
+        let factor: u64 = match unit {
+            "ms" => 1,
+            "s" => 1_000,
+            "m" => 60_000,
+            "h" => 3_600_000,
+            _ => return Err(refused()),
+        };
+        let number: u64 = number.parse().map_err(|_| refused())?;
+        total = total.saturating_add(number.saturating_mul(factor));
+        rest = next;
+        parts += 1;
+    }
+    if parts == 0 { Err(refused()) } else { Ok(total) }
+}

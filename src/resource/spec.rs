@@ -1,0 +1,268 @@
+//! What a person or a pipeline asks for. The descriptions of these fields are what `kubectl explain` shows.
+
+#![expect(
+    clippy::doc_markdown,
+    reason = "these comments are descriptions in the schema, which is no Markdown"
+)]
+#![expect(
+    unreachable_pub,
+    reason = "the derive of the schema makes copies of the types in function bodies"
+)]
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::status::MySQLClusterStatus;
+
+/// How durations are written: `90s`, `30m`, `1h30m`.
+pub(super) const DURATION_PATTERN: &str = "^([0-9]{1,6}(ms|s|m|h)){1,4}$";
+
+/// Host names and addresses, without brackets around an IPv6 address.
+const HOST_PATTERN: &str = "^[A-Za-z0-9:]([A-Za-z0-9_.:-]*[A-Za-z0-9:])?$";
+
+/// What is asked of ham4db for one MySQL or MariaDB replication topology.
+#[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[kube(
+    group = "ham4db.io",
+    version = "v1alpha1",
+    kind = "MySQLCluster",
+    plural = "mysqlclusters",
+    singular = "mysqlcluster",
+    shortname = "h4c",
+    category = "ham4db",
+    namespaced,
+    status = "MySQLClusterStatus",
+    doc = "A MySQL or MariaDB replication topology that ham4db watches and keeps writable. Deleting it ends what it asked for and never touches the servers.",
+    derive = "PartialEq",
+    validation = Rule::new("size(self.metadata.name) <= 52").message("the name of a MySQLCluster must be at most 52 characters long"),
+    printcolumn(name = "READY", type_ = "string", json_path = ".status.conditions[?(@.type=='Ready')].status"),
+    printcolumn(name = "PRIMARY", type_ = "string", json_path = ".status.summary.primary"),
+    printcolumn(name = "INSTANCES", type_ = "string", json_path = ".status.summary.instances", description = "Answering of known"),
+    printcolumn(name = "LAG", type_ = "string", json_path = ".status.summary.lag", description = "Of the replica that lags most"),
+    printcolumn(name = "PROBLEM", type_ = "string", json_path = ".status.summary.problem"),
+    printcolumn(name = "SEEN", type_ = "date", json_path = ".status.observer.renewedAt", description = "Last sign of life of the observer"),
+    printcolumn(name = "AGE", type_ = "date", json_path = ".metadata.creationTimestamp")
+)]
+#[cfg_attr(test, kube(cel))]
+#[serde(rename_all = "camelCase")]
+pub struct MySQLClusterSpec {
+    /// Watch the cluster, and repair nothing.
+    #[serde(default)]
+    pub paused: bool,
+    /// Addresses where discovery starts; every other server of the topology is found from there.
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["host".into(), "port".into()]))]
+    #[schemars(length(min = 1, max = 64))]
+    pub seeds: Vec<Seed>,
+    /// The Secret of the same namespace with the account on the servers: keys user and password, optionally replicationUser,
+    /// replicationPassword and ca.crt. No other account is ever used for this cluster.
+    pub credentials_secret_ref: SecretReference,
+    /// TLS of the connections to the servers.
+    #[serde(default)]
+    pub tls: Tls,
+    /// What is done when the primary fails.
+    #[serde(default)]
+    pub recovery: Recovery,
+    /// Instances to leave alone for a while: shown, and not acted on. An entry ends at its time, with or without the API server.
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["host".into(), "port".into()]))]
+    #[schemars(length(max = 64))]
+    #[serde(default)]
+    pub downtime: Vec<Downtime>,
+    /// How willingly instances are promoted. What is not listed is Neutral.
+    #[x_kube(
+        merge_strategy = ListMerge::Map(vec!["host".into(), "port".into()]),
+        validation = Rule::new("self.filter(c, c.promotionRule == 'Must').size() <= 1").message("at most one candidate may have the promotion rule Must")
+    )]
+    #[schemars(length(max = 64))]
+    #[serde(default)]
+    pub candidates: Vec<Candidate>,
+}
+
+/// The address of a server.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Seed {
+    /// Host name or IP address.
+    #[schemars(length(min = 1, max = 253), regex(pattern = HOST_PATTERN))]
+    pub host: String,
+    /// TCP port.
+    #[schemars(range(min = 1, max = 65535))]
+    #[serde(default = "default_port")]
+    pub port: i32,
+}
+
+/// A Secret of the same namespace.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct SecretReference {
+    /// Its name.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+}
+
+/// TLS of the connections to the servers.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Tls {
+    /// Off; Preferred: where the server offers it; Required: always, unverified; Verify: always, certificate and host name verified
+    /// with ca.crt of the Secret.
+    #[serde(default)]
+    pub mode: TlsMode,
+}
+
+/// TLS to the servers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[expect(
+    missing_docs,
+    reason = "a described variant becomes a oneOf in the schema; the field describes the values"
+)]
+pub enum TlsMode {
+    Off,
+    #[default]
+    Preferred,
+    Required,
+    Verify,
+}
+
+/// What is done when the primary fails.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Recovery {
+    /// Auto: repair it; DetectOnly: show it; Off: neither.
+    #[serde(default)]
+    pub mode: Mode,
+    /// How long after a recovery ended the next one of this cluster is held back, unless a person acknowledges it. Like 30m or 1h30m.
+    #[schemars(length(max = 32), regex(pattern = DURATION_PATTERN))]
+    #[serde(default = "default_block")]
+    pub block_for: String,
+    /// When transactions would be lost that no replica can have. Refuse: do not promote; AllowAfterTimeout: wait for the old primary,
+    /// then promote; Allow: promote and report what was lost.
+    #[serde(default)]
+    pub loss_policy: LossPolicy,
+    /// How long AllowAfterTimeout waits.
+    #[schemars(length(max = 32), regex(pattern = DURATION_PATTERN))]
+    #[serde(default = "default_loss_timeout")]
+    pub loss_timeout: String,
+    /// What becomes of a failed primary that is back and holds nothing of its own. Hold: it stays read-only until a person lets it go;
+    /// Rejoin: it becomes a replica.
+    #[serde(default)]
+    pub old_primary: OldPrimary,
+}
+
+impl Default for Recovery {
+    fn default() -> Self {
+        Self {
+            mode: Mode::default(),
+            block_for: default_block(),
+            loss_policy: LossPolicy::default(),
+            loss_timeout: default_loss_timeout(),
+            old_primary: OldPrimary::default(),
+        }
+    }
+}
+
+/// What ham4db does about a failure.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[expect(
+    missing_docs,
+    reason = "a described variant becomes a oneOf in the schema; the field describes the values"
+)]
+pub enum Mode {
+    #[default]
+    Auto,
+    DetectOnly,
+    Off,
+}
+
+/// What is done when transactions would be lost.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[expect(
+    missing_docs,
+    reason = "a described variant becomes a oneOf in the schema; the field describes the values"
+)]
+pub enum LossPolicy {
+    Refuse,
+    AllowAfterTimeout,
+    #[default]
+    Allow,
+}
+
+/// What becomes of a failed primary that is back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[expect(
+    missing_docs,
+    reason = "a described variant becomes a oneOf in the schema; the field describes the values"
+)]
+pub enum OldPrimary {
+    #[default]
+    Hold,
+    Rejoin,
+}
+
+/// An instance to leave alone for a while.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[x_kube(validation = Rule::new("has(self.until) != self.indefinite").message("a downtime needs either until or indefinite: true"))]
+pub struct Downtime {
+    /// Host name or IP address.
+    #[schemars(length(min = 1, max = 253), regex(pattern = HOST_PATTERN))]
+    pub host: String,
+    /// TCP port.
+    #[schemars(range(min = 1, max = 65535))]
+    #[serde(default = "default_port")]
+    pub port: i32,
+    /// Who asks for it.
+    #[schemars(length(min = 1, max = 128))]
+    pub owner: String,
+    /// Why.
+    #[schemars(length(min = 1, max = 256))]
+    pub reason: String,
+    /// When it ends, an absolute time such as 2026-11-21T18:00:00Z: applying the document again does not move it.
+    #[schemars(with = "Time")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<Time>,
+    /// It lasts until the entry is removed.
+    #[serde(default)]
+    pub indefinite: bool,
+}
+
+/// How willingly an instance is promoted.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Candidate {
+    /// Host name or IP address.
+    #[schemars(length(min = 1, max = 253), regex(pattern = HOST_PATTERN))]
+    pub host: String,
+    /// TCP port.
+    #[schemars(range(min = 1, max = 65535))]
+    #[serde(default = "default_port")]
+    pub port: i32,
+    /// Must: before all others; Prefer: rather than others; Neutral; PreferNot: only when nothing better is there; MustNot: never.
+    pub promotion_rule: PromotionRule,
+}
+
+/// How willingly an instance is promoted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[expect(
+    missing_docs,
+    reason = "a described variant becomes a oneOf in the schema; the field describes the values"
+)]
+pub enum PromotionRule {
+    Must,
+    Prefer,
+    #[default]
+    Neutral,
+    PreferNot,
+    MustNot,
+}
+
+fn default_port() -> i32 {
+    i32::from(crate::domain::key::DEFAULT_PORT)
+}
+
+/// Half an hour: long enough that a flapping server is seen by a person before it costs a second failover.
+fn default_block() -> String {
+    "30m".to_owned()
+}
+
+/// A minute: a server that restarts after a crash is usually back within it.
+fn default_loss_timeout() -> String {
+    "60s".to_owned()
+}

@@ -1,0 +1,223 @@
+//! The client against members that really listen.
+
+use ham4db::client::arguments::Arguments;
+use ham4db::client::run;
+
+use crate::fixture::{Member, view_with_dead_primary};
+use crate::group::peer;
+use clap::Parser;
+
+struct Ran {
+    code: u8,
+    out: String,
+    err: String,
+}
+
+async fn client(endpoints: &str, line: &[&str]) -> Ran {
+    let arguments = Arguments::parse_from(["ham4db-client"].iter().chain(line));
+    let endpoints = endpoints.to_owned();
+    let variables = move |name: &str| match name {
+        "ORCHESTRATOR_API" => Some(endpoints.clone()),
+        "USER" => Some("me".to_owned()),
+        _ => None,
+    };
+    let (mut out, mut err) = (Vec::new(), Vec::new());
+    let code = run(arguments, &variables, &mut out, &mut err).await;
+    Ran {
+        code,
+        out: String::from_utf8(out).unwrap(),
+        err: String::from_utf8(err).unwrap(),
+    }
+}
+
+#[tokio::test]
+async fn commands_print_what_scripts_expect() {
+    let member = Member::alone();
+    let served = member.serve().await;
+    for (line, expected) in [
+        (&["-c", "clusters"][..], "127.0.0.1:21100\n"),
+        (&["-c", "clusters-alias"], "127.0.0.1:21100,shop\n"),
+        (&["-c", "all-clusters-masters"], "127.0.0.1:21100\n"),
+        (
+            &["-c", "all-instances"],
+            "127.0.0.1:21100\n127.0.0.1:21101\n127.0.0.1:21102\n127.0.0.1:21103\n",
+        ),
+        (&["-c", "search", "-q", "21103"], "127.0.0.1:21103\n"),
+        (&["-c", "which-instance", "-i", "db-main"], "127.0.0.1:21100\n"),
+        (&["-c", "which-cluster", "-i", "127.0.0.1:21103"], "127.0.0.1:21100\n"),
+        (&["-c", "which-cluster-alias", "-a", "shop"], "shop\n"),
+        (&["-c", "which-cluster-master", "-a", "shop"], "127.0.0.1:21100\n"),
+        (
+            &["-c", "which-cluster-instances", "-a", "shop"],
+            "127.0.0.1:21100\n127.0.0.1:21101\n127.0.0.1:21102\n127.0.0.1:21103\n",
+        ),
+        (&["-c", "which-master", "-i", "127.0.0.1:21103"], "127.0.0.1:21102\n"),
+        (&["-c", "which-master", "-i", "127.0.0.1:21100"], ""),
+        (
+            &["-c", "which-replicas", "-i", "127.0.0.1:21100"],
+            "127.0.0.1:21101\n127.0.0.1:21102\n",
+        ),
+        (&["-c", "which-slaves", "-i", "127.0.0.1:21102"], "127.0.0.1:21103\n"),
+        (
+            &["-c", "is-replicating", "-i", "127.0.0.1", "-D", "21101"],
+            "127.0.0.1:21101\n",
+        ),
+        (&["-c", "is-replication-stopped", "-i", "127.0.0.1:21101"], ""),
+        (&["-c", "discover", "-i", "127.0.0.1:21101"], "127.0.0.1:21101\n"),
+        (
+            &[
+                "-c",
+                "begin-downtime",
+                "-i",
+                "127.0.0.1:21101",
+                "-r",
+                "disk / swap",
+                "-u",
+                "1h",
+            ],
+            "127.0.0.1:21101\n",
+        ),
+        (&["-c", "downtimed"], "127.0.0.1:21101\n"),
+        (&["-c", "end-downtime", "-i", "127.0.0.1:21101"], "127.0.0.1:21101\n"),
+        (&["-c", "downtimed", "-a", "shop"], ""),
+        (
+            &["-c", "register-candidate", "-i", "127.0.0.1:21101", "-R", "prefer"],
+            "127.0.0.1:21101\n",
+        ),
+        (&["-c", "disable-global-recoveries"], "disabled\n"),
+        (&["-c", "check-global-recoveries"], "disabled\n"),
+        (&["-c", "ack-all-recoveries", "-r", "seen it"], "seen it\n"),
+        (
+            &["-c", "ack-cluster-recoveries", "-a", "shop", "-r", "seen it"],
+            "127.0.0.1:21100\n",
+        ),
+        (&["-c", "raft-leader-hostname"], "member-1.example\n"),
+        (&["-c", "api", "-P", "clusters"], "[\n  \"127.0.0.1:21100\"\n]\n"),
+        (&["-c", "api", "-P", "/search?s=21103&x=%20"], "21103"),
+        (
+            &["-c", "topology-tabulated", "-a", "shop"],
+            "|10.11.19-MariaDB-0+deb12u1-log|ro|MIXED|",
+        ),
+    ] {
+        let ran = client(&served.uri, line).await;
+        assert_eq!((ran.code, ran.err.as_str()), (0, ""), "{line:?}");
+        let whole = expected.is_empty() || expected.ends_with('\n');
+        assert!(
+            if whole {
+                ran.out == expected
+            } else {
+                ran.out.contains(expected)
+            },
+            "{line:?} printed {}",
+            ran.out
+        );
+    }
+    served.stop().await;
+}
+
+#[tokio::test]
+async fn an_analysis_is_a_line_for_each_finding() {
+    let member = Member::alone();
+    let mut view = view_with_dead_primary();
+    view.findings[0].finding.structure =
+        vec![ham4db::domain::finding::StructureWarning::NoWriteableMasterStructureWarning];
+    member.show(view);
+    let served = member.serve().await;
+    let ran = client(&served.uri, &["-c", "replication-analysis"]).await;
+    assert_eq!(
+        ran.out,
+        "127.0.0.1:21100 (cluster 127.0.0.1:21100): DeadMaster, NoWriteableMasterStructureWarning\n"
+    );
+    served.stop().await;
+}
+
+#[tokio::test]
+async fn a_refusal_prints_its_message_and_details_and_exits_with_1() {
+    let member = Member::alone();
+    let served = member.serve().await;
+    let ran = client(&served.uri, &["-c", "which-instance", "-i", "127.0.0.1:9"]).await;
+    assert_eq!((ran.code, ran.out.as_str()), (1, ""));
+    assert!(ran.err.contains("Cannot read instance: 127.0.0.1:9"), "{}", ran.err);
+    let ran = client(&served.uri, &["-c", "recover", "-i", "127.0.0.1:21101"]).await;
+    assert_eq!(
+        (ran.code, ran.out.as_str()),
+        (1, "{\"Hostname\":\"127.0.0.1\",\"Port\":21101}\n")
+    );
+    assert!(ran.err.contains("Recovery not attempted: no finding"), "{}", ran.err);
+    assert_eq!(member.api.calls().len(), 1, "a change is asked for once");
+    for line in [
+        &["-c", "which-instance"][..],
+        &["-c", "nosuch"],
+        &["-c", "topology"],
+        &["-c", "begin-downtime", "-i", "a"],
+        &[],
+    ] {
+        let ran = client(&served.uri, line).await;
+        assert_eq!((ran.code, ran.out.as_str()), (1, ""), "{line:?}");
+        assert!(ran.err.starts_with("ham4db-client["), "{}", ran.err);
+    }
+    served.stop().await;
+}
+
+#[tokio::test]
+async fn of_several_endpoints_the_leader_is_asked() {
+    let leader = Member::in_group(1, Some(peer(1)));
+    let follower = Member::in_group(2, Some(peer(1)));
+    let (at_leader, at_follower) = (leader.serve().await, follower.serve().await);
+    let both = format!("http://127.0.0.1:1 {} {}/api", at_follower.uri, at_leader.uri);
+    let ran = client(&both, &["-c", "which-api"]).await;
+    assert_eq!((ran.code, ran.out), (0, format!("{}/api\n", at_leader.uri)));
+    let ran = client(&both, &["-c", "discover", "-i", "127.0.0.1:21101"]).await;
+    assert_eq!(
+        (ran.code, leader.api.calls().len(), follower.api.calls().len()),
+        (0, 1, 0)
+    );
+    let cut = format!("{} http://me:pw@127.0.0.1:1", at_follower.uri);
+    let ran = client(&cut, &["-c", "clusters"]).await;
+    assert_eq!(ran.code, 1);
+    assert!(
+        ran.err.contains(&format!(
+            "Cannot determine leader from {}/api http://127.0.0.1:1/api",
+            at_follower.uri
+        )),
+        "{}",
+        ran.err
+    );
+    at_leader.stop().await;
+    at_follower.stop().await;
+}
+
+#[tokio::test]
+async fn credentials_and_headers_are_sent() {
+    use axum::http::HeaderMap;
+    use axum::routing::get;
+    let seen = |headers: HeaderMap| async move {
+        let of = |name: &str| {
+            headers
+                .get(name)
+                .map(|value| value.to_str().unwrap().to_owned())
+                .unwrap_or_default()
+        };
+        axum::Json(vec![of("authorization"), of("x-forwarded-user")])
+    };
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let uri = format!("http://{}", listener.local_addr().unwrap());
+    let server =
+        tokio::spawn(async move { axum::serve(listener, axum::Router::new().route("/api/clusters", get(seen))).await });
+    let ran = client(&uri, &["-c", "clusters", "-b", "me:p:w", "-e", "X-Forwarded-User: you"]).await;
+    assert_eq!(ran.out, "Basic bWU6cDp3\nyou\n");
+    server.abort();
+}
+
+#[tokio::test]
+async fn the_commands_are_listed_without_asking_anybody() {
+    let ran = client("http://127.0.0.1:1", &["-c", "help"]).await;
+    assert_eq!(ran.code, 0);
+    for name in ["topology ", "begin-downtime ", "which-cluster-master ", "recover "] {
+        assert!(
+            ran.out.lines().any(|line| line.starts_with(name)),
+            "{name} is not in\n{}",
+            ran.out
+        );
+    }
+}

@@ -1,0 +1,314 @@
+//! The configuration: what is read, what is refused and how, and the reference page.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use ham4db::app::ports::TlsMode;
+use ham4db::config::{Environment, File, Settings, load, reference, search, settle};
+use ham4db::domain::policy::RecoveryQuorum;
+use secrecy::ExposeSecret;
+
+fn environment() -> Environment {
+    Environment {
+        variables: BTreeMap::from([("TOPOLOGY_PASSWORD".to_owned(), "s3cret-of-env".to_owned())]),
+        hostname: "ham4db-1".to_owned(),
+    }
+}
+
+fn parse(text: &str) -> Result<Settings, String> {
+    let mut file = File::default();
+    file.merge(Path::new("test.json"), text)
+        .map_err(|error| error.to_string())?;
+    settle(&file, &environment()).map_err(|error| error.to_string())
+}
+
+fn good(text: &str) -> Settings {
+    parse(text).unwrap()
+}
+
+fn with(more: &str) -> String {
+    format!(
+        r#"{{"SQLite3DataFile": "/tmp/x.db"{}{more}}}"#,
+        if more.is_empty() { "" } else { ", " }
+    )
+}
+
+#[test]
+fn defaults_are_orchestrators_where_nothing_else_is_said() {
+    let settings = good(&with(""));
+    assert_eq!(settings.http.listen, ":3000");
+    assert_eq!(settings.http.advertise, "http://127.0.0.1:3000");
+    assert_eq!(settings.discovery.poll, Duration::from_secs(5));
+    assert_eq!(settings.discovery.pulse, Duration::from_millis(100));
+    assert_eq!(settings.recovery.block, Duration::from_hours(1));
+    assert_eq!(settings.recovery.quorum, RecoveryQuorum::Leader);
+    assert!(!settings.recovery.primaries.matches("db1:3306", "shop"));
+    assert_eq!(settings.topology.tls, TlsMode::Off);
+    assert!(settings.raft.is_none() && settings.topology.account.is_none() && settings.warnings.is_empty());
+}
+
+#[test]
+fn a_wrong_type_names_file_line_key_and_what_was_expected() {
+    for (text, expected) in [
+        (
+            "{\n \"InstancePollSeconds\": \"5\"\n}",
+            "configuration file test.json, line 2: InstancePollSeconds: invalid type: string \"5\", expected u32",
+        ),
+        (
+            "{\n\n \"RaftNodes\": [\"a\", 7]\n}",
+            "configuration file test.json, line 3: RaftNodes[1]: invalid type: integer `7`, expected a string",
+        ),
+        (
+            "{\"Kubernetes\": {\"Enabled\": 1}}",
+            "configuration file test.json, line 1: Kubernetes.Enabled: invalid type: integer `1`, expected a boolean",
+        ),
+        (
+            "{\n \"EnableSyslog\": \"yes\"}",
+            "configuration file test.json, line 2: EnableSyslog: invalid type, expected a boolean",
+        ),
+        (
+            "{\"ListenAddress\": \":3000\",}",
+            "configuration file test.json, line 1: trailing comma",
+        ),
+        (
+            "[]",
+            "configuration file test.json, line 1: invalid type: sequence, expected an object of configuration keys",
+        ),
+    ] {
+        assert_eq!(parse(text).unwrap_err(), expected, "{text}");
+    }
+}
+
+#[test]
+fn no_secret_is_in_an_error_or_in_debug() {
+    let error = parse(r#"{"MySQLTopologyPassword": 8675309}"#).unwrap_err();
+    assert!(
+        error.contains("MySQLTopologyPassword") && !error.contains("8675309"),
+        "{error}"
+    );
+    let error = parse(r#"{"HTTPAuthPassword": 8675309}"#).unwrap_err();
+    assert!(
+        error.contains("HTTPAuthPassword") && !error.contains("8675309"),
+        "{error}"
+    );
+    let mut file = File::default();
+    let text = with(r#""MySQLTopologyUser": "u", "MySQLTopologyPassword": "hunter-2", "ConsulAclToken": "hunter-3""#);
+    file.merge(Path::new("test.json"), &text).unwrap();
+    let settings = settle(&file, &environment()).unwrap();
+    let shown = format!("{file:?} {settings:?} {}", settings.warnings.join(" "));
+    assert!(!shown.contains("hunter"), "{shown}");
+    assert!(settings.warnings[0].contains("ConsulAclToken"));
+}
+
+#[test]
+fn case_of_keys_does_not_matter_and_null_leaves_the_default() {
+    let settings =
+        good(r#"{"sqlite3datafile": "x.db", "instancepollseconds": 7, "URLPREFIX": "db/", "ListenAddress": null}"#);
+    assert_eq!(settings.discovery.poll, Duration::from_secs(7));
+    assert_eq!(
+        (settings.http.url_prefix.as_str(), settings.http.listen.as_str()),
+        ("/db", ":3000")
+    );
+}
+
+#[test]
+fn unknown_unused_and_obsolete_keys_are_warnings_of_their_own() {
+    let text = with(
+        r#""RecoveryPollSeconds": 1, "Kubernetes": {"Enabled": false, "Namepsace": "x"}, "AuditToSyslog": true, "GraphiteAddr": "h:1", "GraphitePollSeconds": 60, "discoverypollseconds": 5, "MaintenanceOwner": "x""#,
+    );
+    assert_eq!(
+        good(&text).warnings,
+        [
+            "configuration: unknown key ignored: test.json: Kubernetes.Namepsace",
+            "configuration: unknown key ignored: test.json: RecoveryPollSeconds",
+            "configuration: obsolete, orchestrator ignored them too: DiscoveryPollSeconds, MaintenanceOwner",
+            "configuration: accepted, not used yet: AuditToSyslog, GraphiteAddr",
+        ]
+    );
+}
+
+#[test]
+fn later_files_override_and_may_take_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    };
+    let first = path(
+        "1.json",
+        r#"{"SQLite3DataFile": "a.db", "InstancePollSeconds": 3, "AuditToSyslog": true}"#,
+    );
+    let second = path("2.json", r#"{"InstancePollSeconds": 4, "AuditToSyslog": false}"#);
+    let settings = load(&[first, second], &environment()).unwrap();
+    assert_eq!(
+        (settings.discovery.poll.as_secs(), settings.backend.sqlite_file),
+        (4, PathBuf::from("a.db"))
+    );
+    assert!(settings.warnings.is_empty());
+    let missing = load(&[folder.path().join("nosuch.json")], &environment())
+        .unwrap_err()
+        .to_string();
+    assert!(missing.contains("nosuch.json: No such file"), "{missing}");
+}
+
+#[test]
+fn own_files_are_searched_before_orchestrators() {
+    let found = |present: &[&str]| search(|path| present.iter().any(|name| Path::new(name) == path));
+    assert_eq!(
+        found(&[
+            "/etc/ham4db.conf.json",
+            "ham4db.conf.json",
+            "/etc/orchestrator.conf.json"
+        ])
+        .len(),
+        2
+    );
+    assert_eq!(
+        found(&["/etc/orchestrator.conf.json"]),
+        [PathBuf::from("/etc/orchestrator.conf.json")]
+    );
+    assert!(found(&[]).is_empty());
+}
+
+#[test]
+fn passwords_come_from_environment_and_credentials_files() {
+    let settings = good(&with(
+        r#""MySQLTopologyUser": "ham4db", "MySQLTopologyPassword": "${TOPOLOGY_PASSWORD}""#,
+    ));
+    assert_eq!(
+        settings.topology.account.unwrap().password.expose_secret(),
+        "s3cret-of-env"
+    );
+    let error = parse(&with(
+        r#""MySQLTopologyUser": "x", "MySQLTopologyPassword": "${NOSUCH}""#,
+    ))
+    .unwrap_err();
+    assert!(
+        error.contains("MySQLTopologyPassword: environment variable NOSUCH is not set"),
+        "{error}"
+    );
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "[client]\nuser=from-file\npassword='p w'\n").unwrap();
+    let text = with(&format!(
+        r#""MySQLTopologyUser": "x", "MySQLTopologyCredentialsConfigFile": {:?}"#,
+        file.path()
+    ));
+    let account = good(&text).topology.account.unwrap();
+    assert_eq!(
+        (account.user.as_str(), account.password.expose_secret()),
+        ("from-file", "p w")
+    );
+}
+
+#[test]
+fn everything_wrong_is_reported_at_once() {
+    let text = r#"{
+        "ListenAddress": "3000", "HTTPAdvertise": "http://h/x", "BackendDB": "mysql", "RaftEnabled": true, "InstancePollSeconds": 0,
+        "DiscoveryIgnoreHostnameFilters": ["a["], "RecoverMasterClusterFilters": ["alias~=("], "RecoveryQuorum": "All",
+        "RaftElectionMinMilliseconds": 200, "UseSSL": true, "AuthenticationMethod": "basic", "ListenSocket": "/run/x",
+        "FailMasterPromotionOnLagMinutes": 1, "ReplicationLagQuery": "", "DiscoverySeeds": ["db1:x"],
+        "FailMasterPromotionIfSQLThreadNotUpToDate": true, "DelayMasterPromotionIfSQLThreadNotUpToDate": true,
+        "PostponeReplicaRecoveryOnLagMinutes": 1, "PostponeSlaveRecoveryOnLagMinutes": 2
+    }"#;
+    let error = parse(text).unwrap_err();
+    for part in [
+        "ListenAddress: `3000` names no port",
+        "HTTPAdvertise: `http://h/x` must be scheme, host and port",
+        "BackendDB: mysql is not supported yet",
+        "RaftDataDir: required with RaftEnabled",
+        "InstancePollSeconds: must be at least 1",
+        "DiscoveryIgnoreHostnameFilters: `a[` is no regular expression",
+        "RecoverMasterClusterFilters: `alias~=(` is no regular expression",
+        "RecoveryQuorum: `All` is neither Leader nor Majority",
+        "RaftElectionMinMilliseconds: 200 is less than three heartbeats of 100 ms",
+        "UseSSL: not supported yet",
+        "AuthenticationMethod: not supported yet",
+        "ListenSocket: not supported yet",
+        "FailMasterPromotionOnLagMinutes: needs ReplicationLagQuery",
+        "DiscoverySeeds: Invalid port: x",
+        "contradicts DelayMasterPromotionIfSQLThreadNotUpToDate",
+        "PostponeReplicaRecoveryOnLagMinutes: differs from PostponeSlaveRecoveryOnLagMinutes",
+    ] {
+        assert!(error.contains(part), "{part} is not in\n{error}");
+    }
+}
+
+#[test]
+fn a_group_by_list_knows_this_member_in_the_list() {
+    let key_file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(key_file.path(), "group-secret\n").unwrap();
+    let settings = good(&format!(
+        r#"{{"RaftEnabled": true, "RaftDataDir": "/var/lib/ham4db", "RaftBind": "0.0.0.0", "RaftAdvertise": "db-2", "RaftNodes": ["db-3", "db-1:10009", "db-2"], "RaftGroupKeyFile": {:?}, "ListenAddress": ":3001"}}"#,
+        key_file.path()
+    ));
+    let raft = settings.raft.unwrap();
+    assert_eq!(
+        (raft.bind.as_str(), raft.advertise.as_str()),
+        ("0.0.0.0:10008", "db-2:10008")
+    );
+    assert_eq!(raft.nodes, ["db-1:10009", "db-2:10008", "db-3:10008"]);
+    assert_eq!(raft.group_key.unwrap().expose_secret(), "group-secret");
+    assert_eq!(settings.http.advertise, "http://db-2:3001");
+    assert_eq!(settings.backend.sqlite_file, PathBuf::from("/var/lib/ham4db/ham4db.db"));
+    assert_eq!(settings.recovery.quorum, RecoveryQuorum::Majority);
+    let stranger = parse(r#"{"RaftEnabled": true, "RaftDataDir": "/d", "RaftNodes": ["db-1", "db-2"]}"#).unwrap_err();
+    assert!(
+        stranger.contains("RaftNodes: this member, 127.0.0.1:10008, is not in the list (db-1:10008, db-2:10008)"),
+        "{stranger}"
+    );
+}
+
+#[test]
+fn a_pod_of_a_stateful_set_knows_its_name() {
+    let set =
+        r#""RaftStatefulSet": {"Name": "ham4db", "ServiceName": "ham4db-peers", "Namespace": "dba", "Replicas": 3}"#;
+    let settings = good(&format!(
+        r#"{{"RaftEnabled": true, "RaftDataDir": "/d", "RaftBind": "0.0.0.0:10008", {set}}}"#
+    ));
+    let raft = settings.raft.unwrap();
+    assert_eq!(raft.advertise, "ham4db-1.ham4db-peers.dba.svc:10008");
+    assert!(raft.nodes.is_empty());
+    assert_eq!(settings.http.advertise, "http://ham4db-1.ham4db-peers.dba.svc:3000");
+    let other = set.replace("\"ham4db\"", "\"other\"");
+    let error = parse(&format!(r#"{{"RaftEnabled": true, "RaftDataDir": "/d", {other}}}"#)).unwrap_err();
+    assert!(
+        error.contains("this host is called `ham4db-1`, which is no pod of StatefulSet other"),
+        "{error}"
+    );
+}
+
+#[test]
+fn the_reference_page_is_up_to_date() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/config.md");
+    let page = reference();
+    if std::env::var_os("UPDATE_DOCS").is_some() {
+        std::fs::write(&path, &page).unwrap();
+    }
+    let stored = std::fs::read_to_string(&path).unwrap_or_default();
+    assert!(
+        stored == page,
+        "docs/config.md is stale; run this test with UPDATE_DOCS=1 and commit the file"
+    );
+}
+
+#[test]
+fn every_key_of_orchestrator_is_known() {
+    // Its own sample configuration's names are among them; the count is that of the release that the reference was made from.
+    let page = reference();
+    for name in [
+        "ListenAddress",
+        "MySQLTopologyUser",
+        "RecoverMasterClusterFilters",
+        "ZkAddress",
+        "SeedWaitSecondsBeforeSend",
+        "OAuthScopes",
+    ] {
+        assert!(page.contains(&format!("`{name}`")), "{name}");
+    }
+    let rows = page.lines().filter(|line| line.starts_with("| `")).count();
+    let own = page.matches("(own key)").count();
+    let percona = page.matches("(Percona)").count();
+    assert_eq!(rows - own - percona, 190);
+}

@@ -1,0 +1,533 @@
+//! A fake application around one cluster: 21100 is the primary, 21101 and 21102 replicate from it, 21103 from 21102.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
+use axum::Router;
+use axum::body::{Body, to_bytes};
+use axum::http::{HeaderMap, Method, Request, StatusCode};
+use ham4db::adapter::http::{AppContext, Options, router};
+use ham4db::app::api::{Api, ApiError, ClusterView, JudgedFinding, RecoveryOutcome};
+use ham4db::app::ports::{Clock, Peer};
+use ham4db::domain::case::Case;
+use ham4db::domain::finding::{Code, Evidence, Finding};
+use ham4db::domain::gtid::GtidSet;
+use ham4db::domain::instance::{
+    BinlogCoordinates, Channel, Identity, Instance, InstanceFacts, Positioning, SemiSync, ThreadError, ThreadState,
+};
+use ham4db::domain::intent::{Intent, IntentId, Origin, Wish};
+use ham4db::domain::key::InstanceKey;
+use ham4db::domain::policy::Policy;
+use ham4db::domain::state::record::{Acknowledgement, RecordedPrimary};
+use ham4db::domain::state::{Cluster, State};
+use ham4db::domain::time::{Mono, Wall};
+use ham4db::domain::topology::{ClusterId, Topology};
+use ham4db::domain::version::{Flavour, ServerVersion};
+use serde_json::Value;
+use tower::ServiceExt;
+
+use crate::group::{FakeGroup, peer};
+
+/// 2026-11-21T08:20:24Z.
+pub(crate) const NOW: Wall = Wall(1_795_249_224_000);
+pub(crate) const VERSION: &str = "10.11.19-MariaDB-0+deb12u1-log";
+
+pub(crate) fn key(port: u16) -> InstanceKey {
+    InstanceKey::new("127.0.0.1", port)
+}
+
+pub(crate) fn gtid(text: &str) -> GtidSet {
+    GtidSet::parse(Flavour::MariaDb, text).unwrap()
+}
+
+pub(crate) fn instance(port: u16, source: Option<u16>) -> Instance {
+    let channel = source.map(|source| Channel {
+        name: String::new(),
+        source: key(source),
+        source_uuid: None,
+        source_server_id: u32::from(source),
+        user: "repl".to_owned(),
+        io: ThreadState::Running,
+        sql: ThreadState::Running,
+        io_error: ThreadError::default(),
+        sql_error: ThreadError::default(),
+        read: BinlogCoordinates {
+            file: "bin.000001".to_owned(),
+            position: 680,
+        },
+        exec: BinlogCoordinates {
+            file: "bin.000001".to_owned(),
+            position: 680,
+        },
+        relay: BinlogCoordinates {
+            file: "relay.000002".to_owned(),
+            position: 900,
+        },
+        retrieved: None,
+        positioning: Positioning::SlavePos,
+        lag_seconds: Some(0),
+        delay_seconds: 0,
+        filtered: false,
+        tls: false,
+        get_source_public_key: false,
+    });
+    let facts = InstanceFacts {
+        identity: Identity::ServerId(u32::from(port)),
+        hostname: "v1".to_owned(),
+        reported: None,
+        version: ServerVersion {
+            flavour: Flavour::MariaDb,
+            major: 10,
+            minor: 11,
+            patch: 19,
+            text: VERSION.to_owned(),
+        },
+        version_comment: "Debian 12".to_owned(),
+        server_id: u32::from(port),
+        uptime_seconds: 65,
+        read_only: source.is_some(),
+        super_read_only: None,
+        log_bin: true,
+        log_replica_updates: true,
+        binlog_format: "MIXED".to_owned(),
+        binlog_row_image: String::new(),
+        binlog: Some(BinlogCoordinates {
+            file: "bin.000001".to_owned(),
+            position: 680,
+        }),
+        gtid_mode: String::new(),
+        executed: gtid("0-21100-7"),
+        purged: gtid(""),
+        channels: channel.into_iter().collect(),
+        semi_sync: SemiSync {
+            available: true,
+            timeout_millis: 10_000,
+            ..SemiSync::default()
+        },
+        replicas: Vec::new(),
+        replication_credentials_available: false,
+        data_center: String::new(),
+        region: String::new(),
+        environment: String::new(),
+        group_name: String::new(),
+        problems: Vec::new(),
+    };
+    Instance {
+        key: key(port),
+        facts: Some(facts),
+        last_seen: Some(NOW.plus_millis(-1000)),
+        last_checked: Some(NOW.plus_millis(-1000)),
+        failure: None,
+        partial: false,
+        latency_micros: 23_540,
+    }
+}
+
+pub(crate) fn view() -> ClusterView {
+    let instances: BTreeMap<InstanceKey, Instance> = [
+        instance(21100, None),
+        instance(21101, Some(21100)),
+        instance(21102, Some(21100)),
+        instance(21103, Some(21102)),
+    ]
+    .into_iter()
+    .map(|instance| (instance.key.clone(), instance))
+    .collect();
+    let id = ClusterId("c1".to_owned());
+    let primary = RecordedPrimary {
+        instance: key(21100),
+        identity: Identity::ServerId(21100),
+        since: NOW,
+        epoch: 1,
+    };
+    ClusterView {
+        cluster: Cluster {
+            id: id.clone(),
+            minted: NOW,
+            name: "127.0.0.1:21100".to_owned(),
+            alias: "shop".to_owned(),
+            epoch: 1,
+            instances: instances.keys().cloned().collect(),
+            primary: Some(primary),
+            document: None,
+        },
+        topology: Topology {
+            cluster: id,
+            cluster_name: "127.0.0.1:21100".to_owned(),
+            cluster_alias: "shop".to_owned(),
+            recorded_primary: Some(key(21100)),
+            taken: NOW,
+            instances,
+            aliases: BTreeMap::from([(InstanceKey::new("db-main", 3306), key(21100))]),
+        },
+        findings: Vec::new(),
+        policy: Policy {
+            reasonable_lag_seconds: 10,
+            block_millis: 3_600_000,
+            ..Policy::default()
+        },
+        automated_recovery: true,
+    }
+}
+
+/// The same with the primary gone.
+pub(crate) fn view_with_dead_primary() -> ClusterView {
+    let mut view = view();
+    view.topology.instances.get_mut(&key(21100)).unwrap().failure =
+        Some(ham4db::domain::instance::ProbeFailure::Refused);
+    for port in [21101, 21102] {
+        let channel = &mut view
+            .topology
+            .instances
+            .get_mut(&key(port))
+            .unwrap()
+            .facts
+            .as_mut()
+            .unwrap()
+            .channels[0];
+        channel.io = ThreadState::Connecting;
+    }
+    view.findings = vec![JudgedFinding {
+        finding: dead_primary(),
+        held_back: None,
+    }];
+    view
+}
+
+pub(crate) fn dead_primary() -> Finding {
+    Finding {
+        code: Code::DeadMaster,
+        instance: key(21100),
+        cluster: ClusterId("c1".to_owned()),
+        description: "primary unreachable, no replica receives".to_owned(),
+        evidence: Evidence {
+            is_primary: true,
+            replicas: vec![key(21101), key(21102)],
+            valid_replicas: 2,
+            replicas_failing_to_connect: 2,
+            logging_replicas: 2,
+            ..Evidence::default()
+        },
+        structure: Vec::new(),
+        downtimed: false,
+        replicas_downtimed: false,
+    }
+}
+
+// === the application ===
+
+pub(crate) struct FakeApi {
+    pub(crate) views: Mutex<Vec<ClusterView>>,
+    pub(crate) state: Mutex<State>,
+    pub(crate) calls: Mutex<Vec<String>>,
+    pub(crate) recovery: Mutex<Result<RecoveryOutcome, ApiError>>,
+}
+
+impl Default for FakeApi {
+    fn default() -> Self {
+        let view = view();
+        let mut state = State::default();
+        state.clusters.insert(view.cluster.id.clone(), view.cluster.clone());
+        Self {
+            views: Mutex::new(vec![view]),
+            state: Mutex::new(state),
+            calls: Mutex::default(),
+            recovery: Mutex::new(Ok(RecoveryOutcome::NotAttempted {
+                why: "no finding".to_owned(),
+            })),
+        }
+    }
+}
+
+impl FakeApi {
+    fn note(&self, call: String) {
+        self.calls.lock().unwrap().push(call);
+    }
+
+    pub(crate) fn calls(&self) -> Vec<String> {
+        self.calls.lock().unwrap().clone()
+    }
+
+    fn known(&self, key: &InstanceKey) -> Result<Instance, ApiError> {
+        let views = self.views.lock().unwrap();
+        views
+            .iter()
+            .find_map(|view| view.topology.get(key))
+            .cloned()
+            .ok_or_else(|| ApiError::NotFound(format!("Cannot read instance: {key}")))
+    }
+}
+
+#[async_trait]
+impl Api for FakeApi {
+    fn clusters(&self) -> Arc<Vec<ClusterView>> {
+        Arc::new(self.views.lock().unwrap().clone())
+    }
+
+    fn state(&self) -> Arc<State> {
+        Arc::new(self.state.lock().unwrap().clone())
+    }
+
+    async fn discover(&self, instance: &InstanceKey) -> Result<Instance, ApiError> {
+        self.note(format!("discover {instance}"));
+        if instance.port == 9 {
+            return Err(ApiError::Unavailable(format!("{instance}: connection refused")));
+        }
+        Ok(self
+            .known(instance)
+            .unwrap_or_else(|_| self::instance(instance.port, None)))
+    }
+
+    async fn discover_later(&self, instance: &InstanceKey) -> Result<(), ApiError> {
+        self.note(format!("discover later {instance}"));
+        Ok(())
+    }
+
+    async fn refresh(&self, instance: &InstanceKey) -> Result<Instance, ApiError> {
+        self.known(instance)
+    }
+
+    async fn forget(&self, instance: &InstanceKey) -> Result<(), ApiError> {
+        self.known(instance)?;
+        self.note(format!("forget {instance}"));
+        Ok(())
+    }
+
+    async fn release_quarantine(&self, instance: &InstanceKey) -> Result<(), ApiError> {
+        self.known(instance)?;
+        self.note(format!("release {instance}"));
+        Ok(())
+    }
+
+    async fn forget_cluster(&self, cluster: &ClusterId) -> Result<(), ApiError> {
+        self.note(format!("forget cluster {cluster}"));
+        Ok(())
+    }
+
+    async fn set_intent(&self, intent: Intent) -> Result<(), ApiError> {
+        self.state.lock().unwrap().intents.insert(intent.id(), intent);
+        Ok(())
+    }
+
+    async fn end_intent(&self, id: IntentId) -> Result<(), ApiError> {
+        let mut state = self.state.lock().unwrap();
+        if state.intents.remove(&id).is_some() {
+            return Ok(());
+        }
+        match state
+            .intents
+            .keys()
+            .find(|other| other.kind == id.kind && other.instance == id.instance)
+        {
+            Some(other) => Err(ApiError::OwnedBy {
+                instance: id.instance.clone(),
+                what: "in downtime",
+                owner: other.origin.clone(),
+            }),
+            None => Ok(()),
+        }
+    }
+
+    async fn set_global_recoveries(&self, enabled: bool) -> Result<(), ApiError> {
+        self.state.lock().unwrap().recoveries_disabled = !enabled;
+        Ok(())
+    }
+
+    async fn acknowledge(&self, uids: Vec<String>, by: &str, comment: &str) -> Result<u64, ApiError> {
+        let mut state = self.state.lock().unwrap();
+        let mut count = 0;
+        for uid in uids {
+            let word = Acknowledgement {
+                at: NOW,
+                by: by.to_owned(),
+                comment: comment.to_owned(),
+            };
+            count += u64::from(
+                state
+                    .recoveries
+                    .get_mut(&uid)
+                    .unwrap()
+                    .acknowledged
+                    .replace(word)
+                    .is_none(),
+            );
+        }
+        Ok(count)
+    }
+
+    async fn recover(
+        &self,
+        instance: &InstanceKey,
+        candidate: Option<&InstanceKey>,
+    ) -> Result<RecoveryOutcome, ApiError> {
+        self.note(format!("recover {instance} to {candidate:?}"));
+        self.recovery.lock().unwrap().clone()
+    }
+
+    fn save_case(&self, cluster: &ClusterId) -> Result<Case, ApiError> {
+        let views = self.views.lock().unwrap();
+        let view = views
+            .iter()
+            .find(|view| view.cluster.id == *cluster)
+            .ok_or_else(|| ApiError::NotFound(cluster.to_string()))?;
+        Ok(Case {
+            about: String::new(),
+            topology: view.topology.clone(),
+            policy: view.policy.clone(),
+            quarantines: Vec::new(),
+            now: NOW,
+            finding: None,
+        })
+    }
+}
+
+// === the clock ===
+
+struct StoppedClock;
+
+impl Clock for StoppedClock {
+    fn wall(&self) -> Wall {
+        NOW
+    }
+
+    fn mono(&self) -> Mono {
+        Mono(0)
+    }
+}
+
+// === a member ===
+
+/// A member with its fakes.
+pub(crate) struct Member {
+    pub(crate) api: Arc<FakeApi>,
+    pub(crate) group: Arc<FakeGroup>,
+    pub(crate) context: AppContext,
+    router: Router,
+}
+
+impl Member {
+    /// Alone, without raft.
+    pub(crate) fn alone() -> Self {
+        Self::new(FakeGroup::new(1, false, Some(peer(1))), Options::default())
+    }
+
+    pub(crate) fn with_options(options: Options) -> Self {
+        Self::new(FakeGroup::new(1, false, Some(peer(1))), options)
+    }
+
+    pub(crate) fn in_group(me: u64, leader: Option<Peer>) -> Self {
+        Self::new(FakeGroup::new(me, true, leader), Options::default())
+    }
+
+    pub(crate) fn new(group: FakeGroup, options: Options) -> Self {
+        let api = Arc::new(FakeApi::default());
+        let group = Arc::new(group);
+        let context = AppContext {
+            api: api.clone(),
+            consensus: group.clone(),
+            clock: Arc::new(StoppedClock),
+            options: Arc::new(options),
+        };
+        Self {
+            router: router(context.clone()),
+            api,
+            group,
+            context,
+        }
+    }
+
+    /// Replaces what the cluster looks like.
+    pub(crate) fn show(&self, view: ClusterView) {
+        *self.api.views.lock().unwrap() = vec![view];
+    }
+
+    pub(crate) async fn ask(&self, method: Method, path: &str) -> Answer {
+        let request = Request::builder().method(method).uri(path).body(Body::empty()).unwrap();
+        let response = self.router.clone().oneshot(request).await.unwrap();
+        let (head, body) = response.into_parts();
+        let bytes = to_bytes(body, 1 << 20).await.unwrap();
+        let text = String::from_utf8(bytes.to_vec()).unwrap();
+        Answer {
+            status: head.status,
+            headers: head.headers,
+            json: serde_json::from_str(&text).unwrap_or(Value::Null),
+            text,
+        }
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> Answer {
+        self.ask(Method::GET, path).await
+    }
+
+    /// The JSON of an answer that must be 200.
+    pub(crate) async fn json(&self, path: &str) -> Value {
+        let answer = self.get(path).await;
+        assert_eq!(answer.status, StatusCode::OK, "{path}: {}", answer.text);
+        answer.json
+    }
+
+    /// Serves on a port of its own until the test ends.
+    pub(crate) async fn serve(&self) -> Served {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let stop = tokio_util::sync::CancellationToken::new();
+        let task = tokio::spawn(ham4db::adapter::http::serve(
+            listener,
+            self.context.clone(),
+            stop.clone(),
+        ));
+        Served {
+            uri: format!("http://{address}"),
+            stop,
+            task,
+        }
+    }
+}
+
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) json: Value,
+    pub(crate) text: String,
+}
+
+pub(crate) struct Served {
+    pub(crate) uri: String,
+    stop: tokio_util::sync::CancellationToken,
+    task: tokio::task::JoinHandle<std::io::Result<()>>,
+}
+
+impl Served {
+    /// Stops and waits for the end.
+    pub(crate) async fn stop(self) {
+        self.stop.cancel();
+        self.task.await.unwrap().unwrap();
+    }
+}
+
+/// A downtime that a document asked for.
+pub(crate) fn document_downtime(port: u16) -> Intent {
+    Intent {
+        instance: key(port),
+        origin: Origin::Document {
+            namespace: "shop".to_owned(),
+            name: "main".to_owned(),
+        },
+        wish: Wish::Downtime {
+            owner: "ops".to_owned(),
+            reason: "disk".to_owned(),
+            since: NOW.plus_millis(-5000),
+            until: None,
+        },
+    }
+}
+
+/// Hosts and ports of a list of keys or of what has keys.
+pub(crate) fn ports(list: &Value) -> BTreeSet<u64> {
+    list.as_array()
+        .unwrap()
+        .iter()
+        .map(|item| item.get("Key").unwrap_or(item)["Port"].as_u64().unwrap())
+        .collect()
+}

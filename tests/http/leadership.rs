@@ -1,0 +1,181 @@
+//! Health and leadership, as load balancers and readiness probes ask for them.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use axum::http::StatusCode;
+use ham4db::app::ports::{Health, Leadership, Unconfirmed};
+use serde_json::json;
+
+use crate::fixture::Member;
+use crate::group::peer;
+
+#[tokio::test]
+async fn constant_routes_answer_ok() {
+    let member = Member::in_group(2, None);
+    for path in ["lb-check", "_ping", "live"] {
+        assert_eq!(member.json(&format!("/api/{path}")).await, "OK", "{path}");
+    }
+}
+
+#[tokio::test]
+async fn only_a_leader_with_a_quorums_word_passes_the_leader_check() {
+    let leader = Member::in_group(1, Some(peer(1)));
+    assert_eq!(leader.json("/api/leader-check").await, "OK");
+    assert_eq!(leader.json("/api/leader-check/503").await, "OK");
+    assert_eq!(
+        leader.group.barriers.load(Ordering::SeqCst),
+        2,
+        "every check asks the quorum"
+    );
+    *leader.group.quorum.lock().unwrap() = Err(Unconfirmed::NoQuorum("cut off".to_owned()));
+    let follower = Member::in_group(2, Some(peer(1)));
+    for member in [&leader, &follower] {
+        for (path, status) in [
+            ("", 404),
+            ("/503", 503),
+            ("/0", 404),
+            ("/100", 404),
+            ("/-1", 404),
+            ("/abc", 404),
+            ("/1000", 404),
+        ] {
+            let answer = member.get(&format!("/api/leader-check{path}")).await;
+            assert_eq!(
+                (answer.status.as_u16(), &answer.json),
+                (status, &json!("Not leader")),
+                "{path}"
+            );
+        }
+    }
+    assert_eq!(
+        follower.group.barriers.load(Ordering::SeqCst),
+        0,
+        "who does not lead asks nobody"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_check_without_an_answer_of_the_quorum_ends_in_time() {
+    let member = Member::in_group(1, Some(peer(1)));
+    member.group.barrier_gate.forget_permits(1_000_000);
+    let begun = tokio::time::Instant::now();
+    assert_eq!(member.get("/api/leader-check").await.status, StatusCode::NOT_FOUND);
+    assert_eq!(begun.elapsed(), Duration::from_millis(500));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_proof_serves_those_who_waited_for_it_and_nobody_later() {
+    let member = Member::in_group(1, Some(peer(1)));
+    member.group.barrier_gate.forget_permits(1_000_000);
+    let first = async { member.get("/api/leader-check").await.status };
+    let others = async {
+        // The first proof is under way; these must wait for one that begins after they asked.
+        while member.group.barriers.load(Ordering::SeqCst) == 0 {
+            tokio::task::yield_now().await;
+        }
+        tokio::time::advance(Duration::from_millis(1)).await;
+        let second = async { member.get("/api/leader-check").await.status };
+        let third = async { member.get("/api/leader-check").await.status };
+        let release = async {
+            member.group.barrier_gate.add_permits(1);
+            while member.group.barriers.load(Ordering::SeqCst) == 1 {
+                tokio::task::yield_now().await;
+            }
+            // Deposed after the first proof, before the second one is given.
+            *member.group.quorum.lock().unwrap() = Err(Unconfirmed::NoQuorum("deposed".to_owned()));
+            member.group.barrier_gate.add_permits(10);
+        };
+        let (second, third, ()) = tokio::join!(second, third, release);
+        (second, third)
+    };
+    let (first, (second, third)) = tokio::join!(first, others);
+    assert_eq!(first, StatusCode::OK);
+    assert_eq!(
+        (second, third),
+        (StatusCode::NOT_FOUND, StatusCode::NOT_FOUND),
+        "the earlier proof was not theirs"
+    );
+    assert_eq!(
+        member.group.barriers.load(Ordering::SeqCst),
+        2,
+        "those who waited together share a proof"
+    );
+}
+
+#[tokio::test]
+async fn raft_health_is_told_with_its_reason() {
+    let member = Member::in_group(2, Some(peer(1)));
+    assert_eq!(member.json("/api/raft-health").await, "healthy");
+    *member.group.health.lock().unwrap() = Health::Unhealthy("joining".to_owned());
+    let answer = member.get("/api/raft-health").await;
+    assert_eq!(answer.status, StatusCode::INTERNAL_SERVER_ERROR);
+    assert_eq!(answer.json["Message"], "unhealthy: joining");
+    let health = member.get("/api/health").await;
+    assert_eq!(health.status, StatusCode::INTERNAL_SERVER_ERROR);
+    assert_eq!(
+        (&health.json["Details"]["Healthy"], &health.json["Details"]["Error"]),
+        (&json!(false), &json!("joining"))
+    );
+}
+
+#[tokio::test]
+async fn the_group_is_told_as_this_member_knows_it() {
+    let member = Member::in_group(2, Some(peer(1)));
+    assert_eq!(member.json("/api/raft-state").await, "Follower");
+    assert_eq!(member.json("/api/raft-leader").await, "member-1.example:10008");
+    let peers = json!([
+        "member-1.example:10008",
+        "member-2.example:10008",
+        "member-3.example:10008"
+    ]);
+    assert_eq!(member.json("/api/raft-peers").await, peers);
+    assert_eq!(
+        member.json("/api/raft-status").await,
+        json!({
+            "RaftBind": "",
+            "RaftAdvertise": "member-2.example:10008",
+            "State": "Follower",
+            "Healthy": true,
+            "IsPartOfQuorum": true,
+            "Leader": "member-1.example:10008",
+            "LeaderURI": "http://member-1.example:3000",
+            "Peers": peers
+        })
+    );
+    let health = member.json("/api/status").await["Details"].clone();
+    assert_eq!(
+        (&health["IsActiveNode"], &health["ActiveNode"]["Hostname"]),
+        (&json!(false), &json!("member-1.example"))
+    );
+    assert_eq!(
+        health["RaftHealthyMembers"],
+        json!(["member-2.example:10008", "member-1.example:10008"])
+    );
+    member.group.leadership.send_replace(Leadership {
+        term: 2,
+        is_leader: false,
+        leader: None,
+    });
+    assert_eq!(member.json("/api/raft-state").await, "Candidate");
+    assert_eq!(member.json("/api/raft-leader").await, "");
+}
+
+#[tokio::test]
+async fn metrics_count_what_is_there() {
+    let member = Member::in_group(1, Some(peer(1)));
+    member.show(crate::fixture::view_with_dead_primary());
+    assert_eq!(member.get("/api/nosuch").await.status, StatusCode::NOT_FOUND);
+    let text = member.get("/metrics").await.text;
+    for line in [
+        "ham4db_instances{cluster=\"127.0.0.1:21100\"} 4",
+        "ham4db_instances_unreachable{cluster=\"127.0.0.1:21100\"} 1",
+        "ham4db_findings{cluster=\"127.0.0.1:21100\",code=\"DeadMaster\"} 1",
+        "ham4db_leader 1",
+        "ham4db_healthy 1",
+        "ham4db_recoveries_enabled 1",
+        "ham4db_http_requests_total{route=\"none\",status=\"404\"} 1",
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
+    }
+}

@@ -1,0 +1,20 @@
+//! The HTTP API, the client and the configuration, each against fakes with a fixed topology: the four MariaDB servers of the recorded
+//! samples in `samples/`.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test that cannot go on fails where it stands"
+)]
+
+mod client;
+mod config;
+mod errors;
+mod fixture;
+mod group;
+mod leadership;
+mod proxy;
+mod reading;
+mod records;
+mod samples;
+mod writing;

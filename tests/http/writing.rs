@@ -1,0 +1,214 @@
+//! What changes something.
+
+use axum::http::StatusCode;
+use ham4db::adapter::http::Options;
+use ham4db::app::api::{ApiError, RecoveryOutcome};
+use ham4db::domain::intent::{Intent, Origin, Wish};
+use serde_json::{Value, json};
+
+use crate::fixture::{Member, NOW, document_downtime, key};
+
+fn ok(message: &str, details: &Value) -> Value {
+    json!({"Code": "OK", "Message": message, "Details": details})
+}
+
+fn shape(port: u16) -> Value {
+    json!({"Hostname": "127.0.0.1", "Port": port})
+}
+
+fn intents(member: &Member) -> Vec<Intent> {
+    member.api.state.lock().unwrap().intents.values().cloned().collect()
+}
+
+#[tokio::test]
+async fn discovering_refreshing_and_forgetting_answer_as_recorded() {
+    let member = Member::alone();
+    let discovered = member.json("/api/discover/127.0.0.1/21102").await;
+    assert_eq!(discovered["Message"], "Instance discovered: 127.0.0.1:21102");
+    assert_eq!(discovered["Details"]["MasterKey"], shape(21100));
+    let stranger = member.json("/api/discover/127.0.0.1/21199").await;
+    assert_eq!(stranger["Details"]["ClusterName"], "127.0.0.1:21199");
+    let later = member.json("/api/async-discover/127.0.0.1/21102").await;
+    assert_eq!(
+        later,
+        ok(
+            "Asynchronous discovery initiated for Instance: 127.0.0.1:21102",
+            &Value::Null
+        )
+    );
+    assert_eq!(
+        member.json("/api/refresh/127.0.0.1/21102").await,
+        ok("Instance refreshed: 127.0.0.1:21102", &shape(21102))
+    );
+    assert_eq!(
+        member.json("/api/forget/127.0.0.1/21102").await,
+        ok("Instance forgotten: 127.0.0.1:21102", &shape(21102))
+    );
+    assert_eq!(
+        member.json("/api/forget-cluster/shop").await["Message"],
+        "Cluster forgotten: 127.0.0.1:21100"
+    );
+    assert_eq!(
+        member.api.calls(),
+        [
+            "discover 127.0.0.1:21102",
+            "discover 127.0.0.1:21199",
+            "discover later 127.0.0.1:21102",
+            "forget 127.0.0.1:21102",
+            "forget cluster c1"
+        ]
+    );
+}
+
+#[tokio::test]
+async fn a_downtime_lasts_as_long_as_asked_and_ten_minutes_otherwise() {
+    for (path, millis) in [
+        ("begin-downtime/127.0.0.1/21102/me/disk%2Fswap", 600_000),
+        ("begin-downtime/127.0.0.1/21102/me/disk%2Fswap/2d", 172_800_000),
+    ] {
+        let member = Member::alone();
+        assert_eq!(
+            member.json(&format!("/api/{path}")).await,
+            ok("Downtime begun: 127.0.0.1:21102", &shape(21102))
+        );
+        let wish = Wish::Downtime {
+            owner: "me".to_owned(),
+            reason: "disk/swap".to_owned(),
+            since: NOW,
+            until: Some(NOW.plus_millis(millis)),
+        };
+        assert_eq!(
+            intents(&member),
+            [Intent {
+                instance: key(21102),
+                origin: Origin::Api,
+                wish
+            }]
+        );
+        assert_eq!(
+            member.json("/api/end-downtime/127.0.0.1/21102").await,
+            ok("Downtime ended: 127.0.0.1:21102", &shape(21102))
+        );
+        assert!(intents(&member).is_empty());
+    }
+    let bad = Member::alone()
+        .get("/api/begin-downtime/127.0.0.1/21102/me/why/10x")
+        .await;
+    assert_eq!(bad.status, StatusCode::BAD_REQUEST, "{}", bad.text);
+}
+
+#[tokio::test]
+async fn ending_a_documents_downtime_is_a_conflict_that_names_the_document() {
+    let member = Member::alone();
+    let intent = document_downtime(21102);
+    member.api.state.lock().unwrap().intents.insert(intent.id(), intent);
+    let answer = member.get("/api/end-downtime/127.0.0.1/21102").await;
+    assert_eq!(answer.status, StatusCode::CONFLICT);
+    assert_eq!(
+        answer.json["Message"],
+        "127.0.0.1:21102 is in downtime by cr:shop/main; end it there"
+    );
+    member.json("/api/begin-downtime/127.0.0.1/21102/me/why").await;
+    let both = member.json("/api/end-downtime/127.0.0.1/21102").await;
+    assert_eq!(
+        both["Message"],
+        "Downtime ended: 127.0.0.1:21102; still in downtime by cr:shop/main"
+    );
+}
+
+#[tokio::test]
+async fn ending_what_is_not_there_says_so() {
+    let member = Member::alone();
+    assert_eq!(
+        member.json("/api/end-downtime/127.0.0.1/21102").await["Message"],
+        "Not in downtime: 127.0.0.1:21102"
+    );
+}
+
+#[tokio::test]
+async fn a_candidate_is_registered_with_the_configured_expiry() {
+    let options = Options {
+        candidate_expiry: Some(std::time::Duration::from_mins(1)),
+        ..Options::default()
+    };
+    let member = Member::with_options(options);
+    assert_eq!(
+        member.json("/api/register-candidate/127.0.0.1/21101/prefer").await,
+        ok("Registered candidate", &shape(21101))
+    );
+    assert_eq!(
+        member.json("/api/bulk-promotion-rules").await,
+        json!([{
+            "Hostname": "127.0.0.1",
+            "Port": 21101,
+            "PromotionRule": "prefer",
+            "LastSuggestedString": "",
+            "PromotionRuleExpiry": "2026-11-21T08:21:24Z"
+        }])
+    );
+}
+
+#[tokio::test]
+async fn global_recoveries_are_switched_and_checked() {
+    let member = Member::alone();
+    assert_eq!(
+        member.json("/api/disable-global-recoveries").await,
+        ok("Globally disabled recoveries", &json!("disabled"))
+    );
+    assert_eq!(
+        member.json("/api/check-global-recoveries").await,
+        ok("Global recoveries disabled", &json!("disabled"))
+    );
+    assert_eq!(
+        member.json("/api/enable-global-recoveries").await,
+        ok("Globally enabled recoveries", &json!("enabled"))
+    );
+    assert_eq!(
+        member.json("/api/check-global-recoveries").await,
+        ok("Global recoveries enabled", &json!("enabled"))
+    );
+}
+
+#[tokio::test]
+async fn recovering_by_hand_tells_whom_it_promoted_or_why_not() {
+    let member = Member::alone();
+    let refused = member.get("/api/recover/127.0.0.1/21101").await;
+    assert_eq!(refused.status, StatusCode::CONFLICT);
+    assert_eq!(
+        refused.json,
+        json!({"Code": "ERROR", "Message": "Recovery not attempted: no finding", "Details": shape(21101)})
+    );
+    *member.api.recovery.lock().unwrap() = Ok(RecoveryOutcome::NothingPromoted {
+        uid: "u".to_owned(),
+        why: "came back".to_owned(),
+    });
+    let nothing = member.get("/api/recover-lite/127.0.0.1/21100").await;
+    assert_eq!(
+        nothing.json["Message"],
+        "Recovery attempted but no instance promoted (recovery u): came back"
+    );
+    *member.api.recovery.lock().unwrap() = Ok(RecoveryOutcome::Promoted {
+        uid: "u".to_owned(),
+        successor: key(21102),
+    });
+    let done = member.json("/api/recover/127.0.0.1/21100/127.0.0.1/21102").await;
+    assert_eq!(done, ok("Recovery executed on 127.0.0.1:21100", &shape(21102)));
+    assert!(member.api.calls().last().unwrap().contains("21102"));
+    for (error, status) in [
+        (
+            ApiError::NotLeader(Some("member-2.example".to_owned())),
+            StatusCode::SERVICE_UNAVAILABLE,
+        ),
+        (ApiError::Conflict("locked".to_owned()), StatusCode::CONFLICT),
+        (
+            ApiError::OutcomeUnknown("timeout".to_owned()),
+            StatusCode::GATEWAY_TIMEOUT,
+        ),
+        (ApiError::Internal("disk".to_owned()), StatusCode::INTERNAL_SERVER_ERROR),
+    ] {
+        *member.api.recovery.lock().unwrap() = Err(error.clone());
+        let answer = member.get("/api/recover/127.0.0.1/21100").await;
+        assert_eq!(answer.status, status, "{error}");
+        assert_eq!(answer.json["Message"], error.to_string());
+    }
+}

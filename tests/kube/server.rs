@@ -1,0 +1,236 @@
+//! A real API server, shared by the tests that run at the same time.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
+
+use ham4db::adapter::kube::{Client, client};
+use ham4db::resource::MySQLCluster;
+use k8s_openapi::api::core::v1::{Namespace, Secret};
+use kube::api::{Api, ObjectMeta, PostParams};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use serde_json::{Value, json};
+
+pub(crate) const DEFINITION: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/crds/mysqlclusters.ham4db.io.yaml");
+const SCRIPTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/cluster");
+
+static NUMBER: AtomicU32 = AtomicU32::new(0);
+static SHARED: Mutex<Weak<Server>> = Mutex::new(Weak::new());
+
+/// kube-apiserver and etcd on free ports; gone with the last user.
+pub(crate) struct Server {
+    run: PathBuf,
+    kubeconfig: PathBuf,
+}
+
+fn cache() -> PathBuf {
+    let named = std::env::var_os("HAM4DB_TEST_DIR").map(PathBuf::from);
+    named.unwrap_or_else(|| {
+        let base = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
+        base.unwrap_or_else(|| PathBuf::from(std::env::var_os("HOME").expect("HOME is set")).join(".cache"))
+            .join("ham4db")
+    })
+}
+
+impl Server {
+    /// One of its own, without the resource definition.
+    pub(crate) fn bare() -> Arc<Self> {
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let run = cache().join(format!("run/test-kube-{}-{number}", std::process::id()));
+        let output = Command::new(format!("{SCRIPTS}/apiserver-up.sh"))
+            .env("RUN", &run)
+            .output()
+            .expect("the script can be run");
+        assert!(
+            output.status.success(),
+            "apiserver-up.sh: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        Arc::new(Self {
+            kubeconfig: run.join("kubeconfig"),
+            run,
+        })
+    }
+
+    /// The shared one, with the resource definition.
+    pub(crate) fn shared() -> Arc<Self> {
+        let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(server) = shared.upgrade() {
+            return server;
+        }
+        let server = Self::bare();
+        server.apply_definition();
+        *shared = Arc::downgrade(&server);
+        server
+    }
+
+    /// Applies the definition and waits until it is served. Returns what kubectl said.
+    pub(crate) fn apply_definition(&self) -> String {
+        let said = self.kubectl(&["apply", "--server-side", "--force-conflicts", "-f", DEFINITION], None);
+        assert!(said.ok, "{}", said.text);
+        let wait = [
+            "wait",
+            "--for=condition=Established",
+            "--timeout=20s",
+            "crd/mysqlclusters.ham4db.io",
+        ];
+        let waited = self.kubectl(&wait, None);
+        assert!(waited.ok, "{}", waited.text);
+        said.text
+    }
+
+    /// Runs kubectl; a document may go in at standard input.
+    pub(crate) fn kubectl(&self, arguments: &[&str], document: Option<&Value>) -> Said {
+        let mut command = Command::new(cache().join("bin/kubectl"));
+        command.arg("--kubeconfig").arg(&self.kubeconfig).args(arguments);
+        if let Some(document) = document {
+            let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+            let file = self.run.join(format!("document-{number}.json"));
+            std::fs::write(&file, document.to_string()).unwrap();
+            command.arg("-f").arg(file);
+        }
+        let output = command.output().expect("kubectl can be run");
+        let text = format!(
+            "{}{}",
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        );
+        Said {
+            ok: output.status.success(),
+            text,
+        }
+    }
+
+    /// A client as the administrator.
+    pub(crate) async fn client(&self) -> Client {
+        let kubeconfig = Kubeconfig::read_from(&self.kubeconfig).unwrap();
+        let config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
+            .await
+            .unwrap();
+        client(config).unwrap()
+    }
+
+    /// A client with a token, as a service account.
+    pub(crate) async fn client_of(&self, token: &str) -> Client {
+        let kubeconfig = Kubeconfig::read_from(&self.kubeconfig).unwrap();
+        let mut config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
+            .await
+            .unwrap();
+        config.auth_info = serde_json::from_value(json!({"token": token})).unwrap();
+        client(config).unwrap()
+    }
+
+    /// Ends kube-apiserver and leaves etcd.
+    pub(crate) fn stop_api_server(&self) {
+        let file = self.run.join("kube-apiserver.pid");
+        let pid = std::fs::read_to_string(&file).unwrap();
+        assert!(
+            Command::new("kill")
+                .args(["-9", pid.trim()])
+                .status()
+                .unwrap()
+                .success()
+        );
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let down = Command::new(format!("{SCRIPTS}/apiserver-down.sh"))
+            .env("RUN", &self.run)
+            .status();
+        assert!(
+            down.is_ok_and(|status| status.success()) || std::thread::panicking(),
+            "apiserver-down.sh failed"
+        );
+    }
+}
+
+/// What kubectl said, and whether it succeeded.
+pub(crate) struct Said {
+    pub(crate) ok: bool,
+    pub(crate) text: String,
+}
+
+/// A namespace of its own for a test.
+pub(crate) async fn namespace(client: &Client) -> String {
+    let name = format!("test-{}", NUMBER.fetch_add(1, Ordering::Relaxed));
+    let metadata = ObjectMeta {
+        name: Some(name.clone()),
+        ..ObjectMeta::default()
+    };
+    let namespaces: Api<Namespace> = Api::all(client.clone());
+    namespaces
+        .create(
+            &PostParams::default(),
+            &Namespace {
+                metadata,
+                ..Namespace::default()
+            },
+        )
+        .await
+        .unwrap();
+    name
+}
+
+/// A document with one seed, with `spec` merged over it.
+pub(crate) fn document(namespace: &str, name: &str, spec: &Value) -> Value {
+    let mut document = json!({
+        "apiVersion": "ham4db.io/v1alpha1",
+        "kind": "MySQLCluster",
+        "metadata": {"name": name, "namespace": namespace},
+        "spec": {"seeds": [{"host": "192.0.2.1", "port": 3306}], "credentialsSecretRef": {"name": name}},
+    });
+    for (field, value) in spec.as_object().unwrap() {
+        document["spec"][field] = value.clone();
+    }
+    document
+}
+
+pub(crate) async fn create(client: &Client, namespace: &str, name: &str, spec: &Value) -> Api<MySQLCluster> {
+    let api: Api<MySQLCluster> = Api::namespaced(client.clone(), namespace);
+    let typed = serde_json::from_value(document(namespace, name, spec)).unwrap();
+    api.create(&PostParams::default(), &typed).await.unwrap();
+    api
+}
+
+pub(crate) async fn create_secret(client: &Client, namespace: &str, name: &str, password: &str) -> Api<Secret> {
+    let api: Api<Secret> = Api::namespaced(client.clone(), namespace);
+    let secret = json!({"metadata": {"name": name}, "stringData": {"user": "ham4db", "password": password}});
+    api.create(&PostParams::default(), &serde_json::from_value(secret).unwrap())
+        .await
+        .unwrap();
+    api
+}
+
+/// Waits for a document to be as wanted.
+pub(crate) async fn until(
+    api: &Api<MySQLCluster>,
+    name: &str,
+    what: &str,
+    wanted: impl Fn(&MySQLCluster) -> bool,
+) -> MySQLCluster {
+    let deadline = tokio::time::Instant::now() + super::leader::DEADLINE;
+    loop {
+        let document = api.get(name).await.unwrap();
+        if wanted(&document) {
+            return document;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "{what}: {document:#?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Status and reason of a condition.
+pub(crate) fn condition(document: &MySQLCluster, kind: &str) -> Option<(String, String)> {
+    let status = document.status.as_ref()?;
+    let condition = status.conditions.iter().find(|condition| condition.type_ == kind)?;
+    Some((condition.status.clone(), condition.reason.clone()))
+}
+
+/// The history of released definitions.
+pub(crate) fn history() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("crds/history")
+}

@@ -1,0 +1,21 @@
+//! The adapters of the port `Consensus`: the storage of raft, whole groups in one process over loopback, and a member alone.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::wildcard_enum_match_arm,
+    reason = "a test stops at the first surprise"
+)]
+#![expect(unreachable_pub, reason = "modules of one test program share a harness")]
+
+mod agreement;
+mod bootstrap;
+mod claims;
+mod doors;
+mod harness;
+mod membership;
+mod single;
+mod storage;
+mod store;
+mod suite;

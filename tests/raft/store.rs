@@ -1,0 +1,79 @@
+//! A backend in memory. It keeps what was committed across restarts of its member, and can be made to fail.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use async_trait::async_trait;
+use ham4db::app::ports::{AppliedMark, StateStore, StoreError};
+use ham4db::domain::state::{Change, State};
+use tokio::sync::Mutex;
+
+/// Clones share the content.
+#[derive(Clone, Default)]
+pub struct MemoryStore {
+    content: Arc<Mutex<(State, AppliedMark)>>,
+    failing: Arc<AtomicBool>,
+    replaced: Arc<AtomicU64>,
+}
+
+impl MemoryStore {
+    /// A backend that belongs to a group.
+    pub fn of_group(uuid: &str) -> Self {
+        let mark = AppliedMark {
+            group_uuid: uuid.to_owned(),
+            member: 1,
+            ..AppliedMark::default()
+        };
+        Self {
+            content: Arc::new(Mutex::new((State::default(), mark))),
+            ..Self::default()
+        }
+    }
+
+    /// Whether writes fail from now on.
+    pub fn fail(&self, failing: bool) {
+        self.failing.store(failing, Ordering::SeqCst);
+    }
+
+    /// How often everything was replaced.
+    pub fn replaced(&self) -> u64 {
+        self.replaced.load(Ordering::SeqCst)
+    }
+
+    /// What is stored.
+    pub async fn content(&self) -> (State, AppliedMark) {
+        self.content.lock().await.clone()
+    }
+
+    fn check(&self, what: &str) -> Result<(), StoreError> {
+        if self.failing.load(Ordering::SeqCst) {
+            return Err(StoreError {
+                backend: "memory".to_owned(),
+                what: what.to_owned(),
+                why: "told to fail".to_owned(),
+            });
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl StateStore for MemoryStore {
+    async fn load(&self) -> Result<(State, AppliedMark), StoreError> {
+        Ok(self.content().await)
+    }
+
+    async fn write(&self, state: &State, _changes: &BTreeSet<Change>, mark: &AppliedMark) -> Result<(), StoreError> {
+        self.check("write")?;
+        *self.content.lock().await = (state.clone(), mark.clone());
+        Ok(())
+    }
+
+    async fn replace(&self, state: &State, mark: &AppliedMark) -> Result<(), StoreError> {
+        self.check("replace")?;
+        self.replaced.fetch_add(1, Ordering::SeqCst);
+        *self.content.lock().await = (state.clone(), mark.clone());
+        Ok(())
+    }
+}
