@@ -1,0 +1,85 @@
+{{- define "ham4db.name" -}}
+{{- default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" -}}
+{{- end }}
+
+{{/* Cut at 40: StatefulSets put the name, an ordinal and a revision hash into a label of 63 letters. */}}
+{{- define "ham4db.fullname" -}}
+{{- if .Values.fullnameOverride -}}
+{{- .Values.fullnameOverride | trunc 40 | trimSuffix "-" -}}
+{{- else -}}
+{{- $name := include "ham4db.name" . -}}
+{{- ternary .Release.Name (printf "%s-%s" .Release.Name $name) (contains $name .Release.Name) | trunc 40 | trimSuffix "-" -}}
+{{- end -}}
+{{- end }}
+
+{{- define "ham4db.peers" -}}
+{{ include "ham4db.fullname" . }}-peers
+{{- end }}
+
+{{- define "ham4db.bootstrap" -}}
+{{ include "ham4db.fullname" . }}-bootstrap
+{{- end }}
+
+{{/* Immutable on a StatefulSet: nothing that changes with a version may come in here. */}}
+{{- define "ham4db.selector" -}}
+app.kubernetes.io/name: {{ include "ham4db.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
+{{- define "ham4db.labels" -}}
+{{ include "ham4db.selector" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/part-of: ham4db
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+{{- with .Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{- define "ham4db.image" -}}
+{{- $repository := .Values.image.repository -}}
+{{- with .Values.image.registry }}{{ $repository = printf "%s/%s" . $repository }}{{ end -}}
+{{- if .Values.image.digest -}}
+{{ $repository }}@{{ .Values.image.digest }}
+{{- else -}}
+{{ $repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}
+{{- end -}}
+{{- end }}
+
+{{- define "ham4db.serviceAccount" -}}
+{{- if .Values.serviceAccount.create -}}
+{{ .Values.serviceAccount.name | default (include "ham4db.fullname" .) }}
+{{- else -}}
+{{ .Values.serviceAccount.name | default "default" }}
+{{- end -}}
+{{- end }}
+
+{{- define "ham4db.groupKeySecret" -}}
+{{ .Values.groupKey.existingSecret | default (printf "%s-group-key" (include "ham4db.fullname" .)) }}
+{{- end }}
+
+{{/* true when resources of every namespace are watched. */}}
+{{- define "ham4db.watchesAll" -}}
+{{- if has "*" (.Values.watchNamespaces | default list) }}true{{ end -}}
+{{- end }}
+
+{{/* What the controller needs in a watched namespace. Secrets by name only: a list or watch that names one object by
+     fieldSelector passes, any other is refused. */}}
+{{- define "ham4db.watchRules" -}}
+- apiGroups: [ham4db.io]
+  resources: [mysqlclusters]
+  verbs: [get, list, watch]
+- apiGroups: [ham4db.io]
+  resources: [mysqlclusters/status]
+  verbs: [get, patch, update]
+- apiGroups: [events.k8s.io]
+  resources: [events]
+  verbs: [create, patch]
+{{- with .Values.credentialSecrets }}
+- apiGroups: [""]
+  resources: [secrets]
+  resourceNames: {{ toJson . }}
+  verbs: [get, list, watch]
+{{- end }}
+{{- end }}

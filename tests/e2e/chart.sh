@@ -1,0 +1,163 @@
+#!/usr/bin/env bash
+# The chart and the plain manifests, without a node: helm's own lint, what the values change, whether the rendered files are
+# current, and all of it before a real API server (started here, about 5 s) in a namespace with Pod Security "restricted".
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
+. "$root/tests/cluster/env.sh"; . "$root/tests/e2e/checks.sh"
+"$root/tests/setup/ensure.sh" kube-api kubectl helm
+chart=$root/charts/ham4db
+export RUN=$HAM4DB_TEST_DIR/run/chart-$$
+work=$(mktemp -d)
+trap 'code=$?; "$root/tests/cluster/apiserver-down.sh"; rm -rf "$work"; closing "$code"' EXIT
+render() { helm template ham4db "$chart" --namespace ham4db --kube-version 1.33.0 "$@"; }
+# objects FILE EXPRESSION : Python on the list of objects `o`; `the(kind, name)` is one of them.
+objects() {
+    python3 - "$1" "$2" <<'PY'
+import json, subprocess, sys
+text = subprocess.run(["kubectl", "create", "--dry-run=client", "--validate=false", "-o", "json", "-f", sys.argv[1]],
+                      check=True, capture_output=True, text=True).stdout
+decoder, o, at = json.JSONDecoder(), [], 0
+while text[at:].strip():
+    at += len(text[at:]) - len(text[at:].lstrip())
+    value, at = decoder.raw_decode(text, at)
+    o += value["items"] if value["kind"] == "List" else [value]
+def the(kind, name): return next(x for x in o if x["kind"] == kind and x["metadata"]["name"] == name)
+def kinds(kind): return [x["metadata"]["name"] for x in o if x["kind"] == kind]
+def config(): return json.loads(the("ConfigMap", "ham4db")["data"]["ham4db.conf.json"])
+def pod(): return the("StatefulSet", "ham4db")["spec"]["template"]
+sys.exit(0 if eval(sys.argv[2]) else 1)
+PY
+}
+# renders NAME EXPRESSION [helm flags...] : the chart rendered with these flags satisfies the expression.
+renders() {
+    local name=$1 expression=$2; shift 2
+    rendered_so() { render "$@" >"$work/rendered.yaml" && objects "$work/rendered.yaml" "$expression"; }
+    check "$name" rendered_so "$@"
+}
+# refuses NAME TEXT [helm flags...] : helm does not render it, and says TEXT.
+refuses() {
+    local name=$1 text=$2; shift 2
+    refused_so() { ! render "$@" >/dev/null 2>"$work/refusal" && grep -qF "$text" "$work/refusal"; }
+    check "$name" refused_so "$@"
+}
+
+"$root/tests/cluster/apiserver-up.sh" >/dev/null
+export KUBECONFIG=$RUN/kubeconfig
+
+check 'helm lint --strict' helm lint --strict --quiet "$chart"
+for values in "$chart"/ci/*.yaml; do
+    check "helm lint --strict with $(basename "$values")" helm lint --strict --quiet "$chart" -f "$values"
+done
+check 'deploy/install.yaml, deploy/crds.yaml and the copy in the chart are current' "$root/deploy/render.sh" --check
+
+renders 'three members start together, each with a volume' \
+    'the("StatefulSet","ham4db")["spec"]["replicas"] == 3 and the("StatefulSet","ham4db")["spec"]["podManagementPolicy"] == "Parallel" and len(the("StatefulSet","ham4db")["spec"]["volumeClaimTemplates"]) == 1'
+renders 'the peers service is the one of the StatefulSet and names members that are not ready' \
+    'the("StatefulSet","ham4db")["spec"]["serviceName"] == "ham4db-peers" and the("Service","ham4db-peers")["spec"]["publishNotReadyAddresses"] and the("Service","ham4db-peers")["spec"]["clusterIP"] == "None"'
+renders 'the client service leads to ready members only' '"publishNotReadyAddresses" not in the("Service","ham4db")["spec"]'
+renders 'readiness is raft-health, liveness and startup are local' \
+    '[pod()["spec"]["containers"][0][p]["httpGet"]["path"] for p in ("readinessProbe","livenessProbe","startupProbe")] == ["/api/raft-health","/api/live","/api/live"]'
+renders 'the disruption budget is one, and says what it does with unready pods' \
+    'the("PodDisruptionBudget","ham4db")["spec"]["maxUnavailable"] == 1 and the("PodDisruptionBudget","ham4db")["spec"]["unhealthyPodEvictionPolicy"] == "IfHealthyBudget"'
+renders 'one member: raft as well, and no budget that would block its node' 'config()["RaftEnabled"] and not kinds("PodDisruptionBudget")' --set replicas=1
+renders 'config goes over the keys of the chart' 'config()["RecoveryPeriodBlockSeconds"] == 600 and config()["RaftEnabled"]' --set config.RecoveryPeriodBlockSeconds=600
+renders 'no volumes: an emptyDir in their place' \
+    '"volumeClaimTemplates" not in the("StatefulSet","ham4db")["spec"] and [v for v in pod()["spec"]["volumes"] if v["name"] == "data" and "emptyDir" in v]' --set persistence.enabled=false
+refuses 'no volumes with fewer than three members is refused' 'needs replicas >= 3' --set persistence.enabled=false --set replicas=1
+refuses 'a value that does not exist is refused' 'replicaCount' --set replicaCount=5
+renders 'the controller may read the named Secrets only' \
+    '[r["resourceNames"] for r in the("Role","ham4db-controller")["rules"] if "secrets" in r["resources"]] == [["a","b"]]' --set 'credentialSecrets={a,b}'
+renders 'no Secrets named: none readable' 'not [r for x in o if "Role" in x["kind"] for r in x.get("rules",[]) if "secrets" in r["resources"]]' --set credentialSecrets=null
+renders 'namespaces named: a Role in each, no ClusterRole' \
+    '[x["metadata"]["namespace"] for x in o if x["kind"] == "Role" and x["metadata"]["name"] == "ham4db-controller"] == ["orders","billing"] and not kinds("ClusterRole")' --set 'watchNamespaces={orders,billing}'
+renders 'all namespaces: a ClusterRole, still with named Secrets only' \
+    'kinds("ClusterRole") == ["ham4db-ham4db-controller"] and all("resourceNames" in r for x in o if x["kind"] == "ClusterRole" for r in x["rules"] if "secrets" in r["resources"])' --set 'watchNamespaces={*}'
+renders 'no controller: no permission on MySQLClusters' 'not [r for x in o if "Role" in x["kind"] for r in x.get("rules",[]) if "mysqlclusters" in r["resources"]] and not config()["Kubernetes"]["Enabled"]' --set controller.enabled=false
+renders 'a group key of the user'"'"'s own: none is generated' 'not kinds("Secret")' --set groupKey.existingSecret=mine
+renders 'the definition survives the release' 'the("CustomResourceDefinition","mysqlclusters.ham4db.io")["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep"'
+checksum() { render "$@" | sed -n 's/ *checksum\/config: //p'; }
+differ() { [ "$1" != "$2" ]; }
+check 'a change of config rolls the members' differ "$(checksum)" "$(checksum --set config.Debug=true)"
+check 'a change of replicas does not' test "$(checksum)" = "$(checksum --set replicas=5)"
+
+# Before the real API server.
+kubectl create namespace ham4db >/dev/null
+kubectl -n ham4db create serviceaccount default >/dev/null       # a controller's work, and none runs here
+kubectl label namespace ham4db pod-security.kubernetes.io/{enforce,warn}=restricted >/dev/null
+kubectl create namespace orders >/dev/null; kubectl create namespace billing >/dev/null
+accepted() { kubectl apply --server-side --dry-run=server -f "$1" >"$work/answer" 2>&1 && ! grep -q Warning "$work/answer" || { cat "$work/answer"; false; }; }
+all_accepted() { render "$@" >"$work/accepted.yaml" && accepted "$work/accepted.yaml"; }
+check 'the API server takes the chart, without a warning' all_accepted
+for values in "$chart"/ci/*.yaml; do
+    check "the API server takes it with $(basename "$values"), without a warning" all_accepted -f "$values"
+done
+plain() { sed -n '/^kind: Namespace/,/^---/!p' "$root/deploy/install.yaml" >"$work/plain.yaml" && accepted "$work/plain.yaml"; }
+check 'the API server takes deploy/install.yaml, without a warning' plain
+check 'the API server takes deploy/crds.yaml, without a warning' kubectl apply --server-side -f "$root/deploy/crds.yaml"
+check 'the definition is established' kubectl wait --for=condition=Established crd/mysqlclusters.ham4db.io --timeout=10s
+check 'and takes deploy/examples/servers-outside.yaml' kubectl -n ham4db apply --server-side --dry-run=server -f "$root/deploy/examples/servers-outside.yaml"
+check 'kustomize builds deploy/' kubectl kustomize "$root/deploy"
+
+# The pods as the StatefulSet would make them, which is where "restricted" is enforced.
+pod_allowed() {
+    render >"$work/rendered.yaml"
+    python3 - "$work/rendered.yaml" >"$work/pod.json" <<'PY'
+import json, subprocess, sys
+text = subprocess.run(["kubectl", "create", "--dry-run=client", "--validate=false", "-o", "json", "-f", sys.argv[1]], check=True, capture_output=True, text=True).stdout
+decoder, at = json.JSONDecoder(), 0
+while text[at:].strip():
+    at += len(text[at:]) - len(text[at:].lstrip())
+    x, at = decoder.raw_decode(text, at)
+    if x["kind"] == "StatefulSet":
+        t = x["spec"]["template"]
+        t["metadata"]["name"] = "ham4db-0"
+        t["spec"]["volumes"].append({"name": "data", "emptyDir": {}})
+        t["spec"]["serviceAccountName"] = "default"
+        print(json.dumps({"apiVersion": "v1", "kind": "Pod", **t}))
+PY
+    kubectl -n ham4db apply --dry-run=server -f "$work/pod.json"
+}
+check 'Pod Security "restricted" lets the pods in' pod_allowed
+
+# Permissions, asked as the ServiceAccount.
+kubectl -n ham4db apply --server-side --force-conflicts -f "$work/plain.yaml" >/dev/null
+kubectl -n ham4db create secret generic mysql-topology --from-literal=user=u >/dev/null
+kubectl -n ham4db create secret generic other --from-literal=user=u >/dev/null
+token=$(kubectl -n ham4db create token ham4db)
+sed 's/client-certificate-data: [^,]*, client-key-data: [^}]*/token: '"$token"'/' "$KUBECONFIG" >"$work/member"
+as_member() { kubectl --kubeconfig "$work/member" -n ham4db "$@"; }
+may_not() { ! as_member "$@" 2>"$work/forbidden" && grep -q Forbidden "$work/forbidden"; }
+one() { as_member get --raw "/api/v1/namespaces/ham4db/secrets?fieldSelector=metadata.name%3D$1"; }
+not_one() { ! one "$1" 2>"$work/forbidden" && grep -qi forbidden "$work/forbidden"; }
+check 'a member lists MySQLClusters' as_member get mysqlclusters
+check 'a member reads the named Secret' as_member get secret mysql-topology
+check 'a member lists, and so watches, just that Secret by its name' one mysql-topology
+check 'a member reads no other Secret' may_not get secret other
+check 'a member reads no other Secret by listing its name' not_one other
+check 'a member does not list Secrets' may_not get secrets
+check 'a member does not read the group key over the API' may_not get secret ham4db-group-key
+check 'a member writes the bootstrap marker once' as_member create configmap ham4db-bootstrap --from-literal=identity=x
+check 'a member reads the marker' as_member get configmap ham4db-bootstrap
+check 'a member does not delete the marker' may_not delete configmap ham4db-bootstrap
+check 'a member reads no other ConfigMap' may_not get configmap ham4db
+check 'a member reads its StatefulSet' as_member get statefulset ham4db
+check 'a member does not change it' may_not scale statefulset ham4db --replicas=1
+check 'a member does not write the spec of a MySQLCluster' may_not create -f "$root/deploy/examples/servers-outside.yaml"
+check 'a member sees nothing of another namespace' may_not get mysqlclusters -n orders
+
+# What `lookup` decides, which needs installs: without controllers nothing starts, and helm need not wait.
+helm_install() { helm upgrade --install "$1" "$chart" --namespace "$2" --timeout 30s "${@:3}"; }
+kubectl create namespace first >/dev/null; kubectl create namespace second >/dev/null
+manager() { kubectl get crd mysqlclusters.ham4db.io -o jsonpath='{.metadata.annotations.meta\.helm\.sh/release-name}'; }
+key() { kubectl -n "$1" get secret ham4db-group-key -o jsonpath='{.data.key}'; }
+check 'helm installs beside a definition that kubectl applied' helm_install ham4db first
+check 'and leaves that definition alone' test -z "$(manager)"
+kubectl delete crd mysqlclusters.ham4db.io >/dev/null
+before=$(key first)
+check 'an upgrade makes a definition where there is none' helm_install ham4db first
+check 'and then it is the release'"'"'s' test "$(manager)" = ham4db
+check 'the group key is kept over an upgrade' test "$(key first)" = "$before"
+check 'a second release installs beside the first' helm_install ham4db second
+check 'and has a group key of its own' differ "$(key second)" "$before"
+check 'uninstalling keeps the definition' sh -c 'helm uninstall ham4db -n first && kubectl get crd mysqlclusters.ham4db.io'
+check 'installing under another name then works' helm_install other first
+finished=yes
