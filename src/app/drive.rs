@@ -16,6 +16,11 @@ use super::failpoint;
 use super::hands::{Effect, Hands, Workshop};
 use super::picture::Pictures;
 
+/// Before a step is tried again on a server on which it failed: a broken connection is there again at once, a restarting server is not.
+const TRY_AGAIN_PAUSE: Duration = Duration::from_millis(500);
+/// How often something is put back before it is given up and recorded as not undone.
+const UNDO_TRIES: u32 = 3;
+
 /// Why a drive stopped before the end: another actor goes on from what is committed.
 enum Stopped {
     /// The right to act could not be proved.
@@ -32,6 +37,8 @@ struct Drive<'a> {
     done: Vec<StepResult>,
     lines: Vec<StepRecord>,
     begun: bool,
+    /// After how many results it was last waited.
+    waited_after: usize,
 }
 
 /// Runs a recovery until it is over, or until this member may no longer act.
@@ -57,6 +64,7 @@ pub(super) async fn drive(shop: &Workshop, pictures: &Pictures, token: &ClaimTok
         done: Vec::new(),
         lines: Vec::new(),
         begun: false,
+        waited_after: 0,
     };
     if let Err(stopped) = drive.run().await {
         let why = match stopped {
@@ -115,6 +123,10 @@ impl Drive<'_> {
                 &policy,
                 self.shop.clock.wall(),
             ) {
+                Next::Run(step) if self.is_again(&step) && self.waited_after < self.done.len() => {
+                    self.waited_after = self.done.len();
+                    tokio::time::sleep(TRY_AGAIN_PAUSE).await;
+                }
                 Next::Run(step) => self.step(&recovery, &fresh, step).await?,
                 Next::CommitOpen {
                     plan,
@@ -137,6 +149,16 @@ impl Drive<'_> {
                 Next::Over => return Ok(()),
             }
         }
+    }
+
+    /// Whether a step that only goes forward was tried before.
+    fn is_again(&self, step: &Step) -> bool {
+        self.done.iter().any(|result| {
+            matches!(
+                (&result.step, step),
+                (Step::Open { .. }, Step::Open { .. }) | (Step::Repoint { .. }, Step::Repoint { .. })
+            )
+        })
     }
 
     async fn commit(&self, command: Command) -> Result<(), Stopped> {
@@ -272,32 +294,7 @@ impl Drive<'_> {
         warn!(recovery = %self.token.uid, "recovery aborts: {reason}");
         let mut errors = vec![reason.clone()];
         self.say(format!("aborts: {reason}"));
-        for item in undo {
-            let effects = match &item {
-                Undo::Reopen { victim } => BTreeMap::from([(victim.clone(), self.hands.unfence(victim).await)]),
-                Undo::StartReceiving { replicas } => self
-                    .hands
-                    .thaw(replicas)
-                    .await
-                    .unwrap_or_else(|effect| to_all(replicas, &effect)),
-            };
-            if let Some(why) = effects.values().find_map(|effect| {
-                if let Effect::Unconfirmed(why) = effect {
-                    Some(why.clone())
-                } else {
-                    None
-                }
-            }) {
-                return Err(Stopped::Unconfirmed(why));
-            }
-            self.say(format!("{}: {}", item.describe(), tell(&effects)));
-            errors.extend(effects.into_iter().filter_map(|(key, effect)| match effect {
-                Effect::Done(_) => None,
-                Effect::NoAnswer(why) | Effect::Failed(why) | Effect::Unknown(why) | Effect::Unconfirmed(why) => {
-                    Some(format!("not undone on {key}: {why}"))
-                }
-            }));
-        }
+        errors.extend(self.put_back(undo).await?);
         let ending = Ending {
             successful: false,
             successor: None,
@@ -313,6 +310,56 @@ impl Drive<'_> {
         })
         .await
     }
+
+    /// Puts things back, each a few times. Returns what could not be.
+    async fn put_back(&mut self, undo: Vec<Undo>) -> Result<Vec<String>, Stopped> {
+        let mut waiting = undo;
+        let mut failed = Vec::new();
+        for round in 1..=UNDO_TRIES {
+            if round > 1 {
+                tokio::time::sleep(TRY_AGAIN_PAUSE).await;
+            }
+            failed.clear();
+            for item in std::mem::take(&mut waiting) {
+                let effects = match &item {
+                    Undo::Reopen { victim } => BTreeMap::from([(victim.clone(), self.hands.unfence(victim).await)]),
+                    Undo::StartReceiving { replicas } => self
+                        .hands
+                        .thaw(replicas)
+                        .await
+                        .unwrap_or_else(|effect| to_all(replicas, &effect)),
+                };
+                if let Some(why) = unconfirmed(&effects) {
+                    return Err(Stopped::Unconfirmed(why));
+                }
+                self.say(format!("{}: {}", item.describe(), tell(&effects)));
+                let mut not_done = effects;
+                not_done.retain(|_, effect| !matches!(effect, Effect::Done(_)));
+                if not_done.is_empty() {
+                    continue;
+                }
+                failed.push(format!("not undone: {}", tell(&not_done)));
+                waiting.push(match item {
+                    Undo::Reopen { victim } => Undo::Reopen { victim },
+                    Undo::StartReceiving { .. } => Undo::StartReceiving {
+                        replicas: not_done.into_keys().collect(),
+                    },
+                });
+            }
+            if waiting.is_empty() {
+                break;
+            }
+        }
+        Ok(failed)
+    }
+}
+
+/// Why nothing more may be done, if that is so.
+fn unconfirmed(effects: &BTreeMap<InstanceKey, Effect>) -> Option<String> {
+    effects.values().find_map(|effect| match effect {
+        Effect::Unconfirmed(why) => Some(why.clone()),
+        Effect::Done(_) | Effect::NoAnswer(_) | Effect::Failed(_) | Effect::Unknown(_) => None,
+    })
 }
 
 fn to_all(keys: &BTreeSet<InstanceKey>, effect: &Effect) -> BTreeMap<InstanceKey, Effect> {

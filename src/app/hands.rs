@@ -9,7 +9,7 @@ use tokio::sync::Mutex;
 use tracing::warn;
 
 use crate::domain::gtid::GtidSet;
-use crate::domain::instance::{Identity, Instance, InstanceFacts, Observation, ProbeFailure};
+use crate::domain::instance::{Identity, Instance, InstanceFacts, Observation};
 use crate::domain::intent::Origin;
 use crate::domain::key::InstanceKey;
 use crate::domain::state::ClaimToken;
@@ -263,6 +263,7 @@ impl Hands {
     }
 
     /// Fresh facts of the instances with an open session, put into a copy of `topology`; those without one keep what was known.
+    /// Where the session broke the server is asked anew.
     pub async fn look(&mut self, topology: &Topology) -> Topology {
         let deadline = self.shop.settings.step_deadline;
         let keys: Vec<InstanceKey> = self.sessions.keys().cloned().collect();
@@ -281,21 +282,51 @@ impl Hands {
         .await;
         let mut fresh = topology.clone();
         fresh.taken = self.shop.clock.wall();
+        let mut broken = Vec::new();
         for (key, seen) in keys.into_iter().zip(seen) {
             match seen {
                 Some(((begun_wall, begun), Ok(facts))) => self.take_in(&mut fresh, &key, begun_wall, begun, facts),
                 Some((_, Err(error))) => {
                     warn!(instance = %key, "no fresh facts of {key}: {error}");
                     self.effect_of(&key, &error);
-                    // What it said before the step is no base for the next choice.
-                    if let Some(instance) = fresh.instances.get_mut(&key) {
-                        instance.failure = Some(ProbeFailure::Lost(error.to_string()));
-                    }
+                    broken.push(key);
                 }
                 None => {}
             }
         }
+        // What it said before the step is no base for the next choice, and a broken session says nothing about the server.
+        let asked = join_all(broken.iter().map(|key| self.ask(key))).await;
+        for observation in asked {
+            self.show(&mut fresh, observation);
+        }
         fresh
+    }
+
+    /// Puts what the observatory made of an observation into a picture; the observation itself where nobody watches the server.
+    fn show(&self, topology: &mut Topology, observation: Observation) {
+        let key = observation.key;
+        let instance = self.shop.observatory.get(&key).map(|tracked| tracked.instance);
+        let instance = instance.unwrap_or_else(|| {
+            let known = topology
+                .instances
+                .remove(&key)
+                .unwrap_or_else(|| Instance::unseen(key.clone()));
+            match observation.outcome {
+                Ok(facts) => Instance {
+                    facts: Some(*facts),
+                    last_seen: Some(observation.ended),
+                    last_checked: Some(observation.ended),
+                    failure: None,
+                    ..known
+                },
+                Err(failure) => Instance {
+                    last_checked: Some(observation.ended),
+                    failure: Some(failure),
+                    ..known
+                },
+            }
+        });
+        topology.instances.insert(key, instance);
     }
 
     fn take_in(
@@ -312,17 +343,10 @@ impl Hands {
             begun: begun_wall,
             ended: self.shop.clock.wall(),
             micros: ended.micros_since(begun),
-            outcome: Ok(Box::new(facts.clone())),
+            outcome: Ok(Box::new(facts)),
         };
         self.shop.observatory.record(&observation, begun, ended);
-        let instance = topology
-            .instances
-            .entry(key.clone())
-            .or_insert_with(|| Instance::unseen(key.clone()));
-        instance.last_seen = Some(observation.ended);
-        instance.last_checked = Some(observation.ended);
-        instance.failure = None;
-        instance.facts = Some(facts);
+        self.show(topology, observation);
     }
 
     /// Waits until the successor has applied everything in `set`.
@@ -346,11 +370,16 @@ impl Hands {
 
     /// Dials the old primary once more.
     pub async fn redial(&mut self, victim: &InstanceKey) -> Observation {
+        self.ask(victim).await
+    }
+
+    /// Asks a server on a fresh connection, and takes the answer in.
+    async fn ask(&self, key: &InstanceKey) -> Observation {
         let begun = self.shop.clock.mono();
         let observation = self
             .shop
             .prober
-            .probe(&self.target(victim), Approach::Fresh, self.shop.settings.fence_deadline)
+            .probe(&self.target(key), Approach::Fresh, self.shop.settings.fence_deadline)
             .await;
         self.shop
             .observatory

@@ -35,6 +35,8 @@ pub struct Noticed {
     pub changed: bool,
     /// The instance was fine before this observation and is not now.
     pub began_to_fail: bool,
+    /// It replicates from this one now, and did not before.
+    pub new_source: Option<InstanceKey>,
     /// Other servers that the instance names and that are not watched yet.
     pub neighbours: BTreeSet<InstanceKey>,
     /// The address turned out to be another one of a server watched under this address: stop watching it.
@@ -284,7 +286,12 @@ fn take_in(
             instance.last_seen = Some(observation.ended);
             instance.failure = None;
             instance.partial = !facts.problems.is_empty();
+            let before = instance.source().cloned();
             instance.facts = Some(facts);
+            noticed.new_source = instance
+                .source()
+                .filter(|source| before.as_ref() != Some(*source))
+                .cloned();
             instance.latency_micros = observation.micros;
             tracked.failing_since = None;
         }

@@ -275,6 +275,10 @@ impl Watcher {
                 if noticed.changed {
                     self.calm(key);
                 }
+                // A server that has a replica from now on is pulsed from now on, not from its next poll on.
+                if let Some(source) = noticed.new_source.and_then(|source| self.observatory.get(&source)) {
+                    self.poke(&source.instance.key);
+                }
             }
         }
         for neighbour in noticed.neighbours {
