@@ -17,6 +17,8 @@ shell_scripts() {
     mapfile -t scripts < <({ git ls-files -co --exclude-standard -- '*.sh' .ci/run 2>/dev/null || find tests deploy .ci -name '*.sh'; } | sort -u)
     shellcheck "${scripts[@]}"
 }
+# stage.sh is a program of its own: it finds functions only when they are exported.
+export -f one_tls_library shell_scripts
 
 lint 'format' cargo fmt --check
 lint 'clippy' cargo clippy --quiet --all-targets --locked -- -D warnings

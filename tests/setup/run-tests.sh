@@ -19,7 +19,7 @@ everything=
 if [ $# -gt 0 ]; then targets=("$@"); else everything=1; fi
 
 # What a target needs beside cargo. Tests that start servers or an API server run one at a time: two cores have to carry the servers.
-needs() { case $1 in servers_adapter|scenarios) echo mysql mariadb ;; kube) echo kube-api kubectl ;; esac; }
+needs() { case $1 in servers_adapter|scenarios) echo mysql mariadb ;; kube) echo mysql kube-api kubectl ;; esac; }
 threads() { case $1 in servers_adapter|scenarios|kube) echo --test-threads=1 ;; esac; }
 
 # count COMMAND... : runs it, and adds up what cargo says.

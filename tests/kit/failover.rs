@@ -1,0 +1,119 @@
+//! A primary is killed under writers, and what that costs its users is measured: by the writers and by asking the servers, never by
+//! asking ham4db.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use futures::future::try_join_all;
+
+use super::server::Server;
+use super::sql::Address;
+use super::topology::Topology;
+use super::wait::until;
+use super::writers::{Acknowledged, Writers, missing};
+
+/// What users saw of a failover.
+#[derive(Clone, Debug)]
+pub(crate) struct Measured {
+    pub(crate) from: Address,
+    pub(crate) to: Address,
+    /// The place of the new primary among the servers.
+    pub(crate) successor: usize,
+    /// From the kill to the first row that the new primary acknowledged.
+    pub(crate) writable_after: Duration,
+    /// From the kill to the moment when every other surviving server was seen to replicate from the new primary, with both threads.
+    pub(crate) repointed_after: Duration,
+    /// Just before SIGKILL was sent.
+    pub(crate) killed: Instant,
+}
+
+impl Measured {
+    /// The demo's last line.
+    pub(crate) fn line(&self, lost: usize) -> String {
+        format!(
+            "failover: {} -> {}, writable after {:.2} s, replicas repointed after {:.2} s, acknowledged rows lost: {lost}",
+            self.from,
+            self.to,
+            self.writable_after.as_secs_f64(),
+            self.repointed_after.as_secs_f64()
+        )
+    }
+}
+
+/// Kills the first server with SIGKILL and waits until another one takes the writers and the rest follow it.
+pub(crate) async fn kill_primary(topology: &mut Topology, writers: &Writers, limit: Duration) -> Result<Measured> {
+    let from = topology.server(0)?.address().clone();
+    let killed = topology.server_mut(0)?.kill()?;
+    measure(topology, writers, &from, killed, limit).await
+}
+
+/// Waits until another server than `from`, which was killed at a moment, takes the writers and the rest follow it.
+pub(crate) async fn measure(
+    topology: &Topology,
+    writers: &Writers,
+    from: &Address,
+    killed: Instant,
+    limit: Duration,
+) -> Result<Measured> {
+    let victim = topology.index_of(from)?;
+    let survivors: Vec<usize> = (0..topology.servers.len())
+        .filter(|index| *index != victim && topology.servers.get(*index).is_some_and(Server::is_running))
+        .collect();
+    // Each survivor is watched from the start, and says when it first followed whom.
+    let following = survivors
+        .iter()
+        .map(|index| first_follows(topology, *index, from, limit));
+    let (first, followed) = tokio::join!(writers.first_elsewhere(victim, killed, limit), try_join_all(following));
+    let first: Acknowledged = first.context("no server accepts writes after the kill of the primary")?;
+    let followed = followed.context("replicas were not repointed")?;
+    let to = topology.server(first.server)?.address().clone();
+    let mut repointed = Duration::ZERO;
+    for (index, (source, at)) in survivors.iter().zip(followed) {
+        match source {
+            Some(source) if source == to.to_string() => repointed = repointed.max(at - killed),
+            None if *index == first.server => {}
+            source => bail!(
+                "{} replicates from {source:?} while {to} takes the writes",
+                topology.server(*index)?.address()
+            ),
+        }
+    }
+    Ok(Measured {
+        from: from.clone(),
+        to,
+        successor: first.server,
+        writable_after: first.at - killed,
+        repointed_after: repointed,
+        killed,
+    })
+}
+
+/// Waits until a survivor replicates from another server than the dead one with both threads, or is writable, and says from whom and when.
+async fn first_follows(
+    topology: &Topology,
+    index: usize,
+    dead: &Address,
+    limit: Duration,
+) -> Result<(Option<String>, Instant)> {
+    let server = topology.server(index)?;
+    let mut session = server.session().await?;
+    let what = format!("{} to follow or to be promoted", server.name());
+    until(limit, &what, async || {
+        let status = topology.flavour.replica_status(&mut session).await?;
+        if let Some(status) = status.filter(|status| {
+            status.source != dead.to_string() && status.io_thread == "Yes" && status.sql_thread == "Yes"
+        }) {
+            return Ok(Some((Some(status.source), Instant::now())));
+        }
+        let writable = session.value("SELECT @@GLOBAL.read_only").await? == "0";
+        Ok(writable.then(|| (None, Instant::now())))
+    })
+    .await
+}
+
+/// Stops the writers and counts the acknowledged rows that the new primary does not have, once all have caught up with it.
+pub(crate) async fn count_lost(topology: &Topology, writers: Writers, successor: usize) -> Result<(usize, usize)> {
+    let rows = writers.stop().await;
+    topology.caught_up(successor, Duration::from_mins(1)).await?;
+    Ok((missing(&rows, topology.server(successor)?).await?.len(), rows.len()))
+}

@@ -1,0 +1,17 @@
+//! What ham4db does with real servers when things break, one test for each scenario. They start servers and members, so they run one
+//! at a time: `cargo test --test scenarios -- --test-threads=1`.
+
+#[path = "../kit/mod.rs"]
+#[expect(
+    dead_code,
+    reason = "the kit is shared with the demo and the bench, which use other parts of it"
+)]
+mod kit;
+
+mod choice;
+mod kit_itself;
+mod leader;
+mod partition;
+mod policy;
+mod returned;
+mod stage;
