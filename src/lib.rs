@@ -9,3 +9,6 @@ pub mod client;
 pub mod config;
 pub mod domain;
 pub mod resource;
+
+#[cfg(test)]
+mod testkit;

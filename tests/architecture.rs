@@ -3,7 +3,6 @@
 #![expect(
     clippy::unwrap_used,
     clippy::panic,
-    clippy::indexing_slicing,
     reason = "a test that cannot read the sources fails"
 )]
 
@@ -19,6 +18,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("adapter", &["app", "domain", "resource"]),
     ("config", &["app", "domain"]),
     ("client", &["domain"]),
+    // Tests only: a simulator of servers and members.
+    ("testkit", &["app", "domain"]),
     ("cli", &["adapter", "app", "client", "config", "domain", "resource"]),
 ];
 

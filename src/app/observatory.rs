@@ -348,3 +348,7 @@ fn same_server(
         })
         .map(|other| other.instance.key.clone())
 }
+
+#[cfg(test)]
+#[path = "observatory_tests.rs"]
+mod tests;

@@ -264,22 +264,17 @@ impl Watcher {
             }
             return;
         }
-        match &observation.outcome {
-            Err(failure) => {
-                if noticed.began_to_fail {
-                    info!(instance = %key, "{key} fails: {failure}");
-                }
-                self.alert(key, failure, noticed.began_to_fail);
+        if let Err(failure) = &observation.outcome {
+            if noticed.began_to_fail {
+                info!(instance = %key, "{key} fails: {failure}");
             }
-            Ok(_) => {
-                if noticed.changed {
-                    self.calm(key);
-                }
-                // A server that has a replica from now on is pulsed from now on, not from its next poll on.
-                if let Some(source) = noticed.new_source.and_then(|source| self.observatory.get(&source)) {
-                    self.poke(&source.instance.key);
-                }
-            }
+            self.alert(key, failure, noticed.began_to_fail);
+        } else if noticed.changed {
+            self.calm(key);
+        }
+        // A server that has a replica from now on is pulsed from now on, not from its next poll on.
+        if let Some(source) = noticed.new_source.and_then(|source| self.observatory.get(&source)) {
+            self.poke(&source.instance.key);
         }
         for neighbour in noticed.neighbours {
             if self.may_crawl(key, &neighbour) {
@@ -389,3 +384,7 @@ fn wanted(state: &State) -> BTreeMap<InstanceKey, Origin> {
     wanted.retain(|key, _| !forgotten.contains(key));
     wanted
 }
+
+#[cfg(test)]
+#[path = "watch_tests.rs"]
+mod tests;

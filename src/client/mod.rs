@@ -2,7 +2,7 @@
 //! working when the name of the program is exchanged.
 //!
 //! Reads arguments and environment ([`arguments`]), looks a command up in the table ([`commands`]), finds the leader and asks it
-//! ([`endpoint`]), prints what scripts expect ([`print`]).
+//! ([`endpoint`]), prints what scripts expect ([`mod@print`]).
 
 pub mod arguments;
 pub mod commands;

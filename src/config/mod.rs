@@ -1,6 +1,6 @@
 //! The configuration: JSON files with orchestrator's keys in, [`Settings`] out.
 //!
-//! [`keys`] declares what is used, [`accepted`] what is known and has no effect yet, [`file`] reads, [`check`] turns values into types and
+//! [`keys`] declares what is used, [`accepted`] what is known and has no effect yet, [`mod@file`] reads, [`check`] turns values into types and
 //! reports everything that is wrong at once, [`reference`](fn@reference) prints `docs/config.md`.
 
 pub mod accepted;

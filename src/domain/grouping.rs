@@ -190,3 +190,7 @@ pub fn describe(state: &State, grouping: &Grouping, topology: &Topology, alias: 
         document,
     })
 }
+
+#[cfg(test)]
+#[path = "grouping_tests.rs"]
+mod tests;

@@ -142,3 +142,7 @@ impl Topology {
             .find(|instance| instance.facts.as_ref().is_some_and(|facts| facts.identity == *identity))
     }
 }
+
+#[cfg(test)]
+#[path = "topology_tests.rs"]
+mod tests;

@@ -9,7 +9,7 @@ use crate::domain::instance::Instance;
 use crate::domain::intent::Wish;
 use crate::domain::key::InstanceKey;
 use crate::domain::recovery::position::Holdings;
-use crate::domain::state::State;
+use crate::domain::state::{QuarantineState, State};
 use crate::domain::time::Wall;
 use crate::domain::topology::{ClusterId, Topology};
 
@@ -51,9 +51,17 @@ impl<'a> Scene<'a> {
             })
     }
 
-    /// The errant transactions of an instance, as the analysis and the planner see them. What the servers below each top hold is
-    /// compared once for a scene, and only when somebody asks.
+    /// The errant transactions of an instance: of a failed primary as it was judged on its return, of others as the analysis and the
+    /// planner see them. What the servers below each top hold is compared once for a scene, and only when somebody asks.
     pub(super) fn errant(&self, cluster: &ClusterId, key: &InstanceKey) -> Option<&GtidSet> {
+        let held = self
+            .state
+            .quarantines
+            .values()
+            .find(|held| held.cluster == *cluster && held.instance == *key);
+        if let Some(QuarantineState::Errant { set }) = held.map(|held| &held.standing) {
+            return Some(set);
+        }
         let compare = |view: &ClusterView| {
             view.topology
                 .tops()

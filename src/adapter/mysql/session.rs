@@ -197,12 +197,15 @@ impl StepSession for MySqlSession {
         let end = Instant::now() + deadline;
         let clients = self.clients(end).await?;
         let mut killed = Vec::with_capacity(clients.len());
+        let mut refused = None;
         for id in clients {
             let statement = self.dialect.kill(id);
             match self.send(&statement, end).await {
                 Ok(_) => killed.push(id),
                 // It ended by itself.
                 Err(StepError::Refused { number: 1094, .. }) => {}
+                // One that our account may not kill (1095) is no reason to spare the others.
+                Err(error @ StepError::Refused { .. }) => refused = refused.or(Some(error)),
                 Err(error) => return Err(error),
             }
         }
@@ -216,7 +219,10 @@ impl StepSession for MySqlSession {
             }
             sleep(LOOK_AGAIN).await;
         }
-        Ok(u32::try_from(killed.len()).unwrap_or(u32::MAX))
+        match refused {
+            Some(error) => Err(error),
+            None => Ok(u32::try_from(killed.len()).unwrap_or(u32::MAX)),
+        }
     }
 
     async fn stop_receiving(&mut self, deadline: Duration) -> Result<(), StepError> {

@@ -1,8 +1,8 @@
 //! The members of a group agree on the replicated state through a raft log.
 //!
 //! [`RaftMember`] is the port [`Consensus`](crate::app::ports::Consensus). `raft.db` ([`log_store`]) and `identity.json` ([`identity`]) lie
-//! in `RaftDataDir` whatever the backend is; the state lies in the backend ([`state_machine`]). [`bootstrap`] founds a group once,
-//! [`membership`] changes it afterwards. Nothing in here knows what a command means.
+//! in `RaftDataDir` whatever the backend is; the state lies in the backend ([`state_machine`]). `bootstrap` founds a group once,
+//! `membership` changes it afterwards. Nothing in here knows what a command means.
 
 mod bootstrap;
 mod consensus;

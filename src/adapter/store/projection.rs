@@ -9,17 +9,22 @@ use crate::domain::key::InstanceKey;
 use crate::domain::state::record::{Cluster, Detection, Recovery};
 use crate::domain::state::{Change, State};
 
-/// The tables that are projections.
-pub(super) const TABLES: &[&str] = &[
-    "database_instance_downtime",
-    "candidate_database_instance",
-    "cluster_alias",
-    "global_recovery_disable",
-    "blocked_topology_recovery",
-    "topology_failure_detection",
-    "topology_recovery",
-    "topology_recovery_steps",
+/// The tables that are projections, with which of their rows are ours: rows that orchestrator numbered have negative numbers here.
+pub(super) const TABLES: &[(&str, &str)] = &[
+    ("database_instance_downtime", "1"),
+    ("candidate_database_instance", "1"),
+    ("cluster_alias", "1"),
+    ("global_recovery_disable", "1"),
+    ("blocked_topology_recovery", "1"),
+    ("topology_failure_detection", "detection_id > 0"),
+    ("topology_recovery", "recovery_id > 0"),
+    ("topology_recovery_steps", "recovery_step_id > 0"),
 ];
+
+/// Numbers that orchestrator gave, made negative at the first opening of its database: its history stays, and ours starts at 1.
+pub(super) const KEEP_FORMER_NUMBERS: &str = "UPDATE topology_failure_detection SET detection_id = -detection_id WHERE detection_id > 0; \
+     UPDATE topology_recovery SET recovery_id = -recovery_id WHERE recovery_id > 0; \
+     UPDATE topology_recovery_steps SET recovery_step_id = -recovery_step_id WHERE recovery_step_id > 0";
 
 /// Wall times are bound as milliseconds and written as orchestrator writes them.
 const STAMP: &str = "strftime('%Y-%m-%d %H:%M:%S', ? / 1000, 'unixepoch')";

@@ -80,6 +80,13 @@ impl SqliteStore {
             .run(&pool)
             .await
             .map_err(|error| failed("bring tables up to date", &error))?;
+        let unused = sqlx::query("SELECT 1 FROM ham4db_meta LIMIT 1")
+            .fetch_optional(&pool)
+            .await;
+        if unused.map_err(|error| failed("read meta", &error))?.is_none() {
+            let kept = sqlx::raw_sql(projection::KEEP_FORMER_NUMBERS).execute(&pool).await;
+            kept.map_err(|error| failed("keep the former history", &error))?;
+        }
         Ok(Self { pool, name })
     }
 
@@ -151,8 +158,10 @@ impl SqliteStore {
         let mut transaction = self.pool.begin_with("BEGIN IMMEDIATE").await.map_err(&failed)?;
         let connection: &mut SqliteConnection = &mut transaction;
         if everything {
-            for table in ["ham4db_object", "ham4db_intent"].iter().chain(projection::TABLES) {
-                sqlx::query(sqlx::AssertSqlSafe(format!("DELETE FROM {table}")))
+            let own = [("ham4db_object", "1"), ("ham4db_intent", "1")];
+            for (table, ours) in own.iter().chain(projection::TABLES) {
+                let statement = sqlx::AssertSqlSafe(format!("DELETE FROM {table} WHERE {ours}"));
+                sqlx::query(statement)
                     .execute(&mut *connection)
                     .await
                     .map_err(&failed)?;
@@ -337,3 +346,7 @@ async fn put<T: Serialize>(
     };
     query.execute(connection).await.map(drop)
 }
+
+#[cfg(test)]
+#[path = "sqlite_tests.rs"]
+mod tests;

@@ -115,10 +115,10 @@ fn describe(instance: &Instance, picture: &ClusterPicture, state: &State, now: W
             .and_then(|_| instance.channel())
             .and_then(|channel| channel.lag_seconds),
         read_only: facts.map(|facts| facts.read_only),
-        errant: if role == Role::Replica {
-            errant(instance, picture)
-        } else {
-            None
+        errant: match (role, quarantine.map(|quarantine| &quarantine.standing)) {
+            (_, Some(QuarantineState::Errant { set })) => Some(set.clone()),
+            (Role::Replica, _) => errant(instance, picture),
+            _ => None,
         },
         promotion_rule: promotion_rule(&instance.key, topology, state, now),
         downtime: downtime_end(&instance.key, topology, state, now),

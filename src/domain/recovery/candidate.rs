@@ -1,6 +1,6 @@
 //! Who may be promoted, and who is.
 //!
-//! In order: who is eligible; of these, who holds a maximal position ([`super::position`]); of these, who ranks first ([`Rank`]).
+//! In order: who is eligible; of these, who holds a maximal position ([`super::position`]); of these, who ranks first (`Rank`).
 //! Everybody else is refused with a reason. What the chosen one is known to lack falls under the loss policy.
 //!
 //! Two reasons give way when there is nobody better: a delayed replica is taken when it alone holds something (§4.4 of the design),

@@ -56,7 +56,7 @@ pub enum Undo {
 pub enum Next {
     /// Runs this step, re-observes, and asks again.
     Run(Step),
-    /// Commits the Open entry with this plan, successor and position, then asks again with [`Phase::Opened`].
+    /// Commits the Open entry with this plan, successor and position, then asks again with [`Phase::Opened`](crate::domain::state::Phase::Opened).
     CommitOpen {
         /// As chosen again after the freeze.
         plan: Box<Plan>,

@@ -168,6 +168,13 @@ fn run(state: &mut State, command: &Command, changes: &mut BTreeSet<Change>) -> 
                 .ok_or_else(|| RefusedCommand::Unknown(quarantine.clone()))?;
             record.instance = instance.clone();
             record.standing = standing.clone();
+            // What the returned primary alone holds is what was lost, now exactly known.
+            if let QuarantineState::Errant { set } = standing
+                && let Some(recovery) = state.recoveries.get_mut(&record.recovery)
+            {
+                recovery.lost = Some(set.clone());
+                changes.insert(Change::Recovery(recovery.uid.clone()));
+            }
             changes.insert(Change::Quarantine(quarantine.clone()));
         }
         Command::Release { quarantine, reason: _ } => {

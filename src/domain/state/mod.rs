@@ -4,9 +4,13 @@
 //! the backend's tables in the same transaction as the log position.
 
 pub mod apply;
+#[cfg(test)]
+mod apply_tests;
 pub mod command;
 pub mod policy;
 pub mod record;
+#[cfg(test)]
+pub(crate) mod sample;
 
 pub use apply::{Change, apply};
 pub use command::{Applied, Claim, Command, Ending, Proposal, RefusedCommand};

@@ -1,0 +1,286 @@
+use super::*;
+
+#[test]
+fn a_claim_excludes_others_on_its_instances_and_in_its_cluster() {
+    let mut state = two_clusters();
+    claimed(&mut state, claim("one", plan(1, 1, 2, &[1, 2])));
+    let why = refused(run(
+        &mut state,
+        2000,
+        Command::Claim {
+            claim: Box::new(claim("two", plan(1, 1, 3, &[3]))),
+        },
+    ));
+    assert_eq!(
+        why,
+        RefusedCommand::Locked {
+            instance: key(1),
+            uid: "one".to_owned()
+        }
+    );
+    let why = refused(run(
+        &mut state,
+        2000,
+        Command::Claim {
+            claim: Box::new(claim("three", plan(2, 4, 5, &[2, 4, 5]))),
+        },
+    ));
+    assert_eq!(
+        why,
+        RefusedCommand::Locked {
+            instance: key(2),
+            uid: "one".to_owned()
+        }
+    );
+    // Another cluster is another matter.
+    claimed(&mut state, claim("four", plan(2, 4, 5, &[4, 5])));
+    assert_eq!(state.recoveries.len(), 2);
+}
+
+#[test]
+fn an_ended_recovery_locks_nothing() {
+    let mut state = two_clusters();
+    let token = claimed(&mut state, claim("one", plan(1, 1, 2, &[1, 2])));
+    assert_eq!(run(&mut state, 2000, end(&token, None)), Applied::Done);
+    claimed(&mut state, claim("two", plan(1, 1, 2, &[1, 2])));
+}
+
+#[test]
+fn one_uid_is_claimed_once() {
+    let mut state = two_clusters();
+    let token = claimed(&mut state, claim("one", plan(1, 1, 2, &[1, 2])));
+    run(&mut state, 2000, end(&token, None));
+    let why = refused(run(
+        &mut state,
+        3000,
+        Command::Claim {
+            claim: Box::new(claim("one", plan(1, 1, 2, &[1, 2]))),
+        },
+    ));
+    assert_eq!(why, RefusedCommand::StaleClaim("one".to_owned()));
+}
+
+#[test]
+fn only_the_recorded_primary_is_replaced() {
+    let mut state = two_clusters();
+    let why = refused(run(
+        &mut state,
+        2000,
+        Command::Claim {
+            claim: Box::new(claim("one", plan(1, 3, 2, &[2, 3]))),
+        },
+    ));
+    assert_eq!(why, RefusedCommand::NotPrimary(key(3)));
+    let why = refused(run(
+        &mut state,
+        2000,
+        Command::Claim {
+            claim: Box::new(claim("two", plan(7, 3, 2, &[2, 3]))),
+        },
+    ));
+    assert!(matches!(why, RefusedCommand::Unknown(_)), "{why}");
+    assert!(state.recoveries.is_empty());
+}
+
+#[test]
+fn every_claim_and_every_resume_raises_the_epoch_above_what_was_found() {
+    let mut state = two_clusters();
+    let token = claimed(
+        &mut state,
+        Claim {
+            above: 41,
+            ..claim("one", plan(1, 1, 2, &[1, 2]))
+        },
+    );
+    assert_eq!(token.epoch, 42);
+    let resume = |above| Command::Resume {
+        uid: "one".to_owned(),
+        holder: 2,
+        holder_name: "b".to_owned(),
+        above,
+    };
+    let Applied::Claimed { token: second } = run(&mut state, 2000, resume(0)) else {
+        panic!("not resumed")
+    };
+    assert_eq!((second.epoch, second.holder), (43, 2));
+    let Applied::Claimed { token: third } = run(&mut state, 2000, resume(99)) else {
+        panic!("not resumed")
+    };
+    assert_eq!(third.epoch, 100);
+    assert_eq!(
+        (state.clusters[&cluster_id(1)].epoch, state.recoveries["one"].epoch),
+        (100, 100)
+    );
+    // The next claim of the cluster stays above.
+    run(&mut state, 3000, end(&third, None));
+    assert_eq!(claimed(&mut state, claim("two", plan(1, 1, 2, &[1, 2]))).epoch, 101);
+}
+
+#[test]
+fn a_resumed_recoverys_old_token_is_dead_for_every_entry() {
+    let mut state = two_clusters();
+    let old = claimed(&mut state, claim("one", plan(1, 1, 2, &[1, 2, 3])));
+    run(
+        &mut state,
+        2000,
+        Command::Resume {
+            uid: "one".to_owned(),
+            holder: 2,
+            holder_name: "b".to_owned(),
+            above: 0,
+        },
+    );
+    let before = state.clone();
+    let other_holder = ClaimToken {
+        epoch: 2,
+        ..old.clone()
+    };
+    for token in [&old, &other_holder] {
+        for command in [
+            open(token, 2),
+            end(token, Some(2)),
+            Command::Record {
+                token: token.clone(),
+                lines: ending(None).lines,
+            },
+        ] {
+            let name = command.name();
+            let why = refused(run(&mut state, 2000, command));
+            assert_eq!(why, RefusedCommand::StaleClaim("one".to_owned()), "{name}");
+        }
+    }
+    assert_eq!(state, before);
+}
+
+#[test]
+fn what_is_over_is_neither_resumed_nor_ended_again() {
+    let mut state = two_clusters();
+    let token = claimed(&mut state, claim("one", plan(1, 1, 2, &[1, 2])));
+    run(&mut state, 2000, end(&token, Some(2)));
+    let resume = Command::Resume {
+        uid: "one".to_owned(),
+        holder: 2,
+        holder_name: "b".to_owned(),
+        above: 0,
+    };
+    for command in [resume, end(&token, None), open(&token, 3)] {
+        assert_eq!(
+            refused(run(&mut state, 3000, command)),
+            RefusedCommand::StaleClaim("one".to_owned())
+        );
+    }
+    assert_eq!(state.recoveries["one"].successor(), Some(&key(2)));
+}
+
+#[test]
+fn the_old_primary_is_in_quarantine_before_the_new_one_is_opened() {
+    let mut state = two_clusters();
+    let token = claimed(&mut state, claim("one", plan(1, 1, 2, &[1, 2, 3])));
+    assert!(state.quarantines.is_empty());
+    assert_eq!(run(&mut state, 2000, open(&token, 3)), Applied::Done);
+    let quarantine = &state.quarantines[&quarantine_key(&cluster_id(1), &identity(1))];
+    assert_eq!(
+        (&quarantine.instance, quarantine.epoch, quarantine.recovery.as_str()),
+        (&key(1), token.epoch, "one")
+    );
+    assert_eq!(quarantine.standing, QuarantineState::Absent);
+    assert_eq!(state.recoveries["one"].successor(), Some(&key(3)));
+    assert_eq!(state.recoveries["one"].plan.successor, key(3));
+    // Not the primary yet: it may still fail.
+    assert_eq!(
+        state.clusters[&cluster_id(1)].primary.as_ref().unwrap().instance,
+        key(1)
+    );
+}
+
+#[test]
+fn the_end_makes_the_successor_the_recorded_primary() {
+    let mut state = two_clusters();
+    let token = claimed(&mut state, claim("one", plan(1, 1, 2, &[1, 2, 3])));
+    run(&mut state, 2000, open(&token, 2));
+    run(&mut state, 3000, end(&token, Some(2)));
+    let cluster = &state.clusters[&cluster_id(1)];
+    let primary = cluster.primary.as_ref().unwrap();
+    assert_eq!(
+        (&primary.instance, &primary.identity, primary.epoch, primary.since),
+        (&key(2), &identity(2), token.epoch, Wall(3000))
+    );
+    assert_eq!(cluster.name, key(2).to_string());
+    let recovery = &state.recoveries["one"];
+    assert!(recovery.is_successful() && !recovery.is_active());
+    assert_eq!(recovery.ended(), Some(Wall(3000)));
+    assert_eq!(
+        recovery
+            .steps
+            .iter()
+            .map(|step| step.message.as_str())
+            .collect::<Vec<_>>(),
+        ["over"]
+    );
+    assert!(recovery.steps[0].id > recovery.id);
+}
+
+#[test]
+fn an_end_without_a_successor_changes_no_primary_and_quarantines_nobody() {
+    let mut state = two_clusters();
+    let token = claimed(&mut state, claim("one", plan(1, 1, 2, &[1, 2, 3])));
+    run(&mut state, 2000, end(&token, None));
+    assert_eq!(
+        state.clusters[&cluster_id(1)].primary.as_ref().unwrap().instance,
+        key(1)
+    );
+    assert!(state.quarantines.is_empty());
+}
+
+#[test]
+fn a_quarantined_server_that_is_promoted_leaves_quarantine() {
+    let mut state = two_clusters();
+    let token = claimed(&mut state, claim("one", plan(1, 1, 2, &[1, 2, 3])));
+    run(&mut state, 2000, open(&token, 2));
+    run(&mut state, 3000, end(&token, Some(2)));
+    let back = claimed(&mut state, claim("two", plan(1, 2, 1, &[1, 2, 3])));
+    let mut again = plan(1, 2, 1, &[1, 2, 3]);
+    again.victim_identity = Some(identity(2));
+    run(
+        &mut state,
+        4000,
+        Command::Open {
+            token: back,
+            successor: key(1),
+            position: mysql_set("1:1-9"),
+            plan: Box::new(again),
+        },
+    );
+    let held: Vec<_> = state
+        .quarantines
+        .values()
+        .map(|quarantine| quarantine.instance.clone())
+        .collect();
+    assert_eq!(held, [key(2)]);
+}
+
+#[test]
+fn while_a_recovery_runs_a_description_does_not_say_who_the_primary_is() {
+    let mut state = two_clusters();
+    let token = claimed(&mut state, claim("one", plan(1, 1, 2, &[1, 2, 3])));
+    let describe = || Command::DescribeCluster {
+        id: cluster_id(1),
+        instances: (1..=3).map(key).collect(),
+        primary: Some((key(3), identity(3))),
+        alias: "shop".to_owned(),
+        absorbs: Vec::new(),
+        document: None,
+    };
+    run(&mut state, 2000, describe());
+    assert_eq!(
+        state.clusters[&cluster_id(1)].primary.as_ref().unwrap().instance,
+        key(1)
+    );
+    run(&mut state, 3000, end(&token, None));
+    run(&mut state, 4000, describe());
+    assert_eq!(
+        state.clusters[&cluster_id(1)].primary.as_ref().unwrap().instance,
+        key(3)
+    );
+    assert_eq!(state.clusters[&cluster_id(1)].alias, "shop");
+}

@@ -1,0 +1,453 @@
+//! States and commands for tests: small records by number, and long sequences of commands that make some sense together.
+
+use std::collections::BTreeSet;
+
+use super::command::COMMAND_VERSION;
+use super::record::{Acknowledgement, Blocked, ClaimToken, MemberRecord, StepRecord};
+use super::{
+    Applied, Change, Claim, Command, Document, Ending, Group, Phase, Proposal, QuarantineState, Seed, State, apply,
+};
+use crate::domain::finding::{Code, Evidence, Finding, Opinion, Verdict};
+use crate::domain::fixture::{mysql_set, uuid};
+use crate::domain::instance::{Identity, Observation, ProbeFailure};
+use crate::domain::intent::{Intent, Origin, PromotionRule, Wish};
+use crate::domain::key::InstanceKey;
+use crate::domain::policy::{HeldBack, LossPolicy, Mode, OldPrimary};
+use crate::domain::recovery::plan::{Plan, PlanReport, RecoveryKind, Refusal, RefusalReason, Step};
+use crate::domain::time::Wall;
+use crate::domain::topology::ClusterId;
+
+pub(crate) use crate::domain::fixture::key;
+
+pub(crate) fn cluster_id(n: u32) -> ClusterId {
+    ClusterId(format!("c{n}"))
+}
+
+pub(crate) fn identity(n: u32) -> Identity {
+    Identity::ServerUuid(uuid(n))
+}
+
+pub(crate) fn finding(cluster: u32, instance: u32) -> Finding {
+    Finding {
+        code: Code::DeadMaster,
+        instance: key(instance),
+        cluster: cluster_id(cluster),
+        description: format!("db{instance} is dead"),
+        evidence: Evidence {
+            failure: Some(ProbeFailure::Lost("it's \"gone\"".to_owned())),
+            replicas: vec![key(2), key(3)],
+            ..Evidence::default()
+        },
+        structure: Vec::new(),
+        downtimed: false,
+        replicas_downtimed: false,
+    }
+}
+
+/// A plan for a dead primary.
+pub(crate) fn plan(cluster: u32, victim: u32, successor: u32, instances: &[u32]) -> Plan {
+    Plan {
+        kind: RecoveryKind::DeadPrimary,
+        code: Code::DeadMaster,
+        cluster: cluster_id(cluster),
+        victim: key(victim),
+        victim_identity: Some(identity(victim)),
+        successor: key(successor),
+        successor_identity: identity(successor),
+        position: mysql_set("1:1-9"),
+        instances: instances.iter().copied().map(key).collect(),
+        lost_replicas: Vec::new(),
+        lost: None,
+        steps: vec![
+            Step::Freeze {
+                replicas: BTreeSet::from([key(successor)]),
+            },
+            Step::Open {
+                successor: key(successor),
+            },
+        ],
+    }
+}
+
+pub(crate) fn claim(uid: &str, plan: Plan) -> Claim {
+    let observation = Observation {
+        key: plan.victim.clone(),
+        begun: Wall(1),
+        ended: Wall(2),
+        micros: 3,
+        outcome: Err(ProbeFailure::Refused),
+    };
+    let opinion = Opinion {
+        member: 1,
+        name: "a".to_owned(),
+        at: Wall(2),
+        millis: 1,
+        verdict: Verdict::Dead,
+        observations: vec![observation],
+    };
+    Claim {
+        uid: uid.to_owned(),
+        holder: 1,
+        holder_name: "a".to_owned(),
+        finding: Finding {
+            instance: plan.victim.clone(),
+            cluster: plan.cluster.clone(),
+            ..finding(1, 1)
+        },
+        opinions: vec![opinion],
+        report: PlanReport {
+            successor: Some(plan.successor.clone()),
+            ..PlanReport::default()
+        },
+        plan,
+        above: 0,
+    }
+}
+
+pub(crate) fn downtime(n: u32, origin: Origin, until: Option<i64>) -> Intent {
+    let wish = Wish::Downtime {
+        owner: origin.to_string(),
+        reason: "disk".to_owned(),
+        since: Wall(500),
+        until: until.map(Wall),
+    };
+    Intent {
+        instance: key(n),
+        origin,
+        wish,
+    }
+}
+
+pub(crate) fn candidate(n: u32, origin: Origin, rule: PromotionRule) -> Intent {
+    Intent {
+        instance: key(n),
+        origin,
+        wish: Wish::Candidate { rule, until: None },
+    }
+}
+
+pub(crate) fn document(name: &str) -> Document {
+    Document {
+        origin: Origin::Document {
+            namespace: "db".to_owned(),
+            name: name.to_owned(),
+        },
+        uid: format!("uid-{name}"),
+        created: Wall(10),
+        generation: 3,
+        seeds: BTreeSet::from([key(1)]),
+        credentials_secret: "secret".to_owned(),
+        paused: false,
+        mode: Mode::Auto,
+        block_millis: 60_000,
+        loss: LossPolicy::Allow,
+        loss_timeout_millis: 0,
+        old_primary: OldPrimary::Rejoin,
+    }
+}
+
+/// A state, and what grew it.
+#[derive(Default)]
+pub(crate) struct Sample {
+    pub(crate) state: State,
+    /// Every right to act that was ever granted, stale ones too.
+    tokens: Vec<ClaimToken>,
+    /// Two clusters were made one.
+    pub(crate) merged: bool,
+    claims: u32,
+}
+
+/// Numbers out of one number.
+struct Dice(u64);
+
+impl Dice {
+    /// A number from 0 up to, not including, `sides`.
+    fn roll(&mut self, sides: u32) -> u32 {
+        // The step of splitmix64: well mixed, and the same everywhere.
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        u32::try_from((mixed ^ (mixed >> 31)) % u64::from(sides)).unwrap()
+    }
+
+    fn server(&mut self) -> u32 {
+        1 + self.roll(9)
+    }
+
+    fn servers(&mut self) -> BTreeSet<InstanceKey> {
+        (0..=self.roll(4)).map(|_| key(self.server())).collect()
+    }
+
+    fn origin(&mut self) -> Origin {
+        match self.roll(4) {
+            0 => Origin::Recovery,
+            1 | 2 => Origin::Api,
+            _ => document("shop").origin,
+        }
+    }
+}
+
+impl Sample {
+    /// Applies the command that this number stands for.
+    pub(crate) fn step(&mut self, seed: u64) -> (Command, Applied, BTreeSet<Change>) {
+        let mut dice = Dice(seed);
+        let at = Wall(1000 + i64::from(dice.roll(5000)));
+        let command = self.command(&mut dice);
+        if matches!(&command, Command::DescribeCluster { absorbs, .. } if !absorbs.is_empty()) {
+            self.merged = true;
+        }
+        let (applied, changes) = apply(
+            &mut self.state,
+            &Proposal {
+                version: COMMAND_VERSION,
+                at,
+                command: command.clone(),
+            },
+        );
+        if let Applied::Claimed { token } = &applied {
+            self.tokens.push(token.clone());
+        }
+        (command, applied, changes)
+    }
+
+    /// A right to act: mostly the latest one, sometimes a stale one.
+    fn token(&self, dice: &mut Dice) -> Option<ClaimToken> {
+        let count = u32::try_from(self.tokens.len()).unwrap();
+        let back = if count > 1 && dice.roll(4) == 0 {
+            dice.roll(count)
+        } else {
+            0
+        };
+        self.tokens.iter().rev().nth(usize::try_from(back).unwrap()).cloned()
+    }
+
+    fn command(&mut self, dice: &mut Dice) -> Command {
+        match dice.roll(28) {
+            0 => Command::Found {
+                group: Group {
+                    uuid: format!("g{}", dice.roll(2)),
+                    history: "h".to_owned(),
+                },
+            },
+            1 => Command::AllocateMember {
+                name: "m".to_owned(),
+                above: u64::from(dice.roll(9)),
+            },
+            2 => Command::Hello {
+                member: MemberRecord {
+                    id: u64::from(dice.roll(4)),
+                    name: "m".to_owned(),
+                    understands: 1,
+                },
+            },
+            3 => Command::Discover {
+                seed: Seed {
+                    instance: key(dice.server()),
+                    origin: dice.origin(),
+                },
+            },
+            4 => Command::Forget {
+                instance: key(dice.server()),
+                until: Wall(1000 + i64::from(dice.roll(9000))),
+            },
+            5..=9 => self.describe(dice),
+            10..=14 => self.ask(dice),
+            15 => Command::SetGlobalRecoveries {
+                enabled: dice.roll(2) == 0,
+            },
+            16 => Command::Detect {
+                finding: Box::new(finding(1 + dice.roll(3), dice.server())),
+                member_name: "m".to_owned(),
+                held_back: (dice.roll(2) == 0).then_some(HeldBack::NoFilterMatches),
+            },
+            17 => Command::Block {
+                blocked: Blocked {
+                    instance: key(dice.server()),
+                    cluster_name: "x".to_owned(),
+                    analysis: "DeadMaster".to_owned(),
+                    at: Wall(1),
+                    blocking_recovery: 1,
+                },
+            },
+            18 => Command::Acknowledge {
+                uids: self.state.recoveries.keys().take(2).cloned().collect(),
+                acknowledgement: Acknowledgement {
+                    at: Wall(2),
+                    by: "ann".to_owned(),
+                    comment: "it's fine".to_owned(),
+                },
+            },
+            19 => match self.state.quarantines.iter().next() {
+                Some((name, held)) => Command::Judge {
+                    quarantine: name.clone(),
+                    instance: held.instance.clone(),
+                    standing: QuarantineState::Errant { set: mysql_set("1:10") },
+                },
+                None => Command::Release {
+                    quarantine: "none".to_owned(),
+                    reason: String::new(),
+                },
+            },
+            20 => Command::Release {
+                quarantine: self.state.quarantines.keys().next().cloned().unwrap_or_default(),
+                reason: "by hand".to_owned(),
+            },
+            21..=23 => self.claim(dice),
+            _ => self.act(dice),
+        }
+    }
+
+    /// Something that people and documents ask for.
+    fn ask(&self, dice: &mut Dice) -> Command {
+        match dice.roll(5) {
+            0 => Command::SetIntent {
+                intent: downtime(dice.server(), dice.origin(), Some(1000 + i64::from(dice.roll(9000)))),
+            },
+            1 => {
+                let rule = [PromotionRule::Prefer, PromotionRule::MustNot, PromotionRule::Neutral];
+                Command::SetIntent {
+                    intent: candidate(
+                        dice.server(),
+                        dice.origin(),
+                        rule[usize::try_from(dice.roll(3)).unwrap()],
+                    ),
+                }
+            }
+            2 => {
+                let id = self.state.intents.keys().next().cloned();
+                Command::EndIntent {
+                    id: id.unwrap_or_else(|| downtime(1, Origin::Api, None).id()),
+                }
+            }
+            3 => {
+                let document = document(["shop", "other"][usize::try_from(dice.roll(2)).unwrap()]);
+                Command::PutDocument {
+                    document: Box::new(Document {
+                        paused: dice.roll(2) == 0,
+                        ..document
+                    }),
+                }
+            }
+            _ => Command::WithdrawDocument {
+                origin: document("shop").origin,
+            },
+        }
+    }
+
+    fn describe(&self, dice: &mut Dice) -> Command {
+        let id = cluster_id(1 + dice.roll(3));
+        let instances = dice.servers();
+        let first = instances.first().cloned();
+        let absorbs = match dice.roll(6) {
+            0 => self
+                .state
+                .clusters
+                .keys()
+                .filter(|other| **other != id)
+                .take(1)
+                .cloned()
+                .collect(),
+            _ => Vec::new(),
+        };
+        let primary = first
+            .filter(|_| dice.roll(3) > 0)
+            .map(|key| (key, identity(dice.server())));
+        Command::DescribeCluster {
+            id,
+            instances,
+            primary,
+            alias: ["", "shop"][usize::try_from(dice.roll(2)).unwrap()].to_owned(),
+            absorbs,
+            document: (dice.roll(3) == 0).then(|| document("shop").origin),
+        }
+    }
+
+    fn claim(&mut self, dice: &mut Dice) -> Command {
+        self.claims += 1;
+        let uid = if dice.roll(8) == 0 {
+            "again".to_owned()
+        } else {
+            format!("r{}", self.claims)
+        };
+        let cluster = 1 + dice.roll(3);
+        let recorded = self
+            .state
+            .clusters
+            .get(&cluster_id(cluster))
+            .and_then(|cluster| cluster.primary.as_ref());
+        let mut plan = plan(cluster, dice.server(), dice.server(), &[]);
+        if let Some(primary) = recorded.filter(|_| dice.roll(5) > 0) {
+            plan.victim = primary.instance.clone();
+            plan.victim_identity = Some(primary.identity.clone());
+        }
+        plan.instances = dice.servers();
+        plan.instances.extend([plan.victim.clone(), plan.successor.clone()]);
+        Command::Claim {
+            claim: Box::new(Claim {
+                above: u64::from(dice.roll(4)),
+                ..claim(&uid, plan)
+            }),
+        }
+    }
+
+    /// Something about a recovery that was claimed.
+    fn act(&self, dice: &mut Dice) -> Command {
+        let Some(token) = self.token(dice) else {
+            return Command::SetGlobalRecoveries { enabled: true };
+        };
+        let line = StepRecord {
+            id: 0,
+            at: Wall(9),
+            message: "froze db2".to_owned(),
+        };
+        let planned = self
+            .state
+            .recoveries
+            .get(&token.uid)
+            .map(|recovery| recovery.plan.clone());
+        let planned = planned.unwrap_or_else(|| plan(1, 1, 2, &[1, 2]));
+        match dice.roll(5) {
+            0 => Command::Resume {
+                uid: token.uid,
+                holder: 1 + u64::from(dice.roll(3)),
+                holder_name: "b".to_owned(),
+                above: u64::from(dice.roll(9)),
+            },
+            1 => Command::Open {
+                token,
+                successor: planned.successor.clone(),
+                position: planned.position.clone(),
+                plan: Box::new(planned),
+            },
+            2 => Command::Record {
+                token,
+                lines: vec![line],
+            },
+            _ => {
+                let recovery = self.state.recoveries.get(&token.uid);
+                let opened = recovery.is_some_and(|recovery| matches!(recovery.phase, Phase::Opened { .. }));
+                let ending = Ending {
+                    successful: opened,
+                    successor: opened.then(|| (planned.successor.clone(), planned.successor_identity.clone())),
+                    quarantine: planned
+                        .victim_identity
+                        .clone()
+                        .filter(|_| opened)
+                        .map(|who| (planned.victim.clone(), who)),
+                    lost_replicas: vec![Refusal {
+                        instance: key(7),
+                        reason: RefusalReason::Unreachable("it's away".to_owned()),
+                    }],
+                    lost: Some(mysql_set("1:10-11")),
+                    errors: vec!["db7 was left behind".to_owned()],
+                    lines: vec![line],
+                };
+                Command::End {
+                    token,
+                    ending: Box::new(ending),
+                }
+            }
+        }
+    }
+}

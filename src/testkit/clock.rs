@@ -1,0 +1,29 @@
+//! The port `Clock` on tokio's time, so that a paused test decides how time goes.
+
+use tokio::time::Instant;
+
+use crate::app::ports::Clock;
+use crate::domain::fixture::NOW;
+use crate::domain::time::{Mono, Wall};
+
+/// Starts at [`NOW`] when it is made.
+pub(crate) struct PausedClock {
+    begun: Instant,
+}
+
+impl PausedClock {
+    pub(crate) fn new() -> Self {
+        Self { begun: Instant::now() }
+    }
+}
+
+impl Clock for PausedClock {
+    fn wall(&self) -> Wall {
+        NOW.plus_millis(i64::try_from(self.begun.elapsed().as_millis()).unwrap())
+    }
+
+    fn mono(&self) -> Mono {
+        // Never zero: the first moment is a moment too.
+        Mono(u64::try_from(self.begun.elapsed().as_micros()).unwrap() + 1)
+    }
+}

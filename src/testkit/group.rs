@@ -1,0 +1,348 @@
+//! The port `Consensus` over one state that all members share: what a quorum would agree on, with members that can be cut off.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::sync::watch;
+use tokio::time::sleep;
+
+use crate::app::claim::check_claim;
+use crate::app::ports::{
+    Clock, Consensus, Health, Leadership, OpinionSource, Peer, ProposeError, Question, Unconfirmed,
+};
+use crate::domain::finding::{Opinion, Verdict};
+use crate::domain::state::command::COMMAND_VERSION;
+use crate::domain::state::{Applied, ClaimToken, Command, Epoch, MemberId, Proposal, State, apply};
+
+use super::clock::PausedClock;
+
+/// How long a commit takes.
+const COMMIT: Duration = Duration::from_millis(1);
+
+/// What goes wrong, once, when a command of this name is proposed.
+pub(crate) struct CommitFault {
+    /// [`Command::name`].
+    pub(crate) command: &'static str,
+    pub(crate) kind: CommitFaultKind,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum CommitFaultKind {
+    /// It is not committed; the member is cut off from the others and another one leads.
+    DeposedBefore,
+    /// It is committed; the member is cut off before it hears of it, and another one leads.
+    DeposedAfter,
+    /// It is not committed, and the member does not know. It still leads.
+    LostSilently,
+    /// It is committed, and the member does not know. It still leads.
+    DoneSilently,
+}
+
+impl CommitFault {
+    pub(crate) fn new(command: &'static str, kind: CommitFaultKind) -> Self {
+        Self { command, kind }
+    }
+}
+
+/// Something that happens in the world.
+type Change = Box<dyn FnOnce() + Send>;
+
+struct Shared {
+    cut_off: BTreeSet<MemberId>,
+    faults: Vec<CommitFault>,
+    /// What happens in the world the moment that a command of this name is committed.
+    afterwards: Vec<(&'static str, Change)>,
+    /// Names of the commands that were committed, in order.
+    committed: Vec<String>,
+    /// The proof fails for everybody from the so many-th one on.
+    proofs_left: Option<u32>,
+    eyes: BTreeMap<MemberId, Arc<dyn OpinionSource>>,
+    /// What these members say, instead of looking.
+    said: BTreeMap<MemberId, Verdict>,
+}
+
+/// A group of members with the ids 1 to N; 1 leads at first.
+#[derive(Clone)]
+pub(crate) struct Group {
+    size: u64,
+    shared: Arc<Mutex<Shared>>,
+    state: Arc<watch::Sender<Arc<State>>>,
+    leader: Arc<watch::Sender<MemberId>>,
+    clock: Arc<PausedClock>,
+}
+
+impl Group {
+    pub(crate) fn new(size: u64, state: State) -> Self {
+        let shared = Shared {
+            cut_off: BTreeSet::new(),
+            faults: Vec::new(),
+            afterwards: Vec::new(),
+            committed: Vec::new(),
+            proofs_left: None,
+            eyes: BTreeMap::new(),
+            said: BTreeMap::new(),
+        };
+        Self {
+            size,
+            shared: Arc::new(Mutex::new(shared)),
+            state: Arc::new(watch::Sender::new(Arc::new(state))),
+            leader: Arc::new(watch::Sender::new(1)),
+            clock: Arc::new(PausedClock::new()),
+        }
+    }
+
+    fn shared(&self) -> MutexGuard<'_, Shared> {
+        self.shared.lock().unwrap()
+    }
+
+    pub(crate) fn state(&self) -> Arc<State> {
+        self.state.borrow().clone()
+    }
+
+    pub(crate) fn committed(&self) -> Vec<String> {
+        self.shared().committed.clone()
+    }
+
+    pub(crate) fn plan(&self, fault: CommitFault) {
+        self.shared().faults.push(fault);
+    }
+
+    /// Something happens, once, the moment that a command of this name is committed.
+    pub(crate) fn then(&self, command: &'static str, change: impl FnOnce() + Send + 'static) {
+        self.shared().afterwards.push((command, Box::new(change)));
+    }
+
+    /// From the so many-th proof on nobody can prove anything.
+    pub(crate) fn fail_proofs_after(&self, proofs: u32) {
+        self.shared().proofs_left = Some(proofs);
+    }
+
+    /// A member says this of every suspect.
+    pub(crate) fn says(&self, member: MemberId, verdict: Verdict) {
+        self.shared().said.insert(member, verdict);
+    }
+
+    /// The member is cut off from the others, who elect another one.
+    pub(crate) fn depose(&self, member: MemberId) {
+        self.shared().cut_off.insert(member);
+        let next = (1..=self.size).find(|id| !self.shared().cut_off.contains(id));
+        if *self.leader.borrow() == member {
+            self.leader.send_replace(next.unwrap_or(0));
+        }
+    }
+
+    /// The member reaches the others again.
+    pub(crate) fn heal(&self, member: MemberId) {
+        self.shared().cut_off.remove(&member);
+        if *self.leader.borrow() == 0 {
+            self.leader.send_replace(member);
+        }
+    }
+
+    /// Makes a member lead that is connected.
+    pub(crate) fn elect(&self, member: MemberId) {
+        self.leader.send_replace(member);
+    }
+
+    /// Applies a command, as if a member had proposed it.
+    pub(crate) fn commit(&self, command: Command) -> Applied {
+        let afterwards = {
+            let mut shared = self.shared();
+            shared.committed.push(command.name().to_owned());
+            let at = shared.afterwards.iter().position(|(name, _)| *name == command.name());
+            at.map(|at| shared.afterwards.remove(at).1)
+        };
+        let mut state = self.state.borrow().as_ref().clone();
+        let (applied, _) = apply(
+            &mut state,
+            &Proposal {
+                version: COMMAND_VERSION,
+                at: self.clock.wall(),
+                command,
+            },
+        );
+        self.state.send_replace(Arc::new(state));
+        if let Some(change) = afterwards {
+            change();
+        }
+        applied
+    }
+
+    /// The port of one member.
+    pub(crate) fn member(&self, id: MemberId) -> Arc<SimConsensus> {
+        let leadership = watch::Sender::new(self.leadership_of(id));
+        Arc::new(SimConsensus {
+            group: self.clone(),
+            id,
+            leadership,
+        })
+    }
+
+    /// Who answers when this member is asked for its opinion.
+    pub(crate) fn set_eyes(&self, member: MemberId, eyes: Arc<dyn OpinionSource>) {
+        self.shared().eyes.insert(member, eyes);
+    }
+
+    fn leadership_of(&self, id: MemberId) -> Leadership {
+        let leader = *self.leader.borrow();
+        Leadership {
+            term: 1,
+            is_leader: leader == id,
+            leader: (leader != 0).then(|| peer(leader)),
+        }
+    }
+
+    fn quorum(&self, id: MemberId) -> Result<(), String> {
+        let shared = self.shared();
+        let connected = self.size - u64::try_from(shared.cut_off.len()).unwrap();
+        if shared.cut_off.contains(&id) || connected <= self.size / 2 {
+            return Err(format!("member{id} reaches no quorum"));
+        }
+        Ok(())
+    }
+
+    /// Tells a member's port who leads, for ever.
+    pub(crate) async fn announce(self, to: Arc<SimConsensus>) {
+        let mut leader = self.leader.subscribe();
+        while leader.changed().await.is_ok() {
+            let now = self.leadership_of(to.id);
+            to.leadership.send_if_modified(|present| {
+                let changed = *present != now;
+                *present = now.clone();
+                changed
+            });
+        }
+    }
+}
+
+fn peer(id: MemberId) -> Peer {
+    Peer {
+        id,
+        name: format!("member{id}"),
+        raft_address: String::new(),
+        http_uri: String::new(),
+        voter: true,
+    }
+}
+
+/// One member's port.
+pub(crate) struct SimConsensus {
+    group: Group,
+    id: MemberId,
+    leadership: watch::Sender<Leadership>,
+}
+
+#[async_trait]
+impl Consensus for SimConsensus {
+    fn me(&self) -> Peer {
+        peer(self.id)
+    }
+
+    fn is_raft(&self) -> bool {
+        self.group.size > 1
+    }
+
+    async fn propose(&self, command: Command) -> Result<Applied, ProposeError> {
+        sleep(COMMIT).await;
+        let fault = {
+            let mut shared = self.group.shared();
+            let at = shared.faults.iter().position(|fault| fault.command == command.name());
+            at.map(|at| shared.faults.remove(at).kind)
+        };
+        match fault {
+            Some(CommitFaultKind::DeposedBefore) => self.group.depose(self.id),
+            Some(CommitFaultKind::LostSilently) => {
+                return Err(ProposeError::OutcomeUnknown(String::from("no answer in time")));
+            }
+            Some(CommitFaultKind::DeposedAfter | CommitFaultKind::DoneSilently) | None => {}
+        }
+        self.group.quorum(self.id).map_err(ProposeError::OutcomeUnknown)?;
+        let leader = *self.group.leader.borrow();
+        if leader != self.id {
+            return Err(ProposeError::NotLeader((leader != 0).then(|| peer(leader))));
+        }
+        let applied = self.group.commit(command);
+        match fault {
+            Some(CommitFaultKind::DeposedAfter) => {
+                self.group.depose(self.id);
+                Err(ProposeError::OutcomeUnknown(String::from("no answer in time")))
+            }
+            Some(CommitFaultKind::DoneSilently) => Err(ProposeError::OutcomeUnknown(String::from("no answer in time"))),
+            Some(CommitFaultKind::DeposedBefore | CommitFaultKind::LostSilently) | None => Ok(applied),
+        }
+    }
+
+    async fn confirm(&self, token: &ClaimToken) -> Result<Epoch, Unconfirmed> {
+        self.barrier().await?;
+        check_claim(&self.group.state(), token)
+    }
+
+    async fn barrier(&self) -> Result<(), Unconfirmed> {
+        sleep(COMMIT).await;
+        {
+            let mut shared = self.group.shared();
+            match &mut shared.proofs_left {
+                Some(0) => return Err(Unconfirmed::NoQuorum(String::from("nobody can prove anything"))),
+                Some(left) => *left -= 1,
+                None => {}
+            }
+        }
+        self.group.quorum(self.id).map_err(Unconfirmed::NoQuorum)
+    }
+
+    fn leadership(&self) -> watch::Receiver<Leadership> {
+        self.leadership.subscribe()
+    }
+
+    fn state(&self) -> watch::Receiver<Arc<State>> {
+        self.group.state.subscribe()
+    }
+
+    fn health(&self) -> Health {
+        self.group
+            .quorum(self.id)
+            .map_or_else(Health::Unhealthy, |()| Health::Healthy)
+    }
+
+    fn peers(&self) -> Vec<Peer> {
+        (1..=self.group.size).map(peer).collect()
+    }
+
+    async fn ask_opinions(&self, question: &Question, deadline: Duration) -> Vec<Opinion> {
+        let others: Vec<(MemberId, Option<Arc<dyn OpinionSource>>, Option<Verdict>)> = {
+            let shared = self.group.shared();
+            let others = (1..=self.group.size).filter(|id| *id != self.id && !shared.cut_off.contains(id));
+            others
+                .map(|id| (id, shared.eyes.get(&id).cloned(), shared.said.get(&id).cloned()))
+                .collect()
+        };
+        let asked = others.into_iter().map(|(id, eyes, said)| async move {
+            let missing = || Opinion {
+                member: id,
+                name: peer(id).name,
+                at: self.group.clock.wall(),
+                millis: 0,
+                verdict: said
+                    .clone()
+                    .unwrap_or_else(|| Verdict::Missing(String::from("no answer in time"))),
+                observations: Vec::new(),
+            };
+            match eyes.filter(|_| said.is_none()) {
+                Some(eyes) => match tokio::time::timeout(deadline, eyes.opinion(question.clone())).await {
+                    Ok(opinion) => Opinion {
+                        member: id,
+                        name: peer(id).name,
+                        ..opinion
+                    },
+                    Err(_) => missing(),
+                },
+                None => missing(),
+            }
+        });
+        futures::future::join_all(asked).await
+    }
+
+    async fn hand_over(&self, _deadline: Duration) {}
+}

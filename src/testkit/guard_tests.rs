@@ -1,0 +1,222 @@
+//! The failed primary is back: held, judged, made a replica again, and never taken for the primary.
+
+use crate::domain::fixture::{key, mysql_set};
+use crate::domain::key::InstanceKey;
+use crate::domain::policy::OldPrimary;
+use crate::domain::state::{Command, QuarantineState};
+
+use super::{Fault, Rig};
+
+async fn failed_over(old_primary: OldPrimary) -> Rig {
+    let mut rig = Rig::new(3, 1);
+    rig.policy.old_primary = old_primary;
+    rig.start(1);
+    rig.settled().await;
+    rig.world.kill(1);
+    rig.recovered(1).await;
+    assert_eq!(rig.world.writable(), [key(2)]);
+    rig
+}
+
+fn standing(rig: &Rig) -> Option<QuarantineState> {
+    rig.group
+        .state()
+        .quarantines
+        .values()
+        .next()
+        .map(|quarantine| quarantine.standing.clone())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_returned_primary_is_read_only_within_a_third_of_a_second() {
+    let rig = failed_over(OldPrimary::Hold).await;
+    rig.wait(5000).await;
+    rig.world.start(1);
+    assert_eq!(rig.world.writable(), [key(1), key(2)]);
+    rig.wait(300).await;
+    assert_eq!(rig.world.writable(), [key(2)]);
+    rig.until("it is judged", |rig| standing(rig) == Some(QuarantineState::Contained))
+        .await;
+    // Held, not touched otherwise.
+    rig.wait(5000).await;
+    assert_eq!(rig.recoveries().len(), 1);
+    assert!(rig.world.with(1, |server| server.channel.is_none()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_makes_a_held_server_writable_finds_it_read_only_again() {
+    let rig = failed_over(OldPrimary::Hold).await;
+    rig.world.start(1);
+    rig.until("it is held", |rig| rig.world.writable() == [key(2)]).await;
+    rig.world.with(1, |server| server.read_only = false);
+    rig.until("it is held again", |rig| rig.world.writable() == [key(2)])
+        .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_restart_of_a_held_server_is_noticed() {
+    let rig = failed_over(OldPrimary::Hold).await;
+    rig.world.start(1);
+    rig.until("it is held", |rig| rig.world.writable() == [key(2)]).await;
+    rig.wait(3000).await;
+    rig.world.kill(1);
+    rig.world.start(1);
+    rig.wait(1500).await;
+    assert_eq!(rig.world.writable(), [key(2)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_only_the_old_primary_holds_is_named_and_it_does_not_rejoin() {
+    let rig = Rig::new(3, 1);
+    let mut rig = rig;
+    rig.policy.old_primary = OldPrimary::Rejoin;
+    rig.start(1);
+    rig.settled().await;
+    rig.world
+        .with(1, |server| server.executed = server.executed.union(&mysql_set("1:101")));
+    rig.world.kill(1);
+    rig.recovered(1).await;
+    rig.world.start(1);
+    rig.until("it is judged", |rig| {
+        matches!(standing(rig), Some(QuarantineState::Errant { .. }))
+    })
+    .await;
+    assert_eq!(
+        standing(&rig),
+        Some(QuarantineState::Errant {
+            set: mysql_set("1:101")
+        })
+    );
+    rig.wait(5000).await;
+    assert_eq!(rig.recoveries().len(), 1);
+    assert_eq!(rig.world.writable(), [key(2)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_returned_primary_that_lacks_nothing_of_its_own_rejoins() {
+    let rig = failed_over(OldPrimary::Rejoin).await;
+    rig.world.write(2, 3);
+    rig.world.start(1);
+    rig.until("it follows and is let go", |rig| {
+        rig.group.state().quarantines.is_empty()
+    })
+    .await;
+    let link = rig.world.with(1, |server| server.channel.clone()).unwrap();
+    assert_eq!((link.source, link.receives), (key(2), true));
+    assert!(
+        rig.world
+            .lock()
+            .facts(&key(1))
+            .executed
+            .contains(&mysql_set("2:101-103"))
+    );
+    assert_eq!(rig.world.writable(), [key(2)]);
+    rig.world.assert_sound();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rejoined_primary_that_is_promoted_again_is_not_made_read_only() {
+    let mut rig = Rig::new(2, 1);
+    rig.policy.old_primary = OldPrimary::Rejoin;
+    rig.policy.block_millis = 0;
+    rig.start(1);
+    rig.settled().await;
+    rig.world.kill(1);
+    rig.recovered(1).await;
+    // The moment that it follows, the new primary dies: it is the only one that can be promoted, and still in quarantine.
+    rig.world.plan(Fault::then(1, "follow", |inner| inner.kill(&key(2))));
+    rig.world.start(1);
+    rig.until("it is promoted", |rig| {
+        rig.recoveries()
+            .iter()
+            .any(|recovery| recovery.successor() == Some(&key(1)) && !recovery.is_active())
+    })
+    .await;
+    rig.wait(5000).await;
+    assert_eq!(rig.world.writable(), [key(1)], "{:#?}", rig.world.log());
+    rig.world.assert_sound();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_a_person_lets_go_is_not_touched_again() {
+    let rig = failed_over(OldPrimary::Hold).await;
+    let quarantine = rig.group.state().quarantines.keys().next().unwrap().clone();
+    rig.group.commit(Command::Release {
+        quarantine,
+        reason: "by hand".to_owned(),
+    });
+    rig.wait(1000).await;
+    let log = rig.world.log();
+    rig.world.start(1);
+    rig.wait(3000).await;
+    assert_eq!(rig.world.log(), log);
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_server_at_the_address_of_a_quarantined_one_is_left_alone() {
+    let rig = failed_over(OldPrimary::Hold).await;
+    rig.world.lock().replace(&key(1), 9);
+    rig.until("it is seen", |rig| {
+        matches!(standing(rig), Some(QuarantineState::Unknown { .. }))
+    })
+    .await;
+    rig.wait(3000).await;
+    assert!(
+        rig.world.log().iter().all(|line| !line.starts_with("db1:3306")),
+        "{:#?}",
+        rig.world.log()
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_member_that_does_not_lead_guards_nothing() {
+    let mut rig = Rig::new(3, 3);
+    for id in 1..=3 {
+        rig.start(id);
+    }
+    rig.settled().await;
+    rig.world.kill(1);
+    rig.recovered(1).await;
+    rig.group.depose(1);
+    rig.wait(1000).await;
+    rig.world.start(1);
+    rig.until("it is held", |rig| rig.world.writable() == [key(2)]).await;
+    let held: Vec<String> = rig
+        .world
+        .log()
+        .into_iter()
+        .filter(|line| line.starts_with("db1:3306 set_read_only"))
+        .collect();
+    assert!(held.iter().all(|line| line.ends_with("member2")), "{held:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_that_flaps_in_the_middle_of_a_rejoin_still_repairs_afterwards() {
+    let mut rig = Rig::new(3, 3);
+    rig.policy.old_primary = OldPrimary::Rejoin;
+    rig.policy.block_millis = 0;
+    for id in 1..=3 {
+        rig.start(id);
+    }
+    rig.settled().await;
+    rig.world.kill(1);
+    rig.recovered(1).await;
+    let group = rig.group.clone();
+    // Led for a moment by another one while db1 is being pointed at its new source.
+    rig.world.plan(Fault::then(1, "follow", move |_| group.elect(2)));
+    rig.world.start(1);
+    rig.until("another member leads", |rig| {
+        rig.world.log().iter().any(|line| line.starts_with("db1:3306 follow"))
+    })
+    .await;
+    rig.wait(500).await;
+    rig.group.elect(1);
+    rig.recovered(2).await;
+    rig.until("db1 is let go", |rig| rig.group.state().quarantines.is_empty())
+        .await;
+    rig.world.kill(2);
+    rig.until("the next failure is repaired", |rig| rig.world.writable().len() == 1)
+        .await;
+    assert_ne!(rig.world.writable(), Vec::<InstanceKey>::new());
+    rig.world.assert_sound();
+}

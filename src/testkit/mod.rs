@@ -1,0 +1,23 @@
+//! A replication topology and a group of members in memory, for tests of the use cases: real loops, pretended servers, paused time.
+//!
+//! - [`world`]: the servers: up, down, cut off, stalled; what they hold; who replicates from whom; every statement that reached one.
+//! - [`session`]: the ports `Prober`, `Executor` and `StepSession` over it, with faults at a chosen statement.
+//! - [`group`]: the port `Consensus` over one state that all members share, with members that can be cut off.
+//! - [`rig`]: members that run the real watcher, recoverer, guard and leader on all that.
+
+mod clock;
+mod group;
+mod rig;
+mod session;
+mod world;
+
+mod failover_tests;
+mod guard_tests;
+mod sweep_tests;
+mod takeover_tests;
+
+pub(crate) use clock::PausedClock;
+pub(crate) use group::{CommitFault, CommitFaultKind};
+pub(crate) use rig::Rig;
+pub(crate) use session::{Fault, SimProber};
+pub(crate) use world::{Reach, World};

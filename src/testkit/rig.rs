@@ -1,0 +1,242 @@
+//! Members that run the real loops over a pretended world.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+
+use crate::app::filter::HostnameFilters;
+use crate::app::hands::Workshop;
+use crate::app::keeper::Aliases;
+use crate::app::leader::Leader;
+use crate::app::observatory::Observatory;
+use crate::app::opinions::Eyes;
+use crate::app::picture::Pictures;
+use crate::app::ports::{Clock, Consensus, CredentialsByOrigin, Executor, Prober};
+use crate::app::quarantine::Guard;
+use crate::app::recover::Recoverer;
+use crate::app::settings::{RecoverySettings, WatchSettings};
+use crate::app::watch::Watcher;
+use crate::domain::fixture::{NOW, key, uuid};
+use crate::domain::instance::Identity;
+use crate::domain::key::InstanceKey;
+use crate::domain::policy::OldPrimary;
+use crate::domain::state::record::RecordedPrimary;
+use crate::domain::state::{Cluster, ClusterFilter, MemberId, PolicySettings, Recovery, State};
+use crate::domain::topology::ClusterId;
+
+use super::clock::PausedClock;
+use super::group::Group;
+use super::session::{SimExecutor, SimProber};
+use super::world::World;
+
+/// The longest that a test waits, in the test's own time.
+const PATIENCE: Duration = Duration::from_mins(2);
+
+/// A world, a group, and its members.
+pub(crate) struct Rig {
+    pub(crate) world: World,
+    pub(crate) group: Group,
+    pub(crate) policy: PolicySettings,
+    pub(crate) members: BTreeMap<MemberId, Member>,
+}
+
+/// One member: its loops run until it is dropped.
+pub(crate) struct Member {
+    pub(crate) observatory: Arc<Observatory>,
+    pub(crate) recoverer: Arc<Recoverer>,
+    cancel: CancellationToken,
+    _tasks: JoinSet<()>,
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        self.cancel.cancel();
+    }
+}
+
+/// The state that knows the cluster `c1` of `db1` and its replicas, with `db1` as primary.
+pub(crate) fn state_of(servers: u32) -> State {
+    let cluster = Cluster {
+        id: ClusterId("c1".to_owned()),
+        minted: NOW,
+        name: key(1).to_string(),
+        alias: "shop".to_owned(),
+        epoch: 0,
+        instances: (1..=servers).map(key).collect::<BTreeSet<InstanceKey>>(),
+        primary: Some(RecordedPrimary {
+            instance: key(1),
+            identity: Identity::ServerUuid(uuid(1)),
+            since: NOW,
+            epoch: 0,
+        }),
+        document: None,
+    };
+    State {
+        clusters: BTreeMap::from([(cluster.id.clone(), cluster)]),
+        clock: NOW,
+        ..State::default()
+    }
+}
+
+impl Rig {
+    /// `servers` servers, a group of `members` that recovers every cluster.
+    pub(crate) fn new(servers: u32, members: u64) -> Self {
+        let policy = PolicySettings {
+            recover_primary_filters: vec![ClusterFilter::All],
+            old_primary: OldPrimary::Hold,
+            catch_up_millis: 5000,
+            ..PolicySettings::default()
+        };
+        Self {
+            world: World::of_primary_and_replicas(servers),
+            group: Group::new(members, state_of(servers)),
+            policy,
+            members: BTreeMap::new(),
+        }
+    }
+
+    /// The whole group runs, and has seen every server.
+    pub(crate) async fn started(servers: u32, members: u64) -> Self {
+        let mut rig = Self::new(servers, members);
+        for id in 1..=members {
+            rig.start(id);
+        }
+        rig.settled().await;
+        rig
+    }
+
+    /// Starts the loops of a member.
+    pub(crate) fn start(&mut self, id: MemberId) {
+        let consensus = self.group.member(id);
+        let clock: Arc<dyn Clock> = Arc::new(PausedClock::new());
+        let observatory = Arc::new(Observatory::default());
+        let prober: Arc<dyn Prober> = Arc::new(SimProber::new(&self.world));
+        let executor: Arc<dyn Executor> = Arc::new(SimExecutor {
+            world: self.world.clone(),
+            member: format!("member{id}"),
+        });
+        let pictures = Pictures::new(
+            Arc::clone(&observatory),
+            consensus.state(),
+            Arc::new(self.policy.clone()),
+            HostnameFilters::default(),
+            Arc::clone(&clock),
+        );
+        let eyes = Arc::new(Eyes::new(
+            Arc::clone(&observatory),
+            Arc::clone(&prober),
+            Arc::clone(&clock),
+            format!("member{id}"),
+        ));
+        self.group.set_eyes(id, eyes.clone());
+        let cancel = CancellationToken::new();
+        let watcher = Watcher::new(
+            Arc::clone(&observatory),
+            Arc::clone(&prober),
+            Arc::clone(&clock),
+            WatchSettings::default(),
+            consensus.state(),
+            cancel.clone(),
+        );
+        let shop = Workshop {
+            executor,
+            prober,
+            observatory: Arc::clone(&observatory),
+            consensus: consensus.clone(),
+            credentials: watch::Sender::new(CredentialsByOrigin::default()).subscribe(),
+            clock,
+            settings: RecoverySettings::default(),
+        };
+        let recoverer = Recoverer::new(shop.clone(), pictures.clone(), eyes);
+        let guard = Guard::new(shop, pictures.clone(), Arc::clone(&recoverer));
+        let leader = Leader {
+            consensus: consensus.clone(),
+            observatory: Arc::clone(&observatory),
+            pictures,
+            aliases: Aliases::default(),
+            recoverer: Arc::clone(&recoverer),
+            guard,
+        };
+        let mut tasks = JoinSet::new();
+        tasks.spawn(watcher.run());
+        tasks.spawn(leader.run(cancel.clone()));
+        tasks.spawn(self.group.clone().announce(consensus));
+        self.members.insert(
+            id,
+            Member {
+                observatory,
+                recoverer,
+                cancel,
+                _tasks: tasks,
+            },
+        );
+    }
+
+    /// Ends a member's process: whatever it was doing is not done.
+    pub(crate) fn stop(&mut self, id: MemberId) {
+        self.group.depose(id);
+        self.members.remove(&id);
+    }
+
+    /// The recoveries, by number.
+    pub(crate) fn recoveries(&self) -> Vec<Recovery> {
+        let mut recoveries: Vec<Recovery> = self.group.state().recoveries.values().cloned().collect();
+        recoveries.sort_by_key(|recovery| recovery.id);
+        recoveries
+    }
+
+    /// Waits until something is so.
+    pub(crate) async fn until(&self, what: &str, is_so: impl Fn(&Self) -> bool) {
+        let end = Instant::now() + PATIENCE;
+        while !is_so(self) {
+            assert!(
+                Instant::now() < end,
+                "not so in time: {what}\nstatements: {:#?}\nrecoveries: {:#?}\nwritable: {:?}",
+                self.world.log(),
+                self.recoveries()
+                    .iter()
+                    .map(|recovery| (&recovery.phase, &recovery.errors, &recovery.steps))
+                    .collect::<Vec<_>>(),
+                self.world.writable(),
+            );
+            sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// Every running member has seen every server.
+    pub(crate) async fn settled(&self) {
+        self.until("all servers are seen", |rig| {
+            let servers: Vec<InstanceKey> = rig.world.lock().servers.keys().cloned().collect();
+            rig.members.values().all(|member| {
+                servers.iter().all(|key| {
+                    member
+                        .observatory
+                        .get(key)
+                        .is_some_and(|tracked| tracked.instance.last_checked.is_some())
+                })
+            })
+        })
+        .await;
+    }
+
+    /// Waits until `count` recoveries are over and none runs.
+    pub(crate) async fn recovered(&self, count: usize) -> Vec<Recovery> {
+        self.until(&format!("{count} recoveries are over"), |rig| {
+            let recoveries = rig.recoveries();
+            recoveries.iter().filter(|recovery| !recovery.is_active()).count() >= count
+                && recoveries.iter().all(|recovery| !recovery.is_active())
+        })
+        .await;
+        self.recoveries()
+    }
+
+    /// Lets so much time pass.
+    pub(crate) async fn wait(&self, millis: u64) {
+        sleep(Duration::from_millis(millis)).await;
+    }
+}

@@ -1,0 +1,465 @@
+//! The ports to servers over a [`World`], with faults.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::time::{Instant, sleep, sleep_until};
+
+use crate::app::ports::{Account, Approach, Clock, Executor, Prober, Pulse, StepError, StepSession, Target};
+use crate::domain::gtid::GtidSet;
+use crate::domain::instance::{Identity, InstanceFacts, Observation, ProbeFailure};
+use crate::domain::key::InstanceKey;
+
+use super::clock::PausedClock;
+use super::world::{Inner, World};
+
+/// How long everything that is answered takes.
+const ROUND_TRIP: Duration = Duration::from_millis(1);
+
+/// A server that has run for less may be unknown to the members.
+const JUST_STARTED: Duration = Duration::from_millis(50);
+
+/// What goes wrong at a statement, and how often it goes well before.
+pub(crate) struct Fault {
+    pub(crate) server: InstanceKey,
+    /// The name of the session's method.
+    pub(crate) statement: &'static str,
+    /// So many go well before.
+    pub(crate) after: u32,
+    pub(crate) kind: FaultKind,
+}
+
+pub(crate) enum FaultKind {
+    /// The server says no.
+    Refuse,
+    /// The connection breaks before the server has read it.
+    Break,
+    /// It has its effect, and the connection breaks before the answer.
+    DoAndBreak,
+    /// No answer until the deadline, and no effect.
+    Hang,
+    /// Something happens in the world just before it.
+    First(Box<dyn FnOnce(&mut Inner) + Send>),
+    /// Something happens just after it had its effect, before the answer.
+    Then(Box<dyn FnOnce(&mut Inner) + Send>),
+}
+
+impl Fault {
+    pub(crate) fn new(n: u32, statement: &'static str, kind: FaultKind) -> Self {
+        Self {
+            server: crate::domain::fixture::key(n),
+            statement,
+            after: 0,
+            kind,
+        }
+    }
+
+    pub(crate) fn refuse(n: u32, statement: &'static str) -> Self {
+        Self::new(n, statement, FaultKind::Refuse)
+    }
+
+    pub(crate) fn broken(n: u32, statement: &'static str) -> Self {
+        Self::new(n, statement, FaultKind::Break)
+    }
+
+    pub(crate) fn done_and_broken(n: u32, statement: &'static str) -> Self {
+        Self::new(n, statement, FaultKind::DoAndBreak)
+    }
+
+    pub(crate) fn hang(n: u32, statement: &'static str) -> Self {
+        Self::new(n, statement, FaultKind::Hang)
+    }
+
+    pub(crate) fn first(n: u32, statement: &'static str, change: impl FnOnce(&mut Inner) + Send + 'static) -> Self {
+        Self::new(n, statement, FaultKind::First(Box::new(change)))
+    }
+
+    pub(crate) fn then(n: u32, statement: &'static str, change: impl FnOnce(&mut Inner) + Send + 'static) -> Self {
+        Self::new(n, statement, FaultKind::Then(Box::new(change)))
+    }
+}
+
+impl Inner {
+    /// The fault that is due at this statement.
+    fn due(&mut self, server: &InstanceKey, statement: &str) -> Option<FaultKind> {
+        let at = self
+            .faults
+            .iter()
+            .position(|fault| fault.server == *server && fault.statement == statement)?;
+        if self.faults[at].after > 0 {
+            self.faults[at].after -= 1;
+            return None;
+        }
+        Some(self.faults.remove(at).kind)
+    }
+}
+
+// === prober ===
+
+/// Looks at the world from one member.
+pub(crate) struct SimProber {
+    pub(crate) world: World,
+    pub(crate) clock: PausedClock,
+}
+
+impl SimProber {
+    pub(crate) fn new(world: &World) -> Self {
+        Self {
+            world: world.clone(),
+            clock: PausedClock::new(),
+        }
+    }
+
+    async fn look(&self, key: &InstanceKey, deadline: Duration) -> Result<Box<InstanceFacts>, ProbeFailure> {
+        let unreached = self.world.lock().unreached(key);
+        match unreached {
+            Some(failure @ (ProbeFailure::NoAnswer | ProbeFailure::Stalled)) => {
+                sleep(deadline).await;
+                Err(failure)
+            }
+            Some(failure) => {
+                sleep(ROUND_TRIP).await;
+                Err(failure)
+            }
+            None => {
+                sleep(ROUND_TRIP).await;
+                let mut inner = self.world.lock();
+                inner.settle();
+                // It may have died meanwhile.
+                match inner.unreached(key) {
+                    Some(_) => Err(ProbeFailure::Lost("gone".to_owned())),
+                    None => Ok(Box::new(inner.facts(key))),
+                }
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl Prober for SimProber {
+    async fn probe(&self, target: &Target, _approach: Approach, deadline: Duration) -> Observation {
+        let (begun, mono) = (self.clock.wall(), self.clock.mono());
+        let outcome = self.look(&target.instance, deadline).await;
+        Observation {
+            key: target.instance.clone(),
+            begun,
+            ended: self.clock.wall(),
+            micros: self.clock.mono().micros_since(mono),
+            outcome,
+        }
+    }
+
+    async fn pulse(&self, target: &Target, deadline: Duration) -> Pulse {
+        match self.look(&target.instance, deadline).await {
+            Ok(_) => Pulse::Alive(1000),
+            Err(failure) => Pulse::Doubt(failure.to_string()),
+        }
+    }
+
+    async fn release(&self, _instance: &InstanceKey) {}
+}
+
+// === executor ===
+
+/// Opens sessions on the world's servers for one member.
+pub(crate) struct SimExecutor {
+    pub(crate) world: World,
+    /// Name of the member, for the log.
+    pub(crate) member: String,
+}
+
+#[async_trait]
+impl Executor for SimExecutor {
+    async fn begin(
+        &self,
+        target: &Target,
+        identity: Option<&Identity>,
+        deadline: Duration,
+    ) -> Result<Box<dyn StepSession>, StepError> {
+        let instance = &target.instance;
+        let unreached = self.world.lock().unreached(instance);
+        if let Some(failure) = unreached {
+            sleep(if matches!(failure, ProbeFailure::NoAnswer | ProbeFailure::Stalled) {
+                deadline
+            } else {
+                ROUND_TRIP
+            })
+            .await;
+            return Err(StepError::NotConnected {
+                instance: instance.clone(),
+                why: failure.to_string(),
+            });
+        }
+        sleep(ROUND_TRIP).await;
+        let mut inner = self.world.lock();
+        inner.last_session += 1;
+        let id = inner.last_session;
+        let Some(server) = inner.servers.get_mut(instance).filter(|server| server.up) else {
+            return Err(StepError::NotConnected {
+                instance: instance.clone(),
+                why: "gone".to_owned(),
+            });
+        };
+        let found = server.facts.identity.clone();
+        if let Some(wanted) = identity.filter(|wanted| **wanted != found) {
+            return Err(StepError::OtherIdentity {
+                instance: instance.clone(),
+                wanted: wanted.clone(),
+                found,
+            });
+        }
+        server.lock = Some(id);
+        let life = server.life;
+        drop(inner);
+        Ok(Box::new(SimSession {
+            world: self.world.clone(),
+            member: self.member.clone(),
+            instance: instance.clone(),
+            id,
+            life,
+            broken: false,
+        }))
+    }
+}
+
+struct SimSession {
+    world: World,
+    member: String,
+    instance: InstanceKey,
+    id: u64,
+    life: u64,
+    broken: bool,
+}
+
+impl SimSession {
+    fn unknown(&mut self, what: &str, why: &str) -> StepError {
+        self.broken = true;
+        StepError::OutcomeUnknown {
+            instance: self.instance.clone(),
+            what: what.to_owned(),
+            why: why.to_owned(),
+        }
+    }
+
+    /// The connection stands: same life of the server, and nobody took the lock away.
+    fn is_connected(&self, inner: &Inner) -> bool {
+        let server = &inner.servers[&self.instance];
+        server.up
+            && server.life == self.life
+            && server.lock == Some(self.id)
+            && inner.unreached(&self.instance).is_none()
+    }
+
+    /// Runs a statement, with what is to go wrong at it.
+    async fn run<T>(
+        &mut self,
+        what: &'static str,
+        deadline: Duration,
+        effect: impl FnOnce(&mut Inner) -> T + Send,
+    ) -> Result<T, StepError> {
+        if self.broken {
+            return Err(StepError::NotConnected {
+                instance: self.instance.clone(),
+                why: "the connection of these steps broke before".to_owned(),
+            });
+        }
+        sleep(ROUND_TRIP).await;
+        let fault = self.world.lock().due(&self.instance, what);
+        let mut after = None;
+        let mut break_after = false;
+        match fault {
+            None => {}
+            Some(FaultKind::Refuse) => {
+                return Err(StepError::Refused {
+                    instance: self.instance.clone(),
+                    what: what.to_owned(),
+                    number: 1227,
+                    message: "no".to_owned(),
+                });
+            }
+            Some(FaultKind::Break) => return Err(self.unknown(what, "connection lost")),
+            Some(FaultKind::Hang) => {
+                sleep(deadline).await;
+                return Err(self.unknown(what, "no answer in time"));
+            }
+            Some(FaultKind::DoAndBreak) => break_after = true,
+            Some(FaultKind::First(change)) => change(&mut self.world.lock()),
+            Some(FaultKind::Then(change)) => after = Some(change),
+        }
+        let done = {
+            let mut inner = self.world.lock();
+            inner.settle();
+            if self.is_connected(&inner) {
+                if what != "facts" {
+                    let line = format!("{} {what} by {}", self.instance, self.member);
+                    inner.log.push(line);
+                }
+                let value = effect(&mut inner);
+                inner.settle();
+                if let Some(change) = after {
+                    change(&mut inner);
+                }
+                // What happened after the effect may have taken the connection with it.
+                self.is_connected(&inner).then_some(value)
+            } else {
+                None
+            }
+        };
+        match done {
+            Some(value) if !break_after => Ok(value),
+            Some(_) | None => Err(self.unknown(what, "connection lost")),
+        }
+    }
+}
+
+#[async_trait]
+impl StepSession for SimSession {
+    fn instance(&self) -> &InstanceKey {
+        &self.instance
+    }
+
+    async fn facts(&mut self, deadline: Duration) -> Result<InstanceFacts, StepError> {
+        let key = self.instance.clone();
+        self.run("facts", deadline, |inner| inner.facts(&key)).await
+    }
+
+    async fn set_read_only(&mut self, deadline: Duration) -> Result<(), StepError> {
+        let key = self.instance.clone();
+        self.run("set_read_only", deadline, |inner| {
+            inner.servers.get_mut(&key).unwrap().read_only = true;
+        })
+        .await
+    }
+
+    async fn set_writable(&mut self, deadline: Duration) -> Result<(), StepError> {
+        let key = self.instance.clone();
+        self.run("set_writable", deadline, |inner| {
+            inner.servers.get_mut(&key).unwrap().read_only = false;
+            // Whom nobody reaches cannot be helped, nor one that started this moment: between the last look and this statement.
+            let can_be_known = |other: &InstanceKey| {
+                let server = &inner.servers[other];
+                let is_known = inner.unreached(other).is_none() && server.started.elapsed() > JUST_STARTED;
+                *other == key || (is_known && !server.is_stranger)
+            };
+            let writable: Vec<InstanceKey> = inner.writable().into_iter().filter(can_be_known).collect();
+            if writable.len() > 1 {
+                inner.violations.push(format!("two writable at once: {writable:?}"));
+            }
+            if inner.servers[&key].channel.is_some() {
+                inner.violations.push(format!("{key} is writable and replicates"));
+            }
+        })
+        .await
+    }
+
+    async fn kill_clients(&mut self, deadline: Duration) -> Result<u32, StepError> {
+        self.run("kill_clients", deadline, |_| 0).await
+    }
+
+    async fn stop_receiving(&mut self, deadline: Duration) -> Result<(), StepError> {
+        let key = self.instance.clone();
+        self.run("stop_receiving", deadline, |inner| {
+            if let Some(link) = &mut inner.servers.get_mut(&key).unwrap().channel {
+                link.receives = false;
+            }
+        })
+        .await
+    }
+
+    async fn start_receiving(&mut self, deadline: Duration) -> Result<(), StepError> {
+        let key = self.instance.clone();
+        self.run("start_receiving", deadline, |inner| {
+            if let Some(link) = &mut inner.servers.get_mut(&key).unwrap().channel {
+                link.receives = true;
+            }
+        })
+        .await
+    }
+
+    async fn start_applying(&mut self, deadline: Duration) -> Result<(), StepError> {
+        let key = self.instance.clone();
+        self.run("start_applying", deadline, |inner| {
+            if let Some(link) = &mut inner.servers.get_mut(&key).unwrap().channel {
+                link.applies = true;
+            }
+        })
+        .await
+    }
+
+    async fn wait_applied(&mut self, set: &GtidSet, deadline: Duration) -> Result<(), StepError> {
+        let end = Instant::now() + deadline;
+        loop {
+            let key = self.instance.clone();
+            if self
+                .run("wait_applied", deadline, |inner| {
+                    inner.servers[&key].executed.contains(set)
+                })
+                .await?
+            {
+                return Ok(());
+            }
+            if Instant::now() >= end {
+                return Err(StepError::TooSlow {
+                    instance: self.instance.clone(),
+                    what: "applying".to_owned(),
+                    millis: u64::try_from(deadline.as_millis()).unwrap(),
+                });
+            }
+            sleep_until(end.min(Instant::now() + Duration::from_millis(500))).await;
+        }
+    }
+
+    async fn reset_replication(&mut self, deadline: Duration) -> Result<(), StepError> {
+        let key = self.instance.clone();
+        self.run("reset_replication", deadline, |inner| {
+            let server = inner.servers.get_mut(&key).unwrap();
+            let unapplied = server
+                .channel
+                .as_ref()
+                .is_some_and(|link| !server.executed.contains(&link.received));
+            server.channel = None;
+            if unapplied {
+                inner.violations.push(format!("{key} lost what it had received"));
+            }
+        })
+        .await
+    }
+
+    async fn set_semi_sync_source(&mut self, _on: bool, deadline: Duration) -> Result<(), StepError> {
+        self.run("set_semi_sync_source", deadline, |_| ()).await
+    }
+
+    async fn follow(
+        &mut self,
+        source: &InstanceKey,
+        _account: Option<&Account>,
+        deadline: Duration,
+    ) -> Result<(), StepError> {
+        let key = self.instance.clone();
+        self.run("follow", deadline, |inner| inner.follow(&key, source)).await
+    }
+
+    async fn end(self: Box<Self>) {
+        let mut inner = self.world.lock();
+        if let Some(server) = inner
+            .servers
+            .get_mut(&self.instance)
+            .filter(|server| server.lock == Some(self.id))
+        {
+            server.lock = None;
+        }
+    }
+}
+
+impl Drop for SimSession {
+    fn drop(&mut self) {
+        let mut inner = self.world.lock();
+        if let Some(server) = inner
+            .servers
+            .get_mut(&self.instance)
+            .filter(|server| server.lock == Some(self.id))
+        {
+            server.lock = None;
+        }
+    }
+}

@@ -1,0 +1,345 @@
+//! Pretended servers: what they hold, who replicates from whom, and what was done to them.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use tokio::time::Instant;
+
+use crate::domain::fixture::{key, mysql_set, primary, replica, uuid};
+use crate::domain::gtid::GtidSet;
+use crate::domain::instance::{Channel, Identity, InstanceFacts, ProbeFailure, SeenReplica, ThreadError, ThreadState};
+use crate::domain::key::InstanceKey;
+
+use super::session::Fault;
+
+/// How a server is reached, by the members; replicas reach it while its process runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reach {
+    /// It answers.
+    Answers,
+    /// The members' packets are dropped.
+    Dropped,
+    /// It accepts connections and says nothing.
+    Stalls,
+}
+
+/// One server.
+#[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of the server by itself")]
+pub(crate) struct Server {
+    /// Not one of the cluster: another server that took the address of one.
+    pub(crate) is_stranger: bool,
+    /// The process runs.
+    pub(crate) up: bool,
+    pub(crate) reach: Reach,
+    /// Grows with every start of the process: connections of an earlier life are gone.
+    pub(crate) life: u64,
+    /// When that life began.
+    pub(crate) started: Instant,
+    pub(crate) boots_read_only: bool,
+    pub(crate) read_only: bool,
+    /// Its applying thread does nothing, whatever is asked.
+    pub(crate) applier_hangs: bool,
+    pub(crate) executed: GtidSet,
+    pub(crate) channel: Option<Link>,
+    /// The session that holds the step lock.
+    pub(crate) lock: Option<u64>,
+    pub(crate) facts: InstanceFacts,
+}
+
+/// How a replica is set up.
+#[derive(Clone, Debug)]
+pub(crate) struct Link {
+    pub(crate) source: InstanceKey,
+    pub(crate) receives: bool,
+    pub(crate) applies: bool,
+    pub(crate) received: GtidSet,
+    like: Channel,
+}
+
+/// The inside of a [`World`].
+pub(crate) struct Inner {
+    pub(crate) servers: BTreeMap<InstanceKey, Server>,
+    /// Every statement that had an effect, as `SERVER STATEMENT by MEMBER`.
+    pub(crate) log: Vec<String>,
+    /// What must never be.
+    pub(crate) violations: Vec<String>,
+    pub(crate) faults: Vec<Fault>,
+    pub(crate) last_session: u64,
+    pub(crate) last_write: u64,
+}
+
+/// All servers; cheap to clone.
+#[derive(Clone)]
+pub(crate) struct World(Arc<Mutex<Inner>>);
+
+impl World {
+    /// `db1` is a writable primary with transactions 1 to 100, `db2` to `dbN` replicate from it and have all of them.
+    pub(crate) fn of_primary_and_replicas(servers: u32) -> Self {
+        let mut all = BTreeMap::new();
+        for n in 1..=servers {
+            let instance = if n == 1 {
+                primary(1, "1:1-100")
+            } else {
+                replica(n, 1, "1:1-100")
+            };
+            let facts = instance.facts.unwrap();
+            let channel = facts.channels.first().map(|channel| Link {
+                source: channel.source.clone(),
+                receives: true,
+                applies: true,
+                received: facts.executed.clone(),
+                like: channel.clone(),
+            });
+            let server = Server {
+                is_stranger: false,
+                up: true,
+                reach: Reach::Answers,
+                life: 1,
+                started: Instant::now(),
+                boots_read_only: false,
+                read_only: facts.read_only,
+                applier_hangs: false,
+                executed: facts.executed.clone(),
+                channel,
+                lock: None,
+                facts,
+            };
+            all.insert(key(n), server);
+        }
+        let inner = Inner {
+            servers: all,
+            log: Vec::new(),
+            violations: Vec::new(),
+            faults: Vec::new(),
+            last_session: 0,
+            last_write: 100,
+        };
+        Self(Arc::new(Mutex::new(inner)))
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.0.lock().unwrap()
+    }
+
+    /// Changes one server.
+    pub(crate) fn with<T>(&self, n: u32, change: impl FnOnce(&mut Server) -> T) -> T {
+        change(self.lock().servers.get_mut(&key(n)).unwrap())
+    }
+
+    /// Ends the process.
+    pub(crate) fn kill(&self, n: u32) {
+        self.lock().kill(&key(n));
+    }
+
+    /// Starts the process again.
+    pub(crate) fn start(&self, n: u32) {
+        self.lock().start(&key(n));
+    }
+
+    /// Clients write so many transactions to a server.
+    pub(crate) fn write(&self, n: u32, transactions: u64) {
+        let mut inner = self.lock();
+        let (first, last) = (inner.last_write + 1, inner.last_write + transactions);
+        inner.last_write = last;
+        let server = inner.servers.get_mut(&key(n)).unwrap();
+        assert!(server.up && !server.read_only, "db{n} takes no writes");
+        server.executed = server.executed.union(&mysql_set(&format!("{n}:{first}-{last}")));
+        inner.settle();
+    }
+
+    /// The replica's receiving thread has got these; they are not applied.
+    pub(crate) fn receive(&self, n: u32, set: &str) {
+        self.with(n, |server| {
+            let link = server.channel.as_mut().unwrap();
+            link.received = link.received.union(&mysql_set(set));
+        });
+    }
+
+    /// Something goes wrong, once, at a statement.
+    pub(crate) fn plan(&self, fault: Fault) {
+        self.lock().faults.push(fault);
+    }
+
+    /// Servers that run and take writes.
+    pub(crate) fn writable(&self) -> Vec<InstanceKey> {
+        self.lock().writable()
+    }
+
+    /// The statements that reached a server.
+    pub(crate) fn log(&self) -> Vec<String> {
+        self.lock().log.clone()
+    }
+
+    /// Which servers were ever made writable, in order, each once per statement.
+    pub(crate) fn opened(&self) -> Vec<String> {
+        self.log()
+            .iter()
+            .filter(|line| line.contains(" set_writable "))
+            .map(|line| line.split(' ').next().unwrap().to_owned())
+            .collect()
+    }
+
+    /// Nothing happened that must never happen.
+    pub(crate) fn assert_sound(&self) {
+        let inner = self.lock();
+        assert_eq!(inner.violations, Vec::<String>::new(), "{:#?}", inner.log);
+    }
+}
+
+impl Inner {
+    pub(crate) fn kill(&mut self, key: &InstanceKey) {
+        let server = self.servers.get_mut(key).unwrap();
+        server.up = false;
+        server.lock = None;
+    }
+
+    pub(crate) fn start(&mut self, key: &InstanceKey) {
+        let server = self.servers.get_mut(key).unwrap();
+        assert!(!server.up, "{key} runs");
+        server.up = true;
+        server.life += 1;
+        server.started = Instant::now();
+        server.read_only = server.boots_read_only;
+        self.settle();
+    }
+
+    pub(crate) fn writable(&self) -> Vec<InstanceKey> {
+        self.servers
+            .iter()
+            .filter(|(_, server)| server.up && !server.read_only)
+            .map(|(key, _)| key.clone())
+            .collect()
+    }
+
+    /// Lets replication do what it would have done by now.
+    pub(crate) fn settle(&mut self) {
+        // As many rounds as the longest chain has hops.
+        for _ in 0..self.servers.len() {
+            let holds: BTreeMap<InstanceKey, GtidSet> = self
+                .servers
+                .iter()
+                .filter(|(_, server)| server.up)
+                .map(|(key, server)| (key.clone(), server.executed.clone()))
+                .collect();
+            for server in self.servers.values_mut().filter(|server| server.up) {
+                let hangs = server.applier_hangs;
+                let Some(link) = &mut server.channel else { continue };
+                if link.receives
+                    && let Some(set) = holds.get(&link.source)
+                {
+                    link.received = link.received.union(set);
+                }
+                if link.applies && !hangs {
+                    server.executed = server.executed.union(&link.received);
+                }
+            }
+        }
+    }
+
+    /// What a server would say of itself.
+    pub(crate) fn facts(&self, key: &InstanceKey) -> InstanceFacts {
+        let server = &self.servers[key];
+        let is_up = |key: &InstanceKey| self.servers.get(key).is_some_and(|server| server.up);
+        let replicas = self
+            .servers
+            .iter()
+            .filter(|(_, other)| {
+                other.up
+                    && other
+                        .channel
+                        .as_ref()
+                        .is_some_and(|link| link.source == *key && link.receives)
+            })
+            .map(|(key, _)| SeenReplica {
+                key: key.clone(),
+                reported: true,
+            });
+        let channel = server.channel.as_ref().map(|link| {
+            let connected = is_up(&link.source);
+            let (io, io_error) = match (link.receives, connected) {
+                (false, _) => (ThreadState::Stopped, ThreadError::default()),
+                (true, true) => (ThreadState::Running, ThreadError::default()),
+                (true, false) => (
+                    ThreadState::Connecting,
+                    ThreadError {
+                        number: 2003,
+                        message: "cannot connect".to_owned(),
+                    },
+                ),
+            };
+            Channel {
+                source: link.source.clone(),
+                source_uuid: self
+                    .servers
+                    .get(&link.source)
+                    .and_then(|source| match &source.facts.identity {
+                        Identity::ServerUuid(uuid) => Some(uuid.clone()),
+                        Identity::ServerId(_) => None,
+                    }),
+                io,
+                io_error,
+                sql: if link.applies {
+                    ThreadState::Running
+                } else {
+                    ThreadState::Stopped
+                },
+                retrieved: Some(link.received.clone()),
+                ..link.like.clone()
+            }
+        });
+        InstanceFacts {
+            read_only: server.read_only,
+            super_read_only: Some(server.read_only),
+            executed: server.executed.clone(),
+            channels: channel.into_iter().collect(),
+            replicas: replicas.collect(),
+            uptime_seconds: 1000 * server.life,
+            ..server.facts.clone()
+        }
+    }
+
+    /// Why a member does not reach a server, if it does not.
+    pub(crate) fn unreached(&self, key: &InstanceKey) -> Option<ProbeFailure> {
+        match self.servers.get(key) {
+            None => Some(ProbeFailure::Name("no such host".to_owned())),
+            Some(server) if server.reach == Reach::Dropped => Some(ProbeFailure::NoAnswer),
+            Some(server) if !server.up => Some(ProbeFailure::Refused),
+            Some(server) if server.reach == Reach::Stalls => Some(ProbeFailure::Stalled),
+            Some(_) => None,
+        }
+    }
+
+    /// Points the channel at a source and starts it.
+    pub(crate) fn follow(&mut self, key: &InstanceKey, source: &InstanceKey) {
+        let like = self
+            .servers
+            .values()
+            .find_map(|server| server.channel.as_ref().map(|link| link.like.clone()));
+        let like = like.unwrap_or_else(|| replica(2, 1, "").facts.unwrap().channels.remove(0));
+        let server = self.servers.get_mut(key).unwrap();
+        let received = server.executed.clone();
+        server.channel = Some(Link {
+            source: source.clone(),
+            receives: true,
+            applies: true,
+            received,
+            like,
+        });
+        self.settle();
+    }
+
+    /// Another server, with another identity and nothing in it, takes the address.
+    pub(crate) fn replace(&mut self, key: &InstanceKey, n: u32) {
+        let server = self.servers.get_mut(key).unwrap();
+        server.up = true;
+        server.life += 1;
+        server.started = Instant::now();
+        server.read_only = false;
+        server.channel = None;
+        server.facts.identity = Identity::ServerUuid(uuid(n));
+        server.facts.server_id = n;
+        server.is_stranger = true;
+        server.executed = mysql_set(&format!("{n}:1-3"));
+    }
+}
