@@ -21,7 +21,7 @@ use crate::domain::state::State;
 use crate::domain::time::Mono;
 
 use super::observatory::{Noticed, Observatory};
-use super::ports::{Approach, Clock, Prober, Pulse, Target};
+use super::ports::{Approach, Clock, CredentialsByOrigin, Prober, Pulse, Target};
 use super::settings::WatchSettings;
 
 /// While the source of a replica fails: how close together the replica is probed, by how long the failure lasts. The first half
@@ -44,6 +44,7 @@ pub struct Watcher {
     clock: Arc<dyn Clock>,
     settings: WatchSettings,
     state: watch::Receiver<Arc<State>>,
+    credentials: watch::Receiver<CredentialsByOrigin>,
     tasks: Mutex<BTreeMap<InstanceKey, InstanceTask>>,
     alerts: Mutex<BTreeMap<InstanceKey, Mono>>,
     tracker: TaskTracker,
@@ -58,6 +59,7 @@ impl Watcher {
         clock: Arc<dyn Clock>,
         settings: WatchSettings,
         state: watch::Receiver<Arc<State>>,
+        credentials: watch::Receiver<CredentialsByOrigin>,
         cancel: CancellationToken,
     ) -> Arc<Self> {
         Arc::new(Self {
@@ -66,6 +68,7 @@ impl Watcher {
             clock,
             settings,
             state,
+            credentials,
             tasks: Mutex::default(),
             alerts: Mutex::default(),
             tracker: TaskTracker::new(),
@@ -76,6 +79,7 @@ impl Watcher {
     /// Watches what the state names and what crawling finds, until cancelled.
     pub async fn run(self: Arc<Self>) {
         let mut state = self.state.clone();
+        let mut credentials = self.credentials.clone();
         let mut sweep = tokio::time::interval(Duration::from_secs(10));
         sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -84,11 +88,26 @@ impl Watcher {
             tokio::select! {
                 () = self.cancel.cancelled() => break,
                 changed = state.changed() => if changed.is_err() { break },
+                Ok(()) = credentials.changed() => {
+                    credentials.mark_unchanged();
+                    self.try_new_credentials();
+                }
                 _ = sweep.tick() => self.drop_phantoms().await,
             }
         }
         self.tracker.close();
         self.tracker.wait().await;
+    }
+
+    /// Asks those at once that were waiting for an account, or refused the one they were given.
+    fn try_new_credentials(&self) {
+        let keys: Vec<InstanceKey> = self.tasks().keys().cloned().collect();
+        for key in keys {
+            let failure = self.observatory.get(&key).and_then(|tracked| tracked.instance.failure);
+            if matches!(failure, Some(ProbeFailure::NoCredentials(_) | ProbeFailure::Denied(_))) {
+                self.poke(&key);
+            }
+        }
     }
 
     /// Probes an instance now, on a fresh connection, and takes the result in. Tracks it when it was not watched yet.

@@ -87,12 +87,14 @@ impl Scene {
         let observatory = Arc::new(Observatory::default());
         let state = watch::Sender::new(Arc::new(seeds(seeded)));
         let cancel = CancellationToken::new();
+        let credentials = tokio::sync::watch::Sender::new(crate::app::ports::CredentialsByOrigin::default());
         let watcher = Watcher::new(
             Arc::clone(&observatory),
             prober.clone(),
             Arc::new(PausedClock::new()),
             settings,
             state.subscribe(),
+            credentials.subscribe(),
             cancel.clone(),
         );
         tokio::spawn(Arc::clone(&watcher).run());

@@ -155,6 +155,7 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
         Arc::clone(&clock),
         watch_settings.clone(),
         consensus.state(),
+        credentials.clone(),
         stop.child_token(),
     );
     tasks.spawn(Arc::clone(&watcher).run());

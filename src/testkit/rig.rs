@@ -141,6 +141,7 @@ impl Rig {
             Arc::clone(&clock),
             WatchSettings::default(),
             consensus.state(),
+            tokio::sync::watch::channel(crate::app::ports::CredentialsByOrigin::default()).1,
             cancel.clone(),
         );
         let shop = Workshop {
