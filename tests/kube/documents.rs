@@ -239,19 +239,7 @@ async fn what_was_stored_under_a_laxer_definition_stops_nobody() {
         json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true});
     let said = server.kubectl(&["apply", "--server-side"], Some(&lax));
     assert!(said.ok, "{}", said.text);
-    assert!(
-        server
-            .kubectl(
-                &[
-                    "wait",
-                    "--for=condition=Established",
-                    "--timeout=20s",
-                    "crd/mysqlclusters.ham4db.io"
-                ],
-                None
-            )
-            .ok
-    );
+    server.wait_for_definition();
     let broken = document(&namespace, "broken", &json!({"seeds": "everywhere"}));
     for object in [&broken, &document(&namespace, "orders", &json!({}))] {
         let said = server.kubectl(&["create"], Some(object));

@@ -1,6 +1,8 @@
-//! Documents from an API server to commands and back: the loop against a fake source, and everything against a real kube-apiserver.
+//! Documents from an API server to commands and back, against a real kube-apiserver; and the whole way from a document to a failover of
+//! real servers, decided by real members.
 //!
-//! Needs kube-apiserver, etcd and kubectl in the cache folder (`make test` builds them). No node and no root.
+//! Needs kube-apiserver, etcd, kubectl and MySQL in the cache folder (`make test` sets them up). No node and no root. They run one at a
+//! time: `cargo test --test kube -- --test-threads=1`.
 
 #![expect(
     clippy::unwrap_used,
@@ -9,9 +11,17 @@
     reason = "a test stops at the first surprise"
 )]
 
+#[path = "../kit/mod.rs"]
+#[expect(
+    dead_code,
+    reason = "the kit is shared with the scenarios, the demo and the bench, which use other parts of it"
+)]
+mod kit;
+
 mod credentials;
 mod definition;
 mod documents;
+mod failover;
 mod group;
 mod leader;
 mod outage;

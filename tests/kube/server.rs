@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ham4db::adapter::kube::{Client, client};
 use ham4db::resource::MySQLCluster;
@@ -23,6 +23,8 @@ static SHARED: Mutex<Weak<Server>> = Mutex::new(Weak::new());
 pub(crate) struct Server {
     run: PathBuf,
     kubeconfig: PathBuf,
+    /// The words that start kube-apiserver, while it is stopped.
+    stopped: Mutex<Option<Vec<String>>>,
 }
 
 fn cache() -> PathBuf {
@@ -38,7 +40,8 @@ impl Server {
     /// One of its own, without the resource definition.
     pub(crate) fn bare() -> Arc<Self> {
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let run = cache().join(format!("run/test-kube-{}-{number}", std::process::id()));
+        // NAME-PID, as all runs are called: one whose process is gone is removed by the next.
+        let run = cache().join(format!("run/test-kube-{number}-{}", std::process::id()));
         let output = Command::new(format!("{SCRIPTS}/apiserver-up.sh"))
             .env("RUN", &run)
             .output()
@@ -51,6 +54,7 @@ impl Server {
         Arc::new(Self {
             kubeconfig: run.join("kubeconfig"),
             run,
+            stopped: Mutex::default(),
         })
     }
 
@@ -70,15 +74,27 @@ impl Server {
     pub(crate) fn apply_definition(&self) -> String {
         let said = self.kubectl(&["apply", "--server-side", "--force-conflicts", "-f", DEFINITION], None);
         assert!(said.ok, "{}", said.text);
+        self.wait_for_definition();
+        said.text
+    }
+
+    /// Waits until the definition is served.
+    pub(crate) fn wait_for_definition(&self) {
         let wait = [
             "wait",
             "--for=condition=Established",
             "--timeout=20s",
             "crd/mysqlclusters.ham4db.io",
         ];
-        let waited = self.kubectl(&wait, None);
-        assert!(waited.ok, "{}", waited.text);
-        said.text
+        let deadline = Instant::now() + super::leader::DEADLINE;
+        loop {
+            let waited = self.kubectl(&wait, None);
+            if waited.ok {
+                return;
+            }
+            // It does not wait for conditions to appear: without any it gives up at once.
+            assert!(Instant::now() < deadline, "{}", waited.text);
+        }
     }
 
     /// Runs kubectl; a document may go in at standard input.
@@ -122,10 +138,18 @@ impl Server {
         client(config).unwrap()
     }
 
-    /// Ends kube-apiserver and leaves etcd.
+    /// The file with which anybody is the administrator.
+    pub(crate) fn kubeconfig(&self) -> &Path {
+        &self.kubeconfig
+    }
+
+    /// Ends kube-apiserver with SIGKILL and leaves etcd.
     pub(crate) fn stop_api_server(&self) {
-        let file = self.run.join("kube-apiserver.pid");
-        let pid = std::fs::read_to_string(&file).unwrap();
+        let pid = std::fs::read_to_string(self.run.join("kube-apiserver.pid")).unwrap();
+        let words_of_it = format!("/proc/{}/cmdline", pid.trim());
+        let words = std::fs::read_to_string(&words_of_it).unwrap();
+        let words = words.split_terminator('\0').map(str::to_owned).collect();
+        *self.stopped.lock().unwrap() = Some(words);
         assert!(
             Command::new("kill")
                 .args(["-9", pid.trim()])
@@ -133,6 +157,26 @@ impl Server {
                 .unwrap()
                 .success()
         );
+        // One that is gone, or only waits to be reaped, has no words and holds no port.
+        let deadline = Instant::now() + super::leader::DEADLINE;
+        while std::fs::read_to_string(&words_of_it).is_ok_and(|words| !words.is_empty()) {
+            assert!(Instant::now() < deadline, "kube-apiserver outlives SIGKILL");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Starts kube-apiserver again as it was, and waits until it is ready.
+    pub(crate) fn start_api_server(&self) {
+        let words = self.stopped.lock().unwrap().take().expect("it was stopped");
+        let script = r#". "$0/env.sh"; start kube-apiserver "$@"; wait_for 60 kubectl --kubeconfig "$KUBECONFIG" get --raw /readyz"#;
+        let status = Command::new("bash")
+            .args(["-c", script, SCRIPTS])
+            .args(words)
+            .env("RUN", &self.run)
+            .env("KUBECONFIG", &self.kubeconfig)
+            .status()
+            .expect("bash can be run");
+        assert!(status.success(), "kube-apiserver did not become ready again");
     }
 }
 
