@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use ham4db::adapter::raft::identity::{IdentityPhase, MemberIdentity};
-use ham4db::adapter::raft::{BootstrapStep, RECOVERY_COMMAND};
+use ham4db::adapter::raft::{BootstrapStep, LOST_GROUP_HELP};
 use ham4db::app::ports::Consensus;
 
 use crate::harness::{Group, HaltAt, MemoryMarker, eventually, until};
@@ -136,7 +136,7 @@ async fn founder_that_lost_its_disk_before_the_first_entry_founds_no_second_grou
         group.lose_disk(0);
         group.start(0).await;
         until("the recovery command is named", || {
-            group.nodes[0].health().is_err_and(|why| why.contains(RECOVERY_COMMAND))
+            group.nodes[0].health().is_err_and(|why| why.contains(LOST_GROUP_HELP))
         })
         .await;
         assert!(identity(&group, 0).is_none_or(|identity| identity.phase == IdentityPhase::Wiped));
@@ -161,7 +161,7 @@ async fn marker_of_a_lost_group_is_respected_by_pristine_members() {
         group.start(index).await;
     }
     until("the recovery command is named", || {
-        group.nodes[0].health().is_err_and(|why| why.contains(RECOVERY_COMMAND))
+        group.nodes[0].health().is_err_and(|why| why.contains(LOST_GROUP_HELP))
     })
     .await;
     assert_eq!(identity(&group, 0).unwrap().cluster_uuid, uuid);

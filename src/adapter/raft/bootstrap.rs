@@ -22,8 +22,8 @@ use super::types::MemberNode;
 use super::wire::{Assignment, Hello, JoinAnswer, JoinRequest};
 use crate::domain::state::MemberId;
 
-/// What a person can do when a group was founded and none of its logs is left.
-pub const RECOVERY_COMMAND: &str = "ham4db raft recover";
+/// Where a person finds what to do when a group was founded and none of its logs is left.
+pub const LOST_GROUP_HELP: &str = "see `Everything lost` in docs/operations.md";
 
 /// For one question to a peer.
 pub(super) const ASK_DEADLINE: Duration = Duration::from_secs(1);
@@ -91,7 +91,7 @@ async fn look_for_group(shared: &Arc<Shared>) -> io::Result<Option<LifeEnd>> {
     }
     if let Some(lost) = lost {
         shared.set_situation(&format!(
-            "was a member of group {} and lost its log, and no other member has one: if the group is lost for good, run {RECOVERY_COMMAND}",
+            "is a member of group {} without a log, and no other member shows one yet; if that stays so the group is lost: {LOST_GROUP_HELP}",
             lost.cluster_uuid
         ));
         return Ok(None);
@@ -127,7 +127,7 @@ async fn look_for_group(shared: &Arc<Shared>) -> io::Result<Option<LifeEnd>> {
     }
     if let Some(peer) = peers.iter().find(|peer| !peer.pristine) {
         shared.set_situation(&format!(
-            "{} belongs to group {} and has no log; a new group is not founded beside it: if the group is lost for good, run {RECOVERY_COMMAND}",
+            "{} belongs to group {} and has no log; a new group is not founded beside it: if the group is lost for good, {LOST_GROUP_HELP}",
             peer.node.name,
             peer.cluster_uuid.as_deref().or(peer.backend_group.as_deref()).unwrap_or("?")
         ));

@@ -23,7 +23,7 @@ mod throttle;
 pub mod types;
 pub mod wire;
 
-pub use bootstrap::RECOVERY_COMMAND;
+pub use bootstrap::LOST_GROUP_HELP;
 pub use member::{RaftMember, StartError};
 pub use settings::{
     AllLinks, BootstrapStep, BootstrapWitness, LinkFilter, RaftSettings, Resolve, Surroundings, SystemResolver,

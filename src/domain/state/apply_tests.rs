@@ -6,7 +6,7 @@ mod recoveries;
 
 use std::collections::BTreeSet;
 
-use super::apply::quarantine_key;
+use super::claims::quarantine_key;
 use super::command::COMMAND_VERSION;
 use super::record::{Acknowledgement, Blocked, ClaimToken, Detection, MemberRecord, StepRecord};
 use super::sample::{Sample, claim, cluster_id, document, downtime, finding, identity, key, plan};

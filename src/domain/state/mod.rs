@@ -6,6 +6,7 @@
 pub mod apply;
 #[cfg(test)]
 mod apply_tests;
+pub mod claims;
 pub mod command;
 pub mod policy;
 pub mod record;
