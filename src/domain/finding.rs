@@ -20,16 +20,30 @@ pub enum Code {
     DeadMasterAndReplicas,
     /// Primary unreachable, some replicas answer and none of them receives.
     DeadMasterAndSomeReplicas,
+    /// The server that a recovery or takeover opened is gone before the cluster followed it (own code).
+    SuccessorLost,
     /// Primary unreachable, replicas receive and all of them lag.
     UnreachableMasterWithLaggingReplicas,
     /// Primary unreachable for us, and a replica still receives.
     UnreachableMaster,
-    /// Primary accepts connections and does not answer (own code).
+    /// Primary accepts connections and answers nothing, or commits nothing (own code).
     StalledPrimary,
     /// Primary refuses with too many connections (own code).
     SaturatedPrimary,
     /// Two writable primaries in one cluster (own code).
     SplitPrimary,
+    /// Another program than this group controls the cluster (own code).
+    AnotherController,
+    /// One server identity is seen live at two addresses (own code).
+    DuplicateIdentity,
+    /// Primary waits for more semi-sync replicas than it has, and has not moved for a while.
+    LockedSemiSyncMaster,
+    /// Primary waits for more semi-sync replicas than it has.
+    LockedSemiSyncMasterHypothesis,
+    /// More semi-sync replicas are connected than the primary waits for, and the number is to be exact.
+    MasterWithTooManySemiSyncReplicas,
+    /// Primary reachable and read-only although its replicas replicate.
+    NoWriteableMasterStructureWarning,
     /// The only replica of a reachable primary does not replicate.
     MasterSingleReplicaNotReplicating,
     /// The only replica of a reachable primary is unreachable.
@@ -38,10 +52,52 @@ pub enum Code {
     AllMasterReplicasNotReplicating,
     /// Primary reachable, no replica replicates and some are unreachable.
     AllMasterReplicasNotReplicatingOrDead,
+    /// Co-primary unreachable, all its replicas answer and none receives.
+    DeadCoMaster,
+    /// Co-primary unreachable, some replicas answer and none of these receives.
+    DeadCoMasterAndSomeReplicas,
+    /// Co-primary unreachable for us, and a replica still receives.
+    UnreachableCoMaster,
+    /// Co-primary reachable, and none of its replicas replicates.
+    AllCoMasterReplicasNotReplicating,
+    /// Intermediate primary unreachable, and its only replica cannot connect to it.
+    DeadIntermediateMasterWithSingleReplicaFailingToConnect,
+    /// Intermediate primary unreachable, and its only replica does not receive.
+    DeadIntermediateMasterWithSingleReplica,
+    /// Intermediate primary unreachable, all its replicas answer and none receives.
+    DeadIntermediateMaster,
+    /// Intermediate primary unreachable, some replicas answer and none of these receives.
+    DeadIntermediateMasterAndSomeReplicas,
+    /// Intermediate primary unreachable, and no replica of it answers.
+    DeadIntermediateMasterAndReplicas,
+    /// Intermediate primary unreachable, its replicas receive and all of them lag.
+    UnreachableIntermediateMasterWithLaggingReplicas,
+    /// Intermediate primary unreachable for us, and a replica still receives.
+    UnreachableIntermediateMaster,
+    /// Intermediate primary reachable for us, and no answering replica can connect to it.
+    AllIntermediateMasterReplicasFailingToConnectOrDead,
+    /// Intermediate primary reachable, and none of its replicas replicates.
+    AllIntermediateMasterReplicasNotReplicating,
+    /// Member of a replication group unreachable, and none of its replicas receives.
+    DeadReplicationGroupMemberWithReplicas,
+    /// A binlog server cannot connect to its source.
+    BinlogServerFailingToConnectToMaster,
     /// A direct replica of the primary cannot connect to it.
     FirstTierReplicaFailingToConnectToMaster,
     /// A failed primary is back (own code).
     QuarantinedPrimaryReturned,
+    /// A server could not be attached to another source for want of an account (own code).
+    MissingReplicationCredentials,
+    /// A grant is missing that the planned recovery would need (own code).
+    MissingPrivileges,
+    /// Accounts may write although the server is read-only (own code).
+    FenceIneffective,
+    /// The server is writable as soon as it starts (own code).
+    BootsWritable,
+    /// Settings with which a crash loses data or a failure is seen late (own code).
+    UnsafeSettings,
+    /// A majority of the members is in one data centre (own code).
+    QuorumInOneDataCenter,
     /// Nothing to report for the instance but structure warnings.
     NoProblem,
 }
@@ -54,17 +110,51 @@ impl Code {
             Self::DeadMaster => "DeadMaster",
             Self::DeadMasterAndReplicas => "DeadMasterAndReplicas",
             Self::DeadMasterAndSomeReplicas => "DeadMasterAndSomeReplicas",
+            Self::SuccessorLost => "SuccessorLost",
             Self::UnreachableMasterWithLaggingReplicas => "UnreachableMasterWithLaggingReplicas",
             Self::UnreachableMaster => "UnreachableMaster",
             Self::StalledPrimary => "StalledPrimary",
             Self::SaturatedPrimary => "SaturatedPrimary",
             Self::SplitPrimary => "SplitPrimary",
+            Self::AnotherController => "AnotherController",
+            Self::DuplicateIdentity => "DuplicateIdentity",
+            Self::LockedSemiSyncMaster => "LockedSemiSyncMaster",
+            Self::LockedSemiSyncMasterHypothesis => "LockedSemiSyncMasterHypothesis",
+            Self::MasterWithTooManySemiSyncReplicas => "MasterWithTooManySemiSyncReplicas",
+            Self::NoWriteableMasterStructureWarning => "NoWriteableMasterStructureWarning",
             Self::MasterSingleReplicaNotReplicating => "MasterSingleReplicaNotReplicating",
             Self::MasterSingleReplicaDead => "MasterSingleReplicaDead",
             Self::AllMasterReplicasNotReplicating => "AllMasterReplicasNotReplicating",
             Self::AllMasterReplicasNotReplicatingOrDead => "AllMasterReplicasNotReplicatingOrDead",
+            Self::DeadCoMaster => "DeadCoMaster",
+            Self::DeadCoMasterAndSomeReplicas => "DeadCoMasterAndSomeReplicas",
+            Self::UnreachableCoMaster => "UnreachableCoMaster",
+            Self::AllCoMasterReplicasNotReplicating => "AllCoMasterReplicasNotReplicating",
+            Self::DeadIntermediateMasterWithSingleReplicaFailingToConnect => {
+                "DeadIntermediateMasterWithSingleReplicaFailingToConnect"
+            }
+            Self::DeadIntermediateMasterWithSingleReplica => "DeadIntermediateMasterWithSingleReplica",
+            Self::DeadIntermediateMaster => "DeadIntermediateMaster",
+            Self::DeadIntermediateMasterAndSomeReplicas => "DeadIntermediateMasterAndSomeReplicas",
+            Self::DeadIntermediateMasterAndReplicas => "DeadIntermediateMasterAndReplicas",
+            Self::UnreachableIntermediateMasterWithLaggingReplicas => {
+                "UnreachableIntermediateMasterWithLaggingReplicas"
+            }
+            Self::UnreachableIntermediateMaster => "UnreachableIntermediateMaster",
+            Self::AllIntermediateMasterReplicasFailingToConnectOrDead => {
+                "AllIntermediateMasterReplicasFailingToConnectOrDead"
+            }
+            Self::AllIntermediateMasterReplicasNotReplicating => "AllIntermediateMasterReplicasNotReplicating",
+            Self::DeadReplicationGroupMemberWithReplicas => "DeadReplicationGroupMemberWithReplicas",
+            Self::BinlogServerFailingToConnectToMaster => "BinlogServerFailingToConnectToMaster",
             Self::FirstTierReplicaFailingToConnectToMaster => "FirstTierReplicaFailingToConnectToMaster",
             Self::QuarantinedPrimaryReturned => "QuarantinedPrimaryReturned",
+            Self::MissingReplicationCredentials => "MissingReplicationCredentials",
+            Self::MissingPrivileges => "MissingPrivileges",
+            Self::FenceIneffective => "FenceIneffective",
+            Self::BootsWritable => "BootsWritable",
+            Self::UnsafeSettings => "UnsafeSettings",
+            Self::QuorumInOneDataCenter => "QuorumInOneDataCenter",
             Self::NoProblem => "NoProblem",
         }
     }

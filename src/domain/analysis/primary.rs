@@ -255,22 +255,13 @@ fn judge_reachable(key: &InstanceKey, evidence: &Evidence) -> Option<(Code, Stri
 
 /// Whether a finding on the primary already says why replicas cannot connect to it.
 pub(super) fn explains_lost_connections(code: Code) -> bool {
-    match code {
+    matches!(
+        code,
         Code::DeadMasterWithoutReplicas
-        | Code::DeadMaster
-        | Code::DeadMasterAndReplicas
-        | Code::DeadMasterAndSomeReplicas
-        | Code::StalledPrimary
-        | Code::SaturatedPrimary => true,
-        Code::UnreachableMasterWithLaggingReplicas
-        | Code::UnreachableMaster
-        | Code::SplitPrimary
-        | Code::MasterSingleReplicaNotReplicating
-        | Code::MasterSingleReplicaDead
-        | Code::AllMasterReplicasNotReplicating
-        | Code::AllMasterReplicasNotReplicatingOrDead
-        | Code::FirstTierReplicaFailingToConnectToMaster
-        | Code::QuarantinedPrimaryReturned
-        | Code::NoProblem => false,
-    }
+            | Code::DeadMaster
+            | Code::DeadMasterAndReplicas
+            | Code::DeadMasterAndSomeReplicas
+            | Code::StalledPrimary
+            | Code::SaturatedPrimary
+    )
 }

@@ -1,6 +1,8 @@
+use super::dead_primary::*;
 use super::*;
 use crate::domain::finding::{Code, Evidence, Finding};
 use crate::domain::fixture::{Adjust, NOW, key, mysql_set, primary, replica, topology, uuid};
+use crate::domain::instance::Instance;
 use crate::domain::instance::{Identity, ThreadState};
 use crate::domain::intent::PromotionRule;
 use crate::domain::policy::{LossPolicy, OldPrimary};

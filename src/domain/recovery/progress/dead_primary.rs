@@ -1,66 +1,28 @@
-//! What comes next in a recovery: a pure function of the plan, the committed phase, what this actor has done, and a fresh picture.
-//!
-//! The executor loops: [`next`] → effect → [`StepResult`] → [`next`]. It decides nothing, so a recovery reads here from top to bottom.
-//!
-//! # Resuming
-//! A new actor starts with no results. In [`Phase::Claimed`] nothing is promoted: it fences, freezes and chooses anew (each of these
-//! may be repeated), or puts everything back. In [`Phase::Opened`] the successor may be writable: it only goes forward, and opens the
-//! same successor again.
-//!
-//! # Results
-//! One [`StepResult`] per step that was run, in order, none left out; a step over several servers has one outcome for each.
-//! The picture must be taken after the last result, of all the plan's instances.
+//! A dead primary: fence, freeze, choose again, drain, redial, open, repoint.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::domain::instance::{Instance, InstanceFacts};
+use crate::domain::instance::Instance;
 use crate::domain::key::InstanceKey;
 use crate::domain::policy::Policy;
-use crate::domain::state::Phase;
+use crate::domain::recovery::outcome::{Next, Outcome};
+use crate::domain::recovery::plan::{Plan, Refusal, RefusalReason, Step};
+use crate::domain::recovery::planner::{is_frozen, rechoose_without};
+use crate::domain::recovery::position::Holdings;
 use crate::domain::time::Wall;
-use crate::domain::topology::Topology;
 
-pub use super::outcome::{Finish, Next, Outcome, StepResult, Undo};
-use super::plan::{Plan, RecoveryKind, Refusal, RefusalReason, Step};
-use super::planner::{check_rejoin, is_frozen, rechoose_without};
-use super::position::Holdings;
+use super::{Course, REPOINT_TRIES, frozen_by};
 
 /// How often the opening of a committed successor is tried before it counts as lost. Each try has its own deadline; three are enough
 /// to outlast a broken connection, and a server that needs more is not there.
-const OPEN_TRIES: usize = 3;
-/// How often a replica is pointed at the successor before it counts as lost.
-const REPOINT_TRIES: usize = 2;
+pub(super) const OPEN_TRIES: usize = 3;
 /// Results after which a recovery that has not opened anybody gives up: it goes in circles. The longest honest way through, with
 /// every candidate of a large cluster failing in turn, stays below.
-const MAX_RESULTS: usize = 60;
-
-/// What comes next. `policy` and `now` serve the second choice; `now` is the executor's clock.
-pub fn next(plan: &Plan, phase: &Phase, done: &[StepResult], fresh: &Topology, policy: &Policy, now: Wall) -> Next {
-    let course = Course { plan, done, fresh };
-    match (plan.kind, phase) {
-        (_, Phase::Ended { .. }) => Next::Over,
-        (RecoveryKind::DeadPrimary, Phase::Claimed) => course
-            .towards_opening(policy, now)
-            .unwrap_or_else(|reason| course.abort(reason)),
-        (RecoveryKind::DeadPrimary, Phase::Opened { successor, .. }) => course.forward(successor),
-        (RecoveryKind::Rejoin, Phase::Claimed | Phase::Opened { .. }) => {
-            course.rejoin().unwrap_or_else(|reason| Next::Abort {
-                reason,
-                undo: Vec::new(),
-            })
-        }
-    }
-}
-
-struct Course<'a> {
-    plan: &'a Plan,
-    done: &'a [StepResult],
-    fresh: &'a Topology,
-}
+pub(super) const MAX_RESULTS: usize = 60;
 
 impl Course<'_> {
     /// Before anything is promoted. An error is the reason to put everything back.
-    fn towards_opening(&self, policy: &Policy, now: Wall) -> Result<Next, String> {
+    pub(super) fn towards_opening(&self, policy: &Policy, now: Wall) -> Result<Next, String> {
         let victim = &self.plan.victim;
         if self.done.len() >= MAX_RESULTS {
             return Err(format!("no progress after {MAX_RESULTS} steps"));
@@ -166,7 +128,7 @@ impl Course<'_> {
     }
 
     /// After the Open entry.
-    fn forward(&self, successor: &InstanceKey) -> Next {
+    pub(super) fn forward(&self, successor: &InstanceKey) -> Next {
         let is_open = |step: &Step| matches!(step, Step::Open { .. });
         let tries = self.tries(is_open, successor);
         match self.last(is_open, successor) {
@@ -227,112 +189,6 @@ impl Course<'_> {
         victim.is_some_and(|facts| facts.is_writable() && !self.is_another(facts)) && !just_tried
     }
 
-    /// A new server got the address of the old primary: none of this cluster's.
-    fn is_another(&self, facts: &InstanceFacts) -> bool {
-        self.plan
-            .victim_identity
-            .as_ref()
-            .is_some_and(|identity| *identity != facts.identity)
-    }
-
-    /// A returned primary becomes a replica. It stays read-only whatever happens, so there is nothing to put back.
-    fn rejoin(&self) -> Result<Next, String> {
-        let (returned, primary) = (&self.plan.victim, &self.plan.successor);
-        match self.last(|step| matches!(step, Step::Fence { .. }), returned) {
-            None => {
-                return Ok(Next::Run(Step::Fence {
-                    victim: returned.clone(),
-                }));
-            }
-            Some((_, Outcome::Done)) => {}
-            Some((_, outcome)) => return Err(format!("{returned} could not be made read-only: {}", outcome.told())),
-        }
-        let is_repoint = |step: &Step| matches!(step, Step::Repoint { .. });
-        match self.last(is_repoint, returned) {
-            Some((_, Outcome::Done)) => {
-                let finish = Finish {
-                    successful: true,
-                    successor: None,
-                    lost_replicas: Vec::new(),
-                    lost: None,
-                    errors: Vec::new(),
-                };
-                return Ok(Next::Finish(finish));
-            }
-            Some((_, outcome)) if self.tries(is_repoint, returned) >= REPOINT_TRIES => {
-                return Err(format!(
-                    "{returned} could not be pointed at {primary}: {}",
-                    outcome.told()
-                ));
-            }
-            _ => {}
-        }
-        let facts = |key: &InstanceKey| {
-            self.fresh
-                .get(key)
-                .and_then(Instance::valid_facts)
-                .ok_or_else(|| format!("{key} does not answer"))
-        };
-        let (own, source): (&InstanceFacts, &InstanceFacts) = (facts(returned)?, facts(primary)?);
-        if self.plan.victim_identity.as_ref() != Some(&own.identity) || self.plan.successor_identity != source.identity
-        {
-            return Err("the servers are not those that were planned with".to_owned());
-        }
-        check_rejoin(own, source).map_err(|why| format!("{returned}: {why}"))?;
-        Ok(Next::Run(Step::Repoint {
-            successor: primary.clone(),
-            replicas: BTreeSet::from([returned.clone()]),
-        }))
-    }
-
-    fn finish(
-        &self,
-        successful: bool,
-        successor: &InstanceKey,
-        lost_replicas: Vec<Refusal>,
-        errors: Vec<String>,
-    ) -> Finish {
-        let successor = (successor.clone(), self.plan.successor_identity.clone());
-        Finish {
-            successful,
-            successor: Some(successor),
-            lost_replicas,
-            lost: self.plan.lost.clone(),
-            errors,
-        }
-    }
-
-    /// Puts back what this actor or the one before it may have done: the planned freeze counts as done even where no result says so.
-    fn abort(&self, reason: String) -> Next {
-        let mut undo = Vec::new();
-        let fence = self
-            .done
-            .iter()
-            .filter(|result| matches!(result.step, Step::Fence { .. }));
-        let may_be_fenced = fence
-            .flat_map(|result| result.outcomes.values())
-            .any(|outcome| match outcome {
-                Outcome::Done | Outcome::Unknown(_) => true,
-                Outcome::NoAnswer(_) | Outcome::Failed(_) => false,
-            });
-        let mut replicas = frozen_by(self.plan);
-        for result in self.done {
-            if let Step::Freeze { replicas: frozen } = &result.step {
-                replicas.extend(frozen.iter().cloned());
-            }
-        }
-        replicas.remove(&self.plan.victim);
-        if may_be_fenced {
-            undo.push(Undo::Reopen {
-                victim: self.plan.victim.clone(),
-            });
-        }
-        if !replicas.is_empty() {
-            undo.push(Undo::StartReceiving { replicas });
-        }
-        Next::Abort { reason, undo }
-    }
-
     /// Who cannot be promoted any more: not frozen, so it might still receive, or unable to apply what it received.
     fn excluded(&self) -> BTreeMap<InstanceKey, RefusalReason> {
         let mut excluded = BTreeMap::new();
@@ -364,43 +220,10 @@ impl Course<'_> {
         self.last(|step| matches!(step, Step::Freeze { .. }), key)
             .map(|(_, outcome)| outcome)
     }
-
-    /// The latest outcome on one server of the steps of one kind, with its place among the results.
-    fn last(&self, is_wanted: impl Fn(&Step) -> bool, key: &InstanceKey) -> Option<(usize, &Outcome)> {
-        let mut results = self
-            .done
-            .iter()
-            .enumerate()
-            .rev()
-            .filter(|(_, result)| is_wanted(&result.step));
-        results.find_map(|(index, result)| Some((index, result.outcomes.get(key)?)))
-    }
-
-    fn tries(&self, is_wanted: impl Fn(&Step) -> bool, key: &InstanceKey) -> usize {
-        self.done
-            .iter()
-            .filter(|result| is_wanted(&result.step) && result.outcomes.contains_key(key))
-            .count()
-    }
 }
 
 fn came_back(victim: &InstanceKey) -> String {
     format!("came back: {victim} answers and has all that its replicas received")
-}
-
-fn frozen_by(plan: &Plan) -> BTreeSet<InstanceKey> {
-    plan.steps
-        .iter()
-        .filter_map(|step| {
-            if let Step::Freeze { replicas } = step {
-                Some(replicas)
-            } else {
-                None
-            }
-        })
-        .flatten()
-        .cloned()
-        .collect()
 }
 
 fn repointed_by(plan: &Plan) -> BTreeSet<InstanceKey> {
@@ -417,7 +240,3 @@ fn repointed_by(plan: &Plan) -> BTreeSet<InstanceKey> {
         .cloned()
         .collect()
 }
-
-#[cfg(test)]
-#[path = "progress_tests.rs"]
-mod tests;

@@ -1,0 +1,148 @@
+//! What comes next in a recovery: a pure function of the plan, the committed phase, what this actor has done, and a fresh picture.
+//!
+//! The executor loops: [`next`] → effect → [`StepResult`] → [`next`]. It decides nothing, so a recovery reads here from top to bottom.
+//!
+//! # Resuming
+//! A new actor starts with no results. In [`Phase::Claimed`] nothing is promoted: it fences, freezes and chooses anew (each of these
+//! may be repeated), or puts everything back. In [`Phase::Opened`] the successor may be writable: it only goes forward, and opens the
+//! same successor again.
+//!
+//! # Results
+//! One [`StepResult`] per step that was run, in order, none left out; a step over several servers has one outcome for each.
+//! The picture must be taken after the last result, of all the plan's instances.
+
+use std::collections::BTreeSet;
+
+use crate::domain::instance::InstanceFacts;
+use crate::domain::key::InstanceKey;
+use crate::domain::policy::Policy;
+use crate::domain::state::Phase;
+use crate::domain::time::Wall;
+use crate::domain::topology::Topology;
+
+mod dead_primary;
+mod rejoin;
+
+pub use super::outcome::{Finish, Next, Outcome, StepResult, Undo};
+use super::plan::{Plan, RecoveryKind, Refusal, Step};
+
+/// How often a replica is pointed at the successor before it counts as lost.
+const REPOINT_TRIES: usize = 2;
+
+/// What comes next. `policy` and `now` serve the second choice; `now` is the executor's clock.
+pub fn next(plan: &Plan, phase: &Phase, done: &[StepResult], fresh: &Topology, policy: &Policy, now: Wall) -> Next {
+    let course = Course { plan, done, fresh };
+    match (plan.kind, phase) {
+        (_, Phase::Ended { .. }) => Next::Over,
+        (RecoveryKind::DeadPrimary, Phase::Claimed) => course
+            .towards_opening(policy, now)
+            .unwrap_or_else(|reason| course.abort(reason)),
+        (RecoveryKind::DeadPrimary, Phase::Opened { successor, .. }) => course.forward(successor),
+        (RecoveryKind::Rejoin, Phase::Claimed | Phase::Opened { .. }) => {
+            course.rejoin().unwrap_or_else(|reason| Next::Abort {
+                reason,
+                undo: Vec::new(),
+            })
+        }
+    }
+}
+
+struct Course<'a> {
+    plan: &'a Plan,
+    done: &'a [StepResult],
+    fresh: &'a Topology,
+}
+
+impl Course<'_> {
+    /// A new server got the address of the old primary: none of this cluster's.
+    fn is_another(&self, facts: &InstanceFacts) -> bool {
+        self.plan
+            .victim_identity
+            .as_ref()
+            .is_some_and(|identity| *identity != facts.identity)
+    }
+
+    fn finish(
+        &self,
+        successful: bool,
+        successor: &InstanceKey,
+        lost_replicas: Vec<Refusal>,
+        errors: Vec<String>,
+    ) -> Finish {
+        let successor = (successor.clone(), self.plan.successor_identity.clone());
+        Finish {
+            successful,
+            successor: Some(successor),
+            lost_replicas,
+            lost: self.plan.lost.clone(),
+            errors,
+        }
+    }
+
+    /// Puts back what this actor or the one before it may have done: the planned freeze counts as done even where no result says so.
+    fn abort(&self, reason: String) -> Next {
+        let mut undo = Vec::new();
+        let fence = self
+            .done
+            .iter()
+            .filter(|result| matches!(result.step, Step::Fence { .. }));
+        let may_be_fenced = fence
+            .flat_map(|result| result.outcomes.values())
+            .any(|outcome| match outcome {
+                Outcome::Done | Outcome::Unknown(_) => true,
+                Outcome::NoAnswer(_) | Outcome::Failed(_) => false,
+            });
+        let mut replicas = frozen_by(self.plan);
+        for result in self.done {
+            if let Step::Freeze { replicas: frozen } = &result.step {
+                replicas.extend(frozen.iter().cloned());
+            }
+        }
+        replicas.remove(&self.plan.victim);
+        if may_be_fenced {
+            undo.push(Undo::Reopen {
+                victim: self.plan.victim.clone(),
+            });
+        }
+        if !replicas.is_empty() {
+            undo.push(Undo::StartReceiving { replicas });
+        }
+        Next::Abort { reason, undo }
+    }
+
+    /// The latest outcome on one server of the steps of one kind, with its place among the results.
+    fn last(&self, is_wanted: impl Fn(&Step) -> bool, key: &InstanceKey) -> Option<(usize, &Outcome)> {
+        let mut results = self
+            .done
+            .iter()
+            .enumerate()
+            .rev()
+            .filter(|(_, result)| is_wanted(&result.step));
+        results.find_map(|(index, result)| Some((index, result.outcomes.get(key)?)))
+    }
+
+    fn tries(&self, is_wanted: impl Fn(&Step) -> bool, key: &InstanceKey) -> usize {
+        self.done
+            .iter()
+            .filter(|result| is_wanted(&result.step) && result.outcomes.contains_key(key))
+            .count()
+    }
+}
+
+fn frozen_by(plan: &Plan) -> BTreeSet<InstanceKey> {
+    plan.steps
+        .iter()
+        .filter_map(|step| {
+            if let Step::Freeze { replicas } = step {
+                Some(replicas)
+            } else {
+                None
+            }
+        })
+        .flatten()
+        .cloned()
+        .collect()
+}
+
+#[cfg(test)]
+mod tests;

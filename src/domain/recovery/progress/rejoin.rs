@@ -1,0 +1,63 @@
+//! A returned primary becomes a replica.
+
+use std::collections::BTreeSet;
+
+use crate::domain::instance::{Instance, InstanceFacts};
+use crate::domain::key::InstanceKey;
+use crate::domain::recovery::outcome::{Finish, Next, Outcome};
+use crate::domain::recovery::plan::Step;
+use crate::domain::recovery::planner::check_rejoin;
+
+use super::{Course, REPOINT_TRIES};
+
+impl Course<'_> {
+    /// A returned primary becomes a replica. It stays read-only whatever happens, so there is nothing to put back.
+    pub(super) fn rejoin(&self) -> Result<Next, String> {
+        let (returned, primary) = (&self.plan.victim, &self.plan.successor);
+        match self.last(|step| matches!(step, Step::Fence { .. }), returned) {
+            None => {
+                return Ok(Next::Run(Step::Fence {
+                    victim: returned.clone(),
+                }));
+            }
+            Some((_, Outcome::Done)) => {}
+            Some((_, outcome)) => return Err(format!("{returned} could not be made read-only: {}", outcome.told())),
+        }
+        let is_repoint = |step: &Step| matches!(step, Step::Repoint { .. });
+        match self.last(is_repoint, returned) {
+            Some((_, Outcome::Done)) => {
+                let finish = Finish {
+                    successful: true,
+                    successor: None,
+                    lost_replicas: Vec::new(),
+                    lost: None,
+                    errors: Vec::new(),
+                };
+                return Ok(Next::Finish(finish));
+            }
+            Some((_, outcome)) if self.tries(is_repoint, returned) >= REPOINT_TRIES => {
+                return Err(format!(
+                    "{returned} could not be pointed at {primary}: {}",
+                    outcome.told()
+                ));
+            }
+            _ => {}
+        }
+        let facts = |key: &InstanceKey| {
+            self.fresh
+                .get(key)
+                .and_then(Instance::valid_facts)
+                .ok_or_else(|| format!("{key} does not answer"))
+        };
+        let (own, source): (&InstanceFacts, &InstanceFacts) = (facts(returned)?, facts(primary)?);
+        if self.plan.victim_identity.as_ref() != Some(&own.identity) || self.plan.successor_identity != source.identity
+        {
+            return Err("the servers are not those that were planned with".to_owned());
+        }
+        check_rejoin(own, source).map_err(|why| format!("{returned}: {why}"))?;
+        Ok(Next::Run(Step::Repoint {
+            successor: primary.clone(),
+            replicas: BTreeSet::from([returned.clone()]),
+        }))
+    }
+}
