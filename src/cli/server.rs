@@ -475,6 +475,7 @@ fn show_pictures(
                 findings: picture.findings.iter().map(|judged| judged.finding.clone()).collect(),
                 cluster: picture.cluster,
                 topology: picture.topology,
+                policy: picture.policy,
             }
         });
         Arc::new(all.collect::<Vec<_>>())

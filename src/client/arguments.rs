@@ -63,6 +63,9 @@ pub struct Arguments {
     /// Port of instances that name none.
     #[arg(short = 'D', default_value_t = DEFAULT_PORT)]
     pub default_port: u16,
+    /// The answer as JSON, where a command prints a text for people.
+    #[arg(short = 'j', long)]
+    pub json: bool,
     /// Tag (no command of this version needs it).
     #[arg(short = 't', long)]
     pub tag: Option<String>,
@@ -105,6 +108,8 @@ pub struct Settings {
     pub path: Option<String>,
     /// Text to search for.
     pub query: Option<String>,
+    /// The answer as JSON.
+    pub json: bool,
     /// User and password.
     pub basic: Option<(String, SecretString)>,
     /// One more header.
@@ -167,6 +172,7 @@ impl Settings {
             endpoints: api.split_whitespace().map(str::to_owned).collect(),
             path: arguments.path,
             query: arguments.query,
+            json: arguments.json,
             basic,
             header,
             default_port: arguments.default_port,

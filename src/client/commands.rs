@@ -6,6 +6,8 @@ use serde_json::Value;
 
 use super::arguments::Settings;
 use super::endpoint::{Answer, Request};
+use crate::domain::explain::Explanation;
+
 use super::print::{self, field, indented, items, key, key_line, keys, lines, plain};
 
 /// One command.
@@ -167,6 +169,22 @@ fn print_findings(answer: &Answer, _: &Settings) -> String {
     lines(items(answer.details()).iter().map(line))
 }
 
+/// The text for people; one of a member that writes it otherwise is shown as it came.
+fn print_explanation(answer: &Answer, settings: &Settings) -> String {
+    if settings.json {
+        return indented(&answer.text);
+    }
+    let told = if answer.details().is_array() {
+        serde_json::from_value::<Vec<Explanation>>(answer.details().clone())
+    } else {
+        serde_json::from_value::<Explanation>(answer.details().clone()).map(|only| vec![only])
+    };
+    match told {
+        Ok(all) => all.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"),
+        Err(_) => indented(&answer.text),
+    }
+}
+
 fn print_broken(answer: &Answer, _: &Settings) -> String {
     let is_broken = |replica: &&Value| {
         let stopped = !truth(replica, "ReplicationSQLThreadRuning") || !truth(replica, "ReplicationIOThreadRuning");
@@ -269,6 +287,9 @@ static COMMANDS: &[Command] = &[
         },
         print: print_key },
 
+    Command { name: "explain", about: "Says what would happen if the primary died now, and why not (-i or -a; all clusters without; -j for JSON)", 
+        request: |settings| Ok(Some(settings.hint_if_given().map_or_else(|| read(&["explain"]), |hint| read(&["explain"]).part(hint)))),
+        print: print_explanation },
     Command { name: "replication-analysis", about: "Lists what is wrong", request: |_| Ok(Some(read(&["replication-analysis"]))), print: print_findings },
     Command { name: "recover", about: "Recovers a failed instance now (-d candidate) and prints the successor", request: |settings| recovery("recover", settings), print: print_key },
     Command { name: "recover-lite", about: "The same without hooks", request: |settings| recovery("recover-lite", settings), print: print_key },

@@ -7,6 +7,7 @@ pub mod analysis;
 pub mod case;
 pub mod declared;
 pub mod dialect;
+pub mod explain;
 pub mod finding;
 #[cfg(test)]
 pub(crate) mod fixture;

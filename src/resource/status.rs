@@ -52,7 +52,7 @@ pub struct MySQLClusterStatus {
     #[x_kube(merge_strategy = ListMerge::Atomic)]
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub downtime: Vec<DowntimeState>,
-    /// The recovery that runs, or that is called for and held back.
+    /// The recovery that runs, that is called for and held back, or that would be held back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recovery: Option<RunningRecovery>,
     /// The recovery that ended last.
@@ -146,6 +146,9 @@ pub struct Instance {
     #[schemars(length(max = 16))]
     #[serde(default)]
     pub promotion_rule: String,
+    /// Whether it could be promoted if the primary died now; absent for the primary.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub promotable: Option<Promotable>,
     /// When its downtime ends, or "indefinite".
     #[schemars(length(max = 64))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -154,6 +157,18 @@ pub struct Instance {
     #[schemars(length(max = MAX_PROBLEMS), inner(length(max = MAX_TEXT)))]
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub problems: Vec<String>,
+}
+
+/// Whether a server could be promoted.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct Promotable {
+    /// It could; another one may be preferred at the moment.
+    pub ok: bool,
+    /// Why it could not.
+    #[schemars(length(max = MAX_TEXT))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
 }
 
 /// What a server is in its topology.
@@ -223,7 +238,7 @@ pub enum DowntimeSource {
     Recovery,
 }
 
-/// The recovery that runs, or that is called for and held back.
+/// The recovery that runs, that is called for and held back, or that would be held back.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct RunningRecovery {
@@ -231,7 +246,7 @@ pub struct RunningRecovery {
     #[schemars(length(max = MAX_NAME))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
-    /// Blocked: called for and held back; Claimed: nothing is promoted yet; Opened: the successor may be writable.
+    /// WouldBlock: nothing failed, and a recovery would be held back; Blocked: called for and held back; Claimed: nothing is promoted yet; Opened: the successor may be writable.
     pub phase: RecoveryPhase,
     /// The analysis code.
     #[schemars(length(max = MAX_NAME))]
@@ -256,6 +271,7 @@ pub struct RunningRecovery {
     reason = "a described variant becomes a oneOf in the schema; the field describes the values"
 )]
 pub enum RecoveryPhase {
+    WouldBlock,
     #[default]
     Blocked,
     Claimed,

@@ -2,7 +2,9 @@ use serde_json::{Value, json};
 
 use super::spec::MySQLCluster;
 use super::{crd_yaml, document, status, superseded_by};
-use crate::domain::declared::{Observer, StatusModel, fixture};
+use crate::domain::declared::{
+    InstanceStatus, Observer, Promotable, RecoveryPhase, RecoveryStatus, Role, StatusModel, fixture,
+};
 use crate::domain::intent::{Origin, PromotionRule};
 use crate::domain::key::InstanceKey;
 use crate::domain::policy::{LossPolicy, Mode, OldPrimary};
@@ -317,4 +319,46 @@ fn a_status_of_another_group_or_a_later_leader_is_left_alone() {
         assert_eq!(by.is_some(), superseded, "{uuid} {term} {millis}: {by:?}");
     }
     assert_eq!(superseded_by(None, &observer("ours", 1, now)), None);
+}
+
+#[test]
+fn who_could_be_promoted_and_what_would_block_a_recovery_are_written() {
+    let told = |ok: bool, why: &str| InstanceStatus {
+        instance: InstanceKey::new("db1", 3306),
+        role: Role::Replica,
+        answers: true,
+        lag_seconds: None,
+        read_only: Some(true),
+        errant: None,
+        promotion_rule: PromotionRule::Neutral,
+        promotable: Some(Promotable {
+            ok,
+            why: why.to_owned(),
+        }),
+        downtime: None,
+        problems: Vec::new(),
+    };
+    let model = StatusModel {
+        instances: vec![told(true, ""), told(false, "promotion rule must_not")],
+        recovery: Some(RecoveryStatus {
+            uid: None,
+            phase: RecoveryPhase::WouldBlock,
+            failure: crate::domain::finding::Code::NoProblem,
+            victim: InstanceKey::new("db0", 3306),
+            successor: None,
+            blocked_by: vec!["the document says paused: true".to_owned()],
+        }),
+        ..StatusModel::default()
+    };
+    let written = serde_json::to_value(status(&model, &observer("ours", 1, Wall(0)), None)).unwrap();
+    assert_eq!(written["instances"][0]["promotable"], json!({"ok": true}));
+    assert_eq!(
+        written["instances"][1]["promotable"],
+        json!({"ok": false, "why": "promotion rule must_not"})
+    );
+    assert_eq!(written["recovery"]["phase"], "WouldBlock");
+    assert_eq!(
+        written["recovery"]["blockedBy"],
+        json!(["the document says paused: true"])
+    );
 }

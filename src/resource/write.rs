@@ -9,7 +9,7 @@ use crate::domain::time::Wall;
 
 use super::status::{
     DowntimePhase, DowntimeSource, DowntimeState, Instance, LastRecovery, MAX_ENTRIES, MAX_GTID, MAX_NAME,
-    MAX_PROBLEMS, MAX_TEXT, MySQLClusterStatus, Primary, RecoveryPhase, Role, RunningRecovery, Summary,
+    MAX_PROBLEMS, MAX_TEXT, MySQLClusterStatus, Primary, Promotable, RecoveryPhase, Role, RunningRecovery, Summary,
 };
 
 /// Length of the message of a condition, as the API server bounds it.
@@ -37,6 +37,7 @@ pub fn status(model: &StatusModel, observer: &Observer, previous: Option<&MySQLC
         recovery: model.recovery.as_ref().map(|recovery| RunningRecovery {
             id: recovery.uid.clone(),
             phase: match recovery.phase {
+                declared::RecoveryPhase::WouldBlock => RecoveryPhase::WouldBlock,
                 declared::RecoveryPhase::Blocked => RecoveryPhase::Blocked,
                 declared::RecoveryPhase::Claimed => RecoveryPhase::Claimed,
                 declared::RecoveryPhase::Opened => RecoveryPhase::Opened,
@@ -119,6 +120,10 @@ fn instance(instance: &declared::InstanceStatus) -> Instance {
         read_only: instance.read_only,
         gtid_errant: instance.errant.as_ref().map(|set| cut(&set.to_string(), MAX_GTID)),
         promotion_rule: format!("{:?}", instance.promotion_rule),
+        promotable: instance.promotable.as_ref().map(|promotable| Promotable {
+            ok: promotable.ok,
+            why: Some(cut(&promotable.why, MAX_TEXT)).filter(|why| !why.is_empty()),
+        }),
         downtime_until: instance.downtime.map(|end| match end {
             DowntimeEnd::At(until) => time(until).map_or_else(String::new, |until| until.0.to_string()),
             DowntimeEnd::Indefinite => "indefinite".to_owned(),

@@ -6,7 +6,10 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use ham4db::domain::analysis::findings;
 use ham4db::domain::case::Case;
+use ham4db::domain::explain::explain;
+use ham4db::domain::recovery::planner::held_back;
 use ham4db::domain::simulate::report;
 
 fn folder() -> PathBuf {
@@ -55,6 +58,47 @@ fn every_case_gives_its_text() {
         cases.len(),
         different.join("\n")
     );
+}
+
+/// Cases of which it is also told what `ham4db-client -c explain` says.
+const EXPLAINED: [&str; 8] = [
+    "below-an-intermediate",
+    "delayed-alone",
+    "downtimed-primary",
+    "errant-replica",
+    "healthy",
+    "mariadb",
+    "must-not",
+    "paused",
+];
+
+#[test]
+fn a_cluster_is_explained_as_it_is_written_down() {
+    let bless = std::env::var_os("HAM4DB_BLESS").is_some();
+    let mut different = Vec::new();
+    for name in EXPLAINED {
+        let Case {
+            topology,
+            policy,
+            quarantines,
+            now,
+            ..
+        } = read(name);
+        let found = findings(&topology, &policy, &quarantines, now);
+        let held: Vec<_> = found
+            .iter()
+            .map(|finding| held_back(finding, &topology, &policy))
+            .collect();
+        let judged = found.iter().zip(held.iter().map(Option::as_ref));
+        let text = explain(&topology, &policy, judged, now).to_string();
+        let path = folder().join(name).with_extension("explain");
+        if bless {
+            fs::write(&path, &text).expect("a text can be written");
+        } else if fs::read_to_string(&path).unwrap_or_default() != text {
+            different.push(format!("=== {name}\n{text}"));
+        }
+    }
+    assert!(different.is_empty(), "these differ:\n{}", different.join("\n"));
 }
 
 #[test]

@@ -91,6 +91,12 @@ async fn commands_print_what_scripts_expect() {
             &["-c", "ack-cluster-recoveries", "-a", "shop", "-r", "seen it"],
             "127.0.0.1:21100\n",
         ),
+        (
+            &["-c", "explain", "-a", "shop"],
+            "READY: if 127.0.0.1:21100 died now, 127.0.0.1:21101 would be promoted",
+        ),
+        (&["-c", "explain"], "  127.0.0.1:21102  could be promoted: "),
+        (&["-c", "explain", "-a", "shop", "-j"], "  \"ready\": true,"),
         (&["-c", "raft-leader-hostname"], "member-1.example\n"),
         (&["-c", "api", "-P", "clusters"], "[\n  \"127.0.0.1:21100\"\n]\n"),
         (&["-c", "api", "-P", "/search?s=21103&x=%20"], "21103"),

@@ -171,6 +171,8 @@ async fn metrics_count_what_is_there() {
         "ham4db_instances{cluster=\"127.0.0.1:21100\"} 4",
         "ham4db_instances_unreachable{cluster=\"127.0.0.1:21100\"} 1",
         "ham4db_findings{cluster=\"127.0.0.1:21100\",code=\"DeadMaster\"} 1",
+        "ham4db_failover_ready{cluster=\"127.0.0.1:21100\"} 1",
+        "ham4db_failover_obstacles{cluster=\"127.0.0.1:21100\"} 0",
         "ham4db_leader 1",
         "ham4db_healthy 1",
         "ham4db_recoveries_enabled 1",

@@ -271,3 +271,29 @@ async fn a_saved_case_reads_back() {
     let case = ham4db::domain::case::Case::from_json(&answer.text).unwrap();
     assert_eq!(case.topology, view().topology);
 }
+
+#[tokio::test]
+async fn what_would_be_done_about_the_death_of_a_primary_is_told_before_it_dies() {
+    let member = Member::alone();
+    let told = member.json("/api/explain/shop").await;
+    assert_eq!(told["ready"], true, "{told}");
+    assert_eq!(told["primary"], "127.0.0.1:21100");
+    assert_eq!(told["successor"], "127.0.0.1:21101");
+    assert_eq!(told["replicas"].as_array().map(Vec::len), Some(3));
+    assert_eq!(
+        told["steps"][0],
+        "fence 127.0.0.1:21100: read-only and end client sessions, if it answers"
+    );
+    let all = member.json("/api/explain").await;
+    assert_eq!(all, json!([told]));
+    assert_eq!(member.get("/api/explain/nobody").await.status, StatusCode::NOT_FOUND);
+
+    let mut paused = view_with_dead_primary();
+    paused.policy.held_back = Some(ham4db::domain::policy::HeldBack::Paused);
+    paused.findings[0].held_back = Some(ham4db::domain::policy::HeldBack::Paused);
+    member.show(paused);
+    let told = member.json("/api/explain/127.0.0.1:21102").await;
+    assert_eq!(told["ready"], false);
+    assert_eq!(told["obstacles"], json!(["the document says paused: true"]));
+    assert_eq!(told["findings"][0]["heldBack"], "the document says paused: true");
+}

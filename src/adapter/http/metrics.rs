@@ -87,11 +87,16 @@ fn registry(shared: &Shared) -> Registry {
     let instances = Family::<ByCluster, Gauge>::default();
     let unreachable = Family::<ByCluster, Gauge>::default();
     let findings = Family::<ByCode, Gauge>::default();
+    let ready = Family::<ByCluster, Gauge>::default();
+    let obstacles = Family::<ByCluster, Gauge>::default();
     let recoveries = Family::<ByOutcome, Gauge>::default();
     for view in scene.views.iter() {
         let cluster = ByCluster {
             cluster: view.cluster.name.clone(),
         };
+        let outlook = scene.explain(view);
+        ready.get_or_create(&cluster).set(i64::from(outlook.ready));
+        obstacles.get_or_create(&cluster).set(size(outlook.obstacles.len()));
         let members = view.topology.instances.values();
         instances.get_or_create(&cluster).set(size(members.len()));
         unreachable
@@ -134,6 +139,16 @@ fn registry(shared: &Shared) -> Registry {
         unreachable,
     );
     registry.register("findings", "Findings of now", findings);
+    registry.register(
+        "failover_ready",
+        "Whether another server would be promoted if the primary of a cluster died now",
+        ready,
+    );
+    registry.register(
+        "failover_obstacles",
+        "How many reasons there are why not: /api/explain tells them",
+        obstacles,
+    );
     registry.register("recoveries", "Recoveries on record, by outcome", recoveries);
     registry.register(
         "recoveries_enabled",

@@ -7,7 +7,7 @@ use axum::middleware::{from_fn, from_fn_with_state};
 use axum::routing::{MethodRouter, get};
 
 use super::reply::Failure;
-use super::routes::{analysis, clusters, group, instances, intents, records, recoveries};
+use super::routes::{analysis, clusters, explain, group, instances, intents, records, recoveries};
 use super::server::Shared;
 use super::{guard, metrics, proxy};
 
@@ -74,6 +74,8 @@ fn reads() -> Router<Shared> {
         .route("/topology-tabulated/{hint}", get(clusters::tabulated))
         .route("/topology-tabulated/{host}/{port}", get(clusters::tabulated_of))
         .route("/case/{hint}", get(clusters::case))
+        .route("/explain", get(explain::all))
+        .route("/explain/{hint}", get(explain::of_cluster))
         .route("/instance/{host}/{port}", get(instances::one))
         .route("/instance-replicas/{host}/{port}", get(instances::replicas))
         .route("/all-instances", get(instances::all))

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 
 use crate::app::api::{ApiError, ClusterView};
+use crate::domain::explain::{self, Explanation};
 use crate::domain::gtid::GtidSet;
 use crate::domain::instance::Instance;
 use crate::domain::intent::Wish;
@@ -139,6 +140,15 @@ impl<'a> Scene<'a> {
                 self.find_instance(&key).ok().map(|(view, _)| view)
             })
             .ok_or_else(|| ApiError::NotFound(format!("Unable to determine cluster name. clusterHint={hint}")))
+    }
+
+    /// What would be done if the primary of a cluster died now.
+    pub(super) fn explain(&self, view: &ClusterView) -> Explanation {
+        let findings = view
+            .findings
+            .iter()
+            .map(|judged| (&judged.finding, judged.held_back.as_ref()));
+        explain::explain(&view.topology, &view.policy, findings, self.now)
     }
 
     /// Finds a cluster by its alias alone.

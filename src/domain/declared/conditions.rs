@@ -232,7 +232,7 @@ fn recovery_active(found: &Found<'_>, model: &StatusModel) -> Condition {
         return unseen(kind);
     }
     match &model.recovery {
-        Some(recovery) if recovery.phase != RecoveryPhase::Blocked => condition(
+        Some(recovery) if !matches!(recovery.phase, RecoveryPhase::Blocked | RecoveryPhase::WouldBlock) => condition(
             kind,
             Truth::True,
             if recovery.phase == RecoveryPhase::Opened {

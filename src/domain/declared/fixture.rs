@@ -148,6 +148,7 @@ pub(crate) fn picture(owner: Option<Origin>) -> ClusterPicture {
     ClusterPicture {
         cluster,
         topology,
+        policy: crate::domain::policy::Policy::default(),
         findings: Vec::new(),
         held_back: Vec::new(),
     }

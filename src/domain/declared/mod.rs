@@ -21,11 +21,12 @@ use std::collections::BTreeMap;
 pub use document::{DeclaredCandidate, DeclaredCluster, DeclaredDowntime, ObservedBy, SecretStanding, Tls};
 pub use status::{
     Condition, ConditionKind, DowntimeAsker, DowntimeEnd, DowntimePhase, DowntimeStatus, InstanceStatus, LastRecovery,
-    Observer, PrimaryStatus, RecoveryPhase, RecoveryStatus, Role, StatusModel, Truth,
+    Observer, PrimaryStatus, Promotable, RecoveryPhase, RecoveryStatus, Role, StatusModel, Truth,
 };
 
 use crate::domain::finding::Finding;
 use crate::domain::intent::Origin;
+use crate::domain::policy::Policy;
 use crate::domain::state::{Cluster, Command, State};
 use crate::domain::time::Wall;
 use crate::domain::topology::Topology;
@@ -67,6 +68,8 @@ pub struct ClusterPicture {
     pub cluster: Cluster,
     /// Its instances.
     pub topology: Topology,
+    /// What may be done to it.
+    pub policy: Policy,
     /// What is wrong with it.
     pub findings: Vec<Finding>,
     /// Why a recovery that a finding calls for does not run; empty when none is called for.

@@ -84,10 +84,21 @@ pub struct InstanceStatus {
     pub errant: Option<GtidSet>,
     /// How willingly it is promoted.
     pub promotion_rule: PromotionRule,
+    /// Whether it could be promoted; `None` for the primary.
+    pub promotable: Option<Promotable>,
     /// In downtime, and how long.
     pub downtime: Option<DowntimeEnd>,
     /// What is wrong with it, worst first.
     pub problems: Vec<String>,
+}
+
+/// Whether a server could be promoted if the primary died now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Promotable {
+    /// It could; another one may be preferred at the moment.
+    pub ok: bool,
+    /// Why it could not; empty when it could: who is preferred changes with every transaction.
+    pub why: String,
 }
 
 /// How long a downtime lasts; the longest is the greatest.
@@ -141,6 +152,8 @@ pub struct DowntimeStatus {
 /// How far a recovery is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RecoveryPhase {
+    /// Nothing failed; a recovery would be held back.
+    WouldBlock,
     /// Called for and held back.
     Blocked,
     /// Nothing is promoted yet.
@@ -149,7 +162,7 @@ pub enum RecoveryPhase {
     Opened,
 }
 
-/// The recovery that runs or is held back.
+/// The recovery that runs or is held back, or that would be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RecoveryStatus {
     /// Its id.
@@ -339,6 +352,7 @@ impl StatusModel {
                     instance.answers,
                     instance.read_only,
                     instance.downtime,
+                    instance.promotable.as_ref().map(|promotable| promotable.ok),
                 )
             };
             model.instances.iter().map(part).collect::<Vec<_>>()

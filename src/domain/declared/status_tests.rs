@@ -362,3 +362,69 @@ fn a_status_does_not_change_by_itself() {
         "lag alone is not urgent"
     );
 }
+
+#[test]
+fn a_status_says_who_could_be_promoted_and_what_would_hold_a_recovery_back_before_anything_fails() {
+    let declared = || seen(vec![document("db", "orders")]);
+    let mut picture = picture(Some(origin("db", "orders")));
+    for replica in ["b", "c"] {
+        let facts = picture
+            .topology
+            .instances
+            .get_mut(&key(replica))
+            .unwrap()
+            .facts
+            .as_mut()
+            .unwrap();
+        facts.log_replica_updates = true;
+        facts.gtid_mode = "ON".to_owned();
+        facts.channels[0].positioning = crate::domain::instance::Positioning::AutoPosition;
+    }
+    let state = state_with(&picture);
+    let status = |picture: &ClusterPicture| {
+        let answer = reconcile(
+            &declared(),
+            &state,
+            std::slice::from_ref(picture),
+            &BTreeMap::new(),
+            NOW,
+        );
+        of(&answer, "orders").clone()
+    };
+    let could = |model: &StatusModel| -> Vec<Option<bool>> {
+        let ok = |instance: &InstanceStatus| instance.promotable.as_ref().map(|promotable| promotable.ok);
+        model.instances.iter().map(ok).collect()
+    };
+    let healthy = status(&picture);
+    assert_eq!(could(&healthy), [None, Some(true), Some(true)]);
+    assert_eq!(healthy.recovery, None);
+
+    // Who is ahead changes all the time: that is no news.
+    let replica = picture.topology.instances.get_mut(&key("c")).unwrap();
+    replica.facts.as_mut().unwrap().executed = GtidSet::parse(Flavour::MySql, &format!("{A}:1-90")).unwrap();
+    let behind = status(&picture);
+    assert_eq!(behind, healthy);
+
+    picture.policy.held_back = Some(crate::domain::policy::HeldBack::Paused);
+    for host in ["b", "c"] {
+        picture.policy.promotion_rules.insert(key(host), PromotionRule::MustNot);
+    }
+    let blocked = status(&picture);
+    assert_eq!(could(&blocked), [None, Some(false), Some(false)]);
+    assert_eq!(
+        blocked.instances[1].promotable.as_ref().map(|told| told.why.as_str()),
+        Some("promotion rule must_not")
+    );
+    let recovery = blocked.recovery.as_ref().expect("it would be held back");
+    assert_eq!(recovery.phase, RecoveryPhase::WouldBlock);
+    assert_eq!(
+        recovery.blocked_by,
+        ["the document says paused: true", "no replica can be promoted"]
+    );
+    assert!(blocked.differs_in_substance(&healthy));
+    assert_eq!(
+        truth(&blocked, ConditionKind::RecoveryBlocked),
+        (Truth::False, "NothingHeldBack"),
+        "nothing calls for a recovery"
+    );
+}

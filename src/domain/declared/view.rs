@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::domain::explain::{Explanation, explain};
 use crate::domain::finding::{Code, Finding};
 use crate::domain::gtid::GtidSet;
 use crate::domain::instance::{Instance, ThreadState};
@@ -16,7 +17,7 @@ use super::commands::older_document;
 use super::conditions;
 use super::document::DeclaredCluster;
 use super::status::{
-    DowntimeAsker, DowntimeEnd, DowntimePhase, DowntimeStatus, InstanceStatus, LastRecovery, PrimaryStatus,
+    DowntimeAsker, DowntimeEnd, DowntimePhase, DowntimeStatus, InstanceStatus, LastRecovery, PrimaryStatus, Promotable,
     RecoveryPhase, RecoveryStatus, Role, StatusModel,
 };
 
@@ -78,14 +79,18 @@ pub(super) fn status(declared: &DeclaredCluster, state: &State, pictures: &[Clus
         ..StatusModel::default()
     };
     if let Some(picture) = found.picture {
+        let outlook = explain(&picture.topology, &picture.policy, [], now);
         model.primary = primary(picture);
         model.instances = picture
             .topology
             .instances
             .values()
-            .map(|instance| describe(instance, picture, state, now))
+            .map(|instance| InstanceStatus {
+                promotable: promotable(&outlook, &instance.key),
+                ..describe(instance, picture, state, now)
+            })
             .collect();
-        model.recovery = running(picture, state);
+        model.recovery = running(picture, state).or_else(|| would_block(outlook));
         model.last_recovery = last(&picture.cluster.id, state);
     }
     model.downtime = downtimes(declared, state, found.picture, now);
@@ -121,9 +126,31 @@ fn describe(instance: &Instance, picture: &ClusterPicture, state: &State, now: W
             _ => None,
         },
         promotion_rule: promotion_rule(&instance.key, topology, state, now),
+        promotable: None,
         downtime: downtime_end(&instance.key, topology, state, now),
         problems: problems(instance, role, quarantine, &picture.findings),
     }
+}
+
+fn promotable(outlook: &Explanation, instance: &InstanceKey) -> Option<Promotable> {
+    outlook.outlook(instance).map(|outlook| Promotable {
+        ok: outlook.ok,
+        why: if outlook.ok { String::new() } else { outlook.why.clone() },
+    })
+}
+
+/// What would hold a recovery back that nothing calls for yet.
+fn would_block(outlook: Explanation) -> Option<RecoveryStatus> {
+    let victim = outlook.primary.filter(|_| !outlook.ready)?;
+    Some(RecoveryStatus {
+        uid: None,
+        phase: RecoveryPhase::WouldBlock,
+        failure: Code::NoProblem,
+        victim,
+        // Who is preferred changes with every transaction: a status is no place for it.
+        successor: None,
+        blocked_by: outlook.obstacles,
+    })
 }
 
 fn quarantine_of<'a>(instance: &Instance, picture: &ClusterPicture, state: &'a State) -> Option<&'a Quarantine> {

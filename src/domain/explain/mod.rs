@@ -1,0 +1,328 @@
+//! Why: what would be done if the primary of a cluster died now, what would be lost, and what stands in the way. Computed all the
+//! time from the same functions that a recovery uses ([`planner::rehearse`]), and nothing is touched.
+//!
+//! One text for API, client, document status and metric: who reads it before a failure decides as ham4db will decide in it.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::analysis::current_primary;
+use super::analysis::evidence::is_receiving;
+use super::finding::{Code, Finding};
+use super::gtid::GtidSet;
+use super::instance::Instance;
+use super::key::InstanceKey;
+use super::policy::{HeldBack, LossPolicy, Policy};
+use super::recovery::candidate::excerpt;
+use super::recovery::plan::{Plan, PlanReport, RefusalReason};
+use super::recovery::planner;
+use super::time::Wall;
+use super::topology::Topology;
+
+mod text;
+
+/// What would be done about the death of a cluster's primary, and why not.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Explanation {
+    /// Id of the cluster.
+    pub cluster: String,
+    /// Its name: `host:port` of the primary.
+    pub name: String,
+    /// Its alias, or the name.
+    pub alias: String,
+    /// When the picture was taken, milliseconds since 1970 UTC.
+    pub taken: Wall,
+    /// The present primary, if the picture tells.
+    pub primary: Option<InstanceKey>,
+    /// If the primary died now, and the members agreed on it, another server would be made writable.
+    pub ready: bool,
+    /// Why not, worst first; empty exactly when `ready`.
+    pub obstacles: Vec<String>,
+    /// Who would be promoted. There may be one although an obstacle holds the recovery back.
+    pub successor: Option<InstanceKey>,
+    /// What would be done, in order.
+    pub steps: Vec<String>,
+    /// What would be lost, as of the last look.
+    pub loss: Loss,
+    /// Every other server of the cluster, by address.
+    pub replicas: Vec<Outlook>,
+    /// Direct replicas that would be left behind, with the reason.
+    pub left_behind: BTreeMap<InstanceKey, String>,
+    /// What is not known of the servers: it may change the answer.
+    pub unknown: Vec<String>,
+    /// What else was weighed.
+    pub remarks: Vec<String>,
+    /// What is wrong now, and which rule keeps a recovery from it.
+    pub findings: Vec<Held>,
+}
+
+/// What the successor lacks of what the primary had, as of the last look.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Loss {
+    /// How many transactions.
+    pub transactions: u64,
+    /// Which, cut to what a person reads.
+    pub set: String,
+    /// The successor receives, so it probably has them by now: it was asked a moment earlier or later than the primary.
+    pub arriving: bool,
+}
+
+/// What stands between one server and its promotion.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Outlook {
+    /// Which.
+    pub instance: InstanceKey,
+    /// It could be promoted; another one may be preferred.
+    pub ok: bool,
+    /// Why it is not the one, or why it cannot be; `would be promoted` for the successor.
+    pub why: String,
+}
+
+/// A finding, and the rule that keeps a recovery from it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Held {
+    /// On which server.
+    pub instance: InstanceKey,
+    /// Analysis code.
+    pub code: String,
+    /// In a sentence.
+    pub description: String,
+    /// The rule; `None` when nothing holds a recovery back: it runs, or will in a moment.
+    pub held_back: Option<String>,
+}
+
+/// Explains a cluster. `findings` are those of now, each with what was found out to hold a recovery back.
+pub fn explain<'a>(
+    topology: &Topology,
+    policy: &Policy,
+    findings: impl IntoIterator<Item = (&'a Finding, Option<&'a HeldBack>)>,
+    now: Wall,
+) -> Explanation {
+    let primary = current_primary(topology);
+    let rehearsal = Rehearsal::of(topology, policy, now);
+    let mut obstacles: Vec<String> = primary
+        .as_ref()
+        .map(|primary| held(primary, topology, policy))
+        .unwrap_or_default();
+    obstacles.extend(rehearsal.obstacle.clone());
+    let plan = rehearsal.plan.as_ref();
+    Explanation {
+        cluster: topology.cluster.0.clone(),
+        name: topology.cluster_name.clone(),
+        alias: if topology.cluster_alias.is_empty() {
+            topology.cluster_name.clone()
+        } else {
+            topology.cluster_alias.clone()
+        },
+        taken: topology.taken,
+        ready: obstacles.is_empty(),
+        obstacles,
+        successor: plan.map(|plan| plan.successor.clone()),
+        steps: plan
+            .map(|plan| plan.steps.iter().map(super::recovery::plan::Step::describe).collect())
+            .unwrap_or_default(),
+        loss: rehearsal.loss(),
+        replicas: outlooks(topology, primary.as_ref(), &rehearsal),
+        left_behind: plan
+            .map(|plan| {
+                let told = |lost: &super::recovery::plan::Refusal| (lost.instance.clone(), lost.reason.to_string());
+                plan.lost_replicas.iter().map(told).collect()
+            })
+            .unwrap_or_default(),
+        unknown: unknown(topology),
+        remarks: rehearsal.remarks(topology, policy),
+        findings: findings
+            .into_iter()
+            .filter(|(finding, _)| finding.code != Code::NoProblem || !finding.structure.is_empty())
+            .map(|(finding, held_back)| Held {
+                instance: finding.instance.clone(),
+                code: finding.code.to_string(),
+                description: finding.description.clone(),
+                held_back: held_back.map(ToString::to_string),
+            })
+            .collect(),
+        primary,
+    }
+}
+
+impl Explanation {
+    /// What stands between a server and its promotion; `None` for the primary and for strangers.
+    pub fn outlook(&self, instance: &InstanceKey) -> Option<&Outlook> {
+        self.replicas.iter().find(|outlook| outlook.instance == *instance)
+    }
+}
+
+/// What would hold back a recovery of the present primary, whoever could be promoted.
+fn held(primary: &InstanceKey, topology: &Topology, policy: &Policy) -> Vec<String> {
+    let downtime = policy
+        .downtimes
+        .iter()
+        .find(|(downtimed, _)| topology.resolve(downtimed) == primary)
+        .map(|(_, why)| format!("{primary} is {why}"));
+    let general = policy.held_back.as_ref().map(ToString::to_string);
+    general.into_iter().chain(downtime).collect()
+}
+
+/// What the planner says about the death of the present primary.
+struct Rehearsal {
+    plan: Option<Plan>,
+    report: PlanReport,
+    /// Why nobody would be promoted.
+    obstacle: Option<String>,
+    /// The successor gets changes from the primary now.
+    arriving: bool,
+}
+
+impl Rehearsal {
+    /// Under load the primary's set is always a little ahead of what its replicas were seen to have. Such a difference is no loss
+    /// yet, and must not make the answer flicker: while the successor receives, the loss policy is not asked.
+    fn of(topology: &Topology, policy: &Policy, now: Wall) -> Self {
+        let (plan, report) = planner::rehearse(topology, policy, now);
+        let is_arriving = |plan: &Plan| topology.get(&plan.successor).is_some_and(is_receiving);
+        if let Some(plan) = plan {
+            return Self {
+                arriving: is_arriving(&plan),
+                plan: Some(plan),
+                report,
+                obstacle: None,
+            };
+        }
+        let why = report
+            .no_plan
+            .clone()
+            .unwrap_or_else(|| "no replica can be promoted".to_owned());
+        let lenient = Policy {
+            loss: LossPolicy::Allow,
+            ..policy.clone()
+        };
+        match planner::rehearse(topology, &lenient, now) {
+            (Some(plan), report) if policy.loss != LossPolicy::Allow => Self {
+                arriving: is_arriving(&plan),
+                obstacle: (policy.loss == LossPolicy::Refuse && !is_arriving(&plan)).then_some(why),
+                plan: Some(plan),
+                report,
+            },
+            (_, _) => Self {
+                plan: None,
+                report,
+                obstacle: Some(why),
+                arriving: false,
+            },
+        }
+    }
+
+    fn lost(&self) -> Option<&GtidSet> {
+        self.plan.as_ref()?.lost.as_ref()
+    }
+
+    fn loss(&self) -> Loss {
+        self.lost().map_or_else(Loss::default, |set| Loss {
+            transactions: set.transaction_count(),
+            set: excerpt(set),
+            arriving: self.arriving,
+        })
+    }
+
+    fn remarks(&self, topology: &Topology, policy: &Policy) -> Vec<String> {
+        // What would be lost has a place of its own.
+        let mut remarks: Vec<String> = self
+            .report
+            .remarks
+            .iter()
+            .filter(|remark| !remark.starts_with("lossPolicy"))
+            .cloned()
+            .collect();
+        let is_acknowledged = self
+            .plan
+            .as_ref()
+            .and_then(|plan| topology.get(&plan.victim)?.valid_facts())
+            .is_some_and(|facts| facts.semi_sync.source_active);
+        match policy.loss {
+            LossPolicy::Refuse if !is_acknowledged => remarks.push(
+                "lossPolicy is Refuse and commits wait for no replica: what has not arrived when the primary dies stops the failover"
+                    .to_owned(),
+            ),
+            LossPolicy::AllowAfterTimeout => remarks.push(format!(
+                "lossPolicy is AllowAfterTimeout: if something would be lost, the old primary has {} s to come back first",
+                policy.loss_timeout_millis / 1000
+            )),
+            LossPolicy::Refuse | LossPolicy::Allow => {}
+        }
+        remarks
+    }
+}
+
+/// Whether a reason only says that another one is preferred at the moment.
+fn is_preference(reason: &RefusalReason) -> bool {
+    matches!(
+        reason,
+        RefusalReason::RankedLower(_) | RefusalReason::Behind(_) | RefusalReason::Incomparable(_)
+    )
+}
+
+fn outlooks(topology: &Topology, primary: Option<&InstanceKey>, rehearsal: &Rehearsal) -> Vec<Outlook> {
+    let successor = rehearsal.plan.as_ref().map(|plan| &plan.successor);
+    topology
+        .instances
+        .values()
+        .filter(|instance| Some(&instance.key) != primary)
+        .map(|instance| {
+            let refused = rehearsal
+                .report
+                .refused
+                .iter()
+                .find(|refusal| refusal.instance == instance.key);
+            let (ok, why) = match refused {
+                _ if successor == Some(&instance.key) => (true, "would be promoted".to_owned()),
+                Some(refusal) => (is_preference(&refusal.reason), refusal.reason.to_string()),
+                None => (false, not_considered(instance, primary, rehearsal)),
+            };
+            Outlook {
+                instance: instance.key.clone(),
+                ok,
+                why,
+            }
+        })
+        .collect()
+}
+
+fn not_considered(instance: &Instance, primary: Option<&InstanceKey>, rehearsal: &Rehearsal) -> String {
+    match (primary, &rehearsal.obstacle) {
+        _ if !instance.is_valid() => RefusalReason::Unreachable(why_unreachable(instance)).to_string(),
+        (None, _) => "the picture does not tell who the primary is".to_owned(),
+        (Some(_), Some(why)) if rehearsal.plan.is_none() && instance.source().is_some() => why.clone(),
+        (Some(primary), _) => format!("does not replicate from {primary}, nor from a replica of it"),
+    }
+}
+
+fn why_unreachable(instance: &Instance) -> String {
+    instance
+        .failure
+        .as_ref()
+        .map_or_else(|| "never seen".to_owned(), ToString::to_string)
+}
+
+/// Servers that were never seen, and parts of probes that failed.
+fn unknown(topology: &Topology) -> Vec<String> {
+    let mut unknown = Vec::new();
+    for instance in topology.instances.values() {
+        match &instance.facts {
+            None => unknown.push(format!("{}: {}", instance.key, why_unreachable(instance))),
+            Some(facts) => unknown.extend(
+                facts
+                    .problems
+                    .iter()
+                    .map(|problem| format!("{}: {problem}", instance.key)),
+            ),
+        }
+    }
+    unknown
+}
+
+#[cfg(test)]
+mod tests;

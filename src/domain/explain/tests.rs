@@ -1,0 +1,180 @@
+use crate::domain::analysis::findings;
+use crate::domain::fixture::{Adjust, NOW, key, primary, replica, topology};
+use crate::domain::instance::Instance;
+use crate::domain::intent::PromotionRule;
+use crate::domain::policy::{HeldBack, LossPolicy, Policy};
+use crate::domain::recovery::planner::held_back;
+
+use super::{Explanation, explain};
+
+fn explained(instances: impl IntoIterator<Item = Instance>, policy: &Policy) -> Explanation {
+    let topology = topology(instances);
+    let found = findings(&topology, policy, &[], NOW);
+    let judged: Vec<_> = found
+        .iter()
+        .map(|finding| (finding, held_back(finding, &topology, policy)))
+        .collect();
+    explain(
+        &topology,
+        policy,
+        judged.iter().map(|(finding, held)| (*finding, held.as_ref())),
+        NOW,
+    )
+}
+
+#[test]
+fn a_healthy_cluster_is_ready_and_says_who_would_be_promoted() {
+    let healthy = explained(
+        [
+            primary(1, "1:1-100"),
+            replica(2, 1, "1:1-100"),
+            replica(3, 1, "1:1-100"),
+        ],
+        &Policy::default(),
+    );
+    assert!(healthy.ready, "{healthy}");
+    assert_eq!(
+        healthy.to_string(),
+        "cluster shop (db1:3306)\n\
+         READY: if db1:3306 died now, db2:3306 would be promoted\n\
+         would be lost: nothing that is known of\n\
+         what would be done:\n\
+         \u{20} 1. fence db1:3306: read-only and end client sessions, if it answers\n\
+         \u{20} 2. freeze: stop receiving on db2:3306, db3:3306\n\
+         \u{20} 3. drain: db2:3306 applies all that it received\n\
+         \u{20} 4. redial db1:3306: is it back?\n\
+         \u{20} 5. open: make db2:3306 the writable primary\n\
+         \u{20} 6. repoint db3:3306 to db2:3306\n\
+         the other servers:\n\
+         \u{20} db2:3306  would be promoted\n\
+         \u{20} db3:3306  could be promoted: as good, ranks lower: db2:3306 comes first by address\n"
+    );
+}
+
+#[test]
+fn every_reason_against_a_replica_and_against_acting_is_told() {
+    let policy = Policy {
+        held_back: Some(HeldBack::Paused),
+        promotion_rules: [(key(2), PromotionRule::MustNot)].into(),
+        ..Policy::default()
+    };
+    let told = explained(
+        [
+            primary(1, "1:1-100"),
+            replica(2, 1, "1:1-100"),
+            replica(3, 1, "1:1-100").dead(),
+            replica(4, 1, "1:1-100").facts(|facts| facts.log_bin = false),
+            Instance::unseen(key(5)),
+        ],
+        &policy,
+    );
+    assert!(!told.ready);
+    let text = told.to_string();
+    for line in [
+        "NOT READY: if db1:3306 died now, nobody would be promoted",
+        "  - the document says paused: true",
+        "  - no replica can be promoted",
+        "  db2:3306  cannot be promoted: promotion rule must_not",
+        "  db3:3306  cannot be promoted: unreachable: connection refused",
+        "  db4:3306  cannot be promoted: binary logging is off (log_bin)",
+        "  db5:3306  cannot be promoted: unreachable: never seen",
+        "  - db5:3306: never seen",
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line:?} is not in\n{text}");
+    }
+}
+
+#[test]
+fn what_is_on_its_way_is_no_obstacle_even_where_nothing_may_be_lost() {
+    let refuse = Policy {
+        loss: LossPolicy::Refuse,
+        ..Policy::default()
+    };
+    let busy = explained([primary(1, "1:1-120"), replica(2, 1, "1:1-100")], &refuse);
+    assert!(busy.ready, "{busy}");
+    assert!(busy.loss.arriving);
+    assert_eq!(busy.loss.transactions, 20);
+    let text = busy.to_string();
+    assert!(text.contains("at the last look 20 transactions"), "{text}");
+    assert!(text.contains("stops the failover"), "{text}");
+
+    let stopped = explained([primary(1, "1:1-120"), replica(2, 1, "1:1-100").cut()], &refuse);
+    assert!(!stopped.ready);
+    assert_eq!(stopped.successor, Some(key(2)));
+    assert!(
+        stopped.obstacles.iter().any(|why| why.contains("lossPolicy is Refuse")),
+        "{stopped}"
+    );
+
+    let allowed = explained(
+        [primary(1, "1:1-120"), replica(2, 1, "1:1-100").cut()],
+        &Policy::default(),
+    );
+    assert!(allowed.ready, "{allowed}");
+    assert!(
+        allowed.to_string().contains("would be lost: at least 20 transactions"),
+        "{allowed}"
+    );
+}
+
+#[test]
+fn a_downtime_of_the_primary_and_a_general_reason_are_both_told() {
+    let downtimed = HeldBack::Downtimed {
+        owner: "alice".to_owned(),
+        reason: "disk".to_owned(),
+        until: None,
+    };
+    let policy = Policy {
+        held_back: Some(HeldBack::GloballyDisabled),
+        downtimes: [(key(1), downtimed)].into(),
+        ..Policy::default()
+    };
+    let told = explained([primary(1, "1:1-9"), replica(2, 1, "1:1-9")], &policy);
+    assert_eq!(
+        told.obstacles,
+        [
+            "recoveries are globally disabled (enable-global-recoveries)",
+            "db1:3306 is in downtime by alice: disk"
+        ]
+    );
+    assert_eq!(told.successor, Some(key(2)), "who it would be is told all the same");
+}
+
+#[test]
+fn a_finding_that_leads_to_no_recovery_names_the_rule() {
+    let paused = Policy {
+        held_back: Some(HeldBack::Paused),
+        ..Policy::default()
+    };
+    let cluster = [primary(1, "1:1-9").dead(), replica(2, 1, "1:1-9").cut()];
+    let told = explained(cluster.clone(), &paused);
+    let held = told.findings.first().expect("the primary is dead");
+    assert_eq!(held.held_back.as_deref(), Some("the document says paused: true"));
+    let acts = explained(cluster, &Policy::default());
+    assert!(acts.to_string().contains("; a recovery follows"), "{acts}");
+}
+
+#[test]
+fn servers_beside_the_tree_are_named_and_cannot_be_promoted() {
+    let beside = replica(3, 9, "1:1-5");
+    let told = explained(
+        [primary(1, "1:1-9"), replica(2, 1, "1:1-9"), beside],
+        &Policy::default(),
+    );
+    let outlook = told.outlook(&key(3)).expect("it is in the picture");
+    assert!(!outlook.ok);
+    assert_eq!(
+        outlook.why,
+        "does not replicate from db1:3306, nor from a replica of it"
+    );
+    assert!(told.outlook(&key(1)).is_none());
+}
+
+#[test]
+fn an_explanation_is_read_back_as_it_was_written_and_tolerates_what_it_does_not_know() {
+    let told = explained([primary(1, "1:1-100"), replica(2, 1, "1:1-90")], &Policy::default());
+    let mut json = serde_json::to_value(&told).unwrap();
+    assert_eq!(serde_json::from_value::<Explanation>(json.clone()).unwrap(), told);
+    json["somethingNewer"] = 1.into();
+    assert_eq!(serde_json::from_value::<Explanation>(json).unwrap(), told);
+}

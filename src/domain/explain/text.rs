@@ -1,0 +1,97 @@
+//! An explanation for somebody who was woken up: the answer first, then the reasons.
+
+use std::fmt;
+
+use super::Explanation;
+
+impl fmt::Display for Explanation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.alias == self.name {
+            writeln!(f, "cluster {}", self.name)?;
+        } else {
+            writeln!(f, "cluster {} ({})", self.alias, self.name)?;
+        }
+        self.write_verdict(f)?;
+        self.write_loss(f)?;
+        if !self.steps.is_empty() {
+            writeln!(f, "what would be done:")?;
+            for (number, step) in (1..).zip(&self.steps) {
+                writeln!(f, "  {number}. {step}")?;
+            }
+        }
+        if !self.replicas.is_empty() {
+            writeln!(f, "the other servers:")?;
+        }
+        for outlook in &self.replicas {
+            let verdict = match (&self.successor, outlook.ok) {
+                (Some(successor), _) if *successor == outlook.instance => "",
+                (_, true) => "could be promoted: ",
+                (_, false) => "cannot be promoted: ",
+            };
+            writeln!(f, "  {}  {verdict}{}", outlook.instance, outlook.why)?;
+        }
+        list(
+            f,
+            "left behind:",
+            self.left_behind.iter().map(|(key, why)| format!("{key}: {why}")),
+        )?;
+        list(f, "not known:", self.unknown.iter().cloned())?;
+        list(f, "remarks:", self.remarks.iter().cloned())?;
+        let findings = self.findings.iter().map(|held| {
+            let rule = held.held_back.as_ref().map_or_else(
+                || "; a recovery follows".to_owned(),
+                |why| format!("; no recovery: {why}"),
+            );
+            format!("{} on {}: {}{rule}", held.code, held.instance, held.description)
+        });
+        list(f, "wrong now:", findings)
+    }
+}
+
+impl Explanation {
+    fn write_verdict(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some(primary) = &self.primary else {
+            writeln!(f, "NOT READY: nobody knows who the primary is")?;
+            return list(f, "because:", self.obstacles.iter().cloned());
+        };
+        match (&self.successor, self.ready) {
+            (Some(successor), true) => writeln!(f, "READY: if {primary} died now, {successor} would be promoted"),
+            (Some(successor), false) => {
+                writeln!(
+                    f,
+                    "NOT READY: if {primary} died now, nothing would be done; {successor} could be promoted"
+                )?;
+                list(f, "because:", self.obstacles.iter().cloned())
+            }
+            (None, _) => {
+                writeln!(f, "NOT READY: if {primary} died now, nobody would be promoted")?;
+                list(f, "because:", self.obstacles.iter().cloned())
+            }
+        }
+    }
+
+    fn write_loss(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let loss = &self.loss;
+        match (&self.successor, loss.transactions) {
+            (None, _) => Ok(()),
+            (Some(_), 0) => writeln!(f, "would be lost: nothing that is known of"),
+            (Some(_), count) if loss.arriving => writeln!(
+                f,
+                "would be lost: what is on its way in that moment; at the last look {count} transactions ({})",
+                loss.set
+            ),
+            (Some(_), count) => writeln!(f, "would be lost: at least {count} transactions ({})", loss.set),
+        }
+    }
+}
+
+fn list(f: &mut fmt::Formatter<'_>, title: &str, items: impl Iterator<Item = String>) -> fmt::Result {
+    let mut items = items.peekable();
+    if items.peek().is_some() {
+        writeln!(f, "{title}")?;
+    }
+    for item in items {
+        writeln!(f, "  - {item}")?;
+    }
+    Ok(())
+}
