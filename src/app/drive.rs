@@ -257,21 +257,36 @@ impl Drive<'_> {
         }
     }
 
+    /// A server below the primary that was writable: back it would take writes that nobody gets.
+    fn was_writable(&self, victim: &InstanceKey) -> bool {
+        let picture = self.pictures.cluster(&self.token.cluster);
+        picture
+            .as_ref()
+            .and_then(|picture| picture.topology.get(victim)?.facts.as_ref())
+            .is_some_and(|facts| facts.is_writable() && facts.group_name.is_empty())
+    }
+
     async fn finish(&mut self, recovery: &Recovery, finish: Finish) -> Result<(), Stopped> {
         let successor = finish
             .successor
             .as_ref()
             .map_or_else(|| String::from("none"), |(key, _)| key.to_string());
         if finish.successful {
+            let role = if recovery.plan.kind.replaces_primary() {
+                "primary"
+            } else {
+                "new source"
+            };
             self.say(format!(
-                "recovery of {} is over; primary: {successor}",
+                "recovery of {} is over; {role}: {successor}",
                 recovery.plan.victim
             ));
         } else {
             error!(recovery = %self.token.uid, "recovery of {} failed: {}", recovery.plan.victim, finish.errors.join("; "));
         }
+        let leaves_quarantine = recovery.plan.kind.replaces_primary() || self.was_writable(&recovery.plan.victim);
         let quarantine = match (&finish.successor, &recovery.plan.victim_identity) {
-            (Some(_), Some(identity)) => Some((recovery.plan.victim.clone(), identity.clone())),
+            (Some(_), Some(identity)) if leaves_quarantine => Some((recovery.plan.victim.clone(), identity.clone())),
             _ => None,
         };
         let ending = Ending {

@@ -3,6 +3,7 @@
 pub mod api;
 pub mod claim;
 pub mod declare;
+mod desk;
 pub mod documents;
 mod drive;
 mod failpoint;
@@ -15,7 +16,9 @@ pub mod opinions;
 pub mod picture;
 pub mod ports;
 pub mod quarantine;
+mod queue;
 pub mod recover;
+mod refresh;
 pub mod service;
 pub mod settings;
 mod status_pace;

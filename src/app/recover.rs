@@ -1,6 +1,6 @@
 //! Repairing on the leader: finding → agreement → plan → claim → hands, one recovery per cluster at a time.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -11,17 +11,19 @@ use crate::domain::analysis;
 use crate::domain::finding::{Code, Finding, Opinion};
 use crate::domain::key::InstanceKey;
 use crate::domain::policy::HeldBack;
-use crate::domain::recovery::plan::{Plan, PlanReport};
+use crate::domain::recovery::plan::{Plan, PlanReport, RecoveryKind};
 use crate::domain::recovery::{lint, planner};
 use crate::domain::state::record::Blocked;
 use crate::domain::state::{Applied, Claim, ClaimToken, Command, Quarantine, Recovery};
-use crate::domain::time::Mono;
 use crate::domain::topology::ClusterId;
 
+use super::desk::{Desk, Occupied, Said};
 use super::drive;
 use super::hands::Workshop;
 use super::picture::{ClusterPicture, Judged, Pictures};
 use super::ports::{OpinionSource, Question};
+use super::queue::{self, Importance, Waiting};
+use super::refresh;
 
 /// A refusal is written again, and logged again, after this; detections and blocks are for people.
 const SAY_AGAIN_MILLIS: u64 = 60_000;
@@ -31,30 +33,6 @@ const SETTLE_MILLIS: u64 = 1000;
 const TRY_AGAIN_MILLIS: u64 = 100;
 /// An unfinished recovery that stopped again is taken over again after this.
 const RESUME_AGAIN_MILLIS: u64 = 500;
-
-/// Something to be said about a finding.
-#[derive(Debug)]
-struct Said {
-    text: String,
-    /// Since when it is so.
-    since: Mono,
-    /// When it was said last.
-    at: Option<Mono>,
-}
-
-#[derive(Debug, Default)]
-struct Desk {
-    /// Clusters that a task works on.
-    busy: BTreeSet<ClusterId>,
-    /// Recoveries that a task of this process runs.
-    running: BTreeSet<String>,
-    /// What was said last about a finding.
-    said: BTreeMap<(InstanceKey, &'static str), Said>,
-    /// When a finding was last given up.
-    tried: BTreeMap<ClusterId, Mono>,
-    /// What keeps each finding from being acted on, as found out by asking members and planning.
-    held_back: BTreeMap<InstanceKey, HeldBack>,
-}
 
 /// Takes up findings and unfinished recoveries.
 pub struct Recoverer {
@@ -96,15 +74,12 @@ impl Recoverer {
     /// Takes up what the pictures call for. Returns at once; the work goes on in tasks.
     pub fn consider(self: &Arc<Self>, pictures: &[ClusterPicture]) {
         self.resume_unfinished();
+        let mut waiting = Vec::new();
         for picture in pictures {
             for judged in &picture.findings {
                 self.note(picture, judged);
-                if judged.held_back.is_none()
-                    && self.ready(picture)
-                    && let Some(busy) = self.occupy(&picture.cluster.id)
-                {
-                    self.tracker
-                        .spawn(Arc::clone(self).take_up(busy, judged.finding.clone()));
+                if judged.held_back.is_none() && self.ready(picture, gives_way(judged.finding.code)) {
+                    waiting.push(self.waiting(picture, &judged.finding));
                 }
             }
             let failing: BTreeSet<&InstanceKey> =
@@ -115,13 +90,51 @@ impl Recoverer {
             desk.said
                 .retain(|(key, _), _| !picture.topology.instances.contains_key(key) || failing.contains(key));
         }
+        self.begin(waiting);
+    }
+
+    /// Begins the most important of these, as far as there is room. Unfinished recoveries that were taken over take up room as well,
+    /// and are never made to wait: their servers are locked already.
+    fn begin(self: &Arc<Self>, waiting: Vec<Waiting>) {
+        let busy = self
+            .desk()
+            .busy
+            .iter()
+            .map(|(cluster, present)| (cluster.clone(), present.gives_way))
+            .collect();
+        for one in queue::admit(waiting, &busy, self.shop.settings.concurrency) {
+            if let Some(busy) = self.occupy(&one.importance.cluster, one.importance.gives_way) {
+                self.tracker.spawn(Arc::clone(self).take_up(busy, one.finding));
+            }
+        }
+    }
+
+    fn waiting(&self, picture: &ClusterPicture, finding: &Finding) -> Waiting {
+        let desk = self.desk();
+        let cluster = &picture.cluster.id;
+        let was_given_up = desk.held_back.contains_key(&finding.instance);
+        let primary = analysis::current_primary(&picture.topology);
+        let was_writable = primary
+            .and_then(|key| picture.topology.get(&key)?.facts.as_ref())
+            .is_some_and(crate::domain::instance::InstanceFacts::is_writable);
+        Waiting {
+            importance: Importance {
+                given_up: desk.tried.get(cluster).copied().filter(|_| was_given_up),
+                gives_way: gives_way(finding.code),
+                was_not_writable: !was_writable,
+                has_no_document: picture.cluster.document.is_none(),
+                servers: std::cmp::Reverse(picture.topology.instances.len()),
+                cluster: cluster.clone(),
+            },
+            finding: finding.clone(),
+        }
     }
 
     /// Nobody works on the cluster, every instance was looked at since this process started, and the last try is a little while ago.
-    fn ready(&self, picture: &ClusterPicture) -> bool {
+    fn ready(&self, picture: &ClusterPicture, gives_way: bool) -> bool {
         let now = self.shop.clock.mono();
         let desk = self.desk();
-        !desk.busy.contains(&picture.cluster.id)
+        desk.is_free(&picture.cluster.id, gives_way)
             && picture
                 .topology
                 .instances
@@ -138,7 +151,7 @@ impl Recoverer {
     fn note(self: &Arc<Self>, picture: &ClusterPicture, judged: &Judged) {
         let finding = &judged.finding;
         let running = matches!(picture.policy.held_back, Some(HeldBack::RecoveryRuns { .. }))
-            || self.desk().busy.contains(&picture.cluster.id);
+            || self.desk().busy.contains_key(&picture.cluster.id);
         if finding.code == Code::NoProblem || running {
             return;
         }
@@ -211,10 +224,18 @@ impl Recoverer {
     }
 
     /// Notes that somebody works on a cluster until the answer is dropped; `None` when somebody does already.
-    fn occupy(self: &Arc<Self>, cluster: &ClusterId) -> Option<Busy> {
-        self.desk().busy.insert(cluster.clone()).then(|| Busy {
+    fn occupy(self: &Arc<Self>, cluster: &ClusterId, gives_way: bool) -> Option<Busy> {
+        let mut desk = self.desk();
+        if !desk.is_free(cluster, gives_way) {
+            return None;
+        }
+        desk.last_ticket += 1;
+        let ticket = desk.last_ticket;
+        desk.busy.insert(cluster.clone(), Occupied { ticket, gives_way });
+        Some(Busy {
             recoverer: Arc::clone(self),
             cluster: cluster.clone(),
+            ticket,
         })
     }
 
@@ -230,35 +251,68 @@ impl Recoverer {
 
     /// Opinions → a fresh picture → plan → claim → hands.
     async fn repair(self: &Arc<Self>, cluster: &ClusterId, finding: &Finding) -> Result<(), HeldBack> {
-        let opinions = self.agree(finding).await?;
+        let (opinions, picture, judged) = self.look_again(cluster, finding).await?;
+        if let Some(held_back) = &judged.held_back {
+            return Err(held_back.clone());
+        }
+        self.plan_and_act(&picture, &judged, opinions).await
+    }
+
+    /// The members' opinions of a server that does not answer, and what a fresh picture shows of the finding. A finding about a
+    /// server that answers needs no agreement: nothing is decided about its life.
+    async fn look_again(
+        &self,
+        cluster: &ClusterId,
+        finding: &Finding,
+    ) -> Result<(Vec<Opinion>, ClusterPicture, Judged), HeldBack> {
+        let opinions = if finding.evidence.last_check_valid {
+            Vec::new()
+        } else {
+            self.agree(finding).await?
+        };
+        if gives_way(finding.code)
+            && let Some(picture) = self.pictures.cluster(cluster)
+        {
+            for keys in refresh::neighbours(&picture.topology, &finding.instance) {
+                refresh::refresh(&self.shop, &keys).await;
+            }
+        }
         let picture = self
             .pictures
             .cluster(cluster)
             .ok_or_else(|| HeldBack::Refused(String::from("the cluster is gone")))?;
-        let Some(judged) = picture
-            .findings
-            .iter()
-            .find(|judged| judged.finding.instance == finding.instance && judged.finding.code.is_actionable())
-        else {
-            return Err(HeldBack::NoAgreement(String::from(
-                "a fresh look no longer shows the failure",
-            )));
+        let again = |judged: &&Judged| {
+            let code = judged.finding.code;
+            let is_as_alive = judged.finding.evidence.last_check_valid == finding.evidence.last_check_valid;
+            judged.finding.instance == finding.instance && code.is_actionable() && is_as_alive
         };
-        if let Some(held_back) = &judged.held_back {
-            return Err(held_back.clone());
+        let judged = picture.findings.iter().find(again).cloned();
+        match judged {
+            Some(judged) => Ok((opinions, picture, judged)),
+            None => Err(HeldBack::NoAgreement(String::from(
+                "a fresh look no longer shows the failure",
+            ))),
         }
+    }
+
+    async fn plan_and_act(
+        self: &Arc<Self>,
+        picture: &ClusterPicture,
+        judged: &Judged,
+        opinions: Vec<Opinion>,
+    ) -> Result<(), HeldBack> {
         let (plan, report) = planner::plan(
             &judged.finding,
             &picture.topology,
             &picture.policy,
             self.shop.clock.wall(),
         );
-        let Some(plan) = plan else {
-            return Err(HeldBack::Refused(
+        match plan {
+            None => Err(HeldBack::Refused(
                 report.no_plan.unwrap_or_else(|| String::from("no reason given")),
-            ));
-        };
-        self.act(&picture, judged.finding.clone(), opinions, plan, report).await
+            )),
+            Some(plan) => self.act(picture, judged.finding.clone(), opinions, plan, report).await,
+        }
     }
 
     /// Lint, claim, drive.
@@ -375,12 +429,16 @@ impl Recoverer {
                 .tried
                 .get(&recovery.plan.cluster)
                 .is_none_or(|tried| now.millis_since(*tried) >= RESUME_AGAIN_MILLIS);
-            if desk.running.contains(&recovery.uid) || desk.busy.contains(&recovery.plan.cluster) || !rested {
+            if desk.running.contains(&recovery.uid)
+                || !desk.is_free(&recovery.plan.cluster, recovery.plan.kind.gives_way())
+                || !rested
+            {
                 continue;
             }
             desk.running.insert(recovery.uid.clone());
             drop(desk);
-            let Some(busy) = self.occupy(&recovery.plan.cluster) else {
+            let Some(busy) = self.occupy(&recovery.plan.cluster, recovery.plan.kind.gives_way()) else {
+                self.desk().running.remove(&recovery.uid);
                 continue;
             };
             self.tracker.spawn(Arc::clone(self).resume(busy, recovery.clone()));
@@ -418,7 +476,7 @@ impl Recoverer {
             }
             return;
         };
-        let Some(busy) = self.occupy(&picture.cluster.id) else {
+        let Some(busy) = self.occupy(&picture.cluster.id, true) else {
             return;
         };
         let finding = Finding {
@@ -464,14 +522,14 @@ impl Recoverer {
         else {
             return Err(HeldBack::NotActionable);
         };
-        let Some(busy) = self.occupy(&picture.cluster.id) else {
+        let Some(busy) = self.occupy(&picture.cluster.id, gives_way(judged.finding.code)) else {
             return Err(HeldBack::RecoveryRuns {
                 uid: String::from("of this member"),
             });
         };
-        let (this, picture, finding) = (Arc::clone(self), picture.clone(), judged.finding.clone());
+        let (this, cluster, finding) = (Arc::clone(self), picture.cluster.id.clone(), judged.finding.clone());
         let task = self.tracker.spawn(async move {
-            let result = this.repair_now(&picture, &finding).await;
+            let result = this.repair_now(&cluster, &finding).await;
             drop(busy);
             result
         });
@@ -479,28 +537,36 @@ impl Recoverer {
             .unwrap_or_else(|error| Err(HeldBack::Refused(error.to_string())))
     }
 
-    async fn repair_now(self: &Arc<Self>, picture: &ClusterPicture, finding: &Finding) -> Result<(), HeldBack> {
-        let opinions = self.agree(finding).await?;
-        let (plan, report) = planner::plan(finding, &picture.topology, &picture.policy, self.shop.clock.wall());
-        match plan {
-            None => Err(HeldBack::Refused(
-                report.no_plan.unwrap_or_else(|| String::from("no reason given")),
-            )),
-            Some(plan) => self.act(picture, finding.clone(), opinions, plan, report).await,
-        }
+    async fn repair_now(self: &Arc<Self>, cluster: &ClusterId, finding: &Finding) -> Result<(), HeldBack> {
+        let (opinions, picture, judged) = self.look_again(cluster, finding).await?;
+        self.plan_and_act(&picture, &judged, opinions).await
     }
+}
+
+/// Whether the recovery that a finding calls for waits for others, and is ended by one that replaces the primary.
+fn gives_way(code: Code) -> bool {
+    RecoveryKind::for_code(code).is_some_and(RecoveryKind::gives_way)
 }
 
 /// Somebody works on a cluster. However that ends, the cluster is free afterwards.
 struct Busy {
     recoverer: Arc<Recoverer>,
     cluster: ClusterId,
+    ticket: u64,
 }
 
 impl Drop for Busy {
     fn drop(&mut self) {
         let now = self.recoverer.shop.clock.mono();
         let mut desk = self.recoverer.desk();
+        // Whoever it gave way to keeps the cluster.
+        if desk
+            .busy
+            .get(&self.cluster)
+            .is_some_and(|present| present.ticket != self.ticket)
+        {
+            return;
+        }
         desk.busy.remove(&self.cluster);
         desk.tried.insert(self.cluster.clone(), now);
     }

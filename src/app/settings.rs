@@ -56,6 +56,8 @@ pub struct RecoverySettings {
     pub step_deadline: Duration,
     /// How long the old primary may take to become read-only.
     pub fence_deadline: Duration,
+    /// How many clusters are repaired at once, at least 1.
+    pub concurrency: usize,
 }
 
 impl Default for RecoverySettings {
@@ -65,6 +67,7 @@ impl Default for RecoverySettings {
             opinion_deadline: Duration::from_millis(500),
             step_deadline: Duration::from_secs(5),
             fence_deadline: Duration::from_millis(500),
+            concurrency: 20,
         }
     }
 }

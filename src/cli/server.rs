@@ -177,6 +177,7 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
         clock: Arc::clone(&clock),
         settings: RecoverySettings {
             quorum: settings.recovery.quorum,
+            concurrency: settings.recovery.concurrency,
             ..RecoverySettings::default()
         },
     };
@@ -393,6 +394,7 @@ fn policy_settings(settings: &Settings) -> anyhow::Result<PolicySettings> {
     let recovery = &settings.recovery;
     Ok(PolicySettings {
         recover_primary_filters: recovery.primaries.filters().to_vec(),
+        recover_intermediate_filters: recovery.intermediates.filters().to_vec(),
         promotion_ignore: recovery.promotion_ignore.patterns().to_vec(),
         block_millis: u64::try_from(recovery.block.as_millis()).context("RecoveryPeriodBlockSeconds")?,
         reasonable_lag_seconds: settings.discovery.reasonable_lag.as_secs(),

@@ -539,6 +539,8 @@ impl Check<'_> {
             promotion_ignore: self.hostnames("PromotionIgnoreHostnameFilters", &keys.PromotionIgnoreHostnameFilters),
             prevent_cross_data_center: keys.PreventCrossDataCenterMasterFailover,
             prevent_cross_region: keys.PreventCrossRegionMasterFailover,
+            concurrency: usize::try_from(self.positive("MaxConcurrentRecoveries", keys.MaxConcurrentRecoveries))
+                .unwrap_or(usize::MAX),
             quorum,
         }
     }

@@ -208,7 +208,7 @@ keys! {
         RecoveryIgnoreHostnameFilters: Vec<String> = Vec::new();
         /// Clusters without a document whose primary is replaced when it fails: name, alias, `alias=x`, `alias~=x`, `*` or a regular expression on the name.
         RecoverMasterClusterFilters: Vec<String> = Vec::new();
-        /// The same for intermediate sources; shown by the API, without effect so far.
+        /// The same for the replicas of failed intermediate primaries and of failed members of replication groups: they get another source.
         RecoverIntermediateMasterClusterFilters: Vec<String> = Vec::new();
         /// Regular expressions on `host:port`: instances that are never promoted.
         PromotionIgnoreHostnameFilters: Vec<String> = Vec::new();
@@ -216,6 +216,8 @@ keys! {
         PreventCrossDataCenterMasterFailover: bool = false;
         /// Never promote across regions.
         PreventCrossRegionMasterFailover: bool = false;
+        /// (own key) How many clusters are repaired at once, at least 1; the most important first.
+        MaxConcurrentRecoveries: u32 = 20;
         /// (own key) Who must agree before a failover: `Leader` or `Majority` (of the voters). Default: `Majority` with `RaftEnabled`, `Leader` otherwise.
         RecoveryQuorum: String = String::new();
     }

@@ -177,6 +177,8 @@ pub struct RecoverySettings {
     pub prevent_cross_data_center: bool,
     /// Never promote across regions.
     pub prevent_cross_region: bool,
+    /// How many clusters are repaired at once.
+    pub concurrency: usize,
     /// Who must agree.
     pub quorum: RecoveryQuorum,
 }

@@ -161,7 +161,7 @@ impl Code {
 
     /// Whether a recovery exists for the finding.
     pub fn is_actionable(self) -> bool {
-        matches!(self, Self::DeadMaster | Self::DeadMasterAndSomeReplicas)
+        super::recovery::plan::RecoveryKind::for_code(self).is_some()
     }
 }
 

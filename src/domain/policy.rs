@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::intent::PromotionRule;
 use super::key::InstanceKey;
+use super::recovery::plan::RecoveryKind;
 use super::time::Wall;
 
 /// What ham4db does about a failure.
@@ -108,6 +109,20 @@ impl std::fmt::Display for HeldBack {
     }
 }
 
+/// A repair, other than a replacement of the primary, that ended a short while ago and was not acknowledged.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RecentRepair {
+    /// What kind.
+    pub kind: RecoveryKind,
+    /// Of which instance.
+    pub instance: InstanceKey,
+    /// Its id.
+    pub uid: String,
+    /// Until when it holds the next one back.
+    pub until: Wall,
+}
+
 /// How many must agree before a failover.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum RecoveryQuorum {
@@ -124,6 +139,11 @@ pub enum RecoveryQuorum {
 pub struct Policy {
     /// Reason not to act on any finding of the cluster, if there is one (switch, pause, mode, filters, recent recovery).
     pub held_back: Option<HeldBack>,
+    /// The same for failed intermediate primaries and group members, which have filters of their own. A recent recovery of the primary
+    /// does not hold these back, nor these it.
+    pub held_back_intermediates: Option<HeldBack>,
+    /// Repairs that ended a short while ago: the same kind of repair of the same instance waits.
+    pub recent_repairs: Vec<RecentRepair>,
     /// Instances in downtime, with the one that lasts longest.
     pub downtimes: BTreeMap<InstanceKey, HeldBack>,
     /// Promotion rules that count, by instance.

@@ -7,6 +7,7 @@
 
 mod clock;
 mod group;
+mod repair_tests;
 mod rig;
 mod session;
 mod world;

@@ -351,6 +351,16 @@ async fn recover(kept: &mut Kept, uid: &str) {
         },
     )
     .await;
+    kept.run(
+        NOW,
+        Command::Open {
+            token: token.clone(),
+            successor: key(2),
+            position: crate::domain::fixture::mysql_set("1:1-9"),
+            plan: Box::new(plan(1, 1, 2, &[1, 2, 3])),
+        },
+    )
+    .await;
     let ending = Ending {
         successful: true,
         successor: Some((key(2), identity(2))),

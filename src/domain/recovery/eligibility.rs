@@ -22,18 +22,7 @@ pub(super) fn judge<'a>(
     let facts = replica
         .valid_facts()
         .ok_or_else(|| RefusalReason::Unreachable(why_unreachable(replica)))?;
-    if let Some(problem) = facts.problems.iter().find(|problem| is_needed_part(problem)) {
-        return Err(RefusalReason::Unknown(problem.clone()));
-    }
-    let twin = topology.instances.values().find(|other| {
-        other.key != replica.key
-            && other
-                .valid_facts()
-                .is_some_and(|other| other.identity == facts.identity)
-    });
-    if let Some(twin) = twin {
-        return Err(RefusalReason::Unknown(format!("{} has the same identity", twin.key)));
-    }
+    judge_parts(topology, replica)?;
     if !facts.group_name.is_empty() {
         return Err(RefusalReason::Unknown(format!(
             "member of the replication group {}",
@@ -73,6 +62,26 @@ pub(super) fn judge<'a>(
     }
     check_geography(topology, victim, facts, policy)?;
     Ok(facts)
+}
+
+/// Whether what is known of an answering server is complete enough to judge by, and is about one server.
+pub(super) fn judge_parts(topology: &Topology, replica: &Instance) -> Result<(), RefusalReason> {
+    let facts = replica
+        .valid_facts()
+        .ok_or_else(|| RefusalReason::Unreachable(why_unreachable(replica)))?;
+    if let Some(problem) = facts.problems.iter().find(|problem| is_needed_part(problem)) {
+        return Err(RefusalReason::Unknown(problem.clone()));
+    }
+    let twin = topology.instances.values().find(|other| {
+        other.key != replica.key
+            && other
+                .valid_facts()
+                .is_some_and(|other| other.identity == facts.identity)
+    });
+    if let Some(twin) = twin {
+        return Err(RefusalReason::Unknown(format!("{} has the same identity", twin.key)));
+    }
+    Ok(())
 }
 
 /// Where it is forbidden to leave a data centre or region, an unknown one is another one.

@@ -15,6 +15,8 @@ use super::plan::{Plan, RecoveryKind, Step};
 use super::planner::is_frozen;
 use super::position::Holdings;
 
+mod relocate;
+
 /// Everything that is wrong with a plan, each in a sentence; empty when it is sound.
 #[must_use = "a plan that fails its check must not be carried out"]
 pub fn lint(plan: &Plan, topology: &Topology) -> Vec<String> {
@@ -28,6 +30,9 @@ pub fn lint(plan: &Plan, topology: &Topology) -> Vec<String> {
             check_positions(plan, topology, &mut wrong);
         }
         RecoveryKind::Rejoin => check_rejoin(plan, topology, &mut wrong),
+        RecoveryKind::IntermediatePrimary | RecoveryKind::GroupMember => {
+            relocate::check_relocation(plan, topology, &mut wrong);
+        }
     }
     wrong
 }

@@ -3,6 +3,7 @@
 //! - [`position`]: what each replica received, and what of it is errant.
 //! - [`candidate`]: who may be promoted, and who is.
 //! - [`planner`]: the plan with its report, and the second choice after the freeze.
+//! - `relocation`: where the replicas of a dead intermediate server can go.
 //! - [`lint`]: what must hold of any plan.
 //! - [`outcome`]: what became of a step, and what comes next, as values.
 //! - [`progress`]: what comes next, given what was done.
@@ -15,6 +16,7 @@ pub mod plan;
 pub mod planner;
 pub mod position;
 pub mod progress;
+mod relocation;
 
 #[cfg(test)]
 mod tests;

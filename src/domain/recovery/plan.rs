@@ -39,9 +39,9 @@ pub enum Step {
         /// The successor.
         successor: InstanceKey,
     },
-    /// Points these replicas at the successor, in parallel.
+    /// Points these replicas at the successor, or at another source, in parallel.
     Repoint {
-        /// The successor.
+        /// Their source from now on.
         successor: InstanceKey,
         /// All that follow it.
         replicas: BTreeSet<InstanceKey>,
@@ -70,6 +70,67 @@ pub enum RecoveryKind {
     DeadPrimary,
     /// A returned primary becomes a replica.
     Rejoin,
+    /// The replicas of a dead intermediate primary get another source.
+    IntermediatePrimary,
+    /// The replicas of a dead member of a replication group get another member as source.
+    GroupMember,
+}
+
+/// Which recovery each actionable finding calls for.
+const CALLS_FOR: &[(Code, RecoveryKind)] = &[
+    (Code::DeadMaster, RecoveryKind::DeadPrimary),
+    (Code::DeadMasterAndSomeReplicas, RecoveryKind::DeadPrimary),
+    (Code::DeadIntermediateMaster, RecoveryKind::IntermediatePrimary),
+    (
+        Code::DeadIntermediateMasterAndSomeReplicas,
+        RecoveryKind::IntermediatePrimary,
+    ),
+    (
+        Code::DeadIntermediateMasterWithSingleReplicaFailingToConnect,
+        RecoveryKind::IntermediatePrimary,
+    ),
+    (
+        Code::AllIntermediateMasterReplicasFailingToConnectOrDead,
+        RecoveryKind::IntermediatePrimary,
+    ),
+    (Code::DeadReplicationGroupMemberWithReplicas, RecoveryKind::GroupMember),
+];
+
+impl RecoveryKind {
+    /// The recovery that a finding calls for; `None` when there is none (§6.2 of the compatibility reference).
+    pub fn for_code(code: Code) -> Option<Self> {
+        CALLS_FOR
+            .iter()
+            .find(|(called, _)| *called == code)
+            .map(|(_, kind)| *kind)
+    }
+
+    /// Whether it ends with another server as the cluster's primary. Only such a recovery commits an Open entry, changes the recorded
+    /// primary and leaves the victim in quarantine.
+    pub fn replaces_primary(self) -> bool {
+        match self {
+            Self::DeadPrimary => true,
+            Self::Rejoin | Self::IntermediatePrimary | Self::GroupMember => false,
+        }
+    }
+
+    /// Whether one that succeeded keeps the same repair of the same instance from being made again for the whole block period: where
+    /// a repetition would be a sign that something works against it.
+    pub fn blocks_its_repetition(self) -> bool {
+        match self {
+            Self::DeadPrimary | Self::IntermediatePrimary | Self::GroupMember => true,
+            Self::Rejoin => false,
+        }
+    }
+
+    /// Whether it gives way: a claim of a recovery that replaces the primary ends it, instead of waiting for it. What it did stays
+    /// done, every one of its steps is complete in itself, and the other recovery looks at the servers afresh.
+    pub fn gives_way(self) -> bool {
+        match self {
+            Self::DeadPrimary => false,
+            Self::Rejoin | Self::IntermediatePrimary | Self::GroupMember => true,
+        }
+    }
 }
 
 /// What to do, complete.
@@ -86,11 +147,11 @@ pub struct Plan {
     pub victim: InstanceKey,
     /// Who that is.
     pub victim_identity: Option<Identity>,
-    /// Who is promoted.
+    /// Who is promoted; where nobody is, the source that most of the moved replicas get.
     pub successor: InstanceKey,
     /// Who that is.
     pub successor_identity: Identity,
-    /// What the successor has received: it opens with at least this.
+    /// What the successor has received: it opens with at least this. Where nobody is promoted, what it holds.
     pub position: GtidSet,
     /// Every instance that the plan may touch.
     pub instances: BTreeSet<InstanceKey>,

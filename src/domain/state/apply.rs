@@ -7,10 +7,10 @@ use crate::domain::key::InstanceKey;
 use crate::domain::time::Wall;
 use crate::domain::topology::ClusterId;
 
-use super::claims::{current, end, grant, pardon, quarantine, quarantine_key, record, resume};
+use super::claims::{current, end, grant, open, quarantine_key, record, resume};
 use super::command::{Applied, COMMAND_VERSION, Command, Proposal, RefusedCommand};
-use super::record::{Cluster, Detection, Epoch, MemberId, Phase, QuarantineState, RecordedPrimary, State};
-use super::{MAX_DETECTIONS, MAX_RECOVERIES};
+use super::record::{Cluster, Detection, Epoch, MemberId, QuarantineState, RecordedPrimary, Recovery, State};
+use super::{MAX_SEEDS, bounds};
 
 /// A record that a command touched: the store writes it when the state still has it, and deletes its row when not.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -81,12 +81,15 @@ fn run(state: &mut State, command: &Command, changes: &mut BTreeSet<Change>) -> 
             changes.insert(Change::Member(member.id));
         }
         Command::Discover { seed } => {
+            if state.seeds.len() >= MAX_SEEDS && !state.seeds.contains(seed) {
+                return Err(RefusedCommand::TooMany(format!("seeds, {MAX_SEEDS}")));
+            }
             state.forgotten.remove(&seed.instance);
             state.seeds.insert(seed.clone());
             changes.insert(Change::Seeds);
             changes.insert(Change::Forgotten(seed.instance.clone()));
         }
-        Command::Forget { instance, until } => forget(state, instance, *until, changes),
+        Command::Forget { instance, until } => forget(state, instance, *until, changes)?,
         Command::DescribeCluster { .. } => describe_cluster(state, command, changes),
         Command::SetIntent { intent } => {
             changes.insert(Change::Intent(intent.id()));
@@ -135,19 +138,7 @@ fn run(state: &mut State, command: &Command, changes: &mut BTreeSet<Change>) -> 
             position,
             plan,
         } => {
-            let recovery = current(state, token)?;
-            recovery.phase = Phase::Opened {
-                successor: successor.clone(),
-                position: position.clone(),
-                at: now,
-            };
-            recovery.plan = plan.as_ref().clone();
-            changes.insert(Change::Recovery(token.uid.clone()));
-            // From here two primaries are possible: the old one is in quarantine before the new one is opened.
-            if let Some(identity) = &plan.victim_identity {
-                quarantine(state, token, &plan.victim, identity, changes);
-            }
-            pardon(state, token, &plan.successor_identity, changes);
+            open(state, token, successor, position, plan, changes)?;
         }
         Command::Record { token, lines } => {
             current(state, token)?;
@@ -223,7 +214,24 @@ pub(super) fn labels(state: &State, cluster: &ClusterId) -> (String, String) {
     )
 }
 
-fn forget(state: &mut State, instance: &InstanceKey, until: Wall, changes: &mut BTreeSet<Change>) {
+/// Refused while a recovery needs the server: it would go on without knowing where.
+fn forget(
+    state: &mut State,
+    instance: &InstanceKey,
+    until: Wall,
+    changes: &mut BTreeSet<Change>,
+) -> Result<(), RefusedCommand> {
+    let needs = |recovery: &&Recovery| {
+        let plan = &recovery.plan;
+        recovery.is_active()
+            && (plan.instances.contains(instance) || plan.victim == *instance || plan.successor == *instance)
+    };
+    if let Some(recovery) = state.recoveries.values().find(needs) {
+        return Err(RefusedCommand::Locked {
+            instance: instance.clone(),
+            uid: recovery.uid.clone(),
+        });
+    }
     state.seeds.retain(|seed| seed.instance != *instance);
     state.forgotten.insert(instance.clone(), until);
     for cluster in state.clusters.values_mut() {
@@ -243,6 +251,7 @@ fn forget(state: &mut State, instance: &InstanceKey, until: Wall, changes: &mut 
     }
     changes.insert(Change::Seeds);
     changes.insert(Change::Forgotten(instance.clone()));
+    Ok(())
 }
 
 fn describe_cluster(state: &mut State, command: &Command, changes: &mut BTreeSet<Change>) {
@@ -408,20 +417,5 @@ fn expire(state: &mut State, changes: &mut BTreeSet<Change>) {
         state.intents.remove(&id);
         changes.insert(Change::Intent(id));
     }
-    while state.detections.len() > MAX_DETECTIONS {
-        if let Some((id, _)) = state.detections.pop_first() {
-            changes.insert(Change::Detection(id));
-        }
-    }
-    if state.recoveries.len() > MAX_RECOVERIES {
-        let oldest = state
-            .recoveries
-            .values()
-            .filter(|recovery| !recovery.is_active())
-            .min_by_key(|recovery| recovery.id);
-        if let Some(uid) = oldest.map(|recovery| recovery.uid.clone()) {
-            state.recoveries.remove(&uid);
-            changes.insert(Change::Recovery(uid));
-        }
-    }
+    bounds::trim(state, changes);
 }

@@ -2,12 +2,15 @@
 
 use std::collections::BTreeSet;
 
+use crate::domain::gtid::GtidSet;
 use crate::domain::instance::Identity;
 use crate::domain::key::InstanceKey;
+use crate::domain::recovery::plan::{Plan, RecoveryKind};
 use crate::domain::topology::ClusterId;
 
 use super::MAX_STEPS;
 use super::apply::{Change, labels, next_number};
+use super::bounds::add_errors;
 use super::command::{Applied, Claim, Ending, RefusedCommand};
 use super::record::{
     ClaimToken, Detection, Epoch, MemberId, Phase, Quarantine, QuarantineState, RecordedPrimary, Recovery, State,
@@ -23,30 +26,12 @@ pub(super) fn grant(
     if state.recoveries.contains_key(&claim.uid) {
         return Err(RefusedCommand::StaleClaim(claim.uid.clone()));
     }
-    for recovery in state.recoveries.values().filter(|recovery| recovery.is_active()) {
-        if let Some(instance) = claim
-            .plan
-            .instances
-            .iter()
-            .find(|instance| recovery.plan.instances.contains(*instance))
-        {
-            return Err(RefusedCommand::Locked {
-                instance: instance.clone(),
-                uid: recovery.uid.clone(),
-            });
-        }
-        if recovery.plan.cluster == claim.plan.cluster {
-            return Err(RefusedCommand::Locked {
-                instance: claim.plan.victim.clone(),
-                uid: recovery.uid.clone(),
-            });
-        }
-    }
+    let ended = in_the_way(state, &claim.plan)?;
     let cluster = state
         .clusters
         .get_mut(&claim.plan.cluster)
         .ok_or_else(|| RefusedCommand::Unknown(format!("cluster {}", claim.plan.cluster)))?;
-    if claim.plan.kind == crate::domain::recovery::plan::RecoveryKind::DeadPrimary
+    if claim.plan.kind == RecoveryKind::DeadPrimary
         && cluster
             .primary
             .as_ref()
@@ -57,6 +42,9 @@ pub(super) fn grant(
     cluster.epoch = cluster.epoch.max(claim.above) + 1;
     let epoch = cluster.epoch;
     changes.insert(Change::Cluster(cluster.id.clone()));
+    for uid in ended {
+        give_way(state, &uid, &claim.uid, changes);
+    }
     let (cluster_name, cluster_alias) = labels(state, &claim.plan.cluster);
     let id = next_number(state);
     let recovery = Recovery {
@@ -108,6 +96,47 @@ pub(super) fn grant(
         epoch,
     };
     Ok(Applied::Claimed { token })
+}
+
+/// The running recoveries that a claim of this plan ends; none may be there that it cannot end.
+fn in_the_way(state: &State, plan: &Plan) -> Result<Vec<String>, RefusedCommand> {
+    let mut ended = Vec::new();
+    for recovery in state.recoveries.values().filter(|recovery| recovery.is_active()) {
+        let shared = plan
+            .instances
+            .iter()
+            .find(|instance| recovery.plan.instances.contains(*instance));
+        let is_same_cluster = recovery.plan.cluster == plan.cluster;
+        let Some(instance) = shared.or(is_same_cluster.then_some(&plan.victim)) else {
+            continue;
+        };
+        if !is_same_cluster || !plan.kind.replaces_primary() || !recovery.plan.kind.gives_way() {
+            return Err(RefusedCommand::Locked {
+                instance: instance.clone(),
+                uid: recovery.uid.clone(),
+            });
+        }
+        ended.push(recovery.uid.clone());
+    }
+    Ok(ended)
+}
+
+/// Ends a recovery in favour of another one. Its actor finds its claim gone at the next proof, and its sessions are ended by the other
+/// actor's, server by server, before anything is done there.
+fn give_way(state: &mut State, uid: &str, to: &str, changes: &mut BTreeSet<Change>) {
+    let now = state.clock;
+    if let Some(recovery) = state.recoveries.get_mut(uid) {
+        recovery.phase = Phase::Ended {
+            at: now,
+            successor: None,
+            successful: false,
+        };
+        add_errors(
+            recovery,
+            [format!("gave way to recovery {to}, which replaces the primary")],
+        );
+        changes.insert(Change::Recovery(uid.to_owned()));
+    }
 }
 
 pub(super) fn resume(
@@ -164,6 +193,67 @@ pub(super) fn record(state: &mut State, uid: &str, lines: &[StepRecord], changes
     changes.insert(Change::Recovery(uid.to_owned()));
 }
 
+/// Notes whom a recovery opens, before it does. From here two primaries are possible: the old one is in quarantine before the new one
+/// is opened. Another successor under the same claim is refused: the first one may be writable already.
+pub(super) fn open(
+    state: &mut State,
+    token: &ClaimToken,
+    successor: &InstanceKey,
+    position: &GtidSet,
+    plan: &Plan,
+    changes: &mut BTreeSet<Change>,
+) -> Result<(), RefusedCommand> {
+    let now = state.clock;
+    let recovery = current(state, token)?;
+    let uid = &token.uid;
+    if !recovery.plan.kind.replaces_primary() {
+        return Err(RefusedCommand::OutOfOrder(format!("recovery {uid} opens nobody")));
+    }
+    match &recovery.phase {
+        Phase::Opened { successor: present, .. } if present == successor => return Ok(()),
+        Phase::Opened { successor: present, .. } => {
+            return Err(RefusedCommand::OutOfOrder(format!(
+                "recovery {uid} has opened {present}"
+            )));
+        }
+        Phase::Claimed | Phase::Ended { .. } => {}
+    }
+    recovery.phase = Phase::Opened {
+        successor: successor.clone(),
+        position: position.clone(),
+        at: now,
+    };
+    recovery.plan = plan.clone();
+    changes.insert(Change::Recovery(token.uid.clone()));
+    if let Some(identity) = &plan.victim_identity {
+        quarantine(state, token, &plan.victim, identity, changes);
+    }
+    pardon(state, token, &plan.successor_identity, changes);
+    Ok(())
+}
+
+/// A new primary is the one of the Open entry, and there is none without it.
+fn check_end(recovery: &Recovery, ending: &Ending) -> Result<(), RefusedCommand> {
+    if !recovery.plan.kind.replaces_primary() {
+        return Ok(());
+    }
+    let ended = ending.successor.as_ref().map(|(key, _)| key);
+    let opened = match &recovery.phase {
+        Phase::Opened { successor, .. } => Some(successor),
+        Phase::Claimed | Phase::Ended { .. } => None,
+    };
+    if ended == opened {
+        return Ok(());
+    }
+    let told = |key: Option<&InstanceKey>| key.map_or_else(|| "nobody".to_owned(), ToString::to_string);
+    Err(RefusedCommand::OutOfOrder(format!(
+        "recovery {} has opened {} and would end with {} as primary",
+        recovery.uid,
+        told(opened),
+        told(ended)
+    )))
+}
+
 pub(super) fn end(
     state: &mut State,
     token: &ClaimToken,
@@ -171,7 +261,7 @@ pub(super) fn end(
     changes: &mut BTreeSet<Change>,
 ) -> Result<(), RefusedCommand> {
     let now = state.clock;
-    current(state, token)?;
+    check_end(current(state, token)?, ending)?;
     record(state, &token.uid, &ending.lines, changes);
     let recovery = current(state, token)?;
     recovery.phase = Phase::Ended {
@@ -181,9 +271,11 @@ pub(super) fn end(
     };
     recovery.lost_replicas.clone_from(&ending.lost_replicas);
     recovery.lost.clone_from(&ending.lost);
-    recovery.errors.extend(ending.errors.iter().cloned());
+    add_errors(recovery, ending.errors.iter().cloned());
     let cluster_id = recovery.plan.cluster.clone();
+    let replaces_primary = recovery.plan.kind.replaces_primary();
     if let Some((instance, identity)) = &ending.successor
+        && replaces_primary
         && let Some(cluster) = state.clusters.get_mut(&cluster_id)
     {
         cluster.primary = Some(RecordedPrimary {

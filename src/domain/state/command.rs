@@ -332,6 +332,12 @@ pub enum RefusedCommand {
     /// A higher epoch exists, or another holder, or the recovery is over.
     #[error("the claim on recovery {0} is not current")]
     StaleClaim(String),
+    /// An entry that has no place at this point of the recovery.
+    #[error("out of order: {0}")]
+    OutOfOrder(String),
+    /// A list is full.
+    #[error("too many: {0}")]
+    TooMany(String),
     /// The intent is another origin's.
     #[error("set by {0}; end it there")]
     OwnedBy(Origin),

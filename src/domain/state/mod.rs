@@ -6,6 +6,7 @@
 pub mod apply;
 #[cfg(test)]
 mod apply_tests;
+mod bounds;
 pub mod claims;
 pub mod command;
 pub mod policy;
@@ -26,6 +27,16 @@ pub const MAX_STEPS: usize = 500;
 pub const MAX_RECOVERIES: usize = 1000;
 /// Detections kept.
 pub const MAX_DETECTIONS: usize = 1000;
+/// Refused recoveries kept.
+pub const MAX_BLOCKED: usize = 1000;
+/// Forgotten addresses kept; the one whose time comes first is discovered again.
+pub const MAX_FORGOTTEN: usize = 10_000;
+/// Seeds accepted, more than any fleet has clusters.
+pub const MAX_SEEDS: usize = 10_000;
+/// Members remembered, those that left included.
+pub const MAX_MEMBERS: usize = 1000;
+/// Errors kept of one recovery: one for each replica of a large cluster.
+pub const MAX_ERRORS: usize = 200;
 
 /// Intents as a list in JSON: their key is a struct.
 pub(crate) mod intents_as_list {

@@ -6,7 +6,7 @@ use regex::Regex;
 
 use crate::domain::intent::{Intent, Origin, PromotionRule, Wish};
 use crate::domain::key::InstanceKey;
-use crate::domain::policy::{HeldBack, LossPolicy, Mode, OldPrimary, Policy};
+use crate::domain::policy::{HeldBack, LossPolicy, Mode, OldPrimary, Policy, RecentRepair};
 use crate::domain::recovery::plan::RecoveryKind;
 use crate::domain::time::Wall;
 use crate::domain::topology::Topology;
@@ -81,6 +81,8 @@ impl ClusterFilter {
 pub struct PolicySettings {
     /// `RecoverMasterClusterFilters`.
     pub recover_primary_filters: Vec<ClusterFilter>,
+    /// `RecoverIntermediateMasterClusterFilters`: the same for intermediate primaries and members of replication groups.
+    pub recover_intermediate_filters: Vec<ClusterFilter>,
     /// `PromotionIgnoreHostnameFilters`: patterns, anywhere in `host:port`.
     pub promotion_ignore: Vec<Regex>,
     /// `RecoveryPeriodBlockSeconds`, milliseconds: without a document.
@@ -106,6 +108,7 @@ impl Default for PolicySettings {
     fn default() -> Self {
         Self {
             recover_primary_filters: Vec::new(),
+            recover_intermediate_filters: Vec::new(),
             promotion_ignore: Vec::new(),
             block_millis: 3_600_000,
             loss: LossPolicy::Allow,
@@ -140,6 +143,9 @@ pub fn policy_of(
     };
     Policy {
         held_back: held_back(state, cluster, document, settings, block_millis, now),
+        held_back_intermediates: switched_off(state, cluster, document, &settings.recover_intermediate_filters)
+            .or_else(|| runs(state, cluster, false)),
+        recent_repairs: recent_repairs(state, cluster, block_millis, now),
         downtimes: downtimes(state, topology, now),
         promotion_rules: promotion_rules(state, topology, now),
         promotion_ignored: topology.instances.keys().filter(ignored).cloned().collect(),
@@ -162,31 +168,14 @@ fn held_back(
     block_millis: u64,
     now: Wall,
 ) -> Option<HeldBack> {
-    if state.recoveries_disabled {
-        return Some(HeldBack::GloballyDisabled);
+    if let Some(held_back) = switched_off(state, cluster, document, &settings.recover_primary_filters) {
+        return Some(held_back);
     }
-    match document {
-        Some(document) if document.paused => return Some(HeldBack::Paused),
-        Some(document) if document.mode != Mode::Auto => return Some(HeldBack::Mode(document.mode)),
-        Some(_) => {}
-        None if settings
-            .recover_primary_filters
-            .iter()
-            .any(|filter| filter.matches(&cluster.name, &cluster.alias)) => {}
-        None => return Some(HeldBack::NoFilterMatches),
+    if let Some(running) = runs(state, cluster, true) {
+        return Some(running);
     }
-    let recoveries = || {
-        state
-            .recoveries
-            .values()
-            .filter(|recovery| recovery.plan.cluster == cluster.id)
-    };
-    if let Some(running) = recoveries().find(|recovery| recovery.is_active()) {
-        return Some(HeldBack::RecoveryRuns {
-            uid: running.uid.clone(),
-        });
-    }
-    let blocks = recoveries().filter_map(|recovery| Some((blocked_until(recovery, block_millis)?, &recovery.uid)));
+    let blocks = recoveries_of(state, cluster)
+        .filter_map(|recovery| Some((blocked_until(recovery, block_millis)?, &recovery.uid)));
     let (until, uid) = blocks.max()?;
     (now < until).then(|| HeldBack::RecentRecovery {
         uid: uid.clone(),
@@ -194,9 +183,73 @@ fn held_back(
     })
 }
 
+/// Global switch, then the document, or without one the filters.
+fn switched_off(
+    state: &State,
+    cluster: &Cluster,
+    document: Option<&Document>,
+    filters: &[ClusterFilter],
+) -> Option<HeldBack> {
+    if state.recoveries_disabled {
+        return Some(HeldBack::GloballyDisabled);
+    }
+    match document {
+        Some(document) if document.paused => Some(HeldBack::Paused),
+        Some(document) if document.mode != Mode::Auto => Some(HeldBack::Mode(document.mode)),
+        Some(_) => None,
+        None => {
+            let matches = |filter: &ClusterFilter| filter.matches(&cluster.name, &cluster.alias);
+            (!filters.iter().any(matches)).then_some(HeldBack::NoFilterMatches)
+        }
+    }
+}
+
+fn recoveries_of<'a>(state: &'a State, cluster: &'a Cluster) -> impl Iterator<Item = &'a Recovery> {
+    state
+        .recoveries
+        .values()
+        .filter(|recovery| recovery.plan.cluster == cluster.id)
+}
+
+/// A running recovery of the cluster. A replacement of the primary waits for no other repair: its claim ends that one.
+fn runs(state: &State, cluster: &Cluster, replaces_primary: bool) -> Option<HeldBack> {
+    let waits_for =
+        |recovery: &&Recovery| recovery.is_active() && !(replaces_primary && recovery.plan.kind.gives_way());
+    recoveries_of(state, cluster)
+        .find(waits_for)
+        .map(|running| HeldBack::RecoveryRuns {
+            uid: running.uid.clone(),
+        })
+}
+
+/// Repairs other than replacements of the primary: each blocks its own kind on its own instance. One that did nothing, or whose
+/// repetition harms nobody, only briefly.
+fn recent_repairs(state: &State, cluster: &Cluster, block_millis: u64, now: Wall) -> Vec<RecentRepair> {
+    let recent = |recovery: &Recovery| {
+        let kind = recovery.plan.kind;
+        if kind.replaces_primary() || kind == RecoveryKind::Rejoin || recovery.acknowledged.is_some() {
+            return None;
+        }
+        let lasts = recovery.is_successful() && kind.blocks_its_repetition();
+        let millis = if lasts {
+            block_millis
+        } else {
+            block_millis.min(RETRY_MILLIS)
+        };
+        let until = recovery.ended()?.plus_millis(i64::try_from(millis).unwrap_or(i64::MAX));
+        (now < until).then(|| RecentRepair {
+            kind,
+            instance: recovery.plan.victim.clone(),
+            uid: recovery.uid.clone(),
+            until,
+        })
+    };
+    recoveries_of(state, cluster).filter_map(recent).collect()
+}
+
 /// Until when an ended recovery blocks the next one; `None` for one that blocks nothing.
 fn blocked_until(recovery: &Recovery, block_millis: u64) -> Option<Wall> {
-    if recovery.acknowledged.is_some() || recovery.plan.kind != RecoveryKind::DeadPrimary {
+    if recovery.acknowledged.is_some() || !recovery.plan.kind.replaces_primary() {
         return None;
     }
     let ended = recovery.ended()?;

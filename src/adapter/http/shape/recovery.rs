@@ -83,6 +83,8 @@ impl RecoveryShape {
         let cluster = ClusterInfo::labelled(&recovery.cluster_name, &recovery.cluster_alias);
         let (kind, recovery_type) = match recovery.plan.kind {
             RecoveryKind::DeadPrimary => ("MasterRecovery", "MasterRecoveryGTID"),
+            RecoveryKind::IntermediatePrimary => ("IntermediateMasterRecovery", "NotMasterRecovery"),
+            RecoveryKind::GroupMember => ("ReplicationGroupMemberRecovery", "NotMasterRecovery"),
             RecoveryKind::Rejoin => ("Rejoin", "NotMasterRecovery"),
         };
         Self {

@@ -12,6 +12,7 @@ use crate::domain::time::Wall;
 use crate::domain::topology::Topology;
 
 mod rejoin;
+mod relocate;
 
 pub(super) use rejoin::check_rejoin;
 pub use rejoin::plan_rejoin;
@@ -33,7 +34,20 @@ pub fn held_back(finding: &Finding, topology: &Topology, policy: &Policy) -> Opt
         .iter()
         .find(|(downtimed, _)| topology.resolve(downtimed) == key)
         .map(|(_, downtime)| downtime);
-    policy.held_back.as_ref().or(downtime).cloned()
+    let kind = RecoveryKind::for_code(finding.code);
+    let general = match kind {
+        Some(RecoveryKind::IntermediatePrimary | RecoveryKind::GroupMember) => &policy.held_back_intermediates,
+        _ => &policy.held_back,
+    };
+    let recent = policy
+        .recent_repairs
+        .iter()
+        .find(|recent| Some(recent.kind) == kind && topology.resolve(&recent.instance) == key)
+        .map(|recent| HeldBack::RecentRecovery {
+            uid: recent.uid.clone(),
+            until: recent.until,
+        });
+    general.clone().or(recent).or_else(|| downtime.cloned())
 }
 
 /// The plan for a finding, if there is one, and what was considered.
@@ -41,6 +55,12 @@ pub fn held_back(finding: &Finding, topology: &Topology, policy: &Policy) -> Opt
 /// Whether the plan may be carried out is another question ([`held_back`], the members' agreement, [`super::lint::lint`]).
 pub fn plan(finding: &Finding, topology: &Topology, policy: &Policy, now: Wall) -> (Option<Plan>, PlanReport) {
     let victim = topology.resolve(&finding.instance);
+    match RecoveryKind::for_code(finding.code) {
+        Some(kind @ (RecoveryKind::IntermediatePrimary | RecoveryKind::GroupMember)) => {
+            return relocate::plan_relocation(finding, kind, topology, policy);
+        }
+        Some(RecoveryKind::DeadPrimary | RecoveryKind::Rejoin) | None => {}
+    }
     if let Err(why) = check_finding(finding, victim, topology) {
         return (
             None,

@@ -22,6 +22,7 @@ use crate::domain::topology::Topology;
 
 mod dead_primary;
 mod rejoin;
+mod relocate;
 
 pub use super::outcome::{Finish, Next, Outcome, StepResult, Undo};
 use super::plan::{Plan, RecoveryKind, Refusal, Step};
@@ -38,6 +39,9 @@ pub fn next(plan: &Plan, phase: &Phase, done: &[StepResult], fresh: &Topology, p
             .towards_opening(policy, now)
             .unwrap_or_else(|reason| course.abort(reason)),
         (RecoveryKind::DeadPrimary, Phase::Opened { successor, .. }) => course.forward(successor),
+        (RecoveryKind::IntermediatePrimary | RecoveryKind::GroupMember, Phase::Claimed | Phase::Opened { .. }) => {
+            course.relocate(policy)
+        }
         (RecoveryKind::Rejoin, Phase::Claimed | Phase::Opened { .. }) => {
             course.rejoin().unwrap_or_else(|reason| Next::Abort {
                 reason,

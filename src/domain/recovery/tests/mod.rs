@@ -22,6 +22,7 @@ use crate::domain::version::ServerVersion;
 mod choice;
 mod plans;
 mod properties;
+mod relocation;
 mod soundness;
 
 pub(super) fn dead_primary() -> Finding {

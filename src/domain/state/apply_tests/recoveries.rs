@@ -1,4 +1,5 @@
 use super::*;
+use crate::domain::recovery::plan::{Plan, RecoveryKind};
 
 #[test]
 fn a_claim_excludes_others_on_its_instances_and_in_its_cluster() {
@@ -156,6 +157,7 @@ fn a_resumed_recoverys_old_token_is_dead_for_every_entry() {
 fn what_is_over_is_neither_resumed_nor_ended_again() {
     let mut state = two_clusters();
     let token = claimed(&mut state, claim("one", plan(1, 1, 2, &[1, 2])));
+    run(&mut state, 2000, open(&token, 2));
     run(&mut state, 2000, end(&token, Some(2)));
     let resume = Command::Resume {
         uid: "one".to_owned(),
@@ -283,4 +285,167 @@ fn while_a_recovery_runs_a_description_does_not_say_who_the_primary_is() {
         key(3)
     );
     assert_eq!(state.clusters[&cluster_id(1)].alias, "shop");
+}
+
+fn kind(kind: RecoveryKind, plan: Plan) -> Plan {
+    Plan { kind, ..plan }
+}
+
+#[test]
+fn a_lesser_repair_gives_way_to_a_replacement_of_the_primary_and_to_nothing_else() {
+    for lesser in [
+        RecoveryKind::IntermediatePrimary,
+        RecoveryKind::GroupMember,
+        RecoveryKind::Rejoin,
+    ] {
+        let mut state = two_clusters();
+        let token = claimed(&mut state, claim("lesser", kind(lesser, plan(1, 3, 1, &[2, 3]))));
+        let also_lesser = kind(RecoveryKind::IntermediatePrimary, plan(1, 2, 1, &[2]));
+        for locked in [also_lesser, plan(2, 4, 5, &[3, 4, 5])] {
+            let why = refused(run(
+                &mut state,
+                2000,
+                Command::Claim {
+                    claim: Box::new(claim("other", locked)),
+                },
+            ));
+            assert!(matches!(why, RefusedCommand::Locked { .. }), "{lesser:?}: {why}");
+        }
+        // Refused for a reason of its own, a claim ends nobody.
+        refused(run(
+            &mut state,
+            2000,
+            Command::Claim {
+                claim: Box::new(claim("wrong", plan(1, 2, 3, &[2, 3]))),
+            },
+        ));
+        assert!(state.recoveries["lesser"].is_active(), "{lesser:?}");
+        let failover = claimed(&mut state, claim("failover", plan(1, 1, 2, &[1, 2, 3])));
+        let ended = &state.recoveries["lesser"];
+        assert!(!ended.is_active() && !ended.is_successful(), "{lesser:?}");
+        assert!(
+            ended.errors[0].contains("gave way to recovery failover"),
+            "{:?}",
+            ended.errors
+        );
+        assert_eq!(
+            refused(run(&mut state, 3000, end(&token, None))),
+            RefusedCommand::StaleClaim("lesser".to_owned())
+        );
+        assert!(failover.epoch > token.epoch);
+        // The failover itself gives way to nobody.
+        let why = refused(run(
+            &mut state,
+            3000,
+            Command::Claim {
+                claim: Box::new(claim("again", plan(1, 1, 2, &[1, 2, 3]))),
+            },
+        ));
+        assert!(matches!(why, RefusedCommand::Locked { .. }), "{why}");
+    }
+}
+
+#[test]
+fn one_claim_opens_one_successor_and_ends_with_it() {
+    let mut state = two_clusters();
+    let token = claimed(&mut state, claim("one", plan(1, 1, 2, &[1, 2, 3])));
+    let out_of_order = |state: &mut State, command| {
+        let why = refused(run(state, 2000, command));
+        assert!(matches!(why, RefusedCommand::OutOfOrder(_)), "{why}");
+    };
+    out_of_order(&mut state, end(&token, Some(2)));
+    assert_eq!(run(&mut state, 2000, open(&token, 2)), Applied::Done);
+    let opened = state.recoveries["one"].clone();
+    out_of_order(&mut state, open(&token, 3));
+    assert_eq!(run(&mut state, 3000, open(&token, 2)), Applied::Done);
+    assert_eq!(state.recoveries["one"], opened);
+    out_of_order(&mut state, end(&token, Some(3)));
+    out_of_order(&mut state, end(&token, None));
+    assert_eq!(run(&mut state, 4000, end(&token, Some(2))), Applied::Done);
+}
+
+#[test]
+fn a_repair_below_the_primary_opens_nobody_and_changes_no_primary() {
+    let mut state = two_clusters();
+    let moves = kind(RecoveryKind::IntermediatePrimary, plan(1, 2, 1, &[2, 3]));
+    let token = claimed(&mut state, claim("one", moves));
+    let why = refused(run(&mut state, 2000, open(&token, 2)));
+    assert!(matches!(why, RefusedCommand::OutOfOrder(_)), "{why}");
+    let mut ending = ending(Some(3));
+    ending.quarantine = None;
+    let ended = Command::End {
+        token,
+        ending: Box::new(ending),
+    };
+    assert_eq!(run(&mut state, 3000, ended), Applied::Done);
+    assert_eq!(state.recoveries["one"].successor(), Some(&key(3)));
+    let cluster = &state.clusters[&cluster_id(1)];
+    assert_eq!(cluster.primary.as_ref().unwrap().instance, key(1));
+    assert!(state.quarantines.is_empty());
+}
+
+#[test]
+fn what_an_unfinished_recovery_needs_is_not_forgotten() {
+    let mut state = two_clusters();
+    let token = claimed(&mut state, claim("one", plan(1, 1, 2, &[1, 2])));
+    let forget = |n| Command::Forget {
+        instance: key(n),
+        until: Wall(9000),
+    };
+    for n in [1, 2] {
+        let why = refused(run(&mut state, 2000, forget(n)));
+        assert!(matches!(why, RefusedCommand::Locked { .. }), "{why}");
+    }
+    assert_eq!(run(&mut state, 2000, forget(3)), Applied::Done);
+    run(&mut state, 2000, end(&token, None));
+    assert_eq!(run(&mut state, 2000, forget(2)), Applied::Done);
+}
+
+#[test]
+fn lists_are_bounded_and_the_oldest_goes_first() {
+    let mut state = two_clusters();
+    let address = |n: usize| crate::domain::key::InstanceKey::new(format!("host{n}"), 3306);
+    for n in 0..=crate::domain::state::MAX_BLOCKED {
+        state.blocked.insert(
+            address(n),
+            Blocked {
+                instance: address(n),
+                cluster_name: String::new(),
+                analysis: String::new(),
+                at: Wall(i64::try_from(n).unwrap()),
+                blocking_recovery: 1,
+            },
+        );
+    }
+    for n in 0..=crate::domain::state::MAX_FORGOTTEN + 1 {
+        state
+            .forgotten
+            .insert(address(n), Wall(10_000 + i64::try_from(n).unwrap()));
+    }
+    for n in 0..crate::domain::state::MAX_SEEDS {
+        state.seeds.insert(Seed {
+            instance: address(n),
+            origin: Origin::Api,
+        });
+    }
+    let discover = |n| Command::Discover {
+        seed: Seed {
+            instance: address(n),
+            origin: Origin::Api,
+        },
+    };
+    assert_eq!(run(&mut state, 2000, discover(1)), Applied::Done);
+    let why = refused(run(&mut state, 2000, discover(crate::domain::state::MAX_SEEDS)));
+    assert!(matches!(why, RefusedCommand::TooMany(_)), "{why}");
+    assert!(state.blocked.len() <= crate::domain::state::MAX_BLOCKED && !state.blocked.contains_key(&address(0)));
+    assert!(state.forgotten.len() <= crate::domain::state::MAX_FORGOTTEN && !state.forgotten.contains_key(&address(0)));
+    let token = claimed(&mut state, claim("one", plan(1, 1, 2, &[1, 2])));
+    let mut ending = ending(None);
+    ending.errors = vec!["no".to_owned(); crate::domain::state::MAX_ERRORS + 5];
+    let ended = Command::End {
+        token,
+        ending: Box::new(ending),
+    };
+    assert_eq!(run(&mut state, 2000, ended), Applied::Done);
+    assert_eq!(state.recoveries["one"].errors.len(), crate::domain::state::MAX_ERRORS);
 }

@@ -1,0 +1,490 @@
+//! Where the replicas of a dead intermediate primary, or of a dead member of a replication group, can go.
+//!
+//! By GTID a replica finds its place below any server that holds all that it received and has kept all that it lacks, so nothing has
+//! to be matched and nothing is lost by moving: the question is which source suits. In order of preference, as orchestrator has it:
+//! - **A** a sibling of the failed server in its data centre;
+//! - **B** the replicas are regrouped: one of them takes the failed server's place, the others go below it;
+//! - **C** a sibling in another data centre;
+//! - **D** up, to the failed server's own source.
+//!
+//! Where leaving the data centre (or region) is forbidden, C and D are for the one that takes the failed server's place only: the
+//! failed server replicated across already, and a link that was there is not a new one. Replicas of a group member go to another
+//! member, near ones first.
+
+use std::collections::BTreeSet;
+
+use crate::domain::analysis::current_primary;
+use crate::domain::analysis::evidence::{is_downtimed, is_receiving, is_replicating};
+use crate::domain::instance::{Instance, InstanceFacts};
+use crate::domain::intent::PromotionRule;
+use crate::domain::key::InstanceKey;
+use crate::domain::policy::Policy;
+use crate::domain::topology::Topology;
+
+use super::candidate::{excerpt, purged};
+use super::eligibility::{judge_parts, why_unreachable};
+use super::plan::{RecoveryKind, Refusal, RefusalReason};
+use super::position::Holdings;
+
+/// How a replica gets its new source, best first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Way {
+    /// Strategy A, or another member of the group in the same data centre.
+    Nearby,
+    /// Strategy C, or another member of the group.
+    Elsewhere,
+    /// Strategy D.
+    Above,
+}
+
+/// A server that replicas could follow, in the order in which it is tried.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Rank<'a> {
+    way: Way,
+    rule: PromotionRule,
+    /// Not in the failed server's environment.
+    other_environment: bool,
+    key: &'a InstanceKey,
+}
+
+/// One server that replicas of the victim could follow.
+pub(super) struct Source<'a> {
+    rank: Rank<'a>,
+    pub(super) instance: &'a Instance,
+}
+
+/// Who goes where.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Moves {
+    /// New sources with their replicas; one that is itself moved stands before those that follow it.
+    pub(super) groups: Vec<(InstanceKey, BTreeSet<InstanceKey>)>,
+    /// Who stays behind.
+    pub(super) lost: Vec<Refusal>,
+    /// Remarks for the record.
+    pub(super) remarks: Vec<String>,
+}
+
+impl Moves {
+    fn add(&mut self, source: &InstanceKey, replica: &InstanceKey) {
+        match self.groups.iter_mut().find(|(present, _)| present == source) {
+            Some((_, replicas)) => {
+                replicas.insert(replica.clone());
+            }
+            None => self.groups.push((source.clone(), BTreeSet::from([replica.clone()]))),
+        }
+    }
+}
+
+/// One of the places that a server tells of itself.
+type Of = fn(&InstanceFacts) -> &str;
+
+/// What is known of the place that has to be filled.
+struct Place<'a> {
+    topology: &'a Topology,
+    victim: &'a InstanceKey,
+    facts: Option<&'a InstanceFacts>,
+    policy: &'a Policy,
+    /// What everybody below the primary holds.
+    holdings: Holdings,
+}
+
+/// The replicas that lost their source: direct ones that do not receive, answering or not.
+pub(super) fn orphans<'a>(topology: &'a Topology, victim: &'a InstanceKey) -> Vec<&'a Instance> {
+    let group = topology.get(victim).and_then(|instance| instance.facts.as_ref());
+    let group = group.map_or("", |facts| facts.group_name.as_str());
+    topology
+        .replicas_of(victim)
+        .filter(|replica| !is_receiving(replica))
+        .filter(|replica| {
+            let facts = replica.facts.as_ref();
+            group.is_empty() || facts.is_none_or(|facts| facts.group_name != group)
+        })
+        .collect()
+}
+
+/// Finds every replica of the victim a new source.
+pub(super) fn assign(topology: &Topology, victim: &InstanceKey, kind: RecoveryKind, policy: &Policy) -> Moves {
+    let victim = topology.resolve(victim);
+    let place = Place::of(topology, victim, policy);
+    let sources = place.sources(kind);
+    let mut moves = Moves::default();
+    let mut waiting: Vec<(&Instance, Option<RefusalReason>)> = Vec::new();
+    for orphan in orphans(topology, victim) {
+        if !orphan.is_valid() {
+            moves.lost.push(Refusal {
+                instance: orphan.key.clone(),
+                reason: RefusalReason::Unreachable(why_unreachable(orphan)),
+            });
+            continue;
+        }
+        let near = |source: &&Source<'_>| {
+            source.rank.way == Way::Nearby
+                || (kind == RecoveryKind::GroupMember && place.may_cross(orphan, source.instance).is_ok())
+        };
+        match place.first(orphan, sources.iter().filter(near)) {
+            Ok(source) => moves.add(&source.instance.key, &orphan.key),
+            Err(why) => waiting.push((orphan, why)),
+        }
+    }
+    if kind == RecoveryKind::IntermediatePrimary && !waiting.is_empty() {
+        place.regroup(&mut waiting, &sources, &mut moves);
+    }
+    for (orphan, why) in waiting {
+        let permitted = sources
+            .iter()
+            .filter(|source| source.rank.way != Way::Nearby && place.may_cross(orphan, source.instance).is_ok());
+        let reason = match place.first(orphan, permitted) {
+            Ok(source) => {
+                moves.add(&source.instance.key, &orphan.key);
+                continue;
+            }
+            Err(reason) => reason.or(why).or_else(|| place.forbidden(orphan, &sources)),
+        };
+        let nobody = || RefusalReason::Unknown(format!("no other source than {victim} is known that it could follow"));
+        moves.lost.push(Refusal {
+            instance: orphan.key.clone(),
+            reason: reason.unwrap_or_else(nobody),
+        });
+    }
+    moves.lost.sort_by(|left, right| left.instance.cmp(&right.instance));
+    moves
+}
+
+/// The best source for one replica among those not in `excluded`, geography respected; for when the planned one failed.
+pub(super) fn another_source(
+    topology: &Topology,
+    victim: &InstanceKey,
+    kind: RecoveryKind,
+    policy: &Policy,
+    replica: &Instance,
+    excluded: &BTreeSet<InstanceKey>,
+) -> Option<InstanceKey> {
+    let victim = topology.resolve(victim);
+    let place = Place::of(topology, victim, policy);
+    let sources = place.sources(kind);
+    let possible = sources.iter().filter(|source| {
+        let key = &source.instance.key;
+        *key != replica.key && !excluded.contains(key) && place.may_cross(replica, source.instance).is_ok()
+    });
+    place
+        .first(replica, possible)
+        .ok()
+        .map(|source| source.instance.key.clone())
+}
+
+/// Why a replica cannot follow a source by GTID; `None` when it can.
+///
+/// Unlike orchestrator, which compares positions when it moves, everything that is needed is on both servers' word beforehand. A
+/// replica that holds what the source lacks is refused whoever wrote it: MariaDB would stop with error 1236, and so would MySQL for
+/// transactions of the source's own.
+pub(super) fn obstacle(replica: &Instance, source: &Instance) -> Option<RefusalReason> {
+    let Some(facts) = replica.valid_facts() else {
+        return Some(RefusalReason::Unreachable(why_unreachable(replica)));
+    };
+    let Some(above) = source.valid_facts() else {
+        return Some(RefusalReason::Unknown(format!(
+            "{} does not answer: {}",
+            source.key,
+            why_unreachable(source)
+        )));
+    };
+    if facts.identity == above.identity {
+        return Some(RefusalReason::Unknown(format!("{} has the same identity", source.key)));
+    }
+    let is_mariadb = facts.version.flavour.is_mariadb();
+    let has_gtid = |facts: &InstanceFacts| is_mariadb || matches!(facts.gtid_mode.as_str(), "ON" | "ON_PERMISSIVE");
+    let uses_gtid = replica.channel().is_some_and(|channel| channel.positioning.is_gtid());
+    if !uses_gtid || !has_gtid(facts) || !has_gtid(above) {
+        return Some(RefusalReason::NoGtid);
+    }
+    let is_older = (facts.version.major, facts.version.minor) < (above.version.major, above.version.minor);
+    if is_mariadb != above.version.flavour.is_mariadb() || is_older {
+        return Some(RefusalReason::Version(format!(
+            "{}, and {} runs {}",
+            facts.version, source.key, above.version
+        )));
+    }
+    if facts.log_bin && facts.log_replica_updates && format_rank(facts) < format_rank(above) {
+        return Some(RefusalReason::Version(format!(
+            "binlog_format {}, and {} has {}",
+            facts.binlog_format, source.key, above.binlog_format
+        )));
+    }
+    let received = facts.received();
+    if !above.executed.covers(&received) {
+        let own = received.missing_from(&above.executed);
+        return Some(RefusalReason::Errant(format!(
+            "{} (which {} lacks)",
+            excerpt(&own),
+            source.key
+        )));
+    }
+    purged(above, facts).map(|set| RefusalReason::Purged(excerpt(&set)))
+}
+
+/// STATEMENT, MIXED, ROW: events of a higher one cannot be logged by a server with a lower one. Unknown formats are not judged.
+fn format_rank(facts: &InstanceFacts) -> u8 {
+    match facts.binlog_format.as_str() {
+        "STATEMENT" => 1,
+        "MIXED" => 2,
+        _ => 3,
+    }
+}
+
+impl<'a> Place<'a> {
+    fn of(topology: &'a Topology, victim: &'a InstanceKey, policy: &'a Policy) -> Self {
+        Self {
+            topology,
+            victim,
+            facts: topology.get(victim).and_then(|instance| instance.facts.as_ref()),
+            policy,
+            holdings: Holdings::below(topology, current_primary(topology).as_ref().unwrap_or(victim)),
+        }
+    }
+
+    /// The data centre to stay in: the victim's, or the replica's own when nothing is known of the victim.
+    fn home<'b>(&self, replica: &'b Instance, of: Of) -> &'b str
+    where
+        'a: 'b,
+    {
+        let own = replica.facts.as_ref().map_or("", of);
+        self.facts.map(of).filter(|home| !home.is_empty()).unwrap_or(own)
+    }
+
+    /// The first source that a replica can follow, or why the best one does not do.
+    fn first<'s>(
+        &self,
+        replica: &Instance,
+        sources: impl Iterator<Item = &'s Source<'s>>,
+    ) -> Result<&'s Source<'s>, Option<RefusalReason>> {
+        let mut why = None;
+        for source in sources.filter(|source| source.instance.key != replica.key) {
+            match self.against(replica, source.instance) {
+                None => return Ok(source),
+                // The last resort's reason tells most: what the top lacks, nobody else will have.
+                Some(reason) => why = Some(reason),
+            }
+        }
+        Err(why)
+    }
+
+    /// Why a replica is not to follow a source.
+    fn against(&self, replica: &Instance, source: &Instance) -> Option<RefusalReason> {
+        self.unlike(source)
+            .or_else(|| obstacle(replica, source))
+            .or_else(|| self.strayed(replica))
+    }
+
+    /// A MariaDB replica that wrote for itself stops with error 1236 below another source, also where the source has later numbers.
+    fn strayed(&self, replica: &Instance) -> Option<RefusalReason> {
+        let is_mariadb = replica.facts.as_ref()?.version.flavour.is_mariadb();
+        let errant = self.holdings.errant(&replica.key).filter(|_| is_mariadb)?;
+        Some(RefusalReason::Errant(excerpt(errant)))
+    }
+
+    /// Below a server that filters where the failed one did not, or the other way round, a replica would get other data than before.
+    fn unlike(&self, source: &Instance) -> Option<RefusalReason> {
+        let filters = |facts: &InstanceFacts| facts.managed_channel().is_some_and(|channel| channel.filtered);
+        let were = self.facts.is_some_and(filters);
+        let are = source.facts.as_ref().is_some_and(filters);
+        (were != are).then_some(RefusalReason::Filtered)
+    }
+
+    /// Whether a replica may get a source there.
+    fn may_cross(&self, replica: &Instance, source: &Instance) -> Result<(), RefusalReason> {
+        let checks: [(bool, &str, Of); 2] = [
+            (self.policy.prevent_cross_data_center, "data centre", |facts| {
+                &facts.data_center
+            }),
+            (self.policy.prevent_cross_region, "region", |facts| &facts.region),
+        ];
+        for (is_forbidden, what, of) in checks {
+            let home = self.home(replica, of);
+            let there = source.facts.as_ref().map_or("", of);
+            if is_forbidden && (home.is_empty() || home != there) {
+                let told = |text: &str| if text.is_empty() { "unknown" } else { text }.to_owned();
+                return Err(RefusalReason::Geography(format!(
+                    "{what} {}, and {} is in {}",
+                    told(home),
+                    source.key,
+                    told(there)
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// Why geography leaves nobody.
+    fn forbidden(&self, replica: &Instance, sources: &[Source<'_>]) -> Option<RefusalReason> {
+        sources
+            .iter()
+            .find_map(|source| self.may_cross(replica, source.instance).err())
+    }
+
+    /// Everybody who could be a source, best first.
+    fn sources(&self, kind: RecoveryKind) -> Vec<Source<'a>> {
+        let topology = self.topology;
+        let below: BTreeSet<&InstanceKey> = topology
+            .descendants_of(self.victim)
+            .into_iter()
+            .map(|instance| &instance.key)
+            .collect();
+        let is_outside = |instance: &Instance| instance.key != *self.victim && !below.contains(&instance.key);
+        let source = self.source();
+        let mut found: Vec<Source<'a>> = topology
+            .instances
+            .values()
+            .filter(|instance| is_outside(instance))
+            .filter_map(|instance| {
+                let is_sibling = source.is_some() && topology.source_of(instance) == source;
+                let way = if kind == RecoveryKind::GroupMember {
+                    self.is_fellow(instance).then(|| self.way_to(instance))?
+                } else if Some(&instance.key) == source {
+                    Way::Above
+                } else if is_sibling {
+                    self.way_to(instance)
+                } else {
+                    return None;
+                };
+                self.is_fit(instance, way).then(|| Source {
+                    rank: self.rank(instance, way),
+                    instance,
+                })
+            })
+            .collect();
+        found.sort_by(|left, right| left.rank.cmp(&right.rank));
+        found
+    }
+
+    /// Where the victim got its changes from; where that is unknown or gone as well, the primary.
+    fn source(&self) -> Option<&'a InstanceKey> {
+        let own = self
+            .topology
+            .get(self.victim)
+            .and_then(|victim| self.topology.source_of(victim))
+            .filter(|key| self.topology.get(key).is_some_and(Instance::is_valid));
+        own.or_else(|| {
+            let primary = current_primary(self.topology)?;
+            let (key, instance) = self.topology.instances.get_key_value(&primary)?;
+            (instance.is_valid() && key != self.victim).then_some(key)
+        })
+    }
+
+    /// A member of the victim's group.
+    fn is_fellow(&self, instance: &Instance) -> bool {
+        let group = self.facts.map_or("", |facts| facts.group_name.as_str());
+        !group.is_empty() && instance.facts.as_ref().is_some_and(|facts| facts.group_name == group)
+    }
+
+    fn way_to(&self, instance: &Instance) -> Way {
+        let home = self.facts.map_or("", |facts| facts.data_center.as_str());
+        let there = instance.facts.as_ref().map_or("", |facts| facts.data_center.as_str());
+        if home == there { Way::Nearby } else { Way::Elsewhere }
+    }
+
+    fn rule(&self, key: &InstanceKey) -> PromotionRule {
+        self.policy.promotion_rules.get(key).copied().unwrap_or_default()
+    }
+
+    fn rank(&self, instance: &'a Instance, way: Way) -> Rank<'a> {
+        let of = |facts: &InstanceFacts| facts.environment.clone();
+        Rank {
+            way,
+            rule: self.rule(&instance.key),
+            other_environment: self.facts.map(of) != instance.facts.as_ref().map(of),
+            key: &instance.key,
+        }
+    }
+
+    /// Whether a server may get replicas: it logs what they need, is not banned, and where it is a replica, it replicates without delay.
+    fn is_fit(&self, instance: &Instance, way: Way) -> bool {
+        let Some(facts) = instance.valid_facts() else {
+            return false;
+        };
+        let is_replica = facts.managed_channel().is_some() && facts.group_name.is_empty();
+        let is_banned = self.rule(&instance.key) == PromotionRule::MustNot
+            || self.policy.promotion_ignored.contains(&instance.key)
+            || is_downtimed(self.topology, self.policy, &instance.key);
+        let delay = facts.managed_channel().map_or(0, |channel| channel.delay_seconds);
+        judge_parts(self.topology, instance).is_ok()
+            && facts.log_bin
+            && (facts.log_replica_updates || !is_replica)
+            // The failed server's own source had it as a replica: whatever is said of its promotion, it goes on having replicas.
+            && (way == Way::Above || !is_banned)
+            && (way == Way::Above || !is_replica || (is_replicating(instance) && delay == 0))
+    }
+
+    fn can_follow(&self, replica: &Instance, leader: &Instance) -> bool {
+        obstacle(replica, leader).is_none() && self.strayed(replica).is_none()
+    }
+
+    /// Strategy B: one of those that wait takes the failed server's place, the others go below it as far as they can.
+    fn regroup(
+        &self,
+        waiting: &mut Vec<(&'a Instance, Option<RefusalReason>)>,
+        sources: &[Source<'a>],
+        moves: &mut Moves,
+    ) {
+        let mut best: Option<((usize, bool), Rank<'a>, &'a Instance, InstanceKey)> = None;
+        let alone = waiting.len() == 1;
+        for (orphan, _) in waiting.iter() {
+            let Some(facts) = orphan.valid_facts() else { continue };
+            let channel = facts.managed_channel();
+            let leads = facts.log_bin
+                && facts.log_replica_updates
+                && channel.is_some_and(|channel| channel.delay_seconds == 0 && !channel.filtered)
+                && channel.is_some_and(|channel| channel.sql_error.number == 0)
+                && self.rule(&orphan.key) != PromotionRule::MustNot
+                && !self.policy.promotion_ignored.contains(&orphan.key)
+                && !is_downtimed(self.topology, self.policy, &orphan.key);
+            if !leads && !alone {
+                continue;
+            }
+            // Up to a source that is near, then to a sibling elsewhere, then to a source wherever it is: the failed one went there too.
+            let above = sources.iter().filter(|source| source.rank.way == Way::Above);
+            let near = above
+                .clone()
+                .filter(|source| self.way_to(source.instance) == Way::Nearby);
+            let elsewhere = sources
+                .iter()
+                .filter(|source| source.rank.way == Way::Elsewhere && self.may_cross(orphan, source.instance).is_ok());
+            let Ok(source) = self.first(orphan, near.chain(elsewhere).chain(above)) else {
+                continue;
+            };
+            let followers = waiting
+                .iter()
+                .filter(|(other, _)| other.key != orphan.key && self.can_follow(other, orphan))
+                .count();
+            let merit = (followers, leads);
+            let rank = self.rank(orphan, self.way_to(orphan));
+            let is_better = best.as_ref().is_none_or(|(present, present_rank, ..)| {
+                merit > *present || (merit == *present && rank < *present_rank)
+            });
+            if is_better {
+                best = Some((merit, rank, orphan, source.instance.key.clone()));
+            }
+        }
+        let Some((_, _, leader, source)) = best else { return };
+        moves.add(&source, &leader.key);
+        let mut followers = BTreeSet::new();
+        waiting.retain(|(other, _)| {
+            if other.key == leader.key {
+                return false;
+            }
+            let follows = self.can_follow(other, leader);
+            if follows {
+                followers.insert(other.key.clone());
+            }
+            !follows
+        });
+        if !followers.is_empty() {
+            moves.remarks.push(format!(
+                "{} takes the place of {}: its other replicas follow it",
+                leader.key, self.victim
+            ));
+        }
+        for follower in &followers {
+            moves.add(&leader.key, follower);
+        }
+    }
+}

@@ -1,0 +1,211 @@
+//! Repairs below the primary: replicas of a dead intermediate server get another source, whatever goes wrong; and the primary's own
+//! failover never waits for that. db1 is the primary, db2 the intermediate server, db3 and db4 replicate from it, db5 from db1.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::app::ports::Consensus as _;
+use crate::domain::finding::{Code, Evidence, Finding};
+use crate::domain::fixture::{key, mysql_set, uuid};
+use crate::domain::instance::Identity;
+use crate::domain::key::InstanceKey;
+use crate::domain::recovery::plan::{Plan, PlanReport, RecoveryKind, Step};
+use crate::domain::state::{Applied, Claim, Command, Recovery};
+use crate::domain::topology::ClusterId;
+
+use super::{Fault, Rig};
+
+fn to(n: u32, replicas: &[u32]) -> Step {
+    Step::Repoint {
+        successor: key(n),
+        replicas: replicas.iter().map(|n| key(*n)).collect(),
+    }
+}
+
+/// db3 takes the place of db2, db4 follows it.
+fn plan() -> Plan {
+    Plan {
+        kind: RecoveryKind::IntermediatePrimary,
+        code: Code::DeadIntermediateMaster,
+        cluster: ClusterId("c1".to_owned()),
+        victim: key(2),
+        victim_identity: Some(Identity::ServerUuid(uuid(2))),
+        successor: key(3),
+        successor_identity: Identity::ServerUuid(uuid(3)),
+        position: mysql_set("1:1-100"),
+        instances: [key(2), key(3), key(4)].into(),
+        lost_replicas: Vec::new(),
+        lost: None,
+        steps: vec![to(1, &[3]), to(3, &[4])],
+    }
+}
+
+async fn staged() -> Rig {
+    let mut rig = Rig::new(5, 3);
+    for n in [3, 4] {
+        rig.world.lock().follow(&key(n), &key(2));
+    }
+    for id in 1..=3 {
+        rig.start(id);
+    }
+    rig.settled().await;
+    rig
+}
+
+/// Claims the repair for the first member, whose loops then find it unfinished and carry it out.
+async fn claim(rig: &Rig) {
+    let finding = Finding {
+        code: Code::DeadIntermediateMaster,
+        instance: key(2),
+        cluster: ClusterId("c1".to_owned()),
+        description: String::new(),
+        evidence: Evidence::default(),
+        structure: Vec::new(),
+        downtimed: false,
+        replicas_downtimed: false,
+    };
+    let claim = Claim {
+        uid: "repair".to_owned(),
+        holder: 1,
+        holder_name: "member1".to_owned(),
+        finding,
+        opinions: Vec::new(),
+        plan: plan(),
+        report: PlanReport::default(),
+        above: 0,
+    };
+    let applied = rig
+        .group
+        .member(1)
+        .propose(Command::Claim { claim: Box::new(claim) })
+        .await;
+    assert!(matches!(applied, Ok(Applied::Claimed { .. })), "{applied:?}");
+}
+
+fn repair(rig: &Rig) -> Recovery {
+    rig.group.state().recoveries["repair"].clone()
+}
+
+fn source_of(rig: &Rig, n: u32) -> Option<InstanceKey> {
+    rig.world
+        .with(n, |server| server.channel.as_ref().map(|link| link.source.clone()))
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_replicas_of_a_dead_intermediate_get_another_source_and_nothing_else_is_touched() {
+    let rig = staged().await;
+    rig.world.kill(2);
+    claim(&rig).await;
+    rig.until("the repair is over", |rig| !repair(rig).is_active()).await;
+    let repair = repair(&rig);
+    assert!(repair.is_successful() && repair.lost_replicas.is_empty(), "{repair:#?}");
+    assert_eq!((source_of(&rig, 3), source_of(&rig, 4)), (Some(key(1)), Some(key(3))));
+    let touched: BTreeSet<String> = rig.world.log().into_iter().collect();
+    let wanted = ["db3:3306 follow by member1", "db4:3306 follow by member1"];
+    assert_eq!(touched, wanted.map(str::to_owned).into());
+    assert_eq!(rig.world.writable(), [key(1)]);
+    let state = rig.group.state();
+    let cluster = state.clusters.values().next().unwrap();
+    assert_eq!(cluster.primary.as_ref().unwrap().instance, key(1));
+    assert!(state.quarantines.is_empty());
+    rig.world.assert_sound();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failover_of_the_primary_does_not_wait_for_a_repair_that_hangs() {
+    let rig = staged().await;
+    rig.world.kill(2);
+    rig.world.plan(Fault::hang(3, "follow"));
+    claim(&rig).await;
+    rig.until("the repair is under way", |rig| rig.world.lock().faults.is_empty())
+        .await;
+    rig.world.kill(1);
+    let begun = Instant::now();
+    rig.until("another primary", |rig| {
+        let writable = rig.world.writable();
+        !writable.is_empty() && writable != [key(1)]
+    })
+    .await;
+    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+    let ended = repair(&rig);
+    assert!(!ended.is_active() && !ended.is_successful());
+    assert!(ended.errors[0].contains("gave way"), "{:?}", ended.errors);
+    rig.recovered(2).await;
+    rig.world.assert_sound();
+    // What the ended actor was about to do is not done behind the other one's back.
+    let primary = rig.world.writable().remove(0);
+    rig.wait(10_000).await;
+    assert_eq!(rig.world.writable(), [primary]);
+    rig.world.assert_sound();
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Trouble {
+    Refused,
+    Broken,
+    DoneAndBroken,
+    Hangs,
+    ServerDies,
+    IntermediateReturns,
+    ActorLost,
+}
+
+async fn run(trouble: Trouble, n: u32, statement: &'static str, after: u32) {
+    let about = format!("{trouble:?} at {statement} on db{n} after {after}");
+    let rig = staged().await;
+    rig.world.with(2, |server| server.boots_read_only = true);
+    rig.world.kill(2);
+    let group = rig.group.clone();
+    let fault = match trouble {
+        Trouble::Refused => Fault::refuse(n, statement),
+        Trouble::Broken => Fault::broken(n, statement),
+        Trouble::DoneAndBroken => Fault::done_and_broken(n, statement),
+        Trouble::Hangs => Fault::hang(n, statement),
+        Trouble::ServerDies => Fault::first(n, statement, move |inner| inner.kill(&key(n))),
+        Trouble::IntermediateReturns => Fault::first(n, statement, |inner| inner.start(&key(2))),
+        Trouble::ActorLost => Fault::then(n, statement, move |_| group.depose(1)),
+    };
+    rig.world.plan(Fault { after, ..fault });
+    claim(&rig).await;
+    rig.until(&format!("{about}: over"), |rig| !repair(rig).is_active())
+        .await;
+    let repair = repair(&rig);
+    let lost: BTreeSet<&InstanceKey> = repair.lost_replicas.iter().map(|refusal| &refusal.instance).collect();
+    for n in [3, 4] {
+        let (up, source, receives) = rig.world.with(n, |server| {
+            let link = server.channel.as_ref().unwrap();
+            (server.up, link.source.clone(), link.receives)
+        });
+        let is_fed = [key(1), key(3), key(5)].contains(&source) && receives;
+        assert!(
+            !up || is_fed || lost.contains(&key(n)),
+            "{about}: db{n} {source}, {repair:#?}"
+        );
+    }
+    assert_eq!(repair.is_successful(), lost.len() < 2, "{about}: {repair:#?}");
+    assert_eq!(rig.world.writable(), [key(1)], "{about}");
+    assert_eq!(rig.world.opened(), Vec::<String>::new(), "{about}");
+    rig.world.assert_sound();
+}
+
+#[tokio::test(start_paused = true)]
+async fn whatever_goes_wrong_a_replica_is_fed_or_named_as_left_behind() {
+    for trouble in [
+        Trouble::Refused,
+        Trouble::Broken,
+        Trouble::DoneAndBroken,
+        Trouble::Hangs,
+        Trouble::ServerDies,
+        Trouble::IntermediateReturns,
+        Trouble::ActorLost,
+    ] {
+        for n in [3, 4] {
+            run(trouble, n, "follow", 0).await;
+            for after in 0..2 {
+                run(trouble, n, "facts", after).await;
+            }
+        }
+    }
+}
