@@ -281,12 +281,28 @@ fn take_in(
                 .replicas
                 .iter()
                 .map(|replica| &replica.key)
-                .chain(facts.channels.iter().map(|channel| &channel.source));
+                .chain(facts.channels.iter().map(|channel| &channel.source))
+                .chain(
+                    facts
+                        .group
+                        .iter()
+                        .flat_map(|group| &group.members)
+                        .map(|peer| &peer.key),
+                );
             noticed.neighbours = named.filter(|key| !known.contains(*key)).cloned().collect();
             instance.last_seen = Some(observation.ended);
             instance.failure = None;
             instance.partial = !facts.problems.is_empty();
             let before = instance.source().cloned();
+            let has_moved = instance
+                .facts
+                .as_ref()
+                .is_none_or(|before| before.binlog != facts.binlog);
+            if facts.binlog.is_none() {
+                instance.binlog_unmoved_since = None;
+            } else if has_moved || instance.binlog_unmoved_since.is_none() {
+                instance.binlog_unmoved_since = Some(observation.ended);
+            }
             instance.facts = Some(facts);
             noticed.new_source = instance
                 .source()

@@ -277,3 +277,34 @@ fn the_time_of_the_last_answer_stays_when_attempts_fail() {
     );
     assert!(instance.facts.is_some() && !instance.is_valid());
 }
+
+#[test]
+fn a_binary_log_stands_still_from_when_it_was_first_seen_where_it_is() {
+    let observatory = watching(&[1]);
+    let see = |position: Option<u64>, seconds: i64| {
+        let instance = primary(1, "1:1-9").facts(|facts| {
+            facts.binlog = position.map(|position| crate::domain::instance::BinlogCoordinates {
+                file: "bin.000001".to_owned(),
+                position,
+            });
+        });
+        let at = NOW.plus_millis(seconds * 1000);
+        let observation = Observation {
+            ended: at,
+            ..saw(&instance, 1)
+        };
+        record(&observatory, &observation, u64::try_from(seconds).unwrap() * 1000);
+        let tracked = observatory.get(&key(1)).unwrap();
+        tracked
+            .instance
+            .binlog_unmoved_since
+            .map(|since| since.millis_since(NOW) / 1000)
+    };
+    assert_eq!(see(Some(100), 1), Some(1));
+    assert_eq!(see(Some(100), 5), Some(1));
+    record(&observatory, &saw(&primary(1, "").dead(), 1), 6000);
+    assert_eq!(see(Some(100), 7), Some(1), "a failed probe tells nothing of the log");
+    assert_eq!(see(Some(101), 9), Some(9));
+    assert_eq!(see(None, 10), None);
+    assert_eq!(see(Some(101), 11), Some(11));
+}

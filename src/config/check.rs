@@ -537,6 +537,12 @@ impl Check<'_> {
                 &keys.RecoverIntermediateMasterClusterFilters,
             ),
             promotion_ignore: self.hostnames("PromotionIgnoreHostnameFilters", &keys.PromotionIgnoreHostnameFilters),
+            recover_non_writable_primary: keys.RecoverNonWriteableMaster,
+            enforce_exact_semi_sync: keys.EnforceExactSemiSyncReplicas,
+            locked_semi_sync: Duration::from_secs(u64::from(match keys.ReasonableLockedSemiSyncMasterSeconds {
+                0 => file.discovery.ReasonableReplicationLagSeconds,
+                seconds => seconds,
+            })),
             prevent_cross_data_center: keys.PreventCrossDataCenterMasterFailover,
             prevent_cross_region: keys.PreventCrossRegionMasterFailover,
             concurrency: usize::try_from(self.positive("MaxConcurrentRecoveries", keys.MaxConcurrentRecoveries))

@@ -212,6 +212,12 @@ keys! {
         RecoverIntermediateMasterClusterFilters: Vec<String> = Vec::new();
         /// Regular expressions on `host:port`: instances that are never promoted.
         PromotionIgnoreHostnameFilters: Vec<String> = Vec::new();
+        /// A read-only primary whose replicas replicate is a failure.
+        RecoverNonWriteableMaster: bool = false;
+        /// More semi-sync replicas than the primary waits for are a failure.
+        EnforceExactSemiSyncReplicas: bool = false;
+        /// Seconds that the binary log of a primary which waits for too many semi-sync replicas stands still before it counts as locked; 0: `ReasonableReplicationLagSeconds`.
+        ReasonableLockedSemiSyncMasterSeconds: u32 = 0;
         /// Never promote across data centres.
         PreventCrossDataCenterMasterFailover: bool = false;
         /// Never promote across regions.

@@ -160,6 +160,10 @@ pub struct Classification {
 
 /// Recoveries.
 #[derive(Clone, Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "the configuration's own switches, one field each"
+)]
 pub struct RecoverySettings {
     /// How long an unacknowledged recovery blocks the next one of its cluster.
     pub block: Duration,
@@ -173,6 +177,12 @@ pub struct RecoverySettings {
     pub intermediates: ClusterFilters,
     /// Instances that are never promoted.
     pub promotion_ignore: HostnameFilters,
+    /// A read-only primary is a failure.
+    pub recover_non_writable_primary: bool,
+    /// More semi-sync replicas than the primary waits for are a failure.
+    pub enforce_exact_semi_sync: bool,
+    /// How long the binary log of a primary that waits for semi-sync replicas stands still before it counts as locked.
+    pub locked_semi_sync: Duration,
     /// Never promote across data centres.
     pub prevent_cross_data_center: bool,
     /// Never promote across regions.

@@ -159,6 +159,32 @@ impl Code {
         }
     }
 
+    /// Whether the finding is about the instance's replicas so much that their downtime is the instance's
+    /// (reference of orchestrator, §5.4).
+    pub fn is_about_replicas(self) -> bool {
+        matches!(
+            self,
+            Self::AllMasterReplicasNotReplicating
+                | Self::AllMasterReplicasNotReplicatingOrDead
+                | Self::MasterSingleReplicaDead
+                | Self::AllCoMasterReplicasNotReplicating
+                | Self::DeadIntermediateMasterWithSingleReplica
+                | Self::DeadIntermediateMasterWithSingleReplicaFailingToConnect
+                | Self::DeadIntermediateMasterAndReplicas
+                | Self::DeadIntermediateMasterAndSomeReplicas
+                | Self::AllIntermediateMasterReplicasFailingToConnectOrDead
+                | Self::AllIntermediateMasterReplicasNotReplicating
+        )
+    }
+
+    /// Whether a finding may become another one, or be told otherwise, although nothing changed but the time.
+    pub fn changes_with_time(self) -> bool {
+        matches!(
+            self,
+            Self::LockedSemiSyncMasterHypothesis | Self::QuarantinedPrimaryReturned
+        )
+    }
+
     /// Whether a recovery exists for the finding.
     pub fn is_actionable(self) -> bool {
         super::recovery::plan::RecoveryKind::for_code(self).is_some()
@@ -176,8 +202,18 @@ impl fmt::Display for Code {
 pub enum StructureWarning {
     /// No replica logs what it replicates: none can be promoted over the others.
     NoLoggingReplicasStructureWarning,
-    /// Not all replicas use GTIDs of one flavour.
+    /// Not all replicas use GTIDs of one flavour, or all are binlog servers.
     NoFailoverSupportStructureWarning,
+    /// Of the replicas that log, some log statements and some `MIXED`.
+    StatementAndMixedLoggingReplicasStructureWarning,
+    /// Of the replicas that log, some log statements and some rows: one that logs statements cannot follow one that logs rows.
+    StatementAndRowLoggingReplicasStructureWarning,
+    /// Of the replicas that log, some log `MIXED` and some rows.
+    MixedAndRowLoggingReplicasStructureWarning,
+    /// The replicas that log are of several release series: an older one cannot follow a newer one.
+    MultipleMajorVersionsLoggingReplicasStructureWarning,
+    /// A replica has another `gtid_mode` than its source.
+    DifferentGTIDModesStructureWarning,
     /// A replica has transactions that its primary lacks.
     ErrantGTIDStructureWarning,
     /// The primary is read-only.
@@ -208,6 +244,10 @@ pub struct Evidence {
     pub depth: u32,
     /// Direct replicas.
     pub replicas: Vec<InstanceKey>,
+    /// A member of a replication group.
+    pub is_group_member: bool,
+    /// It keeps binary logs for others and executes nothing.
+    pub is_binlog_server: bool,
     /// Of these, answering.
     pub valid_replicas: u32,
     /// Of these, receiving (whatever the applying thread does).
@@ -224,10 +264,27 @@ pub struct Evidence {
     pub downtimed_replicas: u32,
     /// Replicas that log what they replicate.
     pub logging_replicas: u32,
+    /// Of these, with `binlog_format=STATEMENT`.
+    pub statement_logging_replicas: u32,
+    /// Of these, with `binlog_format=MIXED`.
+    pub mixed_logging_replicas: u32,
+    /// Of these, with `binlog_format=ROW`.
+    pub row_logging_replicas: u32,
+    /// Release series (`8.4`) of the replicas that log, each once, ordered.
+    pub logging_versions: Vec<String>,
+    /// `gtid_mode` of the replicas, each once, ordered; empty on MariaDB.
+    pub replica_gtid_modes: Vec<String>,
     /// Replicas that are semi-sync replicas.
     pub semi_sync_replicas: u32,
     /// The instance itself cannot connect to its source.
     pub is_failing_to_connect: bool,
+}
+
+impl Evidence {
+    /// How many direct replicas there are.
+    pub fn replica_count(&self) -> u32 {
+        u32::try_from(self.replicas.len()).unwrap_or(u32::MAX)
+    }
 }
 
 /// What one member sees of a suspect and of every replica of it, from probes begun after it was asked.
@@ -283,7 +340,14 @@ pub struct Finding {
     /// The instance is in downtime: shown, never acted on.
     #[serde(default)]
     pub downtimed: bool,
-    /// All its replicas are in downtime.
+    /// All its replicas are in downtime, and the code is one that is about these.
     #[serde(default)]
     pub replicas_downtimed: bool,
+}
+
+impl Finding {
+    /// Shown, and never acted on: the instance is in downtime, or all the replicas that the finding is about are.
+    pub fn is_skippable(&self) -> bool {
+        self.downtimed || self.replicas_downtimed
+    }
 }

@@ -75,6 +75,7 @@ fn facts(n: u32, flavour: Flavour, executed: GtidSet) -> InstanceFacts {
         region: String::new(),
         environment: String::new(),
         group_name: String::new(),
+        group: None,
         problems: Vec::new(),
     }
 }

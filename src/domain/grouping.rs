@@ -8,7 +8,7 @@ use super::key::InstanceKey;
 use super::state::{Cluster, Command, State};
 use super::topology::{ClusterId, Topology};
 
-/// Instances that belong together: linked by replication, or recorded as one cluster. Clusters are split only by commands, so a
+/// Instances that belong together: linked by replication, in one replication group, or recorded as one cluster. Clusters are split only by commands, so a
 /// failed primary stays with the others.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Grouping {
@@ -36,6 +36,16 @@ pub fn group(
     for instance in instances.values() {
         if let Some(source) = instance.source() {
             link(&instance.key, &resolve(source));
+        }
+    }
+    let mut group_of: BTreeMap<&str, &InstanceKey> = BTreeMap::new();
+    for instance in instances.values() {
+        let facts = instance.facts.as_ref().filter(|facts| facts.is_group_member());
+        let Some(facts) = facts else { continue };
+        let first = group_of.entry(&facts.group_name).or_insert(&instance.key);
+        link(first, &instance.key);
+        for peer in facts.group.iter().flat_map(|group| &group.members) {
+            link(&instance.key, &resolve(&peer.key));
         }
     }
     for cluster in clusters.values() {
@@ -125,10 +135,39 @@ fn members(state: &State, grouping: &Grouping, topology: &Topology) -> BTreeSet<
     watched.chain(away).collect()
 }
 
+/// The primary of the only writable node, or `None` when there is no such node or more than one. Where several members of a node take
+/// writes it is the recorded one, otherwise the first.
+fn writable_node<'a>(
+    topology: &Topology,
+    writable: &[&'a Instance],
+    recorded: Option<&InstanceKey>,
+) -> Option<&'a Instance> {
+    let first = writable.first()?;
+    let is_one = writable
+        .iter()
+        .all(|instance| instance.key == first.key || are_one_node(topology, &instance.key, &first.key));
+    let of_recorded = || {
+        let recorded = topology.resolve(recorded?);
+        writable.iter().find(|instance| instance.key == *recorded)
+    };
+    is_one.then(|| *of_recorded().unwrap_or(first))
+}
+
+/// Whether two servers are members of one replication group, or co-primaries of each other.
+fn are_one_node(topology: &Topology, one: &InstanceKey, other: &InstanceKey) -> bool {
+    let (one, other) = (topology.resolve(one), topology.resolve(other));
+    let group = |key| super::analysis::node::group_of(topology, key);
+    let replicates = |from: &InstanceKey, to: &InstanceKey| {
+        topology.get(from).and_then(|instance| topology.source_of(instance)) == Some(to)
+    };
+    group(one).is_some_and(|name| group(other) == Some(name)) || (replicates(one, other) && replicates(other, one))
+}
+
 /// The command that brings the record of a cluster up to date, or `None` when it is.
 ///
-/// The primary is recorded only when exactly one top answers and is writable, is not in quarantine, and the recorded one is not
-/// still followed by a replica: while the primary is dead its record stays.
+/// The primary is recorded only when exactly one node answers and is writable, is not in quarantine, and the recorded one is not
+/// still followed by a replica: while the primary is dead its record stays. A node is a server at the top, a replication group, or a
+/// pair of co-primaries; these name another primary as soon as they have one.
 pub fn describe(state: &State, grouping: &Grouping, topology: &Topology, alias: &str) -> Option<Command> {
     let recorded = grouping.recorded.first().and_then(|id| state.clusters.get(id));
     let seen = |instance: &&Instance| instance.facts.is_some();
@@ -144,21 +183,24 @@ pub fn describe(state: &State, grouping: &Grouping, topology: &Topology, alias: 
                     .is_some_and(|facts| facts.identity == quarantine.identity)
         })
     };
-    let mut tops = topology.instances.values().filter(|instance| {
-        topology.is_primary(instance)
-            && !quarantined(instance)
-            && instance
-                .valid_facts()
-                .is_some_and(super::instance::InstanceFacts::is_writable)
-    });
-    let only = match (tops.next(), tops.next()) {
-        (Some(top), None) => Some(top),
-        _ => None,
-    };
+    let writable: Vec<&Instance> = topology
+        .instances
+        .values()
+        .filter(|instance| {
+            (topology.is_primary(instance) || topology.is_co_primary(instance))
+                && !quarantined(instance)
+                && instance
+                    .valid_facts()
+                    .is_some_and(super::instance::InstanceFacts::is_writable)
+        })
+        .collect();
     let present = recorded.and_then(|cluster| cluster.primary.as_ref());
+    let only = writable_node(topology, &writable, present.map(|primary| &primary.instance));
     let still_followed = present.is_some_and(|primary| {
         topology.replicas_of(&primary.instance).any(Instance::is_valid)
-            && only.is_none_or(|top| top.key != *topology.resolve(&primary.instance))
+            && only.is_none_or(|top| {
+                top.key != *topology.resolve(&primary.instance) && !are_one_node(topology, &top.key, &primary.instance)
+            })
     });
     let primary = only.filter(|_| !still_followed).and_then(|top| {
         top.facts

@@ -1,5 +1,6 @@
 use super::*;
 use crate::domain::fixture::{Adjust, NOW, key, primary, replica, topology, uuid};
+use crate::domain::group_replication::{GroupMember, GroupPeer, GroupRole, GroupState};
 use crate::domain::instance::Identity;
 use crate::domain::state::record::RecordedPrimary;
 use crate::domain::state::sample::document;
@@ -298,5 +299,81 @@ fn several_records_of_one_cluster_end_in_the_oldest() {
     assert_eq!(
         (id, absorbs),
         (ClusterId("c1".to_owned()), vec![ClusterId("c9".to_owned())])
+    );
+}
+
+/// db1, db2 and db3 as members of one group, of which `primaries` take writes; they name db4, which was not seen yet.
+fn replication_group(primaries: &[u32]) -> Vec<Instance> {
+    let member = |n: u32| {
+        primary(n, "9:1-9").facts(|facts| {
+            facts.read_only = !primaries.contains(&n);
+            facts.group_name = "group".to_owned();
+            facts.group = Some(GroupMember {
+                state: GroupState::Online,
+                role: if primaries.contains(&n) {
+                    GroupRole::Primary
+                } else {
+                    GroupRole::Secondary
+                },
+                single_primary: primaries.len() == 1,
+                members: vec![GroupPeer {
+                    key: key(4),
+                    uuid: uuid(4),
+                    state: GroupState::Recovering,
+                    role: GroupRole::Secondary,
+                }],
+            });
+        })
+    };
+    vec![member(1), member(2), member(3)]
+}
+
+#[test]
+fn members_of_one_replication_group_belong_together() {
+    let mut instances = replication_group(&[1]);
+    instances.push(Instance::unseen(key(4)));
+    instances.push(primary(5, "5:1"));
+    let groups = group(&by_key(instances), &BTreeMap::new(), &BTreeMap::new());
+    assert_eq!(grouped(&groups), [(vec![], keys(&[1, 2, 3, 4])), (vec![], keys(&[5]))]);
+}
+
+#[test]
+fn the_record_follows_the_primary_that_the_replication_group_chose() {
+    let (mut state, mut topology) = world();
+    topology.instances = by_key(replication_group(&[2]));
+    // An asynchronous replica of the former primary, which is a member still, does not hold the record back.
+    topology.instances.insert(key(4), replica(4, 1, "9:1-9"));
+    assert_eq!(primary_of(described(&state, &topology)), Some(key(2)));
+    topology.instances = by_key(replication_group(&[1, 2, 3]));
+    assert_eq!(described(&state, &topology), None, "the recorded one is one of several");
+    topology.instances = by_key(replication_group(&[2, 3]));
+    assert_eq!(primary_of(described(&state, &topology)), Some(key(2)));
+    topology.instances.insert(key(5), primary(5, "5:1"));
+    let record = state.clusters.values_mut().next().unwrap();
+    record.instances.insert(key(5));
+    assert_eq!(
+        primary_of(described(&state, &topology)),
+        None,
+        "another one takes writes too"
+    );
+}
+
+#[test]
+fn of_co_primaries_the_writable_one_is_recorded() {
+    let (mut state, mut topology) = world();
+    let writable = |n, source| replica(n, source, "1:1-9").facts(|facts| facts.read_only = false);
+    topology.instances = by_key([replica(1, 2, "1:1-9"), writable(2, 1), replica(3, 2, "1:1-9")]);
+    assert_eq!(
+        primary_of(described(&state, &topology)),
+        Some(key(2)),
+        "the roles were changed"
+    );
+    topology.instances.insert(key(1), writable(1, 2));
+    assert_eq!(described(&state, &topology), None, "both: the recorded one stays");
+    state.clusters.values_mut().for_each(|cluster| cluster.primary = None);
+    assert_eq!(
+        primary_of(described(&state, &topology)),
+        Some(key(1)),
+        "the first of them"
     );
 }

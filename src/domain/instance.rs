@@ -4,6 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::group_replication::{GroupMember, GroupState};
 use super::gtid::{GtidSet, Origin};
 use super::key::InstanceKey;
 use super::time::Wall;
@@ -286,6 +287,9 @@ pub struct InstanceFacts {
     /// Name of the Group Replication group; empty outside one.
     #[serde(default)]
     pub group_name: String,
+    /// Its membership of that group; `None` outside one, and where it could not be read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<GroupMember>,
     /// Parts of the probe that failed, each as `what: why`; what depends on them is unknown (design rule 13).
     #[serde(default)]
     pub problems: Vec<String>,
@@ -306,6 +310,23 @@ impl InstanceFacts {
     /// Writable by an ordinary account.
     pub fn is_writable(&self) -> bool {
         !self.read_only
+    }
+
+    /// A member of a replication group. One whose membership could not be read counts as one: what is inside a group is left alone.
+    pub fn is_group_member(&self) -> bool {
+        !self.group_name.is_empty()
+            && self
+                .group
+                .as_ref()
+                .is_none_or(|group| group.state != GroupState::Offline)
+    }
+
+    /// A server that keeps the binary logs of its source and executes nothing: `MaxScale`'s binlog router, which names itself in its
+    /// version.
+    pub fn is_binlog_server(&self) -> bool {
+        [&self.version.text, &self.version_comment]
+            .iter()
+            .any(|text| text.to_ascii_lowercase().contains("maxscale"))
     }
 
     /// Executed and received transactions together, whatever was applied.
@@ -405,6 +426,9 @@ pub struct Instance {
     /// Duration of the last complete probe, microseconds.
     #[serde(default)]
     pub latency_micros: u64,
+    /// Since when this member has seen the end of its binary log where it is; `None` without a binary log.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub binlog_unmoved_since: Option<Wall>,
 }
 
 impl Instance {
@@ -418,6 +442,7 @@ impl Instance {
             failure: None,
             partial: false,
             latency_micros: 0,
+            binlog_unmoved_since: None,
         }
     }
 

@@ -11,6 +11,7 @@ pub mod explain;
 pub mod finding;
 #[cfg(test)]
 pub(crate) mod fixture;
+pub mod group_replication;
 pub mod grouping;
 pub mod gtid;
 pub mod instance;

@@ -1,6 +1,6 @@
 //! What may be done to a cluster: the sum of documents, intents, switches and configuration at one moment, as data.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -136,6 +136,7 @@ pub enum RecoveryQuorum {
 /// The policy of one cluster at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
+#[expect(clippy::struct_excessive_bools, reason = "switches that people set one by one")]
 pub struct Policy {
     /// Reason not to act on any finding of the cluster, if there is one (switch, pause, mode, filters, recent recovery).
     pub held_back: Option<HeldBack>,
@@ -158,6 +159,15 @@ pub struct Policy {
     pub old_primary: OldPrimary,
     /// How long an unacknowledged recovery blocks the next one, milliseconds from its end.
     pub block_millis: u64,
+    /// Instances of the recoveries that run: what happens to them is part of these.
+    pub in_recovery: BTreeSet<InstanceKey>,
+    /// A read-only primary is a failure.
+    pub recover_non_writable_primary: bool,
+    /// More semi-sync replicas than the primary waits for are a failure.
+    pub enforce_exact_semi_sync: bool,
+    /// How long the binary log of a primary that waits for too many semi-sync replicas must stand still before it counts as locked,
+    /// milliseconds.
+    pub locked_semi_sync_millis: u64,
     /// Lag above which a replica counts as lagging, seconds.
     pub reasonable_lag_seconds: u64,
     /// How long a successor may take to apply what it received, milliseconds.

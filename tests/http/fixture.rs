@@ -111,6 +111,7 @@ pub(crate) fn instance(port: u16, source: Option<u16>) -> Instance {
         region: String::new(),
         environment: String::new(),
         group_name: String::new(),
+        group: None,
         problems: Vec::new(),
     };
     Instance {
@@ -121,6 +122,7 @@ pub(crate) fn instance(port: u16, source: Option<u16>) -> Instance {
         failure: None,
         partial: false,
         latency_micros: 23_540,
+        binlog_unmoved_since: None,
     }
 }
 

@@ -12,6 +12,7 @@ use crate::domain::key::InstanceKey;
 
 use super::channel;
 use super::connection::SqlFailure;
+use super::group;
 use super::line::{Answer, Learned};
 use super::queries::Part;
 use super::text_row::{ColumnError, TextRow, as_flag};
@@ -40,6 +41,7 @@ pub(super) fn assemble(
     let (mut variables, mut channels, mut binlog) = (None, None, None);
     let (mut replicas, mut has_unreported_replicas) = (Vec::new(), false);
     let (mut semi_sync_status, mut lag) = (Vec::new(), None);
+    let mut group_members = None;
     for (part, answer) in answers {
         match (part, answer) {
             (Part::Variables, Ok(rows)) => variables = rows.into_iter().next(),
@@ -52,7 +54,11 @@ pub(super) fn assemble(
             (Part::Replicas, Ok(rows)) => (replicas, has_unreported_replicas) = registered_replicas(instance, &rows)?,
             (Part::SemiSyncStatus, Ok(rows)) => semi_sync_status = rows,
             (Part::Lag, Ok(rows)) => lag = rows.first().and_then(TextRow::first).map(Cow::into_owned),
-            (Part::BinaryLog | Part::Replicas | Part::SemiSyncStatus | Part::Lag, Err((number, message))) => {
+            (Part::GroupMembers, Ok(rows)) => group_members = Some(rows),
+            (
+                Part::BinaryLog | Part::Replicas | Part::SemiSyncStatus | Part::GroupMembers | Part::Lag,
+                Err((number, message)),
+            ) => {
                 has_unreported_replicas |= part == Part::Replicas;
                 problems.push(format!("{}: error {number}: {message}", part.name()));
             }
@@ -64,6 +70,14 @@ pub(super) fn assemble(
         managed.lag_seconds = Some(lag);
     }
     let server_id = variables.number(&["server_id"])?;
+    let read_only = variables.flag(&["read_only"])?;
+    let single_primary = || {
+        let told = variables.optional(&["group_replication_single_primary_mode"]);
+        told.and_then(|text| as_flag(&text)).unwrap_or_default()
+    };
+    let group = group_members
+        .map(|rows| group::member(learned.variable("server_uuid"), &rows, single_primary(), !read_only))
+        .transpose()?;
     let facts = InstanceFacts {
         identity: learned.identity(server_id),
         hostname: learned.variable("hostname").to_owned(),
@@ -72,7 +86,7 @@ pub(super) fn assemble(
         version_comment: learned.variable("version_comment").to_owned(),
         server_id,
         uptime_seconds: learned.uptime + learned.at.elapsed().as_secs(),
-        read_only: variables.flag(&["read_only"])?,
+        read_only,
         super_read_only: variables.optional(&["super_read_only"]).and_then(|text| as_flag(&text)),
         log_bin: as_flag(learned.variable("log_bin")).unwrap_or_default(),
         log_replica_updates: ["log_replica_updates", "log_slave_updates"]
@@ -92,6 +106,7 @@ pub(super) fn assemble(
         region: learned.region.clone(),
         environment: learned.environment.clone(),
         group_name: learned.variable("group_replication_group_name").to_owned(),
+        group,
         problems,
     };
     Ok(Assembled {

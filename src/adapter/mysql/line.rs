@@ -214,7 +214,14 @@ async fn learn(connection: &mut MySqlConnection, settings: &ProbeSettings) -> Re
         source: dialect.semi_sync_source(has_variable),
         replica: dialect.semi_sync_replica(has_variable),
     };
-    let parts = queries::probe_parts(&dialect, &semi_sync, has_variable, settings.lag_query.as_deref());
+    let in_group = !value("group_replication_group_name").is_empty();
+    let parts = queries::probe_parts(
+        &dialect,
+        &semi_sync,
+        has_variable,
+        in_group,
+        settings.lag_query.as_deref(),
+    );
     let (parts, statements): (Vec<Part>, Vec<String>) = parts.into_iter().unzip();
     let together = statements.join("; ").into();
     let mut learned = Learned {

@@ -13,6 +13,7 @@ mod channel;
 mod connection;
 mod executor;
 mod facts;
+mod group;
 mod line;
 mod prober;
 mod queries;

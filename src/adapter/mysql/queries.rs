@@ -12,7 +12,7 @@ pub(super) const FIRST_CONTACT: &str = "SET SESSION sql_mode = '', autocommit = 
      SHOW GLOBAL VARIABLES WHERE Variable_name IN ('version', 'version_comment', 'hostname', 'port', 'report_host', 'report_port', \
      'server_uuid', 'log_bin', 'log_slave_updates', 'log_replica_updates', 'performance_schema', 'group_replication_group_name', \
      'server_id', 'read_only', 'super_read_only', 'binlog_format', 'binlog_row_image', 'gtid_mode', 'gtid_executed', 'gtid_purged', \
-     'gtid_binlog_state', 'gtid_slave_pos') OR Variable_name LIKE 'rpl_semi_sync_%'; \
+     'gtid_binlog_state', 'gtid_slave_pos', 'group_replication_single_primary_mode') OR Variable_name LIKE 'rpl_semi_sync_%'; \
      SHOW GLOBAL STATUS LIKE 'Uptime'";
 
 /// Where the results of [`FIRST_CONTACT`] stand among its statements: variables, status.
@@ -25,7 +25,7 @@ pub(super) const REPLICATION_CREDENTIALS: &str =
     "SELECT COUNT(*) FROM mysql.slave_master_info WHERE User_name <> '' AND User_password <> ''";
 
 /// The variables that every probe reads, in order, where they exist; the column of each has its name.
-const MEASURED: [&str; 10] = [
+const MEASURED: [&str; 11] = [
     "server_id",
     "read_only",
     "super_read_only",
@@ -36,7 +36,11 @@ const MEASURED: [&str; 10] = [
     "gtid_purged",
     "gtid_binlog_state",
     "gtid_slave_pos",
+    "group_replication_single_primary_mode",
 ];
+
+/// All columns, because `MEMBER_ROLE` came with MySQL 8.0 only.
+const GROUP_MEMBERS: &str = "SELECT * FROM performance_schema.replication_group_members";
 
 /// The parts of a probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,6 +55,8 @@ pub(super) enum Part {
     Replicas,
     /// Semi-sync's status.
     SemiSyncStatus,
+    /// Members of the replication group.
+    GroupMembers,
     /// The configured query for the lag.
     Lag,
 }
@@ -64,17 +70,19 @@ impl Part {
             Self::BinaryLog => "binary log status",
             Self::Replicas => "replicas",
             Self::SemiSyncStatus => "semi-sync status",
+            Self::GroupMembers => "group members",
             Self::Lag => "replication lag query",
         }
     }
 }
 
 /// The statements of one probe, in the order to be sent. Variables come before the replication status: what was executed then cannot
-/// be missing from what was received.
+/// be missing from what was received. `in_group`: the server names a replication group.
 pub(super) fn probe_parts(
     dialect: &Dialect,
     semi_sync: &SemiSyncNames,
     has_variable: impl Fn(&str) -> bool,
+    in_group: bool,
     lag_query: Option<&str>,
 ) -> Vec<(Part, String)> {
     let mut parts = vec![
@@ -85,6 +93,9 @@ pub(super) fn probe_parts(
     ];
     if semi_sync.source.is_some() || semi_sync.replica.is_some() {
         parts.push((Part::SemiSyncStatus, dialect.show_semi_sync_status().to_owned()));
+    }
+    if in_group {
+        parts.push((Part::GroupMembers, GROUP_MEMBERS.to_owned()));
     }
     if let Some(query) = lag_query {
         parts.push((Part::Lag, one_statement(query)));
@@ -138,13 +149,23 @@ mod tests {
     use crate::domain::version::ServerVersion;
 
     fn parts_of(version: &str, known: &[&str]) -> Vec<(Part, String)> {
+        parts_in_group(version, known, false)
+    }
+
+    fn parts_in_group(version: &str, known: &[&str], in_group: bool) -> Vec<(Part, String)> {
         let dialect = Dialect::new(&ServerVersion::parse(version, "").unwrap());
         let has = |name: &str| known.contains(&name);
         let semi_sync = SemiSyncNames {
             source: dialect.semi_sync_source(has),
             replica: dialect.semi_sync_replica(has),
         };
-        probe_parts(&dialect, &semi_sync, has, Some(" SELECT lag FROM meta.heartbeat; "))
+        probe_parts(
+            &dialect,
+            &semi_sync,
+            has,
+            in_group,
+            Some(" SELECT lag FROM meta.heartbeat; "),
+        )
     }
 
     #[test]
@@ -184,6 +205,18 @@ mod tests {
                 "SELECT lag FROM meta.heartbeat",
             ]
         );
+    }
+
+    #[test]
+    fn a_member_of_a_group_is_asked_for_the_members() {
+        let parts = parts_in_group("9.7.4", &["server_id", "group_replication_single_primary_mode"], true);
+        let (_, variables) = parts.first().unwrap();
+        assert!(
+            variables.contains("@@global.group_replication_single_primary_mode"),
+            "{variables}"
+        );
+        let asked = parts.iter().find(|(part, _)| *part == Part::GroupMembers);
+        assert_eq!(asked.map(|(_, sql)| sql.as_str()), Some(GROUP_MEMBERS));
     }
 
     #[test]

@@ -1,26 +1,45 @@
 //! What a finding rests on: the instance itself, and counts over its direct replicas.
 
+use std::collections::BTreeSet;
+
 use crate::domain::finding::Evidence;
 use crate::domain::instance::{Channel, Instance, InstanceFacts, ThreadState};
 use crate::domain::key::InstanceKey;
 use crate::domain::policy::Policy;
 use crate::domain::topology::Topology;
 
+use super::node::representative;
+
 /// Counts what is seen of an instance and of its direct replicas.
 ///
 /// Only an answering replica counts as receiving, replicating or failing to connect: what an unreachable one said last is old.
 pub fn evidence(topology: &Topology, policy: &Policy, key: &InstanceKey) -> Evidence {
     let instance = topology.get(key);
+    let facts = instance.and_then(|instance| instance.facts.as_ref());
     let replicas: Vec<&Instance> = topology.replicas_of(key).collect();
     let count = |wanted: &dyn Fn(&Instance) -> bool| {
         u32::try_from(replicas.iter().filter(|replica| wanted(replica)).count()).unwrap_or(u32::MAX)
     };
+    let told = || replicas.iter().filter_map(|replica| replica.facts.as_ref());
+    let logs = |facts: &&InstanceFacts| facts.log_bin && facts.log_replica_updates;
+    let with_format = |format: &str| {
+        let wanted = told()
+            .filter(logs)
+            .filter(|facts| facts.binlog_format.eq_ignore_ascii_case(format));
+        u32::try_from(wanted.count()).unwrap_or(u32::MAX)
+    };
+    let versions: BTreeSet<String> = told().filter(logs).map(|facts| facts.version.major_version()).collect();
+    let modes: BTreeSet<String> = told().map(|facts| facts.gtid_mode.clone()).collect();
+    let is_group_member = facts.is_some_and(InstanceFacts::is_group_member);
     Evidence {
         last_check_valid: instance.is_some_and(Instance::is_valid),
         last_check_partial: instance.is_some_and(|instance| instance.partial),
         failure: instance.and_then(|instance| instance.failure.clone()),
-        is_primary: instance.and_then(Instance::source).is_none(),
+        is_primary: instance.and_then(Instance::source).is_none()
+            && (!is_group_member || representative(topology, key) == *topology.resolve(key)),
         is_co_primary: instance.is_some_and(|instance| topology.is_co_primary(instance)),
+        is_group_member,
+        is_binlog_server: facts.is_some_and(InstanceFacts::is_binlog_server),
         depth: instance.map_or(0, |instance| topology.depth_of(instance)),
         valid_replicas: count(&Instance::is_valid),
         receiving_replicas: count(&is_receiving),
@@ -29,12 +48,12 @@ pub fn evidence(topology: &Topology, policy: &Policy, key: &InstanceKey) -> Evid
         lagging_replicas: count(&|replica| is_lagging(replica, policy)),
         delayed_replicas: count(&|replica| replica.channel().is_some_and(|channel| channel.delay_seconds > 0)),
         downtimed_replicas: count(&|replica| is_downtimed(topology, policy, &replica.key)),
-        logging_replicas: count(&|replica| {
-            replica
-                .facts
-                .as_ref()
-                .is_some_and(|facts| facts.log_bin && facts.log_replica_updates)
-        }),
+        logging_replicas: count(&|replica| replica.facts.as_ref().is_some_and(|facts| logs(&facts))),
+        statement_logging_replicas: with_format("STATEMENT"),
+        mixed_logging_replicas: with_format("MIXED"),
+        row_logging_replicas: with_format("ROW"),
+        logging_versions: versions.into_iter().collect(),
+        replica_gtid_modes: modes.into_iter().collect(),
         semi_sync_replicas: count(&|replica| {
             replica
                 .facts

@@ -1,81 +1,16 @@
-//! Who the primary of a cluster is, and the codes of the primary family.
-
-use std::collections::BTreeSet;
+//! The codes of servers at the top.
 
 use crate::domain::finding::{Code, Evidence};
 use crate::domain::instance::{Instance, ProbeFailure};
 use crate::domain::key::InstanceKey;
+use crate::domain::policy::Policy;
 use crate::domain::recovery::candidate::excerpt;
 use crate::domain::state::{Quarantine, QuarantineState};
 use crate::domain::time::Wall;
 use crate::domain::topology::Topology;
 
-/// The tops of a topology that are known to be tops: by their own last word, because replicas name them, or because they are
-/// recorded as primary. An address that was never asked and that nobody names is left out: nothing is known of its place.
-pub fn tops(topology: &Topology) -> BTreeSet<InstanceKey> {
-    let recorded = recorded_primary(topology);
-    topology
-        .tops()
-        .into_iter()
-        .filter(|key| {
-            let is_known = topology.get(key).is_some_and(|instance| instance.facts.is_some());
-            is_known || recorded == Some(key) || topology.replicas_of(key).next().is_some()
-        })
-        .collect()
-}
-
-/// The primary of a cluster, dead or alive, or `None` when the picture does not tell.
-///
-/// The recorded one, as long as it still stands at the top and nothing speaks for another one; otherwise the only top, otherwise
-/// the only top that has replicas. So a dead server in the middle of the tree of which nothing is known but its replicas' word (all
-/// members restarted) is not taken for a dead primary while the recorded one is there.
-pub fn current_primary(topology: &Topology) -> Option<InstanceKey> {
-    let tops = tops(topology);
-    let has_replicas = |key: &&InstanceKey| topology.replicas_of(key).next().is_some();
-    if let Some(recorded) = recorded_primary(topology).filter(|key| tops.contains(*key)) {
-        let has_rival = tops
-            .iter()
-            .filter(|key| *key != recorded)
-            .any(|key| has_replicas(&key) && is_valid(topology, key));
-        let is_deserted = !is_valid(topology, recorded) && !has_replicas(&recorded) && has_rival;
-        if !is_deserted {
-            return Some(recorded.clone());
-        }
-    }
-    only(tops.iter())
-        .or_else(|| only(tops.iter().filter(has_replicas)))
-        .cloned()
-}
-
-/// Reachable writable servers at the top other than this one: promoting below it while there is one makes two writable primaries.
-pub fn other_writable_tops(topology: &Topology, than: &InstanceKey) -> BTreeSet<InstanceKey> {
-    let than = topology.resolve(than);
-    writable_tops(topology).into_iter().filter(|key| key != than).collect()
-}
-
-/// Reachable writable servers at the top.
-fn writable_tops(topology: &Topology) -> BTreeSet<InstanceKey> {
-    let is_writable = |key: &InstanceKey| {
-        topology
-            .get(key)
-            .and_then(Instance::valid_facts)
-            .is_some_and(|facts| facts.is_writable() && facts.group_name.is_empty())
-    };
-    tops(topology).into_iter().filter(is_writable).collect()
-}
-
-fn recorded_primary(topology: &Topology) -> Option<&InstanceKey> {
-    topology.recorded_primary.as_ref().map(|key| topology.resolve(key))
-}
-
-fn is_valid(topology: &Topology, key: &InstanceKey) -> bool {
-    topology.get(key).is_some_and(Instance::is_valid)
-}
-
-fn only<T>(mut items: impl Iterator<Item = T>) -> Option<T> {
-    let first = items.next()?;
-    items.next().is_none().then_some(first)
-}
+use super::node::{other_writable_tops, writable_tops};
+use super::semi_sync;
 
 /// Whether the server at this address is the quarantined one. Its identity decides; the address only while no identity was seen.
 pub(super) fn is_quarantined_as(topology: &Topology, key: &InstanceKey, quarantine: &Quarantine) -> bool {
@@ -113,43 +48,75 @@ pub(super) fn judge_quarantined(
 /// The code of a top, with one sentence for people; `None` when there is nothing to report.
 pub(super) fn judge(
     topology: &Topology,
+    policy: &Policy,
     key: &InstanceKey,
     current: Option<&InstanceKey>,
     evidence: &Evidence,
+    now: Wall,
 ) -> Option<(Code, String)> {
-    if evidence.last_check_valid {
-        let writable = writable_tops(topology);
-        if writable.contains(key) && writable.len() > 1 {
-            let list = writable.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-            return Some((
-                Code::SplitPrimary,
-                format!(
-                    "{} servers of the cluster are writable primaries: {list}",
-                    writable.len()
-                ),
-            ));
-        }
-        return judge_reachable(key, evidence);
+    if !evidence.last_check_valid {
+        // The last attempt may have been interrupted before it told anything: not asked yet is not dead.
+        let failure = evidence.failure.as_ref()?;
+        return Some(judge_unreachable(key, failure, evidence));
     }
-    // The last attempt may have been interrupted before it told anything: not asked yet is not dead.
-    let failure = evidence.failure.as_ref()?;
-    // A server of which nothing was ever seen, beside the real primary, is no primary: most likely it stands in the middle.
-    let was_seen = topology.get(key).is_some_and(|instance| instance.facts.is_some());
-    if !was_seen && current.is_some_and(|current| current != key) {
+    let instance = topology.get(key)?;
+    split(topology, key)
+        .or_else(|| semi_sync::judge(instance, policy, now))
+        .or_else(|| non_writable(topology, policy, instance, current, evidence))
+        .or_else(|| judge_reachable(key, evidence))
+}
+
+/// More than one server at the top takes writes.
+pub(super) fn split(topology: &Topology, key: &InstanceKey) -> Option<(Code, String)> {
+    let writable = writable_tops(topology);
+    if !writable.contains(key) || writable.len() < 2 {
         return None;
     }
-    Some(judge_unreachable(key, failure, evidence))
+    let list = writable.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    Some((
+        Code::SplitPrimary,
+        format!(
+            "{} servers of the cluster are writable primaries: {list}",
+            writable.len()
+        ),
+    ))
+}
+
+/// The primary is read-only although its replicas replicate, and that counts as a failure. What a running recovery has in its hands
+/// may well be read-only for a while; and beside another writable server it had better be.
+fn non_writable(
+    topology: &Topology,
+    policy: &Policy,
+    instance: &Instance,
+    current: Option<&InstanceKey>,
+    evidence: &Evidence,
+) -> Option<(Code, String)> {
+    let key = &instance.key;
+    let applies = policy.recover_non_writable_primary
+        && current == Some(key)
+        && instance.valid_facts().is_some_and(|facts| !facts.is_writable())
+        && evidence.replicating_replicas > 0
+        && !policy.in_recovery.iter().any(|held| topology.resolve(held) == key)
+        && other_writable_tops(topology, key).is_empty();
+    applies.then(|| {
+        (
+            Code::NoWriteableMasterStructureWarning,
+            format!(
+                "{key} is read-only, and {} of its {} replicas replicate from it",
+                evidence.replicating_replicas,
+                evidence.replica_count()
+            ),
+        )
+    })
 }
 
 fn judge_unreachable(key: &InstanceKey, failure: &ProbeFailure, evidence: &Evidence) -> (Code, String) {
-    let count = evidence.replicas.len();
-    let valid = usize::try_from(evidence.valid_replicas).unwrap_or(usize::MAX);
-    let lagging = usize::try_from(evidence.lagging_replicas).unwrap_or(usize::MAX);
-    let delayed = usize::try_from(evidence.delayed_replicas).unwrap_or(usize::MAX);
+    let count = evidence.replica_count();
+    let valid = evidence.valid_replicas;
     let receiving = evidence.receiving_replicas;
     if receiving > 0 {
         let told = format!("{key} is unreachable ({failure}), but {receiving} of {count} replicas receive from it");
-        return if lagging == count && delayed < count {
+        return if all_lag(evidence) {
             (
                 Code::UnreachableMasterWithLaggingReplicas,
                 format!("{told}, and all of them lag"),
@@ -187,48 +154,64 @@ fn judge_unreachable(key: &InstanceKey, failure: &ProbeFailure, evidence: &Evide
     }
 }
 
+/// All replicas lag, and not all of them on purpose.
+pub(super) fn all_lag(evidence: &Evidence) -> bool {
+    evidence.lagging_replicas == evidence.replica_count() && evidence.delayed_replicas < evidence.replica_count()
+}
+
 /// The finding for a failure that is no evidence of death although no replica receives.
 fn sign_of_life(key: &InstanceKey, failure: &ProbeFailure, evidence: &Evidence) -> Option<(Code, String)> {
-    let doubt = match failure {
-        ProbeFailure::Stalled => {
-            return Some((
-                Code::StalledPrimary,
-                format!("{key} accepts connections and does not answer; no replica receives from it"),
-            ));
-        }
-        ProbeFailure::Saturated => {
-            return Some((
-                Code::SaturatedPrimary,
-                format!("{key} has no connection left; no replica receives from it"),
-            ));
-        }
-        ProbeFailure::Denied(_) | ProbeFailure::Server { .. } | ProbeFailure::Unreadable(_) => "it is alive",
-        ProbeFailure::NoCredentials(_) => "that says nothing about the server",
+    match failure {
+        ProbeFailure::Stalled => Some((
+            Code::StalledPrimary,
+            format!("{key} accepts connections and does not answer; no replica receives from it"),
+        )),
+        ProbeFailure::Saturated => Some((
+            Code::SaturatedPrimary,
+            format!("{key} has no connection left; no replica receives from it"),
+        )),
+        ProbeFailure::Refused
+        | ProbeFailure::Lost(_)
+        | ProbeFailure::NoAnswer
+        | ProbeFailure::Unreachable(_)
+        | ProbeFailure::Name(_)
+        | ProbeFailure::Denied(_)
+        | ProbeFailure::NoCredentials(_)
+        | ProbeFailure::Server { .. }
+        | ProbeFailure::Unreadable(_) => no_evidence_of_death(failure, evidence).map(|doubt| {
+            (
+                Code::UnreachableMaster,
+                format!("{key} could not be asked ({failure}): {doubt}"),
+            )
+        }),
+    }
+}
+
+/// Why a failure does not show that the server is dead, although no replica receives from it; `None` when it does.
+pub(super) fn no_evidence_of_death(failure: &ProbeFailure, evidence: &Evidence) -> Option<&'static str> {
+    match failure {
+        ProbeFailure::Stalled
+        | ProbeFailure::Saturated
+        | ProbeFailure::Denied(_)
+        | ProbeFailure::Server { .. }
+        | ProbeFailure::Unreadable(_) => Some("it is alive"),
+        ProbeFailure::NoCredentials(_) => Some("that says nothing about the server"),
         ProbeFailure::Name(_) => {
             // A name that nobody can resolve any more: the server is gone for its replicas too.
             let replicas_confirm =
                 evidence.valid_replicas > 0 && evidence.replicas_failing_to_connect == evidence.valid_replicas;
-            if replicas_confirm {
-                return None;
-            }
-            "that says nothing about the server while its replicas do not fail to connect"
+            (!replicas_confirm)
+                .then_some("that says nothing about the server while its replicas do not fail to connect")
         }
         ProbeFailure::Refused | ProbeFailure::Lost(_) | ProbeFailure::NoAnswer | ProbeFailure::Unreachable(_) => {
-            if !evidence.last_check_partial {
-                return None;
-            }
-            "it answered in part"
+            evidence.last_check_partial.then_some("it answered in part")
         }
-    };
-    Some((
-        Code::UnreachableMaster,
-        format!("{key} could not be asked ({failure}): {doubt}"),
-    ))
+    }
 }
 
 fn judge_reachable(key: &InstanceKey, evidence: &Evidence) -> Option<(Code, String)> {
-    let count = evidence.replicas.len();
-    let valid = usize::try_from(evidence.valid_replicas).unwrap_or(usize::MAX);
+    let count = evidence.replica_count();
+    let valid = evidence.valid_replicas;
     if count == 0 || evidence.replicating_replicas > 0 {
         return None;
     }
@@ -253,7 +236,7 @@ fn judge_reachable(key: &InstanceKey, evidence: &Evidence) -> Option<(Code, Stri
     })
 }
 
-/// Whether a finding on the primary already says why replicas cannot connect to it.
+/// Whether a finding on a source already says why its replicas cannot connect to it.
 pub(super) fn explains_lost_connections(code: Code) -> bool {
     matches!(
         code,
@@ -263,5 +246,9 @@ pub(super) fn explains_lost_connections(code: Code) -> bool {
             | Code::DeadMasterAndSomeReplicas
             | Code::StalledPrimary
             | Code::SaturatedPrimary
+            | Code::DeadCoMaster
+            | Code::DeadCoMasterAndSomeReplicas
+            | Code::DeadIntermediateMasterAndReplicas
+            | Code::DeadReplicationGroupMemberWithReplicas
     )
 }

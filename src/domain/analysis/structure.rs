@@ -1,5 +1,7 @@
 //! Warnings about the shape of a topology. They never trigger anything.
 
+use std::collections::BTreeMap;
+
 use crate::domain::finding::{Evidence, StructureWarning};
 use crate::domain::instance::{Instance, InstanceFacts, Positioning};
 use crate::domain::key::InstanceKey;
@@ -9,30 +11,37 @@ use crate::domain::topology::Topology;
 
 use super::evidence::is_downtimed;
 
-/// The warnings for a top, in the order in which they are declared. What rests on the top's own settings is left out while it does
+/// The warnings for one instance, in the order in which they are declared. What rests on its own settings is left out while it does
 /// not answer: its last settings are no news.
+///
+/// Most are about a primary and those that could succeed it. Errant transactions and differing GTID modes are told of any instance
+/// with replicas. `holdings` are what the servers below each top hold.
 pub(super) fn warnings(
     topology: &Topology,
     policy: &Policy,
     key: &InstanceKey,
     evidence: &Evidence,
+    holdings: &BTreeMap<InstanceKey, Holdings>,
 ) -> Vec<StructureWarning> {
+    let facts = topology.get(key).and_then(Instance::valid_facts);
     let replicas: Vec<&Instance> = topology.replicas_of(key).collect();
     let mut found = Vec::new();
-    if replicas.len() > 1 && evidence.logging_replicas == 0 {
-        found.push(StructureWarning::NoLoggingReplicasStructureWarning);
+    if evidence.is_primary && replicas.len() > 1 {
+        found.extend(warnings_about_successors(evidence, &replicas));
     }
-    if replicas.len() > 1 && !replicate_by_one_kind_of_gtid(&replicas) {
-        found.push(StructureWarning::NoFailoverSupportStructureWarning);
+    if facts.is_some_and(|facts| has_other_modes(facts, evidence)) {
+        found.push(StructureWarning::DifferentGTIDModesStructureWarning);
     }
-    let holdings = Holdings::below(topology, key);
-    let is_errant =
-        |replica: &&Instance| !is_downtimed(topology, policy, &replica.key) && holdings.errant(&replica.key).is_some();
+    let is_errant = |replica: &&Instance| {
+        !is_downtimed(topology, policy, &replica.key)
+            && !topology.is_co_primary(replica)
+            && is_errant_below(topology, key, replica, holdings)
+    };
     if replicas.iter().any(is_errant) {
         found.push(StructureWarning::ErrantGTIDStructureWarning);
     }
-    if let Some(facts) = topology.get(key).and_then(Instance::valid_facts) {
-        if !facts.is_writable() && !replicas.is_empty() {
+    if let Some(facts) = facts.filter(|_| evidence.is_primary) {
+        if !facts.is_writable() {
             found.push(StructureWarning::NoWriteableMasterStructureWarning);
         }
         let semi_sync = &facts.semi_sync;
@@ -44,30 +53,93 @@ pub(super) fn warnings(
     found
 }
 
-/// Whether all answering replicas use GTIDs, all of MySQL's kind or all of MariaDB's. Without an answer there is nothing to warn of.
-fn replicate_by_one_kind_of_gtid(replicas: &[&Instance]) -> bool {
+fn warnings_about_successors(evidence: &Evidence, replicas: &[&Instance]) -> impl Iterator<Item = StructureWarning> {
+    let (statement, mixed, row) = (
+        evidence.statement_logging_replicas > 0,
+        evidence.mixed_logging_replicas > 0,
+        evidence.row_logging_replicas > 0,
+    );
+    let conditions = [
+        (
+            evidence.logging_replicas == 0,
+            StructureWarning::NoLoggingReplicasStructureWarning,
+        ),
+        (
+            !support_failover(replicas),
+            StructureWarning::NoFailoverSupportStructureWarning,
+        ),
+        (
+            statement && mixed,
+            StructureWarning::StatementAndMixedLoggingReplicasStructureWarning,
+        ),
+        (
+            statement && row,
+            StructureWarning::StatementAndRowLoggingReplicasStructureWarning,
+        ),
+        (
+            mixed && row,
+            StructureWarning::MixedAndRowLoggingReplicasStructureWarning,
+        ),
+        (
+            evidence.logging_versions.len() > 1,
+            StructureWarning::MultipleMajorVersionsLoggingReplicasStructureWarning,
+        ),
+    ];
+    conditions
+        .into_iter()
+        .filter(|(applies, _)| *applies)
+        .map(|(_, warning)| warning)
+}
+
+/// A replica with another `gtid_mode` than the source has.
+fn has_other_modes(facts: &InstanceFacts, evidence: &Evidence) -> bool {
+    evidence.replica_gtid_modes.iter().any(|mode| *mode != facts.gtid_mode)
+}
+
+/// Whether a replica has transactions that its source lacks and that were committed below the primary. Those of an errant intermediate
+/// primary reach its replicas as well, where they are nothing new.
+fn is_errant_below(
+    topology: &Topology,
+    source: &InstanceKey,
+    replica: &Instance,
+    holdings: &BTreeMap<InstanceKey, Holdings>,
+) -> bool {
+    let of_source = || {
+        topology
+            .get(source)
+            .and_then(|instance| instance.facts.as_ref())
+            .map(InstanceFacts::received)
+    };
+    if let Some(below) = holdings.get(source) {
+        return below.errant(&replica.key).is_some();
+    }
+    let errant = holdings.values().find_map(|below| below.errant(&replica.key));
+    errant.is_some_and(|errant| of_source().is_none_or(|source| !source.covers(errant)))
+}
+
+/// Whether one of the answering replicas could take over and have the others follow: all use GTIDs of MySQL's kind, or all of
+/// MariaDB's, or all are binlog servers. Without an answer there is nothing to warn of.
+fn support_failover(replicas: &[&Instance]) -> bool {
+    #[derive(PartialEq)]
+    enum Kind {
+        MySql,
+        MariaDb,
+        BinlogServer,
+    }
     let kinds = replicas
         .iter()
         .filter_map(|replica| replica.valid_facts())
         .map(|facts| {
-            match facts
+            let positioning = facts
                 .managed_channel()
-                .map_or(Positioning::FilePosition, |channel| channel.positioning)
-            {
+                .map_or(Positioning::FilePosition, |channel| channel.positioning);
+            match positioning {
+                _ if facts.is_binlog_server() => Some(Kind::BinlogServer),
                 Positioning::FilePosition => None,
-                Positioning::AutoPosition | Positioning::SlavePos | Positioning::CurrentPos => Some(is_mariadb(facts)),
+                _ if facts.version.flavour.is_mariadb() => Some(Kind::MariaDb),
+                Positioning::AutoPosition | Positioning::SlavePos | Positioning::CurrentPos => Some(Kind::MySql),
             }
         });
-    let mut first = None;
-    for kind in kinds {
-        let Some(kind) = kind else { return false };
-        if *first.get_or_insert(kind) != kind {
-            return false;
-        }
-    }
-    true
-}
-
-fn is_mariadb(facts: &InstanceFacts) -> bool {
-    facts.version.flavour.is_mariadb()
+    let kinds: Vec<Option<Kind>> = kinds.collect();
+    kinds.iter().all(|kind| kind.is_some() && Some(kind) == kinds.first())
 }

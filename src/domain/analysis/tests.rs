@@ -173,7 +173,7 @@ fn a_primary_that_was_never_seen_is_dead_by_its_replicas_word() {
 }
 
 #[test]
-fn a_server_in_the_middle_that_was_never_seen_is_no_dead_primary() {
+fn a_server_that_was_never_seen_beside_the_primary_stands_in_the_middle() {
     let tree = topology([
         db1(),
         replica(4, 1, "1:1-100"),
@@ -181,7 +181,8 @@ fn a_server_in_the_middle_that_was_never_seen_is_no_dead_primary() {
         replica(3, 2, "1:1-100").cut(),
     ]);
     assert_eq!(current_primary(&tree), Some(key(1)));
-    assert_eq!(codes(&tree), []);
+    let code = Code::DeadIntermediateMasterWithSingleReplicaFailingToConnect;
+    assert_eq!(codes(&tree), [(code, "db2".to_owned())]);
 }
 
 #[test]
@@ -295,7 +296,21 @@ fn downtime_marks_the_finding_and_keeps_it() {
             found[0].replicas_downtimed,
             found[0].evidence.downtimed_replicas
         ),
-        (false, true, 1)
+        (false, false, 1),
+        "a dead primary is not about its replicas"
+    );
+    let stopped = topology([db1(), stopped(replica(2, 1, "1:1-100"))]);
+    policy.downtimes = [(key(2), downtime())].into();
+    let found = findings(&stopped, &policy, &[], NOW);
+    assert_eq!(
+        (found[0].code, found[0].replicas_downtimed, found[0].is_skippable()),
+        (Code::MasterSingleReplicaNotReplicating, false, false)
+    );
+    let gone = topology([db1(), replica(2, 1, "1:1-100").dead()]);
+    let found = findings(&gone, &policy, &[], NOW);
+    assert_eq!(
+        (found[0].code, found[0].replicas_downtimed, found[0].is_skippable()),
+        (Code::MasterSingleReplicaDead, true, true)
     );
 }
 

@@ -1,6 +1,6 @@
 //! The policy of one cluster at one moment: replicated state + configuration + time → [`Policy`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use regex::Regex;
 
@@ -78,6 +78,10 @@ impl ClusterFilter {
 
 /// The part of the configuration that policies are made of.
 #[derive(Clone, Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "the configuration's own switches, one field each"
+)]
 pub struct PolicySettings {
     /// `RecoverMasterClusterFilters`.
     pub recover_primary_filters: Vec<ClusterFilter>,
@@ -93,6 +97,12 @@ pub struct PolicySettings {
     pub loss_timeout_millis: u64,
     /// What to do with a returned primary, without a document.
     pub old_primary: OldPrimary,
+    /// `RecoverNonWriteableMaster`.
+    pub recover_non_writable_primary: bool,
+    /// `EnforceExactSemiSyncReplicas`.
+    pub enforce_exact_semi_sync: bool,
+    /// `ReasonableLockedSemiSyncMasterSeconds`, milliseconds.
+    pub locked_semi_sync_millis: u64,
     /// `ReasonableReplicationLagSeconds`.
     pub reasonable_lag_seconds: u64,
     /// How long a successor may take to apply what it received, milliseconds.
@@ -114,6 +124,9 @@ impl Default for PolicySettings {
             loss: LossPolicy::Allow,
             loss_timeout_millis: 0,
             old_primary: OldPrimary::Hold,
+            recover_non_writable_primary: false,
+            enforce_exact_semi_sync: false,
+            locked_semi_sync_millis: 10_000,
             reasonable_lag_seconds: 10,
             catch_up_millis: 60_000,
             prevent_cross_data_center: false,
@@ -153,6 +166,10 @@ pub fn policy_of(
         loss_timeout_millis: document.map_or(settings.loss_timeout_millis, |document| document.loss_timeout_millis),
         old_primary: document.map_or(settings.old_primary, |document| document.old_primary),
         block_millis,
+        in_recovery: in_recovery(state, cluster),
+        recover_non_writable_primary: settings.recover_non_writable_primary,
+        enforce_exact_semi_sync: settings.enforce_exact_semi_sync,
+        locked_semi_sync_millis: settings.locked_semi_sync_millis,
         reasonable_lag_seconds: settings.reasonable_lag_seconds,
         catch_up_millis: settings.catch_up_millis,
         prevent_cross_data_center: settings.prevent_cross_data_center,
@@ -245,6 +262,14 @@ fn recent_repairs(state: &State, cluster: &Cluster, block_millis: u64, now: Wall
         })
     };
     recoveries_of(state, cluster).filter_map(recent).collect()
+}
+
+/// The instances that running recoveries of the cluster hold.
+fn in_recovery(state: &State, cluster: &Cluster) -> BTreeSet<InstanceKey> {
+    recoveries_of(state, cluster)
+        .filter(|recovery| recovery.is_active())
+        .flat_map(|recovery| recovery.plan.instances.iter().cloned())
+        .collect()
 }
 
 /// Until when an ended recovery blocks the next one; `None` for one that blocks nothing.

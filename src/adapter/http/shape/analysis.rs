@@ -1,7 +1,5 @@
 //! `ReplicationAnalysis`: a finding as orchestrator's clients read it.
 
-use std::collections::BTreeSet;
-
 use serde::Serialize;
 
 use crate::app::api::{ClusterView, JudgedFinding};
@@ -61,9 +59,9 @@ pub(in crate::adapter::http) struct AnalysisShape {
     semi_sync_master_clients: u32,
     count_semi_sync_replicas_enabled: u32,
     count_logging_replicas: u32,
-    count_statement_based_logging_replicas: usize,
-    count_mixed_based_logging_replicas: usize,
-    count_row_based_logging_replicas: usize,
+    count_statement_based_logging_replicas: u32,
+    count_mixed_based_logging_replicas: u32,
+    count_row_based_logging_replicas: u32,
     count_distinct_major_versions_logging_replicas: usize,
     count_delayed_replicas: u32,
     count_lagging_replicas: u32,
@@ -120,6 +118,8 @@ impl AnalysisShape {
             cluster_details: cluster,
             is_master: evidence.is_primary,
             is_co_master: evidence.is_co_primary,
+            is_replication_group_member: evidence.is_group_member,
+            is_binlog_server: evidence.is_binlog_server,
             last_check_valid: evidence.last_check_valid,
             last_check_partial_success: evidence.last_check_partial,
             count_replicas: replicas.len(),
@@ -139,10 +139,16 @@ impl AnalysisShape {
             is_replicas_downtimed: finding.replicas_downtimed,
             count_semi_sync_replicas_enabled: evidence.semi_sync_replicas,
             count_logging_replicas: evidence.logging_replicas,
+            count_statement_based_logging_replicas: evidence.statement_logging_replicas,
+            count_mixed_based_logging_replicas: evidence.mixed_logging_replicas,
+            count_row_based_logging_replicas: evidence.row_logging_replicas,
+            count_distinct_major_versions_logging_replicas: evidence.logging_versions.len(),
+            min_replica_gtid_mode: evidence.replica_gtid_modes.first().cloned().unwrap_or_default(),
+            max_replica_gtid_mode: evidence.replica_gtid_modes.last().cloned().unwrap_or_default(),
             count_delayed_replicas: evidence.delayed_replicas,
             count_lagging_replicas: evidence.lagging_replicas,
             is_actionable_recovery: finding.code.is_actionable(),
-            skippable_due_to_downtime: finding.downtimed || finding.replicas_downtimed,
+            skippable_due_to_downtime: finding.is_skippable(),
             ..Self::default()
         }
     }
@@ -161,7 +167,6 @@ impl AnalysisShape {
         self.analyzed_instance_physical_environment
             .clone_from(&facts.environment);
         self.analyzed_instance_binlog_coordinates = Coordinates::binlog(facts.binlog.as_ref());
-        self.is_replication_group_member = !facts.group_name.is_empty();
         self.semi_sync_master_enabled = facts.semi_sync.source_enabled;
         self.semi_sync_master_status = facts.semi_sync.source_active;
         self.semi_sync_master_wait_for_replica_count = facts.semi_sync.wait_for_count;
@@ -171,56 +176,25 @@ impl AnalysisShape {
     }
 
     fn tell_replicas(&mut self, scene: &Scene<'_>, view: &ClusterView, finding: &Finding) {
-        let replicas: Vec<(&Instance, &InstanceFacts)> = view
-            .topology
-            .replicas_of(&finding.instance)
-            .filter_map(|replica| Some((replica, replica.facts.as_ref()?)))
-            .collect();
+        let replicas: Vec<&Instance> = view.topology.replicas_of(&finding.instance).collect();
+        let all_valid = |wanted: &dyn Fn(&InstanceFacts) -> bool| {
+            let mut valid = replicas.iter().filter_map(|replica| replica.valid_facts()).peekable();
+            valid.peek().is_some() && valid.all(wanted)
+        };
         let positioned = |wanted: &dyn Fn(Positioning) -> bool| {
-            let mut valid = replicas.iter().filter(|(replica, _)| replica.is_valid()).peekable();
-            valid.peek().is_some()
-                && valid.all(|(_, facts)| {
-                    facts
-                        .managed_channel()
-                        .is_some_and(|channel| wanted(channel.positioning))
-                })
+            all_valid(&|facts| {
+                facts
+                    .managed_channel()
+                    .is_some_and(|channel| wanted(channel.positioning))
+            })
         };
         self.oracle_gtid_immediate_topology = positioned(&|positioning| positioning == Positioning::AutoPosition);
         self.mariadb_gtid_immediate_topology =
             positioned(&|positioning| matches!(positioning, Positioning::SlavePos | Positioning::CurrentPos));
-        let logging: Vec<&InstanceFacts> = replicas
-            .iter()
-            .map(|(_, facts)| *facts)
-            .filter(|facts| facts.log_bin && facts.log_replica_updates)
-            .collect();
-        let with_format = |format: &str| {
-            logging
-                .iter()
-                .filter(|facts| facts.binlog_format.eq_ignore_ascii_case(format))
-                .count()
-        };
-        self.count_statement_based_logging_replicas = with_format("STATEMENT");
-        self.count_mixed_based_logging_replicas = with_format("MIXED");
-        self.count_row_based_logging_replicas = with_format("ROW");
-        self.count_distinct_major_versions_logging_replicas = logging
-            .iter()
-            .map(|facts| facts.version.major_version())
-            .collect::<BTreeSet<_>>()
-            .len();
-        let modes: BTreeSet<&str> = replicas.iter().map(|(_, facts)| facts.gtid_mode.as_str()).collect();
-        modes
-            .first()
-            .copied()
-            .unwrap_or_default()
-            .clone_into(&mut self.min_replica_gtid_mode);
-        modes
-            .last()
-            .copied()
-            .unwrap_or_default()
-            .clone_into(&mut self.max_replica_gtid_mode);
+        self.binlog_server_immediate_topology = all_valid(&InstanceFacts::is_binlog_server);
         self.max_replica_gtid_errant = replicas
             .iter()
-            .filter_map(|(replica, _)| scene.errant(&view.topology.cluster, &replica.key))
+            .filter_map(|replica| scene.errant(&view.topology.cluster, &replica.key))
             .map(ToString::to_string)
             .max()
             .unwrap_or_default();

@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use crate::app::api::ClusterView;
+use crate::domain::group_replication::{GroupMember, GroupRole, GroupState};
 use crate::domain::instance::{Identity, Instance, InstanceFacts, Positioning, ThreadState};
 use crate::domain::intent::{PromotionRule, Wish};
 use crate::domain::topology::Topology;
@@ -239,6 +240,9 @@ impl InstanceShape {
         self.physical_environment.clone_from(&facts.environment);
         self.replication_credentials_available = facts.replication_credentials_available;
         self.replication_group_name.clone_from(&facts.group_name);
+        if let Some(group) = &facts.group {
+            self.tell_group(group);
+        }
         let semi_sync = &facts.semi_sync;
         self.semi_sync_available = semi_sync.available;
         self.semi_sync_master_enabled = semi_sync.source_enabled;
@@ -316,6 +320,21 @@ impl InstanceShape {
         }
     }
 
+    fn tell_group(&mut self, group: &GroupMember) {
+        self.replication_group_is_single_primary = group.single_primary;
+        group
+            .state
+            .as_str()
+            .clone_into(&mut self.replication_group_member_state);
+        group.role.as_str().clone_into(&mut self.replication_group_member_role);
+        let taking_part = || group.members.iter().filter(|peer| peer.state != GroupState::Offline);
+        self.replication_group_members = taking_part().map(|peer| Key::from(&peer.key)).collect();
+        let mut primaries = taking_part().filter(|peer| peer.role == GroupRole::Primary);
+        if let (Some(only), None) = (primaries.next(), primaries.next()) {
+            self.replication_group_primary_instance_key = Key::from(&only.key);
+        }
+    }
+
     fn find_problems(&self, reasonable_lag: u64) -> Vec<&'static str> {
         let mut problems = Vec::new();
         if !self.is_last_check_valid {
@@ -329,6 +348,11 @@ impl InstanceShape {
         }
         if !self.gtid_errant.is_empty() {
             problems.push("errant_gtid");
+        }
+        let in_group = !self.replication_group_member_state.is_empty()
+            && self.replication_group_member_state != GroupState::Offline.as_str();
+        if in_group && self.replication_group_member_state != GroupState::Online.as_str() {
+            problems.push("group_replication_member_not_online");
         }
         problems
     }

@@ -23,7 +23,7 @@ use super::plan::{Plan, PlanReport, RecoveryKind, RefusalReason, Step};
 /// Why nothing may be done about a finding, whoever could be promoted; `None` when the policy allows it.
 ///
 /// First the finding itself, then the order of the design: global switch, document, filters, running and recent recoveries; last
-/// the downtime of the instance.
+/// the downtime of the instance, or of all its replicas where the finding is about these.
 pub fn held_back(finding: &Finding, topology: &Topology, policy: &Policy) -> Option<HeldBack> {
     if !finding.code.is_actionable() {
         return Some(HeldBack::NotActionable);
@@ -34,6 +34,14 @@ pub fn held_back(finding: &Finding, topology: &Topology, policy: &Policy) -> Opt
         .iter()
         .find(|(downtimed, _)| topology.resolve(downtimed) == key)
         .map(|(_, downtime)| downtime);
+    let of_replicas = || {
+        let first = finding
+            .evidence
+            .replicas
+            .first()
+            .filter(|_| finding.replicas_downtimed)?;
+        policy.downtimes.get(topology.resolve(first))
+    };
     let kind = RecoveryKind::for_code(finding.code);
     let general = match kind {
         Some(RecoveryKind::IntermediatePrimary | RecoveryKind::GroupMember) => &policy.held_back_intermediates,
@@ -47,7 +55,10 @@ pub fn held_back(finding: &Finding, topology: &Topology, policy: &Policy) -> Opt
             uid: recent.uid.clone(),
             until: recent.until,
         });
-    general.clone().or(recent).or_else(|| downtime.cloned())
+    general
+        .clone()
+        .or(recent)
+        .or_else(|| downtime.or_else(of_replicas).cloned())
 }
 
 /// The plan for a finding, if there is one, and what was considered.
