@@ -13,6 +13,8 @@ use crate::domain::policy::{HeldBack, Policy};
 use crate::domain::state::{Cluster, State};
 use crate::domain::topology::{ClusterId, Topology};
 
+use super::changelog::AnalysisChange;
+
 /// A finding with what keeps it from being acted on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct JudgedFinding {
@@ -102,6 +104,9 @@ pub enum ApiError {
 pub trait Api: Send + Sync {
     /// All clusters, ordered by name.
     fn clusters(&self) -> Arc<Vec<ClusterView>>;
+
+    /// How the analysis of each instance changed, as this member saw it.
+    fn analysis_changes(&self) -> Vec<(InstanceKey, Vec<AnalysisChange>)>;
 
     /// The replicated state of this member.
     fn state(&self) -> Arc<State>;

@@ -16,6 +16,9 @@ use super::recover::Recoverer;
 /// Everything is looked at again after this, whatever changed: expiries, refusals, members that did not agree.
 const TICK: Duration = Duration::from_millis(250);
 
+/// A member that does not lead looks at its clusters this often, so that its log of findings has no gaps when it is asked to lead.
+const LOOK: Duration = Duration::from_secs(1);
+
 /// The leader's loop on every member.
 pub struct Leader {
     /// Agreement.
@@ -58,6 +61,7 @@ impl Leader {
                 tokio::select! {
                     () = cancel.cancelled() => {}
                     changed = leadership.changed() => if changed.is_err() { return },
+                    () = tokio::time::sleep(LOOK) => drop(self.pictures.clusters()),
                 }
             }
         }

@@ -1,6 +1,7 @@
 //! The use cases and their loops. They define the ports and own the time; decisions are in `domain`, effects in adapters.
 
 pub mod api;
+pub mod changelog;
 pub mod claim;
 pub mod declare;
 mod desk;

@@ -26,6 +26,19 @@ pub struct Tracked {
     pub begun: Option<Mono>,
     /// Since when attempts have been failing; `None` while they succeed.
     pub failing_since: Option<Mono>,
+    /// Grows whenever it tells something else than before, time that passed apart; of all instances no two have the same.
+    pub revision: u64,
+}
+
+/// All instances at one moment.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    /// The instances.
+    pub instances: BTreeMap<InstanceKey, Instance>,
+    /// Their other addresses.
+    pub aliases: BTreeMap<InstanceKey, InstanceKey>,
+    /// See [`Tracked::revision`].
+    pub revisions: BTreeMap<InstanceKey, u64>,
 }
 
 /// What one observation changed.
@@ -47,6 +60,7 @@ pub struct Noticed {
 struct Inner {
     tracked: BTreeMap<InstanceKey, Tracked>,
     aliases: BTreeMap<InstanceKey, InstanceKey>,
+    revision: u64,
 }
 
 /// The latest observations of this member. Cheap to read; a watch tells when something changed that a decision could depend on.
@@ -128,6 +142,8 @@ impl Observatory {
             }
             return false;
         }
+        inner.revision += 1;
+        let revision = inner.revision;
         inner.tracked.insert(
             key.clone(),
             Tracked {
@@ -137,6 +153,7 @@ impl Observatory {
                 since: now,
                 begun: None,
                 failing_since: None,
+                revision,
             },
         );
         true
@@ -166,16 +183,21 @@ impl Observatory {
     }
 
     /// All instances and aliases, as one consistent picture.
-    pub fn picture(&self) -> (BTreeMap<InstanceKey, Instance>, BTreeMap<InstanceKey, InstanceKey>) {
+    pub fn snapshot(&self) -> Snapshot {
         let inner = self.lock();
-        (
-            inner
+        Snapshot {
+            instances: inner
                 .tracked
                 .iter()
                 .map(|(key, tracked)| (key.clone(), tracked.instance.clone()))
                 .collect(),
-            inner.aliases.clone(),
-        )
+            aliases: inner.aliases.clone(),
+            revisions: inner
+                .tracked
+                .iter()
+                .map(|(key, tracked)| (key.clone(), tracked.revision))
+                .collect(),
+        }
     }
 
     /// Replicas of an address by their last word.
@@ -220,10 +242,15 @@ impl Observatory {
             };
         }
         let known: BTreeSet<InstanceKey> = inner.tracked.keys().chain(inner.aliases.keys()).cloned().collect();
+        inner.revision += 1;
+        let revision = inner.revision;
         let Some(tracked) = inner.tracked.get_mut(&observation.key) else {
             return Noticed::default();
         };
-        let noticed = take_in(tracked, observation, begun, ended, &known, &self.places);
+        let (noticed, tells_anew) = take_in(tracked, observation, begun, ended, &known, &self.places);
+        if tells_anew {
+            tracked.revision = revision;
+        }
         drop(inner);
         if noticed.changed {
             self.touch();
@@ -257,6 +284,8 @@ impl Observatory {
     }
 }
 
+/// Takes an observation in. Says what is to be noticed, and whether anything is told that was not told before: lag counts there, because
+/// findings do depend on it, however little anybody has to hurry.
 fn take_in(
     tracked: &mut Tracked,
     observation: &Observation,
@@ -264,8 +293,9 @@ fn take_in(
     ended: Mono,
     known: &BTreeSet<InstanceKey>,
     places: &Places,
-) -> Noticed {
+) -> (Noticed, bool) {
     let mut noticed = Noticed::default();
+    let tells_anew;
     let instance = &mut tracked.instance;
     let first = instance.last_checked.is_none();
     tracked.begun = Some(begun);
@@ -274,9 +304,9 @@ fn take_in(
         Ok(told) => {
             let mut facts = told.as_ref().clone();
             places.complete(&observation.key, &mut facts);
-            noticed.changed = first
-                || instance.failure.is_some()
-                || instance.facts.as_ref().is_none_or(|before| differs(before, &facts));
+            let is_back = first || instance.failure.is_some();
+            noticed.changed = is_back || instance.facts.as_ref().is_none_or(|before| differs(before, &facts));
+            tells_anew = noticed.changed || instance.facts.as_ref().is_none_or(|before| lag_differs(before, &facts));
             let named = facts
                 .replicas
                 .iter()
@@ -314,6 +344,7 @@ fn take_in(
         Err(failure) => {
             noticed.began_to_fail = tracked.failing_since.is_none();
             noticed.changed = first || instance.failure.as_ref() != Some(failure);
+            tells_anew = noticed.changed || instance.partial;
             instance.failure = Some(failure.clone());
             instance.partial = false;
             if tracked.failing_since.is_none() {
@@ -321,7 +352,14 @@ fn take_in(
             }
         }
     }
-    noticed
+    (noticed, tells_anew)
+}
+
+fn lag_differs(before: &InstanceFacts, after: &InstanceFacts) -> bool {
+    let lags = |facts: &InstanceFacts| -> Vec<Option<u64>> {
+        facts.channels.iter().map(|channel| channel.lag_seconds).collect()
+    };
+    lags(before) != lags(after)
 }
 
 /// Whether facts differ in what a decision could depend on: time that passed and lag are no news.

@@ -166,7 +166,7 @@ fn one_server_at_two_addresses_is_watched_at_one() {
     assert_eq!(noticed.alias_of, Some(key(1)));
     assert_eq!(observatory.keys(), BTreeSet::from([key(1)]));
     assert_eq!(observatory.get(&key(7)).unwrap().instance.key, key(1));
-    assert_eq!(observatory.picture().1, BTreeMap::from([(key(7), key(1))]));
+    assert_eq!(observatory.snapshot().aliases, BTreeMap::from([(key(7), key(1))]));
     // It is not watched again, and its replicas are the server's.
     assert!(!observatory.track(&key(7), &Origin::Api, true, Mono(1)));
     observatory.track(&key(2), &Origin::Api, false, Mono(1));

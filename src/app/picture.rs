@@ -1,12 +1,16 @@
 //! One consistent picture of every cluster: what was seen, what is asked for, what follows from both.
 
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::watch;
 
 use crate::domain::analysis;
 use crate::domain::finding::Finding;
 use crate::domain::grouping::{self, Grouping};
+use crate::domain::instance::Instance;
+use crate::domain::key::InstanceKey;
 use crate::domain::policy::{HeldBack, Policy};
 use crate::domain::recovery::planner;
 use crate::domain::state::{Cluster, Quarantine, State};
@@ -14,8 +18,9 @@ use crate::domain::state::{PolicySettings, policy_of};
 use crate::domain::time::Wall;
 use crate::domain::topology::{ClusterId, Topology};
 
+use super::changelog::{AnalysisChange, AnalysisLog};
 use super::filter::HostnameFilters;
-use super::observatory::Observatory;
+use super::observatory::{Observatory, Snapshot};
 use super::ports::Clock;
 
 /// A finding, and what keeps a recovery from following it.
@@ -49,7 +54,25 @@ pub struct Group {
     pub topology: Topology,
 }
 
-/// Makes pictures from the observatory and the applied state.
+/// What was found about a cluster, and all that it was found from but the time.
+struct Memo {
+    revisions: BTreeMap<InstanceKey, u64>,
+    aliases: BTreeMap<InstanceKey, InstanceKey>,
+    recorded_primary: Option<InstanceKey>,
+    policy: Policy,
+    quarantines: Vec<Quarantine>,
+    findings: Vec<Judged>,
+}
+
+/// Findings of the clusters as they were analysed last: a cluster is analysed again when it changed.
+#[derive(Default)]
+struct Analyses {
+    memos: Mutex<BTreeMap<ClusterId, Memo>>,
+    log: AnalysisLog,
+    count: AtomicU64,
+}
+
+/// Makes pictures from the observatory and the applied state. Clones share what was analysed.
 #[derive(Clone)]
 pub struct Pictures {
     observatory: Arc<Observatory>,
@@ -57,6 +80,7 @@ pub struct Pictures {
     settings: Arc<PolicySettings>,
     ignore: HostnameFilters,
     clock: Arc<dyn Clock>,
+    analyses: Arc<Analyses>,
 }
 
 impl Pictures {
@@ -74,7 +98,18 @@ impl Pictures {
             settings,
             ignore,
             clock,
+            analyses: Arc::default(),
         }
+    }
+
+    /// How the analysis of each instance changed, as seen by this member.
+    pub fn analysis_changes(&self) -> Vec<(InstanceKey, Vec<AnalysisChange>)> {
+        self.analyses.log.all()
+    }
+
+    /// How many times a cluster was analysed.
+    pub fn analyses(&self) -> u64 {
+        self.analyses.count.load(Ordering::Relaxed)
     }
 
     /// The applied state.
@@ -84,67 +119,93 @@ impl Pictures {
 
     /// All groups, recorded or not.
     pub fn groups(&self) -> Vec<Group> {
-        let state = self.state();
-        let (instances, aliases) = self.observatory.picture();
-        let now = self.clock.wall();
-        grouping::group(&instances, &aliases, &state.clusters)
-            .into_iter()
-            .map(|grouping| {
-                let record = grouping.recorded.first().and_then(|id| state.clusters.get(id));
-                let members = grouping
-                    .instances
-                    .iter()
-                    .filter_map(|key| instances.get(key).map(|instance| (key.clone(), instance.clone())));
-                let topology = Topology {
-                    cluster: record.map_or_else(|| ClusterId(String::new()), |cluster| cluster.id.clone()),
-                    cluster_name: record.map(|cluster| cluster.name.clone()).unwrap_or_default(),
-                    cluster_alias: record.map(|cluster| cluster.alias.clone()).unwrap_or_default(),
-                    recorded_primary: record
-                        .and_then(|cluster| cluster.primary.as_ref())
-                        .map(|primary| primary.instance.clone()),
-                    taken: now,
-                    instances: members.collect(),
-                    aliases: aliases.clone(),
-                };
-                Group { grouping, topology }
-            })
-            .collect()
+        let Snapshot { instances, aliases, .. } = self.observatory.snapshot();
+        group(&self.state(), &instances, &aliases, self.clock.wall())
     }
 
     /// All recorded clusters.
     pub fn clusters(&self) -> Vec<ClusterPicture> {
         let state = self.state();
-        let now = self.clock.wall();
-        self.groups()
-            .into_iter()
-            .filter_map(|group| {
-                let cluster = state.clusters.get(group.grouping.recorded.first()?)?.clone();
-                Some(self.judge_at(&state, cluster, group.topology, now))
-            })
-            .collect()
+        let pictures = self.pictured(&state, |_| true);
+        let present: BTreeSet<&ClusterId> = pictures.iter().map(|picture| &picture.cluster.id).collect();
+        let mut memos = self.analyses.memos.lock().unwrap_or_else(PoisonError::into_inner);
+        memos.retain(|id, _| present.contains(id));
+        drop(memos);
+        pictures
     }
 
     /// One recorded cluster.
     pub fn cluster(&self, id: &ClusterId) -> Option<ClusterPicture> {
-        self.clusters().into_iter().find(|picture| picture.cluster.id == *id)
+        self.pictured(&self.state(), |cluster| cluster.id == *id)
+            .into_iter()
+            .next()
     }
 
-    fn judge_at(&self, state: &State, cluster: Cluster, topology: Topology, now: Wall) -> ClusterPicture {
-        let policy = policy_of(state, &cluster, &self.settings, &topology, now);
-        let quarantines: Vec<Quarantine> = state
-            .quarantines
-            .values()
-            .filter(|quarantine| quarantine.cluster == cluster.id)
-            .cloned()
-            .collect();
-        let findings = analysis::findings(&topology, &policy, &quarantines, now)
+    fn pictured(&self, state: &State, is_wanted: impl Fn(&Cluster) -> bool) -> Vec<ClusterPicture> {
+        let now = self.clock.wall();
+        let Snapshot {
+            instances,
+            aliases,
+            revisions,
+        } = self.observatory.snapshot();
+        group(state, &instances, &aliases, now)
             .into_iter()
-            .filter(|finding| !self.ignore.matches(&finding.instance))
-            .map(|finding| Judged {
-                held_back: planner::held_back(&finding, &topology, &policy),
-                finding,
+            .filter_map(|group| {
+                let cluster = state.clusters.get(group.grouping.recorded.first()?)?;
+                let seen = group
+                    .topology
+                    .instances
+                    .keys()
+                    .filter_map(|key| Some((key.clone(), *revisions.get(key)?)));
+                let seen = seen.collect();
+                is_wanted(cluster).then(|| self.judge_seen(state, cluster.clone(), group.topology, seen, now))
             })
-            .collect();
+            .collect()
+    }
+
+    /// Analyses a cluster as this member sees it now, unless it is what it was when it was analysed last.
+    fn judge_seen(
+        &self,
+        state: &State,
+        cluster: Cluster,
+        topology: Topology,
+        revisions: BTreeMap<InstanceKey, u64>,
+        now: Wall,
+    ) -> ClusterPicture {
+        let policy = policy_of(state, &cluster, &self.settings, &topology, now);
+        let quarantines = quarantines_of(state, &cluster);
+        let is_of_now = |memo: &&Memo| {
+            memo.revisions == revisions
+                && memo.aliases == topology.aliases
+                && memo.recorded_primary == topology.recorded_primary
+                && memo.policy == policy
+                && memo.quarantines == quarantines
+                && !memo
+                    .findings
+                    .iter()
+                    .any(|judged| judged.finding.code.changes_with_time())
+        };
+        let lock = || self.analyses.memos.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = lock()
+            .get(&cluster.id)
+            .filter(is_of_now)
+            .map(|memo| memo.findings.clone());
+        let findings = known.unwrap_or_else(|| {
+            let findings = self.find(&topology, &policy, &quarantines, now);
+            let told: Vec<Finding> = findings.iter().map(|judged| judged.finding.clone()).collect();
+            let shown = topology.instances.keys().filter(|key| !self.ignore.matches(key));
+            self.analyses.log.note(shown, &told, now);
+            let memo = Memo {
+                revisions,
+                aliases: topology.aliases.clone(),
+                recorded_primary: topology.recorded_primary.clone(),
+                policy: policy.clone(),
+                quarantines,
+                findings: findings.clone(),
+            };
+            lock().insert(cluster.id.clone(), memo);
+            findings
+        });
         ClusterPicture {
             cluster,
             topology,
@@ -153,8 +214,72 @@ impl Pictures {
         }
     }
 
+    fn find(&self, topology: &Topology, policy: &Policy, quarantines: &[Quarantine], now: Wall) -> Vec<Judged> {
+        self.analyses.count.fetch_add(1, Ordering::Relaxed);
+        analysis::findings(topology, policy, quarantines, now)
+            .into_iter()
+            .filter(|finding| !self.ignore.matches(&finding.instance))
+            .map(|finding| Judged {
+                held_back: planner::held_back(&finding, topology, policy),
+                finding,
+            })
+            .collect()
+    }
+
     /// The same cluster on another topology of it.
     pub fn judge(&self, cluster: &Cluster, topology: Topology) -> ClusterPicture {
-        self.judge_at(&self.state(), cluster.clone(), topology, self.clock.wall())
+        let (state, now) = (self.state(), self.clock.wall());
+        let policy = policy_of(&state, cluster, &self.settings, &topology, now);
+        let findings = self.find(&topology, &policy, &quarantines_of(&state, cluster), now);
+        ClusterPicture {
+            cluster: cluster.clone(),
+            topology,
+            policy,
+            findings,
+        }
     }
 }
+
+/// The groups of these instances, with the records of `state`.
+fn group(
+    state: &State,
+    instances: &BTreeMap<InstanceKey, Instance>,
+    aliases: &BTreeMap<InstanceKey, InstanceKey>,
+    now: Wall,
+) -> Vec<Group> {
+    grouping::group(instances, aliases, &state.clusters)
+        .into_iter()
+        .map(|grouping| {
+            let record = grouping.recorded.first().and_then(|id| state.clusters.get(id));
+            let members = grouping
+                .instances
+                .iter()
+                .filter_map(|key| instances.get(key).map(|instance| (key.clone(), instance.clone())));
+            let topology = Topology {
+                cluster: record.map_or_else(|| ClusterId(String::new()), |cluster| cluster.id.clone()),
+                cluster_name: record.map(|cluster| cluster.name.clone()).unwrap_or_default(),
+                cluster_alias: record.map(|cluster| cluster.alias.clone()).unwrap_or_default(),
+                recorded_primary: record
+                    .and_then(|cluster| cluster.primary.as_ref())
+                    .map(|primary| primary.instance.clone()),
+                taken: now,
+                instances: members.collect(),
+                aliases: aliases.clone(),
+            };
+            Group { grouping, topology }
+        })
+        .collect()
+}
+
+fn quarantines_of(state: &State, cluster: &Cluster) -> Vec<Quarantine> {
+    state
+        .quarantines
+        .values()
+        .filter(|quarantine| quarantine.cluster == cluster.id)
+        .cloned()
+        .collect()
+}
+
+#[cfg(test)]
+#[path = "picture_tests.rs"]
+mod tests;

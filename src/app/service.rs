@@ -16,6 +16,7 @@ use crate::domain::state::{Applied, Command, RefusedCommand, Seed, State};
 use crate::domain::topology::ClusterId;
 
 use super::api::{Api, ApiError, ClusterView, JudgedFinding, RecoveryOutcome};
+use super::changelog::AnalysisChange;
 use super::observatory::Observatory;
 use super::picture::{ClusterPicture, Pictures};
 use super::ports::{Clock, Consensus, ProposeError, Target};
@@ -148,6 +149,10 @@ impl Api for Service {
             .collect();
         views.sort_by(|a, b| a.cluster.name.cmp(&b.cluster.name));
         Arc::new(views)
+    }
+
+    fn analysis_changes(&self) -> Vec<(InstanceKey, Vec<AnalysisChange>)> {
+        self.pictures.analysis_changes()
     }
 
     fn state(&self) -> Arc<State> {

@@ -19,6 +19,6 @@ mod takeover_tests;
 
 pub(crate) use clock::PausedClock;
 pub(crate) use group::{CommitFault, CommitFaultKind};
-pub(crate) use rig::Rig;
+pub(crate) use rig::{Rig, state_of};
 pub(crate) use session::{Fault, SimProber};
 pub(crate) use world::{Reach, World};

@@ -9,6 +9,7 @@ use axum::body::{Body, to_bytes};
 use axum::http::{HeaderMap, Method, Request, StatusCode};
 use ham4db::adapter::http::{AppContext, Options, router};
 use ham4db::app::api::{Api, ApiError, ClusterView, JudgedFinding, RecoveryOutcome};
+use ham4db::app::changelog::AnalysisChange;
 use ham4db::app::ports::{Clock, Peer};
 use ham4db::domain::case::Case;
 use ham4db::domain::finding::{Code, Evidence, Finding};
@@ -209,6 +210,9 @@ pub(crate) fn dead_primary() -> Finding {
             valid_replicas: 2,
             replicas_failing_to_connect: 2,
             logging_replicas: 2,
+            mixed_logging_replicas: 2,
+            logging_versions: vec!["10.11".to_owned()],
+            replica_gtid_modes: vec![String::new()],
             ..Evidence::default()
         },
         structure: Vec::new(),
@@ -265,6 +269,17 @@ impl FakeApi {
 impl Api for FakeApi {
     fn clusters(&self) -> Arc<Vec<ClusterView>> {
         Arc::new(self.views.lock().unwrap().clone())
+    }
+
+    fn analysis_changes(&self) -> Vec<(InstanceKey, Vec<AnalysisChange>)> {
+        let change = |seconds: i64, code| AnalysisChange {
+            at: NOW.plus_millis(1000 * seconds),
+            code,
+        };
+        vec![(
+            key(21100),
+            vec![change(0, Code::NoProblem), change(7, Code::DeadMaster)],
+        )]
     }
 
     fn state(&self) -> Arc<State> {

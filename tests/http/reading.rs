@@ -265,6 +265,27 @@ async fn what_holds_a_recovery_back_is_told_with_the_finding() {
 }
 
 #[tokio::test]
+async fn changes_of_the_analysis_are_listed_by_instance_as_orchestrator_does() {
+    let member = Member::alone();
+    let answer = member.json("/api/replication-analysis-changelog").await;
+    assert_eq!(
+        answer[0]["AnalyzedInstanceKey"],
+        json!({"Hostname": "127.0.0.1", "Port": 21100})
+    );
+    let changes: Vec<&str> = answer[0]["Changelog"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|change| change.as_str().unwrap())
+        .collect();
+    let codes: Vec<&str> = changes
+        .iter()
+        .map(|change| change.split_once("Z;").unwrap().1)
+        .collect();
+    assert_eq!(codes, ["NoProblem", "DeadMaster"], "{changes:?}");
+}
+
+#[tokio::test]
 async fn a_saved_case_reads_back() {
     let member = Member::alone();
     let answer = member.get("/api/case/shop").await;

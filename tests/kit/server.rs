@@ -222,6 +222,17 @@ impl Server {
         Ok(())
     }
 
+    /// From its next start on it does not log what it replicates.
+    pub(crate) fn stop_logging_what_it_replicates(&mut self) -> Result<()> {
+        let is_it = |argument: &&mut String| {
+            argument.starts_with("--log-replica-updates") || argument.starts_with("--log-slave-updates")
+        };
+        let argument = self.launch.arguments.iter_mut().find(is_it);
+        let argument = argument.with_context(|| format!("{} is not told whether to log", self.name))?;
+        *argument = argument.replace("=ON", "=OFF");
+        Ok(())
+    }
+
     /// SIGKILL. Returns the instant just before it.
     pub(crate) fn kill(&mut self) -> Result<Instant> {
         let mut process = self

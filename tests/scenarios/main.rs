@@ -9,6 +9,7 @@
 mod kit;
 
 mod choice;
+mod findings;
 mod kit_itself;
 mod leader;
 mod partition;

@@ -93,6 +93,7 @@ fn reads() -> Router<Shared> {
             "/replication-analysis/instance/{host}/{port}",
             get(analysis::of_instance),
         )
+        .route("/replication-analysis-changelog", get(analysis::changes))
         .route("/automated-recovery-filters", get(recoveries::filters))
         .route("/check-global-recoveries", get(recoveries::check))
         .merge(record_reads())

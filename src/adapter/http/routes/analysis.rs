@@ -1,12 +1,13 @@
 //! What is wrong now.
 
+use axum::Json;
 use axum::extract::{Path, State};
 
 use crate::adapter::http::parameters;
 use crate::adapter::http::reply::{Enveloped, done};
 use crate::adapter::http::scene::Scene;
 use crate::adapter::http::server::Shared;
-use crate::adapter::http::shape::analysis::{AnalysisShape, is_shown};
+use crate::adapter::http::shape::analysis::{AnalysisShape, ChangesShape, is_shown};
 use crate::app::api::{ClusterView, JudgedFinding};
 
 fn analysis(
@@ -56,4 +57,9 @@ pub(in crate::adapter::http) async fn of_instance(
         "Analysis",
         analysis(&shared, &scene, |_, judged| judged.finding.instance == key),
     ))
+}
+
+/// `[{"AnalyzedInstanceKey", "Changelog": ["TIME;CODE"]}]`, the oldest change first.
+pub(in crate::adapter::http) async fn changes(State(shared): State<Shared>) -> Json<Vec<ChangesShape>> {
+    Json(shared.app.api.analysis_changes().iter().map(ChangesShape::of).collect())
 }

@@ -3,10 +3,12 @@
 use serde::Serialize;
 
 use crate::app::api::{ClusterView, JudgedFinding};
+use crate::app::changelog::AnalysisChange;
 use crate::app::ports::Peer;
 use crate::domain::finding::{Code, Finding};
 use crate::domain::instance::{Instance, InstanceFacts, Positioning};
 use crate::domain::intent::Wish;
+use crate::domain::key::InstanceKey;
 
 use super::cluster::ClusterInfo;
 use super::{Coordinates, ENDLESS, Key, key_or_empty, time_text};
@@ -198,6 +200,26 @@ impl AnalysisShape {
             .map(ToString::to_string)
             .max()
             .unwrap_or_default();
+    }
+}
+
+/// How the analysis of one instance changed.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub(in crate::adapter::http) struct ChangesShape {
+    analyzed_instance_key: Key,
+    changelog: Vec<String>,
+}
+
+impl ChangesShape {
+    pub(in crate::adapter::http) fn of((instance, changes): &(InstanceKey, Vec<AnalysisChange>)) -> Self {
+        Self {
+            analyzed_instance_key: instance.into(),
+            changelog: changes
+                .iter()
+                .map(|change| format!("{};{}", time_text(change.at), change.code))
+                .collect(),
+        }
     }
 }
 

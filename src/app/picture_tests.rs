@@ -1,0 +1,149 @@
+use super::*;
+use crate::domain::finding::Code;
+use crate::domain::fixture::{Adjust, NOW, key, primary, replica};
+use crate::domain::instance::{BinlogCoordinates, Instance, Observation, SemiSync};
+use crate::domain::intent::Origin;
+use crate::domain::time::Mono;
+use crate::testkit::{PausedClock, state_of};
+
+/// A member that sees the cluster `c1` of db1 and its replicas, and `c9` of db9.
+struct Member {
+    observatory: Arc<Observatory>,
+    state: watch::Sender<Arc<State>>,
+    pictures: Pictures,
+    looks: u64,
+}
+
+impl Member {
+    fn new(replicas: u32) -> Self {
+        let mut state = state_of(replicas + 1);
+        let mut other = state.clusters.values().next().unwrap().clone();
+        other.id = ClusterId("c9".to_owned());
+        other.instances = [key(9)].into();
+        other.primary = None;
+        state.clusters.insert(other.id.clone(), other);
+        let observatory = Arc::new(Observatory::default());
+        let (state, applied) = watch::channel(Arc::new(state));
+        let pictures = Pictures::new(
+            Arc::clone(&observatory),
+            applied,
+            Arc::default(),
+            HostnameFilters::default(),
+            Arc::new(PausedClock::new()),
+        );
+        let mut member = Self {
+            observatory,
+            state,
+            pictures,
+            looks: 0,
+        };
+        for n in (1..=replicas + 1).chain([9]) {
+            member.observatory.track(&key(n), &Origin::Api, true, Mono(1));
+        }
+        member.see(primary(1, "1:1-9"));
+        for n in 2..=replicas + 1 {
+            member.see(replica(n, 1, "1:1-9"));
+        }
+        member.see(primary(9, "9:1-9"));
+        member
+    }
+
+    fn see(&mut self, instance: Instance) {
+        self.looks += 1;
+        let outcome = match instance.failure {
+            Some(failure) => Err(failure),
+            None => Ok(Box::new(instance.facts.unwrap())),
+        };
+        let observation = Observation {
+            key: instance.key,
+            begun: NOW,
+            ended: NOW,
+            micros: 1,
+            outcome,
+        };
+        self.observatory
+            .record(&observation, Mono(self.looks * 1000), Mono(self.looks * 1000 + 500));
+    }
+
+    /// How many clusters are analysed for one picture of all.
+    fn analysed(&self) -> u64 {
+        let before = self.pictures.analyses();
+        self.pictures.clusters();
+        self.pictures.analyses() - before
+    }
+
+    fn codes(&self) -> Vec<Code> {
+        let findings = self
+            .pictures
+            .clusters()
+            .into_iter()
+            .flat_map(|picture| picture.findings);
+        findings.map(|judged| judged.finding.code).collect()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cluster_is_analysed_again_only_when_it_changed() {
+    let mut member = Member::new(2);
+    assert_eq!((member.analysed(), member.analysed()), (2, 0));
+    member.see(primary(1, "1:1-9").facts(|facts| facts.uptime_seconds += 5));
+    assert_eq!(member.analysed(), 0, "time passed");
+    member.see(replica(2, 1, "1:1-9").channel(|channel| channel.lag_seconds = Some(100)));
+    assert_eq!(member.analysed(), 1, "lag");
+    member.see(primary(1, "1:1-9").dead());
+    assert_eq!(member.codes(), [Code::UnreachableMaster]);
+    member.see(primary(1, "1:1-9").dead());
+    assert_eq!(member.analysed(), 0, "dead as before");
+    assert!(member.pictures.cluster(&ClusterId("c1".to_owned())).is_some());
+    assert_eq!(member.analysed(), 0, "one cluster is the same as all");
+    member
+        .state
+        .send_modify(|state| Arc::make_mut(state).recoveries_disabled = true);
+    assert_eq!(member.analysed(), 2, "the switch is a part of every policy");
+    member.observatory.untrack(&key(3));
+    assert_eq!(member.analysed(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_changes_with_time_alone_is_analysed_each_time() {
+    let mut member = Member::new(1);
+    let waits = primary(1, "1:1-9").facts(|facts| {
+        facts.binlog = Some(BinlogCoordinates::default());
+        facts.semi_sync = SemiSync {
+            source_enabled: true,
+            source_active: true,
+            wait_for_count: 1,
+            ..SemiSync::default()
+        };
+    });
+    member.see(waits);
+    assert_eq!(member.codes(), [Code::LockedSemiSyncMasterHypothesis]);
+    assert_eq!(member.analysed(), 1);
+    tokio::time::advance(std::time::Duration::from_secs(11)).await;
+    assert_eq!(member.codes(), [Code::LockedSemiSyncMaster]);
+    assert_eq!(member.analysed(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn changes_of_the_analysis_are_logged() {
+    let mut member = Member::new(1);
+    member.pictures.clusters();
+    member.see(replica(2, 1, "1:1-9").cut());
+    member.see(primary(1, "1:1-9").dead());
+    member.pictures.clusters();
+    member.pictures.clusters();
+    let codes: Vec<(InstanceKey, Vec<Code>)> = member
+        .pictures
+        .analysis_changes()
+        .into_iter()
+        .map(|(instance, changes)| (instance, changes.iter().map(|change| change.code).collect()))
+        .collect();
+    assert_eq!(
+        codes,
+        [
+            (key(1), vec![Code::NoProblem, Code::DeadMaster]),
+            (key(2), vec![Code::NoProblem]),
+            (key(9), vec![Code::NoProblem]),
+        ]
+    );
+}
