@@ -2,6 +2,7 @@
 
 pub mod clock;
 pub mod credentials_cache;
+pub mod hooks;
 pub mod http;
 pub mod kube;
 pub mod manifests;

@@ -5,15 +5,17 @@ use std::time::Duration;
 
 use tracing::{error, info, warn};
 
+use crate::domain::hooks::{self, HookList};
 use crate::domain::key::InstanceKey;
 use crate::domain::recovery::plan::Step;
 use crate::domain::recovery::progress::{self, Finish, Next, Outcome, StepResult, Undo};
 use crate::domain::state::record::StepRecord;
-use crate::domain::state::{Applied, ClaimToken, Command, Ending, Recovery};
+use crate::domain::state::{Applied, ClaimToken, Command, Ending, Phase, Recovery};
 use crate::domain::topology::Topology;
 
 use super::failpoint;
 use super::hands::{Effect, Hands, Workshop};
+use super::hooks::Answer;
 use super::picture::Pictures;
 
 /// Before a step is tried again on a server on which it failed: a broken connection is there again at once, a restarting server is not.
@@ -96,6 +98,9 @@ impl Drive<'_> {
     }
 
     async fn run(&mut self) -> Result<(), Stopped> {
+        if let Some(reason) = self.ask_hooks().await? {
+            return self.abort(reason, Vec::new()).await;
+        }
         loop {
             let Some(recovery) = self.recovery() else {
                 return Err(Stopped::Unconfirmed(format!(
@@ -106,13 +111,7 @@ impl Drive<'_> {
             let Some(picture) = self.pictures.cluster(&self.token.cluster) else {
                 return Err(Stopped::Unconfirmed(format!("cluster {} is gone", self.token.cluster)));
             };
-            if self.done.is_empty() && self.lines.is_empty() && !self.begun {
-                self.begun = true;
-                self.say(format!(
-                    "recovery of {} for {} by {}, epoch {}",
-                    recovery.plan.victim, recovery.plan.code, recovery.holder_name, recovery.epoch
-                ));
-            }
+            self.begin(&recovery);
             let fresh = self.hands.look(&picture.topology).await;
             let policy = self.pictures.judge(&picture.cluster, fresh.clone()).policy;
             match progress::next(
@@ -149,6 +148,56 @@ impl Drive<'_> {
                 Next::Over => return Ok(()),
             }
         }
+    }
+
+    fn begin(&mut self, recovery: &Recovery) {
+        if !self.begun {
+            self.begun = true;
+            self.say(format!(
+                "recovery of {} for {} by {}, epoch {}",
+                recovery.plan.victim, recovery.plan.code, recovery.holder_name, recovery.epoch
+            ));
+        }
+    }
+
+    /// Asks the hooks that may veto, before anything is touched; the answer is why the recovery is to end here, if it is. Where none is
+    /// due this waits for nothing.
+    async fn ask_hooks(&mut self) -> Result<Option<String>, Stopped> {
+        let Some(recovery) = self.recovery() else {
+            return Ok(None);
+        };
+        if !matches!(recovery.phase, Phase::Claimed)
+            || (recovery.hooks.due.is_empty() && recovery.hooks.veto().is_none())
+        {
+            return Ok(None);
+        }
+        self.begin(&recovery);
+        let lines = std::mem::take(&mut self.lines);
+        match self.shop.hooks.ask(self.token, lines).await {
+            Answer::NotAsked => Ok(None),
+            Answer::Vetoed(why) => Ok(Some(why)),
+            Answer::Stopped(why) => Err(Stopped::NotCommitted(why)),
+            Answer::Allowed => Ok(self.is_over_by_now(&recovery)),
+        }
+    }
+
+    /// Commands take their time: what was broken when they began may be well by now, and then nothing is to be touched.
+    fn is_over_by_now(&self, recovery: &Recovery) -> Option<String> {
+        if !hooks::lists_of(recovery.plan.kind).repairs {
+            return None;
+        }
+        let picture = self.pictures.cluster(&self.token.cluster)?;
+        let is_found = picture
+            .findings
+            .iter()
+            .map(|judged| &judged.finding)
+            .any(|finding| finding.instance == recovery.finding.instance && finding.code.is_actionable());
+        (!is_found).then(|| {
+            format!(
+                "when the hooks had ended, {} of {} was not found any more",
+                recovery.plan.code, recovery.finding.instance
+            )
+        })
     }
 
     /// Whether a step that only goes forward was tried before.
@@ -266,6 +315,12 @@ impl Drive<'_> {
             .is_some_and(|facts| facts.is_writable() && facts.group_name.is_empty())
     }
 
+    fn hooks_after(&self, successful: bool) -> Vec<HookList> {
+        self.recovery().map_or_else(Vec::new, |recovery| {
+            self.shop.hooks.after(recovery.plan.kind, &recovery.hooks, successful)
+        })
+    }
+
     async fn finish(&mut self, recovery: &Recovery, finish: Finish) -> Result<(), Stopped> {
         let successor = finish
             .successor
@@ -297,6 +352,7 @@ impl Drive<'_> {
             lost: finish.lost,
             errors: finish.errors,
             lines: std::mem::take(&mut self.lines),
+            hooks: self.hooks_after(finish.successful),
         };
         self.commit(Command::End {
             token: self.token.clone(),
@@ -318,6 +374,7 @@ impl Drive<'_> {
             lost: None,
             errors,
             lines: std::mem::take(&mut self.lines),
+            hooks: self.hooks_after(false),
         };
         self.commit(Command::End {
             token: self.token.clone(),

@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
+use super::hooks::HookRunner;
 use super::keeper::{self, Aliases};
 use super::observatory::Observatory;
 use super::picture::Pictures;
@@ -33,6 +34,8 @@ pub struct Leader {
     pub recoverer: Arc<Recoverer>,
     /// Guards.
     pub guard: Arc<Guard>,
+    /// Runs the user's commands.
+    pub hooks: HookRunner,
 }
 
 impl Leader {
@@ -82,6 +85,7 @@ impl Leader {
             state.borrow_and_update();
             let clusters = self.pictures.clusters();
             self.recoverer.consider(&clusters);
+            self.hooks.consider(&self.pictures.state());
             self.guard.stand(&leading);
             keeper::keep_records(&self.pictures, &self.aliases, &self.consensus).await;
             tokio::select! {

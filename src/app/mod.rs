@@ -10,6 +10,7 @@ mod drive;
 mod failpoint;
 pub mod filter;
 pub mod hands;
+pub mod hooks;
 pub mod keeper;
 pub mod leader;
 pub mod observatory;

@@ -168,7 +168,7 @@ impl Recoverer {
         }
         warn!(instance = %finding.instance, code = %finding.code, "{}: {}; no recovery: {text}", finding.code, finding.description);
         let state = self.pictures.state();
-        let recent = if let HeldBack::RecentRecovery { uid, .. } = &held_back {
+        let recent = if let HeldBack::RecentRecovery { uid, .. } | HeldBack::Vetoed { uid, .. } = &held_back {
             state.recoveries.get(uid)
         } else {
             None
@@ -184,6 +184,7 @@ impl Recoverer {
             finding: Box::new(finding.clone()),
             member_name: self.shop.consensus.me().name,
             held_back: Some(held_back),
+            hooks: self.shop.hooks.at_detection(&state, finding),
         };
         let consensus = Arc::clone(&self.shop.consensus);
         self.tracker.spawn(async move {
@@ -335,6 +336,7 @@ impl Recoverer {
         }
         let me = self.shop.consensus.me();
         let uid = format!("{}:{}", self.shop.clock.wall().0, uuid::Uuid::new_v4());
+        let hooks = self.shop.hooks.before(&self.pictures.state(), &finding, plan.kind);
         let claim = Claim {
             uid: uid.clone(),
             holder: me.id,
@@ -344,6 +346,7 @@ impl Recoverer {
             plan,
             report,
             above: 0,
+            hooks,
         };
         self.desk().running.insert(uid.clone());
         let claimed = self

@@ -14,6 +14,7 @@ use tracing::{info, warn};
 
 use crate::adapter::clock::SystemClock;
 use crate::adapter::credentials_cache::CredentialsCache;
+use crate::adapter::hooks::ShellHooks;
 use crate::adapter::http;
 use crate::adapter::kube;
 use crate::adapter::manifests::ManifestDirectory;
@@ -24,6 +25,7 @@ use crate::adapter::store::SqliteStore;
 use crate::app::declare::Declare;
 use crate::app::documents::ClusterSource;
 use crate::app::hands::Workshop;
+use crate::app::hooks::HookRunner;
 use crate::app::keeper::Aliases;
 use crate::app::leader::Leader;
 use crate::app::observatory::{Observatory, Places};
@@ -168,6 +170,13 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
         settings.recovery.ignore.clone(),
         Arc::clone(&clock),
     );
+    let hooks = HookRunner::new(
+        Arc::new(ShellHooks::new(&settings.hooks.shell, settings.hooks.hidden.clone())),
+        settings.hooks.run.clone(),
+        Arc::clone(&consensus),
+        Arc::clone(&observatory),
+        Arc::clone(&clock),
+    );
     let shop = Workshop {
         executor: Arc::new(MySqlExecutor::new(credentials.clone(), probe_settings)),
         prober: Arc::clone(&prober),
@@ -180,6 +189,7 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
             concurrency: settings.recovery.concurrency,
             ..RecoverySettings::default()
         },
+        hooks: hooks.clone(),
     };
     let recoverer = Recoverer::new(shop.clone(), pictures.clone(), eyes);
     let guard = Guard::new(shop, pictures.clone(), Arc::clone(&recoverer));
@@ -190,6 +200,7 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
         aliases: Aliases(settings.discovery.cluster_aliases.clone()),
         recoverer: Arc::clone(&recoverer),
         guard,
+        hooks,
     };
     tasks.spawn(leader.run(stop.child_token()));
     tasks.spawn(plant_seeds(

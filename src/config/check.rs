@@ -21,6 +21,8 @@ use super::settings::{
     Settings, StatefulSetSettings, TopologySettings,
 };
 
+mod hooks;
+
 /// Everything that is wrong with the values, a line each.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the configuration cannot be used:\n  {}", .0.join("\n  "))]
@@ -41,13 +43,15 @@ pub fn settle(file: &File, environment: &Environment) -> Result<Settings, Invali
     check.accepted(file);
     let warnings = warnings(file);
     let raft = file.group.RaftEnabled.then(|| check.raft(file));
+    let recovery = check.recovery(file);
     let settings = Settings {
         debug: file.listener.Debug,
         http: check.http(file, raft.as_ref()),
         backend: check.backend(file),
         topology: check.topology(file),
         discovery: check.discovery(file),
-        recovery: check.recovery(file),
+        hooks: check.hooks(file, &recovery),
+        recovery,
         kubernetes: file.group.Kubernetes.clone(),
         manifests: Some(file.group.ManifestsDir.as_str())
             .filter(|dir| !dir.is_empty())
@@ -81,6 +85,11 @@ fn warnings(file: &File) -> Vec<String> {
         ));
     }
     lines
+}
+
+/// The name in a value of the exact form `${NAME}`.
+fn variable(text: &str) -> Option<&str> {
+    text.strip_prefix("${").and_then(|rest| rest.strip_suffix('}'))
 }
 
 struct Check<'a> {
@@ -389,7 +398,7 @@ impl Check<'_> {
 
     /// A value of the exact form `${NAME}` is the environment's.
     fn expand(&mut self, key: &str, text: &str) -> String {
-        let Some(name) = text.strip_prefix("${").and_then(|rest| rest.strip_suffix('}')) else {
+        let Some(name) = variable(text) else {
             return text.to_owned();
         };
         self.environment.variables.get(name).cloned().unwrap_or_else(|| {

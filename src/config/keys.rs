@@ -229,6 +229,50 @@ keys! {
     }
 }
 
+keys! {
+    /// The user's commands before and after.
+    HookKeys {
+        /// Shell of the commands: a POSIX shell. Where there is no `bash`, `sh` stands in for the default.
+        ProcessesShellCommand: String = "bash".to_owned();
+        /// Minutes during which the same failure of an instance is told to `OnFailureDetectionProcesses` once.
+        FailureDetectionPeriodBlockMinutes: u32 = 60;
+        /// Commands when a failure is new. One that fails, or takes too long, stops the recovery that would follow.
+        OnFailureDetectionProcesses: Vec<String> = Vec::new();
+        /// Commands before a graceful takeover. One that fails, or takes too long, stops it.
+        PreGracefulTakeoverProcesses: Vec<String> = Vec::new();
+        /// Commands before any recovery touches anything. One that fails, or takes too long, stops it.
+        PreFailoverProcesses: Vec<String> = Vec::new();
+        /// Commands after a primary was replaced.
+        PostMasterFailoverProcesses: Vec<String> = Vec::new();
+        /// Commands after an intermediate source was replaced.
+        PostIntermediateMasterFailoverProcesses: Vec<String> = Vec::new();
+        /// Commands after any recovery that succeeded.
+        PostFailoverProcesses: Vec<String> = Vec::new();
+        /// Commands after a recovery that failed; not after one that a command stopped.
+        PostUnsuccessfulFailoverProcesses: Vec<String> = Vec::new();
+        /// Commands after a graceful takeover.
+        PostGracefulTakeoverProcesses: Vec<String> = Vec::new();
+        /// (own key) Seconds that all commands of `OnFailureDetectionProcesses` together may take; then the running one is ended with everything that it began, and counts as failed.
+        OnFailureDetectionProcessesTimeoutSeconds: u32 = 30;
+        /// (own key) The same for `PreGracefulTakeoverProcesses`.
+        PreGracefulTakeoverProcessesTimeoutSeconds: u32 = 30;
+        /// (own key) The same for `PreFailoverProcesses`.
+        PreFailoverProcessesTimeoutSeconds: u32 = 30;
+        /// (own key) The same for `PostMasterFailoverProcesses`.
+        PostMasterFailoverProcessesTimeoutSeconds: u32 = 300;
+        /// (own key) The same for `PostIntermediateMasterFailoverProcesses`.
+        PostIntermediateMasterFailoverProcessesTimeoutSeconds: u32 = 300;
+        /// (own key) The same for `PostFailoverProcesses`.
+        PostFailoverProcessesTimeoutSeconds: u32 = 300;
+        /// (own key) The same for `PostUnsuccessfulFailoverProcesses`.
+        PostUnsuccessfulFailoverProcessesTimeoutSeconds: u32 = 300;
+        /// (own key) The same for `PostGracefulTakeoverProcesses`.
+        PostGracefulTakeoverProcessesTimeoutSeconds: u32 = 300;
+        /// (own key) Seconds that a command may take that ends in `&`: it is not waited for.
+        AsynchronousHookTimeoutSeconds: u32 = 3600;
+    }
+}
+
 /// The StatefulSet whose pods are the members.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
 #[serde(rename_all = "PascalCase")]

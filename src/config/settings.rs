@@ -1,6 +1,6 @@
 //! The configuration as the program uses it: typed, checked, one struct for each subsystem.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -30,6 +30,8 @@ pub struct Settings {
     pub discovery: DiscoverySettings,
     /// Recoveries.
     pub recovery: RecoverySettings,
+    /// The user's commands.
+    pub hooks: HookSettings,
     /// Documents from the Kubernetes API.
     pub kubernetes: KubernetesSettings,
     /// Folder with documents as files.
@@ -191,6 +193,17 @@ pub struct RecoverySettings {
     pub concurrency: usize,
     /// Who must agree.
     pub quorum: RecoveryQuorum,
+}
+
+/// The user's commands before and after.
+#[derive(Clone, Debug)]
+pub struct HookSettings {
+    /// Their shell.
+    pub shell: String,
+    /// Variables of this process that they do not get: the configuration takes passwords from these.
+    pub hidden: BTreeSet<String>,
+    /// The commands, and how long they may take.
+    pub run: crate::app::hooks::HookSettings,
 }
 
 /// The environment of the process, as far as the configuration may refer to it.

@@ -14,6 +14,7 @@ pub(crate) mod fixture;
 pub mod group_replication;
 pub mod grouping;
 pub mod gtid;
+pub mod hooks;
 pub mod instance;
 pub mod intent;
 pub mod key;

@@ -71,6 +71,15 @@ pub enum HeldBack {
         /// When the block ends.
         until: Wall,
     },
+    /// A hook stopped the last recovery of the cluster; it is asked again when this block ends.
+    Vetoed {
+        /// The recovery's id.
+        uid: String,
+        /// When the block ends.
+        until: Wall,
+        /// What the hook said.
+        why: String,
+    },
     /// A recovery of the cluster runs.
     RecoveryRuns {
         /// Its id.
@@ -99,6 +108,7 @@ impl std::fmt::Display for HeldBack {
             Self::RecentRecovery { uid, .. } => {
                 write!(f, "recovery {uid} of this cluster is recent and not acknowledged")
             }
+            Self::Vetoed { uid, why, .. } => write!(f, "a hook stopped recovery {uid}: {why}"),
             Self::RecoveryRuns { uid } => write!(f, "recovery {uid} of this cluster runs"),
             Self::NotActionable => f.write_str("no recovery exists for this finding"),
             Self::NoAgreement(why) => write!(f, "members do not agree: {why}"),

@@ -3,22 +3,26 @@
 //! - [`world`]: the servers: up, down, cut off, stalled; what they hold; who replicates from whom; every statement that reached one.
 //! - [`session`]: the ports `Prober`, `Executor` and `StepSession` over it, with faults at a chosen statement.
 //! - [`group`]: the port `Consensus` over one state that all members share, with members that can be cut off.
+//! - [`scripts`]: the port `Hooks`, with commands that do what the test says, and a list of what was run.
 //! - [`rig`]: members that run the real watcher, recoverer, guard and leader on all that.
 
 mod clock;
 mod group;
 mod repair_tests;
 mod rig;
+mod scripts;
 mod session;
 mod world;
 
 mod failover_tests;
 mod guard_tests;
+mod hook_tests;
 mod sweep_tests;
 mod takeover_tests;
 
 pub(crate) use clock::PausedClock;
 pub(crate) use group::{CommitFault, CommitFaultKind};
 pub(crate) use rig::{Rig, state_of};
+pub(crate) use scripts::Script;
 pub(crate) use session::{Fault, SimProber};
 pub(crate) use world::{Reach, World};

@@ -75,6 +75,7 @@ async fn claim(rig: &Rig) {
         plan: plan(),
         report: PlanReport::default(),
         above: 0,
+        hooks: Vec::new(),
     };
     let applied = rig
         .group

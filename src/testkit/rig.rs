@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::app::filter::HostnameFilters;
 use crate::app::hands::Workshop;
+use crate::app::hooks::{HookRunner, HookSettings};
 use crate::app::keeper::Aliases;
 use crate::app::leader::Leader;
 use crate::app::observatory::Observatory;
@@ -31,6 +32,7 @@ use crate::domain::topology::ClusterId;
 
 use super::clock::PausedClock;
 use super::group::Group;
+use super::scripts::Scripts;
 use super::session::{SimExecutor, SimProber};
 use super::world::World;
 
@@ -42,6 +44,10 @@ pub(crate) struct Rig {
     pub(crate) world: World,
     pub(crate) group: Group,
     pub(crate) policy: PolicySettings,
+    /// What hooks of all members do, and what was run.
+    pub(crate) hooks: Scripts,
+    /// Lists of hooks that members have when they start.
+    pub(crate) hook_settings: HookSettings,
     pub(crate) members: BTreeMap<MemberId, Member>,
 }
 
@@ -96,6 +102,8 @@ impl Rig {
             world: World::of_primary_and_replicas(servers),
             group: Group::new(members, state_of(servers)),
             policy,
+            hooks: Scripts::default(),
+            hook_settings: HookSettings::default(),
             members: BTreeMap::new(),
         }
     }
@@ -144,6 +152,13 @@ impl Rig {
             tokio::sync::watch::channel(crate::app::ports::CredentialsByOrigin::default()).1,
             cancel.clone(),
         );
+        let hooks = HookRunner::new(
+            Arc::new(self.hooks.of(id)),
+            self.hook_settings.clone(),
+            consensus.clone(),
+            Arc::clone(&observatory),
+            Arc::clone(&clock),
+        );
         let shop = Workshop {
             executor,
             prober,
@@ -152,6 +167,7 @@ impl Rig {
             credentials: watch::Sender::new(CredentialsByOrigin::default()).subscribe(),
             clock,
             settings: RecoverySettings::default(),
+            hooks: hooks.clone(),
         };
         let recoverer = Recoverer::new(shop.clone(), pictures.clone(), eyes);
         let guard = Guard::new(shop, pictures.clone(), Arc::clone(&recoverer));
@@ -162,6 +178,7 @@ impl Rig {
             aliases: Aliases::default(),
             recoverer: Arc::clone(&recoverer),
             guard,
+            hooks,
         };
         let mut tasks = JoinSet::new();
         tasks.spawn(watcher.run());

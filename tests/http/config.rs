@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use ham4db::app::ports::TlsMode;
 use ham4db::config::{Environment, File, Settings, load, reference, search, settle};
+use ham4db::domain::hooks::HookList;
 use ham4db::domain::policy::RecoveryQuorum;
 use secrecy::ExposeSecret;
 
@@ -275,6 +276,32 @@ fn a_pod_of_a_stateful_set_knows_its_name() {
     let error = parse(&format!(r#"{{"RaftEnabled": true, "RaftDataDir": "/d", {other}}}"#)).unwrap_err();
     assert!(
         error.contains("this host is called `ham4db-1`, which is no pod of StatefulSet other"),
+        "{error}"
+    );
+}
+
+#[test]
+fn hooks_have_lists_deadlines_and_no_variable_that_carries_a_password() {
+    let none = good(&with("")).hooks;
+    assert!(none.run.lists.is_empty() && none.hidden.is_empty());
+    assert_eq!(none.shell, "bash");
+    let hooks = good(&with(
+        r#""PreFailoverProcesses": ["may {failedHost}", " "], "PostFailoverProcesses": [""],
+           "PreFailoverProcessesTimeoutSeconds": 7, "ProcessesShellCommand": "sh",
+           "MySQLTopologyUser": "u", "MySQLTopologyPassword": "${TOPOLOGY_PASSWORD}""#,
+    ))
+    .hooks;
+    assert_eq!(
+        hooks.run.lists,
+        BTreeMap::from([(HookList::PreFailover, vec!["may {failedHost}".to_owned()])])
+    );
+    assert_eq!(hooks.run.deadlines[&HookList::PreFailover], Duration::from_secs(7));
+    assert_eq!(hooks.run.deadlines[&HookList::PostFailover], Duration::from_mins(5));
+    assert_eq!(hooks.shell, "sh");
+    assert!(hooks.hidden.contains("TOPOLOGY_PASSWORD"));
+    let error = parse(&with(r#""PostFailoverProcessesTimeoutSeconds": 0"#)).unwrap_err();
+    assert!(
+        error.contains("PostFailoverProcessesTimeoutSeconds: must be at least 1"),
         "{error}"
     );
 }

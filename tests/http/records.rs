@@ -49,6 +49,7 @@ pub(crate) fn recovery(id: u64, phase: Phase) -> Recovery {
             message: "fence 127.0.0.1:21100".to_owned(),
         }],
         acknowledged: None,
+        hooks: ham4db::domain::hooks::HookLedger::default(),
     }
 }
 
@@ -75,6 +76,7 @@ pub(crate) fn with_records() -> Member {
             member_name: "member-1.example".to_owned(),
             held_back: None,
             recovery: Some("uid-2".to_owned()),
+            hooks: ham4db::domain::hooks::HookLedger::default(),
         };
         state.detections.insert(1, detection);
         let blocked = Blocked {

@@ -65,6 +65,7 @@ pub async fn claim(member: &dyn Consensus, uid: &str) -> ClaimToken {
         plan,
         report: PlanReport::default(),
         above: 0,
+        hooks: Vec::new(),
     };
     granted(member.propose(Command::Claim { claim: Box::new(claim) }).await.unwrap())
 }

@@ -10,6 +10,7 @@ mod kit;
 
 mod choice;
 mod findings;
+mod hooks;
 mod kit_itself;
 mod leader;
 mod partition;

@@ -292,6 +292,7 @@ async fn the_switch_the_alias_the_block_and_the_detection_are_shown() {
             finding: Box::new(finding(1, 1)),
             member_name: "a".to_owned(),
             held_back: None,
+            hooks: Vec::new(),
         },
     )
     .await;
@@ -369,6 +370,7 @@ async fn recover(kept: &mut Kept, uid: &str) {
         lost: None,
         errors: vec!["one".to_owned(), "two".to_owned()],
         lines: vec![line("over")],
+        hooks: Vec::new(),
     };
     kept.run(
         NOW.plus_millis(5000),

@@ -15,6 +15,7 @@ use crate::domain::key::InstanceKey;
 use crate::domain::state::ClaimToken;
 use crate::domain::topology::Topology;
 
+use super::hooks::HookRunner;
 use super::observatory::Observatory;
 use super::ports::{
     Account, Approach, Clock, Consensus, CredentialsByOrigin, Executor, Prober, StepError, StepSession, Target,
@@ -73,6 +74,8 @@ pub struct Workshop {
     pub clock: Arc<dyn Clock>,
     /// Deadlines.
     pub settings: RecoverySettings,
+    /// Runs the user's commands before and after.
+    pub hooks: HookRunner,
 }
 
 type Session = Arc<Mutex<Box<dyn StepSession>>>;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use crate::domain::hooks::HookLedger;
 use crate::domain::intent::{IntentId, Origin};
 use crate::domain::key::InstanceKey;
 use crate::domain::time::Wall;
@@ -9,6 +10,7 @@ use crate::domain::topology::ClusterId;
 
 use super::claims::{current, end, grant, open, quarantine_key, record, resume};
 use super::command::{Applied, COMMAND_VERSION, Command, Proposal, RefusedCommand};
+use super::hooks;
 use super::record::{Cluster, Detection, Epoch, MemberId, QuarantineState, RecordedPrimary, Recovery, State};
 use super::{MAX_SEEDS, bounds};
 
@@ -108,6 +110,7 @@ fn run(state: &mut State, command: &Command, changes: &mut BTreeSet<Change>) -> 
             finding,
             member_name,
             held_back,
+            hooks,
         } => {
             let id = next_number(state);
             let (cluster_name, cluster_alias) = labels(state, &finding.cluster);
@@ -120,6 +123,7 @@ fn run(state: &mut State, command: &Command, changes: &mut BTreeSet<Change>) -> 
                 member_name: member_name.clone(),
                 held_back: held_back.clone(),
                 recovery: None,
+                hooks: HookLedger::of(hooks),
             };
             state.detections.insert(id, detection);
             changes.insert(Change::Detection(id));
@@ -185,6 +189,8 @@ fn run(state: &mut State, command: &Command, changes: &mut BTreeSet<Change>) -> 
             }
             return Ok(Applied::Number { number: count });
         }
+        Command::HooksBegin { subject, list } => return hooks::begin(state, subject, *list, changes),
+        Command::HooksRan { subject, run, lines } => hooks::ran(state, subject, run, lines, changes)?,
         Command::Block { blocked } => {
             changes.insert(Change::Blocked(blocked.instance.clone()));
             state.blocked.insert(blocked.instance.clone(), blocked.clone());

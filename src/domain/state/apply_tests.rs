@@ -12,6 +12,7 @@ use super::record::{Acknowledgement, Blocked, ClaimToken, Detection, MemberRecor
 use super::sample::{Sample, claim, cluster_id, document, downtime, finding, identity, key, plan};
 use super::*;
 use crate::domain::fixture::mysql_set;
+use crate::domain::hooks::{HookList, HookRun, HookSubject};
 use crate::domain::intent::{IntentId, IntentKind, Origin};
 use crate::domain::time::Wall;
 
@@ -80,6 +81,7 @@ fn ending(successor: Option<u32>) -> Ending {
             at: Wall(5),
             message: "over".to_owned(),
         }],
+        hooks: Vec::new(),
     }
 }
 

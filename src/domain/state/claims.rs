@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::domain::gtid::GtidSet;
+use crate::domain::hooks::HookLedger;
 use crate::domain::instance::Identity;
 use crate::domain::key::InstanceKey;
 use crate::domain::recovery::plan::{Plan, RecoveryKind};
@@ -66,6 +67,7 @@ pub(super) fn grant(
         errors: Vec::new(),
         steps: Vec::new(),
         acknowledged: None,
+        hooks: HookLedger::of(&claim.hooks),
     };
     state.recoveries.insert(claim.uid.clone(), recovery);
     changes.insert(Change::Recovery(claim.uid.clone()));
@@ -86,6 +88,7 @@ pub(super) fn grant(
             member_name: claim.holder_name.clone(),
             held_back: None,
             recovery: Some(claim.uid.clone()),
+            hooks: HookLedger::default(),
         },
     );
     changes.insert(Change::Detection(detection));
@@ -135,6 +138,8 @@ fn give_way(state: &mut State, uid: &str, to: &str, changes: &mut BTreeSet<Chang
             recovery,
             [format!("gave way to recovery {to}, which replaces the primary")],
         );
+        // The other one's hooks tell what follows.
+        recovery.hooks.close_with(&[]);
         changes.insert(Change::Recovery(uid.to_owned()));
     }
 }
@@ -272,6 +277,7 @@ pub(super) fn end(
     recovery.lost_replicas.clone_from(&ending.lost_replicas);
     recovery.lost.clone_from(&ending.lost);
     add_errors(recovery, ending.errors.iter().cloned());
+    recovery.hooks.close_with(&ending.hooks);
     let cluster_id = recovery.plan.cluster.clone();
     let replaces_primary = recovery.plan.kind.replaces_primary();
     if let Some((instance, identity)) = &ending.successor

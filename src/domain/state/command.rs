@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::domain::finding::{Finding, Opinion};
 use crate::domain::gtid::GtidSet;
+use crate::domain::hooks::{HookList, HookRun, HookSubject};
 use crate::domain::instance::Identity;
 use crate::domain::intent::{Intent, IntentId, Origin};
 use crate::domain::key::InstanceKey;
@@ -123,6 +124,9 @@ pub enum Command {
         member_name: String,
         /// What held a recovery back.
         held_back: Option<HeldBack>,
+        /// Lists of hooks to be run for it.
+        #[serde(default)]
+        hooks: Vec<HookList>,
     },
     /// Takes the right to run one recovery (design §4.2).
     Claim {
@@ -190,6 +194,24 @@ pub enum Command {
         /// The word.
         acknowledgement: Acknowledgement,
     },
+    /// A list of hooks is about to be run. Answered with the number of the attempt; refused when the list is not due.
+    #[serde(rename_all = "camelCase")]
+    HooksBegin {
+        /// What for.
+        subject: HookSubject,
+        /// Which.
+        list: HookList,
+    },
+    /// A list of hooks was run to its end, well or not. Nothing when it was not due any more.
+    #[serde(rename_all = "camelCase")]
+    HooksRan {
+        /// What for.
+        subject: HookSubject,
+        /// How it ended.
+        run: HookRun,
+        /// Lines for the record of a recovery.
+        lines: Vec<StepRecord>,
+    },
     /// A recovery was refused because of a recent one.
     Block {
         /// Which.
@@ -221,6 +243,8 @@ impl Command {
             Self::Judge { .. } => "judge",
             Self::Release { .. } => "release",
             Self::Acknowledge { .. } => "acknowledge",
+            Self::HooksBegin { .. } => "hooks-begin",
+            Self::HooksRan { .. } => "hooks-ran",
             Self::Block { .. } => "block",
         }
     }
@@ -246,6 +270,9 @@ pub struct Claim {
     pub report: PlanReport,
     /// The epoch must become higher than this (found on the servers).
     pub above: Epoch,
+    /// Lists of hooks to be run before anything is touched.
+    #[serde(default)]
+    pub hooks: Vec<HookList>,
 }
 
 /// How a recovery ended.
@@ -266,6 +293,9 @@ pub struct Ending {
     pub errors: Vec<String>,
     /// Last lines of the record.
     pub lines: Vec<StepRecord>,
+    /// Lists of hooks to be run now that it is over.
+    #[serde(default)]
+    pub hooks: Vec<HookList>,
 }
 
 /// What became of a command.

@@ -9,6 +9,7 @@ mod apply_tests;
 mod bounds;
 pub mod claims;
 pub mod command;
+mod hooks;
 pub mod policy;
 pub mod record;
 #[cfg(test)]

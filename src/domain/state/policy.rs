@@ -194,9 +194,14 @@ fn held_back(
     let blocks = recoveries_of(state, cluster)
         .filter_map(|recovery| Some((blocked_until(recovery, block_millis)?, &recovery.uid)));
     let (until, uid) = blocks.max()?;
-    (now < until).then(|| HeldBack::RecentRecovery {
-        uid: uid.clone(),
-        until,
+    if now >= until {
+        return None;
+    }
+    let veto = state.recoveries.get(uid).and_then(|recovery| recovery.hooks.veto());
+    let uid = uid.clone();
+    Some(match veto.and_then(|run| run.failure.clone()) {
+        Some(why) => HeldBack::Vetoed { uid, until, why },
+        None => HeldBack::RecentRecovery { uid, until },
     })
 }
 

@@ -3,6 +3,7 @@ use std::collections::BTreeSet;
 use super::*;
 use crate::domain::finding::{Code, Evidence, Finding};
 use crate::domain::fixture::{Adjust, NOW, key, primary, replica, topology, uuid};
+use crate::domain::hooks::{HookLedger, HookList, HookRun};
 use crate::domain::instance::Identity;
 use crate::domain::recovery::plan::{Plan, PlanReport};
 use crate::domain::state::Phase;
@@ -108,6 +109,7 @@ fn recovery(uid: &str, phase: Phase) -> Recovery {
         errors: Vec::new(),
         steps: Vec::new(),
         acknowledged: None,
+        hooks: HookLedger::default(),
     }
 }
 
@@ -272,6 +274,22 @@ fn a_recovery_that_promoted_nobody_blocks_only_shortly() {
     ));
     assert_eq!(hold(&state, &cluster(), &settings, 30_000), None);
     assert!(hold(&with([ended("r1", true)]), &cluster(), &settings, 30_000).is_some());
+}
+
+#[test]
+fn a_recovery_that_a_hook_stopped_blocks_with_what_the_hook_said() {
+    let mut stopped = ended("r1", false);
+    stopped.hooks = HookLedger::of(&[HookList::PreFailover]);
+    stopped.hooks.finish(HookRun {
+        list: HookList::PreFailover,
+        attempt: 1,
+        at: NOW,
+        failure: Some("not today".to_owned()),
+    });
+    let state = with([stopped]);
+    let held_back = hold(&state, &cluster(), &settings(&["*"]), 1000).unwrap();
+    assert_eq!(held_back.to_string(), "a hook stopped recovery r1: not today");
+    assert_eq!(hold(&state, &cluster(), &settings(&["*"]), 30_000), None);
 }
 
 fn intent(instance: InstanceKey, origin: Origin, wish: Wish) -> Intent {

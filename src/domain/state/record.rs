@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::domain::finding::{Finding, Opinion};
 use crate::domain::gtid::GtidSet;
+use crate::domain::hooks::HookLedger;
 use crate::domain::instance::Identity;
 use crate::domain::intent::Origin;
 use crate::domain::key::InstanceKey;
@@ -217,6 +218,9 @@ pub struct Recovery {
     /// A person's word.
     #[serde(default)]
     pub acknowledged: Option<Acknowledgement>,
+    /// Lists of hooks that are still to be run for it, and that were.
+    #[serde(default)]
+    pub hooks: HookLedger,
 }
 
 impl Recovery {
@@ -338,6 +342,9 @@ pub struct Detection {
     /// The recovery that followed.
     #[serde(default)]
     pub recovery: Option<String>,
+    /// Lists of hooks that are still to be run for it, and that were; those of a claim stand in its recovery.
+    #[serde(default)]
+    pub hooks: HookLedger,
 }
 
 /// A refused recovery, the latest for its instance.

@@ -9,6 +9,7 @@ use super::{
 };
 use crate::domain::finding::{Code, Evidence, Finding, Opinion, Verdict};
 use crate::domain::fixture::{mysql_set, uuid};
+use crate::domain::hooks::{HookList, HookRun, HookSubject};
 use crate::domain::instance::{Identity, Observation, ProbeFailure};
 use crate::domain::intent::{Intent, Origin, PromotionRule, Wish};
 use crate::domain::key::InstanceKey;
@@ -101,6 +102,7 @@ pub(crate) fn claim(uid: &str, plan: Plan) -> Claim {
         },
         plan,
         above: 0,
+        hooks: vec![HookList::PreFailover],
     }
 }
 
@@ -177,6 +179,16 @@ impl Dice {
 
     fn servers(&mut self) -> BTreeSet<InstanceKey> {
         (0..=self.roll(4)).map(|_| key(self.server())).collect()
+    }
+
+    fn list(&mut self) -> HookList {
+        let lists = [
+            HookList::OnFailureDetection,
+            HookList::PreFailover,
+            HookList::PostMasterFailover,
+            HookList::PostFailover,
+        ];
+        lists[usize::try_from(self.roll(4)).unwrap()]
     }
 
     fn origin(&mut self) -> Origin {
@@ -260,6 +272,7 @@ impl Sample {
                 finding: Box::new(finding(1 + dice.roll(3), dice.server())),
                 member_name: "m".to_owned(),
                 held_back: (dice.roll(2) == 0).then_some(HeldBack::NoFilterMatches),
+                hooks: vec![HookList::OnFailureDetection],
             },
             17 => Command::Block {
                 blocked: Blocked {
@@ -391,6 +404,17 @@ impl Sample {
         }
     }
 
+    /// What hooks are run for.
+    fn subject(&self, dice: &mut Dice, token: &ClaimToken) -> HookSubject {
+        match self.state.detections.keys().next_back() {
+            Some(id) if dice.roll(3) == 0 => HookSubject::Detection { id: *id },
+            _ => HookSubject::Recovery {
+                uid: token.uid.clone(),
+                epoch: token.epoch,
+            },
+        }
+    }
+
     /// Something about a recovery that was claimed.
     fn act(&self, dice: &mut Dice) -> Command {
         let Some(token) = self.token(dice) else {
@@ -407,7 +431,21 @@ impl Sample {
             .get(&token.uid)
             .map(|recovery| recovery.plan.clone());
         let planned = planned.unwrap_or_else(|| plan(1, 1, 2, &[1, 2]));
-        match dice.roll(5) {
+        match dice.roll(7) {
+            5 => Command::HooksBegin {
+                subject: self.subject(dice, &token),
+                list: dice.list(),
+            },
+            6 => Command::HooksRan {
+                subject: self.subject(dice, &token),
+                run: HookRun {
+                    list: dice.list(),
+                    attempt: 1,
+                    at: Wall(7),
+                    failure: (dice.roll(2) == 0).then(|| "it's refused".to_owned()),
+                },
+                lines: vec![line],
+            },
             0 => Command::Resume {
                 uid: token.uid,
                 holder: 1 + u64::from(dice.roll(3)),
@@ -442,6 +480,7 @@ impl Sample {
                     lost: Some(mysql_set("1:10-11")),
                     errors: vec!["db7 was left behind".to_owned()],
                     lines: vec![line],
+                    hooks: vec![HookList::PostMasterFailover, HookList::PostFailover],
                 };
                 Command::End {
                     token,

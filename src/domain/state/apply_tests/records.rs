@@ -313,6 +313,7 @@ fn lists_are_bounded_and_what_runs_is_never_dropped() {
                 finding: Box::new(finding(1, 1)),
                 member_name: "m".to_owned(),
                 held_back: None,
+                hooks: Vec::new(),
             },
         );
     }

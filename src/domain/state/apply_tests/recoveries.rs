@@ -449,3 +449,118 @@ fn lists_are_bounded_and_the_oldest_goes_first() {
     assert_eq!(run(&mut state, 2000, ended), Applied::Done);
     assert_eq!(state.recoveries["one"].errors.len(), crate::domain::state::MAX_ERRORS);
 }
+
+#[test]
+fn hooks_are_begun_by_the_holder_while_a_recovery_runs_and_by_anybody_afterwards() {
+    let mut state = two_clusters();
+    let token = claimed(&mut state, claim("r1", plan(1, 1, 2, &[1, 2, 3])));
+    let subject = |epoch| HookSubject::Recovery {
+        uid: "r1".to_owned(),
+        epoch,
+    };
+    let begin = |epoch, list| Command::HooksBegin {
+        subject: subject(epoch),
+        list,
+    };
+    let ran = |epoch, list, failure: Option<&str>| Command::HooksRan {
+        subject: subject(epoch),
+        run: HookRun {
+            list,
+            attempt: 2,
+            at: Wall(5),
+            failure: failure.map(ToOwned::to_owned),
+        },
+        lines: vec![StepRecord {
+            id: 0,
+            at: Wall(5),
+            message: "asked".to_owned(),
+        }],
+    };
+    let list = HookList::PreFailover;
+    assert_eq!(
+        run(&mut state, 1, begin(token.epoch, list)),
+        Applied::Number { number: 1 }
+    );
+    // Another actor took over: the first one has no say any more.
+    let resume = Command::Resume {
+        uid: "r1".to_owned(),
+        holder: 2,
+        holder_name: "b".to_owned(),
+        above: 0,
+    };
+    let Applied::Claimed { token: second } = run(&mut state, 1, resume) else {
+        panic!("not resumed")
+    };
+    assert_eq!(
+        refused(run(&mut state, 1, ran(token.epoch, list, None))),
+        RefusedCommand::StaleClaim("r1".to_owned())
+    );
+    assert_eq!(
+        run(&mut state, 1, begin(second.epoch, list)),
+        Applied::Number { number: 2 }
+    );
+    assert_eq!(run(&mut state, 1, ran(second.epoch, list, None)), Applied::Done);
+    assert_eq!(state.recoveries["r1"].hooks.due, []);
+    assert_eq!(state.recoveries["r1"].steps.last().unwrap().message, "asked");
+    // Written twice, it counts once.
+    let before = state.recoveries.clone();
+    assert_eq!(run(&mut state, 1, ran(second.epoch, list, Some("no"))), Applied::Done);
+    assert_eq!(state.recoveries, before);
+    refused(run(&mut state, 1, begin(second.epoch, list)));
+    // When it is over, whoever leads runs what is told afterwards, and a failure of that stands among the errors.
+    let over = Command::End {
+        token: second,
+        ending: Box::new(Ending {
+            hooks: vec![HookList::PostFailover],
+            ..ending(Some(2))
+        }),
+    };
+    assert_eq!(run(&mut state, 1, over), Applied::Done);
+    let list = HookList::PostFailover;
+    assert_eq!(run(&mut state, 1, begin(0, list)), Applied::Number { number: 1 });
+    assert_eq!(run(&mut state, 1, ran(0, list, Some("it said no"))), Applied::Done);
+    assert_eq!(state.recoveries["r1"].errors, ["it said no"]);
+    assert!(state.recoveries["r1"].is_successful());
+}
+
+#[test]
+fn hooks_of_a_detection_are_begun_and_ended() {
+    let mut state = two_clusters();
+    let list = HookList::OnFailureDetection;
+    let detect = Command::Detect {
+        finding: Box::new(finding(1, 1)),
+        member_name: "a".to_owned(),
+        held_back: None,
+        hooks: vec![list],
+    };
+    let Applied::Number { number: id } = run(&mut state, 1, detect) else {
+        panic!("not detected")
+    };
+    let subject = HookSubject::Detection { id };
+    let begin = Command::HooksBegin {
+        subject: subject.clone(),
+        list,
+    };
+    assert_eq!(run(&mut state, 1, begin.clone()), Applied::Number { number: 1 });
+    let ran = Command::HooksRan {
+        subject,
+        run: HookRun {
+            list,
+            attempt: 1,
+            at: Wall(1),
+            failure: None,
+        },
+        lines: Vec::new(),
+    };
+    assert_eq!(run(&mut state, 1, ran), Applied::Done);
+    assert_eq!(state.detections[&id].hooks.runs.len(), 1);
+    refused(run(&mut state, 1, begin));
+    refused(run(
+        &mut state,
+        1,
+        Command::HooksBegin {
+            subject: HookSubject::Detection { id: 9999 },
+            list,
+        },
+    ));
+}

@@ -1,0 +1,310 @@
+//! What a command is told: placeholders and `ORC_` variables as orchestrator names them, `HAM4DB_` variables, and a JSON document.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+
+use crate::domain::finding::Finding;
+use crate::domain::instance::BinlogCoordinates;
+use crate::domain::key::InstanceKey;
+use crate::domain::state::record::Detection;
+use crate::domain::state::{Phase, Recovery};
+
+use super::{HookList, lists_of};
+
+/// Longest value of a variable, bytes. One above 128 KiB keeps every program from starting, and a hook that cannot start is a veto.
+const MAX_VALUE_BYTES: usize = 32 * 1024;
+
+/// What commands are run for.
+#[derive(Clone, Copy, Debug)]
+pub enum Subject<'a> {
+    /// A recovery.
+    Recovery(&'a Recovery),
+    /// A detection that no recovery followed at once.
+    Detection(&'a Detection),
+}
+
+/// Whether failures of a cluster are repaired without a person.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AutoRecovery {
+    /// Of its primary.
+    pub primary: bool,
+    /// Of its intermediate sources.
+    pub intermediate: bool,
+}
+
+/// One list that is about to be run.
+#[derive(Clone, Debug)]
+pub struct Occasion<'a> {
+    /// Which list.
+    pub list: HookList,
+    /// Which attempt, from 1.
+    pub attempt: u32,
+    /// What for.
+    pub subject: Subject<'a>,
+    /// Name of the member that runs it, as the group calls it.
+    pub member: &'a str,
+    /// Whether the cluster is repaired by itself.
+    pub auto: AutoRecovery,
+    /// Where the successor's binary log stood when it was last seen.
+    pub successor_coordinates: Option<BinlogCoordinates>,
+}
+
+/// Orchestrator's placeholders, and the variable that holds the same value.
+pub const PLACEHOLDERS: [(&str, &str); 28] = [
+    ("failureType", "ORC_FAILURE_TYPE"),
+    ("instanceType", "ORC_INSTANCE_TYPE"),
+    ("isMaster", "ORC_IS_MASTER"),
+    ("isCoMaster", "ORC_IS_CO_MASTER"),
+    ("failureDescription", "ORC_FAILURE_DESCRIPTION"),
+    ("command", "ORC_COMMAND"),
+    ("failedHost", "ORC_FAILED_HOST"),
+    ("failedPort", "ORC_FAILED_PORT"),
+    ("failureCluster", "ORC_FAILURE_CLUSTER"),
+    ("failureClusterAlias", "ORC_FAILURE_CLUSTER_ALIAS"),
+    ("failureClusterDomain", "ORC_FAILURE_CLUSTER_DOMAIN"),
+    ("countSlaves", "ORC_COUNT_REPLICAS"),
+    ("countReplicas", "ORC_COUNT_REPLICAS"),
+    ("isDowntimed", "ORC_IS_DOWNTIMED"),
+    ("autoMasterRecovery", "ORC_AUTO_MASTER_RECOVERY"),
+    (
+        "autoIntermediateMasterRecovery",
+        "ORC_AUTO_INTERMEDIATE_MASTER_RECOVERY",
+    ),
+    ("orchestratorHost", "ORC_ORCHESTRATOR_HOST"),
+    ("recoveryUID", "ORC_RECOVERY_UID"),
+    ("isSuccessful", "ORC_IS_SUCCESSFUL"),
+    ("lostSlaves", "ORC_LOST_REPLICAS"),
+    ("lostReplicas", "ORC_LOST_REPLICAS"),
+    ("countLostReplicas", "HAM4DB_COUNT_LOST_REPLICAS"),
+    ("slaveHosts", "ORC_REPLICA_HOSTS"),
+    ("replicaHosts", "ORC_REPLICA_HOSTS"),
+    ("successorHost", "ORC_SUCCESSOR_HOST"),
+    ("successorPort", "ORC_SUCCESSOR_PORT"),
+    ("successorBinlogCoordinates", "ORC_SUCCESSOR_BINLOG_COORDINATES"),
+    ("successorAlias", "ORC_SUCCESSOR_ALIAS"),
+];
+
+/// The name of the variable that holds a placeholder's value; `None` for what is none.
+pub fn variable_of(placeholder: &str) -> Option<&'static str> {
+    PLACEHOLDERS
+        .iter()
+        .find(|(name, _)| *name == placeholder)
+        .map(|(_, variable)| *variable)
+}
+
+impl<'a> Occasion<'a> {
+    fn recovery(&self) -> Option<&'a Recovery> {
+        match self.subject {
+            Subject::Recovery(recovery) => Some(recovery),
+            Subject::Detection(_) => None,
+        }
+    }
+
+    fn finding(&self) -> &'a Finding {
+        match self.subject {
+            Subject::Recovery(recovery) => &recovery.finding,
+            Subject::Detection(detection) => &detection.finding,
+        }
+    }
+
+    /// Name and alias of the cluster when it began.
+    fn cluster(&self) -> (&'a str, &'a str) {
+        match self.subject {
+            Subject::Recovery(recovery) => (&recovery.cluster_name, &recovery.cluster_alias),
+            Subject::Detection(detection) => (&detection.cluster_name, &detection.cluster_alias),
+        }
+    }
+
+    /// Who is the new primary. Before a takeover it is certain who that will be; before a failover it is chosen once more when nothing
+    /// moves any more, so nobody is named yet.
+    fn successor(&self) -> Option<&'a InstanceKey> {
+        let recovery = self.recovery()?;
+        if self.list == HookList::PreGracefulTakeover {
+            return Some(&recovery.plan.successor);
+        }
+        recovery.successor()
+    }
+
+    /// Where the recovery stands, in a word.
+    fn phase(&self) -> &'static str {
+        match self.recovery().map(|recovery| &recovery.phase) {
+            None => "Detected",
+            Some(Phase::Claimed) => "Claimed",
+            Some(Phase::Opened { .. }) => "Opened",
+            Some(Phase::Ended { .. }) => "Ended",
+        }
+    }
+
+    /// All variables that a command gets beside its own environment, none longer than 32 KiB and none with a NUL.
+    pub fn variables(&self) -> BTreeMap<&'static str, String> {
+        let mut variables = self.compatible();
+        variables.extend(self.own());
+        for value in variables.values_mut() {
+            value.retain(|c| c != '\0');
+            if value.len() > MAX_VALUE_BYTES {
+                let end = (0..=MAX_VALUE_BYTES)
+                    .rev()
+                    .find(|at| value.is_char_boundary(*at))
+                    .unwrap_or(0);
+                value.truncate(end);
+            }
+        }
+        variables
+    }
+
+    /// Orchestrator's.
+    fn compatible(&self) -> BTreeMap<&'static str, String> {
+        let finding = self.finding();
+        let evidence = &finding.evidence;
+        let (cluster, alias) = self.cluster();
+        let instance_type = if evidence.is_co_primary {
+            "co-master"
+        } else if evidence.is_primary {
+            "master"
+        } else {
+            "intermediate-master"
+        };
+        let successor = self.successor();
+        let coordinates = self.successor_coordinates.as_ref().filter(|_| successor.is_some());
+        // Members are called host:port where they are listed so; orchestrator gives the host.
+        let host = self.member.rsplit_once(':').map_or(self.member, |(host, _)| host);
+        BTreeMap::from([
+            ("ORC_FAILURE_TYPE", finding.code.as_str().to_owned()),
+            ("ORC_INSTANCE_TYPE", instance_type.to_owned()),
+            ("ORC_IS_MASTER", evidence.is_primary.to_string()),
+            ("ORC_IS_CO_MASTER", evidence.is_co_primary.to_string()),
+            ("ORC_FAILURE_DESCRIPTION", finding.description.clone()),
+            (
+                "ORC_COMMAND",
+                self.recovery()
+                    .map_or("", |recovery| lists_of(recovery.plan.kind).command)
+                    .to_owned(),
+            ),
+            ("ORC_FAILED_HOST", finding.instance.hostname.clone()),
+            ("ORC_FAILED_PORT", finding.instance.port.to_string()),
+            ("ORC_FAILURE_CLUSTER", cluster.to_owned()),
+            ("ORC_FAILURE_CLUSTER_ALIAS", alias.to_owned()),
+            // Clusters have no domain here.
+            ("ORC_FAILURE_CLUSTER_DOMAIN", String::new()),
+            ("ORC_COUNT_REPLICAS", evidence.replicas.len().to_string()),
+            ("ORC_IS_DOWNTIMED", finding.downtimed.to_string()),
+            ("ORC_AUTO_MASTER_RECOVERY", self.auto.primary.to_string()),
+            (
+                "ORC_AUTO_INTERMEDIATE_MASTER_RECOVERY",
+                self.auto.intermediate.to_string(),
+            ),
+            ("ORC_ORCHESTRATOR_HOST", host.to_owned()),
+            (
+                "ORC_RECOVERY_UID",
+                self.recovery().map(|recovery| recovery.uid.clone()).unwrap_or_default(),
+            ),
+            (
+                "ORC_IS_SUCCESSFUL",
+                self.recovery().is_some_and(Recovery::is_successful).to_string(),
+            ),
+            ("ORC_LOST_REPLICAS", listed(self.lost_replicas())),
+            ("ORC_REPLICA_HOSTS", listed(evidence.replicas.iter())),
+            (
+                "ORC_SUCCESSOR_HOST",
+                successor.map(|key| key.hostname.clone()).unwrap_or_default(),
+            ),
+            (
+                "ORC_SUCCESSOR_PORT",
+                successor.map(|key| key.port.to_string()).unwrap_or_default(),
+            ),
+            (
+                "ORC_SUCCESSOR_BINLOG_COORDINATES",
+                coordinates.map(ToString::to_string).unwrap_or_default(),
+            ),
+            // Instances have no alias here.
+            ("ORC_SUCCESSOR_ALIAS", String::new()),
+        ])
+    }
+
+    /// Ours.
+    fn own(&self) -> BTreeMap<&'static str, String> {
+        let recovery = self.recovery();
+        let of = |value: &dyn Fn(&Recovery) -> String| recovery.map(value).unwrap_or_default();
+        BTreeMap::from([
+            ("HAM4DB_HOOK", self.list.key().to_owned()),
+            ("HAM4DB_ATTEMPT", self.attempt.to_string()),
+            ("HAM4DB_MEMBER", self.member.to_owned()),
+            ("HAM4DB_PHASE", self.phase().to_owned()),
+            ("HAM4DB_CLUSTER_ID", self.finding().cluster.to_string()),
+            ("HAM4DB_FAILED", self.finding().instance.to_string()),
+            ("HAM4DB_RECOVERY_UID", of(&|recovery| recovery.uid.clone())),
+            ("HAM4DB_RECOVERY_ID", of(&|recovery| recovery.id.to_string())),
+            ("HAM4DB_EPOCH", of(&|recovery| recovery.epoch.to_string())),
+            ("HAM4DB_KIND", of(&|recovery| format!("{:?}", recovery.plan.kind))),
+            (
+                "HAM4DB_SUCCESSOR",
+                self.successor().map(ToString::to_string).unwrap_or_default(),
+            ),
+            (
+                "HAM4DB_PLANNED_SUCCESSOR",
+                of(&|recovery| recovery.plan.successor.to_string()),
+            ),
+            ("HAM4DB_COUNT_LOST_REPLICAS", self.lost_replicas().count().to_string()),
+            (
+                "HAM4DB_LOST_GTID_SET",
+                of(&|recovery| recovery.lost.as_ref().map(ToString::to_string).unwrap_or_default()),
+            ),
+            (
+                "HAM4DB_DETECTION_ID",
+                match self.subject {
+                    Subject::Recovery(_) => String::new(),
+                    Subject::Detection(detection) => detection.id.to_string(),
+                },
+            ),
+        ])
+    }
+
+    fn lost_replicas(&self) -> impl Iterator<Item = &'a InstanceKey> {
+        self.recovery()
+            .into_iter()
+            .flat_map(|recovery| recovery.lost_replicas.iter().map(|lost| &lost.instance))
+    }
+
+    /// The document that a command gets on its standard input. Fields are added, not changed, as long as `version` is 1.
+    pub fn document(&self) -> Value {
+        let (name, alias) = self.cluster();
+        let recovery = self.recovery();
+        json!({
+            "version": 1,
+            "hook": self.list.key(),
+            "attempt": self.attempt,
+            "member": self.member,
+            "phase": self.phase(),
+            "cluster": { "id": self.finding().cluster, "name": name, "alias": alias },
+            "finding": self.finding(),
+            "recovery": recovery.map(|recovery| json!({
+                "uid": recovery.uid,
+                "id": recovery.id,
+                "kind": recovery.plan.kind,
+                "epoch": recovery.epoch,
+                "holder": recovery.holder_name,
+                "startedAt": recovery.started,
+                "endedAt": recovery.ended(),
+                "successful": recovery.ended().map(|_| recovery.is_successful()),
+                "plan": recovery.plan,
+                "lostReplicas": recovery.lost_replicas,
+                "lostGtidSet": recovery.lost,
+                "errors": recovery.errors,
+            })),
+            "successor": self.successor(),
+            "detection": match self.subject {
+                Subject::Recovery(_) => None,
+                Subject::Detection(detection) => Some(json!({
+                    "id": detection.id,
+                    "at": detection.at,
+                    "heldBack": detection.held_back.as_ref().map(ToString::to_string),
+                })),
+            },
+        })
+    }
+}
+
+fn listed<'a>(keys: impl Iterator<Item = &'a InstanceKey>) -> String {
+    keys.map(ToString::to_string).collect::<Vec<_>>().join(",")
+}
