@@ -7,6 +7,8 @@ SHELL := bash
 MAKEFLAGS += --no-print-directory
 .PHONY: help build test lint bench demo e2e image crds clean clean-cache release
 
+# What a bench measures: both, unless one is named.
+BENCH := $(or $(FLAVOUR),both)
 FLAVOUR ?= mysql
 TARGETS ?=
 stage := tests/setup/stage.sh
@@ -35,11 +37,11 @@ demo: ## a primary is killed under four writers; FLAVOUR=mariadb, KEEP=1
 	@$(stage) 'demo build' cargo build --quiet --locked --example demo
 	@HAM4DB_BIN_DIR=$(CURDIR)/target/release-static $(stage) 'demo ($(FLAVOUR))' cargo run --quiet --locked --example demo
 
-bench: ## ten failovers, each time, median and maximum, and the CPU of a probe; FLAVOUR=mariadb
-	@$(ensure) tools $(FLAVOUR)
+bench: ## failovers with their phases, CPU of a probe, a fleet; FLAVOUR=mysql or mariadb (both), FAILOVERS=30, SERVERS=150
+	@$(ensure) tools mysql mariadb
 	@$(stage) 'release build' tests/setup/release.sh
 	@$(stage) 'bench build' cargo build --quiet --locked --example bench
-	@HAM4DB_BIN_DIR=$(CURDIR)/target/release-static $(stage) 'bench ($(FLAVOUR))' cargo run --quiet --locked --example bench
+	@FLAVOUR=$(BENCH) HAM4DB_BIN_DIR=$(CURDIR)/target/release-static $(stage) 'bench ($(BENCH))' cargo run --quiet --locked --example bench
 
 e2e: ## the chart, then the image and a failover in a real one-node cluster on this machine (root or sudo)
 	@$(ensure) mysql kube-node bases

@@ -1,7 +1,9 @@
-//! `make bench`: ten failovers on fresh servers, what the members do when the leader dies, and what a probe costs. Prints each time beside
-//! the project's budgets and beside the settings that the times depend on; nothing here fails for being slow.
+//! `make bench`: failovers on fresh servers of both flavours with their phases, what the members do when the leader dies, what a probe
+//! costs, and a fleet of 150 servers. Prints each time beside the project's budgets and beside the settings that the times depend on;
+//! nothing here fails for being slow.
 //!
-//! A failover is timed by a writer, as a user would see it, on a machine that does nothing else. FAILOVERS=N does another number.
+//! A failover is timed by a writer, as a user would see it, on a machine that does nothing else. FLAVOUR=mysql|mariadb does one
+//! flavour, FAILOVERS=N another number, SERVERS=N another fleet (0: none).
 
 #![expect(clippy::print_stdout, reason = "a bench is there to be read")]
 
@@ -13,6 +15,8 @@
 mod kit;
 
 mod cost;
+mod fleet;
+mod phases;
 mod round;
 mod times;
 
@@ -23,10 +27,13 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use kit::replication::Flavour;
 use kit::run::{cache, command};
+use phases::PhaseTable;
 use times::Times;
 
 /// How many failovers unless FAILOVERS says otherwise.
-const FAILOVERS: usize = 10;
+const FAILOVERS: usize = 30;
+/// How many servers the fleet has unless SERVERS says otherwise.
+const SERVERS: usize = 150;
 /// How many times leader and primary are killed together, and members are started while the primary is dead.
 const RARER: usize = 3;
 
@@ -52,7 +59,6 @@ async fn stopped() -> Result<()> {
 }
 
 async fn measure() -> Result<()> {
-    let flavour = Flavour::from_environment()?;
     let folder = cache()?;
     let file_system = command("stat", &["--file-system", "--format=%T", &folder.to_string_lossy()])?
         .trim()
@@ -62,17 +68,35 @@ async fn measure() -> Result<()> {
         "{} lies on {file_system}, where fsync costs nothing: what is measured there is no failover. Set XDG_CACHE_HOME to a disk",
         folder.display()
     );
-    let wanted = match std::env::var("FAILOVERS") {
-        Ok(number) => number
-            .parse()
-            .with_context(|| format!("FAILOVERS={number} is no number"))?,
-        Err(_) => FAILOVERS,
+    let flavours = match std::env::var("FLAVOUR").as_deref() {
+        Ok("both" | "") | Err(_) => vec![Flavour::MySql, Flavour::MariaDb],
+        Ok(_) => vec![Flavour::from_environment()?],
     };
+    let (failovers, servers) = (number("FAILOVERS", FAILOVERS)?, number("SERVERS", SERVERS)?);
     let cores = std::thread::available_parallelism().context("count the cores")?;
-    println!(
-        "{flavour}, 1 primary and 2 replicas with semi-sync, 3 members on SQLite, {cores} cores, file system {file_system}"
-    );
+    println!("3 members on SQLite, {cores} cores, file system {file_system}");
+    for flavour in &flavours {
+        of_flavour(*flavour, failovers).await?;
+    }
+    if servers > 0 {
+        println!("\n{servers} MariaDB servers in clusters of three are started, which takes some minutes");
+        let fleet = fleet::watch("bench-fleet", Flavour::MariaDb, servers).await?;
+        println!("{}", fleet.lines());
+    }
+    Ok(())
+}
 
+/// A number from the environment.
+fn number(name: &str, otherwise: usize) -> Result<usize> {
+    match std::env::var(name) {
+        Ok(number) if !number.is_empty() => number.parse().with_context(|| format!("{name}={number} is no number")),
+        Ok(_) | Err(_) => Ok(otherwise),
+    }
+}
+
+/// Failovers of one flavour, with a table at the end.
+async fn of_flavour(flavour: Flavour, failovers: usize) -> Result<()> {
+    println!("\n{flavour}, 1 primary and 2 replicas with semi-sync");
     let (mut writable, mut repointed, mut started, mut returned, mut leader) = (
         Times::default(),
         Times::default(),
@@ -80,7 +104,8 @@ async fn measure() -> Result<()> {
         Times::default(),
         Times::default(),
     );
-    for number in 1..=wanted {
+    let mut phases = PhaseTable::default();
+    for number in 1..=failovers {
         let round = round::play(&format!("bench-{number}"), flavour).await?;
         if number == 1 {
             println!(
@@ -100,29 +125,34 @@ async fn measure() -> Result<()> {
         started.add(round.started);
         returned.add(round.read_only_after);
         leader.add(round.leader_after);
+        phases.add(&round.phases);
         ensure!(round.lost == 0, "{} acknowledged rows were lost", round.lost);
     }
     let (mut together, mut from_start) = (Times::default(), Times::default());
-    for number in 1..=RARER {
+    for number in 1..=RARER.min(failovers) {
         together.add(round::with_leader(&format!("bench-leader-{number}"), flavour).await?);
         from_start.add(round::from_start(&format!("bench-start-{number}"), flavour).await?);
     }
 
     println!(
-        "\n{:54} {:>8} {:>8} {:>8}   budget",
-        "seconds", "median", "max", "times"
+        "\n{:54} {:>8} {:>8} {:>8} {:>8}   budget",
+        format!("{flavour}: seconds"),
+        "median",
+        "90 %",
+        "max",
+        "times"
     );
     println!(
         "{}",
-        writable.row("primary killed -> writable successor", "median 0.30, p99 0.6")
+        writable.row("primary killed -> writable successor", "median 0.30, max 0.6")
     );
+    println!("{}", phases.rows());
     println!("{}", repointed.row("replicas repointed after that", "0.1"));
     println!("{}", returned.row("returned primary answers -> read-only", "0.3"));
     println!("{}", leader.row("leader killed -> another one healthy", "2"));
     println!("{}", together.row("leader and primary killed -> writable", "2.5"));
     println!("{}", from_start.row("members started, primary dead -> writable", "3"));
     println!("{}", started.row("members started -> serving", "1"));
-
     let cost = cost::of_a_probe("bench-cost", flavour).await?;
     println!("\n{}", cost.lines());
     Ok(())

@@ -1,7 +1,7 @@
 //! One failover on fresh servers, and what else can be timed on the way.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result};
 
@@ -13,6 +13,7 @@ use crate::kit::sampler::Sampler;
 use crate::kit::topology::{Shape, Topology};
 use crate::kit::wait::until;
 use crate::kit::writers::Writers;
+use crate::phases::Phases;
 
 /// For every wait: a bench that takes longer has failed, not been slow.
 const DEADLINE: Duration = Duration::from_mins(1);
@@ -26,6 +27,8 @@ const ROWS: usize = 200;
 pub(crate) struct Round {
     pub(crate) measured: Measured,
     pub(crate) lost: usize,
+    /// Where the time of the failover went.
+    pub(crate) phases: Phases,
     /// From the start of three members until all serve.
     pub(crate) started: Duration,
     /// From the first answer of the returned primary to its first refusal of a write.
@@ -64,7 +67,9 @@ async fn failover(run: Arc<Run>, flavour: Flavour) -> Result<Round> {
     let writers = Writers::start(&topology, WRITERS)?;
     writers.progress(ROWS, DEADLINE).await?;
     let measured = kill_primary(&mut topology, &writers, DEADLINE).await?;
-    members.one_recovery(DEADLINE, &measured.from, &measured.to).await?;
+    let killed_at = wall_millis(measured.killed)?;
+    let recovery = members.one_recovery(DEADLINE, &measured.from, &measured.to).await?;
+    let phases = Phases::of(&members, &recovery, killed_at).await?;
     let (lost, _) = count_lost(&topology, writers, measured.successor).await?;
 
     let sampler = Sampler::start(&topology, &members);
@@ -91,6 +96,7 @@ async fn failover(run: Arc<Run>, flavour: Flavour) -> Result<Round> {
     Ok(Round {
         measured,
         lost,
+        phases,
         started,
         read_only_after,
         leader_after,
@@ -134,6 +140,13 @@ async fn begin(run: &Arc<Run>, flavour: Flavour) -> Result<(Topology, Members, W
     let writers = Writers::start(&topology, WRITERS)?;
     writers.progress(ROWS, DEADLINE).await?;
     Ok((topology, members, writers))
+}
+
+/// The wall clock at an instant, milliseconds since 1970.
+fn wall_millis(instant: Instant) -> Result<i64> {
+    let then = SystemTime::now() - instant.elapsed();
+    let since = then.duration_since(SystemTime::UNIX_EPOCH).context("read the clock")?;
+    Ok(i64::try_from(since.as_millis())?)
 }
 
 async fn settings(topology: &Topology) -> Result<String> {

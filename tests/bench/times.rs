@@ -26,12 +26,19 @@ impl Times {
         }
     }
 
+    /// Nine of ten are not above it.
+    fn ninety(&self) -> Duration {
+        let place = (self.sorted.len() * 9).div_ceil(10).saturating_sub(1);
+        self.sorted.get(place).copied().unwrap_or_default()
+    }
+
     /// A row of the table.
     pub(crate) fn row(&self, what: &str, budget: &str) -> String {
         let max = self.sorted.last().copied().unwrap_or_default();
         format!(
-            "{what:54} {:8.2} {:8.2} {:8}   {budget}",
+            "{what:54} {:8.3} {:8.3} {:8.3} {:8}   {budget}",
             self.median().as_secs_f64(),
+            self.ninety().as_secs_f64(),
             max.as_secs_f64(),
             self.sorted.len()
         )

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use futures::future::try_join_all;
+use futures::{StreamExt as _, TryStreamExt as _};
 
 use super::netns::Net;
 use super::replication::Flavour;
@@ -111,26 +112,50 @@ impl Topology {
         Self::start_on(run, shape, Some(net)).await
     }
 
+    /// Several topologies of one shape, all with the same accounts, on 127.0.0.1. Started a few at a time: a server that starts takes
+    /// more of the machine than one that runs.
+    pub(crate) async fn start_fleet(run: &Arc<Run>, shape: &Shape, count: usize) -> Result<Vec<Self>> {
+        let accounts = Accounts::new(run);
+        let size = shape.sources.len() + 1;
+        let starting = (0..count).map(|place| {
+            let (accounts, first) = (accounts.clone(), place * size);
+            async move { Self::start_numbered(run, shape, None, first, accounts).await }
+        });
+        futures::stream::iter(starting).buffered(2).try_collect().await
+    }
+
     async fn start_on(run: &Arc<Run>, shape: &Shape, net: Option<&Net>) -> Result<Self> {
+        Self::start_numbered(run, shape, net, 0, Accounts::new(run)).await
+    }
+
+    /// The servers are called `db` and a number, from the one after `before` on.
+    async fn start_numbered(
+        run: &Arc<Run>,
+        shape: &Shape,
+        net: Option<&Net>,
+        before: usize,
+        accounts: Accounts,
+    ) -> Result<Self> {
         let home = ensure_servers(shape.flavour)?;
+        let before = u32::try_from(before).context("number the servers")?;
         let count = u32::try_from(shape.sources.len() + 1).context("count the servers")?;
         let options = |number: u32| -> Result<ServerOptions> {
             Ok(ServerOptions {
                 flavour: shape.flavour,
                 number,
                 semi_sync: shape.semi_sync,
-                boots_read_only: number > 1,
+                boots_read_only: number > before + 1,
                 performance_schema: false,
                 host: net.map(|net| net.host(&format!("db{number}"))).transpose()?,
             })
         };
-        let starting: Vec<_> = (1..=count)
+        let starting: Vec<_> = (before + 1..=before + count)
             .map(|number| Ok(Server::start(Arc::clone(run), home.clone(), options(number)?)))
             .collect::<Result<_>>()?;
         let topology = Self {
             flavour: shape.flavour,
             servers: try_join_all(starting).await?,
-            accounts: Accounts::new(run),
+            accounts,
         };
         topology.replicate(shape).await.context("set up replication")?;
         Ok(topology)

@@ -49,6 +49,7 @@ pub(in crate::adapter::http) struct RecoveryShape {
 struct OpinionShape {
     member: String,
     at: String,
+    at_milliseconds: i64,
     milliseconds: u64,
     verdict: &'static str,
     reason: String,
@@ -65,6 +66,7 @@ impl From<&Opinion> for OpinionShape {
         Self {
             member: opinion.name.clone(),
             at: time_text(opinion.at),
+            at_milliseconds: opinion.at.0,
             milliseconds: opinion.millis,
             verdict,
             reason,
@@ -155,7 +157,7 @@ impl RecoveryShape {
     }
 }
 
-/// One line of the record of a recovery.
+/// One line of the record of a recovery. `AtMilliseconds` (since 1970) is ours: a failover is over within the second.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "PascalCase")]
 pub(in crate::adapter::http) struct StepShape {
@@ -163,6 +165,7 @@ pub(in crate::adapter::http) struct StepShape {
     #[serde(rename = "RecoveryUID")]
     recovery_uid: String,
     audit_at: String,
+    at_milliseconds: i64,
     message: String,
 }
 
@@ -173,6 +176,7 @@ impl StepShape {
             id: step.id,
             recovery_uid: uid.to_owned(),
             audit_at: time_text(step.at),
+            at_milliseconds: step.at.0,
             message: step.message.clone(),
         }
     }
