@@ -205,7 +205,9 @@ impl Drive<'_> {
         self.done.iter().any(|result| {
             matches!(
                 (&result.step, step),
-                (Step::Open { .. }, Step::Open { .. }) | (Step::Repoint { .. }, Step::Repoint { .. })
+                (Step::Open { .. }, Step::Open { .. })
+                    | (Step::Repoint { .. }, Step::Repoint { .. })
+                    | (Step::RepointAt { .. }, Step::RepointAt { .. })
             )
         })
     }
@@ -232,8 +234,14 @@ impl Drive<'_> {
         });
     }
 
-    async fn step(&mut self, recovery: &Recovery, fresh: &Topology, step: Step) -> Result<(), Stopped> {
-        let effects = match &step {
+    /// How long a server may take to apply what it received.
+    fn catch_up(&self) -> Duration {
+        let picture = self.pictures.cluster(&self.token.cluster);
+        Duration::from_millis(picture.map_or(60_000, |picture| picture.policy.catch_up_millis))
+    }
+
+    async fn step(&mut self, recovery: &Recovery, fresh: &Topology, mut step: Step) -> Result<(), Stopped> {
+        let effects = match &mut step {
             Step::Fence { victim } => BTreeMap::from([(victim.clone(), self.hands.fence(victim).await)]),
             Step::Freeze { replicas } => self
                 .hands
@@ -248,11 +256,7 @@ impl Drive<'_> {
                         || recovery.plan.position.clone(),
                         super::super::domain::instance::InstanceFacts::received,
                     );
-                let deadline = Duration::from_millis(
-                    self.pictures
-                        .cluster(&self.token.cluster)
-                        .map_or(60_000, |picture| picture.policy.catch_up_millis),
-                );
+                let deadline = self.catch_up();
                 BTreeMap::from([(successor.clone(), self.hands.drain(successor, &set, deadline).await)])
             }
             Step::Redial { victim } => BTreeMap::from([(victim.clone(), self.redial(victim).await)]),
@@ -270,6 +274,20 @@ impl Drive<'_> {
                 .repoint(successor, replicas)
                 .await
                 .unwrap_or_else(|effect| to_all(replicas, &effect)),
+            Step::ApplyAll { replicas } => self
+                .hands
+                .apply_all(replicas, self.catch_up())
+                .await
+                .unwrap_or_else(|effect| to_all(replicas, &effect)),
+            Step::Locate { successor, replicas } => {
+                let deadline = self.catch_up();
+                self.hands.locate(successor, replicas, deadline).await
+            }
+            Step::RepointAt { successor, replicas } => self
+                .hands
+                .repoint_at(successor, replicas)
+                .await
+                .unwrap_or_else(|effect| to_all(&replicas.keys().cloned().collect(), &effect)),
         };
         if let Some(why) = effects.values().find_map(|effect| {
             if let Effect::Unconfirmed(why) = effect {

@@ -10,7 +10,7 @@ use tokio::sync::watch;
 
 use crate::domain::finding::Opinion;
 use crate::domain::gtid::GtidSet;
-use crate::domain::instance::{Identity, InstanceFacts, Observation};
+use crate::domain::instance::{BinlogCoordinates, Identity, InstanceFacts, Observation};
 use crate::domain::intent::Origin;
 use crate::domain::key::InstanceKey;
 use crate::domain::state::{Applied, ClaimToken, Command, Epoch, MemberId, State};
@@ -223,6 +223,26 @@ pub trait StepSession: Send {
     async fn follow(
         &mut self,
         source: &InstanceKey,
+        account: Option<&Account>,
+        deadline: Duration,
+    ) -> Result<(), StepError>;
+
+    /// Waits until everything that was received is applied, told without GTIDs.
+    async fn wait_all_applied(&mut self, deadline: Duration) -> Result<(), StepError>;
+
+    /// Where those go on in this server's binary log who have applied its source's log up to these places, each told or with the
+    /// reason why it cannot be. Only after everything received is applied, and before the channel is forgotten.
+    async fn locate(
+        &mut self,
+        after: &[BinlogCoordinates],
+        deadline: Duration,
+    ) -> Result<Vec<Result<BinlogCoordinates, String>>, StepError>;
+
+    /// [`follow`](Self::follow), from a place in the source's binary log.
+    async fn follow_at(
+        &mut self,
+        source: &InstanceKey,
+        place: &BinlogCoordinates,
         account: Option<&Account>,
         deadline: Duration,
     ) -> Result<(), StepError>;

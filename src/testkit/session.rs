@@ -7,7 +7,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::app::ports::{Account, Approach, Clock, Executor, Prober, Pulse, StepError, StepSession, Target};
 use crate::domain::gtid::GtidSet;
-use crate::domain::instance::{Identity, InstanceFacts, Observation, ProbeFailure};
+use crate::domain::instance::{BinlogCoordinates, Identity, InstanceFacts, Observation, ProbeFailure};
 use crate::domain::key::InstanceKey;
 
 use super::clock::PausedClock;
@@ -437,6 +437,36 @@ impl StepSession for SimSession {
     ) -> Result<(), StepError> {
         let key = self.instance.clone();
         self.run("follow", deadline, |inner| inner.follow(&key, source)).await
+    }
+
+    async fn wait_all_applied(&mut self, deadline: Duration) -> Result<(), StepError> {
+        let key = self.instance.clone();
+        self.run("wait_all_applied", deadline, |inner| {
+            if let Some(link) = &mut inner.servers.get_mut(&key).unwrap().channel {
+                link.applies = true;
+            }
+        })
+        .await
+    }
+
+    /// All servers of the world count their logs alike, so a place is the same in every one.
+    async fn locate(
+        &mut self,
+        after: &[BinlogCoordinates],
+        deadline: Duration,
+    ) -> Result<Vec<Result<BinlogCoordinates, String>>, StepError> {
+        let found = after.iter().cloned().map(Ok).collect();
+        self.run("locate", deadline, |_| found).await
+    }
+
+    async fn follow_at(
+        &mut self,
+        source: &InstanceKey,
+        _place: &BinlogCoordinates,
+        account: Option<&Account>,
+        deadline: Duration,
+    ) -> Result<(), StepError> {
+        self.follow(source, account, deadline).await
     }
 
     async fn end(self: Box<Self>) {

@@ -8,6 +8,7 @@
 )]
 mod kit;
 
+mod by_position;
 mod choice;
 mod findings;
 mod hooks;

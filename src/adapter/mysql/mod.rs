@@ -15,6 +15,7 @@ mod executor;
 mod facts;
 mod group;
 mod line;
+mod log_events;
 mod prober;
 mod queries;
 mod replication;

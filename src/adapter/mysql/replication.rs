@@ -173,18 +173,31 @@ impl MySqlSession {
                 self.send(&statement, end).await?;
             }
         }
+        let tls = channel.as_ref().map(|_| SourceTls::Keep);
+        self.change_and_start(&name, source, account, position, tls, end)
+            .await?;
+        self.rescued = None;
+        Ok(())
+    }
+
+    /// Points a stopped channel at a source and starts it. Without `tls` the channel is a new one.
+    pub(super) async fn change_and_start(
+        &mut self,
+        name: &str,
+        source: &InstanceKey,
+        account: Option<&Account>,
+        position: SourcePosition,
+        tls: Option<SourceTls>,
+        end: Instant,
+    ) -> Result<(), StepError> {
         let change = ChangeSource {
-            channel: &name,
+            channel: name,
             host: &source.hostname,
             port: source.port,
             user: account.map(|account| account.user.as_str()),
             password: account.map(|account| account.password.expose_secret()),
             position,
-            tls: if channel.is_some() {
-                SourceTls::Keep
-            } else {
-                self.tls_of_a_new_channel()
-            },
+            tls: tls.unwrap_or_else(|| self.tls_of_a_new_channel()),
             connect_retry: Some(CONNECT_RETRY),
             retry_count: Some(RETRY_COUNT),
             heartbeat_period: Some(HEARTBEAT),
@@ -192,8 +205,7 @@ impl MySqlSession {
         let statement = self.dialect().change_source(&change);
         let changed = self.send_as(&statement.to_string(), statement.expose(), end).await;
         changed.map_err(|error| without_password(error, account))?;
-        self.rescued = None;
-        let statement = self.dialect().start_replica(&name);
+        let statement = self.dialect().start_replica(name);
         self.send(&statement, end).await.map(drop)
     }
 

@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 use crate::app::ports::{Account, StepError, StepSession, TlsMode};
 use crate::domain::dialect::Dialect;
 use crate::domain::gtid::GtidSet;
-use crate::domain::instance::{Channel, InstanceFacts};
+use crate::domain::instance::{BinlogCoordinates, Channel, InstanceFacts};
 use crate::domain::key::InstanceKey;
 
 use super::channel;
@@ -283,6 +283,28 @@ impl StepSession for MySqlSession {
         deadline: Duration,
     ) -> Result<(), StepError> {
         self.point_at(source, account, deadline).await
+    }
+
+    async fn wait_all_applied(&mut self, deadline: Duration) -> Result<(), StepError> {
+        self.apply_everything(deadline).await
+    }
+
+    async fn locate(
+        &mut self,
+        after: &[BinlogCoordinates],
+        deadline: Duration,
+    ) -> Result<Vec<Result<BinlogCoordinates, String>>, StepError> {
+        self.places_after(after, deadline).await
+    }
+
+    async fn follow_at(
+        &mut self,
+        source: &InstanceKey,
+        place: &BinlogCoordinates,
+        account: Option<&Account>,
+        deadline: Duration,
+    ) -> Result<(), StepError> {
+        self.point_at_place(source, place, account, deadline).await
     }
 
     async fn end(mut self: Box<Self>) {

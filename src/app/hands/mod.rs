@@ -1,5 +1,7 @@
 //! The hands of one recovery: runs the steps that it is told, each after the right to act was proved, and takes no decision.
 
+mod by_position;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;

@@ -113,6 +113,7 @@ fn every_list_is_a_key_of_orchestrator_and_only_those_before_may_veto() {
 fn what_stands_before_a_recovery_may_veto_and_what_stands_after_it_may_not() {
     for kind in [
         RecoveryKind::DeadPrimary,
+        RecoveryKind::DeadPrimaryByPosition,
         RecoveryKind::IntermediatePrimary,
         RecoveryKind::GroupMember,
         RecoveryKind::Rejoin,

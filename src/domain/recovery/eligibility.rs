@@ -19,6 +19,25 @@ pub(super) fn judge<'a>(
     replica: &'a Instance,
     policy: &Policy,
 ) -> Result<&'a InstanceFacts, RefusalReason> {
+    let facts = judge_without_gtid(topology, victim, replica, policy)?;
+    let has_gtid_mode = facts.version.flavour.is_mariadb() || facts.gtid_mode == "ON";
+    let is_gtid = facts
+        .managed_channel()
+        .is_some_and(|channel| channel.positioning.is_gtid());
+    if is_gtid && has_gtid_mode {
+        Ok(facts)
+    } else {
+        Err(RefusalReason::NoGtid)
+    }
+}
+
+/// The same for a replica whose channel needs no GTIDs.
+pub(super) fn judge_without_gtid<'a>(
+    topology: &Topology,
+    victim: &InstanceKey,
+    replica: &'a Instance,
+    policy: &Policy,
+) -> Result<&'a InstanceFacts, RefusalReason> {
     let facts = replica
         .valid_facts()
         .ok_or_else(|| RefusalReason::Unreachable(why_unreachable(replica)))?;
@@ -49,10 +68,6 @@ pub(super) fn judge<'a>(
     }
     if is_downtimed(topology, policy, &replica.key) {
         return Err(RefusalReason::Downtimed);
-    }
-    let has_gtid_mode = facts.version.flavour.is_mariadb() || facts.gtid_mode == "ON";
-    if !channel.positioning.is_gtid() || !has_gtid_mode {
-        return Err(RefusalReason::NoGtid);
     }
     if channel.sql_error.number != 0 && channel.sql != ThreadState::Running {
         return Err(RefusalReason::ApplierFailed(format!(

@@ -29,6 +29,11 @@ pub fn lint(plan: &Plan, topology: &Topology) -> Vec<String> {
             check_freeze(plan, topology, &mut wrong);
             check_positions(plan, topology, &mut wrong);
         }
+        RecoveryKind::DeadPrimaryByPosition => {
+            check_order(plan, &mut wrong);
+            check_roles(plan, topology, &mut wrong);
+            check_freeze(plan, topology, &mut wrong);
+        }
         RecoveryKind::Rejoin => check_rejoin(plan, topology, &mut wrong),
         RecoveryKind::IntermediatePrimary | RecoveryKind::GroupMember => {
             relocate::check_relocation(plan, topology, &mut wrong);
@@ -41,8 +46,13 @@ pub fn lint(plan: &Plan, topology: &Topology) -> Vec<String> {
 fn touched(step: &Step) -> BTreeSet<&InstanceKey> {
     match step {
         Step::Fence { victim } | Step::Redial { victim } => BTreeSet::from([victim]),
-        Step::Drain { successor } | Step::Open { successor } => BTreeSet::from([successor]),
-        Step::Freeze { replicas } | Step::Repoint { replicas, .. } => replicas.iter().collect(),
+        Step::Drain { successor } | Step::Open { successor } | Step::Locate { successor, .. } => {
+            BTreeSet::from([successor])
+        }
+        Step::Freeze { replicas } | Step::Repoint { replicas, .. } | Step::ApplyAll { replicas } => {
+            replicas.iter().collect()
+        }
+        Step::RepointAt { replicas, .. } => replicas.keys().collect(),
     }
 }
 
@@ -65,10 +75,11 @@ fn place(step: &Step) -> (u8, &'static str) {
     match step {
         Step::Fence { .. } => (0, "fence"),
         Step::Freeze { .. } => (1, "freeze"),
-        Step::Drain { .. } => (2, "drain"),
-        Step::Redial { .. } => (3, "redial"),
-        Step::Open { .. } => (4, "open"),
-        Step::Repoint { .. } => (5, "repoint"),
+        Step::Drain { .. } | Step::ApplyAll { .. } => (2, "drain"),
+        Step::Locate { .. } => (3, "locate"),
+        Step::Redial { .. } => (4, "redial"),
+        Step::Open { .. } => (5, "open"),
+        Step::Repoint { .. } | Step::RepointAt { .. } => (6, "repoint"),
     }
 }
 
@@ -90,7 +101,7 @@ fn check_roles(plan: &Plan, topology: &Topology, wrong: &mut Vec<String>) {
     let Plan { victim, successor, .. } = plan;
     for step in &plan.steps {
         let (named, follow) = match step {
-            Step::Drain { successor } | Step::Open { successor } => (successor, None),
+            Step::Drain { successor } | Step::Open { successor } | Step::Locate { successor, .. } => (successor, None),
             Step::Repoint { successor, replicas } => (successor, Some(replicas)),
             Step::Fence { victim: named } | Step::Redial { victim: named } => {
                 if named != victim {
@@ -98,9 +109,15 @@ fn check_roles(plan: &Plan, topology: &Topology, wrong: &mut Vec<String>) {
                 }
                 continue;
             }
-            Step::Freeze { replicas } => {
+            Step::RepointAt { successor, replicas } => {
+                if replicas.contains_key(victim) || replicas.contains_key(successor) {
+                    wrong.push(format!("{victim} or {successor} is among those that follow"));
+                }
+                (successor, None)
+            }
+            Step::Freeze { replicas } | Step::ApplyAll { replicas } => {
                 if replicas.contains(victim) {
-                    wrong.push(format!("the victim {victim} is among those to freeze"));
+                    wrong.push(format!("the victim {victim} is among those to freeze or to wait for"));
                 }
                 continue;
             }

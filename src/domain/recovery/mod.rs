@@ -2,6 +2,7 @@
 //!
 //! - [`position`]: what each replica received, and what of it is errant.
 //! - [`candidate`]: who may be promoted, and who is.
+//! - [`equivalence`]: positions in one log told from another, where there are no GTIDs.
 //! - [`planner`]: the plan with its report, and the second choice after the freeze.
 //! - `relocation`: where the replicas of a dead intermediate server can go.
 //! - [`lint`]: what must hold of any plan.
@@ -10,6 +11,7 @@
 
 pub mod candidate;
 mod eligibility;
+pub mod equivalence;
 pub mod lint;
 pub mod outcome;
 pub mod plan;

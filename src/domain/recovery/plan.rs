@@ -1,12 +1,12 @@
 //! A complete, immutable list of what to do, with a report of what was considered and refused.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
 use crate::domain::finding::Code;
 use crate::domain::gtid::GtidSet;
-use crate::domain::instance::Identity;
+use crate::domain::instance::{BinlogCoordinates, Identity};
 use crate::domain::key::InstanceKey;
 use crate::domain::topology::ClusterId;
 
@@ -46,6 +46,36 @@ pub enum Step {
         /// All that follow it.
         replicas: BTreeSet<InstanceKey>,
     },
+    /// Waits until each of these has applied all that it received, told without GTIDs, side by side.
+    ApplyAll {
+        /// The successor and all that will follow it.
+        replicas: BTreeSet<InstanceKey>,
+    },
+    /// Finds out from the successor's logs where others, who are behind it, have to go on in its binary log. Read only.
+    Locate {
+        /// The successor.
+        successor: InstanceKey,
+        /// Those who are behind; the executor fills in what was found.
+        replicas: BTreeMap<InstanceKey, Place>,
+    },
+    /// Points these replicas at places in the successor's binary log, side by side.
+    RepointAt {
+        /// The successor.
+        successor: InstanceKey,
+        /// Where each goes on; `None` is by GTID.
+        replicas: BTreeMap<InstanceKey, Option<BinlogCoordinates>>,
+    },
+}
+
+/// A place in the log of a dead source, and the same place in its successor's log.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Place {
+    /// In the log of the dead source: up to here was applied.
+    pub after: BinlogCoordinates,
+    /// In the successor's log, once it was found.
+    #[serde(default)]
+    pub found: Option<BinlogCoordinates>,
 }
 
 impl Step {
@@ -59,6 +89,19 @@ impl Step {
             Self::Redial { victim } => format!("redial {victim}: is it back?"),
             Self::Open { successor } => format!("open: make {successor} the writable primary"),
             Self::Repoint { successor, replicas } => format!("repoint {} to {successor}", list(replicas)),
+            Self::ApplyAll { replicas } => format!("drain: {} apply all that they received", list(replicas)),
+            Self::Locate { successor, replicas } => {
+                format!(
+                    "locate in the logs of {successor} where {} go on",
+                    list(&replicas.keys().cloned().collect())
+                )
+            }
+            Self::RepointAt { successor, replicas } => {
+                format!(
+                    "repoint {} to {successor}, by position",
+                    list(&replicas.keys().cloned().collect())
+                )
+            }
         }
     }
 }
@@ -68,6 +111,8 @@ impl Step {
 pub enum RecoveryKind {
     /// A dead primary is replaced, by GTID.
     DeadPrimary,
+    /// A dead primary is replaced, by file and position.
+    DeadPrimaryByPosition,
     /// A returned primary becomes a replica.
     Rejoin,
     /// The replicas of a dead intermediate primary get another source.
@@ -109,7 +154,7 @@ impl RecoveryKind {
     /// primary and leaves the victim in quarantine.
     pub fn replaces_primary(self) -> bool {
         match self {
-            Self::DeadPrimary => true,
+            Self::DeadPrimary | Self::DeadPrimaryByPosition => true,
             Self::Rejoin | Self::IntermediatePrimary | Self::GroupMember => false,
         }
     }
@@ -118,7 +163,7 @@ impl RecoveryKind {
     /// a repetition would be a sign that something works against it.
     pub fn blocks_its_repetition(self) -> bool {
         match self {
-            Self::DeadPrimary | Self::IntermediatePrimary | Self::GroupMember => true,
+            Self::DeadPrimary | Self::DeadPrimaryByPosition | Self::IntermediatePrimary | Self::GroupMember => true,
             Self::Rejoin => false,
         }
     }
@@ -127,7 +172,7 @@ impl RecoveryKind {
     /// done, every one of its steps is complete in itself, and the other recovery looks at the servers afresh.
     pub fn gives_way(self) -> bool {
         match self {
-            Self::DeadPrimary => false,
+            Self::DeadPrimary | Self::DeadPrimaryByPosition => false,
             Self::Rejoin | Self::IntermediatePrimary | Self::GroupMember => true,
         }
     }

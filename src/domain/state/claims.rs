@@ -6,7 +6,7 @@ use crate::domain::gtid::GtidSet;
 use crate::domain::hooks::HookLedger;
 use crate::domain::instance::Identity;
 use crate::domain::key::InstanceKey;
-use crate::domain::recovery::plan::{Plan, RecoveryKind};
+use crate::domain::recovery::plan::Plan;
 use crate::domain::topology::ClusterId;
 
 use super::MAX_STEPS;
@@ -32,7 +32,7 @@ pub(super) fn grant(
         .clusters
         .get_mut(&claim.plan.cluster)
         .ok_or_else(|| RefusedCommand::Unknown(format!("cluster {}", claim.plan.cluster)))?;
-    if claim.plan.kind == RecoveryKind::DeadPrimary
+    if claim.plan.kind.replaces_primary()
         && cluster
             .primary
             .as_ref()

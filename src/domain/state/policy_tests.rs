@@ -5,6 +5,7 @@ use crate::domain::finding::{Code, Evidence, Finding};
 use crate::domain::fixture::{Adjust, NOW, key, primary, replica, topology, uuid};
 use crate::domain::hooks::{HookLedger, HookList, HookRun};
 use crate::domain::instance::Identity;
+use crate::domain::recovery::plan::RecoveryKind;
 use crate::domain::recovery::plan::{Plan, PlanReport};
 use crate::domain::state::Phase;
 use crate::domain::state::record::Acknowledgement;

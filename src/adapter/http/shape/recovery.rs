@@ -87,6 +87,7 @@ impl RecoveryShape {
             RecoveryKind::DeadPrimary => ("MasterRecovery", "MasterRecoveryGTID"),
             RecoveryKind::IntermediatePrimary => ("IntermediateMasterRecovery", "NotMasterRecovery"),
             RecoveryKind::GroupMember => ("ReplicationGroupMemberRecovery", "NotMasterRecovery"),
+            RecoveryKind::DeadPrimaryByPosition => ("MasterRecovery", "MasterRecoveryPosition"),
             RecoveryKind::Rejoin => ("Rejoin", "NotMasterRecovery"),
         };
         Self {

@@ -11,6 +11,7 @@ use crate::domain::policy::{HeldBack, Policy};
 use crate::domain::time::Wall;
 use crate::domain::topology::Topology;
 
+pub(super) mod by_position;
 mod rejoin;
 mod relocate;
 
@@ -70,7 +71,7 @@ pub fn plan(finding: &Finding, topology: &Topology, policy: &Policy, now: Wall) 
         Some(kind @ (RecoveryKind::IntermediatePrimary | RecoveryKind::GroupMember)) => {
             return relocate::plan_relocation(finding, kind, topology, policy);
         }
-        Some(RecoveryKind::DeadPrimary | RecoveryKind::Rejoin) | None => {}
+        Some(RecoveryKind::DeadPrimary | RecoveryKind::DeadPrimaryByPosition | RecoveryKind::Rejoin) | None => {}
     }
     if let Err(why) = check_finding(finding, victim, topology) {
         return (
@@ -128,6 +129,9 @@ fn plan_for(
     policy: &Policy,
     now: Wall,
 ) -> (Option<Plan>, PlanReport) {
+    if by_position::applies(topology, victim) {
+        return by_position::plan_for(code, victim, topology, policy, &BTreeMap::new(), now);
+    }
     let (choice, report) = choose_successor(topology, victim, policy, &BTreeMap::new(), now);
     let plan = choice.and_then(|choice| {
         let instances = topology
@@ -337,11 +341,23 @@ fn keep_within(steps: &mut Vec<Step>, instances: &BTreeSet<InstanceKey>) {
             Step::Freeze { replicas } | Step::Repoint { replicas, .. } => {
                 replicas.retain(|key| instances.contains(key));
             }
-            Step::Fence { .. } | Step::Drain { .. } | Step::Redial { .. } | Step::Open { .. } => {}
+            Step::Fence { .. }
+            | Step::Drain { .. }
+            | Step::Redial { .. }
+            | Step::Open { .. }
+            | Step::ApplyAll { .. }
+            | Step::Locate { .. }
+            | Step::RepointAt { .. } => {}
         }
     }
     steps.retain(|step| match step {
         Step::Freeze { replicas } | Step::Repoint { replicas, .. } => !replicas.is_empty(),
-        Step::Fence { .. } | Step::Drain { .. } | Step::Redial { .. } | Step::Open { .. } => true,
+        Step::Fence { .. }
+        | Step::Drain { .. }
+        | Step::Redial { .. }
+        | Step::Open { .. }
+        | Step::ApplyAll { .. }
+        | Step::Locate { .. }
+        | Step::RepointAt { .. } => true,
     });
 }

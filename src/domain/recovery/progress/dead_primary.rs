@@ -180,7 +180,7 @@ impl Course<'_> {
     }
 
     /// The old primary is seen writable, and the last thing done was not an attempt to change that.
-    fn must_fence_first(&self) -> bool {
+    pub(super) fn must_fence_first(&self) -> bool {
         let victim = self.fresh.get(&self.plan.victim).and_then(Instance::valid_facts);
         let just_tried = self
             .done
@@ -212,11 +212,11 @@ impl Course<'_> {
     }
 
     /// Stopped by this actor's word, or seen stopped.
-    fn is_stopped(&self, key: &InstanceKey) -> bool {
+    pub(super) fn is_stopped(&self, key: &InstanceKey) -> bool {
         matches!(self.freeze_outcome(key), Some(Outcome::Done)) || self.fresh.get(key).is_some_and(is_frozen)
     }
 
-    fn freeze_outcome(&self, key: &InstanceKey) -> Option<&Outcome> {
+    pub(super) fn freeze_outcome(&self, key: &InstanceKey) -> Option<&Outcome> {
         self.last(|step| matches!(step, Step::Freeze { .. }), key)
             .map(|(_, outcome)| outcome)
     }

@@ -20,6 +20,7 @@ use crate::domain::state::Phase;
 use crate::domain::time::Wall;
 use crate::domain::topology::Topology;
 
+mod by_position;
 mod dead_primary;
 mod rejoin;
 mod relocate;
@@ -42,6 +43,10 @@ pub fn next(plan: &Plan, phase: &Phase, done: &[StepResult], fresh: &Topology, p
         (RecoveryKind::IntermediatePrimary | RecoveryKind::GroupMember, Phase::Claimed | Phase::Opened { .. }) => {
             course.relocate(policy)
         }
+        (RecoveryKind::DeadPrimaryByPosition, Phase::Claimed) => course
+            .towards_opening_by_position(policy, now)
+            .unwrap_or_else(|reason| course.abort(reason)),
+        (RecoveryKind::DeadPrimaryByPosition, Phase::Opened { successor, .. }) => course.forward_by_position(successor),
         (RecoveryKind::Rejoin, Phase::Claimed | Phase::Opened { .. }) => {
             course.rejoin().unwrap_or_else(|reason| Next::Abort {
                 reason,

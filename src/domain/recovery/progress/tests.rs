@@ -76,15 +76,16 @@ impl World {
             Step::Fence { .. } => facts.read_only = true,
             Step::Freeze { .. } => facts.channels[0].io = ThreadState::Stopped,
             Step::Drain { .. } => facts.executed = facts.received(),
-            Step::Redial { .. } => {}
+            Step::Redial { .. } | Step::Locate { .. } => {}
             Step::Open { .. } => {
                 facts.read_only = false;
                 facts.channels.clear();
             }
-            Step::Repoint { successor, .. } => {
+            Step::Repoint { successor, .. } | Step::RepointAt { successor, .. } => {
                 facts.channels[0].source = successor.clone();
                 facts.channels[0].io = ThreadState::Running;
             }
+            Step::ApplyAll { .. } => facts.channels[0].exec = facts.channels[0].read.clone(),
         }
         Outcome::Done
     }
@@ -113,7 +114,11 @@ impl World {
             let keys: BTreeSet<InstanceKey> = match &step {
                 Step::Fence { victim } | Step::Redial { victim } => [victim.clone()].into(),
                 Step::Drain { successor } | Step::Open { successor } => [successor.clone()].into(),
-                Step::Freeze { replicas } | Step::Repoint { replicas, .. } => replicas.clone(),
+                Step::Freeze { replicas } | Step::Repoint { replicas, .. } | Step::ApplyAll { replicas } => {
+                    replicas.clone()
+                }
+                Step::Locate { replicas, .. } => replicas.keys().cloned().collect(),
+                Step::RepointAt { replicas, .. } => replicas.keys().cloned().collect(),
             };
             self.log
                 .push(step.describe().split([':', ' ']).next().unwrap().to_owned());

@@ -1,0 +1,106 @@
+//! Steps of a recovery without GTIDs.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::join_all;
+
+use crate::app::ports::Account;
+use crate::domain::instance::BinlogCoordinates;
+use crate::domain::key::InstanceKey;
+use crate::domain::recovery::plan::Place;
+
+use super::{Effect, Hands};
+
+impl Hands {
+    /// Waits, side by side, until each has applied all that it received. One entry per server.
+    pub async fn apply_all(
+        &mut self,
+        replicas: &BTreeSet<InstanceKey>,
+        deadline: Duration,
+    ) -> Result<BTreeMap<InstanceKey, Effect>, Effect> {
+        self.each(replicas, |session| {
+            Box::pin(async move {
+                session
+                    .wait_all_applied(deadline)
+                    .await
+                    .map(|()| format!("{} has applied all that it received", session.instance()))
+            })
+        })
+        .await
+    }
+
+    /// Finds places in the successor's log and fills them in. One entry per server that was to be placed; a place that cannot be told
+    /// is a failure of that server alone.
+    pub async fn locate(
+        &mut self,
+        successor: &InstanceKey,
+        replicas: &mut BTreeMap<InstanceKey, Place>,
+        deadline: Duration,
+    ) -> BTreeMap<InstanceKey, Effect> {
+        let to_all = |effect: &Effect| replicas.keys().map(|key| (key.clone(), effect.clone())).collect();
+        let session = match self.session_of(successor, deadline).await {
+            Ok(session) => session,
+            Err(effect) => return to_all(&effect),
+        };
+        let after: Vec<BinlogCoordinates> = replicas.values().map(|place| place.after.clone()).collect();
+        let found = session.lock().await.locate(&after, deadline).await;
+        let found = match found {
+            Ok(found) => found,
+            Err(error) => return to_all(&self.effect_of(successor, &error)),
+        };
+        let mut effects = BTreeMap::new();
+        for ((key, place), found) in replicas.iter_mut().zip(found) {
+            let effect = match found {
+                Ok(at) => {
+                    let told = format!("{key} goes on at {at}");
+                    place.found = Some(at);
+                    Effect::Done(told)
+                }
+                Err(why) => Effect::Failed(format!("{key}: {why}")),
+            };
+            effects.insert(key.clone(), effect);
+        }
+        effects
+    }
+
+    /// Points replicas at places in a source's log, side by side. One entry per replica.
+    pub async fn repoint_at(
+        &mut self,
+        successor: &InstanceKey,
+        replicas: &BTreeMap<InstanceKey, Option<BinlogCoordinates>>,
+    ) -> Result<BTreeMap<InstanceKey, Effect>, Effect> {
+        let deadline = self.shop.settings.step_deadline;
+        let credentials = self.shop.credentials.borrow().clone();
+        let failed = self
+            .open_sessions(&replicas.keys().cloned().collect(), deadline)
+            .await?;
+        let account_for =
+            |key: &InstanceKey| -> Option<Account> { credentials.get(&self.target(key).origin)?.replication.clone() };
+        let sessions = replicas.iter().filter_map(|(key, place)| {
+            Some((
+                key.clone(),
+                place.clone(),
+                Arc::clone(&self.session(key)?),
+                account_for(key),
+            ))
+        });
+        let results = join_all(sessions.map(|(key, place, session, account)| async move {
+            let mut session = session.lock().await;
+            let (followed, told) = match &place {
+                Some(at) => (
+                    session.follow_at(successor, at, account.as_ref(), deadline).await,
+                    format!("{key} follows {successor} from {at}"),
+                ),
+                None => (
+                    session.follow(successor, account.as_ref(), deadline).await,
+                    format!("{key} follows {successor} by GTID"),
+                ),
+            };
+            (key, followed.map(|()| told))
+        }))
+        .await;
+        Ok(self.settle(&failed, results))
+    }
+}

@@ -1,0 +1,232 @@
+//! A dead primary whose replicas know no GTIDs: the choice by file and position in the source's binary log.
+//!
+//! Only direct replicas count: positions in one and the same log are all that can be compared. The one that received most is
+//! promoted. What the others lack is told from its logs ([`crate::domain::recovery::equivalence`]), or by GTID where the servers have
+//! GTIDs and only the channels do not use them (MariaDB always has; MySQL with `gtid_mode=ON`).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::domain::analysis::other_writable_tops;
+use crate::domain::finding::Code;
+use crate::domain::gtid::GtidSet;
+use crate::domain::instance::{BinlogCoordinates, Instance, InstanceFacts};
+use crate::domain::key::InstanceKey;
+use crate::domain::policy::{LossPolicy, Policy};
+use crate::domain::recovery::eligibility::{judge_without_gtid, why_unreachable};
+use crate::domain::recovery::equivalence::is_after;
+use crate::domain::recovery::plan::{Plan, PlanReport, RecoveryKind, Refusal, RefusalReason, Step};
+use crate::domain::time::Wall;
+use crate::domain::topology::Topology;
+
+use super::{identity_of, to_freeze};
+
+/// Whether the replicas of a primary are to be compared by position: they have channels, and none of those that answer uses GTIDs.
+pub(in crate::domain::recovery) fn applies(topology: &Topology, victim: &InstanceKey) -> bool {
+    let mut channels = topology
+        .replicas_of(victim)
+        .filter_map(|replica| replica.valid_facts()?.managed_channel())
+        .peekable();
+    channels.peek().is_some() && channels.all(|channel| !channel.positioning.is_gtid())
+}
+
+/// The plan, if there is one, and what was considered. `excluded` are servers that are no candidates for a reason of the moment.
+pub(in crate::domain::recovery) fn plan_for(
+    code: Code,
+    victim: &InstanceKey,
+    topology: &Topology,
+    policy: &Policy,
+    excluded: &BTreeMap<InstanceKey, RefusalReason>,
+    now: Wall,
+) -> (Option<Plan>, PlanReport) {
+    let mut report = PlanReport::default();
+    match choose(code, victim, topology, policy, excluded, now, &mut report) {
+        Ok(plan) => (Some(plan), report),
+        Err(why) => {
+            report.no_plan = Some(why);
+            (None, report)
+        }
+    }
+}
+
+fn choose(
+    code: Code,
+    victim: &InstanceKey,
+    topology: &Topology,
+    policy: &Policy,
+    excluded: &BTreeMap<InstanceKey, RefusalReason>,
+    now: Wall,
+    report: &mut PlanReport,
+) -> Result<Plan, String> {
+    if let Some(other) = other_writable_tops(topology, victim).first() {
+        return Err(format!("{other} is a writable primary of the same cluster already"));
+    }
+    let mut candidates = Vec::new();
+    for replica in topology.replicas_of(victim) {
+        let judged = match excluded.get(&replica.key) {
+            Some(reason) => Err(reason.clone()),
+            None => judge_without_gtid(topology, victim, replica, policy),
+        };
+        let delay = replica.channel().map_or(0, |channel| channel.delay_seconds);
+        match judged {
+            Ok(_) if delay > 0 => report.refused.push(refusal(replica, RefusalReason::Delayed(delay))),
+            Ok(facts) => candidates.push((replica, facts)),
+            Err(reason) => report.refused.push(refusal(replica, reason)),
+        }
+    }
+    let rank = |(replica, facts): &(&Instance, &InstanceFacts)| {
+        let rule = policy.promotion_rules.get(&replica.key).copied().unwrap_or_default();
+        (
+            rule,
+            (facts.version.major, facts.version.minor, facts.version.patch),
+            replica.key.clone(),
+        )
+    };
+    let best = candidates
+        .iter()
+        .filter(|one| !candidates.iter().any(|other| is_after(read(other.1), read(one.1))))
+        .min_by_key(|candidate| rank(candidate))
+        .ok_or_else(|| "no replica can be promoted".to_owned())?;
+    let (successor, facts) = *best;
+    accept_loss(topology, victim, facts, policy, now, report)?;
+    let mut followers = BTreeSet::new();
+    let mut lost_replicas = Vec::new();
+    for replica in topology
+        .replicas_of(victim)
+        .filter(|replica| replica.key != successor.key)
+    {
+        match obstacle(replica, facts) {
+            None => {
+                followers.insert(replica.key.clone());
+            }
+            Some(reason) => lost_replicas.push(refusal(replica, reason)),
+        }
+        if candidates.iter().any(|(candidate, _)| candidate.key == replica.key) {
+            report.refused.push(refusal(
+                replica,
+                RefusalReason::RankedLower(format!(
+                    "{} comes first by position, rule, version and address",
+                    successor.key
+                )),
+            ));
+        }
+    }
+    report.successor = Some(successor.key.clone());
+    report.refused.sort_by(|left, right| left.instance.cmp(&right.instance));
+    let mut applying = followers.clone();
+    applying.insert(successor.key.clone());
+    let mut steps = vec![Step::Fence { victim: victim.clone() }];
+    let frozen = to_freeze(topology, victim, &successor.key);
+    if !frozen.is_empty() {
+        steps.push(Step::Freeze { replicas: frozen });
+    }
+    steps.extend([
+        Step::ApplyAll { replicas: applying },
+        Step::Redial { victim: victim.clone() },
+        Step::Open {
+            successor: successor.key.clone(),
+        },
+    ]);
+    if !followers.is_empty() {
+        steps.push(Step::RepointAt {
+            successor: successor.key.clone(),
+            replicas: followers.into_iter().map(|key| (key, None)).collect(),
+        });
+    }
+    let instances = topology
+        .descendants_of(victim)
+        .into_iter()
+        .map(|instance| instance.key.clone())
+        .chain([victim.clone()]);
+    Ok(Plan {
+        kind: RecoveryKind::DeadPrimaryByPosition,
+        code,
+        cluster: topology.cluster.clone(),
+        victim: victim.clone(),
+        victim_identity: identity_of(topology, victim),
+        successor: successor.key.clone(),
+        successor_identity: facts.identity.clone(),
+        position: facts.executed.clone(),
+        instances: instances.collect(),
+        lost_replicas,
+        lost: None,
+        steps,
+    })
+}
+
+/// Up to where a replica received its source's log.
+pub(in crate::domain::recovery) fn read(facts: &InstanceFacts) -> &BinlogCoordinates {
+    static NOTHING: BinlogCoordinates = BinlogCoordinates {
+        file: String::new(),
+        position: 0,
+    };
+    facts.managed_channel().map_or(&NOTHING, |channel| &channel.read)
+}
+
+/// Whether a replica can follow by GTID although its channel does not use it.
+pub(in crate::domain::recovery) fn follows_by_gtid(replica: &InstanceFacts, source: &InstanceFacts) -> bool {
+    let has_gtid = |facts: &InstanceFacts| match facts.executed {
+        GtidSet::MariaDb(_) => true,
+        GtidSet::MySql(_) => facts.gtid_mode == "ON",
+    };
+    has_gtid(replica) && has_gtid(source)
+}
+
+fn obstacle(replica: &Instance, source: &InstanceFacts) -> Option<RefusalReason> {
+    let Some(facts) = replica.valid_facts() else {
+        return Some(RefusalReason::Unreachable(why_unreachable(replica)));
+    };
+    if facts.managed_channel().is_none() {
+        return Some(RefusalReason::Unknown("no single replication channel".to_owned()));
+    }
+    if is_after(read(facts), read(source)) {
+        return Some(RefusalReason::Incomparable(format!(
+            "it received up to {}, the successor only up to {}",
+            read(facts),
+            read(source)
+        )));
+    }
+    let is_older = (facts.version.major, facts.version.minor) < (source.version.major, source.version.minor);
+    (facts.version.flavour.is_mariadb() != source.version.flavour.is_mariadb() || is_older)
+        .then(|| RefusalReason::Version(format!("{}, and the successor runs {}", facts.version, source.version)))
+}
+
+/// Without GTIDs what is lost has no names: only that the primary's log was seen longer than what was received of it.
+fn accept_loss(
+    topology: &Topology,
+    victim: &InstanceKey,
+    successor: &InstanceFacts,
+    policy: &Policy,
+    now: Wall,
+    report: &mut PlanReport,
+) -> Result<(), String> {
+    let instance = topology.get(victim);
+    let written = instance.and_then(|instance| instance.facts.as_ref()?.binlog.as_ref());
+    let Some(written) = written.filter(|written| is_after(written, read(successor))) else {
+        return Ok(());
+    };
+    let told = format!(
+        "{victim} had written up to {written}, and up to {} was received",
+        read(successor)
+    );
+    let away = instance
+        .and_then(|instance| instance.last_seen)
+        .map(|seen| now.millis_since(seen));
+    match policy.loss {
+        LossPolicy::Refuse => Err(format!("transactions would be lost, and lossPolicy is Refuse: {told}")),
+        LossPolicy::AllowAfterTimeout if away.is_some_and(|away| away < policy.loss_timeout_millis) => Err(format!(
+            "transactions would be lost, and the old primary has {} s to come back (lossTimeout): {told}",
+            policy.loss_timeout_millis / 1000
+        )),
+        LossPolicy::AllowAfterTimeout | LossPolicy::Allow => {
+            report.remarks.push(format!("transactions are lost: {told}"));
+            Ok(())
+        }
+    }
+}
+
+fn refusal(instance: &Instance, reason: RefusalReason) -> Refusal {
+    Refusal {
+        instance: instance.key.clone(),
+        reason,
+    }
+}

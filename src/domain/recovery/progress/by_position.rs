@@ -1,0 +1,268 @@
+//! A dead primary whose replicas know no GTIDs: fence, freeze, let everybody apply, find the places, redial, open, repoint.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::domain::instance::{BinlogCoordinates, Instance, InstanceFacts};
+use crate::domain::key::InstanceKey;
+use crate::domain::policy::Policy;
+use crate::domain::recovery::equivalence::is_after;
+use crate::domain::recovery::outcome::{Next, Outcome};
+use crate::domain::recovery::plan::{Place, Plan, Refusal, RefusalReason, Step};
+use crate::domain::recovery::planner::by_position::{follows_by_gtid, plan_for};
+use crate::domain::time::Wall;
+
+use super::dead_primary::{MAX_RESULTS, OPEN_TRIES};
+use super::{Course, REPOINT_TRIES, frozen_by};
+
+/// Where each replica goes on in the successor's log; `None` is by GTID.
+type Places = BTreeMap<InstanceKey, Option<BinlogCoordinates>>;
+
+impl Course<'_> {
+    /// Before anything is promoted. An error is the reason to put everything back.
+    pub(super) fn towards_opening_by_position(&self, policy: &Policy, now: Wall) -> Result<Next, String> {
+        let victim = &self.plan.victim;
+        if self.done.len() >= MAX_RESULTS {
+            return Err(format!("no progress after {MAX_RESULTS} steps"));
+        }
+        match self.last(|step| matches!(step, Step::Fence { .. }), victim) {
+            None => return Ok(Next::Run(Step::Fence { victim: victim.clone() })),
+            Some((_, Outcome::Failed(why))) => {
+                return Err(format!("{victim} answers and could not be made read-only: {why}"));
+            }
+            Some((_, Outcome::Done | Outcome::NoAnswer(_) | Outcome::Unknown(_))) => {}
+        }
+        let untouched = |replicas: BTreeSet<InstanceKey>| -> BTreeSet<InstanceKey> {
+            replicas
+                .into_iter()
+                .filter(|key| self.freeze_outcome(key).is_none())
+                .collect()
+        };
+        let planned = untouched(frozen_by(self.plan));
+        if !planned.is_empty() {
+            return Ok(Next::Run(Step::Freeze { replicas: planned }));
+        }
+        let (plan, report) = plan_for(self.plan.code, victim, self.fresh, policy, &self.unfit(), now);
+        let mut plan = plan.ok_or_else(|| {
+            report
+                .no_plan
+                .unwrap_or_else(|| "no replica can be promoted".to_owned())
+        })?;
+        plan.instances.clone_from(&self.plan.instances);
+        plan.victim_identity = self.plan.victim_identity.clone().or(plan.victim_identity);
+        let more = untouched(frozen_by(&plan));
+        if !more.is_empty() {
+            return Ok(Next::Run(Step::Freeze { replicas: more }));
+        }
+        let successor = plan.successor.clone();
+        if !self.is_stopped(&successor) {
+            return Err(format!("{successor} could not be frozen"));
+        }
+        let followers = repointed_by(&plan);
+        let is_apply = |step: &Step| matches!(step, Step::ApplyAll { .. });
+        let waiting: BTreeSet<InstanceKey> = followers
+            .keys()
+            .chain([&successor])
+            .filter(|key| self.last(is_apply, key).is_none())
+            .cloned()
+            .collect();
+        if !waiting.is_empty() {
+            return Ok(Next::Run(Step::ApplyAll { replicas: waiting }));
+        }
+        let (places, lost) = match self.places(&successor, &followers)? {
+            Ok(found) => found,
+            Err(step) => return Ok(Next::Run(step)),
+        };
+        let applied = self.last(is_apply, &successor).map_or(0, |(index, _)| index);
+        let is_redial = |step: &Step| matches!(step, Step::Redial { .. });
+        match self.last(is_redial, victim) {
+            Some((index, Outcome::NoAnswer(_) | Outcome::Unknown(_))) if index > applied => {}
+            Some((index, Outcome::Failed(why))) if index > applied => {
+                return Err(format!("{victim} answers, and could not be looked at: {why}"));
+            }
+            // Positions do not tell whether it still has what its replicas received, so it is given the benefit of the doubt.
+            Some((index, Outcome::Done)) if index > applied => {
+                let facts = self.fresh.get(victim).and_then(Instance::valid_facts);
+                if facts.is_none_or(|facts| !self.is_another(facts)) {
+                    return Err(format!("came back: {victim} answers"));
+                }
+            }
+            _ => return Ok(Next::Run(Step::Redial { victim: victim.clone() })),
+        }
+        for step in &mut plan.steps {
+            if let Step::RepointAt { replicas, .. } = step {
+                replicas.clone_from(&places);
+            }
+        }
+        plan.lost_replicas.extend(lost);
+        let position = plan.position.clone();
+        Ok(Next::CommitOpen {
+            plan: Box::new(plan),
+            successor,
+            position,
+        })
+    }
+
+    /// Where each follower goes on, and those for which that cannot be told; or the step that finds it out.
+    fn places(
+        &self,
+        successor: &InstanceKey,
+        followers: &Places,
+    ) -> Result<Result<(Places, Vec<Refusal>), Step>, String> {
+        let facts = |key: &InstanceKey| self.fresh.get(key).and_then(Instance::valid_facts);
+        let source = facts(successor).ok_or_else(|| format!("{successor} does not answer any more"))?;
+        let end = source.binlog.clone();
+        let exec = |facts: &InstanceFacts| facts.managed_channel().map(|channel| channel.exec.clone());
+        let done = exec(source).ok_or_else(|| format!("{successor} has no replication channel any more"))?;
+        let (mut places, mut lost, mut unknown) = (Places::new(), Vec::new(), BTreeMap::new());
+        for key in followers.keys() {
+            let is_apply = |step: &Step| matches!(step, Step::ApplyAll { .. });
+            let refuse = |reason| Refusal {
+                instance: key.clone(),
+                reason,
+            };
+            let applied = match self.last(is_apply, key) {
+                Some((_, Outcome::Done)) => facts(key).and_then(|facts| Some((facts, exec(facts)?))),
+                Some((_, outcome)) => {
+                    lost.push(refuse(RefusalReason::ApplierFailed(outcome.told())));
+                    continue;
+                }
+                None => None,
+            };
+            let Some((replica, at)) = applied else {
+                lost.push(refuse(RefusalReason::Unreachable(
+                    "it does not answer any more".to_owned(),
+                )));
+                continue;
+            };
+            if is_after(&at, &done) {
+                lost.push(refuse(RefusalReason::Incomparable(format!(
+                    "it applied up to {at}, the successor up to {done}"
+                ))));
+            } else if follows_by_gtid(replica, source) {
+                places.insert(key.clone(), None);
+            } else if at == done && end.is_some() {
+                places.insert(key.clone(), end.clone());
+            } else {
+                unknown.insert(key.clone(), at);
+            }
+        }
+        let mut wanted = BTreeMap::new();
+        for (key, at) in unknown {
+            let located = self.done.iter().rev().find_map(|result| {
+                let Step::Locate { replicas, .. } = &result.step else {
+                    return None;
+                };
+                replicas.get(&key)
+            });
+            match located {
+                None => {
+                    wanted.insert(key, Place { after: at, found: None });
+                }
+                Some(place) if place.after == at && place.found.is_some() => {
+                    places.insert(key, place.found.clone());
+                }
+                Some(_) => {
+                    let why = self.last(|step| matches!(step, Step::Locate { .. }), &key);
+                    let why = why.map_or_else(String::new, |(_, outcome)| outcome.told());
+                    lost.push(Refusal {
+                        instance: key,
+                        reason: RefusalReason::Behind(format!("what follows {at} ({why})")),
+                    });
+                }
+            }
+        }
+        if wanted.is_empty() {
+            Ok(Ok((places, lost)))
+        } else {
+            Ok(Err(Step::Locate {
+                successor: successor.clone(),
+                replicas: wanted,
+            }))
+        }
+    }
+
+    /// After the Open entry.
+    pub(super) fn forward_by_position(&self, successor: &InstanceKey) -> Next {
+        let is_open = |step: &Step| matches!(step, Step::Open { .. });
+        match self.last(is_open, successor) {
+            Some((_, Outcome::Done)) => {}
+            Some((_, outcome)) if self.tries(is_open, successor) >= OPEN_TRIES => {
+                let error = format!(
+                    "SuccessorLost: {successor} was chosen and could not be opened: {}",
+                    outcome.told()
+                );
+                return Next::Finish(self.finish(false, successor, self.plan.lost_replicas.clone(), vec![error]));
+            }
+            _ if self.must_fence_first() => {
+                return Next::Run(Step::Fence {
+                    victim: self.plan.victim.clone(),
+                });
+            }
+            _ => {
+                return Next::Run(Step::Open {
+                    successor: successor.clone(),
+                });
+            }
+        }
+        let is_repoint = |step: &Step| matches!(step, Step::RepointAt { .. });
+        let mut pending = Places::new();
+        let mut lost = self.plan.lost_replicas.clone();
+        let mut errors = Vec::new();
+        for (replica, place) in repointed_by(self.plan) {
+            match self.last(is_repoint, &replica) {
+                Some((_, Outcome::Done)) => {}
+                Some((_, outcome)) if self.tries(is_repoint, &replica) >= REPOINT_TRIES => {
+                    errors.push(format!(
+                        "{replica} could not be pointed at {successor}: {}",
+                        outcome.told()
+                    ));
+                    lost.push(Refusal {
+                        instance: replica,
+                        reason: RefusalReason::Unreachable(outcome.told()),
+                    });
+                }
+                _ => {
+                    pending.insert(replica, place);
+                }
+            }
+        }
+        if pending.is_empty() {
+            return Next::Finish(self.finish(true, successor, lost, errors));
+        }
+        Next::Run(Step::RepointAt {
+            successor: successor.clone(),
+            replicas: pending,
+        })
+    }
+
+    /// Who cannot be promoted any more: not frozen, so it might still receive, or unable to apply what it received.
+    fn unfit(&self) -> BTreeMap<InstanceKey, RefusalReason> {
+        let mut unfit = BTreeMap::new();
+        for key in &self.plan.instances {
+            if let Some(outcome) = self.freeze_outcome(key).filter(|outcome| **outcome != Outcome::Done)
+                && !self.is_stopped(key)
+            {
+                let why = format!("could not be frozen: {}", outcome.told());
+                unfit.insert(key.clone(), RefusalReason::Unreachable(why));
+            }
+            let is_apply = |step: &Step| matches!(step, Step::ApplyAll { .. });
+            if let Some((_, outcome)) = self
+                .last(is_apply, key)
+                .filter(|(_, outcome)| **outcome != Outcome::Done)
+            {
+                unfit.insert(key.clone(), RefusalReason::ApplierFailed(outcome.told()));
+            }
+        }
+        unfit
+    }
+}
+
+fn repointed_by(plan: &Plan) -> Places {
+    let mut places = Places::new();
+    for step in &plan.steps {
+        if let Step::RepointAt { replicas, .. } = step {
+            places.extend(replicas.clone());
+        }
+    }
+    places
+}

@@ -1,0 +1,95 @@
+use super::*;
+use crate::domain::instance::BinlogCoordinates;
+
+fn at(position: u64) -> BinlogCoordinates {
+    BinlogCoordinates {
+        file: "binlog.000007".to_owned(),
+        position,
+    }
+}
+
+/// A replica of a server without GTIDs that received up to a position.
+fn plain(n: u32, position: u64) -> Instance {
+    cut(n, "")
+        .facts(|facts| facts.gtid_mode = "OFF".to_owned())
+        .channel(|channel| {
+            channel.positioning = Positioning::FilePosition;
+            channel.read = at(position);
+            channel.exec = at(position);
+        })
+}
+
+fn dead() -> Instance {
+    primary(1, "").facts(|facts| facts.gtid_mode = "OFF".to_owned()).dead()
+}
+
+#[test]
+fn the_replica_that_received_most_of_the_sources_log_is_promoted() {
+    for (ahead, behind) in [(2, 3), (3, 2)] {
+        let tree = topology([dead(), plain(ahead, 900), plain(behind, 800)]);
+        let (made, report) = planned(&tree, &Policy::default());
+        let made = made.unwrap();
+        assert_eq!(
+            (made.kind, &made.successor),
+            (RecoveryKind::DeadPrimaryByPosition, &key(ahead))
+        );
+        assert!(report.refused.iter().any(|refusal| refusal.instance == key(behind)));
+        let follows = made
+            .steps
+            .iter()
+            .any(|step| matches!(step, Step::RepointAt { replicas, .. } if replicas.contains_key(&key(behind))));
+        assert!(follows, "{:?}", made.steps);
+    }
+}
+
+#[test]
+fn a_later_file_is_further_than_a_later_position() {
+    let later = plain(2, 4).channel(|channel| {
+        channel.read = BinlogCoordinates {
+            file: "binlog.000008".to_owned(),
+            position: 4,
+        };
+    });
+    let (made, _) = planned(&topology([dead(), later, plain(3, 800)]), &Policy::default());
+    assert_eq!(made.unwrap().successor, key(2));
+}
+
+#[test]
+fn one_gtid_channel_among_them_is_decided_by_gtid() {
+    let tree = topology([dead(), plain(2, 900), cut(3, "1:1-90")]);
+    let (made, report) = planned(&tree, &Policy::default());
+    assert_eq!(made.unwrap().kind, RecoveryKind::DeadPrimary);
+    assert!(report.refused.contains(&Refusal {
+        instance: key(2),
+        reason: RefusalReason::NoGtid
+    }));
+}
+
+#[test]
+fn what_the_primary_was_seen_to_write_beyond_is_a_loss_that_the_policy_judges() {
+    let written = || dead().facts(|facts| facts.binlog = Some(at(1000)));
+    let tree = topology([written(), plain(2, 900), plain(3, 800)]);
+    let refuse = Policy {
+        loss: LossPolicy::Refuse,
+        ..Policy::default()
+    };
+    let (made, report) = plan(&dead_primary(), &tree, &refuse, NOW);
+    assert!(made.is_none());
+    assert!(report.no_plan.unwrap().contains("binlog.000007:1000"));
+    let allow = Policy {
+        loss: LossPolicy::Allow,
+        ..Policy::default()
+    };
+    let (made, report) = planned(&tree, &allow);
+    assert!(made.is_some() && report.remarks[0].contains("lost"), "{report:?}");
+}
+
+#[test]
+fn the_best_one_may_be_out_of_the_question_and_then_it_is_left_behind() {
+    let mut policy = Policy::default();
+    policy.promotion_rules.insert(key(2), PromotionRule::MustNot);
+    let (made, _) = planned(&topology([dead(), plain(2, 900), plain(3, 800)]), &policy);
+    let made = made.unwrap();
+    assert_eq!(made.successor, key(3));
+    assert!(matches!(&made.lost_replicas[..], [lost] if lost.instance == key(2)));
+}
