@@ -5,7 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use crate::domain::case::Case;
-use crate::domain::finding::Finding;
+use crate::domain::finding::{Finding, Opinion};
 use crate::domain::instance::Instance;
 use crate::domain::intent::{Intent, IntentId, Origin};
 use crate::domain::key::InstanceKey;
@@ -22,6 +22,8 @@ pub struct JudgedFinding {
     pub finding: Finding,
     /// Why no recovery runs; `None` when one would, or does.
     pub held_back: Option<HeldBack>,
+    /// What the members said when they were asked last: on the leader, and only where they were asked.
+    pub opinions: Vec<Opinion>,
 }
 
 /// One cluster as this member sees it now.

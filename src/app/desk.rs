@@ -2,8 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::domain::finding::Opinion;
 use crate::domain::key::InstanceKey;
 use crate::domain::policy::HeldBack;
+use crate::domain::state::MemberId;
 use crate::domain::time::Mono;
 use crate::domain::topology::ClusterId;
 
@@ -39,6 +41,10 @@ pub(super) struct Desk {
     pub(super) tried: BTreeMap<ClusterId, Mono>,
     /// What keeps each finding from being acted on, as found out by asking members and planning.
     pub(super) held_back: BTreeMap<InstanceKey, HeldBack>,
+    /// What the members said of a suspect when they were asked last, without what they saw.
+    pub(super) opinions: BTreeMap<InstanceKey, Vec<Opinion>>,
+    /// The data centre that each member named when it answered last.
+    pub(super) places: BTreeMap<MemberId, String>,
 }
 
 impl Desk {

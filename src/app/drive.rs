@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use tracing::{error, info, warn};
 
+use crate::domain::finding::Code;
 use crate::domain::hooks::{self, HookList};
+use crate::domain::instance::ProbeFailure;
 use crate::domain::key::InstanceKey;
 use crate::domain::recovery::plan::Step;
 use crate::domain::recovery::progress::{self, Finish, Next, Outcome, StepResult, Undo};
@@ -242,6 +244,11 @@ impl Drive<'_> {
 
     async fn step(&mut self, recovery: &Recovery, fresh: &Topology, mut step: Step) -> Result<(), Stopped> {
         let effects = match &mut step {
+            Step::ReconnectTest { victim, replicas } => self
+                .hands
+                .test_reconnect(victim, replicas, recovery.plan.code == Code::StalledPrimary)
+                .await
+                .unwrap_or_else(|effect| to_all(replicas, &effect)),
             Step::Fence { victim } => BTreeMap::from([(victim.clone(), self.hands.fence(victim).await)]),
             Step::Freeze { replicas } => self
                 .hands
@@ -259,7 +266,10 @@ impl Drive<'_> {
                 let deadline = self.catch_up();
                 BTreeMap::from([(successor.clone(), self.hands.drain(successor, &set, deadline).await)])
             }
-            Step::Redial { victim } => BTreeMap::from([(victim.clone(), self.redial(victim).await)]),
+            Step::Redial { victim } => {
+                let may_stall = recovery.plan.code == Code::StalledPrimary;
+                BTreeMap::from([(victim.clone(), self.redial(victim, may_stall).await)])
+            }
             Step::Open { successor } => {
                 let semi_sync = [&recovery.plan.victim, successor]
                     .into_iter()
@@ -299,6 +309,9 @@ impl Drive<'_> {
             return Err(Stopped::Unconfirmed(why));
         }
         self.say(format!("{}: {}", step.describe(), tell(&effects)));
+        if matches!(step, Step::ReconnectTest { .. }) {
+            failpoint::reached("after-reconnect-test");
+        }
         if matches!(step, Step::Freeze { .. }) {
             failpoint::reached("after-freeze");
         }
@@ -315,10 +328,12 @@ impl Drive<'_> {
         Ok(())
     }
 
-    /// Done: it answered, and its facts are known. `NoAnswer`: not reached. Failed: it lives and could not be examined.
-    async fn redial(&mut self, victim: &InstanceKey) -> Effect {
+    /// Done: it answered, and its facts are known. `NoAnswer`: not reached. Failed: it lives and could not be examined. One that is
+    /// replaced because it is stalled may be stalled.
+    async fn redial(&mut self, victim: &InstanceKey, may_stall: bool) -> Effect {
         match self.hands.redial(victim).await.outcome {
             Ok(_) => Effect::Done(format!("{victim} answers")),
+            Err(failure @ ProbeFailure::Stalled) if may_stall => Effect::NoAnswer(failure.to_string()),
             Err(failure) if failure.proves_life() => Effect::Failed(failure.to_string()),
             Err(failure) => Effect::NoAnswer(failure.to_string()),
         }

@@ -6,7 +6,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use regex::Regex;
 use tokio::sync::watch;
 
-use crate::domain::instance::{Identity, Instance, InstanceFacts, Observation};
+use crate::domain::analysis::silence;
+use crate::domain::instance::{Identity, Instance, InstanceFacts, Observation, ProbeFailure};
 use crate::domain::intent::Origin;
 use crate::domain::key::InstanceKey;
 use crate::domain::time::{Mono, Wall};
@@ -28,6 +29,10 @@ pub struct Tracked {
     pub failing_since: Option<Mono>,
     /// Grows whenever it tells something else than before, time that passed apart; of all instances no two have the same.
     pub revision: u64,
+    /// When the attempt that gave the latest facts began.
+    pub facts_begun: Option<Mono>,
+    /// Something has arrived from its source after this moment: the beginning of the last look at which it had not.
+    pub received_after: Option<Mono>,
 }
 
 /// All instances at one moment.
@@ -154,6 +159,8 @@ impl Observatory {
                 begun: None,
                 failing_since: None,
                 revision,
+                facts_begun: None,
+                received_after: None,
             },
         );
         true
@@ -213,6 +220,19 @@ impl Observatory {
             .collect()
     }
 
+    /// The other addresses of a watched instance.
+    pub fn aliases_of(&self, key: &InstanceKey) -> BTreeSet<InstanceKey> {
+        let inner = self.lock();
+        let canonical = inner.aliases.get(key).unwrap_or(key).clone();
+        inner
+            .aliases
+            .iter()
+            .filter(|(_, target)| **target == canonical)
+            .map(|(alias, _)| alias.clone())
+            .chain([canonical.clone()])
+            .collect()
+    }
+
     /// Takes in an observation; one that began before the latest known one is ignored.
     pub fn record(&self, observation: &Observation, begun: Mono, ended: Mono) -> Noticed {
         let mut inner = self.lock();
@@ -242,11 +262,19 @@ impl Observatory {
             };
         }
         let known: BTreeSet<InstanceKey> = inner.tracked.keys().chain(inner.aliases.keys()).cloned().collect();
+        let is_full_queue = observation.outcome == Err(ProbeFailure::NoAnswer)
+            && tracked.instance.failure == Some(ProbeFailure::Stalled)
+            && !is_lost_to_its_replicas(&inner, &observation.key);
+        let stalled = is_full_queue.then(|| Observation {
+            outcome: Err(ProbeFailure::Stalled),
+            ..observation.clone()
+        });
         inner.revision += 1;
         let revision = inner.revision;
         let Some(tracked) = inner.tracked.get_mut(&observation.key) else {
             return Noticed::default();
         };
+        let observation = stalled.as_ref().unwrap_or(observation);
         let (noticed, tells_anew) = take_in(tracked, observation, begun, ended, &known, &self.places);
         if tells_anew {
             tracked.revision = revision;
@@ -333,6 +361,14 @@ fn take_in(
             } else if has_moved || instance.binlog_unmoved_since.is_none() {
                 instance.binlog_unmoved_since = Some(observation.ended);
             }
+            let has_arrived = match (instance.channel(), facts.managed_channel()) {
+                (Some(before), Some(now)) => silence::has_arrived(before, now),
+                (None, _) | (_, None) => false,
+            };
+            if has_arrived {
+                tracked.received_after = tracked.facts_begun;
+            }
+            tracked.facts_begun = Some(begun);
             instance.facts = Some(facts);
             noticed.new_source = instance
                 .source()
@@ -362,6 +398,23 @@ fn lag_differs(before: &InstanceFacts, after: &InstanceFacts) -> bool {
     lags(before) != lags(after)
 }
 
+/// Whether all answering replicas of a server, at least one, were told that it cannot be reached.
+///
+/// A stopped process accepts connections until its queue is full; from then on it looks like a host that is gone. What was stopped
+/// counts as stopped until something else is proved: by another failure than silence, or by replicas that get no answer to their
+/// connection attempts either (2003).
+fn is_lost_to_its_replicas(inner: &Inner, key: &InstanceKey) -> bool {
+    let is_source = |source: &InstanceKey| inner.aliases.get(source).unwrap_or(source) == key;
+    let mut replicas = inner
+        .tracked
+        .values()
+        .filter_map(|tracked| tracked.instance.valid_facts()?.managed_channel())
+        .filter(|channel| is_source(&channel.source))
+        .peekable();
+    replicas.peek().is_some()
+        && replicas.all(|channel| channel.is_failing_to_connect() && channel.io_error.number == 2003)
+}
+
 /// Whether facts differ in what a decision could depend on: time that passed and lag are no news.
 fn differs(before: &InstanceFacts, after: &InstanceFacts) -> bool {
     let plain = |facts: &InstanceFacts| {
@@ -369,6 +422,7 @@ fn differs(before: &InstanceFacts, after: &InstanceFacts) -> bool {
         facts.uptime_seconds = 0;
         for channel in &mut facts.channels {
             channel.lag_seconds = None;
+            channel.heartbeats = None;
         }
         facts
     };

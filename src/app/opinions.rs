@@ -6,9 +6,12 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures::future::join_all;
 
-use crate::domain::analysis;
+use crate::domain::analysis::{self, Hindsight};
 use crate::domain::finding::{Opinion, Verdict};
+use crate::domain::instance::ProbeFailure;
 use crate::domain::intent::Origin;
+use crate::domain::key::InstanceKey;
+use crate::domain::time::Mono;
 
 use super::observatory::Observatory;
 use super::ports::{Approach, Clock, OpinionSource, Prober, Question, Target};
@@ -22,16 +25,43 @@ pub struct Eyes {
     prober: Arc<dyn Prober>,
     clock: Arc<dyn Clock>,
     name: String,
+    data_center: String,
 }
 
 impl Eyes {
-    /// Eyes of the member of this name.
-    pub fn new(observatory: Arc<Observatory>, prober: Arc<dyn Prober>, clock: Arc<dyn Clock>, name: String) -> Self {
+    /// Eyes of the member of this name, in this data centre (empty: not known).
+    pub fn new(
+        observatory: Arc<Observatory>,
+        prober: Arc<dyn Prober>,
+        clock: Arc<dyn Clock>,
+        name: String,
+        data_center: String,
+    ) -> Self {
         Self {
             observatory,
             prober,
             clock,
             name,
+            data_center,
+        }
+    }
+
+    /// What this member knows beside the probes of an opinion that it began at this moment.
+    fn hindsight(&self, question: &Question, begun: Mono) -> Hindsight {
+        let failing = self
+            .observatory
+            .get(&question.suspect)
+            .and_then(|tracked| tracked.failing_since);
+        let since = failing.map_or(begun, |failing| failing.min(begun));
+        let received = |key: &&InstanceKey| {
+            self.observatory
+                .get(key)
+                .and_then(|tracked| tracked.received_after)
+                .is_some_and(|after| after >= since)
+        };
+        Hindsight {
+            receiving: question.replicas.iter().filter(received).cloned().collect(),
+            aliases: self.observatory.aliases_of(&question.suspect),
         }
     }
 
@@ -68,8 +98,13 @@ impl OpinionSource for Eyes {
             };
             async move {
                 let begun = self.clock.mono();
-                let observation = self.prober.probe(&target, approach, deadline).await;
+                let mut observation = self.prober.probe(&target, approach, deadline).await;
                 self.observatory.record(&observation, begun, self.clock.mono());
+                // What silence means depends on what was seen before.
+                let known = self.observatory.get(key).and_then(|tracked| tracked.instance.failure);
+                if observation.outcome == Err(ProbeFailure::NoAnswer) && known == Some(ProbeFailure::Stalled) {
+                    observation.outcome = Err(ProbeFailure::Stalled);
+                }
                 observation
             }
         });
@@ -81,7 +116,8 @@ impl OpinionSource for Eyes {
                 question.millis
             ))
         } else {
-            analysis::verdict(&question.suspect, &question.replicas, &observations)
+            let known = self.hindsight(&question, begun);
+            analysis::verdict(&question.suspect, &question.replicas, &observations, &known)
         };
         Opinion {
             member: 0,
@@ -89,6 +125,7 @@ impl OpinionSource for Eyes {
             at: self.clock.wall(),
             millis: took,
             verdict,
+            data_center: self.data_center.clone(),
             observations,
         }
     }

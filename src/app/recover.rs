@@ -2,12 +2,11 @@
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
-use crate::domain::analysis;
+use crate::domain::analysis::{self, Consent};
 use crate::domain::finding::{Code, Finding, Opinion};
 use crate::domain::key::InstanceKey;
 use crate::domain::policy::HeldBack;
@@ -21,16 +20,18 @@ use super::desk::{Desk, Occupied, Said};
 use super::drive;
 use super::hands::Workshop;
 use super::picture::{ClusterPicture, Judged, Pictures};
-use super::ports::{OpinionSource, Question};
+use super::ports::OpinionSource;
 use super::queue::{self, Importance, Waiting};
 use super::refresh;
+
+mod agreement;
+
+use agreement::{calls_for, has_recovery};
 
 /// A refusal is written again, and logged again, after this; detections and blocks are for people.
 const SAY_AGAIN_MILLIS: u64 = 60_000;
 /// What nothing is done about is said when it has lasted so long.
 const SETTLE_MILLIS: u64 = 1000;
-/// After members did not agree, or a plan was refused, the same finding is taken up again after this.
-const TRY_AGAIN_MILLIS: u64 = 100;
 /// An unfinished recovery that stopped again is taken over again after this.
 const RESUME_AGAIN_MILLIS: u64 = 500;
 
@@ -64,6 +65,11 @@ impl Recoverer {
         self.desk().held_back.get(instance).cloned()
     }
 
+    /// What the members said of an instance when they were asked last; empty when they were not.
+    pub fn opinions(&self, instance: &InstanceKey) -> Vec<Opinion> {
+        self.desk().opinions.get(instance).cloned().unwrap_or_default()
+    }
+
     /// Waits until no task runs.
     pub async fn idle(&self) {
         self.tracker.close();
@@ -78,7 +84,7 @@ impl Recoverer {
         for picture in pictures {
             for judged in &picture.findings {
                 self.note(picture, judged);
-                if judged.held_back.is_none() && self.ready(picture, gives_way(judged.finding.code)) {
+                if judged.held_back.is_none() && self.ready(picture, &judged.finding) {
                     waiting.push(self.waiting(picture, &judged.finding));
                 }
             }
@@ -86,6 +92,8 @@ impl Recoverer {
                 picture.findings.iter().map(|judged| &judged.finding.instance).collect();
             let mut desk = self.desk();
             desk.held_back
+                .retain(|key, _| !picture.topology.instances.contains_key(key) || failing.contains(key));
+            desk.opinions
                 .retain(|key, _| !picture.topology.instances.contains_key(key) || failing.contains(key));
             desk.said
                 .retain(|(key, _), _| !picture.topology.instances.contains_key(key) || failing.contains(key));
@@ -131,10 +139,10 @@ impl Recoverer {
     }
 
     /// Nobody works on the cluster, every instance was looked at since this process started, and the last try is a little while ago.
-    fn ready(&self, picture: &ClusterPicture, gives_way: bool) -> bool {
+    fn ready(&self, picture: &ClusterPicture, finding: &Finding) -> bool {
         let now = self.shop.clock.mono();
         let desk = self.desk();
-        desk.is_free(&picture.cluster.id, gives_way)
+        desk.is_free(&picture.cluster.id, gives_way(finding.code))
             && picture
                 .topology
                 .instances
@@ -143,7 +151,7 @@ impl Recoverer {
             && desk
                 .tried
                 .get(&picture.cluster.id)
-                .is_none_or(|tried| now.millis_since(*tried) >= TRY_AGAIN_MILLIS)
+                .is_none_or(|tried| now.millis_since(*tried) >= agreement::try_again_millis(finding))
     }
 
     /// Says what is found, and writes a detection when nothing will be done about it (a claim is a detection itself). What may be over
@@ -266,8 +274,8 @@ impl Recoverer {
         cluster: &ClusterId,
         finding: &Finding,
     ) -> Result<(Vec<Opinion>, ClusterPicture, Judged), HeldBack> {
-        let opinions = if finding.evidence.last_check_valid {
-            Vec::new()
+        let (opinions, consent) = if finding.evidence.last_check_valid {
+            (Vec::new(), Consent::Failover)
         } else {
             self.agree(finding).await?
         };
@@ -283,9 +291,8 @@ impl Recoverer {
             .cluster(cluster)
             .ok_or_else(|| HeldBack::Refused(String::from("the cluster is gone")))?;
         let again = |judged: &&Judged| {
-            let code = judged.finding.code;
             let is_as_alive = judged.finding.evidence.last_check_valid == finding.evidence.last_check_valid;
-            judged.finding.instance == finding.instance && code.is_actionable() && is_as_alive
+            judged.finding.instance == finding.instance && calls_for(&judged.finding, consent) && is_as_alive
         };
         let judged = picture.findings.iter().find(again).cloned();
         match judged {
@@ -302,12 +309,7 @@ impl Recoverer {
         judged: &Judged,
         opinions: Vec<Opinion>,
     ) -> Result<(), HeldBack> {
-        let (plan, report) = planner::plan(
-            &judged.finding,
-            &picture.topology,
-            &picture.policy,
-            self.shop.clock.wall(),
-        );
+        let (plan, report) = agreement::plan_of(&judged.finding, picture, self.shop.clock.wall());
         match plan {
             None => Err(HeldBack::Refused(
                 report.no_plan.unwrap_or_else(|| String::from("no reason given")),
@@ -373,43 +375,6 @@ impl Recoverer {
 
     async fn drive(self: &Arc<Self>, token: &ClaimToken) {
         drive::drive(&self.shop, &self.pictures, token).await;
-    }
-
-    async fn agree(&self, finding: &Finding) -> Result<Vec<Opinion>, HeldBack> {
-        let deadline = self.shop.settings.opinion_deadline;
-        let question = Question {
-            cluster: finding.cluster.clone(),
-            suspect: finding.instance.clone(),
-            replicas: finding.evidence.replicas.iter().cloned().collect(),
-            millis: u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX),
-        };
-        let me = self.shop.consensus.me();
-        let (mine, mut opinions) = futures::join!(
-            self.eyes.opinion(question.clone()),
-            self.shop
-                .consensus
-                .ask_opinions(&question, deadline + Duration::from_millis(100))
-        );
-        opinions.insert(
-            0,
-            Opinion {
-                member: me.id,
-                name: me.name,
-                ..mine
-            },
-        );
-        let voters = self
-            .shop
-            .consensus
-            .peers()
-            .iter()
-            .filter(|peer| peer.voter)
-            .count()
-            .max(1);
-        match analysis::agreement(&opinions, voters, self.shop.settings.quorum) {
-            Ok(()) => Ok(opinions),
-            Err(why) => Err(HeldBack::NoAgreement(why)),
-        }
     }
 
     /// Recoveries that are not over and that no task of this process runs are taken over, whoever held them.
@@ -521,7 +486,7 @@ impl Recoverer {
         let Some(judged) = picture
             .findings
             .iter()
-            .find(|judged| judged.finding.instance == *instance && judged.finding.code.is_actionable())
+            .find(|judged| judged.finding.instance == *instance && has_recovery(&judged.finding))
         else {
             return Err(HeldBack::NotActionable);
         };

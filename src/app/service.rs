@@ -80,6 +80,7 @@ impl Service {
                     .held_back
                     .or_else(|| self.recoverer.held_back(&judged.finding.instance));
                 JudgedFinding {
+                    opinions: self.recoverer.opinions(&judged.finding.instance),
                     finding: judged.finding,
                     held_back,
                 }

@@ -58,6 +58,9 @@ pub struct RecoverySettings {
     pub fence_deadline: Duration,
     /// How many clusters are repaired at once, at least 1.
     pub concurrency: usize,
+    /// How long replicas may take to reach their source anew before it counts as gone. Within one network that takes milliseconds;
+    /// between regions it is the connection, the handshake and the login, six round trips.
+    pub reconnect_window: Duration,
 }
 
 impl Default for RecoverySettings {
@@ -68,6 +71,7 @@ impl Default for RecoverySettings {
             step_deadline: Duration::from_secs(5),
             fence_deadline: Duration::from_millis(500),
             concurrency: 20,
+            reconnect_window: Duration::from_millis(700),
         }
     }
 }

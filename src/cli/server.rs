@@ -135,6 +135,7 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
         Arc::clone(&prober),
         Arc::clone(&clock),
         name,
+        settings.recovery.member_data_center.clone(),
     ));
 
     let (consensus, agreement) = agreement(
@@ -411,6 +412,8 @@ fn policy_settings(settings: &Settings) -> anyhow::Result<PolicySettings> {
         recover_non_writable_primary: recovery.recover_non_writable_primary,
         enforce_exact_semi_sync: recovery.enforce_exact_semi_sync,
         locked_semi_sync_millis: recovery.locked_semi_sync.as_secs() * 1000,
+        stalled: recovery.stalled,
+        stalled_timeout_millis: u64::try_from(recovery.stalled_timeout.as_millis()).context("StalledPrimarySeconds")?,
         reasonable_lag_seconds: settings.discovery.reasonable_lag.as_secs(),
         prevent_cross_data_center: recovery.prevent_cross_data_center,
         prevent_cross_region: recovery.prevent_cross_region,

@@ -10,7 +10,7 @@ use secrecy::SecretString;
 use crate::app::filter::{ClusterFilters, HostnameFilters};
 use crate::app::ports::{Account, TlsMode};
 use crate::domain::key::InstanceKey;
-use crate::domain::policy::RecoveryQuorum;
+use crate::domain::policy::{RecoveryQuorum, StalledPrimary};
 
 use super::accepted::ACCEPTED;
 use super::file::File;
@@ -531,12 +531,26 @@ impl Check<'_> {
         let quorum = match (keys.RecoveryQuorum.as_str(), file.group.RaftEnabled) {
             ("Leader", _) | ("", false) => RecoveryQuorum::Leader,
             ("Majority", _) | ("", true) => RecoveryQuorum::Majority,
+            ("MajorityOfDataCenters", _) => RecoveryQuorum::MajorityOfDataCenters,
             (other, _) => {
-                self.wrong("RecoveryQuorum", format!("`{other}` is neither Leader nor Majority"));
+                self.wrong(
+                    "RecoveryQuorum",
+                    format!("`{other}` is none of Leader, Majority, MajorityOfDataCenters"),
+                );
                 RecoveryQuorum::Majority
             }
         };
+        let stalled = match keys.StalledPrimary.as_str() {
+            "Observe" => StalledPrimary::Observe,
+            "Failover" => StalledPrimary::Failover,
+            other => {
+                self.wrong("StalledPrimary", format!("`{other}` is neither Observe nor Failover"));
+                StalledPrimary::Observe
+            }
+        };
         RecoverySettings {
+            stalled,
+            stalled_timeout: Duration::from_secs(self.positive("StalledPrimarySeconds", keys.StalledPrimarySeconds)),
             block: Duration::from_secs(block),
             ignore: self.hostnames("RecoveryIgnoreHostnameFilters", &keys.RecoveryIgnoreHostnameFilters),
             ignore_texts: keys.RecoveryIgnoreHostnameFilters.clone(),
@@ -557,6 +571,7 @@ impl Check<'_> {
             concurrency: usize::try_from(self.positive("MaxConcurrentRecoveries", keys.MaxConcurrentRecoveries))
                 .unwrap_or(usize::MAX),
             quorum,
+            member_data_center: keys.MemberDataCenter.clone(),
         }
     }
 }

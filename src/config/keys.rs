@@ -224,8 +224,14 @@ keys! {
         PreventCrossRegionMasterFailover: bool = false;
         /// (own key) How many clusters are repaired at once, at least 1; the most important first.
         MaxConcurrentRecoveries: u32 = 20;
-        /// (own key) Who must agree before a failover: `Leader` or `Majority` (of the voters). Default: `Majority` with `RaftEnabled`, `Leader` otherwise.
+        /// (own key) Who must agree before a failover: `Leader`, `Majority` (of the voters) or `MajorityOfDataCenters` (such a majority, out of more than half of the voters' data centres). Default: `Majority` with `RaftEnabled`, `Leader` otherwise.
         RecoveryQuorum: String = String::new();
+        /// (own key) What to do about a primary that accepts connections and answers none: `Observe` or `Failover`, which needs a majority and no replica that receives. It cannot be fenced then.
+        StalledPrimary: String = "Observe".to_owned();
+        /// (own key) With `StalledPrimary: Failover`: after so many seconds without an answer.
+        StalledPrimarySeconds: u32 = 30;
+        /// (own key) Data centre of this member, for `RecoveryQuorum: MajorityOfDataCenters`. Members without one count as being in one of their own, all together.
+        MemberDataCenter: String = String::new();
     }
 }
 

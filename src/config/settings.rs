@@ -9,7 +9,7 @@ use secrecy::SecretString;
 use crate::app::filter::{ClusterFilters, HostnameFilters};
 use crate::app::ports::{Account, Credentials, TlsMode};
 use crate::domain::key::InstanceKey;
-use crate::domain::policy::RecoveryQuorum;
+use crate::domain::policy::{RecoveryQuorum, StalledPrimary};
 
 pub use super::keys::{Kubernetes as KubernetesSettings, StatefulSet as StatefulSetSettings};
 
@@ -193,6 +193,12 @@ pub struct RecoverySettings {
     pub concurrency: usize,
     /// Who must agree.
     pub quorum: RecoveryQuorum,
+    /// What to do about a stalled primary.
+    pub stalled: StalledPrimary,
+    /// After how long without an answer.
+    pub stalled_timeout: Duration,
+    /// Where this member is; empty: not told.
+    pub member_data_center: String,
 }
 
 /// The user's commands before and after.

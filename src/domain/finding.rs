@@ -181,7 +181,7 @@ impl Code {
     pub fn changes_with_time(self) -> bool {
         matches!(
             self,
-            Self::LockedSemiSyncMasterHypothesis | Self::QuarantinedPrimaryReturned
+            Self::StalledPrimary | Self::LockedSemiSyncMasterHypothesis | Self::QuarantinedPrimaryReturned
         )
     }
 
@@ -301,6 +301,9 @@ pub struct Opinion {
     pub millis: u64,
     /// What it says.
     pub verdict: Verdict,
+    /// Where the member is; empty when it was not told.
+    #[serde(default)]
+    pub data_center: String,
     /// What it saw: the suspect and its replicas.
     #[serde(default)]
     pub observations: Vec<Observation>,
@@ -312,6 +315,12 @@ pub struct Opinion {
 pub enum Verdict {
     /// It sees the suspect dead and no replica receiving.
     Dead,
+    /// It gets no answer from the suspect's host, replicas say that they receive, and nothing shows that they do: packets may be
+    /// dropped on every way. Counts as dead for a test of whether replicas can reconnect, and for nothing else.
+    Silent(String),
+    /// The suspect accepts connections and answers none, and nothing shows that a replica receives. A veto, unless the policy lets a
+    /// stalled primary be replaced.
+    Stalled(String),
     /// It sees the suspect alive, or a replica receiving: a veto.
     Alive(String),
     /// It sees nothing of the cluster and does not count.

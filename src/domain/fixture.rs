@@ -148,6 +148,7 @@ fn channel(source: u32, positioning: Positioning) -> Channel {
         exec: super::instance::BinlogCoordinates::default(),
         relay: super::instance::BinlogCoordinates::default(),
         retrieved: None,
+        heartbeats: None,
         positioning,
         lag_seconds: Some(0),
         delay_seconds: 0,

@@ -143,6 +143,9 @@ pub struct Channel {
     /// What was received: MySQL `Retrieved_Gtid_Set` (empty after a restart with `relay_log_recovery`), MariaDB `Gtid_IO_Pos`.
     #[serde(default)]
     pub retrieved: Option<GtidSet>,
+    /// Heartbeats received since the thread's start, where the server counts them beside its status (MariaDB).
+    #[serde(default)]
+    pub heartbeats: Option<u64>,
     /// How the channel finds its place.
     #[serde(default)]
     pub positioning: Positioning,

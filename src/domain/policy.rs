@@ -43,6 +43,17 @@ pub enum OldPrimary {
     Rejoin,
 }
 
+/// What to do about a primary that accepts connections and answers none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum StalledPrimary {
+    /// Show it.
+    #[default]
+    Observe,
+    /// Replace it when it has been so for a while and no replica receives from it. It cannot be fenced: when it goes on, it is
+    /// writable until that is seen.
+    Failover,
+}
+
 /// Why no recovery runs although a finding calls for one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -87,6 +98,8 @@ pub enum HeldBack {
     },
     /// The finding has no recovery.
     NotActionable,
+    /// It is waited for something, told in words.
+    Waits(String),
     /// The members do not agree.
     NoAgreement(String),
     /// The planner refused.
@@ -111,6 +124,7 @@ impl std::fmt::Display for HeldBack {
             Self::Vetoed { uid, why, .. } => write!(f, "a hook stopped recovery {uid}: {why}"),
             Self::RecoveryRuns { uid } => write!(f, "recovery {uid} of this cluster runs"),
             Self::NotActionable => f.write_str("no recovery exists for this finding"),
+            Self::Waits(what) => f.write_str(what),
             Self::NoAgreement(why) => write!(f, "members do not agree: {why}"),
             Self::Refused(why) => write!(f, "no plan: {why}"),
             Self::Unsound(why) => write!(f, "the plan failed its check: {why}"),
@@ -141,6 +155,9 @@ pub enum RecoveryQuorum {
     /// A majority of the voters of the committed membership.
     #[default]
     Majority,
+    /// Such a majority, out of more than half of the data centres that voters are in. Voters whose data centre is not known count as
+    /// being in one of their own, all together.
+    MajorityOfDataCenters,
 }
 
 /// The policy of one cluster at one moment.
@@ -167,6 +184,10 @@ pub struct Policy {
     pub loss_timeout_millis: u64,
     /// What to do with a returned primary.
     pub old_primary: OldPrimary,
+    /// What to do about a stalled primary.
+    pub stalled: StalledPrimary,
+    /// With [`StalledPrimary::Failover`]: after how long without an answer, milliseconds.
+    pub stalled_timeout_millis: u64,
     /// How long an unacknowledged recovery blocks the next one, milliseconds from its end.
     pub block_millis: u64,
     /// Instances of the recoveries that run: what happens to them is part of these.

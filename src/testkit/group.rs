@@ -324,6 +324,7 @@ impl Consensus for SimConsensus {
                 name: peer(id).name,
                 at: self.group.clock.wall(),
                 millis: 0,
+                data_center: String::new(),
                 verdict: said
                     .clone()
                     .unwrap_or_else(|| Verdict::Missing(String::from("no answer in time"))),

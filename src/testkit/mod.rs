@@ -17,6 +17,7 @@ mod world;
 mod failover_tests;
 mod guard_tests;
 mod hook_tests;
+mod silence_tests;
 mod sweep_tests;
 mod takeover_tests;
 

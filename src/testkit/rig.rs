@@ -140,6 +140,7 @@ impl Rig {
             Arc::clone(&prober),
             Arc::clone(&clock),
             format!("member{id}"),
+            String::new(),
         ));
         self.group.set_eyes(id, eyes.clone());
         let cancel = CancellationToken::new();

@@ -361,6 +361,7 @@ impl StepSession for SimSession {
         self.run("stop_receiving", deadline, |inner| {
             if let Some(link) = &mut inner.servers.get_mut(&key).unwrap().channel {
                 link.receives = false;
+                link.is_stale = false;
             }
         })
         .await

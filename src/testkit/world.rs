@@ -1,6 +1,6 @@
 //! Pretended servers: what they hold, who replicates from whom, and what was done to them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use tokio::time::Instant;
@@ -32,6 +32,8 @@ pub(crate) struct Server {
     /// The process runs.
     pub(crate) up: bool,
     pub(crate) reach: Reach,
+    /// Between this one and these every packet is dropped.
+    pub(crate) cut_from: BTreeSet<InstanceKey>,
     /// Grows with every start of the process: connections of an earlier life are gone.
     pub(crate) life: u64,
     /// When that life began.
@@ -54,6 +56,8 @@ pub(crate) struct Link {
     pub(crate) receives: bool,
     pub(crate) applies: bool,
     pub(crate) received: GtidSet,
+    /// The thread waits on a connection that it does not know to be gone.
+    pub(crate) is_stale: bool,
     like: Channel,
 }
 
@@ -89,12 +93,14 @@ impl World {
                 receives: true,
                 applies: true,
                 received: facts.executed.clone(),
+                is_stale: false,
                 like: channel.clone(),
             });
             let server = Server {
                 is_stranger: false,
                 up: true,
                 reach: Reach::Answers,
+                cut_from: BTreeSet::new(),
                 life: 1,
                 started: Instant::now(),
                 boots_read_only: false,
@@ -130,6 +136,16 @@ impl World {
     /// Ends the process.
     pub(crate) fn kill(&self, n: u32) {
         self.lock().kill(&key(n));
+    }
+
+    /// Packets between a replica and its source are dropped, and neither is told.
+    pub(crate) fn cut(&self, replica: u32, source: u32) {
+        self.with(replica, |server| {
+            server.cut_from.insert(key(source));
+            if let Some(link) = server.channel.as_mut().filter(|link| link.receives) {
+                link.is_stale = true;
+            }
+        });
     }
 
     /// Starts the process again.
@@ -223,9 +239,10 @@ impl Inner {
                 .map(|(key, server)| (key.clone(), server.executed.clone()))
                 .collect();
             for server in self.servers.values_mut().filter(|server| server.up) {
-                let hangs = server.applier_hangs;
+                let (hangs, cut_from) = (server.applier_hangs, server.cut_from.clone());
                 let Some(link) = &mut server.channel else { continue };
                 if link.receives
+                    && !cut_from.contains(&link.source)
                     && let Some(set) = holds.get(&link.source)
                 {
                     link.received = link.received.union(set);
@@ -256,7 +273,7 @@ impl Inner {
                 reported: true,
             });
         let channel = server.channel.as_ref().map(|link| {
-            let connected = is_up(&link.source);
+            let connected = (is_up(&link.source) && !server.cut_from.contains(&link.source)) || link.is_stale;
             let (io, io_error) = match (link.receives, connected) {
                 (false, _) => (ThreadState::Stopped, ThreadError::default()),
                 (true, true) => (ThreadState::Running, ThreadError::default()),
@@ -310,6 +327,16 @@ impl Inner {
         }
     }
 
+    /// Ends all cuts of a replica; connections that survived go on.
+    pub(crate) fn heal(&mut self, replica: &InstanceKey) {
+        let server = self.servers.get_mut(replica).unwrap();
+        server.cut_from.clear();
+        if let Some(link) = &mut server.channel {
+            link.is_stale = false;
+        }
+        self.settle();
+    }
+
     /// Points the channel at a source and starts it.
     pub(crate) fn follow(&mut self, key: &InstanceKey, source: &InstanceKey) {
         let like = self
@@ -324,6 +351,7 @@ impl Inner {
             receives: true,
             applies: true,
             received,
+            is_stale: false,
             like,
         });
         self.settle();

@@ -222,7 +222,7 @@ fn everything_wrong_is_reported_at_once() {
         "InstancePollSeconds: must be at least 1",
         "DiscoveryIgnoreHostnameFilters: `a[` is no regular expression",
         "RecoverMasterClusterFilters: `alias~=(` is no regular expression",
-        "RecoveryQuorum: `All` is neither Leader nor Majority",
+        "RecoveryQuorum: `All` is none of Leader, Majority, MajorityOfDataCenters",
         "RaftElectionMinMilliseconds: 200 is less than three heartbeats of 100 ms",
         "UseSSL: not supported yet",
         "AuthenticationMethod: not supported yet",

@@ -66,6 +66,7 @@ pub(crate) fn instance(port: u16, source: Option<u16>) -> Instance {
             position: 900,
         },
         retrieved: None,
+        heartbeats: None,
         positioning: Positioning::SlavePos,
         lag_seconds: Some(0),
         delay_seconds: 0,
@@ -194,6 +195,7 @@ pub(crate) fn view_with_dead_primary() -> ClusterView {
     view.findings = vec![JudgedFinding {
         finding: dead_primary(),
         held_back: None,
+        opinions: Vec::new(),
     }];
     view
 }

@@ -91,6 +91,7 @@ impl OpinionSource for Witness {
             name: self.0.clone(),
             at: Wall(1),
             millis: 1,
+            data_center: String::new(),
             verdict: Verdict::Dead,
             observations: Vec::new(),
         }

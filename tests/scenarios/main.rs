@@ -17,4 +17,5 @@ mod leader;
 mod partition;
 mod policy;
 mod returned;
+mod silence;
 mod stage;

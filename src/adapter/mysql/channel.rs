@@ -64,6 +64,7 @@ fn channel(flavour: Flavour, row: &TextRow) -> Result<Option<Channel>, ColumnErr
         )?,
         relay: coordinates(row, &["Relay_Log_File"], &["Relay_Log_Pos"])?,
         retrieved: retrieved(flavour, positioning, row)?,
+        heartbeats: row.optional_number(&["Slave_received_heartbeats"])?,
         positioning,
         lag_seconds: row.optional_number(&["Seconds_Behind_Source", "Seconds_Behind_Master"])?,
         delay_seconds: row.optional_number(&["SQL_Delay"])?.unwrap_or_default(),

@@ -22,6 +22,10 @@ use crate::domain::key::InstanceKey;
 /// of a stopped process), early enough to leave it most of the deadline.
 const WITNESS_AFTER: u32 = 3;
 
+/// How long that second connection may stay unanswered before the silence is taken for what it is, at least; longer deadlines leave it
+/// a third of theirs. A host that is there answers it in one round trip, whatever its server does.
+const WITNESS_PATIENCE: Duration = Duration::from_millis(200);
+
 /// How long a farewell may take. A server that does not read it loses nothing: it sees the socket close.
 const FAREWELL: Duration = Duration::from_millis(100);
 
@@ -198,7 +202,8 @@ fn options(credentials: &Credentials) -> MySqlConnectOptions {
 }
 
 /// Runs `work` for at most `limit`. When it does not end, the silence is explained by a bare TCP connection made meanwhile: accepted
-/// is [`ProbeFailure::Stalled`], unanswered is [`ProbeFailure::NoAnswer`], and a refusal or an unknown name is what it is.
+/// is [`ProbeFailure::Stalled`], unanswered is [`ProbeFailure::NoAnswer`], and a refusal or an unknown name is what it is. A host that
+/// does not answer the second connection either is not waited for until the end.
 ///
 /// Also for a connection that is open already: silence on it alone does not tell a stopped process from a dead host.
 pub(super) async fn within<T>(
@@ -218,13 +223,23 @@ pub(super) async fn within<T>(
             .map_err(|error| from_io(&error))
     };
     tokio::pin!(work, witness);
-    let mut seen = None;
+    let witness_at = begun + limit / WITNESS_AFTER;
+    let end = begun + limit;
+    let given_up = end.min(witness_at + WITNESS_PATIENCE.max(limit / WITNESS_AFTER));
+    let (mut seen, mut is_over) = (None, false);
     loop {
         tokio::select! {
             biased;
             outcome = &mut work => return outcome,
             outcome = &mut witness, if seen.is_none() => seen = Some(outcome),
-            () = sleep_until(begun + limit) => {
+            () = sleep_until(given_up), if seen.is_none() && !is_over => {
+                // A resolver that is slow says nothing about the server.
+                if is_resolved.load(Ordering::Relaxed) {
+                    return Err(ProbeFailure::NoAnswer);
+                }
+                is_over = true;
+            }
+            () = sleep_until(end) => {
                 return Err(match seen {
                     Some(Ok(())) => ProbeFailure::Stalled,
                     Some(Err(failure)) => failure,

@@ -25,6 +25,8 @@ use super::ports::{
 };
 use super::settings::RecoverySettings;
 
+mod reconnect;
+
 /// What came of an effect.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Effect {

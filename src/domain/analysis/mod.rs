@@ -4,6 +4,7 @@
 //! - [`primary`], [`semi_sync`]: the codes of servers at the top.
 //! - [`co_primary`], [`intermediate`], [`group`]: those of co-primaries, of servers in the middle, of members of a replication group.
 //! - [`evidence`]: what was counted over the direct replicas.
+//! - [`silence`]: what tells a primary that is cut off from everybody from one that only we do not reach.
 //! - [`structure`]: warnings about the shape of the topology.
 //! - [`opinion`]: what a member answers when it is asked about a suspect, and when the members agree.
 //!
@@ -38,10 +39,12 @@ pub mod node;
 pub mod opinion;
 pub mod primary;
 pub mod semi_sync;
+pub mod silence;
 pub mod structure;
 
 pub use node::{current_primary, group_primary, other_writable_tops};
-pub use opinion::{agreement, verdict};
+pub use opinion::{Consent, Hindsight, Suspicion, agreement, verdict};
+pub use silence::is_silent;
 
 /// All findings of one cluster: at most one per instance, in order of precedence, then of address.
 ///

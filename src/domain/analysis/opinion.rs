@@ -7,20 +7,40 @@ use crate::domain::instance::{Channel, InstanceFacts, Observation, ProbeFailure}
 use crate::domain::key::InstanceKey;
 use crate::domain::policy::RecoveryQuorum;
 
+use super::silence::is_silence;
+
+/// What a member knows beside the probes of its opinion.
+#[derive(Clone, Debug, Default)]
+pub struct Hindsight {
+    /// Replicas at which something has arrived since the suspect began to fail.
+    pub receiving: BTreeSet<InstanceKey>,
+    /// Other addresses of the suspect.
+    pub aliases: BTreeSet<InstanceKey>,
+}
+
 /// What a member says of a suspect, from probes of the suspect and of its direct replicas that it began after it was asked.
 ///
 /// - A suspect that answers, or whose failure proves life, is alive; so it is when a replica receives, unless that replica is seen
 ///   to receive from another one of the listed replicas. A receiving replica whose source is written otherwise than the suspect is a
 ///   veto all the same: addresses have aliases, and a veto costs less than a second primary.
+/// - Where the suspect's host gives no answer at all, a replica of it that says that it receives is believed only when something has
+///   arrived there since; otherwise the suspect is silent. The same for a suspect that accepts connections and answers none: stalled.
 /// - A member that has no credentials for the suspect, or that reached none of the replicas, sees too little and abstains. One that
 ///   cannot resolve the suspect's name abstains too, unless replicas answer and all of these fail to connect to the suspect.
-pub fn verdict(suspect: &InstanceKey, replicas: &BTreeSet<InstanceKey>, observations: &[Observation]) -> Verdict {
+pub fn verdict(
+    suspect: &InstanceKey,
+    replicas: &BTreeSet<InstanceKey>,
+    observations: &[Observation],
+    known: &Hindsight,
+) -> Verdict {
     let Some(seen) = latest(observations, suspect) else {
         return Verdict::Abstains(format!("{suspect} was not asked"));
     };
     let failure = match &seen.outcome {
         Ok(_) => return Verdict::Alive(format!("{suspect} answers")),
-        Err(failure) if failure.proves_life() => return Verdict::Alive(format!("{suspect}: {failure}")),
+        Err(failure) if failure.proves_life() && *failure != ProbeFailure::Stalled => {
+            return Verdict::Alive(format!("{suspect}: {failure}"));
+        }
         Err(failure) => failure,
     };
     let answering: BTreeMap<&InstanceKey, &InstanceFacts> = replicas
@@ -34,14 +54,30 @@ pub fn verdict(suspect: &InstanceKey, replicas: &BTreeSet<InstanceKey>, observat
                 .map(|facts| (key, facts.as_ref()))
         })
         .collect();
+    let may_be_believed_wrongly = is_silence(failure) || *failure == ProbeFailure::Stalled;
+    let mut claims = Vec::new();
     for (key, facts) in &answering {
         let Some(channel) = facts.managed_channel() else {
             continue;
         };
-        let is_from_a_sibling = channel.source != *suspect && replicas.contains(&channel.source);
-        if channel.is_receiving() && !is_from_a_sibling {
+        let is_of_suspect = channel.source == *suspect || known.aliases.contains(&channel.source);
+        let is_from_a_sibling = !is_of_suspect && replicas.contains(&channel.source);
+        if !channel.is_receiving() || is_from_a_sibling {
+            continue;
+        }
+        if known.receiving.contains(*key) || !is_of_suspect || !may_be_believed_wrongly {
             return Verdict::Alive(format!("{key} receives from {}", channel.source));
         }
+        claims.push(key.to_string());
+    }
+    if *failure == ProbeFailure::Stalled {
+        return Verdict::Stalled(format!("{suspect}: {failure}"));
+    }
+    if !claims.is_empty() {
+        return Verdict::Silent(format!(
+            "{suspect}: {failure}; {} says that it receives, and nothing has arrived there since",
+            claims.join(", ")
+        ));
     }
     if replicas.is_empty() {
         return Verdict::Abstains(format!("{suspect}: {failure}, and there is no replica to ask"));
@@ -83,23 +119,56 @@ fn latest<'a>(observations: &'a [Observation], key: &InstanceKey) -> Option<&'a 
         .max_by_key(|observation| observation.ended)
 }
 
-/// Whether the opinions allow a failover: nobody sees life, and enough members say `Dead`.
+/// What the members are asked to agree on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Suspicion {
+    /// The suspect is gone.
+    Gone,
+    /// The suspect is stalled, and the policy lets it be replaced.
+    Stalled,
+}
+
+/// What the members agree to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Consent {
+    /// A failover.
+    Failover,
+    /// A failover, when no replica can reach the suspect anew.
+    Test,
+}
+
+/// Whether the opinions allow a failover: nobody sees life, and enough members say `Dead` or, for a test, `Silent`.
 ///
-/// `voters` is the size of the committed membership, whoever answered: abstaining and missing count as no. Several opinions of one
-/// member count once. With [`RecoveryQuorum::Leader`] one `Dead`, the leader's own, is enough; a veto still holds.
+/// `voters` is the committed membership with the data centre of each voter (empty: unknown), whoever answered: abstaining and missing
+/// count as no. Several opinions of one member count once. With [`RecoveryQuorum::Leader`] one, the leader's own, is enough; a veto
+/// still holds.
 ///
 /// # Errors
 /// Why not, in words for the record: the vetoes with their reasons, or the count with who said otherwise.
-pub fn agreement(opinions: &[Opinion], voters: usize, quorum: RecoveryQuorum) -> Result<(), String> {
+pub fn agreement(
+    opinions: &[Opinion],
+    voters: &BTreeMap<u64, String>,
+    quorum: RecoveryQuorum,
+    suspicion: Suspicion,
+) -> Result<Consent, String> {
     let mut dead = BTreeSet::new();
     let mut others = Vec::new();
     let mut vetoes = Vec::new();
+    let mut consent = Consent::Failover;
     for opinion in opinions {
         match &opinion.verdict {
             Verdict::Dead => {
                 dead.insert(opinion.member);
             }
-            Verdict::Alive(why) => vetoes.push(format!("{}: {why}", opinion.name)),
+            Verdict::Silent(_) => {
+                dead.insert(opinion.member);
+                consent = Consent::Test;
+            }
+            Verdict::Stalled(_) if suspicion == Suspicion::Stalled => {
+                dead.insert(opinion.member);
+                consent = Consent::Test;
+            }
+            Verdict::Alive(why) | Verdict::Stalled(why) => vetoes.push(format!("{}: {why}", opinion.name)),
             Verdict::Abstains(why) => others.push(format!("{} abstains: {why}", opinion.name)),
             Verdict::Missing(why) => others.push(format!("{} did not answer: {why}", opinion.name)),
         }
@@ -109,18 +178,35 @@ pub fn agreement(opinions: &[Opinion], voters: usize, quorum: RecoveryQuorum) ->
     }
     let needed = match quorum {
         RecoveryQuorum::Leader => 1,
-        RecoveryQuorum::Majority => voters / 2 + 1,
+        RecoveryQuorum::Majority | RecoveryQuorum::MajorityOfDataCenters => voters.len() / 2 + 1,
     };
-    if voters > 0 && dead.len() >= needed {
-        return Ok(());
-    }
     let others = if others.is_empty() {
         String::new()
     } else {
         format!(" ({})", others.join("; "))
     };
-    Err(format!(
-        "{} of {voters} voters see it dead, {needed} are needed{others}",
-        dead.len()
-    ))
+    if voters.is_empty() || dead.len() < needed {
+        return Err(format!(
+            "{} of {} voters see it dead, {needed} are needed{others}",
+            dead.len(),
+            voters.len()
+        ));
+    }
+    if quorum == RecoveryQuorum::MajorityOfDataCenters {
+        let all: BTreeSet<&String> = voters.values().collect();
+        let agreeing: BTreeSet<&String> = dead.iter().filter_map(|member| voters.get(member)).collect();
+        let needed = all.len() / 2 + 1;
+        if agreeing.len() < needed {
+            return Err(format!(
+                "voters in {} of {} data centres see it dead, {needed} are needed{others}",
+                agreeing.len(),
+                all.len()
+            ));
+        }
+    }
+    Ok(consent)
 }
+
+#[cfg(test)]
+#[path = "opinion_tests.rs"]
+mod tests;

@@ -76,7 +76,8 @@ pub(super) fn split(topology: &Topology, key: &InstanceKey) -> Option<(Code, Str
     Some((
         Code::SplitPrimary,
         format!(
-            "{} servers of the cluster are writable primaries: {list}",
+            "{} servers of the cluster are writable primaries: {list}. No recovery of the cluster runs while that is so: make \
+             all but the right one read-only, and the others its replicas",
             writable.len()
         ),
     ))
@@ -114,6 +115,9 @@ fn judge_unreachable(key: &InstanceKey, failure: &ProbeFailure, evidence: &Evide
     let count = evidence.replica_count();
     let valid = evidence.valid_replicas;
     let receiving = evidence.receiving_replicas;
+    if let Some(own) = stalled_or_saturated(key, failure, receiving) {
+        return own;
+    }
     if receiving > 0 {
         let told = format!("{key} is unreachable ({failure}), but {receiving} of {count} replicas receive from it");
         return if all_lag(evidence) {
@@ -159,32 +163,32 @@ pub(super) fn all_lag(evidence: &Evidence) -> bool {
     evidence.lagging_replicas == evidence.replica_count() && evidence.delayed_replicas < evidence.replica_count()
 }
 
+/// A stopped process and one that is full have findings of their own, whatever replicas say: those of a stopped one go on saying that
+/// they receive until their `replica_net_timeout`.
+fn stalled_or_saturated(key: &InstanceKey, failure: &ProbeFailure, receiving: u32) -> Option<(Code, String)> {
+    let (code, told) = if *failure == ProbeFailure::Stalled {
+        (Code::StalledPrimary, "accepts connections and does not answer")
+    } else if *failure == ProbeFailure::Saturated {
+        (Code::SaturatedPrimary, "has no connection left")
+    } else {
+        return None;
+    };
+    let replicas = match receiving {
+        0 => "no replica receives from it".to_owned(),
+        1 => "1 replica says that it receives from it".to_owned(),
+        more => format!("{more} replicas say that they receive from it"),
+    };
+    Some((code, format!("{key} {told}; {replicas}")))
+}
+
 /// The finding for a failure that is no evidence of death although no replica receives.
 fn sign_of_life(key: &InstanceKey, failure: &ProbeFailure, evidence: &Evidence) -> Option<(Code, String)> {
-    match failure {
-        ProbeFailure::Stalled => Some((
-            Code::StalledPrimary,
-            format!("{key} accepts connections and does not answer; no replica receives from it"),
-        )),
-        ProbeFailure::Saturated => Some((
-            Code::SaturatedPrimary,
-            format!("{key} has no connection left; no replica receives from it"),
-        )),
-        ProbeFailure::Refused
-        | ProbeFailure::Lost(_)
-        | ProbeFailure::NoAnswer
-        | ProbeFailure::Unreachable(_)
-        | ProbeFailure::Name(_)
-        | ProbeFailure::Denied(_)
-        | ProbeFailure::NoCredentials(_)
-        | ProbeFailure::Server { .. }
-        | ProbeFailure::Unreadable(_) => no_evidence_of_death(failure, evidence).map(|doubt| {
-            (
-                Code::UnreachableMaster,
-                format!("{key} could not be asked ({failure}): {doubt}"),
-            )
-        }),
-    }
+    no_evidence_of_death(failure, evidence).map(|doubt| {
+        (
+            Code::UnreachableMaster,
+            format!("{key} could not be asked ({failure}): {doubt}"),
+        )
+    })
 }
 
 /// Why a failure does not show that the server is dead, although no replica receives from it; `None` when it does.

@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::domain::finding::{StructureWarning, Verdict};
+use crate::domain::finding::{Opinion, StructureWarning, Verdict};
 use crate::domain::fixture::{Adjust, NOW, key, mysql_set, primary, replica, topology, uuid};
 use crate::domain::instance::{Identity, Instance, Observation, ProbeFailure, ThreadError, ThreadState};
 use crate::domain::policy::{HeldBack, RecoveryQuorum};
@@ -71,10 +71,13 @@ fn one_receiving_replica_is_enough_to_be_only_unreachable() {
         Some(Code::UnreachableMaster),
         [db1().dead(), sql_stopped.clone(), cut.clone()],
     );
-    assert_code(
-        Some(Code::UnreachableMaster),
-        [db1().failing(ProbeFailure::Stalled), sql_stopped, cut],
-    );
+    // What a stopped or full server says of itself is more than what its replicas say.
+    for (failure, code) in [
+        (ProbeFailure::Stalled, Code::StalledPrimary),
+        (ProbeFailure::Saturated, Code::SaturatedPrimary),
+    ] {
+        assert_code(Some(code), [db1().failing(failure), sql_stopped.clone(), cut.clone()]);
+    }
 }
 
 #[test]
@@ -376,7 +379,7 @@ fn ask(instances: &[Instance]) -> Verdict {
         .filter(|replica| *replica != key(1))
         .collect();
     let observations: Vec<Observation> = instances.iter().map(observed).collect();
-    verdict(&key(1), &replicas, &observations)
+    verdict(&key(1), &replicas, &observations, &Hindsight::default())
 }
 
 #[test]
@@ -416,16 +419,22 @@ fn a_member_says_dead_only_with_a_replica_at_hand() {
     }
 }
 
-fn opinions(verdicts: &[Verdict]) -> Vec<crate::domain::finding::Opinion> {
-    let opinion = |(index, verdict): (usize, &Verdict)| crate::domain::finding::Opinion {
+fn opinions(verdicts: &[Verdict]) -> Vec<Opinion> {
+    let opinion = |(index, verdict): (usize, &Verdict)| Opinion {
         member: u64::try_from(index).unwrap(),
         name: format!("m{index}"),
         at: NOW,
         millis: 3,
+        data_center: String::new(),
         verdict: verdict.clone(),
         observations: Vec::new(),
     };
     verdicts.iter().enumerate().map(opinion).collect()
+}
+
+fn agreed(opinions: &[Opinion], voters: u64, quorum: RecoveryQuorum) -> Result<Consent, String> {
+    let voters = (0..voters).map(|member| (member, String::new())).collect();
+    agreement(opinions, &voters, quorum, Suspicion::Gone)
 }
 
 #[test]
@@ -434,9 +443,9 @@ fn a_majority_of_all_voters_must_say_dead_and_nobody_alive() {
     let alive = || Verdict::Alive("db2 receives".to_owned());
     let missing = || Verdict::Missing("500 ms".to_owned());
     let abstains = || Verdict::Abstains("blind".to_owned());
-    let agree = |verdicts: &[Verdict], voters| agreement(&opinions(verdicts), voters, RecoveryQuorum::Majority);
-    assert_eq!(agree(&[dead(), dead(), missing()], 3), Ok(()));
-    assert_eq!(agree(&[dead()], 1), Ok(()));
+    let agree = |verdicts: &[Verdict], count| agreed(&opinions(verdicts), count, RecoveryQuorum::Majority);
+    assert_eq!(agree(&[dead(), dead(), missing()], 3), Ok(Consent::Failover));
+    assert_eq!(agree(&[dead()], 1), Ok(Consent::Failover));
     assert_eq!(
         agree(&[dead(), dead()], 4).unwrap_err(),
         "2 of 4 voters see it dead, 3 are needed"
@@ -453,12 +462,13 @@ fn a_majority_of_all_voters_must_say_dead_and_nobody_alive() {
     assert!(agree(&[], 0).is_err());
     let twice = [opinions(&[dead()]), opinions(&[dead()])].concat();
     assert!(
-        agreement(&twice, 3, RecoveryQuorum::Majority).is_err(),
+        agreed(&twice, 3, RecoveryQuorum::Majority).is_err(),
         "one member counts once"
     );
-    assert_eq!(agreement(&opinions(&[dead()]), 3, RecoveryQuorum::Leader), Ok(()));
-    assert!(agreement(&opinions(&[dead(), alive()]), 3, RecoveryQuorum::Leader).is_err());
-    assert!(agreement(&opinions(&[abstains()]), 3, RecoveryQuorum::Leader).is_err());
+    let alone = |verdicts: &[Verdict]| agreed(&opinions(verdicts), 3, RecoveryQuorum::Leader);
+    assert_eq!(alone(&[dead()]), Ok(Consent::Failover));
+    assert!(alone(&[dead(), alive()]).is_err());
+    assert!(alone(&[abstains()]).is_err());
 }
 
 // === properties ===

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 
+use crate::domain::analysis::evidence::is_receiving;
 use crate::domain::analysis::{current_primary, other_writable_tops};
 use crate::domain::gtid::GtidSet;
 use crate::domain::instance::Instance;
@@ -25,6 +26,7 @@ pub fn lint(plan: &Plan, topology: &Topology) -> Vec<String> {
     match plan.kind {
         RecoveryKind::DeadPrimary => {
             check_order(plan, &mut wrong);
+            check_silence(plan, topology, &mut wrong);
             check_roles(plan, topology, &mut wrong);
             check_freeze(plan, topology, &mut wrong);
             check_positions(plan, topology, &mut wrong);
@@ -49,9 +51,10 @@ fn touched(step: &Step) -> BTreeSet<&InstanceKey> {
         Step::Drain { successor } | Step::Open { successor } | Step::Locate { successor, .. } => {
             BTreeSet::from([successor])
         }
-        Step::Freeze { replicas } | Step::Repoint { replicas, .. } | Step::ApplyAll { replicas } => {
-            replicas.iter().collect()
-        }
+        Step::ReconnectTest { replicas, .. }
+        | Step::Freeze { replicas }
+        | Step::Repoint { replicas, .. }
+        | Step::ApplyAll { replicas } => replicas.iter().collect(),
         Step::RepointAt { replicas, .. } => replicas.keys().collect(),
     }
 }
@@ -73,13 +76,14 @@ fn check_instances(plan: &Plan, wrong: &mut Vec<String>) {
 /// The place of a kind of step in the order in which they must come.
 fn place(step: &Step) -> (u8, &'static str) {
     match step {
-        Step::Fence { .. } => (0, "fence"),
-        Step::Freeze { .. } => (1, "freeze"),
-        Step::Drain { .. } | Step::ApplyAll { .. } => (2, "drain"),
-        Step::Locate { .. } => (3, "locate"),
-        Step::Redial { .. } => (4, "redial"),
-        Step::Open { .. } => (5, "open"),
-        Step::Repoint { .. } | Step::RepointAt { .. } => (6, "repoint"),
+        Step::ReconnectTest { .. } => (0, "reconnect test"),
+        Step::Fence { .. } => (1, "fence"),
+        Step::Freeze { .. } => (2, "freeze"),
+        Step::Drain { .. } | Step::ApplyAll { .. } => (3, "drain"),
+        Step::Locate { .. } => (4, "locate"),
+        Step::Redial { .. } => (5, "redial"),
+        Step::Open { .. } => (6, "open"),
+        Step::Repoint { .. } | Step::RepointAt { .. } => (7, "repoint"),
     }
 }
 
@@ -103,7 +107,9 @@ fn check_roles(plan: &Plan, topology: &Topology, wrong: &mut Vec<String>) {
         let (named, follow) = match step {
             Step::Drain { successor } | Step::Open { successor } | Step::Locate { successor, .. } => (successor, None),
             Step::Repoint { successor, replicas } => (successor, Some(replicas)),
-            Step::Fence { victim: named } | Step::Redial { victim: named } => {
+            Step::Fence { victim: named }
+            | Step::Redial { victim: named }
+            | Step::ReconnectTest { victim: named, .. } => {
                 if named != victim {
                     wrong.push(format!("`{}` is not about the victim {victim}", step.describe()));
                 }
@@ -157,6 +163,34 @@ fn check_roles(plan: &Plan, topology: &Topology, wrong: &mut Vec<String>) {
     {
         wrong.push(format!(
             "{other} is a writable primary of the cluster: opening {successor} makes two"
+        ));
+    }
+}
+
+/// Where replicas say that they receive, nothing but their own try proves that they do not: each of them has to make one.
+fn check_silence(plan: &Plan, topology: &Topology, wrong: &mut Vec<String>) {
+    let tested: BTreeSet<&InstanceKey> = plan
+        .steps
+        .iter()
+        .filter_map(|step| {
+            if let Step::ReconnectTest { replicas, .. } = step {
+                Some(replicas)
+            } else {
+                None
+            }
+        })
+        .flatten()
+        .collect();
+    if plan.code.is_actionable() {
+        return;
+    }
+    for replica in topology
+        .replicas_of(&plan.victim)
+        .filter(|replica| is_receiving(replica) && !tested.contains(&replica.key))
+    {
+        wrong.push(format!(
+            "{} says that it receives from {}, and is not asked to prove it",
+            replica.key, plan.victim
         ));
     }
 }

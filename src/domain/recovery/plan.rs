@@ -14,6 +14,14 @@ use crate::domain::topology::ClusterId;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", tag = "step")]
 pub enum Step {
+    /// Restarts the receiving threads of these replicas, in parallel, and watches for a moment whether any of them reaches the old
+    /// primary again, while the old primary is dialled too. Done on a replica means that it could not.
+    ReconnectTest {
+        /// The old primary.
+        victim: InstanceKey,
+        /// All that say that they receive from it.
+        replicas: BTreeSet<InstanceKey>,
+    },
     /// Asks the old primary, if it answers, to become read-only, and ends its client sessions. No answer is no failure.
     Fence {
         /// The old primary.
@@ -83,6 +91,9 @@ impl Step {
     pub fn describe(&self) -> String {
         let list = |keys: &BTreeSet<InstanceKey>| keys.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
         match self {
+            Self::ReconnectTest { victim, replicas } => {
+                format!("reconnect test: can {} reach {victim} again?", list(replicas))
+            }
             Self::Fence { victim } => format!("fence {victim}: read-only and end client sessions, if it answers"),
             Self::Freeze { replicas } => format!("freeze: stop receiving on {}", list(replicas)),
             Self::Drain { successor } => format!("drain: {successor} applies all that it received"),

@@ -6,8 +6,8 @@ use regex::Regex;
 
 use crate::domain::intent::{Intent, Origin, PromotionRule, Wish};
 use crate::domain::key::InstanceKey;
-use crate::domain::policy::{HeldBack, LossPolicy, Mode, OldPrimary, Policy, RecentRepair};
-use crate::domain::recovery::plan::RecoveryKind;
+use crate::domain::policy::{HeldBack, LossPolicy, Mode, OldPrimary, Policy, RecentRepair, StalledPrimary};
+use crate::domain::recovery::plan::{RecoveryKind, Step};
 use crate::domain::time::Wall;
 use crate::domain::topology::Topology;
 
@@ -103,6 +103,10 @@ pub struct PolicySettings {
     pub enforce_exact_semi_sync: bool,
     /// `ReasonableLockedSemiSyncMasterSeconds`, milliseconds.
     pub locked_semi_sync_millis: u64,
+    /// `StalledPrimary`.
+    pub stalled: StalledPrimary,
+    /// `StalledPrimarySeconds`, milliseconds.
+    pub stalled_timeout_millis: u64,
     /// `ReasonableReplicationLagSeconds`.
     pub reasonable_lag_seconds: u64,
     /// How long a successor may take to apply what it received, milliseconds.
@@ -127,6 +131,8 @@ impl Default for PolicySettings {
             recover_non_writable_primary: false,
             enforce_exact_semi_sync: false,
             locked_semi_sync_millis: 10_000,
+            stalled: StalledPrimary::Observe,
+            stalled_timeout_millis: 30_000,
             reasonable_lag_seconds: 10,
             catch_up_millis: 60_000,
             prevent_cross_data_center: false,
@@ -165,6 +171,8 @@ pub fn policy_of(
         loss: document.map_or(settings.loss, |document| document.loss),
         loss_timeout_millis: document.map_or(settings.loss_timeout_millis, |document| document.loss_timeout_millis),
         old_primary: document.map_or(settings.old_primary, |document| document.old_primary),
+        stalled: settings.stalled,
+        stalled_timeout_millis: settings.stalled_timeout_millis,
         block_millis,
         in_recovery: in_recovery(state, cluster),
         recover_non_writable_primary: settings.recover_non_writable_primary,
@@ -283,8 +291,12 @@ fn blocked_until(recovery: &Recovery, block_millis: u64) -> Option<Wall> {
         return None;
     }
     let ended = recovery.ended()?;
+    let is_test = |step: &Step| matches!(step, Step::ReconnectTest { .. });
     let millis = if recovery.successor().is_some() {
         block_millis
+    } else if recovery.plan.steps.iter().any(is_test) {
+        // Each test interrupts replicas that may be fine, so it has its pace whatever the block is.
+        RETRY_MILLIS
     } else {
         block_millis.min(RETRY_MILLIS)
     };

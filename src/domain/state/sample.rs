@@ -83,6 +83,7 @@ pub(crate) fn claim(uid: &str, plan: Plan) -> Claim {
         name: "a".to_owned(),
         at: Wall(2),
         millis: 1,
+        data_center: String::new(),
         verdict: Verdict::Dead,
         observations: vec![observation],
     };

@@ -5,16 +5,17 @@ use serde::Serialize;
 use crate::app::api::{ClusterView, JudgedFinding};
 use crate::app::changelog::AnalysisChange;
 use crate::app::ports::Peer;
-use crate::domain::finding::{Code, Finding};
+use crate::domain::finding::{Code, Finding, Opinion};
 use crate::domain::instance::{Instance, InstanceFacts, Positioning};
 use crate::domain::intent::Wish;
 use crate::domain::key::InstanceKey;
 
 use super::cluster::ClusterInfo;
+use super::recovery::OpinionShape;
 use super::{Coordinates, ENDLESS, Key, key_or_empty, time_text};
 use crate::adapter::http::scene::Scene;
 
-/// A finding. `HeldBack` is ours: why no recovery runs, empty when one would.
+/// A finding. `HeldBack` is ours: why no recovery runs, empty when one would; `Opinions` is: what the members said.
 #[derive(Clone, Debug, Default, Serialize)]
 #[serde(rename_all = "PascalCase")]
 #[expect(clippy::struct_excessive_bools, reason = "the fields are the contract")]
@@ -84,6 +85,25 @@ pub(in crate::adapter::http) struct AnalysisShape {
     command_hint: String,
     is_read_only: bool,
     held_back: String,
+    opinions: Vec<OpinionNow>,
+}
+
+/// What a member said when it was asked last, and how long ago that was.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct OpinionNow {
+    #[serde(flatten)]
+    opinion: OpinionShape,
+    age_milliseconds: u64,
+}
+
+impl OpinionNow {
+    fn of(opinion: &Opinion, scene: &Scene<'_>) -> Self {
+        Self {
+            opinion: opinion.into(),
+            age_milliseconds: scene.now.millis_since(opinion.at),
+        }
+    }
 }
 
 impl AnalysisShape {
@@ -99,6 +119,11 @@ impl AnalysisShape {
         shape.processing_node_hostname.clone_from(&me.name);
         shape.processing_node_token = me.id.to_string();
         shape.held_back = judged.held_back.as_ref().map(ToString::to_string).unwrap_or_default();
+        shape.opinions = judged
+            .opinions
+            .iter()
+            .map(|opinion| OpinionNow::of(opinion, scene))
+            .collect();
         if let Some(Wish::Downtime { until, .. }) = scene.downtime_of(&view.topology, &finding.instance) {
             shape.downtime_end_timestamp = until.map_or_else(|| ENDLESS.to_owned(), time_text);
             shape.downtime_remaining_seconds =

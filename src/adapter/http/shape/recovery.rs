@@ -43,11 +43,12 @@ pub(in crate::adapter::http) struct RecoveryShape {
     opinions: Vec<OpinionShape>,
 }
 
-/// What a member said before the recovery.
+/// What a member said of a suspect.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "PascalCase")]
-struct OpinionShape {
+pub(in crate::adapter::http) struct OpinionShape {
     member: String,
+    data_center: String,
     at: String,
     at_milliseconds: i64,
     milliseconds: u64,
@@ -59,12 +60,15 @@ impl From<&Opinion> for OpinionShape {
     fn from(opinion: &Opinion) -> Self {
         let (verdict, reason) = match &opinion.verdict {
             Verdict::Dead => ("dead", String::new()),
+            Verdict::Silent(why) => ("silent", why.clone()),
+            Verdict::Stalled(why) => ("stalled", why.clone()),
             Verdict::Alive(why) => ("alive", why.clone()),
             Verdict::Abstains(why) => ("abstains", why.clone()),
             Verdict::Missing(why) => ("missing", why.clone()),
         };
         Self {
             member: opinion.name.clone(),
+            data_center: opinion.data_center.clone(),
             at: time_text(opinion.at),
             at_milliseconds: opinion.at.0,
             milliseconds: opinion.millis,

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::domain::analysis::evidence::is_receiving;
-use crate::domain::analysis::{current_primary, other_writable_tops};
+use crate::domain::analysis::{current_primary, is_silent, other_writable_tops};
 use crate::domain::finding::{Code, Finding};
 use crate::domain::instance::{Identity, Instance, InstanceFacts, ThreadState};
 use crate::domain::key::InstanceKey;
@@ -14,9 +14,11 @@ use crate::domain::topology::Topology;
 pub(super) mod by_position;
 mod rejoin;
 mod relocate;
+mod silent;
 
 pub(super) use rejoin::check_rejoin;
 pub use rejoin::plan_rejoin;
+pub use silent::plan_silent;
 
 use super::candidate::{Choice, choose};
 use super::plan::{Plan, PlanReport, RecoveryKind, RefusalReason, Step};
@@ -26,10 +28,14 @@ use super::plan::{Plan, PlanReport, RecoveryKind, RefusalReason, Step};
 /// First the finding itself, then the order of the design: global switch, document, filters, running and recent recoveries; last
 /// the downtime of the instance, or of all its replicas where the finding is about these.
 pub fn held_back(finding: &Finding, topology: &Topology, policy: &Policy) -> Option<HeldBack> {
-    if !finding.code.is_actionable() {
+    let key = topology.resolve(&finding.instance);
+    if finding.code == Code::StalledPrimary {
+        if let Some(why) = silent::not_yet(key, topology, policy) {
+            return Some(why);
+        }
+    } else if !finding.code.is_actionable() && !is_silent(finding) {
         return Some(HeldBack::NotActionable);
     }
-    let key = topology.resolve(&finding.instance);
     let downtime = policy
         .downtimes
         .iter()
@@ -43,7 +49,12 @@ pub fn held_back(finding: &Finding, topology: &Topology, policy: &Policy) -> Opt
             .filter(|_| finding.replicas_downtimed)?;
         policy.downtimes.get(topology.resolve(first))
     };
-    let kind = RecoveryKind::for_code(finding.code);
+    // A primary that is silent or stalled is replaced like a dead one, once it is proved that it is no better.
+    let kind = if finding.code == Code::StalledPrimary || is_silent(finding) {
+        Some(RecoveryKind::DeadPrimary)
+    } else {
+        RecoveryKind::for_code(finding.code)
+    };
     let general = match kind {
         Some(RecoveryKind::IntermediatePrimary | RecoveryKind::GroupMember) => &policy.held_back_intermediates,
         _ => &policy.held_back,
@@ -338,7 +349,7 @@ pub(super) fn rechoose_without(
 fn keep_within(steps: &mut Vec<Step>, instances: &BTreeSet<InstanceKey>) {
     for step in &mut *steps {
         match step {
-            Step::Freeze { replicas } | Step::Repoint { replicas, .. } => {
+            Step::ReconnectTest { replicas, .. } | Step::Freeze { replicas } | Step::Repoint { replicas, .. } => {
                 replicas.retain(|key| instances.contains(key));
             }
             Step::Fence { .. }
@@ -351,7 +362,9 @@ fn keep_within(steps: &mut Vec<Step>, instances: &BTreeSet<InstanceKey>) {
         }
     }
     steps.retain(|step| match step {
-        Step::Freeze { replicas } | Step::Repoint { replicas, .. } => !replicas.is_empty(),
+        Step::ReconnectTest { replicas, .. } | Step::Freeze { replicas } | Step::Repoint { replicas, .. } => {
+            !replicas.is_empty()
+        }
         Step::Fence { .. }
         | Step::Drain { .. }
         | Step::Redial { .. }

@@ -22,6 +22,7 @@ use crate::domain::topology::Topology;
 
 mod by_position;
 mod dead_primary;
+mod reconnect;
 mod rejoin;
 mod relocate;
 

@@ -73,6 +73,7 @@ impl World {
         }
         let facts = self.facts(key);
         match step {
+            Step::ReconnectTest { .. } => facts.channels[0].io = ThreadState::Connecting,
             Step::Fence { .. } => facts.read_only = true,
             Step::Freeze { .. } => facts.channels[0].io = ThreadState::Stopped,
             Step::Drain { .. } => facts.executed = facts.received(),
@@ -112,6 +113,7 @@ impl World {
                 over @ (Next::Finish(_) | Next::Abort { .. } | Next::Over) => return over,
             };
             let keys: BTreeSet<InstanceKey> = match &step {
+                Step::ReconnectTest { victim, replicas } => replicas.iter().chain([victim]).cloned().collect(),
                 Step::Fence { victim } | Step::Redial { victim } => [victim.clone()].into(),
                 Step::Drain { successor } | Step::Open { successor } => [successor.clone()].into(),
                 Step::Freeze { replicas } | Step::Repoint { replicas, .. } | Step::ApplyAll { replicas } => {

@@ -1,0 +1,224 @@
+//! The test before everything else where replicas say that they receive: can any of them reach the old primary anew?
+//!
+//! It goes on until the opening: a replica that is seen receiving at any later look ends the recovery as well. A new actor begins it
+//! again, whatever the one before found: what was true then may not be true now, and each part of it may be repeated.
+
+use crate::domain::analysis::evidence::is_receiving;
+use crate::domain::key::InstanceKey;
+use crate::domain::recovery::outcome::{Outcome, StepResult};
+use crate::domain::recovery::plan::Step;
+
+use super::Course;
+
+/// What is known of the old primary's silence.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Silence {
+    /// The plan does not ask for it.
+    NotAsked,
+    /// It is to be tested by this step.
+    Test(Step),
+    /// Nobody reached it.
+    Proven,
+}
+
+impl Course<'_> {
+    /// Where the test stands. An error is the reason to put everything back.
+    pub(super) fn silence(&self) -> Result<Silence, String> {
+        let is_test = |step: &Step| matches!(step, Step::ReconnectTest { .. });
+        let Some(test) = self.plan.steps.iter().find(|step| is_test(step)) else {
+            return Ok(Silence::NotAsked);
+        };
+        let Some(result) = self.done.iter().rev().find(|result| is_test(&result.step)) else {
+            return Ok(Silence::Test(test.clone()));
+        };
+        let tried = self.tried(result)?;
+        // Those that were frozen since cannot receive any more, whatever was seen of them before.
+        let receives = |key: &&InstanceKey| !self.is_stopped(key) && self.fresh.get(key).is_some_and(is_receiving);
+        match tried.into_iter().find(receives) {
+            Some(replica) => Err(reconnected(replica, &self.plan.victim)),
+            None => Ok(Silence::Proven),
+        }
+    }
+
+    /// The replicas that tried in vain.
+    fn tried<'a>(&self, result: &'a StepResult) -> Result<Vec<&'a InstanceKey>, String> {
+        let victim = &self.plan.victim;
+        let mut tried = Vec::new();
+        for (key, outcome) in &result.outcomes {
+            match outcome {
+                Outcome::NoAnswer(_) if key == victim => {}
+                Outcome::Done | Outcome::Failed(_) | Outcome::Unknown(_) if key == victim => {
+                    return Err(format!("{victim} answers again: {}", outcome.told()));
+                }
+                Outcome::Done => tried.push(key),
+                // One that is not reached any more is left out of it, like one that was not reached before.
+                Outcome::NoAnswer(_) => {}
+                Outcome::Failed(why) | Outcome::Unknown(why) => {
+                    return Err(format!("it is not proved that {victim} is gone: {why}"));
+                }
+            }
+        }
+        if tried.is_empty() {
+            return Err(format!("no replica could try to reach {victim}"));
+        }
+        Ok(tried)
+    }
+}
+
+fn reconnected(replica: &InstanceKey, victim: &InstanceKey) -> String {
+    format!("reconnected: {replica} receives from {victim} again")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::domain::finding::{Code, Evidence, Finding};
+    use crate::domain::fixture::{Adjust, NOW, key, primary, replica, topology};
+    use crate::domain::instance::{Instance, ProbeFailure, ThreadState};
+    use crate::domain::policy::Policy;
+    use crate::domain::recovery::lint::lint;
+    use crate::domain::recovery::outcome::{Next, Undo};
+    use crate::domain::recovery::plan::Plan;
+    use crate::domain::recovery::planner::plan_silent;
+    use crate::domain::recovery::progress::next;
+    use crate::domain::state::Phase;
+    use crate::domain::topology::{ClusterId, Topology};
+
+    fn finding() -> Finding {
+        Finding {
+            code: Code::UnreachableMaster,
+            instance: key(1),
+            cluster: ClusterId("c1".to_owned()),
+            description: String::new(),
+            evidence: Evidence {
+                is_primary: true,
+                failure: Some(ProbeFailure::NoAnswer),
+                receiving_replicas: 2,
+                ..Evidence::default()
+            },
+            structure: Vec::new(),
+            downtimed: false,
+            replicas_downtimed: false,
+        }
+    }
+
+    fn db1() -> Instance {
+        primary(1, "1:1-100").failing(ProbeFailure::NoAnswer)
+    }
+
+    /// Both replicas say that they receive.
+    fn before() -> Topology {
+        topology([db1(), replica(2, 1, "1:1-100"), replica(3, 1, "1:1-100")])
+    }
+
+    /// Both try in vain.
+    fn after() -> Topology {
+        let trying = |n| replica(n, 1, "1:1-100").channel(|channel| channel.io = ThreadState::Connecting);
+        topology([db1(), trying(2), trying(3)])
+    }
+
+    fn planned() -> Plan {
+        let (plan, report) = plan_silent(&finding(), &before(), &Policy::default(), NOW);
+        plan.unwrap_or_else(|| panic!("{report:?}"))
+    }
+
+    fn after_test(outcomes: impl IntoIterator<Item = (u32, Outcome)>, fresh: &Topology) -> Next {
+        let plan = planned();
+        let outcomes: BTreeMap<InstanceKey, Outcome> =
+            outcomes.into_iter().map(|(n, outcome)| (key(n), outcome)).collect();
+        let done = [StepResult {
+            step: plan.steps[0].clone(),
+            outcomes,
+        }];
+        next(&plan, &Phase::Claimed, &done, fresh, &Policy::default(), NOW)
+    }
+
+    fn silent() -> Outcome {
+        Outcome::NoAnswer("no answer to the connection attempt".to_owned())
+    }
+
+    fn failed() -> Outcome {
+        Outcome::Failed("db3:3306 has reached db1:3306 again".to_owned())
+    }
+
+    #[test]
+    fn every_replica_that_says_that_it_receives_has_to_try_before_anything_else() {
+        let plan = planned();
+        let test = Step::ReconnectTest {
+            victim: key(1),
+            replicas: [key(2), key(3)].into(),
+        };
+        assert_eq!(plan.steps[0], test);
+        assert_eq!(lint(&plan, &before()), Vec::<String>::new());
+        let first = next(&plan, &Phase::Claimed, &[], &before(), &Policy::default(), NOW);
+        assert_eq!(first, Next::Run(test));
+        let mut blind = plan.clone();
+        blind.steps.remove(0);
+        let told = lint(&blind, &before()).join("; ");
+        assert!(told.contains("db2:3306 says that it receives from db1:3306"), "{told}");
+        let mut late = plan;
+        late.steps.swap(0, 2);
+        let told = lint(&late, &before()).join("; ");
+        assert!(told.contains("must not come before reconnect test"), "{told}");
+    }
+
+    #[test]
+    fn a_finding_that_says_more_than_silence_has_no_such_plan() {
+        for failure in [ProbeFailure::Refused, ProbeFailure::Stalled, ProbeFailure::Saturated] {
+            let loud = topology([primary(1, "1:1-100").failing(failure), replica(2, 1, "1:1-100")]);
+            let (plan, report) = plan_silent(&finding(), &loud, &Policy::default(), NOW);
+            assert_eq!(plan, None);
+            assert!(report.no_plan.is_some_and(|why| why.contains("is not silent")));
+        }
+        let back = topology([primary(1, "1:1-100"), replica(2, 1, "1:1-100")]);
+        assert_eq!(plan_silent(&finding(), &back, &Policy::default(), NOW).0, None);
+    }
+
+    #[test]
+    fn when_nobody_reaches_it_the_recovery_goes_on_without_dialling_it_again() {
+        let both = Next::Run(Step::Freeze {
+            replicas: [key(2), key(3)].into(),
+        });
+        let all = [(1, silent()), (2, Outcome::Done), (3, Outcome::Done)];
+        assert_eq!(after_test(all, &after()), both);
+        // One that was lost meanwhile has no say.
+        let one_lost = [(1, silent()), (2, Outcome::Done), (3, silent())];
+        assert_eq!(after_test(one_lost, &after()), both);
+    }
+
+    #[test]
+    fn one_that_reaches_it_ends_everything_and_the_threads_run_again() {
+        let unknown = || Outcome::Unknown("connection lost".to_owned());
+        for (wanted, outcomes) in [
+            (
+                "db3:3306 has reached",
+                [(1, silent()), (2, Outcome::Done), (3, failed())],
+            ),
+            ("is not proved", [(1, silent()), (2, Outcome::Done), (3, unknown())]),
+            ("no replica could try", [(1, silent()), (2, silent()), (3, silent())]),
+            (
+                "answers again",
+                [(1, Outcome::Done), (2, Outcome::Done), (3, Outcome::Done)],
+            ),
+            ("answers again", [(1, failed()), (2, Outcome::Done), (3, Outcome::Done)]),
+        ] {
+            let Next::Abort { reason, undo } = after_test(outcomes, &after()) else {
+                panic!("{wanted}: it goes on");
+            };
+            assert!(reason.contains(wanted), "{wanted}: {reason}");
+            let replicas = [key(2), key(3)].into();
+            assert_eq!(undo, [Undo::StartReceiving { replicas }]);
+        }
+    }
+
+    #[test]
+    fn the_test_goes_on_until_the_replicas_are_frozen() {
+        let all = [(1, silent()), (2, Outcome::Done), (3, Outcome::Done)];
+        let Next::Abort { reason, .. } = after_test(all, &before()) else {
+            panic!("it goes on");
+        };
+        assert!(reason.contains("reconnected: db2:3306"), "{reason}");
+    }
+}

@@ -1,0 +1,249 @@
+//! A primary from which no packet comes: who is asked to prove it, and when nothing is done.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::domain::finding::{Code, Verdict};
+use crate::domain::fixture::key;
+use crate::domain::instance::ProbeFailure;
+use crate::domain::policy::StalledPrimary;
+use crate::domain::state::Recovery;
+
+use super::{Fault, Reach, Rig};
+
+/// The members do not reach the primary, and these replicas do not either.
+fn cut_off(rig: &Rig, replicas: impl IntoIterator<Item = u32>) {
+    rig.world.with(1, |server| server.reach = Reach::Dropped);
+    for replica in replicas {
+        rig.world.cut(replica, 1);
+    }
+}
+
+fn receives(rig: &Rig, n: u32) -> bool {
+    rig.world
+        .with(n, |server| server.channel.as_ref().is_some_and(|link| link.receives))
+}
+
+fn only(recoveries: Vec<Recovery>) -> Recovery {
+    assert_eq!(recoveries.len(), 1, "{recoveries:#?}");
+    recoveries.into_iter().next().unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_primary_cut_off_from_everybody_is_replaced_within_five_seconds() {
+    for (servers, members) in [(3, 3), (2, 3), (4, 1)] {
+        let rig = Rig::started(servers, members).await;
+        rig.world.write(1, 5);
+        rig.wait(1000).await;
+        cut_off(&rig, 2..=servers);
+        let begun = Instant::now();
+        let recovery = only(rig.recovered(1).await);
+        assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+        assert!(recovery.is_successful(), "{recovery:#?}");
+        assert_eq!(recovery.finding.code, Code::UnreachableMaster);
+        assert_eq!(recovery.successor(), Some(&key(2)));
+        assert_eq!(rig.world.opened(), ["db2:3306"]);
+        let silent = recovery
+            .opinions
+            .iter()
+            .filter(|opinion| matches!(opinion.verdict, Verdict::Silent(_)));
+        assert_eq!(silent.count() as u64, members);
+        for replica in 3..=servers {
+            assert!(receives(&rig, replica));
+        }
+        rig.world.assert_sound();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_replica_that_reaches_it_keeps_it_whichever_that_is() {
+    for connected in [2, 3, 4] {
+        let rig = Rig::started(4, 3).await;
+        cut_off(&rig, (2..=4).filter(|replica| *replica != connected));
+        rig.wait(25_000).await;
+        let recovery = only(rig.recoveries());
+        assert!(!recovery.is_successful() && recovery.successor().is_none());
+        let told = format!("db{connected}:3306 has reached db1:3306 again");
+        assert!(
+            recovery.errors.iter().any(|error| error.contains(&told)),
+            "{recovery:#?}"
+        );
+        assert_eq!(rig.world.opened(), Vec::<String>::new());
+        assert!((2..=4).all(|replica| receives(&rig, replica)));
+        assert!(!rig.world.with(1, |server| server.read_only));
+        // It is not tried again and again.
+        rig.wait(60_000).await;
+        assert!(rig.recoveries().len() <= 4, "{}", rig.recoveries().len());
+        assert_eq!(rig.world.opened(), Vec::<String>::new());
+        rig.world.assert_sound();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_arrives_at_a_replica_is_proof_enough_and_nothing_is_touched() {
+    let rig = Rig::started(3, 3).await;
+    cut_off(&rig, [2]);
+    for _ in 0..100 {
+        rig.world.write(1, 1);
+        rig.wait(100).await;
+    }
+    assert_eq!((rig.recoveries().len(), rig.world.log().len()), (0, 0));
+    let held_back = rig.members[&1].recoverer.held_back(&key(1)).unwrap().to_string();
+    assert!(held_back.contains("db3:3306 receives from db1:3306"), "{held_back}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_member_that_reaches_it_or_knows_it_stalled_is_a_veto() {
+    for verdict in [
+        Verdict::Alive("it answers me".to_owned()),
+        Verdict::Stalled("it accepts connections".to_owned()),
+    ] {
+        let rig = Rig::started(3, 3).await;
+        rig.group.says(3, verdict);
+        cut_off(&rig, [2, 3]);
+        rig.wait(5000).await;
+        assert_eq!((rig.recoveries().len(), rig.world.log().len()), (0, 0));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_minority_that_sees_it_silent_does_not_even_ask_the_replicas_to_prove_it() {
+    let rig = Rig::started(3, 3).await;
+    for member in [2, 3] {
+        rig.group.says(member, Verdict::Abstains("blind".to_owned()));
+    }
+    cut_off(&rig, [2, 3]);
+    rig.wait(5000).await;
+    assert_eq!((rig.recoveries().len(), rig.world.log().len()), (0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_next_leader_begins_the_test_again() {
+    for (n, statement) in [
+        (2, "stop_receiving"),
+        (3, "start_receiving"),
+        (2, "start_receiving"),
+        (3, "stop_receiving"),
+    ] {
+        for heals in [false, true] {
+            let rig = Rig::started(3, 3).await;
+            let group = rig.group.clone();
+            rig.world.plan(Fault::then(n, statement, move |inner| {
+                group.depose(1);
+                if heals {
+                    inner.servers.get_mut(&key(1)).unwrap().reach = Reach::Answers;
+                    inner.heal(&key(2));
+                    inner.heal(&key(3));
+                }
+            }));
+            cut_off(&rig, [2, 3]);
+            let recovery = only(rig.recovered(1).await);
+            assert_eq!(recovery.is_successful(), !heals, "{statement} on db{n}: {recovery:#?}");
+            if heals {
+                assert_eq!(rig.world.writable(), [key(1)]);
+                assert!(receives(&rig, 2) && receives(&rig, 3));
+            } else {
+                assert_eq!(rig.world.opened(), ["db2:3306"]);
+                assert!(receives(&rig, 3));
+            }
+            rig.world.assert_sound();
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_way_that_opens_again_before_the_opening_ends_it() {
+    let rig = Rig::started(3, 3).await;
+    // The second time that it is stopped is the freeze.
+    let mut heals = Fault::first(3, "stop_receiving", |inner| {
+        inner.servers.get_mut(&key(1)).unwrap().reach = Reach::Answers;
+        inner.heal(&key(2));
+        inner.heal(&key(3));
+    });
+    heals.after = 1;
+    rig.world.plan(heals);
+    cut_off(&rig, [2, 3]);
+    let recovery = only(rig.recovered(1).await);
+    assert!(!recovery.is_successful(), "{recovery:#?}");
+    assert_eq!(rig.world.writable(), [key(1)]);
+    assert!(receives(&rig, 2) && receives(&rig, 3));
+    rig.world.assert_sound();
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_stalled_stays_stalled_when_its_queue_is_full() {
+    let rig = Rig::started(3, 3).await;
+    rig.world.with(1, |server| server.reach = Reach::Stalls);
+    rig.wait(3000).await;
+    rig.world.with(1, |server| server.reach = Reach::Dropped);
+    rig.wait(60_000).await;
+    for member in rig.members.values() {
+        let failure = member.observatory.get(&key(1)).unwrap().instance.failure;
+        assert_eq!(failure, Some(ProbeFailure::Stalled));
+    }
+    assert_eq!((rig.recoveries().len(), rig.world.log().len()), (0, 0));
+    // It goes on.
+    rig.world.with(1, |server| server.reach = Reach::Answers);
+    rig.until("it answers", |rig| {
+        rig.members
+            .values()
+            .all(|member| member.observatory.get(&key(1)).unwrap().instance.is_valid())
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_stalled_and_refuses_is_dead() {
+    let rig = Rig::started(3, 3).await;
+    rig.world.with(1, |server| server.reach = Reach::Stalls);
+    rig.wait(3000).await;
+    rig.world.with(1, |server| server.reach = Reach::Answers);
+    rig.world.kill(1);
+    let recovery = only(rig.recovered(1).await);
+    assert_eq!(recovery.successor(), Some(&key(2)), "{recovery:#?}");
+    rig.world.assert_sound();
+}
+
+/// A group that replaces a stalled primary after ten seconds; it is stalled from now on.
+async fn stalled(cut: &[u32]) -> Rig {
+    let mut rig = Rig::new(3, 3);
+    rig.policy.stalled = StalledPrimary::Failover;
+    rig.policy.stalled_timeout_millis = 10_000;
+    for id in 1..=3 {
+        rig.start(id);
+    }
+    rig.settled().await;
+    rig.wait(1000).await;
+    rig.world.with(1, |server| server.reach = Reach::Stalls);
+    for replica in cut {
+        rig.world.cut(*replica, 1);
+    }
+    rig
+}
+
+#[tokio::test(start_paused = true)]
+async fn by_policy_a_primary_that_stays_stalled_is_replaced_after_a_while() {
+    let rig = stalled(&[2, 3]).await;
+    rig.wait(9000).await;
+    assert_eq!((rig.recoveries().len(), rig.world.log().len()), (0, 0));
+    let recovery = only(rig.recovered(1).await);
+    assert!(recovery.is_successful(), "{recovery:#?}");
+    assert_eq!(recovery.finding.code, Code::StalledPrimary);
+    assert_eq!(rig.world.opened(), ["db2:3306"]);
+    // It goes on, and is writable until it is seen.
+    rig.world.with(1, |server| server.reach = Reach::Answers);
+    rig.until("it is read-only", |rig| rig.world.writable() == [key(2)])
+        .await;
+    rig.world.assert_sound();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stalled_primary_from_which_a_replica_receives_stays_whatever_the_policy() {
+    let rig = stalled(&[2]).await;
+    rig.wait(30_000).await;
+    let recovery = only(rig.recoveries());
+    assert!(!recovery.is_successful(), "{recovery:#?}");
+    assert!(receives(&rig, 2) && receives(&rig, 3));
+    assert_eq!(rig.world.opened(), Vec::<String>::new());
+}
