@@ -33,6 +33,7 @@ pub fn lint(plan: &Plan, topology: &Topology) -> Vec<String> {
         }
         RecoveryKind::DeadPrimaryByPosition => {
             check_order(plan, &mut wrong);
+            check_silence(plan, topology, &mut wrong);
             check_roles(plan, topology, &mut wrong);
             check_freeze(plan, topology, &mut wrong);
         }

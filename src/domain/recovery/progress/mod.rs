@@ -28,6 +28,7 @@ mod relocate;
 
 pub use super::outcome::{Finish, Next, Outcome, StepResult, Undo};
 use super::plan::{Plan, RecoveryKind, Refusal, Step};
+use reconnect::Silence;
 
 /// How often a replica is pointed at the successor before it counts as lost.
 const REPOINT_TRIES: usize = 2;
@@ -35,6 +36,14 @@ const REPOINT_TRIES: usize = 2;
 /// What comes next. `policy` and `now` serve the second choice; `now` is the executor's clock.
 pub fn next(plan: &Plan, phase: &Phase, done: &[StepResult], fresh: &Topology, policy: &Policy, now: Wall) -> Next {
     let course = Course { plan, done, fresh };
+    if *phase == Phase::Claimed {
+        // Whatever the kind: where a test is asked for, nothing comes before it.
+        match course.silence() {
+            Ok(Silence::NotAsked | Silence::Proven) => {}
+            Ok(Silence::Test(test)) => return Next::Run(test),
+            Err(reason) => return course.abort(reason),
+        }
+    }
     match (plan.kind, phase) {
         (_, Phase::Ended { .. }) => Next::Over,
         (RecoveryKind::DeadPrimary, Phase::Claimed) => course

@@ -80,7 +80,7 @@ mod tests {
     use crate::domain::policy::Policy;
     use crate::domain::recovery::lint::lint;
     use crate::domain::recovery::outcome::{Next, Undo};
-    use crate::domain::recovery::plan::Plan;
+    use crate::domain::recovery::plan::{Plan, RecoveryKind};
     use crate::domain::recovery::planner::plan_silent;
     use crate::domain::recovery::progress::next;
     use crate::domain::state::Phase;
@@ -162,6 +162,19 @@ mod tests {
         late.steps.swap(0, 2);
         let told = lint(&late, &before()).join("; ");
         assert!(told.contains("must not come before reconnect test"), "{told}");
+    }
+
+    #[test]
+    fn the_test_comes_first_whatever_the_kind_of_the_plan() {
+        let by_position = Plan {
+            kind: RecoveryKind::DeadPrimaryByPosition,
+            ..planned()
+        };
+        let first = next(&by_position, &Phase::Claimed, &[], &before(), &Policy::default(), NOW);
+        assert!(matches!(first, Next::Run(Step::ReconnectTest { .. })), "{first:?}");
+        let mut blind = by_position;
+        blind.steps.remove(0);
+        assert!(lint(&blind, &before()).join("; ").contains("is not asked to prove it"));
     }
 
     #[test]
