@@ -6,9 +6,11 @@ use std::time::Duration;
 use tracing::{error, info, warn};
 
 use crate::domain::finding::Code;
+use crate::domain::gtid::GtidSet;
 use crate::domain::hooks::{self, HookList};
-use crate::domain::instance::ProbeFailure;
+use crate::domain::instance::{InstanceFacts, ProbeFailure};
 use crate::domain::key::InstanceKey;
+use crate::domain::policy::{Policy, Unapplied};
 use crate::domain::recovery::plan::Step;
 use crate::domain::recovery::progress::{self, Finish, Next, Outcome, StepResult, Undo};
 use crate::domain::state::record::StepRecord;
@@ -16,7 +18,7 @@ use crate::domain::state::{Applied, ClaimToken, Command, Ending, Phase, Recovery
 use crate::domain::topology::Topology;
 
 use super::failpoint;
-use super::hands::{Effect, Hands, Workshop};
+use super::hands::{Effect, Hands, Patience, Workshop};
 use super::hooks::Answer;
 use super::picture::Pictures;
 
@@ -24,6 +26,9 @@ use super::picture::Pictures;
 const TRY_AGAIN_PAUSE: Duration = Duration::from_millis(500);
 /// How often something is put back before it is given up and recorded as not undone.
 const UNDO_TRIES: u32 = 3;
+
+/// With `DelayMasterPromotionIfSQLThreadNotUpToDate`: as long as orchestrator waits.
+const WAIT_AT_MOST: Duration = Duration::from_hours(24);
 
 /// Why a drive stopped before the end: another actor goes on from what is committed.
 enum Stopped {
@@ -243,6 +248,12 @@ impl Drive<'_> {
     }
 
     async fn step(&mut self, recovery: &Recovery, fresh: &Topology, mut step: Step) -> Result<(), Stopped> {
+        let patience = self
+            .pictures
+            .cluster(&self.token.cluster)
+            .map_or(Patience::of(Duration::from_mins(1)), |picture| {
+                patience(&picture.policy)
+            });
         let effects = match &mut step {
             Step::ReconnectTest { victim, replicas } => self
                 .hands
@@ -256,15 +267,17 @@ impl Drive<'_> {
                 .await
                 .unwrap_or_else(|effect| to_all(replicas, &effect)),
             Step::Drain { successor } => {
-                let set = fresh
-                    .get(successor)
-                    .and_then(|instance| instance.facts.as_ref())
-                    .map_or_else(
-                        || recovery.plan.position.clone(),
-                        super::super::domain::instance::InstanceFacts::received,
-                    );
-                let deadline = self.catch_up();
-                BTreeMap::from([(successor.clone(), self.hands.drain(successor, &set, deadline).await)])
+                let set = received(fresh, successor, recovery);
+                let effect = self.hands.drain(successor, &set, patience).await;
+                BTreeMap::from([(successor.clone(), effect)])
+            }
+            Step::Feed { successor, from } => {
+                let set = received(fresh, from, recovery);
+                let both = BTreeSet::from([successor.clone(), from.clone()]);
+                self.hands
+                    .feed(successor, from, &set, patience)
+                    .await
+                    .unwrap_or_else(|effect| to_all(&both, &effect))
             }
             Step::Redial { victim } => {
                 let may_stall = recovery.plan.code == Code::StalledPrimary;
@@ -428,6 +441,13 @@ impl Drive<'_> {
             for item in std::mem::take(&mut waiting) {
                 let effects = match &item {
                     Undo::Reopen { victim } => BTreeMap::from([(victim.clone(), self.hands.unfence(victim).await)]),
+                    Undo::PointBack { replica, source } => {
+                        let only = BTreeSet::from([replica.clone()]);
+                        self.hands
+                            .repoint(source, &only)
+                            .await
+                            .unwrap_or_else(|effect| to_all(&only, &effect))
+                    }
                     Undo::StartReceiving { replicas } => self
                         .hands
                         .thaw(replicas)
@@ -446,6 +466,7 @@ impl Drive<'_> {
                 failed.push(format!("not undone: {}", tell(&not_done)));
                 waiting.push(match item {
                     Undo::Reopen { victim } => Undo::Reopen { victim },
+                    Undo::PointBack { replica, source } => Undo::PointBack { replica, source },
                     Undo::StartReceiving { .. } => Undo::StartReceiving {
                         replicas: not_done.into_keys().collect(),
                     },
@@ -456,6 +477,23 @@ impl Drive<'_> {
             }
         }
         Ok(failed)
+    }
+}
+
+/// What a server has received by its last facts.
+fn received(fresh: &Topology, key: &InstanceKey, recovery: &Recovery) -> GtidSet {
+    let facts = fresh.get(key).and_then(|instance| instance.facts.as_ref());
+    facts.map_or_else(|| recovery.plan.position.clone(), InstanceFacts::received)
+}
+
+/// How long a successor may take to apply what it received.
+fn patience(policy: &Policy) -> Patience {
+    match policy.unapplied {
+        Unapplied::CatchUp | Unapplied::Refuse => Patience::of(Duration::from_millis(policy.catch_up_millis)),
+        Unapplied::Wait => Patience {
+            deadline: WAIT_AT_MOST,
+            without_progress: Some(Duration::from_secs(policy.reasonable_lag_seconds.max(1))),
+        },
     }
 }
 

@@ -111,6 +111,7 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     let source = source(&settings, cluster.as_ref(), &stop, &tasks).await?;
     let (accounts, credentials) = watch::channel(own_account(&settings));
     let probe_settings = ProbeSettings {
+        lag_query: settings.discovery.lag_query.clone(),
         data_center_query: settings.discovery.data_center.query.clone(),
         region_query: settings.discovery.region.query.clone(),
         environment_query: settings.discovery.environment.query.clone(),
@@ -404,10 +405,11 @@ fn watch_settings(settings: &Settings) -> WatchSettings {
 
 fn policy_settings(settings: &Settings) -> anyhow::Result<PolicySettings> {
     let recovery = &settings.recovery;
+    let promotion = &recovery.promotion;
     Ok(PolicySettings {
         recover_primary_filters: recovery.primaries.filters().to_vec(),
         recover_intermediate_filters: recovery.intermediates.filters().to_vec(),
-        promotion_ignore: recovery.promotion_ignore.patterns().to_vec(),
+        promotion_ignore: promotion.ignore.patterns().to_vec(),
         block_millis: u64::try_from(recovery.block.as_millis()).context("RecoveryPeriodBlockSeconds")?,
         recover_non_writable_primary: recovery.recover_non_writable_primary,
         enforce_exact_semi_sync: recovery.enforce_exact_semi_sync,
@@ -415,8 +417,12 @@ fn policy_settings(settings: &Settings) -> anyhow::Result<PolicySettings> {
         stalled: recovery.stalled,
         stalled_timeout_millis: u64::try_from(recovery.stalled_timeout.as_millis()).context("StalledPrimarySeconds")?,
         reasonable_lag_seconds: settings.discovery.reasonable_lag.as_secs(),
-        prevent_cross_data_center: recovery.prevent_cross_data_center,
-        prevent_cross_region: recovery.prevent_cross_region,
+        loss: promotion.loss,
+        loss_timeout_millis: u64::try_from(promotion.loss_timeout.as_millis()).context("LossTimeoutSeconds")?,
+        max_promotion_lag_seconds: promotion.max_lag.as_secs(),
+        unapplied: promotion.unapplied,
+        prevent_cross_data_center: promotion.prevent_cross_data_center,
+        prevent_cross_region: promotion.prevent_cross_region,
         ..PolicySettings::default()
     })
 }

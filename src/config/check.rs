@@ -22,6 +22,7 @@ use super::settings::{
 };
 
 mod hooks;
+mod promotion;
 
 /// Everything that is wrong with the values, a line each.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -112,32 +113,14 @@ impl Check<'_> {
                 );
             }
         }
-        if file.is_set("FailMasterPromotionIfSQLThreadNotUpToDate")
-            && file.is_set("DelayMasterPromotionIfSQLThreadNotUpToDate")
+        let (new, old) = (
+            "PostponeReplicaRecoveryOnLagMinutes",
+            "PostponeSlaveRecoveryOnLagMinutes",
+        );
+        if let (Some(left), Some(right)) = (file.accepted.get(new), file.accepted.get(old))
+            && left != right
         {
-            self.wrong(
-                "FailMasterPromotionIfSQLThreadNotUpToDate",
-                "contradicts DelayMasterPromotionIfSQLThreadNotUpToDate; set one of them",
-            );
-        }
-        if file.is_set("FailMasterPromotionOnLagMinutes")
-            && !file.is_set("ReplicationLagQuery")
-            && !file.is_set("SlaveLagQuery")
-        {
-            self.wrong("FailMasterPromotionOnLagMinutes", "needs ReplicationLagQuery");
-        }
-        for (new, old) in [
-            ("ReplicationLagQuery", "SlaveLagQuery"),
-            (
-                "PostponeReplicaRecoveryOnLagMinutes",
-                "PostponeSlaveRecoveryOnLagMinutes",
-            ),
-        ] {
-            if let (Some(left), Some(right)) = (file.accepted.get(new), file.accepted.get(old))
-                && left != right
-            {
-                self.wrong(new, format!("differs from {old}, its old name; set one of them"));
-            }
+            self.wrong(new, format!("differs from {old}, its old name; set one of them"));
         }
     }
 
@@ -495,6 +478,7 @@ impl Check<'_> {
                 &keys.DiscoveryIgnoreMasterHostnameFilters,
             ),
             ignore: self.hostnames("DiscoveryIgnoreHostnameFilters", &keys.DiscoveryIgnoreHostnameFilters),
+            lag_query: self.lag_query(file),
             reasonable_lag: Duration::from_secs(u64::from(keys.ReasonableReplicationLagSeconds)),
             maintenance_lag: Duration::from_secs(u64::from(keys.ReasonableMaintenanceReplicationLagSeconds)),
             cluster_aliases,
@@ -559,15 +543,13 @@ impl Check<'_> {
                 "RecoverIntermediateMasterClusterFilters",
                 &keys.RecoverIntermediateMasterClusterFilters,
             ),
-            promotion_ignore: self.hostnames("PromotionIgnoreHostnameFilters", &keys.PromotionIgnoreHostnameFilters),
+            promotion: self.promotion(file),
             recover_non_writable_primary: keys.RecoverNonWriteableMaster,
             enforce_exact_semi_sync: keys.EnforceExactSemiSyncReplicas,
             locked_semi_sync: Duration::from_secs(u64::from(match keys.ReasonableLockedSemiSyncMasterSeconds {
                 0 => file.discovery.ReasonableReplicationLagSeconds,
                 seconds => seconds,
             })),
-            prevent_cross_data_center: keys.PreventCrossDataCenterMasterFailover,
-            prevent_cross_region: keys.PreventCrossRegionMasterFailover,
             concurrency: usize::try_from(self.positive("MaxConcurrentRecoveries", keys.MaxConcurrentRecoveries))
                 .unwrap_or(usize::MAX),
             quorum,

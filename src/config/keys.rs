@@ -174,6 +174,10 @@ keys! {
         DiscoveryIgnoreMasterHostnameFilters: Vec<String> = Vec::new();
         /// Regular expressions on `host:port`: instances that crawling does not follow.
         DiscoveryIgnoreHostnameFilters: Vec<String> = Vec::new();
+        /// Query on a replica whose first value is its lag in seconds, instead of what the server says of itself.
+        ReplicationLagQuery: String = String::new();
+        /// Old name of `ReplicationLagQuery`.
+        SlaveLagQuery: String = String::new();
         /// Lag in seconds above which a replica counts as lagging.
         ReasonableReplicationLagSeconds: u32 = 10;
         /// Lag in seconds above which the topology shows a replica as `lag`.
@@ -222,6 +226,16 @@ keys! {
         PreventCrossDataCenterMasterFailover: bool = false;
         /// Never promote across regions.
         PreventCrossRegionMasterFailover: bool = false;
+        /// Never promote a replica that lags so many minutes or more; 0: whatever its lag. Needs `ReplicationLagQuery`.
+        FailMasterPromotionOnLagMinutes: u32 = 0;
+        /// Never promote a replica while it has not applied all that it received. Nothing is touched meanwhile, and it is tried again.
+        FailMasterPromotionIfSQLThreadNotUpToDate: bool = false;
+        /// Wait for the chosen replica to apply all that it received as long as it makes progress, a day at most. Without: 60 seconds, then the next one is chosen.
+        DelayMasterPromotionIfSQLThreadNotUpToDate: bool = false;
+        /// (own key) What to do, in clusters without a document, when transactions would be lost: `Refuse`, `AllowAfterTimeout` or `Allow`. Default: `Refuse` where the primary's semi-sync promises that nothing can be lost, `Allow` otherwise.
+        LossPolicy: String = String::new();
+        /// (own key) How long `AllowAfterTimeout` waits for the old primary, seconds.
+        LossTimeoutSeconds: u32 = 60;
         /// (own key) How many clusters are repaired at once, at least 1; the most important first.
         MaxConcurrentRecoveries: u32 = 20;
         /// (own key) Who must agree before a failover: `Leader`, `Majority` (of the voters) or `MajorityOfDataCenters` (such a majority, out of more than half of the voters' data centres). Default: `Majority` with `RaftEnabled`, `Leader` otherwise.

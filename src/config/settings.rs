@@ -9,7 +9,7 @@ use secrecy::SecretString;
 use crate::app::filter::{ClusterFilters, HostnameFilters};
 use crate::app::ports::{Account, Credentials, TlsMode};
 use crate::domain::key::InstanceKey;
-use crate::domain::policy::{RecoveryQuorum, StalledPrimary};
+use crate::domain::policy::{LossPolicy, RecoveryQuorum, StalledPrimary, Unapplied};
 
 pub use super::keys::{Kubernetes as KubernetesSettings, StatefulSet as StatefulSetSettings};
 
@@ -135,6 +135,8 @@ pub struct DiscoverySettings {
     pub ignore_sources: HostnameFilters,
     /// Instances that crawling does not follow.
     pub ignore: HostnameFilters,
+    /// Query for the lag.
+    pub lag_query: Option<String>,
     /// Lag above which a replica counts as lagging.
     pub reasonable_lag: Duration,
     /// Lag above which the topology shows `lag`.
@@ -177,18 +179,14 @@ pub struct RecoverySettings {
     pub primaries: ClusterFilters,
     /// Clusters without a document whose intermediate sources are replaced.
     pub intermediates: ClusterFilters,
-    /// Instances that are never promoted.
-    pub promotion_ignore: HostnameFilters,
+    /// Who may be promoted.
+    pub promotion: PromotionSettings,
     /// A read-only primary is a failure.
     pub recover_non_writable_primary: bool,
     /// More semi-sync replicas than the primary waits for are a failure.
     pub enforce_exact_semi_sync: bool,
     /// How long the binary log of a primary that waits for semi-sync replicas stands still before it counts as locked.
     pub locked_semi_sync: Duration,
-    /// Never promote across data centres.
-    pub prevent_cross_data_center: bool,
-    /// Never promote across regions.
-    pub prevent_cross_region: bool,
     /// How many clusters are repaired at once.
     pub concurrency: usize,
     /// Who must agree.
@@ -210,6 +208,25 @@ pub struct HookSettings {
     pub hidden: BTreeSet<String>,
     /// The commands, and how long they may take.
     pub run: crate::app::hooks::HookSettings,
+}
+
+/// Who may be promoted, and what may be lost by it.
+#[derive(Clone, Debug)]
+pub struct PromotionSettings {
+    /// Instances that are never promoted.
+    pub ignore: HostnameFilters,
+    /// Never promote across data centres.
+    pub prevent_cross_data_center: bool,
+    /// Never promote across regions.
+    pub prevent_cross_region: bool,
+    /// Lag from which on a replica is not promoted; zero: whatever its lag.
+    pub max_lag: Duration,
+    /// What to do with a successor that has not applied all.
+    pub unapplied: Unapplied,
+    /// What to do about loss in clusters without a document.
+    pub loss: LossPolicy,
+    /// How long [`LossPolicy::AllowAfterTimeout`] waits.
+    pub loss_timeout: Duration,
 }
 
 /// The environment of the process, as far as the configuration may refer to it.

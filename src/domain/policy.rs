@@ -24,13 +24,27 @@ pub enum Mode {
 /// What to do when transactions that a replica cannot have would be lost.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum LossPolicy {
+    /// As the primary promised: refuse where its semi-sync says that nothing can be lost, allow otherwise.
+    #[default]
+    Auto,
     /// Do not promote.
     Refuse,
     /// Wait for the old primary, then promote.
     AllowAfterTimeout,
     /// Promote and report what was lost.
-    #[default]
     Allow,
+}
+
+/// What to do with a successor that has received and not yet applied something.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Unapplied {
+    /// It is given [`Policy::catch_up_millis`], then another one is chosen.
+    #[default]
+    CatchUp,
+    /// It is no candidate until it has applied all (`FailMasterPromotionIfSQLThreadNotUpToDate`).
+    Refuse,
+    /// It is waited for as long as it makes progress, a day at most (`DelayMasterPromotionIfSQLThreadNotUpToDate`).
+    Wait,
 }
 
 /// What to do with a failed primary that is back and holds nothing that the new one lacks.
@@ -203,6 +217,10 @@ pub struct Policy {
     pub reasonable_lag_seconds: u64,
     /// How long a successor may take to apply what it received, milliseconds.
     pub catch_up_millis: u64,
+    /// Lag from which on a replica is not promoted, seconds; 0: whatever its lag.
+    pub max_promotion_lag_seconds: u64,
+    /// What to do with a successor that has not applied all.
+    pub unapplied: Unapplied,
     /// Never promote across data centres.
     pub prevent_cross_data_center: bool,
     /// Never promote across regions.

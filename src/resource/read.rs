@@ -151,9 +151,10 @@ fn declared(spec: &MySQLClusterSpec, origin: Origin) -> Result<DeclaredCluster, 
         },
         block_millis: millis(&recovery.block_for).map_err(|why| format!("spec.recovery.blockFor: {why}"))?,
         loss: match recovery.loss_policy {
-            spec::LossPolicy::Refuse => LossPolicy::Refuse,
-            spec::LossPolicy::AllowAfterTimeout => LossPolicy::AllowAfterTimeout,
-            spec::LossPolicy::Allow => LossPolicy::Allow,
+            None => LossPolicy::Auto,
+            Some(spec::LossPolicy::Refuse) => LossPolicy::Refuse,
+            Some(spec::LossPolicy::AllowAfterTimeout) => LossPolicy::AllowAfterTimeout,
+            Some(spec::LossPolicy::Allow) => LossPolicy::Allow,
         },
         loss_timeout_millis: millis(&recovery.loss_timeout)
             .map_err(|why| format!("spec.recovery.lossTimeout: {why}"))?,

@@ -134,9 +134,10 @@ pub struct Recovery {
     #[serde(default = "default_block")]
     pub block_for: String,
     /// When transactions would be lost that no replica can have. Refuse: do not promote; AllowAfterTimeout: wait for the old primary,
-    /// then promote; Allow: promote and report what was lost.
-    #[serde(default)]
-    pub loss_policy: LossPolicy,
+    /// then promote; Allow: promote and report what was lost. Unset: Refuse where the primary's semi-sync promises that nothing can be
+    /// lost, Allow otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loss_policy: Option<LossPolicy>,
     /// How long AllowAfterTimeout waits.
     #[schemars(length(max = 32), regex(pattern = DURATION_PATTERN))]
     #[serde(default = "default_loss_timeout")]
@@ -152,7 +153,7 @@ impl Default for Recovery {
         Self {
             mode: Mode::default(),
             block_for: default_block(),
-            loss_policy: LossPolicy::default(),
+            loss_policy: None,
             loss_timeout: default_loss_timeout(),
             old_primary: OldPrimary::default(),
         }
@@ -173,7 +174,7 @@ pub enum Mode {
 }
 
 /// What is done when transactions would be lost.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[expect(
     missing_docs,
     reason = "a described variant becomes a oneOf in the schema; the field describes the values"
@@ -181,7 +182,6 @@ pub enum Mode {
 pub enum LossPolicy {
     Refuse,
     AllowAfterTimeout,
-    #[default]
     Allow,
 }
 

@@ -133,7 +133,7 @@ fn defaults_are_filled_in() {
     );
     assert_eq!(
         (policy.mode, policy.loss, policy.old_primary),
-        (Mode::Auto, LossPolicy::Allow, OldPrimary::Hold)
+        (Mode::Auto, LossPolicy::Auto, OldPrimary::Hold)
     );
     assert_eq!(
         (policy.block_millis, policy.loss_timeout_millis, policy.paused),

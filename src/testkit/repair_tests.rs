@@ -39,6 +39,8 @@ fn plan() -> Plan {
         lost_replicas: Vec::new(),
         lost: None,
         steps: vec![to(1, &[3]), to(3, &[4])],
+        sources: std::collections::BTreeMap::new(),
+        remembered: None,
     }
 }
 

@@ -25,6 +25,8 @@ pub(crate) fn recovery(id: u64, phase: Phase) -> Recovery {
         lost_replicas: Vec::new(),
         lost: None::<GtidSet>,
         steps: Vec::new(),
+        sources: std::collections::BTreeMap::new(),
+        remembered: None,
     };
     Recovery {
         id,

@@ -54,6 +54,8 @@ pub async fn claim(member: &dyn Consensus, uid: &str) -> ClaimToken {
         lost_replicas: Vec::new(),
         lost: None,
         steps: Vec::new(),
+        sources: std::collections::BTreeMap::new(),
+        remembered: None,
     };
     let me = member.me();
     let claim = Claim {

@@ -10,12 +10,15 @@ use futures::future::join_all;
 use tokio::sync::Mutex;
 use tracing::warn;
 
-use crate::domain::gtid::GtidSet;
 use crate::domain::instance::{Identity, Instance, InstanceFacts, Observation};
 use crate::domain::intent::Origin;
 use crate::domain::key::InstanceKey;
 use crate::domain::state::ClaimToken;
 use crate::domain::topology::Topology;
+
+mod catch_up;
+
+pub use catch_up::Patience;
 
 use super::hooks::HookRunner;
 use super::observatory::Observatory;
@@ -354,25 +357,6 @@ impl Hands {
         };
         self.shop.observatory.record(&observation, begun, ended);
         self.show(topology, observation);
-    }
-
-    /// Waits until the successor has applied everything in `set`.
-    pub async fn drain(&mut self, successor: &InstanceKey, set: &GtidSet, deadline: Duration) -> Effect {
-        let session = match self.session_of(successor, self.shop.settings.step_deadline).await {
-            Ok(session) => session,
-            Err(effect) => return effect,
-        };
-        let applied = {
-            let mut session = session.lock().await;
-            match session.start_applying(self.shop.settings.step_deadline).await {
-                Ok(()) => session.wait_applied(set, deadline).await,
-                Err(error) => Err(error),
-            }
-        };
-        match applied {
-            Ok(()) => Effect::Done(format!("{successor} has applied all that it received")),
-            Err(error) => self.effect_of(successor, &error),
-        }
     }
 
     /// Dials the old primary once more.

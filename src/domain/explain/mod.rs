@@ -15,6 +15,7 @@ use super::instance::Instance;
 use super::key::InstanceKey;
 use super::policy::{HeldBack, LossPolicy, Policy};
 use super::recovery::candidate::excerpt;
+use super::recovery::loss;
 use super::recovery::plan::{Plan, PlanReport, RefusalReason};
 use super::recovery::planner;
 use super::time::Wall;
@@ -196,14 +197,15 @@ impl Rehearsal {
             .no_plan
             .clone()
             .unwrap_or_else(|| "no replica can be promoted".to_owned());
+        let counts = effective_loss(topology, policy);
         let lenient = Policy {
             loss: LossPolicy::Allow,
             ..policy.clone()
         };
         match planner::rehearse(topology, &lenient, now) {
-            (Some(plan), report) if policy.loss != LossPolicy::Allow => Self {
+            (Some(plan), report) if counts != LossPolicy::Allow => Self {
                 arriving: is_arriving(&plan),
-                obstacle: (policy.loss == LossPolicy::Refuse && !is_arriving(&plan)).then_some(why),
+                obstacle: (counts == LossPolicy::Refuse && !is_arriving(&plan)).then_some(why),
                 plan: Some(plan),
                 report,
             },
@@ -242,7 +244,7 @@ impl Rehearsal {
             .as_ref()
             .and_then(|plan| topology.get(&plan.victim)?.valid_facts())
             .is_some_and(|facts| facts.semi_sync.source_active);
-        match policy.loss {
+        match effective_loss(topology, policy) {
             LossPolicy::Refuse if !is_acknowledged => remarks.push(
                 "lossPolicy is Refuse and commits wait for no replica: what has not arrived when the primary dies stops the failover"
                     .to_owned(),
@@ -251,10 +253,15 @@ impl Rehearsal {
                 "lossPolicy is AllowAfterTimeout: if something would be lost, the old primary has {} s to come back first",
                 policy.loss_timeout_millis / 1000
             )),
-            LossPolicy::Refuse | LossPolicy::Allow => {}
+            LossPolicy::Refuse | LossPolicy::Allow | LossPolicy::Auto => {}
         }
         remarks
     }
+}
+
+/// What the loss policy comes to for the present primary.
+fn effective_loss(topology: &Topology, policy: &Policy) -> LossPolicy {
+    current_primary(topology).map_or(policy.loss, |primary| loss::effective(topology, &primary, policy))
 }
 
 /// Whether a reason only says that another one is preferred at the moment.

@@ -1,7 +1,8 @@
 //! Who may be promoted, and who is.
 //!
-//! In order: who is eligible; of these, who holds a maximal position ([`super::position`]); of these, who ranks first (`Rank`).
-//! Everybody else is refused with a reason. What the chosen one is known to lack falls under the loss policy.
+//! In order: who is eligible; what each of these would hold, as it is or fed first ([`super::feed`]); of these ways the ones that
+//! lead to a maximal position ([`super::position`]); of these, which ranks first ([`super::rank`]).
+//! Everybody else is refused with a reason. What the chosen one is known to lack then falls under the loss policy.
 //!
 //! Two reasons give way when there is nobody better: a delayed replica is taken when it alone holds something (§4.4 of the design),
 //! and one with errant transactions when no other one can be promoted at all: an outage until a person comes is worse than a stray
@@ -10,45 +11,42 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::domain::gtid::GtidSet;
-use crate::domain::instance::{Instance, InstanceFacts, ThreadState};
-use crate::domain::intent::PromotionRule;
+use crate::domain::instance::{Instance, InstanceFacts};
 use crate::domain::key::InstanceKey;
-use crate::domain::policy::{LossPolicy, Policy};
+use crate::domain::policy::Policy;
 use crate::domain::time::Wall;
 use crate::domain::topology::Topology;
 
 use super::eligibility::{judge, why_unreachable};
+use super::feed::{Feeder, feeder_for, feeders};
+use super::loss;
 use super::plan::{PlanReport, Refusal, RefusalReason};
 use super::position::Holdings;
+use super::rank::{Bid, Candidate, Ranking};
 
 /// Longest GTID set printed in a reason, characters: a set may be megabytes long, a reason is read by people.
 const EXCERPT: usize = 200;
 
-/// Order among those that hold a maximal position: lower is better, the order of the fields is the policy.
-#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Rank<'a> {
-    /// Not in the failed primary's data centre.
-    elsewhere: bool,
-    /// As asked for.
-    rule: PromotionRule,
-    /// Lower first: a newer server can replicate from an older one, not the other way round.
-    version: (u16, u16, u16),
-    /// STATEMENT, MIXED, ROW: a replica that logs rows cannot follow one that logs statements only in the other order.
-    format: FormatRank,
-    /// Its applying thread must be started first.
-    applier_stopped: bool,
-    /// Not a direct replica of the primary: more has to be moved.
-    indirect: bool,
-    /// So that ties are broken alike everywhere.
-    key: &'a InstanceKey,
+/// What a choice takes into account beyond picture and policy.
+#[derive(Clone, Debug, Default)]
+pub struct Moment {
+    /// Servers that are no candidates for a reason of the moment (not frozen, could not apply); what they hold still counts as known.
+    pub excluded: BTreeMap<InstanceKey, RefusalReason>,
+    /// Pairs of a successor and a feeder with which feeding failed.
+    pub unfed: BTreeSet<(InstanceKey, InstanceKey)>,
+    /// Replicas that this recovery has pointed at another one; they need a new source as the victim's own do.
+    pub moved: BTreeSet<InstanceKey>,
+    /// What the members remember of the victim's transactions.
+    pub remembered: Option<GtidSet>,
+    /// Now.
+    pub now: Wall,
 }
 
-#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum FormatRank {
-    Statement,
-    Mixed,
-    Row,
-    Unknown,
+impl Moment {
+    /// Nothing but the time.
+    pub fn at(now: Wall) -> Self {
+        Self { now, ..Self::default() }
+    }
 }
 
 /// Who is promoted and what follows from it.
@@ -56,7 +54,9 @@ enum FormatRank {
 pub struct Choice {
     /// Who.
     pub successor: InstanceKey,
-    /// What it has received, without errant transactions.
+    /// From whom it must be fed first.
+    pub feeder: Option<InstanceKey>,
+    /// What it has received or will be fed, without errant transactions.
     pub position: GtidSet,
     /// Direct replicas of the victim that will follow it.
     pub followers: BTreeSet<InstanceKey>,
@@ -66,37 +66,73 @@ pub struct Choice {
     pub lost: Option<GtidSet>,
 }
 
-/// A replica that may be promoted.
-struct Candidate<'a> {
-    instance: &'a Instance,
-    facts: &'a InstanceFacts,
-    position: &'a GtidSet,
-}
-
 /// Chooses the successor of `victim` among all its descendants, with the reason against every other one.
 ///
-/// `excluded` are servers that are no candidates for a reason of the moment (not frozen, could not apply); what they hold still counts
-/// as known. The choice is a pure function: the same arguments give the same answer on every member.
+/// The choice is a pure function: the same arguments give the same answer on every member.
 pub fn choose(
     topology: &Topology,
     victim: &InstanceKey,
     policy: &Policy,
-    excluded: &BTreeMap<InstanceKey, RefusalReason>,
-    now: Wall,
+    moment: &Moment,
 ) -> (Option<Choice>, PlanReport) {
     let victim = topology.resolve(victim);
-    let holdings = Holdings::below(topology, victim);
-    let descendants = topology.descendants_of(victim);
+    let holdings = Holdings::remembering(topology, victim, moment.remembered.as_ref());
     let mut report = PlanReport::default();
-    if descendants.is_empty() {
+    if topology.descendants_of(victim).is_empty() {
         report.no_plan = Some(format!("{victim} has no replicas"));
         return (None, report);
     }
-    let mut sound = Vec::new();
+    let pool = pool(topology, victim, policy, moment, &holdings, &mut report);
+    let feeders = feeders(topology, victim, &holdings, moment);
+    let bids = bids(&pool, &feeders, topology, moment);
+    let ranking = Ranking::new(topology, victim, policy, !moment.unfed.is_empty());
+    let Some(best) = best(&bids, &ranking) else {
+        report.no_plan = Some("no replica can be promoted".to_owned());
+        return (None, report);
+    };
+    refuse_the_others(&bids, best, &holdings, &ranking, &mut report);
+    report.refused.sort_by(|left, right| left.instance.cmp(&right.instance));
+    let lost = holdings.lacking(&best.position);
+    if let Some(lost) = &lost
+        && let Err(why) = loss::accept(topology, victim, policy, lost, moment.now, &mut report)
+    {
+        report.no_plan = Some(why);
+        return (None, report);
+    }
+    let successor = best.candidate.instance.key.clone();
+    let feeder = best.feeder.map(|feeder| feeder.instance.key.clone());
+    if let Some(feeder) = &feeder {
+        report
+            .remarks
+            .push(format!("{successor} is fed first from {feeder}, which received more"));
+    }
+    let (followers, lost_replicas) = followers(topology, victim, best, &holdings, moment);
+    report.successor = Some(successor.clone());
+    let choice = Choice {
+        successor,
+        feeder,
+        position: best.position.clone(),
+        followers,
+        lost_replicas,
+        lost,
+    };
+    (Some(choice), report)
+}
+
+/// Those among whom is chosen; the others are refused.
+fn pool<'a>(
+    topology: &'a Topology,
+    victim: &'a InstanceKey,
+    policy: &Policy,
+    moment: &Moment,
+    holdings: &'a Holdings,
+    report: &mut PlanReport,
+) -> Vec<Candidate<'a>> {
+    let mut pool = Vec::new();
     let mut delayed = Vec::new();
     let mut errant = Vec::new();
-    for instance in descendants {
-        let judged = match excluded.get(&instance.key) {
+    for instance in topology.descendants_of(victim) {
+        let judged = match moment.excluded.get(&instance.key) {
             Some(reason) => Err(reason.clone()),
             None => judge(topology, victim, instance, policy),
         };
@@ -113,55 +149,30 @@ pub fn choose(
                 continue;
             }
         };
-        let candidate = Candidate {
+        let candidate = |is_last_resort| Candidate {
             instance,
             facts,
             position: &holding.position,
+            is_last_resort,
         };
         let delay = facts.managed_channel().map_or(0, |channel| channel.delay_seconds);
         match &holding.errant {
-            Some(set) => errant.push((candidate, RefusalReason::Errant(excerpt(set)))),
-            None if delay > 0 => delayed.push((candidate, RefusalReason::Delayed(delay))),
-            None => sound.push(candidate),
+            Some(set) => errant.push((candidate(true), RefusalReason::Errant(excerpt(set)))),
+            None if delay > 0 => delayed.push((candidate(true), RefusalReason::Delayed(delay))),
+            None => pool.push(candidate(false)),
         }
     }
-    let pool = pool(sound, delayed, errant, &mut report);
-    let Some(best) = best(&pool, topology, victim, policy) else {
-        report.no_plan = Some("no replica can be promoted".to_owned());
-        return (None, report);
-    };
-    refuse_the_others(&pool, best, &holdings, topology, victim, policy, &mut report);
-    report.refused.sort_by(|left, right| left.instance.cmp(&right.instance));
-    let lost = holdings.lacking(best.position);
-    if let Some(lost) = &lost
-        && let Err(why) = accept_loss(topology, victim, policy, lost, now, &mut report)
-    {
-        report.no_plan = Some(why);
-        return (None, report);
-    }
-    let (followers, lost_replicas) = followers(topology, victim, best, &holdings);
-    let successor = best.instance.key.clone();
-    report.successor = Some(successor.clone());
-    (
-        Some(Choice {
-            successor,
-            position: best.position.clone(),
-            followers,
-            lost_replicas,
-            lost,
-        }),
-        report,
-    )
+    last_resorts(&mut pool, delayed, errant, report);
+    pool
 }
 
-/// Those among whom is chosen; the others of these lists are refused.
-fn pool<'a>(
-    sound: Vec<Candidate<'a>>,
+/// Adds those that are taken when there is nobody better; the others of these lists are refused.
+fn last_resorts<'a>(
+    pool: &mut Vec<Candidate<'a>>,
     delayed: Vec<(Candidate<'a>, RefusalReason)>,
     errant: Vec<(Candidate<'a>, RefusalReason)>,
     report: &mut PlanReport,
-) -> Vec<Candidate<'a>> {
-    let mut pool = sound;
+) {
     let known: Vec<&GtidSet> = pool.iter().map(|candidate| candidate.position).collect();
     let mut taken = Vec::new();
     for (candidate, reason) in delayed {
@@ -188,172 +199,120 @@ fn pool<'a>(
             report.refused.push(refusal(candidate.instance, reason));
         }
     }
-    pool
+}
+
+/// What each candidate can hold when it is promoted: what it has, when nobody who could feed it has more; otherwise what it is fed.
+fn bids<'c, 'a>(
+    pool: &'c [Candidate<'a>],
+    feeders: &'c [Feeder<'a>],
+    topology: &Topology,
+    moment: &Moment,
+) -> Vec<Bid<'c, 'a>> {
+    // Feeding from one that is itself behind gains nothing, and equal ones count once.
+    let mut tops: Vec<&GtidSet> = Vec::new();
+    for feeder in feeders {
+        if !feeders.iter().any(|other| is_ahead(other.position, feeder.position))
+            && !tops.iter().any(|top| top.covers(feeder.position))
+        {
+            tops.push(feeder.position);
+        }
+    }
+    let mut bids = Vec::new();
+    for candidate in pool {
+        let as_it_is = Bid {
+            candidate,
+            feeder: None,
+            position: candidate.position.clone(),
+        };
+        let before = bids.len();
+        for top in tops.iter().filter(|top| is_ahead(top, candidate.position)) {
+            if !candidate.is_last_resort
+                && let Some(feeder) = feeder_for(feeders, candidate, top, topology, moment)
+            {
+                bids.push(Bid {
+                    candidate,
+                    feeder: Some(feeder),
+                    position: candidate.position.union(top),
+                });
+            }
+        }
+        if bids.len() == before {
+            bids.push(as_it_is);
+        }
+    }
+    bids
 }
 
 /// Maximal by position, then first by rank. Where several maximal positions are incomparable, the largest one: the loss policy
 /// decides afterwards whether it may be taken.
-fn best<'a, 'b>(
-    pool: &'b [Candidate<'a>],
-    topology: &Topology,
-    victim: &InstanceKey,
-    policy: &Policy,
-) -> Option<&'b Candidate<'a>> {
-    let maximal: Vec<&Candidate<'a>> = pool
+fn best<'b, 'c, 'a>(bids: &'b [Bid<'c, 'a>], ranking: &Ranking<'a>) -> Option<&'b Bid<'c, 'a>> {
+    let maximal: Vec<&Bid<'c, 'a>> = bids
         .iter()
-        .filter(|candidate| !pool.iter().any(|other| is_ahead(other, candidate)))
+        .filter(|bid| !bids.iter().any(|other| is_ahead(&other.position, &bid.position)))
         .collect();
-    let by_rank = |candidate: &&&Candidate<'a>| rank(candidate, topology, victim, policy);
-    let are_equal = |left: &Candidate<'a>, right: &Candidate<'a>| {
-        left.position.covers(right.position) && right.position.covers(left.position)
+    let by_rank = |bid: &&&Bid<'c, 'a>| ranking.rank(bid);
+    let are_equal = |left: &Bid<'_, '_>, right: &Bid<'_, '_>| {
+        left.position.covers(&right.position) && right.position.covers(&left.position)
     };
-    let largest = maximal
-        .iter()
-        .map(|candidate| candidate.position.transaction_count())
-        .max()?;
+    let largest = maximal.iter().map(|bid| bid.position.transaction_count()).max()?;
     let first = maximal
         .iter()
-        .filter(|candidate| candidate.position.transaction_count() == largest)
+        .filter(|bid| bid.position.transaction_count() == largest)
         .min_by_key(by_rank)?;
     maximal
         .iter()
-        .filter(|candidate| are_equal(candidate, first))
+        .filter(|bid| are_equal(bid, first))
         .min_by_key(by_rank)
         .copied()
 }
 
 /// Whether one has all that the other has and more.
-fn is_ahead(one: &Candidate<'_>, other: &Candidate<'_>) -> bool {
-    one.position.covers(other.position) && !other.position.covers(one.position)
+fn is_ahead(one: &GtidSet, other: &GtidSet) -> bool {
+    one.covers(other) && !other.covers(one)
 }
 
-fn rank<'a>(candidate: &Candidate<'a>, topology: &Topology, victim: &InstanceKey, policy: &Policy) -> Rank<'a> {
-    let facts = candidate.facts;
-    let home = topology
-        .get(victim)
-        .and_then(|instance| instance.facts.as_ref())
-        .map_or("", |facts| facts.data_center.as_str());
-    Rank {
-        elsewhere: !home.is_empty() && facts.data_center != home,
-        rule: policy
-            .promotion_rules
-            .get(&candidate.instance.key)
-            .copied()
-            .unwrap_or_default(),
-        version: (facts.version.major, facts.version.minor, facts.version.patch),
-        format: match facts.binlog_format.as_str() {
-            "STATEMENT" => FormatRank::Statement,
-            "MIXED" => FormatRank::Mixed,
-            "ROW" => FormatRank::Row,
-            _ => FormatRank::Unknown,
-        },
-        applier_stopped: facts
-            .managed_channel()
-            .is_some_and(|channel| channel.sql == ThreadState::Stopped),
-        indirect: topology.source_of(candidate.instance) != Some(victim),
-        key: &candidate.instance.key,
-    }
-}
-
-/// The first field in which a rank is worse.
-fn why_lower(lower: &Rank<'_>, best: &Rank<'_>) -> String {
-    let best_key = best.key;
-    if lower.elsewhere != best.elsewhere {
-        format!("{best_key} is in the failed primary's data centre")
-    } else if lower.rule != best.rule {
-        format!(
-            "promotion rule {}, {best_key} has {}",
-            lower.rule.as_str(),
-            best.rule.as_str()
-        )
-    } else if lower.version != best.version {
-        format!("{best_key} runs an older version, which all others can replicate from")
-    } else if lower.format != best.format {
-        format!("{best_key} has the smaller binlog_format")
-    } else if lower.applier_stopped != best.applier_stopped {
-        format!("its applying thread is stopped, {best_key}'s is not")
-    } else if lower.indirect != best.indirect {
-        format!("{best_key} is a direct replica of the failed primary")
-    } else {
-        format!("{best_key} comes first by address")
-    }
-}
-
+/// A candidate with several bids is refused once, for the best of them.
 fn refuse_the_others(
-    pool: &[Candidate<'_>],
-    best: &Candidate<'_>,
+    bids: &[Bid<'_, '_>],
+    best: &Bid<'_, '_>,
     holdings: &Holdings,
-    topology: &Topology,
-    victim: &InstanceKey,
-    policy: &Policy,
+    ranking: &Ranking<'_>,
     report: &mut PlanReport,
 ) {
-    let best_rank = rank(best, topology, victim, policy);
-    for candidate in pool
-        .iter()
-        .filter(|candidate| candidate.instance.key != best.instance.key)
-    {
-        let lacks = holdings.missing(best.position, candidate.position);
-        let has_more = holdings.missing(candidate.position, best.position).is_some();
+    let best_rank = ranking.rank(best);
+    let mut told = BTreeSet::from([&best.candidate.instance.key]);
+    for bid in bids {
+        let candidate = bid.candidate;
+        if !told.insert(&candidate.instance.key) {
+            continue;
+        }
+        let lacks = holdings.missing(&best.position, candidate.position);
+        let has_more = holdings.missing(candidate.position, &best.position).is_some();
         let reason = match lacks {
             Some(lacks) if has_more => RefusalReason::Incomparable(excerpt(&lacks)),
             Some(lacks) => RefusalReason::Behind(excerpt(&lacks)),
-            None => RefusalReason::RankedLower(why_lower(&rank(candidate, topology, victim, policy), &best_rank)),
+            None => RefusalReason::RankedLower(ranking.rank(bid).why_lower(&best_rank)),
         };
         report.refused.push(refusal(candidate.instance, reason));
     }
 }
 
-/// Whether what would be lost may be lost.
-fn accept_loss(
-    topology: &Topology,
-    victim: &InstanceKey,
-    policy: &Policy,
-    lost: &GtidSet,
-    now: Wall,
-    report: &mut PlanReport,
-) -> Result<(), String> {
-    let told = excerpt(lost);
-    match policy.loss {
-        LossPolicy::Refuse => Err(format!("transactions would be lost, and lossPolicy is Refuse: {told}")),
-        LossPolicy::Allow => {
-            report
-                .remarks
-                .push(format!("lossPolicy Allow: lost are at least {told}"));
-            Ok(())
-        }
-        LossPolicy::AllowAfterTimeout => {
-            // A primary that was never seen has been away for longer than this member lives.
-            let away = topology
-                .get(victim)
-                .and_then(|instance| instance.last_seen)
-                .map(|seen| now.millis_since(seen));
-            if away.is_some_and(|away| away < policy.loss_timeout_millis) {
-                let seconds = policy.loss_timeout_millis / 1000;
-                return Err(format!(
-                    "transactions would be lost, and the old primary has {seconds} s to come back (lossTimeout): {told}"
-                ));
-            }
-            report.remarks.push(format!(
-                "lossPolicy AllowAfterTimeout, and the time is over: lost are at least {told}"
-            ));
-            Ok(())
-        }
-    }
-}
-
-/// The direct replicas of the victim, parted into those that will follow the successor and those that cannot.
+/// The direct replicas of the victim, and those that were moved, parted into those that will follow the successor and those that
+/// cannot.
 fn followers(
     topology: &Topology,
     victim: &InstanceKey,
-    best: &Candidate<'_>,
+    best: &Bid<'_, '_>,
     holdings: &Holdings,
+    moment: &Moment,
 ) -> (BTreeSet<InstanceKey>, Vec<Refusal>) {
     let mut followers = BTreeSet::new();
     let mut lost = Vec::new();
     for replica in topology
-        .replicas_of(victim)
-        .filter(|replica| replica.key != best.instance.key)
+        .instances
+        .values()
+        .filter(|replica| topology.source_of(replica) == Some(victim) || moment.moved.contains(&replica.key))
+        .filter(|replica| replica.key != *victim && replica.key != best.candidate.instance.key)
     {
         match obstacle(replica, best, holdings) {
             None => {
@@ -366,11 +325,11 @@ fn followers(
 }
 
 /// Why a replica cannot follow the successor.
-fn obstacle(replica: &Instance, best: &Candidate<'_>, holdings: &Holdings) -> Option<RefusalReason> {
+fn obstacle(replica: &Instance, best: &Bid<'_, '_>, holdings: &Holdings) -> Option<RefusalReason> {
     let Some(facts) = replica.valid_facts() else {
         return Some(RefusalReason::Unreachable(why_unreachable(replica)));
     };
-    let source = best.facts;
+    let source = best.candidate.facts;
     let is_mariadb = facts.version.flavour.is_mariadb();
     if !is_mariadb && !matches!(facts.gtid_mode.as_str(), "ON" | "ON_PERMISSIVE") {
         return Some(RefusalReason::NoGtid);
@@ -384,7 +343,7 @@ fn obstacle(replica: &Instance, best: &Candidate<'_>, holdings: &Holdings) -> Op
     }
     if let Some(ahead) = holdings
         .get(&replica.key)
-        .and_then(|holding| holdings.missing(&holding.position, best.position))
+        .and_then(|holding| holdings.missing(&holding.position, &best.position))
     {
         return Some(RefusalReason::Errant(format!(
             "{} (received from the old primary, and the successor lacks them)",

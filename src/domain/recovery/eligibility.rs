@@ -4,15 +4,16 @@ use crate::domain::analysis::evidence::is_downtimed;
 use crate::domain::instance::{Instance, InstanceFacts, ThreadState};
 use crate::domain::intent::PromotionRule;
 use crate::domain::key::InstanceKey;
-use crate::domain::policy::Policy;
+use crate::domain::policy::{Policy, Unapplied};
 use crate::domain::topology::Topology;
 
+use super::candidate::excerpt;
 use super::plan::RefusalReason;
 
 /// Parts of a probe without which a server cannot be judged as a successor; other missing parts do not matter for that.
 const NEEDED_PARTS: [&str; 5] = ["identity", "variables", "replication status", "channels", "gtid"];
 
-/// Whether a replica may be promoted, but for what it holds: its facts, or the reason why not.
+/// Whether a replica may be promoted, but for what others hold: its facts, or the reason why not.
 pub(super) fn judge<'a>(
     topology: &Topology,
     victim: &InstanceKey,
@@ -20,15 +21,8 @@ pub(super) fn judge<'a>(
     policy: &Policy,
 ) -> Result<&'a InstanceFacts, RefusalReason> {
     let facts = judge_without_gtid(topology, victim, replica, policy)?;
-    let has_gtid_mode = facts.version.flavour.is_mariadb() || facts.gtid_mode == "ON";
-    let is_gtid = facts
-        .managed_channel()
-        .is_some_and(|channel| channel.positioning.is_gtid());
-    if is_gtid && has_gtid_mode {
-        Ok(facts)
-    } else {
-        Err(RefusalReason::NoGtid)
-    }
+    check_gtid(facts)?;
+    Ok(facts)
 }
 
 /// The same for a replica whose channel needs no GTIDs.
@@ -38,6 +32,42 @@ pub(super) fn judge_without_gtid<'a>(
     replica: &'a Instance,
     policy: &Policy,
 ) -> Result<&'a InstanceFacts, RefusalReason> {
+    let facts = judge_server(topology, replica)?;
+    if policy.promotion_rules.get(&replica.key) == Some(&PromotionRule::MustNot) {
+        return Err(RefusalReason::MustNot);
+    }
+    if policy.promotion_ignored.contains(&replica.key) {
+        return Err(RefusalReason::Ignored);
+    }
+    if is_downtimed(topology, policy, &replica.key) {
+        return Err(RefusalReason::Downtimed);
+    }
+    check_geography(topology, victim, facts, policy)?;
+    check_lag(facts, policy)?;
+    Ok(facts)
+}
+
+/// Whether others could replicate by GTID from a replica, whoever wants it to be promoted: its facts, or the reason why not.
+pub(super) fn judge_source<'a>(topology: &Topology, replica: &'a Instance) -> Result<&'a InstanceFacts, RefusalReason> {
+    let facts = judge_server(topology, replica)?;
+    check_gtid(facts)?;
+    Ok(facts)
+}
+
+fn check_gtid(facts: &InstanceFacts) -> Result<(), RefusalReason> {
+    let has_gtid_mode = facts.version.flavour.is_mariadb() || facts.gtid_mode == "ON";
+    let is_gtid = facts
+        .managed_channel()
+        .is_some_and(|channel| channel.positioning.is_gtid());
+    if is_gtid && has_gtid_mode {
+        Ok(())
+    } else {
+        Err(RefusalReason::NoGtid)
+    }
+}
+
+/// What every source needs, with GTIDs or without.
+fn judge_server<'a>(topology: &Topology, replica: &'a Instance) -> Result<&'a InstanceFacts, RefusalReason> {
     let facts = replica
         .valid_facts()
         .ok_or_else(|| RefusalReason::Unreachable(why_unreachable(replica)))?;
@@ -60,22 +90,12 @@ pub(super) fn judge_without_gtid<'a>(
     if channel.filtered {
         return Err(RefusalReason::Filtered);
     }
-    if policy.promotion_rules.get(&replica.key) == Some(&PromotionRule::MustNot) {
-        return Err(RefusalReason::MustNot);
-    }
-    if policy.promotion_ignored.contains(&replica.key) {
-        return Err(RefusalReason::Ignored);
-    }
-    if is_downtimed(topology, policy, &replica.key) {
-        return Err(RefusalReason::Downtimed);
-    }
     if channel.sql_error.number != 0 && channel.sql != ThreadState::Running {
         return Err(RefusalReason::ApplierFailed(format!(
             "error {}: {}",
             channel.sql_error.number, channel.sql_error.message
         )));
     }
-    check_geography(topology, victim, facts, policy)?;
     Ok(facts)
 }
 
@@ -95,6 +115,27 @@ pub(super) fn judge_parts(topology: &Topology, replica: &Instance) -> Result<(),
     });
     if let Some(twin) = twin {
         return Err(RefusalReason::Unknown(format!("{} has the same identity", twin.key)));
+    }
+    Ok(())
+}
+
+/// How far behind a successor may be in time, and in applying. An unknown lag is not a small one.
+fn check_lag(facts: &InstanceFacts, policy: &Policy) -> Result<(), RefusalReason> {
+    let channel = facts.managed_channel();
+    let allowed = policy.max_promotion_lag_seconds;
+    if allowed > 0 {
+        let limit = format!("FailMasterPromotionOnLagMinutes allows less than {allowed} s");
+        match channel.and_then(|channel| channel.lag_seconds) {
+            None => return Err(RefusalReason::Lagging(format!("unknown, and {limit}"))),
+            Some(lag) if lag >= allowed => return Err(RefusalReason::Lagging(format!("{lag} s, and {limit}"))),
+            Some(_) => {}
+        }
+    }
+    if policy.unapplied == Unapplied::Refuse {
+        let left = facts.received().missing_from(&facts.executed);
+        if !left.is_empty() && !facts.executed.covers(&facts.received()) {
+            return Err(RefusalReason::NotUpToDate(excerpt(&left)));
+        }
     }
     Ok(())
 }

@@ -29,6 +29,7 @@ pub fn lint(plan: &Plan, topology: &Topology) -> Vec<String> {
             check_silence(plan, topology, &mut wrong);
             check_roles(plan, topology, &mut wrong);
             check_freeze(plan, topology, &mut wrong);
+            check_feeding(plan, topology, &mut wrong);
             check_positions(plan, topology, &mut wrong);
         }
         RecoveryKind::DeadPrimaryByPosition => {
@@ -52,6 +53,7 @@ fn touched(step: &Step) -> BTreeSet<&InstanceKey> {
         Step::Drain { successor } | Step::Open { successor } | Step::Locate { successor, .. } => {
             BTreeSet::from([successor])
         }
+        Step::Feed { successor, from } => BTreeSet::from([successor, from]),
         Step::ReconnectTest { replicas, .. }
         | Step::Freeze { replicas }
         | Step::Repoint { replicas, .. }
@@ -80,11 +82,12 @@ fn place(step: &Step) -> (u8, &'static str) {
         Step::ReconnectTest { .. } => (0, "reconnect test"),
         Step::Fence { .. } => (1, "fence"),
         Step::Freeze { .. } => (2, "freeze"),
-        Step::Drain { .. } | Step::ApplyAll { .. } => (3, "drain"),
-        Step::Locate { .. } => (4, "locate"),
-        Step::Redial { .. } => (5, "redial"),
-        Step::Open { .. } => (6, "open"),
-        Step::Repoint { .. } | Step::RepointAt { .. } => (7, "repoint"),
+        Step::Feed { .. } => (3, "feed"),
+        Step::Drain { .. } | Step::ApplyAll { .. } => (4, "drain"),
+        Step::Locate { .. } => (5, "locate"),
+        Step::Redial { .. } => (6, "redial"),
+        Step::Open { .. } => (7, "open"),
+        Step::Repoint { .. } | Step::RepointAt { .. } => (8, "repoint"),
     }
 }
 
@@ -106,7 +109,10 @@ fn check_roles(plan: &Plan, topology: &Topology, wrong: &mut Vec<String>) {
     let Plan { victim, successor, .. } = plan;
     for step in &plan.steps {
         let (named, follow) = match step {
-            Step::Drain { successor } | Step::Open { successor } | Step::Locate { successor, .. } => (successor, None),
+            Step::Drain { successor }
+            | Step::Open { successor }
+            | Step::Feed { successor, .. }
+            | Step::Locate { successor, .. } => (successor, None),
             Step::Repoint { successor, replicas } => (successor, Some(replicas)),
             Step::Fence { victim: named }
             | Step::Redial { victim: named }
@@ -203,7 +209,11 @@ fn check_freeze(plan: &Plan, topology: &Topology, wrong: &mut Vec<String>) {
             .iter()
             .any(|step| matches!(step, Step::Freeze { replicas } if replicas.contains(key)))
     };
-    let involved = topology.replicas_of(&plan.victim).chain(topology.get(&plan.successor));
+    let feeder = fed_from(plan).and_then(|from| topology.get(from));
+    let involved = topology
+        .replicas_of(&plan.victim)
+        .chain(topology.get(&plan.successor))
+        .chain(feeder);
     for replica in involved.filter(|replica| replica.is_valid() && plan.instances.contains(&replica.key)) {
         if !is_frozen(replica) && !is_planned(&replica.key) {
             wrong.push(format!("{} is not frozen", replica.key));
@@ -211,11 +221,50 @@ fn check_freeze(plan: &Plan, topology: &Topology, wrong: &mut Vec<String>) {
     }
 }
 
+/// Who feeds the successor, if somebody does.
+fn fed_from(plan: &Plan) -> Option<&InstanceKey> {
+    plan.steps.iter().find_map(|step| {
+        if let Step::Feed { from, .. } = step {
+            Some(from)
+        } else {
+            None
+        }
+    })
+}
+
+/// Nothing travels from the feeder that must not, and both stay below the victim.
+fn check_feeding(plan: &Plan, topology: &Topology, wrong: &mut Vec<String>) {
+    let Some(from) = fed_from(plan) else { return };
+    let successor = &plan.successor;
+    let holdings = Holdings::remembering(topology, &plan.victim, plan.remembered.as_ref());
+    if let Some(errant) = holdings.errant(from) {
+        wrong.push(format!(
+            "{successor} would be fed from {from}, which has errant transactions {}",
+            super::candidate::excerpt(errant)
+        ));
+    }
+    if holdings.get(from).is_none() || !topology.get(from).is_some_and(Instance::is_valid) {
+        wrong.push(format!(
+            "{successor} would be fed from {from}, which does not answer or is no replica"
+        ));
+    }
+    let is_below =
+        |key: &InstanceKey, top: &InstanceKey| topology.descendants_of(top).iter().any(|instance| instance.key == *key);
+    if from == successor || is_below(from, successor) {
+        wrong.push(format!(
+            "{successor} would be fed from {from}, which replicates from it"
+        ));
+    }
+}
+
 /// The successor holds what the plan says; everything that is known to be lost is declared; every direct replica has a place.
 fn check_positions(plan: &Plan, topology: &Topology, wrong: &mut Vec<String>) {
-    let holdings = Holdings::below(topology, &plan.victim);
+    let holdings = Holdings::remembering(topology, &plan.victim, plan.remembered.as_ref());
+    let fed = fed_from(plan).and_then(|from| holdings.get(from));
     if let Some(holding) = holdings.get(&plan.successor)
-        && !holding.received.contains(&plan.position)
+        && !fed
+            .map_or_else(|| holding.received.clone(), |fed| holding.received.union(&fed.received))
+            .contains(&plan.position)
     {
         wrong.push(format!(
             "the successor {} does not hold the position of the plan",

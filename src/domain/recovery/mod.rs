@@ -3,6 +3,7 @@
 //! - [`position`]: what each replica received, and what of it is errant.
 //! - [`candidate`]: who may be promoted, and who is.
 //! - [`equivalence`]: positions in one log told from another, where there are no GTIDs.
+//! - `rank`, `feed`, `loss`, `eligibility`: the parts of that choice.
 //! - [`planner`]: the plan with its report, and the second choice after the freeze.
 //! - `relocation`: where the replicas of a dead intermediate server can go.
 //! - [`lint`]: what must hold of any plan.
@@ -12,12 +13,15 @@
 pub mod candidate;
 mod eligibility;
 pub mod equivalence;
+mod feed;
 pub mod lint;
+pub mod loss;
 pub mod outcome;
 pub mod plan;
 pub mod planner;
 pub mod position;
 pub mod progress;
+mod rank;
 mod relocation;
 
 #[cfg(test)]

@@ -43,6 +43,13 @@ pub enum Undo {
         /// The old primary.
         victim: InstanceKey,
     },
+    /// Points a replica that was fed back at its own source, and starts it.
+    PointBack {
+        /// The replica.
+        replica: InstanceKey,
+        /// Its source before the recovery.
+        source: InstanceKey,
+    },
     /// Starts the receiving threads of these replicas again, in parallel.
     StartReceiving {
         /// All that were, or may have been, frozen.
@@ -112,6 +119,7 @@ impl Undo {
     pub fn describe(&self) -> String {
         match self {
             Self::Reopen { victim } => format!("undo: make {victim} writable again"),
+            Self::PointBack { replica, source } => format!("undo: point {replica} back at {source}"),
             Self::StartReceiving { replicas } => {
                 let list = replicas.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
                 format!("undo: start receiving on {list}")

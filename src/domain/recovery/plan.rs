@@ -32,6 +32,14 @@ pub enum Step {
         /// All reachable descendants that take part.
         replicas: BTreeSet<InstanceKey>,
     },
+    /// Gives the successor what another replica received and it did not: points it at that one, waits until it has all, and stops it
+    /// again. Undone by pointing it back.
+    Feed {
+        /// The successor.
+        successor: InstanceKey,
+        /// Who has more.
+        from: InstanceKey,
+    },
     /// Waits until the successor has applied all that it received.
     Drain {
         /// The successor.
@@ -96,6 +104,7 @@ impl Step {
             }
             Self::Fence { victim } => format!("fence {victim}: read-only and end client sessions, if it answers"),
             Self::Freeze { replicas } => format!("freeze: stop receiving on {}", list(replicas)),
+            Self::Feed { successor, from } => format!("feed: {successor} gets from {from} what it lacks"),
             Self::Drain { successor } => format!("drain: {successor} applies all that it received"),
             Self::Redial { victim } => format!("redial {victim}: is it back?"),
             Self::Open { successor } => format!("open: make {successor} the writable primary"),
@@ -217,6 +226,12 @@ pub struct Plan {
     pub lost: Option<GtidSet>,
     /// In order.
     pub steps: Vec<Step>,
+    /// From whom each instance that a step may point elsewhere replicated when the plan was made: what an undo goes back to.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub sources: BTreeMap<InstanceKey, InstanceKey>,
+    /// What the members remember of the old primary's transactions beyond the picture ([`Opinion::remembered`](crate::domain::finding::Opinion)).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub remembered: Option<GtidSet>,
 }
 
 /// Why an instance was not chosen, or was left behind.
@@ -255,6 +270,10 @@ pub enum RefusalReason {
     NoGtid,
     /// It delays on purpose, and another one has all that it has.
     Delayed(u64),
+    /// It lags more than a promotion may (`FailMasterPromotionOnLagMinutes`).
+    Lagging(String),
+    /// It has not applied all that it received (`FailMasterPromotionIfSQLThreadNotUpToDate`).
+    NotUpToDate(String),
     /// It lacks transactions that another one received.
     Behind(String),
     /// What it has and what another one has are incomparable.
@@ -287,6 +306,8 @@ impl std::fmt::Display for RefusalReason {
             Self::ApplierFailed(why) => write!(f, "applying thread stopped: {why}"),
             Self::NoGtid => f.write_str("does not replicate by GTID"),
             Self::Delayed(seconds) => write!(f, "delayed on purpose by {seconds} s"),
+            Self::Lagging(why) => write!(f, "lag: {why}"),
+            Self::NotUpToDate(set) => write!(f, "has received and not applied {set}"),
             Self::Behind(set) => write!(f, "lacks {set}"),
             Self::Incomparable(set) => write!(f, "neither ahead of nor behind the others: lacks {set}"),
             Self::Geography(why) => write!(f, "geography: {why}"),

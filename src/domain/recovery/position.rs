@@ -34,6 +34,7 @@ pub struct Holding {
 /// What all descendants of one server hold, answering now or not, and what that server itself was seen to hold.
 #[derive(Clone, Debug)]
 pub struct Holdings {
+    /// The top's own, seen or remembered.
     top: Option<GtidSet>,
     origins: Vec<crate::domain::gtid::Origin>,
     replicas: BTreeMap<InstanceKey, Holding>,
@@ -48,6 +49,12 @@ struct Branch<'a> {
 impl Holdings {
     /// What is below `top`.
     pub fn below(topology: &Topology, top: &InstanceKey) -> Self {
+        Self::remembering(topology, top, None)
+    }
+
+    /// What is below `top`, which is also `remembered` to have held this: members remember what they saw of a primary, whatever the
+    /// picture of this one shows.
+    pub fn remembering(topology: &Topology, top: &InstanceKey, remembered: Option<&GtidSet>) -> Self {
         let top_facts = topology.get(top).and_then(|instance| instance.facts.as_ref());
         let branches: BTreeMap<&InstanceKey, Branch<'_>> = topology
             .descendants_of(top)
@@ -69,7 +76,10 @@ impl Holdings {
                 ))
             })
             .collect();
-        let top_set = top_facts.map(InstanceFacts::received);
+        let top_set = match (top_facts.map(InstanceFacts::received), remembered) {
+            (Some(seen), Some(remembered)) => Some(seen.union(remembered)),
+            (seen, remembered) => seen.or_else(|| remembered.cloned()),
+        };
         let top_identity = top_facts.map(|facts| &facts.identity);
         let replicas = branches
             .iter()

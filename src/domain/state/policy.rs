@@ -6,7 +6,7 @@ use regex::Regex;
 
 use crate::domain::intent::{Intent, Origin, PromotionRule, Wish};
 use crate::domain::key::InstanceKey;
-use crate::domain::policy::{HeldBack, LossPolicy, Mode, OldPrimary, Policy, RecentRepair, StalledPrimary};
+use crate::domain::policy::{HeldBack, LossPolicy, Mode, OldPrimary, Policy, RecentRepair, StalledPrimary, Unapplied};
 use crate::domain::recovery::plan::{RecoveryKind, Step};
 use crate::domain::time::Wall;
 use crate::domain::topology::Topology;
@@ -111,6 +111,10 @@ pub struct PolicySettings {
     pub reasonable_lag_seconds: u64,
     /// How long a successor may take to apply what it received, milliseconds.
     pub catch_up_millis: u64,
+    /// `FailMasterPromotionOnLagMinutes`, seconds; 0: whatever the lag.
+    pub max_promotion_lag_seconds: u64,
+    /// `FailMasterPromotionIfSQLThreadNotUpToDate`, `DelayMasterPromotionIfSQLThreadNotUpToDate`.
+    pub unapplied: Unapplied,
     /// `PreventCrossDataCenterMasterFailover`.
     pub prevent_cross_data_center: bool,
     /// `PreventCrossRegionMasterFailover`.
@@ -125,7 +129,7 @@ impl Default for PolicySettings {
             recover_intermediate_filters: Vec::new(),
             promotion_ignore: Vec::new(),
             block_millis: 3_600_000,
-            loss: LossPolicy::Allow,
+            loss: LossPolicy::Auto,
             loss_timeout_millis: 0,
             old_primary: OldPrimary::Hold,
             recover_non_writable_primary: false,
@@ -135,6 +139,8 @@ impl Default for PolicySettings {
             stalled_timeout_millis: 30_000,
             reasonable_lag_seconds: 10,
             catch_up_millis: 60_000,
+            max_promotion_lag_seconds: 0,
+            unapplied: Unapplied::CatchUp,
             prevent_cross_data_center: false,
             prevent_cross_region: false,
         }
@@ -180,6 +186,8 @@ pub fn policy_of(
         locked_semi_sync_millis: settings.locked_semi_sync_millis,
         reasonable_lag_seconds: settings.reasonable_lag_seconds,
         catch_up_millis: settings.catch_up_millis,
+        max_promotion_lag_seconds: settings.max_promotion_lag_seconds,
+        unapplied: settings.unapplied,
         prevent_cross_data_center: settings.prevent_cross_data_center,
         prevent_cross_region: settings.prevent_cross_region,
     }

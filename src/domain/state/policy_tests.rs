@@ -90,6 +90,8 @@ fn recovery(uid: &str, phase: Phase) -> Recovery {
         lost_replicas: Vec::new(),
         lost: None,
         steps: Vec::new(),
+        sources: std::collections::BTreeMap::new(),
+        remembered: None,
     };
     Recovery {
         id: 1,

@@ -67,6 +67,8 @@ pub(crate) fn plan(cluster: u32, victim: u32, successor: u32, instances: &[u32])
                 successor: key(successor),
             },
         ],
+        sources: std::collections::BTreeMap::new(),
+        remembered: None,
     }
 }
 

@@ -14,6 +14,7 @@ use crate::domain::key::InstanceKey;
 use crate::domain::policy::{LossPolicy, Policy};
 use crate::domain::recovery::eligibility::{judge_without_gtid, why_unreachable};
 use crate::domain::recovery::equivalence::is_after;
+use crate::domain::recovery::loss;
 use crate::domain::recovery::plan::{Plan, PlanReport, RecoveryKind, Refusal, RefusalReason, Step};
 use crate::domain::time::Wall;
 use crate::domain::topology::Topology;
@@ -115,7 +116,7 @@ fn choose(
     let mut applying = followers.clone();
     applying.insert(successor.key.clone());
     let mut steps = vec![Step::Fence { victim: victim.clone() }];
-    let frozen = to_freeze(topology, victim, &successor.key);
+    let frozen = to_freeze(topology, victim, &successor.key, None);
     if !frozen.is_empty() {
         steps.push(Step::Freeze { replicas: frozen });
     }
@@ -150,6 +151,8 @@ fn choose(
         lost_replicas,
         lost: None,
         steps,
+        sources: BTreeMap::new(),
+        remembered: None,
     })
 }
 
@@ -211,13 +214,13 @@ fn accept_loss(
     let away = instance
         .and_then(|instance| instance.last_seen)
         .map(|seen| now.millis_since(seen));
-    match policy.loss {
+    match loss::effective(topology, victim, policy) {
         LossPolicy::Refuse => Err(format!("transactions would be lost, and lossPolicy is Refuse: {told}")),
         LossPolicy::AllowAfterTimeout if away.is_some_and(|away| away < policy.loss_timeout_millis) => Err(format!(
             "transactions would be lost, and the old primary has {} s to come back (lossTimeout): {told}",
             policy.loss_timeout_millis / 1000
         )),
-        LossPolicy::AllowAfterTimeout | LossPolicy::Allow => {
+        LossPolicy::AllowAfterTimeout | LossPolicy::Allow | LossPolicy::Auto => {
             report.remarks.push(format!("transactions are lost: {told}"));
             Ok(())
         }

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::domain::analysis::evidence::is_receiving;
 use crate::domain::analysis::{current_primary, is_silent, other_writable_tops};
 use crate::domain::finding::{Code, Finding};
+use crate::domain::gtid::GtidSet;
 use crate::domain::instance::{Identity, Instance, InstanceFacts, ThreadState};
 use crate::domain::key::InstanceKey;
 use crate::domain::policy::{HeldBack, Policy};
@@ -20,7 +21,7 @@ pub(super) use rejoin::check_rejoin;
 pub use rejoin::plan_rejoin;
 pub use silent::plan_silent;
 
-use super::candidate::{Choice, choose};
+use super::candidate::{Choice, Moment, choose};
 use super::plan::{Plan, PlanReport, RecoveryKind, RefusalReason, Step};
 
 /// Why nothing may be done about a finding, whoever could be promoted; `None` when the policy allows it.
@@ -77,6 +78,17 @@ pub fn held_back(finding: &Finding, topology: &Topology, policy: &Policy) -> Opt
 ///
 /// Whether the plan may be carried out is another question ([`held_back`], the members' agreement, [`super::lint::lint`]).
 pub fn plan(finding: &Finding, topology: &Topology, policy: &Policy, now: Wall) -> (Option<Plan>, PlanReport) {
+    plan_remembering(finding, topology, policy, None, now)
+}
+
+/// [`plan`], with what the members remember of the victim's transactions.
+pub fn plan_remembering(
+    finding: &Finding,
+    topology: &Topology,
+    policy: &Policy,
+    remembered: Option<GtidSet>,
+    now: Wall,
+) -> (Option<Plan>, PlanReport) {
     let victim = topology.resolve(&finding.instance);
     match RecoveryKind::for_code(finding.code) {
         Some(kind @ (RecoveryKind::IntermediatePrimary | RecoveryKind::GroupMember)) => {
@@ -93,13 +105,17 @@ pub fn plan(finding: &Finding, topology: &Topology, policy: &Policy, now: Wall) 
             },
         );
     }
-    plan_for(finding.code, victim, topology, policy, now)
+    let moment = Moment {
+        remembered,
+        ..Moment::at(now)
+    };
+    plan_for(finding.code, victim, topology, policy, &moment)
 }
 
 /// What would be done if the present primary died now: shown before anything breaks.
 pub fn rehearse(topology: &Topology, policy: &Policy, now: Wall) -> (Option<Plan>, PlanReport) {
     match current_primary(topology) {
-        Some(primary) => plan_for(Code::DeadMaster, &primary, topology, policy, now),
+        Some(primary) => plan_for(Code::DeadMaster, &primary, topology, policy, &Moment::at(now)),
         None => (
             None,
             PlanReport {
@@ -138,12 +154,12 @@ fn plan_for(
     victim: &InstanceKey,
     topology: &Topology,
     policy: &Policy,
-    now: Wall,
+    moment: &Moment,
 ) -> (Option<Plan>, PlanReport) {
     if by_position::applies(topology, victim) {
-        return by_position::plan_for(code, victim, topology, policy, &BTreeMap::new(), now);
+        return by_position::plan_for(code, victim, topology, policy, &moment.excluded, moment.now);
     }
-    let (choice, report) = choose_successor(topology, victim, policy, &BTreeMap::new(), now);
+    let (choice, report) = choose_successor(topology, victim, policy, moment);
     let plan = choice.and_then(|choice| {
         let instances = topology
             .descendants_of(victim)
@@ -155,6 +171,8 @@ fn plan_for(
             victim: victim.clone(),
             victim_identity: identity_of(topology, victim),
             instances: instances.collect(),
+            sources: sources_below(topology, victim),
+            remembered: moment.remembered.clone(),
         };
         assemble(frame, choice, topology)
     });
@@ -166,8 +184,7 @@ fn choose_successor(
     topology: &Topology,
     victim: &InstanceKey,
     policy: &Policy,
-    excluded: &BTreeMap<InstanceKey, RefusalReason>,
-    now: Wall,
+    moment: &Moment,
 ) -> (Option<Choice>, PlanReport) {
     let others = other_writable_tops(topology, victim);
     if let Some(other) = others.first() {
@@ -197,7 +214,7 @@ fn choose_successor(
             },
         );
     }
-    choose(topology, victim, policy, excluded, now)
+    choose(topology, victim, policy, moment)
 }
 
 /// Who a server is: by its own word, otherwise by its replicas' (they keep the source's uuid, on MariaDB its `server_id`).
@@ -227,6 +244,17 @@ struct Frame {
     victim: InstanceKey,
     victim_identity: Option<Identity>,
     instances: BTreeSet<InstanceKey>,
+    sources: BTreeMap<InstanceKey, InstanceKey>,
+    remembered: Option<GtidSet>,
+}
+
+/// From whom each one below `victim` replicates.
+fn sources_below(topology: &Topology, victim: &InstanceKey) -> BTreeMap<InstanceKey, InstanceKey> {
+    topology
+        .descendants_of(victim)
+        .into_iter()
+        .filter_map(|replica| Some((replica.key.clone(), topology.source_of(replica)?.clone())))
+        .collect()
 }
 
 fn assemble(frame: Frame, choice: Choice, topology: &Topology) -> Option<Plan> {
@@ -235,19 +263,28 @@ fn assemble(frame: Frame, choice: Choice, topology: &Topology) -> Option<Plan> {
         victim,
         victim_identity,
         instances,
+        sources,
+        remembered,
     } = frame;
     let successor_identity = topology.get(&choice.successor)?.facts.as_ref()?.identity.clone();
     let Choice {
         successor,
+        feeder,
         position,
         followers,
         lost_replicas,
         lost,
     } = choice;
     let mut steps = vec![Step::Fence { victim: victim.clone() }];
-    let frozen = to_freeze(topology, &victim, &successor);
+    let frozen = to_freeze(topology, &victim, &successor, feeder.as_ref());
     if !frozen.is_empty() {
         steps.push(Step::Freeze { replicas: frozen });
+    }
+    if let Some(from) = feeder {
+        steps.push(Step::Feed {
+            successor: successor.clone(),
+            from,
+        });
     }
     steps.push(Step::Drain {
         successor: successor.clone(),
@@ -275,15 +312,23 @@ fn assemble(frame: Frame, choice: Choice, topology: &Topology) -> Option<Plan> {
         lost_replicas,
         lost,
         steps,
+        sources,
+        remembered,
     })
 }
 
-/// Whose receiving thread must be stopped: the answering direct replicas of the victim, and the successor wherever it is. One whose
-/// thread is stopped already is frozen already; leaving it out also keeps an undo from starting what a person had stopped.
-fn to_freeze(topology: &Topology, victim: &InstanceKey, successor: &InstanceKey) -> BTreeSet<InstanceKey> {
+/// Whose receiving thread must be stopped: the answering direct replicas of the victim, and the successor and its feeder wherever
+/// they are. One whose thread is stopped already is frozen already; leaving it out also keeps an undo from starting what a person had stopped.
+fn to_freeze(
+    topology: &Topology,
+    victim: &InstanceKey,
+    successor: &InstanceKey,
+    feeder: Option<&InstanceKey>,
+) -> BTreeSet<InstanceKey> {
     topology
         .replicas_of(victim)
         .chain(topology.get(successor))
+        .chain(feeder.and_then(|feeder| topology.get(feeder)))
         .filter(|replica| replica.is_valid() && !is_frozen(replica))
         .map(|replica| replica.key.clone())
         .collect()
@@ -302,29 +347,29 @@ pub(super) fn is_frozen(replica: &Instance) -> bool {
 /// # Errors
 /// Why nobody may be promoted after all; nothing is opened yet then, and everything can be put back.
 pub fn rechoose(plan: &Plan, fresh: &Topology, policy: &Policy, now: Wall) -> Result<Plan, String> {
-    rechoose_without(plan, fresh, policy, &BTreeMap::new(), now)
+    rechoose_without(plan, fresh, policy, Moment::at(now))
 }
 
-/// [`rechoose`], with servers that are out of the question for a reason of the moment.
+/// [`rechoose`], with what speaks against servers at the moment.
 pub(super) fn rechoose_without(
     plan: &Plan,
     fresh: &Topology,
     policy: &Policy,
-    excluded: &BTreeMap<InstanceKey, RefusalReason>,
-    now: Wall,
+    mut moment: Moment,
 ) -> Result<Plan, String> {
-    let mut excluded = excluded.clone();
+    moment.remembered.clone_from(&plan.remembered);
+    moment.moved = moved(plan, fresh).into_keys().collect();
     for stranger in fresh
         .descendants_of(&plan.victim)
         .into_iter()
         .filter(|instance| !plan.instances.contains(&instance.key))
     {
-        excluded.insert(
+        moment.excluded.insert(
             stranger.key.clone(),
             RefusalReason::Unknown("not claimed by this recovery".to_owned()),
         );
     }
-    let (choice, report) = choose_successor(fresh, &plan.victim, policy, &excluded, now);
+    let (choice, report) = choose_successor(fresh, &plan.victim, policy, &moment);
     let frame = Frame {
         code: plan.code,
         victim: plan.victim.clone(),
@@ -333,6 +378,8 @@ pub(super) fn rechoose_without(
             .clone()
             .or_else(|| identity_of(fresh, &plan.victim)),
         instances: plan.instances.clone(),
+        sources: plan.sources.clone(),
+        remembered: plan.remembered.clone(),
     };
     let mut again = choice
         .and_then(|choice| assemble(frame, choice, fresh))
@@ -345,6 +392,21 @@ pub(super) fn rechoose_without(
     Ok(again)
 }
 
+/// Answering instances of a plan that replicate from another one of it than they did when it was made, with their source then.
+pub(super) fn moved(plan: &Plan, fresh: &Topology) -> BTreeMap<InstanceKey, InstanceKey> {
+    plan.sources
+        .iter()
+        .filter(|(key, before)| {
+            fresh
+                .get(key)
+                .filter(|replica| replica.is_valid())
+                .and_then(|replica| fresh.source_of(replica))
+                .is_some_and(|now| now != fresh.resolve(before) && plan.instances.contains(now))
+        })
+        .map(|(key, before)| (key.clone(), before.clone()))
+        .collect()
+}
+
 /// Takes what was not claimed out of the steps.
 fn keep_within(steps: &mut Vec<Step>, instances: &BTreeSet<InstanceKey>) {
     for step in &mut *steps {
@@ -353,6 +415,7 @@ fn keep_within(steps: &mut Vec<Step>, instances: &BTreeSet<InstanceKey>) {
                 replicas.retain(|key| instances.contains(key));
             }
             Step::Fence { .. }
+            | Step::Feed { .. }
             | Step::Drain { .. }
             | Step::Redial { .. }
             | Step::Open { .. }
@@ -366,6 +429,7 @@ fn keep_within(steps: &mut Vec<Step>, instances: &BTreeSet<InstanceKey>) {
             !replicas.is_empty()
         }
         Step::Fence { .. }
+        | Step::Feed { .. }
         | Step::Drain { .. }
         | Step::Redial { .. }
         | Step::Open { .. }

@@ -80,6 +80,8 @@ fn rejoin(quarantine: &Quarantine, topology: &Topology, policy: &Policy) -> Resu
                 replicas: BTreeSet::from([returned.key.clone()]),
             },
         ],
+        sources: std::collections::BTreeMap::new(),
+        remembered: None,
     })
 }
 

@@ -100,5 +100,7 @@ fn assemble(
         lost_replicas: moves.lost,
         lost: None,
         steps: steps.collect(),
+        sources: std::collections::BTreeMap::new(),
+        remembered: None,
     })
 }

@@ -9,6 +9,7 @@ use crate::domain::finding::{Code, Finding};
 use crate::domain::instance::{Instance, ProbeFailure};
 use crate::domain::key::InstanceKey;
 use crate::domain::policy::{HeldBack, Policy, StalledPrimary};
+use crate::domain::recovery::candidate::Moment;
 use crate::domain::recovery::plan::{Plan, PlanReport, Step};
 use crate::domain::time::Wall;
 use crate::domain::topology::Topology;
@@ -41,7 +42,7 @@ pub fn plan_silent(finding: &Finding, topology: &Topology, policy: &Policy, now:
     if replicas.is_empty() && finding.code != Code::StalledPrimary {
         return refused(format!("no replica says that it receives from {victim}"));
     }
-    let (plan, report) = plan_for(finding.code, victim, topology, policy, now);
+    let (plan, report) = plan_for(finding.code, victim, topology, policy, &Moment::at(now));
     let plan = plan.map(|mut plan| {
         if !replicas.is_empty() {
             let test = Step::ReconnectTest {

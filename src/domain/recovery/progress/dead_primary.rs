@@ -1,10 +1,11 @@
-//! A dead primary: fence, freeze, choose again, drain, redial, open, repoint.
+//! A dead primary: fence, freeze, choose again, feed, drain, redial, open, repoint.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::domain::instance::Instance;
 use crate::domain::key::InstanceKey;
 use crate::domain::policy::Policy;
+use crate::domain::recovery::candidate::Moment;
 use crate::domain::recovery::outcome::{Next, Outcome};
 use crate::domain::recovery::plan::{Plan, Refusal, RefusalReason, Step};
 use crate::domain::recovery::planner::{is_frozen, rechoose_without};
@@ -40,7 +41,7 @@ impl Course<'_> {
         let untouched = |replicas: &BTreeSet<InstanceKey>| -> BTreeSet<InstanceKey> {
             replicas
                 .iter()
-                .filter(|key| self.freeze_outcome(key).is_none())
+                .filter(|key| self.freeze_outcome(key).is_none() || self.runs_since_fed(key))
                 .cloned()
                 .collect()
         };
@@ -48,7 +49,12 @@ impl Course<'_> {
         if !planned.is_empty() {
             return Ok(Next::Run(Step::Freeze { replicas: planned }));
         }
-        let plan = rechoose_without(self.plan, self.fresh, policy, &self.excluded(), now)?;
+        let moment = Moment {
+            excluded: self.excluded(),
+            unfed: self.unfed(),
+            ..Moment::at(now)
+        };
+        let plan = rechoose_without(self.plan, self.fresh, policy, moment)?;
         let more = untouched(&frozen_by(&plan));
         if !more.is_empty() {
             return Ok(Next::Run(Step::Freeze { replicas: more }));
@@ -61,8 +67,17 @@ impl Course<'_> {
             // It was reached by the fence. Every moment until it is put back is an outage that we make.
             return Err(came_back(victim));
         }
+        if let Some(step @ Step::Feed { from, .. }) = plan.steps.iter().find(|step| matches!(step, Step::Feed { .. })) {
+            if !self.is_stopped(from) {
+                return Err(format!("{from} could not be frozen"));
+            }
+            return Ok(Next::Run(step.clone()));
+        }
         let is_drain = |step: &Step| matches!(step, Step::Drain { .. });
-        let Some((drained, Outcome::Done)) = self.last(is_drain, successor) else {
+        let is_feed = |step: &Step| matches!(step, Step::Feed { successor: fed, .. } if fed == successor);
+        let fed = self.last(is_feed, successor).map(|(index, _)| index);
+        let drained = self.last(is_drain, successor);
+        let Some((drained, Outcome::Done)) = drained.filter(|(index, _)| fed.is_none_or(|fed| fed < *index)) else {
             return Ok(Next::Run(Step::Drain {
                 successor: successor.clone(),
             }));
@@ -214,9 +229,40 @@ impl Course<'_> {
         excluded
     }
 
+    /// Successor and feeder with which feeding failed. When it was the feeder that failed, nobody is fed from it.
+    fn unfed(&self) -> BTreeSet<(InstanceKey, InstanceKey)> {
+        let mut unfed = BTreeSet::new();
+        for result in self.done {
+            let Step::Feed { successor, from } = &result.step else {
+                continue;
+            };
+            let is_done = |key: &InstanceKey| matches!(result.outcomes.get(key), Some(Outcome::Done));
+            if !is_done(from) {
+                unfed.extend(self.plan.instances.iter().map(|key| (key.clone(), from.clone())));
+            } else if !is_done(successor) {
+                unfed.insert((successor.clone(), from.clone()));
+            }
+        }
+        unfed
+    }
+
+    /// A feeding of it broke off, and it may still receive from its feeder; it was not frozen again since.
+    fn runs_since_fed(&self, key: &InstanceKey) -> bool {
+        let is_freeze = |step: &Step| matches!(step, Step::Freeze { .. });
+        let is_feed = |step: &Step| matches!(step, Step::Feed { successor, .. } if successor == key);
+        let frozen = self.last(is_freeze, key).map(|(index, _)| index);
+        match self.last(is_feed, key) {
+            Some((fed, Outcome::NoAnswer(_) | Outcome::Failed(_) | Outcome::Unknown(_))) => {
+                frozen.is_none_or(|frozen| frozen < fed)
+            }
+            Some((_, Outcome::Done)) | None => false,
+        }
+    }
+
     /// Stopped by this actor's word, or seen stopped.
     pub(super) fn is_stopped(&self, key: &InstanceKey) -> bool {
-        matches!(self.freeze_outcome(key), Some(Outcome::Done)) || self.fresh.get(key).is_some_and(is_frozen)
+        let by_word = matches!(self.freeze_outcome(key), Some(Outcome::Done)) && !self.runs_since_fed(key);
+        by_word || self.fresh.get(key).is_some_and(is_frozen)
     }
 
     pub(super) fn freeze_outcome(&self, key: &InstanceKey) -> Option<&Outcome> {

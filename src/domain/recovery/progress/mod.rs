@@ -11,9 +11,9 @@
 //! One [`StepResult`] per step that was run, in order, none left out; a step over several servers has one outcome for each.
 //! The picture must be taken after the last result, of all the plan's instances.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use crate::domain::instance::InstanceFacts;
+use crate::domain::instance::{Instance, InstanceFacts};
 use crate::domain::key::InstanceKey;
 use crate::domain::policy::Policy;
 use crate::domain::state::Phase;
@@ -28,6 +28,7 @@ mod relocate;
 
 pub use super::outcome::{Finish, Next, Outcome, StepResult, Undo};
 use super::plan::{Plan, RecoveryKind, Refusal, Step};
+use super::planner::moved;
 use reconnect::Silence;
 
 /// How often a replica is pointed at the successor before it counts as lost.
@@ -118,15 +119,37 @@ impl Course<'_> {
             }
         }
         replicas.remove(&self.plan.victim);
+        let moved = self.moved();
+        replicas.retain(|key| !moved.contains_key(key));
         if may_be_fenced {
             undo.push(Undo::Reopen {
                 victim: self.plan.victim.clone(),
             });
         }
+        undo.extend(
+            moved
+                .into_iter()
+                .map(|(replica, source)| Undo::PointBack { replica, source }),
+        );
         if !replicas.is_empty() {
             undo.push(Undo::StartReceiving { replicas });
         }
         Next::Abort { reason, undo }
+    }
+
+    /// Those that were pointed at another claimed server, by this actor or the one before it, with the source that they had. One that
+    /// does not answer counts when this actor fed it.
+    fn moved(&self) -> BTreeMap<InstanceKey, InstanceKey> {
+        let mut moved = moved(self.plan, self.fresh);
+        for result in self.done {
+            if let Step::Feed { successor, .. } = &result.step
+                && let Some(source) = self.plan.sources.get(successor)
+                && !self.fresh.get(successor).is_some_and(Instance::is_valid)
+            {
+                moved.insert(successor.clone(), source.clone());
+            }
+        }
+        moved
     }
 
     /// The latest outcome on one server of the steps of one kind, with its place among the results.

@@ -2,6 +2,7 @@ use super::dead_primary::*;
 use super::*;
 use crate::domain::finding::{Code, Evidence, Finding};
 use crate::domain::fixture::{Adjust, NOW, key, mysql_set, primary, replica, topology, uuid};
+use crate::domain::gtid::GtidSet;
 use crate::domain::instance::Instance;
 use crate::domain::instance::{Identity, ThreadState};
 use crate::domain::intent::PromotionRule;
@@ -9,6 +10,8 @@ use crate::domain::policy::{LossPolicy, OldPrimary};
 use crate::domain::recovery::planner;
 use crate::domain::state::{Quarantine, QuarantineState};
 use crate::domain::topology::ClusterId;
+
+mod feeding;
 
 /// A small world: servers that do what they are told, unless a test says otherwise.
 struct World {
@@ -71,6 +74,11 @@ impl World {
         if !self.tree.get(key).is_some_and(Instance::is_valid) {
             return Outcome::NoAnswer("connection refused".to_owned());
         }
+        let given = if let Step::Feed { from, .. } = step {
+            self.tree.get(from).unwrap().facts.as_ref().unwrap().received()
+        } else {
+            GtidSet::empty(crate::domain::version::Flavour::MySql)
+        };
         let facts = self.facts(key);
         match step {
             Step::ReconnectTest { .. } => facts.channels[0].io = ThreadState::Connecting,
@@ -78,6 +86,13 @@ impl World {
             Step::Freeze { .. } => facts.channels[0].io = ThreadState::Stopped,
             Step::Drain { .. } => facts.executed = facts.received(),
             Step::Redial { .. } | Step::Locate { .. } => {}
+            Step::Feed { successor, from } => {
+                facts.executed = facts.received().union(&given);
+                if key == successor {
+                    facts.channels[0].source = from.clone();
+                    facts.channels[0].io = ThreadState::Stopped;
+                }
+            }
             Step::Open { .. } => {
                 facts.read_only = false;
                 facts.channels.clear();
@@ -115,6 +130,7 @@ impl World {
             let keys: BTreeSet<InstanceKey> = match &step {
                 Step::ReconnectTest { victim, replicas } => replicas.iter().chain([victim]).cloned().collect(),
                 Step::Fence { victim } | Step::Redial { victim } => [victim.clone()].into(),
+                Step::Feed { successor, from } => [successor.clone(), from.clone()].into(),
                 Step::Drain { successor } | Step::Open { successor } => [successor.clone()].into(),
                 Step::Freeze { replicas } | Step::Repoint { replicas, .. } | Step::ApplyAll { replicas } => {
                     replicas.clone()

@@ -49,8 +49,10 @@ fn the_one_that_received_more_is_promoted_whatever_it_applied() {
 fn a_promotion_rule_does_not_outweigh_what_was_received() {
     let mut policy = Policy::default();
     policy.promotion_rules.insert(key(2), PromotionRule::Must);
+    // Nobody can feed it: what the other one has needs what that one has purged.
+    let purged = cut(3, "1:1-100").facts(|facts| facts.purged = mysql_set("1:1-100"));
     assert_eq!(
-        chosen_with(&policy, [db1(), cut(2, "1:1-99"), cut(3, "1:1-100")]).successor,
+        chosen_with(&policy, [db1(), cut(2, "1:1-99"), purged]).successor,
         key(3)
     );
     assert_eq!(
@@ -260,7 +262,7 @@ fn a_delayed_replica_is_promoted_only_when_it_alone_holds_something() {
         key(3)
     );
     let (made, report) = planned(
-        &topology([db1(), delayed(2, "1:1-101"), cut(3, "1:1-100")]),
+        &topology([db1(), delayed(2, "1:1-100").received("1:101"), cut(3, "1:1-100")]),
         &Policy::default(),
     );
     assert_eq!(made.unwrap().successor, key(2));

@@ -21,6 +21,7 @@ use crate::domain::version::ServerVersion;
 
 mod by_position;
 mod choice;
+mod feeding;
 mod plans;
 mod properties;
 mod relocation;

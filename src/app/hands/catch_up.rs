@@ -1,0 +1,174 @@
+//! Waiting until a server has what it is to have: its own relay log applied, or what another one gives it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::app::ports::{StepError, StepSession};
+use crate::domain::gtid::GtidSet;
+use crate::domain::instance::{InstanceFacts, ThreadState};
+use crate::domain::key::InstanceKey;
+
+use super::{Effect, Hands, Session};
+
+/// How long a fed replica may fail to connect to its feeder. A server of the same cluster that answers us and not its sibling for so
+/// long has no way there, or no account.
+const CONNECT_PATIENCE: Duration = Duration::from_secs(3);
+/// How often a fed replica's receiving thread is looked at while it is waited for.
+const LOOK_AT_RECEIVER: Duration = Duration::from_millis(500);
+
+/// How long somebody is waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Patience {
+    /// At most.
+    pub deadline: Duration,
+    /// Without any progress at most; `None`: progress does not matter.
+    pub without_progress: Option<Duration>,
+}
+
+impl Patience {
+    /// So long whatever happens.
+    pub fn of(deadline: Duration) -> Self {
+        Self {
+            deadline,
+            without_progress: None,
+        }
+    }
+}
+
+impl Hands {
+    /// Waits until a server has applied everything in `set`.
+    pub async fn drain(&mut self, key: &InstanceKey, set: &GtidSet, patience: Patience) -> Effect {
+        let step_deadline = self.shop.settings.step_deadline;
+        let session = match self.session_of(key, step_deadline).await {
+            Ok(session) => session,
+            Err(effect) => return effect,
+        };
+        let applied = apply(&session, set, patience, step_deadline).await;
+        match applied {
+            Ok(()) => Effect::Done(format!("{key} has applied all that it received")),
+            Err(error) => self.effect_of(key, &error),
+        }
+    }
+
+    /// Gives `successor` what `from` has: lets `from` apply all that it received (a server passes on only what it has applied), points
+    /// the successor at it, waits until it has `set`, and stops it again whatever came of it. One entry for each of the two.
+    pub async fn feed(
+        &mut self,
+        successor: &InstanceKey,
+        from: &InstanceKey,
+        set: &GtidSet,
+        patience: Patience,
+    ) -> Result<BTreeMap<InstanceKey, Effect>, Effect> {
+        let begun = Instant::now();
+        let drained = self.drain(from, set, patience).await;
+        if !matches!(drained, Effect::Done(_)) {
+            let not_begun = Effect::NoAnswer(format!("{successor} was not pointed at {from}"));
+            return Ok(BTreeMap::from([
+                (from.clone(), drained),
+                (successor.clone(), not_begun),
+            ]));
+        }
+        let only = BTreeSet::from([successor.clone()]);
+        let mut effect = take(self.repoint(from, &only).await?, successor);
+        if matches!(effect, Effect::Done(_)) {
+            let left = patience.deadline.saturating_sub(begun.elapsed());
+            effect = self.await_fed(successor, set, left).await;
+        }
+        if let Effect::Unconfirmed(_) = effect {
+            return Err(effect);
+        }
+        let stopped = take(self.freeze(&only).await?, successor);
+        let effect = match (effect, stopped) {
+            (Effect::Done(_), Effect::Done(_)) => Effect::Done(format!("{successor} has all that {from} has")),
+            (Effect::Done(_), stopped) => stopped,
+            (failed, _) => failed,
+        };
+        Ok(BTreeMap::from([(from.clone(), drained), (successor.clone(), effect)]))
+    }
+
+    async fn await_fed(&mut self, successor: &InstanceKey, set: &GtidSet, deadline: Duration) -> Effect {
+        let step_deadline = self.shop.settings.step_deadline;
+        let session = match self.session_of(successor, step_deadline).await {
+            Ok(session) => session,
+            Err(effect) => return effect,
+        };
+        let begun = Instant::now();
+        loop {
+            let left = deadline.saturating_sub(begun.elapsed());
+            let mut session = session.lock().await;
+            let waited = session.wait_applied(set, left.min(LOOK_AT_RECEIVER)).await;
+            let error = match waited {
+                Ok(()) => return Effect::Done(String::new()),
+                Err(error) => error,
+            };
+            let is_over = left <= LOOK_AT_RECEIVER || !matches!(error, StepError::TooSlow { .. });
+            let facts = if is_over {
+                Err(error)
+            } else {
+                session.facts(step_deadline).await
+            };
+            drop(session);
+            match facts {
+                Ok(facts) => {
+                    if let Some(why) = why_not_receiving(&facts, begun.elapsed()) {
+                        return Effect::Failed(format!("{successor} {why}"));
+                    }
+                }
+                Err(error) => return self.effect_of(successor, &error),
+            }
+        }
+    }
+}
+
+/// Waits in rounds where progress counts, so that one that hangs is given up before the deadline.
+async fn apply(session: &Session, set: &GtidSet, patience: Patience, step_deadline: Duration) -> Result<(), StepError> {
+    let mut session = session.lock().await;
+    session.start_applying(step_deadline).await?;
+    let Some(round) = patience.without_progress else {
+        return session.wait_applied(set, patience.deadline).await;
+    };
+    let begun = Instant::now();
+    let mut before = executed(&mut session, step_deadline).await?;
+    loop {
+        let left = patience.deadline.saturating_sub(begun.elapsed());
+        match session.wait_applied(set, left.min(round)).await {
+            Err(error @ StepError::TooSlow { .. }) => {
+                let now = executed(&mut session, step_deadline).await?;
+                if left <= round || now == before {
+                    return Err(error);
+                }
+                before = now;
+            }
+            over => return over,
+        }
+    }
+}
+
+async fn executed(session: &mut Box<dyn StepSession>, deadline: Duration) -> Result<GtidSet, StepError> {
+    Ok(session.facts(deadline).await?.executed)
+}
+
+/// Why a replica will not get anything from its source, as far as that can be told after this time.
+fn why_not_receiving(facts: &InstanceFacts, after: Duration) -> Option<String> {
+    let Some(channel) = facts.managed_channel() else {
+        return Some("has no replication channel any more".to_owned());
+    };
+    let error = &channel.io_error;
+    match channel.io {
+        ThreadState::Stopped => Some(format!("stopped receiving: error {}: {}", error.number, error.message)),
+        ThreadState::Connecting if after >= CONNECT_PATIENCE => Some(format!(
+            "cannot connect to {}: error {}: {}",
+            channel.source, error.number, error.message
+        )),
+        ThreadState::Connecting | ThreadState::Running => None,
+    }
+}
+
+/// The entry of one server.
+fn take(mut effects: BTreeMap<InstanceKey, Effect>, key: &InstanceKey) -> Effect {
+    effects
+        .remove(key)
+        .unwrap_or_else(|| Effect::NoAnswer(format!("{key}: no session")))
+}

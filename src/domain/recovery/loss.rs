@@ -1,0 +1,87 @@
+//! Whether what would be lost may be lost.
+//!
+//! Without a word of the user ([`LossPolicy::Auto`]) the primary's own promise decides: when its semi-synchronous replication says
+//! that no client was ever told of a transaction which only the primary had, then a promotion that loses one means that the replica
+//! that has it is away, and it is waited for. An asynchronous primary promises nothing, and an outage is worse.
+
+use crate::domain::gtid::GtidSet;
+use crate::domain::instance::{Instance, SemiSync};
+use crate::domain::key::InstanceKey;
+use crate::domain::policy::{LossPolicy, Policy};
+use crate::domain::time::Wall;
+use crate::domain::topology::Topology;
+
+use super::candidate::excerpt;
+use super::plan::PlanReport;
+
+/// Whether a source promises that each transaction that a client was told of is on another server too: `AFTER_SYNC`, so that nobody
+/// sees it before, and it waits for acknowledgements whoever is connected, and has not given up waiting.
+///
+/// MySQL manual, "Semisynchronous Replication": with `wait_no_replica` off, the source goes on alone at once when fewer replicas than
+/// it waits for are connected.
+pub fn promises_no_loss(semi_sync: &SemiSync) -> bool {
+    semi_sync.source_enabled
+        && semi_sync.source_active
+        && semi_sync.after_sync
+        && semi_sync.wait_no_replica
+        && semi_sync.wait_for_count > 0
+}
+
+/// The policy about loss that counts for a primary: the given one, or what its last facts call for.
+///
+/// `MariaDB` counts as asynchronous here: its `gtid_binlog_state` names transactions before they are acknowledged, so what is remembered
+/// of it is no proof that a client was told.
+pub fn effective(topology: &Topology, victim: &InstanceKey, policy: &Policy) -> LossPolicy {
+    if policy.loss != LossPolicy::Auto {
+        return policy.loss;
+    }
+    let facts = topology.get(victim).and_then(|instance| instance.facts.as_ref());
+    match facts {
+        Some(facts) if !facts.version.flavour.is_mariadb() && promises_no_loss(&facts.semi_sync) => LossPolicy::Refuse,
+        Some(_) | None => LossPolicy::Allow,
+    }
+}
+
+/// Whether `lost` may be lost; what is accepted is remarked upon in the report.
+///
+/// # Errors
+/// Why not.
+pub(super) fn accept(
+    topology: &Topology,
+    victim: &InstanceKey,
+    policy: &Policy,
+    lost: &GtidSet,
+    now: Wall,
+    report: &mut PlanReport,
+) -> Result<(), String> {
+    let told = excerpt(lost);
+    match effective(topology, victim, policy) {
+        LossPolicy::Refuse if policy.loss == LossPolicy::Auto => Err(format!(
+            "transactions would be lost, and {victim} had promised by semi-sync that none can be (lossPolicy is not set): {told}"
+        )),
+        LossPolicy::Refuse => Err(format!("transactions would be lost, and lossPolicy is Refuse: {told}")),
+        LossPolicy::Allow | LossPolicy::Auto => {
+            report
+                .remarks
+                .push(format!("lossPolicy Allow: lost are at least {told}"));
+            Ok(())
+        }
+        LossPolicy::AllowAfterTimeout => {
+            // A primary that was never seen has been away for longer than this member lives.
+            let away = topology
+                .get(victim)
+                .and_then(|instance: &Instance| instance.last_seen)
+                .map(|seen| now.millis_since(seen));
+            if away.is_some_and(|away| away < policy.loss_timeout_millis) {
+                let seconds = policy.loss_timeout_millis / 1000;
+                return Err(format!(
+                    "transactions would be lost, and the old primary has {seconds} s to come back (lossTimeout): {told}"
+                ));
+            }
+            report.remarks.push(format!(
+                "lossPolicy AllowAfterTimeout, and the time is over: lost are at least {told}"
+            ));
+            Ok(())
+        }
+    }
+}

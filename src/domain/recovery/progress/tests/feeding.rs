@@ -1,0 +1,166 @@
+//! The wanted successor is behind: it is fed first, and put back where it was when nothing comes of the recovery.
+
+use super::*;
+
+/// db2 is preferred, db3 received more.
+fn behind() -> World {
+    let instances = [db1(), cut(2, "1:1-90"), cut(3, "1:1-100")];
+    let rules = [(key(2), PromotionRule::Prefer)].into();
+    world_with(instances, rules)
+}
+
+/// db3, which received more, must not be promoted.
+fn forbidden() -> World {
+    let instances = [db1(), cut(2, "1:1-90"), cut(3, "1:1-100")];
+    let rules = [(key(3), PromotionRule::MustNot)].into();
+    world_with(instances, rules)
+}
+
+fn world_with(instances: impl IntoIterator<Item = Instance>, rules: BTreeMap<InstanceKey, PromotionRule>) -> World {
+    let mut world = World::new(instances);
+    world.policy.promotion_rules = rules;
+    let finding = Finding {
+        code: Code::DeadMaster,
+        instance: key(1),
+        cluster: ClusterId("c1".to_owned()),
+        description: String::new(),
+        evidence: Evidence::default(),
+        structure: Vec::new(),
+        downtimed: false,
+        replicas_downtimed: false,
+    };
+    world.plan = planner::plan(&finding, &world.tree, &world.policy, NOW).0.unwrap();
+    world
+}
+
+fn is_feed(step: &Step) -> bool {
+    matches!(step, Step::Feed { .. })
+}
+
+fn point_back() -> Undo {
+    Undo::PointBack {
+        replica: key(2),
+        source: key(1),
+    }
+}
+
+fn start(n: u32) -> Undo {
+    Undo::StartReceiving {
+        replicas: [key(n)].into(),
+    }
+}
+
+#[test]
+fn the_wanted_one_is_fed_and_then_promoted() {
+    let mut world = behind();
+    let finish = finished(world.run(|_, _, _| None));
+    let commit = format!("commit db2:3306 {}", mysql_set("1:1-100"));
+    assert_eq!(
+        world.log,
+        ["fence", "freeze", "feed", "drain", "redial", &commit, "open", "repoint"]
+    );
+    assert!(finish.successful && finish.lost.is_none() && finish.lost_replicas.is_empty());
+    assert_eq!(world.tree.get(&key(3)).unwrap().source(), Some(&key(2)));
+}
+
+#[test]
+fn when_it_cannot_be_fed_the_one_that_has_all_is_promoted_and_it_follows() {
+    let mut world = behind();
+    // It was pointed at the other one, and did not get there in time.
+    let finish = finished(world.run(|world, step, key| {
+        (is_feed(step) && *key == self::key(2)).then(|| {
+            world.facts(key).channels[0].source = self::key(3);
+            world.facts(key).channels[0].io = ThreadState::Stopped;
+            Outcome::Failed("not within 60000 ms".to_owned())
+        })
+    }));
+    assert_eq!(finish.successor.unwrap().0, key(3));
+    assert_eq!(world.log.iter().filter(|line| *line == "feed").count(), 1);
+    let fed = world.tree.get(&key(2)).unwrap();
+    assert_eq!(fed.source(), Some(&key(3)));
+    assert_eq!(fed.channel().unwrap().io, ThreadState::Running, "it is started again");
+    assert!(finish.lost_replicas.is_empty());
+}
+
+#[test]
+fn when_nobody_else_may_be_promoted_the_loss_policy_decides() {
+    let fails = |_: &mut World, step: &Step, _: &InstanceKey| {
+        is_feed(step).then(|| Outcome::Failed("not within 60000 ms".to_owned()))
+    };
+    let mut world = forbidden();
+    let finish = finished(world.run(fails));
+    assert_eq!(
+        (finish.successor.unwrap().0, finish.lost),
+        (key(2), Some(mysql_set("1:91-100")))
+    );
+    let mut world = forbidden();
+    world.policy.loss = LossPolicy::Refuse;
+    let (reason, undo) = aborted(world.run(fails));
+    assert!(reason.contains("lossPolicy is Refuse"), "{reason}");
+    assert_eq!(undo, [start_all()]);
+}
+
+#[test]
+fn a_fed_replica_is_pointed_back_when_the_primary_is_back() {
+    let mut world = behind();
+    let (reason, undo) = aborted(world.run(|world, step, key| {
+        if matches!(step, Step::Redial { .. }) {
+            world.server(key).failure = None;
+        }
+        None
+    }));
+    assert!(reason.starts_with("came back"), "{reason}");
+    assert_eq!(undo, [point_back(), start(3)]);
+    // It died meanwhile: what was done is undone when it can be, whatever it said last.
+    let mut world = behind();
+    let (_, undo) = aborted(world.run(|world, step, key| {
+        if matches!(step, Step::Redial { .. }) {
+            world.server(key).failure = None;
+            world.server(&self::key(2)).failure = Some(crate::domain::instance::ProbeFailure::Refused);
+        }
+        None
+    }));
+    assert_eq!(undo, [point_back(), start(3)]);
+}
+
+#[test]
+fn the_next_actor_goes_on_in_the_middle_of_a_feeding() {
+    let half_fed = |io| {
+        let mut world = behind();
+        world.facts(&key(3)).channels[0].io = ThreadState::Stopped;
+        let fed = &mut world.facts(&key(2)).channels[0];
+        (fed.source, fed.io) = (key(3), io);
+        world
+    };
+    for io in [ThreadState::Running, ThreadState::Stopped] {
+        let mut world = half_fed(io);
+        assert!(finished(world.run(|_, _, _| None)).successful);
+        assert_eq!(world.log[..4], ["fence", "freeze", "feed", "drain"]);
+        assert_eq!(world.writable(), ["db2"]);
+    }
+    // Or puts back what the one before it had done.
+    let mut world = half_fed(ThreadState::Running);
+    let (_, undo) = aborted(world.run(|world, step, key| {
+        if matches!(step, Step::Fence { .. }) {
+            world.server(key).failure = None;
+        }
+        None
+    }));
+    assert_eq!(undo, [reopen(), point_back(), start(3)]);
+}
+
+#[test]
+fn a_feeding_that_broke_off_is_frozen_again() {
+    let mut world = forbidden();
+    let mut fed = 0;
+    let finish = finished(world.run(|world, step, key| {
+        fed += u32::from(is_feed(step));
+        (is_feed(step) && *key == self::key(2)).then(|| {
+            let channel = &mut world.facts(key).channels[0];
+            (channel.source, channel.io) = (self::key(3), ThreadState::Running);
+            Outcome::Unknown("connection lost".to_owned())
+        })
+    }));
+    assert_eq!(finish.successor.unwrap().0, key(2));
+    assert_eq!(world.log[..5], ["fence", "freeze", "feed", "freeze", "drain"]);
+}
