@@ -5,6 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use crate::domain::case::Case;
+use crate::domain::errant::{ErrantReport, Remedy};
 use crate::domain::finding::{Finding, Opinion};
 use crate::domain::instance::Instance;
 use crate::domain::intent::{Intent, IntentId, Origin};
@@ -142,6 +143,18 @@ pub trait Api: Send + Sync {
     /// # Errors
     /// [`ApiError::NotFound`] when it is not in quarantine.
     async fn release_quarantine(&self, instance: &InstanceKey) -> Result<(), ApiError>;
+
+    /// The transactions that only this server of its cluster has, with what is in them.
+    ///
+    /// # Errors
+    /// [`ApiError::NotFound`] when it is unknown, [`ApiError::Unavailable`] when it or the primary does not answer.
+    async fn errant(&self, instance: &InstanceKey) -> Result<ErrantReport, ApiError>;
+
+    /// Deals with them. Returns the uid of the recovery that did it.
+    ///
+    /// # Errors
+    /// As [`Api::errant`]; [`ApiError::Conflict`] with the reason when it must not be done, or failed.
+    async fn resolve_errant(&self, instance: &InstanceKey, remedy: Remedy) -> Result<String, ApiError>;
 
     /// Forgets all instances of a cluster.
     ///

@@ -215,6 +215,8 @@ impl Drive<'_> {
                 (Step::Open { .. }, Step::Open { .. })
                     | (Step::Repoint { .. }, Step::Repoint { .. })
                     | (Step::RepointAt { .. }, Step::RepointAt { .. })
+                    | (Step::InjectEmpty { .. }, Step::InjectEmpty { .. })
+                    | (Step::ResetGtids { .. }, Step::ResetGtids { .. })
             )
         })
     }
@@ -291,6 +293,12 @@ impl Drive<'_> {
                 let effect = self.hands.open(successor, semi_sync).await;
                 failpoint::reached("after-open-statement");
                 BTreeMap::from([(successor.clone(), effect)])
+            }
+            Step::InjectEmpty { primary, set } => {
+                BTreeMap::from([(primary.clone(), self.hands.inject_empty(primary, set).await)])
+            }
+            Step::ResetGtids { instance, keep } => {
+                BTreeMap::from([(instance.clone(), self.hands.reset_gtids(instance, keep).await)])
             }
             Step::Repoint { successor, replicas } => self
                 .hands

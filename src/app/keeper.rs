@@ -6,10 +6,11 @@ use tracing::{info, warn};
 
 use crate::domain::grouping;
 use crate::domain::intent::Origin;
+use crate::domain::recovery::lost;
 use crate::domain::state::{Applied, Command};
 use crate::domain::topology::ClusterId;
 
-use super::picture::{Group, Pictures};
+use super::picture::{ClusterPicture, Group, Pictures};
 use super::ports::Consensus;
 
 /// Aliases by pattern on the cluster's name (`ClusterNameToAlias`); the first match counts.
@@ -59,6 +60,22 @@ pub async fn keep_records(pictures: &Pictures, aliases: &Aliases, consensus: &Ar
             Ok(Applied::Done | Applied::Number { .. } | Applied::Claimed { .. }) => {}
             Err(error) => {
                 warn!("cluster record not written: {error}");
+                return;
+            }
+        }
+    }
+}
+
+/// Ends the downtimes of servers that recoveries left behind and that are well again.
+pub async fn end_downtimes(pictures: &Pictures, clusters: &[ClusterPicture], consensus: &Arc<dyn Consensus>) {
+    let state = pictures.state();
+    let topologies: Vec<_> = clusters.iter().map(|picture| &picture.topology).collect();
+    for id in lost::over(&state, &topologies) {
+        let instance = id.instance.clone();
+        match consensus.propose(Command::EndIntent { id }).await {
+            Ok(_) => info!(instance = %instance, "{instance} is well again: its downtime after a recovery is over"),
+            Err(error) => {
+                warn!("the end of a downtime of {instance} was not written: {error}");
                 return;
             }
         }

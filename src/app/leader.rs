@@ -87,6 +87,8 @@ impl Leader {
             self.recoverer.consider(&clusters);
             self.hooks.consider(&self.pictures.state());
             self.guard.stand(&leading);
+            self.recoverer.reattach(&clusters);
+            keeper::end_downtimes(&self.pictures, &clusters, &self.consensus).await;
             keeper::keep_records(&self.pictures, &self.aliases, &self.consensus).await;
             tokio::select! {
                 changed = changes.changed() => if changed.is_err() { return },

@@ -247,6 +247,13 @@ pub trait StepSession: Send {
         deadline: Duration,
     ) -> Result<(), StepError>;
 
+    /// Commits an empty transaction under each of these GTIDs, as far as the server lacks them. Only on a writable MySQL server.
+    async fn inject_empty(&mut self, set: &GtidSet, deadline: Duration) -> Result<(), StepError>;
+
+    /// Removes all binary logs and GTIDs, and sets `keep` as what was executed. A channel that ran is stopped before and started after.
+    /// Only on a MySQL server.
+    async fn reset_gtids(&mut self, keep: &GtidSet, deadline: Duration) -> Result<(), StepError>;
+
     /// Releases the lock and closes. Dropping without it closes too.
     async fn end(self: Box<Self>);
 }

@@ -56,6 +56,19 @@ impl Recoverer {
         })
     }
 
+    pub(super) fn shop(&self) -> &Workshop {
+        &self.shop
+    }
+
+    pub(super) fn pictures(&self) -> &Pictures {
+        &self.pictures
+    }
+
+    /// Runs a piece of work that [`Recoverer::idle`] waits for.
+    pub(super) fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
+        self.tracker.spawn(work);
+    }
+
     fn desk(&self) -> MutexGuard<'_, Desk> {
         self.desk.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -207,7 +220,7 @@ impl Recoverer {
     }
 
     /// Whether a text about a finding is new, and has been so for `settle_millis`. The same is said again after a minute.
-    fn news(&self, instance: &InstanceKey, code: &'static str, text: &str, settle_millis: u64) -> bool {
+    pub(super) fn news(&self, instance: &InstanceKey, code: &'static str, text: &str, settle_millis: u64) -> bool {
         let now = self.shop.clock.mono();
         let mut desk = self.desk();
         let said = desk.said.entry((instance.clone(), code)).or_insert_with(|| Said {
@@ -233,7 +246,7 @@ impl Recoverer {
     }
 
     /// Notes that somebody works on a cluster until the answer is dropped; `None` when somebody does already.
-    fn occupy(self: &Arc<Self>, cluster: &ClusterId, gives_way: bool) -> Option<Busy> {
+    pub(super) fn occupy(self: &Arc<Self>, cluster: &ClusterId, gives_way: bool) -> Option<Busy> {
         let mut desk = self.desk();
         if !desk.is_free(cluster, gives_way) {
             return None;
@@ -319,7 +332,7 @@ impl Recoverer {
     }
 
     /// Lint, claim, drive.
-    async fn act(
+    pub(super) async fn act(
         self: &Arc<Self>,
         picture: &ClusterPicture,
         finding: Finding,
@@ -436,6 +449,9 @@ impl Recoverer {
 
     /// Makes a returned primary a replica of the present one.
     pub async fn rejoin(self: &Arc<Self>, key: &str, quarantine: &Quarantine, picture: &ClusterPicture) {
+        if self.rests(&quarantine.instance) {
+            return;
+        }
         let (plan, report) = planner::plan_rejoin(quarantine, &picture.topology, &picture.policy);
         let Some(plan) = plan else {
             let why = report.no_plan.unwrap_or_else(|| String::from("no reason given"));
@@ -517,7 +533,7 @@ fn gives_way(code: Code) -> bool {
 }
 
 /// Somebody works on a cluster. However that ends, the cluster is free afterwards.
-struct Busy {
+pub(super) struct Busy {
     recoverer: Arc<Recoverer>,
     cluster: ClusterId,
     ticket: u64,

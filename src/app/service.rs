@@ -6,6 +6,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use crate::domain::case::Case;
+use crate::domain::errant::{ErrantReport, Remedy};
 use crate::domain::instance::Instance;
 use crate::domain::intent::{Intent, IntentId, Origin};
 use crate::domain::key::InstanceKey;
@@ -17,6 +18,7 @@ use crate::domain::topology::ClusterId;
 
 use super::api::{Api, ApiError, ClusterView, JudgedFinding, RecoveryOutcome};
 use super::changelog::AnalysisChange;
+use super::errant::ErrantDesk;
 use super::observatory::Observatory;
 use super::picture::{ClusterPicture, Pictures};
 use super::ports::{Clock, Consensus, ProposeError, Target};
@@ -35,6 +37,8 @@ pub struct Service {
     pub pictures: Pictures,
     /// Repairs.
     pub recoverer: Arc<Recoverer>,
+    /// Handles errant transactions.
+    pub errants: ErrantDesk,
     /// Policy settings.
     pub settings: Arc<PolicySettings>,
     /// Time.
@@ -231,6 +235,16 @@ impl Api for Service {
         })
         .await
         .map(drop)
+    }
+
+    async fn errant(&self, instance: &InstanceKey) -> Result<ErrantReport, ApiError> {
+        let target = self.known(instance)?;
+        self.errants.show(&target).await
+    }
+
+    async fn resolve_errant(&self, instance: &InstanceKey, remedy: Remedy) -> Result<String, ApiError> {
+        let target = self.known(instance)?;
+        self.errants.resolve(&target, remedy).await
     }
 
     async fn forget_cluster(&self, cluster: &ClusterId) -> Result<(), ApiError> {

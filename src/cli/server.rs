@@ -18,12 +18,13 @@ use crate::adapter::hooks::ShellHooks;
 use crate::adapter::http;
 use crate::adapter::kube;
 use crate::adapter::manifests::ManifestDirectory;
-use crate::adapter::mysql::{MySqlExecutor, MySqlProber, ProbeSettings};
+use crate::adapter::mysql::{MySqlBinlogReader, MySqlExecutor, MySqlProber, ProbeSettings};
 use crate::adapter::raft::{RaftMember, RaftSettings, Surroundings, Timings};
 use crate::adapter::single::Single;
 use crate::adapter::store::SqliteStore;
 use crate::app::declare::Declare;
 use crate::app::documents::ClusterSource;
+use crate::app::errant::ErrantDesk;
 use crate::app::hands::Workshop;
 use crate::app::hooks::HookRunner;
 use crate::app::keeper::Aliases;
@@ -179,6 +180,7 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
         Arc::clone(&observatory),
         Arc::clone(&clock),
     );
+    let binlogs = Arc::new(MySqlBinlogReader::new(credentials.clone(), probe_settings.clone()));
     let shop = Workshop {
         executor: Arc::new(MySqlExecutor::new(credentials.clone(), probe_settings)),
         prober: Arc::clone(&prober),
@@ -222,7 +224,14 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
         tasks.spawn(Declare::new(Arc::clone(&consensus), source, Arc::clone(&clock), shown).run(stop.child_token()));
     }
 
+    let errants = ErrantDesk {
+        binlogs,
+        watcher: Arc::clone(&watcher),
+        pictures: pictures.clone(),
+        recoverer: Arc::clone(&recoverer),
+    };
     let service = Service {
+        errants,
         consensus: Arc::clone(&consensus),
         observatory,
         watcher,

@@ -253,6 +253,11 @@ static COMMANDS: &[Command] = &[
     Command { name: "which-broken-replicas", about: "Lists the direct replicas that stopped with an error", request: |settings| of_instance(read(&["instance-replicas"]), settings), print: print_broken },
     Command { name: "which-gtid-errant", about: "Prints the errant GTID set of an instance", request: |settings| of_instance(read(&["instance"]), settings),
         print: |answer, _| lines([field(answer.details(), "GtidErrant")]) },
+    Command { name: "errant", about: "Shows what is in the errant transactions of an instance, as JSON", request: |settings| of_instance(read(&["errant"]), settings), print: print_json },
+    Command { name: "locate-gtid-errant", about: "Lists the binary logs that have errant transactions", request: |settings| of_instance(read(&["locate-gtid-errant"]), settings), print: print_names },
+    Command { name: "gtid-errant-inject-empty", about: "Injects empty transactions for them on the primary", request: |settings| of_instance(write(&["gtid-errant-inject-empty"]), settings), print: print_key },
+    Command { name: "gtid-errant-reset-master", about: "Lets an instance forget them; its data stay different", request: |settings| of_instance(write(&["gtid-errant-reset-master"]), settings), print: print_key },
+    Command { name: "errant-forget", about: "Lets a quarantined instance go as it is", request: |settings| of_instance(write(&["errant-forget"]), settings), print: print_key },
     Command { name: "is-replicating", about: "Prints the instance if it replicates", request: |settings| of_instance(read(&["instance"]), settings),
         print: |answer, _| print_if(answer, |it| truth(it, "ReplicationSQLThreadRuning") && truth(it, "ReplicationIOThreadRuning")) },
     Command { name: "is-replication-stopped", about: "Prints the instance if it is a replica with both threads stopped", request: |settings| of_instance(read(&["instance"]), settings),
@@ -280,6 +285,9 @@ static COMMANDS: &[Command] = &[
     Command { name: "which-downtimed-instances", about: "The same",
         request: |settings| Ok(Some(settings.hint_if_given().map_or_else(|| read(&["downtimed"]), |hint| read(&["downtimed"]).part(hint)))),
         print: print_keys },
+    Command { name: "which-lost-in-recovery", about: "Lists instances that a recovery left behind",
+        request: |settings| Ok(Some(settings.hint_if_given().map_or_else(|| read(&["downtimed"]), |hint| read(&["downtimed"]).part(hint)))),
+        print: |answer, _| items(answer.details()).iter().filter(|it| field(it, "DowntimeReason") == "lost-in-recovery").map(key_line).collect() },
     Command { name: "register-candidate", about: "Says how willingly an instance is promoted (-R rule)",
         request: |settings| {
             let rule = settings.promotion_rule.clone().ok_or("promotion rule must be provided: -R rule")?;

@@ -164,10 +164,6 @@ pub struct Classification {
 
 /// Recoveries.
 #[derive(Clone, Debug)]
-#[expect(
-    clippy::struct_excessive_bools,
-    reason = "the configuration's own switches, one field each"
-)]
 pub struct RecoverySettings {
     /// How long an unacknowledged recovery blocks the next one of its cluster.
     pub block: Duration,

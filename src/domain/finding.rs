@@ -86,6 +86,10 @@ pub enum Code {
     FirstTierReplicaFailingToConnectToMaster,
     /// A failed primary is back (own code).
     QuarantinedPrimaryReturned,
+    /// A replica that a recovery left behind is back and can be attached again (own code).
+    LostReplicaReturned,
+    /// A server has transactions that the primary lacks, and a person has them dealt with (own code).
+    ErrantTransactions,
     /// A server could not be attached to another source for want of an account (own code).
     MissingReplicationCredentials,
     /// A grant is missing that the planned recovery would need (own code).
@@ -149,6 +153,8 @@ impl Code {
             Self::BinlogServerFailingToConnectToMaster => "BinlogServerFailingToConnectToMaster",
             Self::FirstTierReplicaFailingToConnectToMaster => "FirstTierReplicaFailingToConnectToMaster",
             Self::QuarantinedPrimaryReturned => "QuarantinedPrimaryReturned",
+            Self::LostReplicaReturned => "LostReplicaReturned",
+            Self::ErrantTransactions => "ErrantTransactions",
             Self::MissingReplicationCredentials => "MissingReplicationCredentials",
             Self::MissingPrivileges => "MissingPrivileges",
             Self::FenceIneffective => "FenceIneffective",

@@ -180,6 +180,7 @@ fn write_plan(plan: Option<&Plan>, report: &PlanReport, topology: &Topology, out
             let verb = match plan.kind {
                 RecoveryKind::DeadPrimary | RecoveryKind::DeadPrimaryByPosition => "promote",
                 RecoveryKind::Rejoin | RecoveryKind::IntermediatePrimary | RecoveryKind::GroupMember => "follow",
+                RecoveryKind::ResolveErrant => "agree with",
             };
             writeln!(
                 out,

@@ -220,3 +220,105 @@ async fn a_leader_that_flaps_in_the_middle_of_a_rejoin_still_repairs_afterwards(
     assert_ne!(rig.world.writable(), Vec::<InstanceKey>::new());
     rig.world.assert_sound();
 }
+
+/// The downtimes that recoveries asked for.
+fn lost(rig: &Rig) -> Vec<InstanceKey> {
+    let state = rig.group.state();
+    crate::domain::state::lost(&state).map(|(key, _)| key.clone()).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_server_is_in_downtime_until_it_is_a_replica_again() {
+    let rig = failed_over(OldPrimary::Rejoin).await;
+    assert_eq!(lost(&rig), [key(1)]);
+    rig.wait(10_000).await;
+    assert_eq!(lost(&rig), [key(1)], "it is still away");
+    rig.world.start(1);
+    rig.until("its downtime is over", |rig| lost(rig).is_empty()).await;
+    assert!(rig.group.state().quarantines.is_empty() || rig.world.with(1, |server| server.channel.is_some()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_replica_that_a_recovery_left_behind_is_attached_again() {
+    let mut rig = Rig::new(3, 1);
+    rig.policy.old_primary = OldPrimary::Rejoin;
+    rig.start(1);
+    rig.settled().await;
+    rig.world.kill(3);
+    rig.wait(2000).await;
+    rig.world.kill(1);
+    rig.recovered(1).await;
+    assert_eq!(lost(&rig), [key(1), key(3)]);
+    rig.world.write(2, 5);
+    rig.world.start(3);
+    rig.until("it follows the new primary", |rig| {
+        let link = rig.world.with(3, |server| server.channel.clone());
+        link.is_some_and(|link| link.source == key(2) && link.receives)
+    })
+    .await;
+    rig.until("its downtime is over", |rig| lost(rig) == [key(1)]).await;
+    // It never was a primary: nobody's sessions are ended there.
+    let touched: Vec<String> = rig
+        .world
+        .log()
+        .into_iter()
+        .filter(|line| line.starts_with("db3"))
+        .collect();
+    assert!(
+        touched
+            .iter()
+            .all(|line| !line.contains("kill_clients") && !line.contains("set_read_only")),
+        "{touched:?}"
+    );
+    rig.world.assert_sound();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_replica_with_transactions_of_its_own_is_left_to_a_person() {
+    let mut rig = Rig::new(3, 1);
+    rig.policy.old_primary = OldPrimary::Rejoin;
+    rig.start(1);
+    rig.settled().await;
+    rig.world.kill(3);
+    rig.wait(2000).await;
+    rig.world.kill(1);
+    rig.recovered(1).await;
+    rig.world
+        .with(3, |server| server.executed = server.executed.union(&mysql_set("3:1")));
+    rig.world.start(3);
+    rig.wait(10_000).await;
+    let link = rig.world.with(3, |server| server.channel.clone()).unwrap();
+    assert_eq!(link.source, key(1), "it was not moved");
+    assert!(lost(&rig).contains(&key(3)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn under_hold_and_in_a_persons_downtime_a_lost_replica_is_left_alone() {
+    for person in [false, true] {
+        let mut rig = Rig::new(3, 1);
+        rig.policy.old_primary = if person { OldPrimary::Rejoin } else { OldPrimary::Hold };
+        rig.start(1);
+        rig.settled().await;
+        rig.world.kill(3);
+        rig.wait(2000).await;
+        rig.world.kill(1);
+        rig.recovered(1).await;
+        if person {
+            let intent = crate::domain::intent::Intent {
+                instance: key(3),
+                origin: crate::domain::intent::Origin::Api,
+                wish: crate::domain::intent::Wish::Downtime {
+                    owner: "alice".to_owned(),
+                    reason: "disk".to_owned(),
+                    since: crate::domain::fixture::NOW,
+                    until: None,
+                },
+            };
+            rig.group.commit(Command::SetIntent { intent });
+        }
+        rig.world.start(3);
+        rig.wait(10_000).await;
+        let link = rig.world.with(3, |server| server.channel.clone()).unwrap();
+        assert_eq!(link.source, key(1), "person: {person}");
+    }
+}

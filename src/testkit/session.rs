@@ -450,6 +450,21 @@ impl StepSession for SimSession {
         .await
     }
 
+    async fn inject_empty(&mut self, set: &GtidSet, deadline: Duration) -> Result<(), StepError> {
+        let key = self.instance.clone();
+        self.run("inject_empty", deadline, |inner| {
+            let server = inner.servers.get_mut(&key).unwrap();
+            if server.read_only {
+                inner
+                    .violations
+                    .push(format!("{key} is read-only and was injected into"));
+                return;
+            }
+            server.executed = server.executed.union(set);
+        })
+        .await
+    }
+
     /// All servers of the world count their logs alike, so a place is the same in every one.
     async fn locate(
         &mut self,
@@ -468,6 +483,21 @@ impl StepSession for SimSession {
         deadline: Duration,
     ) -> Result<(), StepError> {
         self.follow(source, account, deadline).await
+    }
+
+    async fn reset_gtids(&mut self, keep: &GtidSet, deadline: Duration) -> Result<(), StepError> {
+        let key = self.instance.clone();
+        self.run("reset_gtids", deadline, |inner| {
+            let server = inner.servers.get_mut(&key).unwrap();
+            if !server.read_only {
+                inner
+                    .violations
+                    .push(format!("{key} is writable and forgot what it has"));
+                return;
+            }
+            server.executed = keep.clone();
+        })
+        .await
     }
 
     async fn end(self: Box<Self>) {

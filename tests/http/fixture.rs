@@ -12,6 +12,7 @@ use ham4db::app::api::{Api, ApiError, ClusterView, JudgedFinding, RecoveryOutcom
 use ham4db::app::changelog::AnalysisChange;
 use ham4db::app::ports::{Clock, Peer};
 use ham4db::domain::case::Case;
+use ham4db::domain::errant::{Decoded, ErrantReport, ErrantTransaction, Remedy};
 use ham4db::domain::finding::{Code, Evidence, Finding};
 use ham4db::domain::gtid::GtidSet;
 use ham4db::domain::instance::{
@@ -317,6 +318,33 @@ impl Api for FakeApi {
         self.known(instance)?;
         self.note(format!("release {instance}"));
         Ok(())
+    }
+
+    async fn errant(&self, instance: &InstanceKey) -> Result<ErrantReport, ApiError> {
+        self.known(instance)?;
+        Ok(ErrantReport {
+            instance: instance.clone(),
+            primary: key(21100),
+            quarantined: true,
+            set: "0-21101-8..9".to_owned(),
+            transactions: 2,
+            decoded: Decoded {
+                shown: vec![ErrantTransaction {
+                    gtid: "0-21101-8".to_owned(),
+                    file: "bin.000007".to_owned(),
+                    ..ErrantTransaction::default()
+                }],
+                found: 2,
+                ..Decoded::default()
+            },
+            remedies: Vec::new(),
+        })
+    }
+
+    async fn resolve_errant(&self, instance: &InstanceKey, remedy: Remedy) -> Result<String, ApiError> {
+        self.known(instance)?;
+        self.note(format!("resolve errant of {instance}: {remedy:?}"));
+        Ok("uid-1".to_owned())
     }
 
     async fn forget_cluster(&self, cluster: &ClusterId) -> Result<(), ApiError> {

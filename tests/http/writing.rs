@@ -212,3 +212,49 @@ async fn recovering_by_hand_tells_whom_it_promoted_or_why_not() {
         assert_eq!(answer.json["Message"], error.to_string());
     }
 }
+
+#[tokio::test]
+async fn errant_transactions_are_shown_and_dealt_with_by_both_names_of_the_routes() {
+    let member = Member::alone();
+    let shown = member.json("/api/errant/127.0.0.1/21101").await;
+    assert_eq!(
+        (&shown["transactions"], &shown["set"]),
+        (&json!(2), &json!("0-21101-8..9"))
+    );
+    assert_eq!(shown["decoded"]["shown"][0]["file"], "bin.000007");
+    let located = member.json("/api/locate-gtid-errant/127.0.0.1/21101").await;
+    assert_eq!(located["Details"], json!(["bin.000007"]));
+    for route in ["errant-inject-empty", "gtid-errant-inject-empty"] {
+        let answer = member.json(&format!("/api/{route}/127.0.0.1/21101")).await;
+        assert_eq!(
+            answer["Details"],
+            json!({"Hostname": "127.0.0.1", "Port": 21100}),
+            "{route}"
+        );
+    }
+    let unconfirmed = member.get("/api/errant-reset/127.0.0.1/21101").await;
+    assert_eq!(unconfirmed.status, StatusCode::BAD_REQUEST);
+    assert!(
+        unconfirmed.text.contains("confirm=data-differs"),
+        "{}",
+        unconfirmed.text
+    );
+    for route in [
+        "errant-reset/127.0.0.1/21101?confirm=data-differs",
+        "gtid-errant-reset-master/127.0.0.1/21101",
+    ] {
+        let answer = member.json(&format!("/api/{route}")).await;
+        assert_eq!(answer["Details"]["Port"], 21101, "{route}");
+    }
+    member.json("/api/errant-forget/127.0.0.1/21101").await;
+    let injected = "resolve errant of 127.0.0.1:21101: InjectEmpty";
+    let reset = "resolve errant of 127.0.0.1:21101: Reset";
+    assert_eq!(
+        member.api.calls(),
+        [injected, injected, reset, reset, "release 127.0.0.1:21101"]
+    );
+    assert_eq!(
+        member.get("/api/errant/127.0.0.1/9").await.status,
+        StatusCode::NOT_FOUND
+    );
+}

@@ -10,6 +10,7 @@ mod kit;
 
 mod by_position;
 mod choice;
+mod errant;
 mod findings;
 mod hooks;
 mod kit_itself;

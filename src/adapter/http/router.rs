@@ -7,7 +7,7 @@ use axum::middleware::{from_fn, from_fn_with_state};
 use axum::routing::{MethodRouter, get};
 
 use super::reply::Failure;
-use super::routes::{analysis, clusters, explain, group, instances, intents, records, recoveries};
+use super::routes::{analysis, clusters, errants, explain, group, instances, intents, records, recoveries};
 use super::server::Shared;
 use super::{guard, metrics, proxy};
 
@@ -74,6 +74,8 @@ fn reads() -> Router<Shared> {
         .route("/topology-tabulated/{hint}", get(clusters::tabulated))
         .route("/topology-tabulated/{host}/{port}", get(clusters::tabulated_of))
         .route("/case/{hint}", get(clusters::case))
+        .route("/errant/{host}/{port}", get(errants::show).post(errants::show))
+        .route("/locate-gtid-errant/{host}/{port}", get(errants::locate))
         .route("/explain", get(explain::all))
         .route("/explain/{hint}", get(explain::of_cluster))
         .route("/instance/{host}/{port}", get(instances::one))
@@ -147,6 +149,11 @@ fn writes(shared: &Shared) -> Router<Shared> {
             "/release-quarantine/{host}/{port}",
             write(instances::release_quarantine),
         )
+        .route("/errant-forget/{host}/{port}", write(instances::release_quarantine))
+        .route("/errant-inject-empty/{host}/{port}", write(errants::inject_empty))
+        .route("/errant-reset/{host}/{port}", write(errants::reset))
+        .route("/gtid-errant-inject-empty/{host}/{port}", write(errants::inject_empty))
+        .route("/gtid-errant-reset-master/{host}/{port}", write(errants::reset_master))
         .route(
             "/begin-downtime/{host}/{port}/{owner}/{reason}",
             write(intents::begin_downtime),

@@ -9,8 +9,10 @@
 //! could belong to the statement before. Failures are sorted by the server's error number and by what a TCP connection attempt
 //! proves, never by the text of a message.
 
+mod binlog;
 mod channel;
 mod connection;
+mod errant;
 mod executor;
 mod facts;
 mod group;
@@ -22,6 +24,7 @@ mod replication;
 mod session;
 mod text_row;
 
+pub use self::binlog::MySqlBinlogReader;
 pub use self::executor::MySqlExecutor;
 pub use self::line::ProbeSettings;
 pub use self::prober::MySqlProber;

@@ -307,6 +307,14 @@ impl StepSession for MySqlSession {
         self.point_at_place(source, place, account, deadline).await
     }
 
+    async fn inject_empty(&mut self, set: &GtidSet, deadline: Duration) -> Result<(), StepError> {
+        self.commit_empty(set, Instant::now() + deadline).await
+    }
+
+    async fn reset_gtids(&mut self, keep: &GtidSet, deadline: Duration) -> Result<(), StepError> {
+        self.forget_gtids(keep, Instant::now() + deadline).await
+    }
+
     async fn end(mut self: Box<Self>) {
         let end = Instant::now() + FAREWELL;
         let statement = self.dialect.release_lock(STEP_LOCK);

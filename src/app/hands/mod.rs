@@ -17,6 +17,7 @@ use crate::domain::state::ClaimToken;
 use crate::domain::topology::Topology;
 
 mod catch_up;
+mod errant;
 
 pub use catch_up::Patience;
 

@@ -12,6 +12,7 @@
 //! the managed one are never touched, so MySQL statements always name theirs, `FOR CHANNEL ''`
 //! for the default one. MariaDB takes no name as the default connection.
 
+mod errant;
 #[cfg(test)]
 mod golden_tests;
 mod replication;

@@ -151,6 +151,20 @@ impl MySqlGtidSet {
         uuids
     }
 
+    /// The transactions one by one, as `GTID_NEXT` takes them, at most so many.
+    pub fn each(&self, most: usize) -> Vec<String> {
+        let all = self.series.iter().flat_map(|(key, intervals)| {
+            let tag = if key.tag.is_empty() {
+                String::new()
+            } else {
+                format!(":{}", key.tag)
+            };
+            let numbers = intervals.ranges().iter().flat_map(|&(start, end)| start..end);
+            numbers.map(move |number| format!("{}{tag}:{number}", key.uuid))
+        });
+        all.take(most).collect()
+    }
+
     /// Whether a transaction carries a tag: servers before 8.3 refuse such a set.
     pub fn has_tags(&self) -> bool {
         self.series.keys().any(|key| !key.tag.is_empty())

@@ -123,7 +123,7 @@ pub fn lists_of(kind: RecoveryKind) -> KindLists {
             command: "",
         },
         // Orchestrator never attaches an old primary by itself: its scripts expect no call for it.
-        RecoveryKind::Rejoin => KindLists {
+        RecoveryKind::Rejoin | RecoveryKind::ResolveErrant => KindLists {
             before: &[],
             succeeded: &[],
             failed: &[],
@@ -186,6 +186,8 @@ pub fn is_told(code: Code) -> bool {
         | Code::BinlogServerFailingToConnectToMaster
         | Code::FirstTierReplicaFailingToConnectToMaster
         | Code::QuarantinedPrimaryReturned
+        | Code::LostReplicaReturned
+        | Code::ErrantTransactions
         | Code::MissingReplicationCredentials
         | Code::MissingPrivileges
         | Code::FenceIneffective

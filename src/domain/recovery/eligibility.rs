@@ -4,7 +4,8 @@ use crate::domain::analysis::evidence::is_downtimed;
 use crate::domain::instance::{Instance, InstanceFacts, ThreadState};
 use crate::domain::intent::PromotionRule;
 use crate::domain::key::InstanceKey;
-use crate::domain::policy::{Policy, Unapplied};
+use crate::domain::policy::{HeldBack, Policy, Unapplied};
+use crate::domain::state::LOST_IN_RECOVERY;
 use crate::domain::topology::Topology;
 
 use super::candidate::excerpt;
@@ -39,7 +40,7 @@ pub(super) fn judge_without_gtid<'a>(
     if policy.promotion_ignored.contains(&replica.key) {
         return Err(RefusalReason::Ignored);
     }
-    if is_downtimed(topology, policy, &replica.key) {
+    if is_downtimed(topology, policy, &replica.key) && !is_only_lost(topology, policy, &replica.key) {
         return Err(RefusalReason::Downtimed);
     }
     check_geography(topology, victim, facts, policy)?;
@@ -183,6 +184,15 @@ fn check_geography(
         }
     }
     Ok(())
+}
+
+/// It is in downtime because an earlier recovery left it behind: nobody asked to leave it out, and it is judged by what it holds.
+fn is_only_lost(topology: &Topology, policy: &Policy, key: &InstanceKey) -> bool {
+    policy
+        .downtimes
+        .iter()
+        .filter(|(downtimed, _)| topology.resolve(downtimed) == key)
+        .all(|(_, why)| matches!(why, HeldBack::Downtimed { reason, .. } if reason == LOST_IN_RECOVERY))
 }
 
 fn is_needed_part(problem: &str) -> bool {

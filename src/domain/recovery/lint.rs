@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 
 use crate::domain::analysis::evidence::is_receiving;
 use crate::domain::analysis::{current_primary, other_writable_tops};
+use crate::domain::finding::Code;
 use crate::domain::gtid::GtidSet;
 use crate::domain::instance::Instance;
 use crate::domain::key::InstanceKey;
@@ -42,6 +43,7 @@ pub fn lint(plan: &Plan, topology: &Topology) -> Vec<String> {
         RecoveryKind::IntermediatePrimary | RecoveryKind::GroupMember => {
             relocate::check_relocation(plan, topology, &mut wrong);
         }
+        RecoveryKind::ResolveErrant => check_errant(plan, topology, &mut wrong),
     }
     wrong
 }
@@ -59,6 +61,7 @@ fn touched(step: &Step) -> BTreeSet<&InstanceKey> {
         | Step::Repoint { replicas, .. }
         | Step::ApplyAll { replicas } => replicas.iter().collect(),
         Step::RepointAt { replicas, .. } => replicas.keys().collect(),
+        Step::InjectEmpty { primary: one, .. } | Step::ResetGtids { instance: one, .. } => BTreeSet::from([one]),
     }
 }
 
@@ -88,6 +91,8 @@ fn place(step: &Step) -> (u8, &'static str) {
         Step::Redial { .. } => (6, "redial"),
         Step::Open { .. } => (7, "open"),
         Step::Repoint { .. } | Step::RepointAt { .. } => (8, "repoint"),
+        Step::InjectEmpty { .. } => (9, "inject"),
+        Step::ResetGtids { .. } => (10, "reset"),
     }
 }
 
@@ -120,6 +125,10 @@ fn check_roles(plan: &Plan, topology: &Topology, wrong: &mut Vec<String>) {
                 if named != victim {
                     wrong.push(format!("`{}` is not about the victim {victim}", step.describe()));
                 }
+                continue;
+            }
+            Step::InjectEmpty { .. } | Step::ResetGtids { .. } => {
+                wrong.push(format!("`{}` has no place in a failover", step.describe()));
                 continue;
             }
             Step::RepointAt { successor, replicas } => {
@@ -314,11 +323,31 @@ fn check_rejoin(plan: &Plan, topology: &Topology, wrong: &mut Vec<String>) {
         plan.steps.as_slice(),
         [Step::Fence { victim }, Step::Repoint { successor, replicas }]
             if *victim == plan.victim && *successor == plan.successor && replicas.len() == 1 && replicas.contains(victim)
+    ) || matches!(
+        plan.steps.as_slice(),
+        // A replica that was left behind never was a primary.
+        [Step::Repoint { successor, replicas }]
+            if plan.code == Code::LostReplicaReturned
+                && *successor == plan.successor && replicas.len() == 1 && replicas.contains(&plan.victim)
     );
     if !is_as_wanted {
         wrong.push("a rejoin is: fence the returned server, then point it, and nobody else, at the primary".to_owned());
     }
     if current_primary(topology).as_ref() != Some(&plan.successor) {
         wrong.push(format!("{} is not the primary", plan.successor));
+    }
+}
+
+/// One step: on the primary when empty transactions are injected, never on it when GTIDs are reset.
+fn check_errant(plan: &Plan, topology: &Topology, wrong: &mut Vec<String>) {
+    let is_primary = |key: &InstanceKey| current_primary(topology).as_ref() == Some(key);
+    match plan.steps.as_slice() {
+        [Step::InjectEmpty { primary, .. }] if *primary == plan.successor && is_primary(primary) => {}
+        [Step::ResetGtids { instance, keep }]
+            if *instance == plan.victim && !is_primary(instance) && !keep.is_empty() => {}
+        _ => wrong.push(
+            "errant transactions are resolved by one step: inject on the primary, or reset on the server that has them"
+                .to_owned(),
+        ),
     }
 }

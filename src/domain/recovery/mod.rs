@@ -6,6 +6,7 @@
 //! - `rank`, `feed`, `loss`, `eligibility`: the parts of that choice.
 //! - [`planner`]: the plan with its report, and the second choice after the freeze.
 //! - `relocation`: where the replicas of a dead intermediate server can go.
+//! - [`lost`]: servers that recoveries left behind.
 //! - [`lint`]: what must hold of any plan.
 //! - [`outcome`]: what became of a step, and what comes next, as values.
 //! - [`progress`]: what comes next, given what was done.
@@ -16,6 +17,7 @@ pub mod equivalence;
 mod feed;
 pub mod lint;
 pub mod loss;
+pub mod lost;
 pub mod outcome;
 pub mod plan;
 pub mod planner;

@@ -10,6 +10,8 @@ use crate::domain::instance::{BinlogCoordinates, Identity};
 use crate::domain::key::InstanceKey;
 use crate::domain::topology::ClusterId;
 
+use super::candidate::excerpt;
+
 /// One item of a plan. Every step is idempotent and re-observed; the executor takes no decision.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", tag = "step")]
@@ -54,6 +56,20 @@ pub enum Step {
     Open {
         /// The successor.
         successor: InstanceKey,
+    },
+    /// Commits empty transactions under these GTIDs on the primary, as far as it lacks them.
+    InjectEmpty {
+        /// The primary.
+        primary: InstanceKey,
+        /// These.
+        set: GtidSet,
+    },
+    /// Lets a server forget its binary logs and GTIDs, and take this set for what it has executed.
+    ResetGtids {
+        /// The server, no primary.
+        instance: InstanceKey,
+        /// What it has executed without its errant transactions.
+        keep: GtidSet,
     },
     /// Points these replicas at the successor, or at another source, in parallel.
     Repoint {
@@ -108,6 +124,14 @@ impl Step {
             Self::Drain { successor } => format!("drain: {successor} applies all that it received"),
             Self::Redial { victim } => format!("redial {victim}: is it back?"),
             Self::Open { successor } => format!("open: make {successor} the writable primary"),
+            Self::InjectEmpty { primary, set } => {
+                let count = set.transaction_count();
+                format!("inject {count} empty transactions on {primary}: {}", excerpt(set))
+            }
+            Self::ResetGtids { instance, keep } => format!(
+                "reset: {instance} forgets its binary logs and has executed {}",
+                excerpt(keep)
+            ),
             Self::Repoint { successor, replicas } => format!("repoint {} to {successor}", list(replicas)),
             Self::ApplyAll { replicas } => format!("drain: {} apply all that they received", list(replicas)),
             Self::Locate { successor, replicas } => {
@@ -139,6 +163,8 @@ pub enum RecoveryKind {
     IntermediatePrimary,
     /// The replicas of a dead member of a replication group get another member as source.
     GroupMember,
+    /// A person had errant transactions dealt with.
+    ResolveErrant,
 }
 
 /// Which recovery each actionable finding calls for.
@@ -175,7 +201,7 @@ impl RecoveryKind {
     pub fn replaces_primary(self) -> bool {
         match self {
             Self::DeadPrimary | Self::DeadPrimaryByPosition => true,
-            Self::Rejoin | Self::IntermediatePrimary | Self::GroupMember => false,
+            Self::Rejoin | Self::IntermediatePrimary | Self::GroupMember | Self::ResolveErrant => false,
         }
     }
 
@@ -184,7 +210,7 @@ impl RecoveryKind {
     pub fn blocks_its_repetition(self) -> bool {
         match self {
             Self::DeadPrimary | Self::DeadPrimaryByPosition | Self::IntermediatePrimary | Self::GroupMember => true,
-            Self::Rejoin => false,
+            Self::Rejoin | Self::ResolveErrant => false,
         }
     }
 
@@ -193,7 +219,7 @@ impl RecoveryKind {
     pub fn gives_way(self) -> bool {
         match self {
             Self::DeadPrimary | Self::DeadPrimaryByPosition => false,
-            Self::Rejoin | Self::IntermediatePrimary | Self::GroupMember => true,
+            Self::Rejoin | Self::IntermediatePrimary | Self::GroupMember | Self::ResolveErrant => true,
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::domain::hooks::HookLedger;
-use crate::domain::intent::{IntentId, Origin};
+use crate::domain::intent::{IntentId, IntentKind, Origin};
 use crate::domain::key::InstanceKey;
 use crate::domain::time::Wall;
 use crate::domain::topology::ClusterId;
@@ -170,10 +170,12 @@ fn run(state: &mut State, command: &Command, changes: &mut BTreeSet<Change>) -> 
             changes.insert(Change::Quarantine(quarantine.clone()));
         }
         Command::Release { quarantine, reason: _ } => {
-            state
+            let released = state
                 .quarantines
                 .remove(quarantine)
                 .ok_or_else(|| RefusedCommand::Unknown(quarantine.clone()))?;
+            // In the same entry: the primary may die the moment after, and this be the only one to take over.
+            super::lost::regain(state, &released.instance, changes);
             changes.insert(Change::Quarantine(quarantine.clone()));
         }
         Command::Acknowledge { uids, acknowledgement } => {
@@ -367,6 +369,10 @@ fn end_intent(state: &mut State, id: &IntentId, changes: &mut BTreeSet<Change>) 
         changes.insert(Change::Intent(id.clone()));
         return Ok(());
     }
+    if id.origin == Origin::Api && id.kind == IntentKind::Downtime {
+        // What a recovery asked for is anybody's to end: a recovery cannot be asked to.
+        super::lost::regain(state, &id.instance, changes);
+    }
     let others = state
         .intents
         .keys()
@@ -416,7 +422,7 @@ fn expire(state: &mut State, changes: &mut BTreeSet<Change>) {
     let stale: Vec<IntentId> = state
         .intents
         .values()
-        .filter(|intent| intent.origin == Origin::Api && !intent.wish.is_active(now))
+        .filter(|intent| matches!(intent.origin, Origin::Api | Origin::Recovery) && !intent.wish.is_active(now))
         .map(crate::domain::intent::Intent::id)
         .collect();
     for id in stale {

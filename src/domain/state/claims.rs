@@ -6,7 +6,7 @@ use crate::domain::gtid::GtidSet;
 use crate::domain::hooks::HookLedger;
 use crate::domain::instance::Identity;
 use crate::domain::key::InstanceKey;
-use crate::domain::recovery::plan::Plan;
+use crate::domain::recovery::plan::{Plan, RecoveryKind};
 use crate::domain::topology::ClusterId;
 
 use super::MAX_STEPS;
@@ -40,6 +40,14 @@ pub(super) fn grant(
     {
         return Err(RefusedCommand::NotPrimary(claim.plan.victim.clone()));
     }
+    // When nobody saw the victim, its record still says who it is; without that it could not be quarantined.
+    let mut plan = claim.plan.clone();
+    if plan.victim_identity.is_none() {
+        let recorded = cluster.primary.as_ref();
+        plan.victim_identity = recorded
+            .filter(|primary| primary.instance == plan.victim)
+            .map(|primary| primary.identity.clone());
+    }
     cluster.epoch = cluster.epoch.max(claim.above) + 1;
     let epoch = cluster.epoch;
     changes.insert(Change::Cluster(cluster.id.clone()));
@@ -55,7 +63,7 @@ pub(super) fn grant(
         cluster_alias,
         finding: claim.finding.clone(),
         opinions: claim.opinions.clone(),
-        plan: claim.plan.clone(),
+        plan,
         report: claim.report.clone(),
         holder: claim.holder,
         holder_name: claim.holder_name.clone(),
@@ -280,6 +288,10 @@ pub(super) fn end(
     recovery.hooks.close_with(&ending.hooks);
     let cluster_id = recovery.plan.cluster.clone();
     let replaces_primary = recovery.plan.kind.replaces_primary();
+    if ending.successful && recovery.plan.kind == RecoveryKind::Rejoin {
+        let attached = recovery.plan.victim.clone();
+        super::lost::regain(state, &attached, changes);
+    }
     if let Some((instance, identity)) = &ending.successor
         && replaces_primary
         && let Some(cluster) = state.clusters.get_mut(&cluster_id)
@@ -296,6 +308,12 @@ pub(super) fn end(
     }
     if let Some((instance, identity)) = &ending.quarantine {
         quarantine(state, token, instance, identity, changes);
+        super::lost::lose(state, [instance], now, changes);
+    }
+    if let Some((successor, _)) = &ending.successor {
+        let left = ending.lost_replicas.iter().map(|refusal| &refusal.instance);
+        super::lost::lose(state, left, now, changes);
+        super::lost::regain(state, successor, changes);
     }
     Ok(())
 }

@@ -10,6 +10,7 @@ mod bounds;
 pub mod claims;
 pub mod command;
 mod hooks;
+mod lost;
 pub mod policy;
 pub mod record;
 #[cfg(test)]
@@ -17,6 +18,7 @@ pub(crate) mod sample;
 
 pub use apply::{Change, apply};
 pub use command::{Applied, Claim, Command, Ending, Proposal, RefusedCommand};
+pub use lost::{LOST_IN_RECOVERY, lost};
 pub use policy::{ClusterFilter, ClusterFilterError, PolicySettings, policy_of};
 pub use record::{
     ClaimToken, Cluster, Document, Epoch, Group, MemberId, Phase, Quarantine, QuarantineState, Recovery, Seed, State,

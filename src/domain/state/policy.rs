@@ -7,7 +7,7 @@ use regex::Regex;
 use crate::domain::intent::{Intent, Origin, PromotionRule, Wish};
 use crate::domain::key::InstanceKey;
 use crate::domain::policy::{HeldBack, LossPolicy, Mode, OldPrimary, Policy, RecentRepair, StalledPrimary, Unapplied};
-use crate::domain::recovery::plan::{RecoveryKind, Step};
+use crate::domain::recovery::plan::Step;
 use crate::domain::time::Wall;
 use crate::domain::topology::Topology;
 
@@ -265,7 +265,7 @@ fn runs(state: &State, cluster: &Cluster, replaces_primary: bool) -> Option<Held
 fn recent_repairs(state: &State, cluster: &Cluster, block_millis: u64, now: Wall) -> Vec<RecentRepair> {
     let recent = |recovery: &Recovery| {
         let kind = recovery.plan.kind;
-        if kind.replaces_primary() || kind == RecoveryKind::Rejoin || recovery.acknowledged.is_some() {
+        if kind.replaces_primary() || !kind.blocks_its_repetition() || recovery.acknowledged.is_some() {
             return None;
         }
         let lasts = recovery.is_successful() && kind.blocks_its_repetition();

@@ -108,7 +108,9 @@ pub(in crate::adapter::http) async fn end_downtime(
                 && matches!(intent.wish, Wish::Downtime { .. })
                 && intent.wish.is_active(scene.now)
         });
-        let (own, others): (Vec<&Intent>, Vec<&Intent>) = active.partition(|intent| intent.origin == Origin::Api);
+        // What a recovery asked for ends with it: that is nobody's in particular.
+        let (own, others): (Vec<&Intent>, Vec<&Intent>) =
+            active.partition(|intent| matches!(intent.origin, Origin::Api | Origin::Recovery));
         let others: Vec<String> = others.iter().map(|intent| intent.origin.to_string()).collect();
         (instance, !own.is_empty(), others)
     };

@@ -2,6 +2,7 @@
 
 pub(super) mod analysis;
 pub(super) mod clusters;
+pub(super) mod errants;
 pub(super) mod explain;
 pub(super) mod group;
 pub(super) mod instances;

@@ -93,6 +93,7 @@ impl RecoveryShape {
             RecoveryKind::GroupMember => ("ReplicationGroupMemberRecovery", "NotMasterRecovery"),
             RecoveryKind::DeadPrimaryByPosition => ("MasterRecovery", "MasterRecoveryPosition"),
             RecoveryKind::Rejoin => ("Rejoin", "NotMasterRecovery"),
+            RecoveryKind::ResolveErrant => ("ResolveErrant", "NotMasterRecovery"),
         };
         Self {
             id: recovery.id,

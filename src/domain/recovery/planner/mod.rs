@@ -13,12 +13,14 @@ use crate::domain::time::Wall;
 use crate::domain::topology::Topology;
 
 pub(super) mod by_position;
+mod errant;
 mod rejoin;
 mod relocate;
 mod silent;
 
-pub(super) use rejoin::check_rejoin;
-pub use rejoin::plan_rejoin;
+pub use errant::{MOST_INJECTED, plan_errant};
+pub(super) use rejoin::{check_reattach, check_rejoin};
+pub use rejoin::{plan_reattach, plan_rejoin};
 pub use silent::plan_silent;
 
 use super::candidate::{Choice, Moment, choose};
@@ -94,7 +96,13 @@ pub fn plan_remembering(
         Some(kind @ (RecoveryKind::IntermediatePrimary | RecoveryKind::GroupMember)) => {
             return relocate::plan_relocation(finding, kind, topology, policy);
         }
-        Some(RecoveryKind::DeadPrimary | RecoveryKind::DeadPrimaryByPosition | RecoveryKind::Rejoin) | None => {}
+        Some(
+            RecoveryKind::DeadPrimary
+            | RecoveryKind::DeadPrimaryByPosition
+            | RecoveryKind::Rejoin
+            | RecoveryKind::ResolveErrant,
+        )
+        | None => {}
     }
     if let Err(why) = check_finding(finding, victim, topology) {
         return (
@@ -421,7 +429,9 @@ fn keep_within(steps: &mut Vec<Step>, instances: &BTreeSet<InstanceKey>) {
             | Step::Open { .. }
             | Step::ApplyAll { .. }
             | Step::Locate { .. }
-            | Step::RepointAt { .. } => {}
+            | Step::RepointAt { .. }
+            | Step::InjectEmpty { .. }
+            | Step::ResetGtids { .. } => {}
         }
     }
     steps.retain(|step| match step {
@@ -435,6 +445,8 @@ fn keep_within(steps: &mut Vec<Step>, instances: &BTreeSet<InstanceKey>) {
         | Step::Open { .. }
         | Step::ApplyAll { .. }
         | Step::Locate { .. }
-        | Step::RepointAt { .. } => true,
+        | Step::RepointAt { .. }
+        | Step::InjectEmpty { .. }
+        | Step::ResetGtids { .. } => true,
     });
 }

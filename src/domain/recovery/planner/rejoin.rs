@@ -3,9 +3,11 @@
 use std::collections::BTreeSet;
 
 use crate::domain::analysis::current_primary;
+use crate::domain::analysis::evidence::is_receiving;
 use crate::domain::finding::Code;
 use crate::domain::instance::{Instance, InstanceFacts};
-use crate::domain::policy::{OldPrimary, Policy};
+use crate::domain::key::InstanceKey;
+use crate::domain::policy::{HeldBack, OldPrimary, Policy};
 use crate::domain::recovery::candidate::{excerpt, purged};
 use crate::domain::recovery::eligibility::why_unreachable;
 use crate::domain::recovery::plan::{Plan, PlanReport, RecoveryKind, Step};
@@ -15,7 +17,17 @@ use crate::domain::topology::Topology;
 /// The plan that makes a returned, quarantined primary a replica of the present one, if the policy wants it and nothing speaks
 /// against it. The report's `successor` is the server that it would follow.
 pub fn plan_rejoin(quarantine: &Quarantine, topology: &Topology, policy: &Policy) -> (Option<Plan>, PlanReport) {
-    match rejoin(quarantine, topology, policy) {
+    reported(rejoin(quarantine, topology, policy))
+}
+
+/// The plan that makes a replica, which a recovery left behind, follow the present primary, if the policy wants it and nothing speaks
+/// against it.
+pub fn plan_reattach(lost: &InstanceKey, topology: &Topology, policy: &Policy) -> (Option<Plan>, PlanReport) {
+    reported(reattach(lost, topology, policy))
+}
+
+fn reported(made: Result<Plan, String>) -> (Option<Plan>, PlanReport) {
+    match made {
         Ok(plan) => (
             Some(plan.clone()),
             PlanReport {
@@ -37,6 +49,7 @@ fn rejoin(quarantine: &Quarantine, topology: &Topology, policy: &Policy) -> Resu
     if policy.old_primary != OldPrimary::Rejoin {
         return Err("oldPrimary is Hold: it stays read-only until a person decides".to_owned());
     }
+    is_allowed(policy)?;
     let returned = topology.by_identity(&quarantine.identity).ok_or_else(|| {
         format!(
             "{} ({}) is not in the picture",
@@ -83,6 +96,92 @@ fn rejoin(quarantine: &Quarantine, topology: &Topology, policy: &Policy) -> Resu
         sources: std::collections::BTreeMap::new(),
         remembered: None,
     })
+}
+
+/// What holds back every repair holds back this one; a recent recovery does not, as it is why there is something to attach.
+fn is_allowed(policy: &Policy) -> Result<(), String> {
+    match &policy.held_back {
+        None | Some(HeldBack::RecentRecovery { .. }) => Ok(()),
+        Some(why) => Err(why.to_string()),
+    }
+}
+
+fn reattach(lost: &InstanceKey, topology: &Topology, policy: &Policy) -> Result<Plan, String> {
+    if policy.old_primary != OldPrimary::Rejoin {
+        return Err("oldPrimary is Hold: it is left to a person".to_owned());
+    }
+    is_allowed(policy)?;
+    let replica = topology
+        .get(lost)
+        .ok_or_else(|| format!("{lost} is not in the picture"))?;
+    let facts = replica
+        .valid_facts()
+        .ok_or_else(|| format!("{lost}: {}", why_unreachable(replica)))?;
+    let primary = current_primary(topology).ok_or_else(|| "the picture does not tell who the primary is".to_owned())?;
+    let source = topology
+        .get(&primary)
+        .and_then(Instance::valid_facts)
+        .ok_or_else(|| format!("{primary} does not answer"))?;
+    if primary == replica.key {
+        return Err(format!("{primary} is the primary"));
+    }
+    if topology.source_of(replica) == Some(&primary) {
+        return Err(format!("{} has {primary} for its source already", replica.key));
+    }
+    if is_receiving(replica) {
+        return Err(format!("{} receives from another source", replica.key));
+    }
+    if replica.channel().is_none() {
+        return Err(format!("{} is no replica any more", replica.key));
+    }
+    check_reattach(facts, source).map_err(|why| format!("{}: {why}", replica.key))?;
+    Ok(Plan {
+        kind: RecoveryKind::Rejoin,
+        code: Code::LostReplicaReturned,
+        cluster: topology.cluster.clone(),
+        victim: replica.key.clone(),
+        victim_identity: Some(facts.identity.clone()),
+        successor: primary.clone(),
+        successor_identity: source.identity.clone(),
+        position: facts.executed.clone(),
+        instances: BTreeSet::from([replica.key.clone()]),
+        lost_replicas: Vec::new(),
+        lost: None,
+        remembered: None,
+        sources: std::collections::BTreeMap::new(),
+        steps: vec![Step::Repoint {
+            successor: primary,
+            replicas: BTreeSet::from([replica.key.clone()]),
+        }],
+    })
+}
+
+/// Whether a replica that was left behind can follow the primary: what it received and executed is there, what it lacks is not purged,
+/// and it replicates by GTID from a server that is not newer.
+///
+/// # Errors
+/// Why not.
+pub(in crate::domain::recovery) fn check_reattach(
+    replica: &InstanceFacts,
+    source: &InstanceFacts,
+) -> Result<(), String> {
+    let is_mariadb = replica.version.flavour.is_mariadb();
+    let is_older = (replica.version.major, replica.version.minor) < (source.version.major, source.version.minor);
+    if is_mariadb != source.version.flavour.is_mariadb() || is_older {
+        return Err(format!("runs {}, and the primary {}", replica.version, source.version));
+    }
+    if !is_mariadb && !matches!(replica.gtid_mode.as_str(), "ON" | "ON_PERMISSIVE") {
+        return Err("does not replicate by GTID".to_owned());
+    }
+    let received = replica.received();
+    if !source.executed.covers(&received) {
+        let own = received.missing_from(&source.executed);
+        return Err(format!(
+            "holds or has received transactions that the primary lacks: {}",
+            excerpt(&own)
+        ));
+    }
+    check_rejoin(replica, source)
 }
 
 /// Whether a returned primary can follow the present one: it holds nothing of its own, and what it lacks is still there.

@@ -22,6 +22,7 @@ use crate::domain::topology::Topology;
 
 mod by_position;
 mod dead_primary;
+mod errant;
 mod reconnect;
 mod rejoin;
 mod relocate;
@@ -60,6 +61,12 @@ pub fn next(plan: &Plan, phase: &Phase, done: &[StepResult], fresh: &Topology, p
         (RecoveryKind::DeadPrimaryByPosition, Phase::Opened { successor, .. }) => course.forward_by_position(successor),
         (RecoveryKind::Rejoin, Phase::Claimed | Phase::Opened { .. }) => {
             course.rejoin().unwrap_or_else(|reason| Next::Abort {
+                reason,
+                undo: Vec::new(),
+            })
+        }
+        (RecoveryKind::ResolveErrant, Phase::Claimed | Phase::Opened { .. }) => {
+            course.resolve_errant().unwrap_or_else(|reason| Next::Abort {
                 reason,
                 undo: Vec::new(),
             })

@@ -1,4 +1,4 @@
-//! A returned primary becomes a replica.
+//! A returned primary becomes a replica, and a replica that was left behind follows again.
 
 use std::collections::BTreeSet;
 
@@ -6,15 +6,18 @@ use crate::domain::instance::{Instance, InstanceFacts};
 use crate::domain::key::InstanceKey;
 use crate::domain::recovery::outcome::{Finish, Next, Outcome};
 use crate::domain::recovery::plan::Step;
-use crate::domain::recovery::planner::check_rejoin;
+use crate::domain::recovery::planner::{check_reattach, check_rejoin};
 
 use super::{Course, REPOINT_TRIES};
 
 impl Course<'_> {
-    /// A returned primary becomes a replica. It stays read-only whatever happens, so there is nothing to put back.
+    /// A returned primary stays read-only whatever happens, and a lost replica had no source that answers: there is nothing to put back.
     pub(super) fn rejoin(&self) -> Result<Next, String> {
         let (returned, primary) = (&self.plan.victim, &self.plan.successor);
+        // A replica that was left behind is no primary: its clients may read on.
+        let is_fenced_first = self.plan.steps.iter().any(|step| matches!(step, Step::Fence { .. }));
         match self.last(|step| matches!(step, Step::Fence { .. }), returned) {
+            None if !is_fenced_first => {}
             None => {
                 return Ok(Next::Run(Step::Fence {
                     victim: returned.clone(),
@@ -54,7 +57,8 @@ impl Course<'_> {
         {
             return Err("the servers are not those that were planned with".to_owned());
         }
-        check_rejoin(own, source).map_err(|why| format!("{returned}: {why}"))?;
+        let check = if is_fenced_first { check_rejoin } else { check_reattach };
+        check(own, source).map_err(|why| format!("{returned}: {why}"))?;
         Ok(Next::Run(Step::Repoint {
             successor: primary.clone(),
             replicas: BTreeSet::from([returned.clone()]),

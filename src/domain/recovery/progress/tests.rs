@@ -97,6 +97,8 @@ impl World {
                 facts.read_only = false;
                 facts.channels.clear();
             }
+            Step::InjectEmpty { set, .. } => facts.executed = facts.executed.union(set),
+            Step::ResetGtids { keep, .. } => facts.executed = keep.clone(),
             Step::Repoint { successor, .. } | Step::RepointAt { successor, .. } => {
                 facts.channels[0].source = successor.clone();
                 facts.channels[0].io = ThreadState::Running;
@@ -132,6 +134,7 @@ impl World {
                 Step::Fence { victim } | Step::Redial { victim } => [victim.clone()].into(),
                 Step::Feed { successor, from } => [successor.clone(), from.clone()].into(),
                 Step::Drain { successor } | Step::Open { successor } => [successor.clone()].into(),
+                Step::InjectEmpty { primary: one, .. } | Step::ResetGtids { instance: one, .. } => [one.clone()].into(),
                 Step::Freeze { replicas } | Step::Repoint { replicas, .. } | Step::ApplyAll { replicas } => {
                     replicas.clone()
                 }

@@ -1,0 +1,86 @@
+//! Errant transactions: what they are, and what to do about them.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use axum::Json;
+use axum::extract::{Path, Query, State};
+
+use crate::adapter::http::parameters;
+use crate::adapter::http::reply::{Enveloped, Failure, Reply, done};
+use crate::adapter::http::scene::Scene;
+use crate::adapter::http::server::Shared;
+use crate::adapter::http::shape::Key;
+use crate::domain::errant::{ErrantReport, Remedy};
+use crate::domain::key::InstanceKey;
+
+type Address = Path<(String, String)>;
+
+/// What `confirm` must say before a server forgets what it has.
+const CONFIRMED: &str = "data-differs";
+
+fn known(shared: &Shared, host: &str, port: &str) -> Result<InstanceKey, Failure> {
+    let key = parameters::instance(host, port)?;
+    let scene = Scene::now(&shared.app);
+    Ok(scene.find_instance(&key)?.1.key.clone())
+}
+
+pub(in crate::adapter::http) async fn show(
+    State(shared): State<Shared>,
+    Path((host, port)): Address,
+) -> Reply<ErrantReport> {
+    let instance = known(&shared, &host, &port)?;
+    Ok(Json(shared.app.api.errant(&instance).await?))
+}
+
+/// The binary logs that have errant transactions.
+pub(in crate::adapter::http) async fn locate(
+    State(shared): State<Shared>,
+    Path((host, port)): Address,
+) -> Enveloped<BTreeSet<String>> {
+    let instance = known(&shared, &host, &port)?;
+    let report = shared.app.api.errant(&instance).await?;
+    let files = report.decoded.shown.into_iter().map(|it| it.file).collect();
+    Ok(done(format!("located errant GTID on {instance}"), files))
+}
+
+/// `Details` is the primary, as orchestrator answers.
+pub(in crate::adapter::http) async fn inject_empty(
+    State(shared): State<Shared>,
+    Path((host, port)): Address,
+) -> Enveloped<Key> {
+    let instance = known(&shared, &host, &port)?;
+    let uid = shared.app.api.resolve_errant(&instance, Remedy::InjectEmpty).await?;
+    let scene = Scene::now(&shared.app);
+    let (view, _) = scene.find_instance(&instance)?;
+    let primary = Scene::primary_of(view).map_or_else(|| instance.clone(), |primary| primary.key.clone());
+    Ok(done(
+        format!("Have injected the errant transactions of {instance} on cluster master {primary} (recovery {uid})"),
+        Key::from(&primary),
+    ))
+}
+
+pub(in crate::adapter::http) async fn reset(
+    State(shared): State<Shared>,
+    Path(address): Address,
+    Query(words): Query<BTreeMap<String, String>>,
+) -> Enveloped<Key> {
+    if words.get("confirm").is_none_or(|word| word != CONFIRMED) {
+        return Err(Failure::bad_request(format!(
+            "the server keeps rows that no other has, and replication goes on over them: say confirm={CONFIRMED}"
+        )));
+    }
+    reset_master(State(shared), Path(address)).await
+}
+
+/// Orchestrator's route: its name says what it does, and its clients confirm nothing.
+pub(in crate::adapter::http) async fn reset_master(
+    State(shared): State<Shared>,
+    Path((host, port)): Address,
+) -> Enveloped<Key> {
+    let instance = known(&shared, &host, &port)?;
+    let uid = shared.app.api.resolve_errant(&instance, Remedy::Reset).await?;
+    Ok(done(
+        format!("Removed errant GTID on {instance} and issued a RESET MASTER (recovery {uid})"),
+        Key::from(&instance),
+    ))
+}

@@ -1,0 +1,151 @@
+//! Servers that recoveries left behind: who is well again, and when another attempt to attach one is due.
+
+use crate::domain::analysis::current_primary;
+use crate::domain::analysis::evidence::is_replicating;
+use crate::domain::instance::Instance;
+use crate::domain::intent::IntentId;
+use crate::domain::key::InstanceKey;
+use crate::domain::state::{State, lost};
+use crate::domain::time::Wall;
+use crate::domain::topology::Topology;
+
+use super::plan::RecoveryKind;
+
+/// After an attempt to attach a server failed, the next waits so long, doubled with each failure.
+const FIRST_REST_MILLIS: i64 = 5_000;
+/// The longest wait, and how often it is doubled at most.
+const LAST_REST_MILLIS: i64 = 600_000;
+const MOST_DOUBLINGS: usize = 7;
+
+/// Downtimes of lost servers that have come to their end: the server replicates from the primary again, directly or not, with both
+/// threads, or it is the primary, or nothing records it any more.
+pub fn over(state: &State, topologies: &[&Topology]) -> Vec<IntentId> {
+    lost(state)
+        .filter(|(instance, _)| {
+            let seen = topologies
+                .iter()
+                .find_map(|topology| topology.get(instance).map(|found| (*topology, found)));
+            match seen {
+                Some((topology, found)) => is_well(state, topology, found),
+                None => !state
+                    .clusters
+                    .values()
+                    .any(|cluster| cluster.instances.contains(*instance)),
+            }
+        })
+        .map(|(_, id)| id.clone())
+        .collect()
+}
+
+fn is_well(state: &State, topology: &Topology, instance: &Instance) -> bool {
+    let Some(facts) = instance.valid_facts() else {
+        return false;
+    };
+    let is_held = state
+        .quarantines
+        .values()
+        .any(|held| held.cluster == topology.cluster && held.identity == facts.identity);
+    let Some(primary) = current_primary(topology).filter(|_| !is_held) else {
+        return false;
+    };
+    let primary_is_well = topology.get(&primary).is_some_and(Instance::is_valid);
+    if primary == instance.key {
+        return primary_is_well && facts.is_writable();
+    }
+    primary_is_well
+        && is_replicating(instance)
+        && topology
+            .descendants_of(&primary)
+            .iter()
+            .any(|below| below.key == instance.key)
+}
+
+/// Until when a server is left alone after failed attempts to attach it; `None` when the next is due, or the last one succeeded.
+pub fn rests_until(state: &State, instance: &InstanceKey) -> Option<Wall> {
+    let mut attempts: Vec<_> = state
+        .recoveries
+        .values()
+        .filter(|recovery| recovery.plan.kind == RecoveryKind::Rejoin && recovery.plan.victim == *instance)
+        .collect();
+    attempts.sort_by_key(|recovery| std::cmp::Reverse(recovery.id));
+    let failures = attempts
+        .iter()
+        .take_while(|recovery| !recovery.is_successful())
+        .take(MOST_DOUBLINGS + 1)
+        .count();
+    let last = attempts.first().filter(|_| failures > 0)?.ended()?;
+    let wait = (FIRST_REST_MILLIS << (failures - 1).min(MOST_DOUBLINGS)).min(LAST_REST_MILLIS);
+    Some(last.plus_millis(wait))
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::domain::fixture::{Adjust, NOW, key, primary, replica, topology};
+    use crate::domain::intent::{Intent, Origin, Wish};
+
+    use super::*;
+
+    fn state_with_lost(n: u32) -> State {
+        let mut state = State {
+            clock: NOW,
+            ..State::default()
+        };
+        let intent = Intent {
+            instance: key(n),
+            origin: Origin::Recovery,
+            wish: Wish::Downtime {
+                owner: "ham4db".to_owned(),
+                reason: crate::domain::state::LOST_IN_RECOVERY.to_owned(),
+                since: NOW,
+                until: None,
+            },
+        };
+        state.intents.insert(intent.id(), intent);
+        state
+    }
+
+    #[test]
+    fn the_downtime_of_a_lost_server_ends_when_it_replicates_from_the_primary() {
+        let state = state_with_lost(2);
+        let ends = |instances: Vec<Instance>| {
+            let topology = topology(instances);
+            !over(&state, &[&topology]).is_empty()
+        };
+        assert!(ends(vec![primary(1, "1:1-9"), replica(2, 1, "1:1-9")]));
+        assert!(ends(vec![
+            primary(1, "1:1-9"),
+            replica(3, 1, "1:1-9"),
+            replica(2, 3, "1:1-9")
+        ]));
+        for still_lost in [
+            replica(2, 1, "1:1-9").dead(),
+            replica(2, 1, "1:1-9").cut(),
+            replica(2, 9, "1:1-9"),
+            primary(2, "1:1-9"),
+        ] {
+            assert!(!ends(vec![primary(1, "1:1-9"), still_lost.clone()]), "{still_lost:?}");
+        }
+        assert!(
+            !ends(vec![primary(1, "1:1-9").dead(), replica(2, 1, "1:1-9")]),
+            "nothing is known while the primary is dead"
+        );
+    }
+
+    #[test]
+    fn the_downtime_of_a_server_that_nothing_records_ends() {
+        let mut state = state_with_lost(2);
+        assert_eq!(over(&state, &[]).len(), 1);
+        let cluster = crate::domain::state::Cluster {
+            id: crate::domain::topology::ClusterId("c1".to_owned()),
+            minted: NOW,
+            name: key(1).to_string(),
+            alias: String::new(),
+            epoch: 1,
+            instances: [key(1), key(2)].into(),
+            primary: None,
+            document: None,
+        };
+        state.clusters.insert(cluster.id.clone(), cluster);
+        assert!(over(&state, &[]).is_empty(), "it is recorded and only not seen yet");
+    }
+}
