@@ -507,6 +507,7 @@ fn hooks_are_begun_by_the_holder_while_a_recovery_runs_and_by_anybody_afterwards
     assert_eq!(run(&mut state, 1, ran(second.epoch, list, Some("no"))), Applied::Done);
     assert_eq!(state.recoveries, before);
     refused(run(&mut state, 1, begin(second.epoch, list)));
+    assert_eq!(run(&mut state, 1, open(&second, 2)), Applied::Done);
     // When it is over, whoever leads runs what is told afterwards, and a failure of that stands among the errors.
     let over = Command::End {
         token: second,
