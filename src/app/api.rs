@@ -11,6 +11,7 @@ use crate::domain::instance::Instance;
 use crate::domain::intent::{Intent, IntentId, Origin};
 use crate::domain::key::InstanceKey;
 use crate::domain::policy::{HeldBack, Policy};
+use crate::domain::recovery::plan::Order;
 use crate::domain::state::{Cluster, State};
 use crate::domain::topology::{ClusterId, Topology};
 
@@ -63,6 +64,32 @@ pub enum RecoveryOutcome {
         uid: String,
         /// The new primary.
         successor: InstanceKey,
+    },
+}
+
+/// A change of a primary that a person asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OrderRequest {
+    /// Of which cluster.
+    pub cluster: ClusterId,
+    /// Who takes over; `None`: whoever suits.
+    pub target: Option<InstanceKey>,
+    /// How.
+    pub order: Order,
+}
+
+/// What became of such a change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum OrderOutcome {
+    /// Nothing was touched.
+    Refused {
+        /// Why, with the instance that stands in the way.
+        why: String,
+    },
+    /// It ran, and is over: its record tells how it ended.
+    Over {
+        /// Its id.
+        uid: String,
     },
 }
 
@@ -186,8 +213,8 @@ pub trait Api: Send + Sync {
     /// When that cannot be recorded.
     async fn acknowledge(&self, uids: Vec<String>, by: &str, comment: &str) -> Result<u64, ApiError>;
 
-    /// Runs a recovery of an instance now, whatever filters, blocks and the global switch say; `candidate` is promoted if it may be.
-    /// Without a finding that has a recovery nothing is attempted.
+    /// Runs a recovery of an instance now, whatever filters, blocks and the global switch say; with `candidate` that one is promoted, or
+    /// nobody is. `skips_hooks`: as `recover-lite` asks. Without a finding that has a recovery nothing is attempted.
     ///
     /// # Errors
     /// [`ApiError::NotFound`] when the instance is unknown.
@@ -195,7 +222,14 @@ pub trait Api: Send + Sync {
         &self,
         instance: &InstanceKey,
         candidate: Option<&InstanceKey>,
+        skips_hooks: bool,
     ) -> Result<RecoveryOutcome, ApiError>;
+
+    /// Changes the primary of a cluster, and waits until that is over.
+    ///
+    /// # Errors
+    /// [`ApiError::OutcomeUnknown`] when it is not over in time: it goes on.
+    async fn change_primary(&self, request: OrderRequest) -> Result<OrderOutcome, ApiError>;
 
     /// The picture of a cluster with its policy, for `ham4db simulate`.
     ///

@@ -11,7 +11,7 @@ use crate::domain::hooks::{self, HookList};
 use crate::domain::instance::{InstanceFacts, ProbeFailure};
 use crate::domain::key::InstanceKey;
 use crate::domain::policy::{Policy, Unapplied};
-use crate::domain::recovery::plan::Step;
+use crate::domain::recovery::plan::{RecoveryKind, Step};
 use crate::domain::recovery::progress::{self, Finish, Next, Outcome, StepResult, Undo};
 use crate::domain::state::record::StepRecord;
 use crate::domain::state::{Applied, ClaimToken, Command, Ending, Phase, Recovery};
@@ -21,6 +21,8 @@ use super::failpoint;
 use super::hands::{Effect, Hands, Patience, Workshop};
 use super::hooks::Answer;
 use super::picture::Pictures;
+
+mod takeover;
 
 /// Before a step is tried again on a server on which it failed: a broken connection is there again at once, a restarting server is not.
 const TRY_AGAIN_PAUSE: Duration = Duration::from_millis(500);
@@ -48,10 +50,12 @@ struct Drive<'a> {
     begun: bool,
     /// After how many results it was last waited.
     waited_after: usize,
+    /// Another actor began this recovery.
+    resumed: bool,
 }
 
-/// Runs a recovery until it is over, or until this member may no longer act.
-pub(super) async fn drive(shop: &Workshop, pictures: &Pictures, token: &ClaimToken) {
+/// Runs a recovery until it is over, or until this member may no longer act. `resumed`: another actor began it.
+pub(super) async fn drive(shop: &Workshop, pictures: &Pictures, token: &ClaimToken, resumed: bool) {
     let state = pictures.state();
     let Some(plan) = state.recoveries.get(&token.uid).map(|recovery| &recovery.plan) else {
         return;
@@ -74,6 +78,7 @@ pub(super) async fn drive(shop: &Workshop, pictures: &Pictures, token: &ClaimTok
         lines: Vec::new(),
         begun: false,
         waited_after: 0,
+        resumed,
     };
     if let Err(stopped) = drive.run().await {
         let why = match stopped {
@@ -105,7 +110,12 @@ impl Drive<'_> {
     }
 
     async fn run(&mut self) -> Result<(), Stopped> {
-        if let Some(reason) = self.ask_hooks().await? {
+        // What is put back waits for nobody's command.
+        let only_undoes = self.resumed
+            && self
+                .recovery()
+                .is_some_and(|recovery| progress::on_resume(&recovery.plan, &recovery.phase).is_some());
+        if !only_undoes && let Some(reason) = self.ask_hooks().await? {
             return self.abort(reason, Vec::new()).await;
         }
         loop {
@@ -121,14 +131,18 @@ impl Drive<'_> {
             self.begin(&recovery);
             let fresh = self.hands.look(&picture.topology).await;
             let policy = self.pictures.judge(&picture.cluster, fresh.clone()).policy;
-            match progress::next(
-                &recovery.plan,
-                &recovery.phase,
-                &self.done,
-                &fresh,
-                &policy,
-                self.shop.clock.wall(),
-            ) {
+            let on_resume = progress::on_resume(&recovery.plan, &recovery.phase).filter(|_| self.resumed);
+            let next = on_resume.unwrap_or_else(|| {
+                progress::next(
+                    &recovery.plan,
+                    &recovery.phase,
+                    &self.done,
+                    &fresh,
+                    &policy,
+                    self.shop.clock.wall(),
+                )
+            });
+            match next {
                 Next::Run(step) if self.is_again(&step) && self.waited_after < self.done.len() => {
                     self.waited_after = self.done.len();
                     tokio::time::sleep(TRY_AGAIN_PAUSE).await;
@@ -190,7 +204,7 @@ impl Drive<'_> {
 
     /// Commands take their time: what was broken when they began may be well by now, and then nothing is to be touched.
     fn is_over_by_now(&self, recovery: &Recovery) -> Option<String> {
-        if !hooks::lists_of(recovery.plan.kind).repairs {
+        if !hooks::lists_of(recovery.plan.kind).repairs || recovery.plan.is_forced() {
             return None;
         }
         let picture = self.pictures.cluster(&self.token.cluster)?;
@@ -263,11 +277,18 @@ impl Drive<'_> {
                 .await
                 .unwrap_or_else(|effect| to_all(replicas, &effect)),
             Step::Fence { victim } => BTreeMap::from([(victim.clone(), self.hands.fence(victim).await)]),
+            Step::Demote { victim } => BTreeMap::from([(victim.clone(), self.demote(recovery, victim).await)]),
+            Step::Freeze { replicas } if recovery.plan.is_forced() => {
+                self.freeze_after_last_words(recovery, fresh, replicas).await
+            }
             Step::Freeze { replicas } => self
                 .hands
                 .freeze(replicas)
                 .await
                 .unwrap_or_else(|effect| to_all(replicas, &effect)),
+            Step::Drain { successor } if recovery.plan.kind == RecoveryKind::Takeover => {
+                BTreeMap::from([(successor.clone(), self.let_catch_up(recovery, fresh, successor).await)])
+            }
             Step::Drain { successor } => {
                 let set = received(fresh, successor, recovery);
                 let effect = self.hands.drain(successor, &set, patience).await;
@@ -286,10 +307,7 @@ impl Drive<'_> {
                 BTreeMap::from([(victim.clone(), self.redial(victim, may_stall).await)])
             }
             Step::Open { successor } => {
-                let semi_sync = [&recovery.plan.victim, successor]
-                    .into_iter()
-                    .filter_map(|key| fresh.get(key)?.facts.as_ref())
-                    .any(|facts| facts.semi_sync.source_enabled || facts.semi_sync.replica_enabled);
+                let semi_sync = is_semi_sync(fresh, &recovery.plan.victim, successor);
                 let effect = self.hands.open(successor, semi_sync).await;
                 failpoint::reached("after-open-statement");
                 BTreeMap::from([(successor.clone(), effect)])
@@ -299,6 +317,9 @@ impl Drive<'_> {
             }
             Step::ResetGtids { instance, keep } => {
                 BTreeMap::from([(instance.clone(), self.hands.reset_gtids(instance, keep).await)])
+            }
+            Step::Repoint { successor, replicas } if recovery.plan.kind == RecoveryKind::Takeover => {
+                self.repoint_all(recovery, fresh, successor, replicas).await
             }
             Step::Repoint { successor, replicas } => self
                 .hands
@@ -370,7 +391,8 @@ impl Drive<'_> {
     }
 
     fn hooks_after(&self, successful: bool) -> Vec<HookList> {
-        self.recovery().map_or_else(Vec::new, |recovery| {
+        let wanted = self.recovery().filter(|recovery| !recovery.plan.skips_hooks());
+        wanted.map_or_else(Vec::new, |recovery| {
             self.shop.hooks.after(recovery.plan.kind, &recovery.hooks, successful)
         })
     }
@@ -393,7 +415,11 @@ impl Drive<'_> {
         } else {
             error!(recovery = %self.token.uid, "recovery of {} failed: {}", recovery.plan.victim, finish.errors.join("; "));
         }
-        let leaves_quarantine = recovery.plan.kind.replaces_primary() || self.was_writable(&recovery.plan.victim);
+        let follows = progress::follows_on(&recovery.plan, finish.successful, |key| {
+            finish.lost_replicas.iter().any(|refusal| refusal.instance == *key)
+        });
+        let leaves_quarantine =
+            !follows && (recovery.plan.kind.replaces_primary() || self.was_writable(&recovery.plan.victim));
         let quarantine = match (&finish.successor, &recovery.plan.victim_identity) {
             (Some(_), Some(identity)) if leaves_quarantine => Some((recovery.plan.victim.clone(), identity.clone())),
             _ => None,
@@ -503,6 +529,13 @@ fn patience(policy: &Policy) -> Patience {
             without_progress: Some(Duration::from_secs(policy.reasonable_lag_seconds.max(1))),
         },
     }
+}
+
+fn is_semi_sync(fresh: &Topology, victim: &InstanceKey, successor: &InstanceKey) -> bool {
+    [victim, successor]
+        .into_iter()
+        .filter_map(|key| fresh.get(key)?.facts.as_ref())
+        .any(|facts| facts.semi_sync.source_enabled || facts.semi_sync.replica_enabled)
 }
 
 /// Why nothing more may be done, if that is so.

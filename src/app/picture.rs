@@ -206,12 +206,36 @@ impl Pictures {
             lock().insert(cluster.id.clone(), memo);
             findings
         });
+        let findings = self.and_lost_successor(state, &cluster, &topology, &policy, findings);
         ClusterPicture {
             cluster,
             topology,
             policy,
             findings,
         }
+    }
+
+    /// The findings with that of a lost successor first; it rests on the records, and tells of its server all there is to tell.
+    fn and_lost_successor(
+        &self,
+        state: &State,
+        cluster: &Cluster,
+        topology: &Topology,
+        policy: &Policy,
+        mut findings: Vec<Judged>,
+    ) -> Vec<Judged> {
+        let recoveries = state
+            .recoveries
+            .values()
+            .filter(|recovery| recovery.plan.cluster == cluster.id);
+        if let Some(finding) = planner::lost_successor(topology, policy, recoveries)
+            && !self.ignore.matches(&finding.instance)
+        {
+            findings.retain(|judged| judged.finding.instance != finding.instance);
+            let held_back = planner::held_back(&finding, topology, policy);
+            findings.insert(0, Judged { finding, held_back });
+        }
+        findings
     }
 
     fn find(&self, topology: &Topology, policy: &Policy, quarantines: &[Quarantine], now: Wall) -> Vec<Judged> {
@@ -231,6 +255,7 @@ impl Pictures {
         let (state, now) = (self.state(), self.clock.wall());
         let policy = policy_of(&state, cluster, &self.settings, &topology, now);
         let findings = self.find(&topology, &policy, &quarantines_of(&state, cluster), now);
+        let findings = self.and_lost_successor(&state, cluster, &topology, &policy, findings);
         ClusterPicture {
             cluster: cluster.clone(),
             topology,

@@ -166,6 +166,26 @@ pub enum StepError {
     },
 }
 
+/// A transaction that changes something, open on a server.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct OpenTransaction {
+    /// The connection that it runs on.
+    pub session: u64,
+    /// The server's name for it: another one on the same connection has another name.
+    pub id: String,
+}
+
+/// How a server that was a primary reaches its source.
+#[derive(Clone, Copy, Debug)]
+pub struct Attachment<'a> {
+    /// Replication account; `None`: what the server has, if it has any.
+    pub account: Option<&'a Account>,
+    /// Whether a channel that is made for it asks for TLS.
+    pub tls: bool,
+    /// Whether it starts replicating.
+    pub start: bool,
+}
+
 /// Opens step sessions on managed servers.
 #[async_trait]
 pub trait Executor: Send + Sync {
@@ -253,6 +273,26 @@ pub trait StepSession: Send {
     /// Removes all binary logs and GTIDs, and sets `keep` as what was executed. A channel that ran is stopped before and started after.
     /// Only on a MySQL server.
     async fn reset_gtids(&mut self, keep: &GtidSet, deadline: Duration) -> Result<(), StepError>;
+
+    /// Points a server that was a primary at a source by GTID, from the end of all that it has.
+    async fn attach(
+        &mut self,
+        source: &InstanceKey,
+        attachment: &Attachment<'_>,
+        deadline: Duration,
+    ) -> Result<(), StepError>;
+
+    /// The transactions of clients that have changed or locked something and are open now.
+    async fn transactions(&mut self, deadline: Duration) -> Result<Vec<OpenTransaction>, StepError>;
+
+    /// Ends these sessions, and waits until they are gone. One that is gone already is no error.
+    async fn kill_sessions(&mut self, sessions: &BTreeSet<u64>, deadline: Duration) -> Result<(), StepError>;
+
+    /// Account and password of the managed channel where the server shows them (MySQL), otherwise `None`.
+    async fn replication_account(&mut self, deadline: Duration) -> Result<Option<Account>, StepError>;
+
+    /// Switches semi-sync's replica side on or off, where the plugin is there; counts from the next start of the receiving thread.
+    async fn set_semi_sync_replica(&mut self, on: bool, deadline: Duration) -> Result<(), StepError>;
 
     /// Releases the lock and closes. Dropping without it closes too.
     async fn end(self: Box<Self>);

@@ -116,7 +116,7 @@ impl Recoverer {
             drop(sender.send(result));
         });
         match receiver.await {
-            Ok(Ok(())) => {}
+            Ok(Ok(_)) => {}
             Ok(Err(why)) => return Err(why.to_string()),
             Err(_) => return Err(String::from("it ended badly: see the log")),
         }

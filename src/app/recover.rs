@@ -10,7 +10,7 @@ use crate::domain::analysis::{self, Consent};
 use crate::domain::finding::{Code, Finding, Opinion};
 use crate::domain::key::InstanceKey;
 use crate::domain::policy::HeldBack;
-use crate::domain::recovery::plan::{Plan, PlanReport, RecoveryKind};
+use crate::domain::recovery::plan::{Order, Plan, PlanReport, RecoveryKind};
 use crate::domain::recovery::{lint, planner};
 use crate::domain::state::record::Blocked;
 use crate::domain::state::{Applied, Claim, ClaimToken, Command, Quarantine, Recovery};
@@ -25,6 +25,7 @@ use super::queue::{self, Importance, Waiting};
 use super::refresh;
 
 mod agreement;
+mod order;
 
 use agreement::{calls_for, has_recovery};
 
@@ -277,7 +278,9 @@ impl Recoverer {
         if let Some(held_back) = &judged.held_back {
             return Err(held_back.clone());
         }
-        self.plan_and_act(&picture, &judged, opinions).await
+        self.plan_and_act(&picture, &judged, opinions, None, None)
+            .await
+            .map(drop)
     }
 
     /// The members' opinions of a server that does not answer, and what a fresh picture shows of the finding. A finding about a
@@ -321,8 +324,10 @@ impl Recoverer {
         picture: &ClusterPicture,
         judged: &Judged,
         opinions: Vec<Opinion>,
-    ) -> Result<(), HeldBack> {
-        let (plan, report) = agreement::plan_of(&judged.finding, picture, self.shop.clock.wall());
+        designated: Option<&InstanceKey>,
+        order: Option<Order>,
+    ) -> Result<String, HeldBack> {
+        let (plan, report) = agreement::plan_of(&judged.finding, picture, designated, order, self.shop.clock.wall());
         match plan {
             None => Err(HeldBack::Refused(
                 report.no_plan.unwrap_or_else(|| String::from("no reason given")),
@@ -331,7 +336,7 @@ impl Recoverer {
         }
     }
 
-    /// Lint, claim, drive.
+    /// Lint, claim, drive. Returns the id of the recovery.
     pub(super) async fn act(
         self: &Arc<Self>,
         picture: &ClusterPicture,
@@ -339,7 +344,7 @@ impl Recoverer {
         opinions: Vec<Opinion>,
         plan: Plan,
         report: PlanReport,
-    ) -> Result<(), HeldBack> {
+    ) -> Result<String, HeldBack> {
         let unsound = lint::lint(&plan, &picture.topology);
         if !unsound.is_empty() {
             error!(
@@ -351,7 +356,11 @@ impl Recoverer {
         }
         let me = self.shop.consensus.me();
         let uid = format!("{}:{}", self.shop.clock.wall().0, uuid::Uuid::new_v4());
-        let hooks = self.shop.hooks.before(&self.pictures.state(), &finding, plan.kind);
+        let hooks = if plan.skips_hooks() {
+            Vec::new()
+        } else {
+            self.shop.hooks.before(&self.pictures.state(), &finding, plan.kind)
+        };
         let claim = Claim {
             uid: uid.clone(),
             holder: me.id,
@@ -372,8 +381,8 @@ impl Recoverer {
         let result = match claimed {
             Ok(Applied::Claimed { token }) => {
                 crate::app::failpoint::reached("after-claim");
-                self.drive(&token).await;
-                Ok(())
+                self.drive(&token, false).await;
+                Ok(uid.clone())
             }
             Ok(Applied::Refused { why }) => Err(HeldBack::Refused(why.to_string())),
             Ok(Applied::Done | Applied::Number { .. }) => Err(HeldBack::Refused(String::from(
@@ -386,8 +395,8 @@ impl Recoverer {
         result
     }
 
-    async fn drive(self: &Arc<Self>, token: &ClaimToken) {
-        drive::drive(&self.shop, &self.pictures, token).await;
+    async fn drive(self: &Arc<Self>, token: &ClaimToken, resumed: bool) {
+        drive::drive(&self.shop, &self.pictures, token, resumed).await;
     }
 
     /// Recoveries that are not over and that no task of this process runs are taken over, whoever held them.
@@ -439,7 +448,7 @@ impl Recoverer {
             above: recovery.epoch,
         };
         match self.shop.consensus.propose(command).await {
-            Ok(Applied::Claimed { token }) => self.drive(&token).await,
+            Ok(Applied::Claimed { token }) => self.drive(&token, true).await,
             Ok(other) => warn!("recovery {} was not taken over: {other}", recovery.uid),
             Err(error) => warn!("recovery {} was not taken over: {error}", recovery.uid),
         }
@@ -490,7 +499,8 @@ impl Recoverer {
         }
     }
 
-    /// A recovery that a person asks for: no filters, no anti-flap, no switch; the failure itself must be there.
+    /// A recovery that a person asks for: no filters, no anti-flap, no switch; the failure itself must be there. With `designated` that
+    /// server is promoted, or nobody is. Returns the id of the recovery.
     ///
     /// # Errors
     /// What keeps it from running.
@@ -498,7 +508,9 @@ impl Recoverer {
         self: &Arc<Self>,
         picture: &ClusterPicture,
         instance: &InstanceKey,
-    ) -> Result<(), HeldBack> {
+        designated: Option<&InstanceKey>,
+        order: Order,
+    ) -> Result<String, HeldBack> {
         let Some(judged) = picture
             .findings
             .iter()
@@ -512,8 +524,9 @@ impl Recoverer {
             });
         };
         let (this, cluster, finding) = (Arc::clone(self), picture.cluster.id.clone(), judged.finding.clone());
+        let designated = designated.cloned();
         let task = self.tracker.spawn(async move {
-            let result = this.repair_now(&cluster, &finding).await;
+            let result = this.repair_now(&cluster, &finding, designated, order).await;
             drop(busy);
             result
         });
@@ -521,9 +534,20 @@ impl Recoverer {
             .unwrap_or_else(|error| Err(HeldBack::Refused(error.to_string())))
     }
 
-    async fn repair_now(self: &Arc<Self>, cluster: &ClusterId, finding: &Finding) -> Result<(), HeldBack> {
+    async fn repair_now(
+        self: &Arc<Self>,
+        cluster: &ClusterId,
+        finding: &Finding,
+        designated: Option<InstanceKey>,
+        order: Order,
+    ) -> Result<String, HeldBack> {
         let (opinions, picture, judged) = self.look_again(cluster, finding).await?;
-        self.plan_and_act(&picture, &judged, opinions).await
+        let order = Order {
+            designated: designated.is_some(),
+            ..order
+        };
+        self.plan_and_act(&picture, &judged, opinions, designated.as_ref(), Some(order))
+            .await
     }
 }
 

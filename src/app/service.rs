@@ -11,12 +11,13 @@ use crate::domain::instance::Instance;
 use crate::domain::intent::{Intent, IntentId, Origin};
 use crate::domain::key::InstanceKey;
 use crate::domain::policy::{HeldBack, Mode};
+use crate::domain::recovery::plan::Order;
 use crate::domain::state::PolicySettings;
 use crate::domain::state::record::Acknowledgement;
-use crate::domain::state::{Applied, Command, RefusedCommand, Seed, State};
+use crate::domain::state::{Applied, Command, Recovery, RefusedCommand, Seed, State};
 use crate::domain::topology::ClusterId;
 
-use super::api::{Api, ApiError, ClusterView, JudgedFinding, RecoveryOutcome};
+use super::api::{Api, ApiError, ClusterView, JudgedFinding, OrderOutcome, OrderRequest, RecoveryOutcome};
 use super::changelog::AnalysisChange;
 use super::errant::ErrantDesk;
 use super::observatory::Observatory;
@@ -24,6 +25,9 @@ use super::picture::{ClusterPicture, Pictures};
 use super::ports::{Clock, Consensus, ProposeError, Target};
 use super::recover::Recoverer;
 use super::watch::Watcher;
+
+/// How long a request waits for the end of a recovery that another member has to finish.
+const OVER_DEADLINE: Duration = Duration::from_secs(90);
 
 /// Implements [`Api`] on the loops of this member.
 pub struct Service {
@@ -126,6 +130,29 @@ impl Service {
         self.pictures
             .cluster(id)
             .ok_or_else(|| ApiError::NotFound(format!("cluster {id} is unknown")))
+    }
+
+    /// Waits until a recovery is over, whoever finishes it.
+    async fn until_over(&self, uid: &str) -> Result<Recovery, ApiError> {
+        let mut state = self.consensus.state();
+        let over = async {
+            loop {
+                let recovery = state.borrow_and_update().recoveries.get(uid).cloned();
+                match recovery {
+                    Some(recovery) if !recovery.is_active() => return Ok(recovery),
+                    Some(_) => {}
+                    None => return Err(ApiError::Internal(format!("recovery {uid} is not in the records"))),
+                }
+                if state.changed().await.is_err() {
+                    return Err(ApiError::Internal(String::from("the member stops")));
+                }
+            }
+        };
+        tokio::time::timeout(OVER_DEADLINE, over).await.unwrap_or_else(|_| {
+            Err(ApiError::OutcomeUnknown(format!(
+                "recovery {uid} is not over yet; audit-recovery tells how it ends"
+            )))
+        })
     }
 
     fn forgotten_until(&self) -> crate::domain::time::Wall {
@@ -297,49 +324,59 @@ impl Api for Service {
         &self,
         instance: &InstanceKey,
         candidate: Option<&InstanceKey>,
+        skips_hooks: bool,
     ) -> Result<RecoveryOutcome, ApiError> {
         let target = self.known(instance)?;
-        let mut picture = self
+        let picture = self
             .pictures
             .clusters()
             .into_iter()
             .find(|picture| picture.topology.instances.contains_key(&target.instance))
             .ok_or_else(|| ApiError::NotFound(format!("{instance} belongs to no cluster")))?;
-        if let Some(candidate) = candidate {
-            let wanted = picture.topology.resolve(candidate).clone();
-            picture
-                .policy
-                .promotion_rules
-                .insert(wanted, crate::domain::intent::PromotionRule::Must);
-        }
-        let before: std::collections::BTreeSet<String> = self.state().recoveries.keys().cloned().collect();
-        match self.recoverer.recover_now(&picture, &target.instance).await {
-            Err(HeldBack::NotActionable) => Ok(RecoveryOutcome::NotAttempted {
-                why: String::from("no finding on the instance has a recovery"),
-            }),
-            Err(why) => Ok(RecoveryOutcome::NotAttempted { why: why.to_string() }),
-            Ok(()) => {
-                let state = self.state();
-                let Some(recovery) = state
-                    .recoveries
-                    .values()
-                    .find(|recovery| !before.contains(&recovery.uid) && recovery.plan.victim == target.instance)
-                else {
-                    return Ok(RecoveryOutcome::NotAttempted {
-                        why: String::from("no recovery was recorded"),
-                    });
-                };
-                Ok(match recovery.successor() {
-                    Some(successor) => RecoveryOutcome::Promoted {
-                        uid: recovery.uid.clone(),
-                        successor: successor.clone(),
-                    },
-                    None => RecoveryOutcome::NothingPromoted {
-                        uid: recovery.uid.clone(),
-                        why: recovery.errors.join("; "),
-                    },
-                })
+        let order = Order {
+            command: String::from(if skips_hooks { "recover-lite" } else { "recover" }),
+            skips_hooks,
+            ..Order::default()
+        };
+        let recovered = self
+            .recoverer
+            .recover_now(&picture, &target.instance, candidate, order)
+            .await;
+        let uid = match recovered {
+            Ok(uid) => uid,
+            Err(HeldBack::NotActionable) => {
+                return Ok(RecoveryOutcome::NotAttempted {
+                    why: String::from("no finding on the instance has a recovery"),
+                });
             }
+            Err(why) => return Ok(RecoveryOutcome::NotAttempted { why: why.to_string() }),
+        };
+        let recovery = self.until_over(&uid).await?;
+        Ok(match recovery.successor() {
+            Some(successor) => RecoveryOutcome::Promoted {
+                uid,
+                successor: successor.clone(),
+            },
+            None => RecoveryOutcome::NothingPromoted {
+                uid,
+                why: recovery.errors.join("; "),
+            },
+        })
+    }
+
+    async fn change_primary(&self, request: OrderRequest) -> Result<OrderOutcome, ApiError> {
+        self.consensus
+            .barrier()
+            .await
+            .map_err(|error| ApiError::Unavailable(error.to_string()))?;
+        let OrderRequest { cluster, target, order } = request;
+        match self.recoverer.ordered(&cluster, target.as_ref(), order).await {
+            Ok(uid) => {
+                self.until_over(&uid).await?;
+                Ok(OrderOutcome::Over { uid })
+            }
+            Err(HeldBack::Refused(why)) => Ok(OrderOutcome::Refused { why }),
+            Err(why) => Ok(OrderOutcome::Refused { why: why.to_string() }),
         }
     }
 

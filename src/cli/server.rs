@@ -41,6 +41,7 @@ use crate::app::watch::Watcher;
 use crate::config::{self, Environment, Settings};
 use crate::domain::declared::ClusterPicture;
 use crate::domain::intent::Origin;
+use crate::domain::policy::TakeoverTerms;
 use crate::domain::state::{Command, PolicySettings, Seed};
 
 use super::{membership, signals};
@@ -432,6 +433,12 @@ fn policy_settings(settings: &Settings) -> anyhow::Result<PolicySettings> {
         unapplied: promotion.unapplied,
         prevent_cross_data_center: promotion.prevent_cross_data_center,
         prevent_cross_region: promotion.prevent_cross_region,
+        takeover: TakeoverTerms {
+            lag_seconds: settings.discovery.maintenance_lag.as_secs(),
+            transaction_wait_millis: u64::try_from(recovery.transaction_wait.as_millis())
+                .context("TakeoverTransactionWaitSeconds")?,
+            ends_transactions: recovery.ends_transactions,
+        },
         ..PolicySettings::default()
     })
 }

@@ -96,6 +96,22 @@ fn recovery(route: &str, settings: &Settings) -> Asked {
     }))
 }
 
+/// A change of the primary of a cluster, by hint; with the server that takes over when one is given.
+fn change_of_primary(route: &str, settings: &Settings) -> Asked {
+    let request = write(&[route]).part(settings.hint()?);
+    Ok(Some(match settings.destination_key()? {
+        Some(target) => request.about(&target),
+        None => request,
+    }))
+}
+
+fn designated_change_of_primary(route: &str, settings: &Settings) -> Asked {
+    if settings.destination.is_none() {
+        return Err("destination must be provided: -d host:port".to_owned());
+    }
+    change_of_primary(route, settings)
+}
+
 fn api(settings: &Settings) -> Asked {
     let path = settings.path.as_deref().ok_or("path must be provided: -P path")?;
     // A path of one's own may change something: it is treated so.
@@ -122,6 +138,10 @@ fn print_text(answer: &Answer, _: &Settings) -> String {
 
 fn print_json(answer: &Answer, _: &Settings) -> String {
     indented(&answer.text)
+}
+
+fn print_successor(answer: &Answer, _: &Settings) -> String {
+    answer.details().get("SuccessorKey").map(key_line).unwrap_or_default()
 }
 
 fn print_names(answer: &Answer, _: &Settings) -> String {
@@ -301,6 +321,14 @@ static COMMANDS: &[Command] = &[
     Command { name: "replication-analysis", about: "Lists what is wrong", request: |_| Ok(Some(read(&["replication-analysis"]))), print: print_findings },
     Command { name: "recover", about: "Recovers a failed instance now (-d candidate) and prints the successor", request: |settings| recovery("recover", settings), print: print_key },
     Command { name: "recover-lite", about: "The same without hooks", request: |settings| recovery("recover-lite", settings), print: print_key },
+    Command { name: "graceful-master-takeover", about: "Lets a replica take over from a living primary (-i or -a, -d target) and prints the successor; the old primary is left stopped",
+        request: |settings| change_of_primary("graceful-master-takeover", settings), print: print_successor },
+    Command { name: "graceful-master-takeover-auto", about: "The same; without -d the target is chosen, and the old primary replicates",
+        request: |settings| change_of_primary("graceful-master-takeover-auto", settings), print: print_successor },
+    Command { name: "force-master-failover", about: "Replaces a primary as if it were dead (-i or -a), and prints the successor",
+        request: |settings| of_cluster(write(&["force-master-failover"]), settings), print: print_successor },
+    Command { name: "force-master-takeover", about: "The same by a direct replica (-d target)",
+        request: |settings| designated_change_of_primary("force-master-takeover", settings), print: print_successor },
     Command { name: "ack-all-recoveries", about: "Says that all recoveries were looked at (-r comment)", request: |settings| acknowledged(write(&["ack-all-recoveries"]), settings), print: print_text },
     Command { name: "ack-cluster-recoveries", about: "The same for one cluster (-i or -a)",
         request: |settings| acknowledged(write(&["ack-recovery", "cluster"]).part(settings.hint()?), settings), print: print_text },

@@ -532,6 +532,17 @@ impl Check<'_> {
                 StalledPrimary::Observe
             }
         };
+        let ends_transactions = match keys.TakeoverLongTransactions.as_str() {
+            "Kill" => true,
+            "Refuse" => false,
+            other => {
+                self.wrong(
+                    "TakeoverLongTransactions",
+                    format!("`{other}` is neither Kill nor Refuse"),
+                );
+                false
+            }
+        };
         RecoverySettings {
             stalled,
             stalled_timeout: Duration::from_secs(self.positive("StalledPrimarySeconds", keys.StalledPrimarySeconds)),
@@ -554,6 +565,8 @@ impl Check<'_> {
                 .unwrap_or(usize::MAX),
             quorum,
             member_data_center: keys.MemberDataCenter.clone(),
+            transaction_wait: Duration::from_secs(u64::from(keys.TakeoverTransactionWaitSeconds)),
+            ends_transactions,
         }
     }
 }

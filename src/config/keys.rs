@@ -180,7 +180,7 @@ keys! {
         SlaveLagQuery: String = String::new();
         /// Lag in seconds above which a replica counts as lagging.
         ReasonableReplicationLagSeconds: u32 = 10;
-        /// Lag in seconds above which the topology shows a replica as `lag`.
+        /// Lag in seconds above which the topology shows a replica as `lag`, and above which it may not take over; a takeover waits so long for it.
         ReasonableMaintenanceReplicationLagSeconds: u32 = 20;
         /// Alias of clusters, by regular expression on the cluster's name.
         ClusterNameToAlias: BTreeMap<String, String> = BTreeMap::new();
@@ -238,6 +238,10 @@ keys! {
         LossTimeoutSeconds: u32 = 60;
         /// (own key) How many clusters are repaired at once, at least 1; the most important first.
         MaxConcurrentRecoveries: u32 = 20;
+        /// (own key) Seconds that transactions of the old primary may take to end by themselves when a takeover begins.
+        TakeoverTransactionWaitSeconds: u32 = 5;
+        /// (own key) What becomes of transactions that run longer: `Kill` ends them, `Refuse` ends the takeover.
+        TakeoverLongTransactions: String = "Kill".to_owned();
         /// (own key) Who must agree before a failover: `Leader`, `Majority` (of the voters) or `MajorityOfDataCenters` (such a majority, out of more than half of the voters' data centres). Default: `Majority` with `RaftEnabled`, `Leader` otherwise.
         RecoveryQuorum: String = String::new();
         /// (own key) What to do about a primary that accepts connections and answers none: `Observe` or `Failover`, which needs a majority and no replica that receives. It cannot be fenced then.

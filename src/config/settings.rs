@@ -193,6 +193,10 @@ pub struct RecoverySettings {
     pub stalled_timeout: Duration,
     /// Where this member is; empty: not told.
     pub member_data_center: String,
+    /// How long transactions may take to end when a takeover begins.
+    pub transaction_wait: Duration,
+    /// Those that take longer are ended; otherwise the takeover is.
+    pub ends_transactions: bool,
 }
 
 /// The user's commands before and after.

@@ -161,6 +161,29 @@ pub struct RecentRepair {
     pub until: Wall,
 }
 
+/// How a living primary hands over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct TakeoverTerms {
+    /// How far the one that takes over may be behind, and how long it may take to catch up while nobody can write, seconds
+    /// (`ReasonableMaintenanceReplicationLagSeconds`).
+    pub lag_seconds: u64,
+    /// How long transactions that run when the takeover begins may take to end by themselves, milliseconds.
+    pub transaction_wait_millis: u64,
+    /// Those that run longer are ended; otherwise the takeover is.
+    pub ends_transactions: bool,
+}
+
+impl Default for TakeoverTerms {
+    fn default() -> Self {
+        Self {
+            lag_seconds: 20,
+            transaction_wait_millis: 5000,
+            ends_transactions: true,
+        }
+    }
+}
+
 /// How many must agree before a failover.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum RecoveryQuorum {
@@ -225,4 +248,6 @@ pub struct Policy {
     pub prevent_cross_data_center: bool,
     /// Never promote across regions.
     pub prevent_cross_region: bool,
+    /// How a living primary hands over.
+    pub takeover: TakeoverTerms,
 }

@@ -178,7 +178,7 @@ fn write_plan(plan: Option<&Plan>, report: &PlanReport, topology: &Topology, out
         )?,
         Some(plan) => {
             let verb = match plan.kind {
-                RecoveryKind::DeadPrimary | RecoveryKind::DeadPrimaryByPosition => "promote",
+                RecoveryKind::DeadPrimary | RecoveryKind::DeadPrimaryByPosition | RecoveryKind::Takeover => "promote",
                 RecoveryKind::Rejoin | RecoveryKind::IntermediatePrimary | RecoveryKind::GroupMember => "follow",
                 RecoveryKind::ResolveErrant => "agree with",
             };

@@ -16,6 +16,8 @@ mod world;
 
 mod failover_tests;
 mod guard_tests;
+mod handover_sweep_tests;
+mod handover_tests;
 mod hook_tests;
 mod silence_tests;
 mod sweep_tests;

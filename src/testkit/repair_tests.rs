@@ -27,6 +27,7 @@ fn to(n: u32, replicas: &[u32]) -> Step {
 /// db3 takes the place of db2, db4 follows it.
 fn plan() -> Plan {
     Plan {
+        order: None,
         kind: RecoveryKind::IntermediatePrimary,
         code: Code::DeadIntermediateMaster,
         cluster: ClusterId("c1".to_owned()),

@@ -1,11 +1,14 @@
 //! The ports to servers over a [`World`], with faults.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use crate::app::ports::{Account, Approach, Clock, Executor, Prober, Pulse, StepError, StepSession, Target};
+use crate::app::ports::{
+    Account, Approach, Attachment, Clock, Executor, OpenTransaction, Prober, Pulse, StepError, StepSession, Target,
+};
 use crate::domain::gtid::GtidSet;
 use crate::domain::instance::{BinlogCoordinates, Identity, InstanceFacts, Observation, ProbeFailure};
 use crate::domain::key::InstanceKey;
@@ -465,6 +468,26 @@ impl StepSession for SimSession {
         .await
     }
 
+    async fn attach(
+        &mut self,
+        source: &InstanceKey,
+        attachment: &Attachment<'_>,
+        deadline: Duration,
+    ) -> Result<(), StepError> {
+        let key = self.instance.clone();
+        let start = attachment.start;
+        self.run("attach", deadline, |inner| {
+            if !inner.servers[&key].read_only {
+                inner.violations.push(format!("{key} is attached while it is writable"));
+            }
+            inner.follow(&key, source);
+            if let Some(link) = inner.servers.get_mut(&key).unwrap().channel.as_mut().filter(|_| !start) {
+                (link.receives, link.applies) = (false, false);
+            }
+        })
+        .await
+    }
+
     /// All servers of the world count their logs alike, so a place is the same in every one.
     async fn locate(
         &mut self,
@@ -498,6 +521,38 @@ impl StepSession for SimSession {
             server.executed = keep.clone();
         })
         .await
+    }
+
+    async fn transactions(&mut self, deadline: Duration) -> Result<Vec<OpenTransaction>, StepError> {
+        let key = self.instance.clone();
+        self.run("transactions", deadline, |inner| {
+            inner.servers[&key].transactions.clone()
+        })
+        .await
+    }
+
+    async fn kill_sessions(&mut self, sessions: &BTreeSet<u64>, deadline: Duration) -> Result<(), StepError> {
+        let key = self.instance.clone();
+        self.run("kill_sessions", deadline, |inner| {
+            let open = &mut inner.servers.get_mut(&key).unwrap().transactions;
+            open.retain(|transaction| !sessions.contains(&transaction.session));
+        })
+        .await
+    }
+
+    async fn replication_account(&mut self, deadline: Duration) -> Result<Option<Account>, StepError> {
+        let key = self.instance.clone();
+        self.run("replication_account", deadline, |inner| {
+            inner.servers[&key].channel.as_ref().map(|_| Account {
+                user: "repl".to_owned(),
+                password: secrecy::SecretString::from("secret"),
+            })
+        })
+        .await
+    }
+
+    async fn set_semi_sync_replica(&mut self, _on: bool, deadline: Duration) -> Result<(), StepError> {
+        self.run("set_semi_sync_replica", deadline, |_| ()).await
     }
 
     async fn end(self: Box<Self>) {

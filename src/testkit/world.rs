@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use tokio::time::Instant;
 
+use crate::app::ports::OpenTransaction;
 use crate::domain::fixture::{key, mysql_set, primary, replica, uuid};
 use crate::domain::gtid::GtidSet;
 use crate::domain::instance::{Channel, Identity, InstanceFacts, ProbeFailure, SeenReplica, ThreadError, ThreadState};
@@ -47,6 +48,8 @@ pub(crate) struct Server {
     /// The session that holds the step lock.
     pub(crate) lock: Option<u64>,
     pub(crate) facts: InstanceFacts,
+    /// Open ones of clients.
+    pub(crate) transactions: Vec<OpenTransaction>,
 }
 
 /// How a replica is set up.
@@ -110,6 +113,7 @@ impl World {
                 channel,
                 lock: None,
                 facts,
+                transactions: Vec::new(),
             };
             all.insert(key(n), server);
         }

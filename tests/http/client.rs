@@ -1,10 +1,12 @@
 //! The client against members that really listen.
 
+use ham4db::app::api::OrderOutcome;
 use ham4db::client::arguments::Arguments;
 use ham4db::client::run;
 
 use crate::fixture::{Member, view_with_dead_primary};
 use crate::group::peer;
+use crate::records::{ended, recovery};
 use clap::Parser;
 
 struct Ran {
@@ -134,6 +136,49 @@ async fn an_analysis_is_a_line_for_each_finding() {
         ran.out,
         "127.0.0.1:21100 (cluster 127.0.0.1:21100): DeadMaster, NoWriteableMasterStructureWarning\n"
     );
+    served.stop().await;
+}
+
+#[tokio::test]
+async fn a_takeover_prints_the_successor() {
+    let member = Member::alone();
+    let takeover = recovery(7, ended(true));
+    let uid = takeover.uid.clone();
+    member
+        .api
+        .state
+        .lock()
+        .unwrap()
+        .recoveries
+        .insert(uid.clone(), takeover);
+    *member.api.change.lock().unwrap() = Ok(OrderOutcome::Over { uid });
+    let served = member.serve().await;
+    for (words, asked) in [
+        (
+            &["graceful-master-takeover", "-a", "shop", "-d", "127.0.0.1:21102"][..],
+            "graceful-master-takeover of c1 to 127.0.0.1:21102",
+        ),
+        (
+            &["graceful-master-takeover-auto", "-i", "127.0.0.1:21101"],
+            "graceful-master-takeover-auto starting of c1 to any",
+        ),
+        (
+            &["force-master-failover", "-a", "shop"],
+            "force-master-failover forced of c1 to any",
+        ),
+        (
+            &["force-master-takeover", "-a", "shop", "-d", "127.0.0.1:21102"],
+            "force-master-takeover forced of c1 to 127.0.0.1:21102",
+        ),
+    ] {
+        let arguments: Vec<&str> = ["-c"].iter().chain(words).copied().collect();
+        let ran = client(&served.uri, &arguments).await;
+        assert_eq!((ran.code, ran.out.as_str()), (0, "127.0.0.1:21102\n"), "{}", ran.err);
+        assert_eq!(member.api.calls().last().map(String::as_str), Some(asked));
+    }
+    let ran = client(&served.uri, &["-c", "force-master-takeover", "-a", "shop"]).await;
+    assert_eq!(ran.code, 1);
+    assert!(ran.err.contains("-d host:port"), "{}", ran.err);
     served.stop().await;
 }
 

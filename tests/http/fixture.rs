@@ -8,7 +8,7 @@ use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::http::{HeaderMap, Method, Request, StatusCode};
 use ham4db::adapter::http::{AppContext, Options, router};
-use ham4db::app::api::{Api, ApiError, ClusterView, JudgedFinding, RecoveryOutcome};
+use ham4db::app::api::{Api, ApiError, ClusterView, JudgedFinding, OrderOutcome, OrderRequest, RecoveryOutcome};
 use ham4db::app::changelog::AnalysisChange;
 use ham4db::app::ports::{Clock, Peer};
 use ham4db::domain::case::Case;
@@ -231,6 +231,7 @@ pub(crate) struct FakeApi {
     pub(crate) state: Mutex<State>,
     pub(crate) calls: Mutex<Vec<String>>,
     pub(crate) recovery: Mutex<Result<RecoveryOutcome, ApiError>>,
+    pub(crate) change: Mutex<Result<OrderOutcome, ApiError>>,
 }
 
 impl Default for FakeApi {
@@ -244,6 +245,9 @@ impl Default for FakeApi {
             calls: Mutex::default(),
             recovery: Mutex::new(Ok(RecoveryOutcome::NotAttempted {
                 why: "no finding".to_owned(),
+            })),
+            change: Mutex::new(Ok(OrderOutcome::Refused {
+                why: "nothing suits".to_owned(),
             })),
         }
     }
@@ -407,9 +411,24 @@ impl Api for FakeApi {
         &self,
         instance: &InstanceKey,
         candidate: Option<&InstanceKey>,
+        skips_hooks: bool,
     ) -> Result<RecoveryOutcome, ApiError> {
-        self.note(format!("recover {instance} to {candidate:?}"));
+        let lite = if skips_hooks { "-lite" } else { "" };
+        self.note(format!("recover{lite} {instance} to {candidate:?}"));
         self.recovery.lock().unwrap().clone()
+    }
+
+    async fn change_primary(&self, request: OrderRequest) -> Result<OrderOutcome, ApiError> {
+        let OrderRequest { cluster, target, order } = request;
+        let target = target.map_or_else(|| "any".to_owned(), |key| key.to_string());
+        let words = [(order.forced, " forced"), (order.starts_old_primary, " starting")];
+        let words: String = words
+            .iter()
+            .filter(|(is_so, _)| *is_so)
+            .map(|(_, word)| *word)
+            .collect();
+        self.note(format!("{}{words} of {cluster} to {target}", order.command));
+        self.change.lock().unwrap().clone()
     }
 
     fn save_case(&self, cluster: &ClusterId) -> Result<Case, ApiError> {

@@ -27,6 +27,7 @@ pub(crate) fn recovery(id: u64, phase: Phase) -> Recovery {
         steps: Vec::new(),
         sources: std::collections::BTreeMap::new(),
         remembered: None,
+        order: None,
     };
     Recovery {
         id,

@@ -2,11 +2,13 @@
 
 use axum::http::StatusCode;
 use ham4db::adapter::http::Options;
-use ham4db::app::api::{ApiError, RecoveryOutcome};
+use ham4db::app::api::{ApiError, OrderOutcome, RecoveryOutcome};
 use ham4db::domain::intent::{Intent, Origin, Wish};
+use ham4db::domain::recovery::plan::Order;
 use serde_json::{Value, json};
 
 use crate::fixture::{Member, NOW, document_downtime, key};
+use crate::records::{ended, recovery};
 
 fn ok(message: &str, details: &Value) -> Value {
     json!({"Code": "OK", "Message": message, "Details": details})
@@ -257,4 +259,86 @@ async fn errant_transactions_are_shown_and_dealt_with_by_both_names_of_the_route
         member.get("/api/errant/127.0.0.1/9").await.status,
         StatusCode::NOT_FOUND
     );
+}
+
+#[tokio::test]
+async fn every_form_of_a_change_of_the_primary_reaches_the_right_cluster_and_target() {
+    let member = Member::alone();
+    for path in [
+        "graceful-master-takeover/shop",
+        "graceful-master-takeover/127.0.0.1/21101",
+        "graceful-master-takeover/shop/127.0.0.1/21102",
+        "graceful-master-takeover/127.0.0.1/21101/127.0.0.1/21102",
+        "graceful-master-takeover-auto/shop",
+        "graceful-master-takeover-auto/127.0.0.1/21101/127.0.0.1/21102",
+        "force-master-failover/shop",
+        "force-master-failover/127.0.0.1/21100",
+        "force-master-takeover/shop/127.0.0.1/21102",
+        "force-master-takeover/127.0.0.1/21100/127.0.0.1/21102",
+    ] {
+        let refused = member.get(&format!("/api/{path}")).await;
+        assert_eq!(refused.status, StatusCode::CONFLICT, "{path}");
+        assert_eq!(refused.json["Message"], "nothing suits", "{path}");
+    }
+    let plain = "graceful-master-takeover of c1 to";
+    let auto = "graceful-master-takeover-auto starting of c1 to";
+    let to = "127.0.0.1:21102";
+    assert_eq!(
+        member.api.calls(),
+        [
+            format!("{plain} any"),
+            format!("{plain} any"),
+            format!("{plain} {to}"),
+            format!("{plain} {to}"),
+            format!("{auto} any"),
+            format!("{auto} {to}"),
+            "force-master-failover forced of c1 to any".to_owned(),
+            "force-master-failover forced of c1 to any".to_owned(),
+            format!("force-master-takeover forced of c1 to {to}"),
+            format!("force-master-takeover forced of c1 to {to}"),
+        ]
+    );
+    let unknown = member.get("/api/graceful-master-takeover/nosuch").await;
+    assert_eq!(unknown.status, StatusCode::NOT_FOUND);
+    let head = member
+        .ask(axum::http::Method::HEAD, "/api/force-master-failover/shop")
+        .await;
+    assert_eq!(head.status, StatusCode::METHOD_NOT_ALLOWED);
+}
+
+#[tokio::test]
+async fn a_change_of_the_primary_answers_with_its_record() {
+    let member = Member::alone();
+    let mut takeover = recovery(7, ended(true));
+    takeover.plan.order = Some(Order {
+        command: "graceful-master-takeover".to_owned(),
+        ..Order::default()
+    });
+    let mut failed = recovery(8, ended(false));
+    failed.errors = vec!["SuccessorLost: gone".to_owned()];
+    member
+        .api
+        .state
+        .lock()
+        .unwrap()
+        .recoveries
+        .extend([takeover, failed].map(|recovery| (recovery.uid.clone(), recovery)));
+    let over = |uid: &str| Ok(OrderOutcome::Over { uid: uid.to_owned() });
+    *member.api.change.lock().unwrap() = over("uid-7");
+    let done = member.json("/api/graceful-master-takeover/shop/127.0.0.1/21102").await;
+    assert_eq!(done["Message"], "graceful-master-takeover: successor promoted");
+    assert_eq!(done["Details"]["SuccessorKey"], shape(21102));
+    assert_eq!(
+        done["Details"]["AnalysisEntry"]["CommandHint"],
+        "graceful-master-takeover"
+    );
+    assert_eq!(done["Details"]["Type"], "MasterRecovery");
+    *member.api.change.lock().unwrap() = over("uid-8");
+    let failed = member.get("/api/force-master-failover/shop").await;
+    assert_eq!(failed.status, StatusCode::CONFLICT);
+    assert_eq!(
+        failed.json["Message"],
+        "Master not failed over (recovery uid-8): SuccessorLost: gone"
+    );
+    assert_eq!(failed.json["Details"]["UID"], "uid-8");
 }

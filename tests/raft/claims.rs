@@ -56,6 +56,7 @@ pub async fn claim(member: &dyn Consensus, uid: &str) -> ClaimToken {
         steps: Vec::new(),
         sources: std::collections::BTreeMap::new(),
         remembered: None,
+        order: None,
     };
     let me = member.me();
     let claim = Claim {

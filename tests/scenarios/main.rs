@@ -20,3 +20,4 @@ mod policy;
 mod returned;
 mod silence;
 mod stage;
+mod takeover;

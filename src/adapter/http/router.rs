@@ -7,7 +7,7 @@ use axum::middleware::{from_fn, from_fn_with_state};
 use axum::routing::{MethodRouter, get};
 
 use super::reply::Failure;
-use super::routes::{analysis, clusters, errants, explain, group, instances, intents, records, recoveries};
+use super::routes::{analysis, clusters, errants, explain, group, instances, intents, records, recoveries, takeovers};
 use super::server::Shared;
 use super::{guard, metrics, proxy};
 
@@ -172,11 +172,12 @@ fn writes(shared: &Shared) -> Router<Shared> {
             "/recover/{host}/{port}/{candidate_host}/{candidate_port}",
             write(recoveries::recover_to),
         )
-        .route("/recover-lite/{host}/{port}", write(recoveries::recover))
+        .route("/recover-lite/{host}/{port}", write(recoveries::recover_lite))
         .route(
             "/recover-lite/{host}/{port}/{candidate_host}/{candidate_port}",
-            write(recoveries::recover_to),
+            write(recoveries::recover_lite_to),
         )
+        .merge(changes_of_primary())
         .route("/ack-recovery/cluster/{hint}", write(recoveries::ack_cluster))
         .route("/ack-recovery/cluster/alias/{alias}", write(recoveries::ack_alias))
         .route("/ack-recovery/instance/{host}/{port}", write(recoveries::ack_instance))
@@ -187,6 +188,44 @@ fn writes(shared: &Shared) -> Router<Shared> {
         .route("/enable-global-recoveries", write(recoveries::enable))
         .layer(from_fn(guard::to_the_end))
         .layer(from_fn_with_state(shared.clone(), guard::writable))
+}
+
+/// The forms of a change are told apart by how many parts they have.
+fn changes_of_primary() -> Router<Shared> {
+    Router::new()
+        .route("/graceful-master-takeover/{hint}", write(takeovers::takeover))
+        .route("/graceful-master-takeover/{host}/{port}", write(takeovers::takeover_of))
+        .route(
+            "/graceful-master-takeover/{hint}/{target_host}/{target_port}",
+            write(takeovers::takeover_to),
+        )
+        .route(
+            "/graceful-master-takeover/{host}/{port}/{target_host}/{target_port}",
+            write(takeovers::takeover_of_to),
+        )
+        .route("/graceful-master-takeover-auto/{hint}", write(takeovers::takeover_auto))
+        .route(
+            "/graceful-master-takeover-auto/{host}/{port}",
+            write(takeovers::takeover_auto_of),
+        )
+        .route(
+            "/graceful-master-takeover-auto/{hint}/{target_host}/{target_port}",
+            write(takeovers::takeover_auto_to),
+        )
+        .route(
+            "/graceful-master-takeover-auto/{host}/{port}/{target_host}/{target_port}",
+            write(takeovers::takeover_auto_of_to),
+        )
+        .route("/force-master-failover/{hint}", write(takeovers::failover))
+        .route("/force-master-failover/{host}/{port}", write(takeovers::failover_of))
+        .route(
+            "/force-master-takeover/{hint}/{target_host}/{target_port}",
+            write(takeovers::forced_to),
+        )
+        .route(
+            "/force-master-takeover/{host}/{port}/{target_host}/{target_port}",
+            write(takeovers::forced_of_to),
+        )
 }
 
 fn write<H, T>(handler: H) -> MethodRouter<Shared>

@@ -16,6 +16,7 @@ mod errant;
 mod executor;
 mod facts;
 mod group;
+mod handover;
 mod line;
 mod log_events;
 mod prober;

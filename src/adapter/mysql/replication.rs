@@ -13,7 +13,7 @@ use std::time::Duration;
 use secrecy::ExposeSecret as _;
 use tokio::time::{Instant, sleep};
 
-use crate::app::ports::{Account, StepError, TlsMode};
+use crate::app::ports::{Account, Attachment, StepError, TlsMode};
 use crate::domain::dialect::{ChangeSource, SourcePosition, SourceTls};
 use crate::domain::gtid::GtidSet;
 use crate::domain::instance::{Channel, InstanceFacts, Positioning, ThreadState};
@@ -147,13 +147,29 @@ impl MySqlSession {
         Ok(applied.covers(set))
     }
 
-    /// Points the managed channel, or a new default one, at a source.
+    /// Points the managed channel, or a new default one, at a source, and starts it.
     pub(super) async fn point_at(
         &mut self,
         source: &InstanceKey,
         account: Option<&Account>,
         deadline: Duration,
     ) -> Result<(), StepError> {
+        let attachment = Attachment {
+            account,
+            tls: false,
+            start: true,
+        };
+        self.point(source, &attachment, deadline).await
+    }
+
+    /// [`point_at`](Self::point_at), with what a server that was a primary needs.
+    pub(super) async fn point(
+        &mut self,
+        source: &InstanceKey,
+        attachment: &Attachment<'_>,
+        deadline: Duration,
+    ) -> Result<(), StepError> {
+        let account = attachment.account;
         let end = Instant::now() + deadline;
         let facts = self.facts_until(end).await?;
         let channel = facts.managed_channel().cloned();
@@ -173,8 +189,11 @@ impl MySqlSession {
                 self.send(&statement, end).await?;
             }
         }
-        let tls = channel.as_ref().map(|_| SourceTls::Keep);
-        self.change_and_start(&name, source, account, position, tls, end)
+        let tls = match &channel {
+            Some(_) => Some(SourceTls::Keep),
+            None => attachment.tls.then_some(SourceTls::On),
+        };
+        self.change(&name, source, account, position, tls, attachment.start, end)
             .await?;
         self.rescued = None;
         Ok(())
@@ -188,6 +207,20 @@ impl MySqlSession {
         account: Option<&Account>,
         position: SourcePosition,
         tls: Option<SourceTls>,
+        end: Instant,
+    ) -> Result<(), StepError> {
+        self.change(name, source, account, position, tls, true, end).await
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "what one statement says, each once")]
+    async fn change(
+        &mut self,
+        name: &str,
+        source: &InstanceKey,
+        account: Option<&Account>,
+        position: SourcePosition,
+        tls: Option<SourceTls>,
+        start: bool,
         end: Instant,
     ) -> Result<(), StepError> {
         let change = ChangeSource {
@@ -205,7 +238,12 @@ impl MySqlSession {
         let statement = self.dialect().change_source(&change);
         let changed = self.send_as(&statement.to_string(), statement.expose(), end).await;
         changed.map_err(|error| without_password(error, account))?;
-        let statement = self.dialect().start_replica(name);
+        let statement = if start {
+            self.dialect().start_replica(name)
+        } else {
+            // An applier may run, where the channel was there before.
+            self.dialect().stop_replica(name)
+        };
         self.send(&statement, end).await.map(drop)
     }
 

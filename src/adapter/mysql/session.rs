@@ -3,12 +3,13 @@
 //! When an answer does not come in time the connection is dropped and every later call fails: whether the statement had its effect is
 //! then for a new session to find out.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::time::{Instant, sleep, timeout_at};
 
-use crate::app::ports::{Account, StepError, StepSession, TlsMode};
+use crate::app::ports::{Account, Attachment, OpenTransaction, StepError, StepSession, TlsMode};
 use crate::domain::dialect::Dialect;
 use crate::domain::gtid::GtidSet;
 use crate::domain::instance::{BinlogCoordinates, Channel, InstanceFacts};
@@ -313,6 +314,40 @@ impl StepSession for MySqlSession {
 
     async fn reset_gtids(&mut self, keep: &GtidSet, deadline: Duration) -> Result<(), StepError> {
         self.forget_gtids(keep, Instant::now() + deadline).await
+    }
+
+    async fn attach(
+        &mut self,
+        source: &InstanceKey,
+        attachment: &Attachment<'_>,
+        deadline: Duration,
+    ) -> Result<(), StepError> {
+        self.point(source, attachment, deadline).await
+    }
+
+    async fn transactions(&mut self, deadline: Duration) -> Result<Vec<OpenTransaction>, StepError> {
+        self.open_transactions(Instant::now() + deadline).await
+    }
+
+    async fn kill_sessions(&mut self, sessions: &BTreeSet<u64>, deadline: Duration) -> Result<(), StepError> {
+        self.end_sessions(sessions, deadline).await
+    }
+
+    async fn replication_account(&mut self, deadline: Duration) -> Result<Option<Account>, StepError> {
+        self.account_of_channel(Instant::now() + deadline).await
+    }
+
+    async fn set_semi_sync_replica(&mut self, on: bool, deadline: Duration) -> Result<(), StepError> {
+        let end = Instant::now() + deadline;
+        let enabled = self.facts_until(end).await?.semi_sync.replica_enabled;
+        let names = self
+            .on_line("semi-sync", end, async |line| Ok(line.learned().semi_sync.replica))
+            .await?;
+        let Some(names) = names.filter(|_| enabled != on) else {
+            return Ok(());
+        };
+        let statement = self.dialect.set_semi_sync_replica(names, on);
+        self.send(&statement, end).await.map(drop)
     }
 
     async fn end(mut self: Box<Self>) {

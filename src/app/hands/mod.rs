@@ -30,6 +30,9 @@ use super::ports::{
 use super::settings::RecoverySettings;
 
 mod reconnect;
+mod takeover;
+
+pub use takeover::Demoted;
 
 /// What came of an effect.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -94,6 +97,8 @@ pub struct Hands {
     token: ClaimToken,
     identities: BTreeMap<InstanceKey, Identity>,
     sessions: BTreeMap<InstanceKey, Session>,
+    /// How a demoted primary will reach its source, once that is known.
+    access: Option<takeover::Access>,
 }
 
 impl Hands {
@@ -104,6 +109,7 @@ impl Hands {
             token,
             identities,
             sessions: BTreeMap::new(),
+            access: None,
         }
     }
 

@@ -7,8 +7,9 @@ use crate::app::picture::ClusterPicture;
 use crate::app::ports::Question;
 use crate::domain::analysis::{self, Consent, Suspicion};
 use crate::domain::finding::{Code, Finding, Opinion, Verdict};
+use crate::domain::key::InstanceKey;
 use crate::domain::policy::HeldBack;
-use crate::domain::recovery::plan::{Plan, PlanReport};
+use crate::domain::recovery::plan::{Order, Plan, PlanReport};
 use crate::domain::recovery::planner;
 use crate::domain::state::MemberId;
 use crate::domain::time::Wall;
@@ -48,11 +49,22 @@ fn needs_test(finding: &Finding) -> bool {
 }
 
 /// The plan for a finding on a picture.
-pub(super) fn plan_of(finding: &Finding, picture: &ClusterPicture, now: Wall) -> (Option<Plan>, PlanReport) {
-    if needs_test(finding) {
+pub(super) fn plan_of(
+    finding: &Finding,
+    picture: &ClusterPicture,
+    designated: Option<&InstanceKey>,
+    order: Option<Order>,
+    now: Wall,
+) -> (Option<Plan>, PlanReport) {
+    if needs_test(finding) && designated.is_none() {
         planner::plan_silent(finding, &picture.topology, &picture.policy, now)
     } else {
-        planner::plan(finding, &picture.topology, &picture.policy, now)
+        let asked = planner::Asked {
+            designated,
+            order,
+            remembered: None,
+        };
+        planner::plan_as_asked(finding, &picture.topology, &picture.policy, asked, now)
     }
 }
 

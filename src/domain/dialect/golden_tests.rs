@@ -47,6 +47,7 @@ fn list_server_statements(dialect: &Dialect, to: &mut Listing) {
         dialect.select_binlog_dump_connections(),
     );
     to.line("select_client_connections", dialect.select_client_connections());
+    to.line("select_open_transactions", dialect.select_open_transactions());
     to.line("kill", dialect.kill(42));
     to.line("get_lock", dialect.get_lock("ham4db.step", 2));
     to.line("release_lock", dialect.release_lock("ham4db.step"));
@@ -65,6 +66,10 @@ fn list_thread_statements(dialect: &Dialect, channel: &str, to: &mut Listing) {
     to.line("start_sql_thread", dialect.start_sql_thread(channel));
     to.line("stop_sql_thread", dialect.stop_sql_thread(channel));
     to.line("reset_replica_all", dialect.reset_replica_all(channel));
+    to.maybe(
+        "select_replication_account",
+        dialect.select_replication_account(channel),
+    );
     let rescue = dialect.relay_log_rescue(channel, "relay-bin.000002", 4);
     to.maybe("relay_log_rescue", rescue.map(|both| both.join("; ")));
 }

@@ -119,6 +119,14 @@ impl Dialect {
         )
     }
 
+    /// The transactions of client sessions that have changed or locked rows and are not committed: `session` (the connection's id),
+    /// `id` (the transaction's). Reading ones hold nothing up, and prepared XA transactions belong to no session. Needs the PROCESS
+    /// privilege.
+    pub fn select_open_transactions(&self) -> &'static str {
+        "SELECT trx_mysql_thread_id AS `session`, CAST(trx_id AS CHAR) AS `id` FROM information_schema.innodb_trx \
+         WHERE trx_mysql_thread_id NOT IN (0, CONNECTION_ID()) AND (trx_rows_modified > 0 OR trx_rows_locked > 0)"
+    }
+
     /// Ends a connection and rolls back what it has not committed. Error 1094 says that it is
     /// gone already.
     pub fn kill(&self, connection_id: u64) -> String {

@@ -73,6 +73,17 @@ impl Dialect {
         }
     }
 
+    /// The account of a channel: `user`, `password`. `None` on MariaDB, which keeps it in a file. Needs SELECT on the table, and on
+    /// MySQL 5.7 `master_info_repository = TABLE`.
+    pub fn select_replication_account(&self, channel: &str) -> Option<String> {
+        (!self.is_mariadb()).then(|| {
+            format!(
+                "SELECT User_name AS `user`, User_password AS `password` FROM mysql.slave_master_info WHERE Channel_name = {}",
+                quote_string(channel)
+            )
+        })
+    }
+
     /// Waits until a replica has applied a set, at most this long (at least 1 s, for 0 means for
     /// ever). MySQL answers 0 when it has and 1 on timeout; MariaDB 0 and -1.
     ///

@@ -122,6 +122,18 @@ pub fn lists_of(kind: RecoveryKind) -> KindLists {
             repairs: true,
             command: "",
         },
+        // A planned change calls those of a failover as well, as in orchestrator; its command tells the two apart.
+        RecoveryKind::Takeover => KindLists {
+            before: &[HookList::PreGracefulTakeover, HookList::PreFailover],
+            succeeded: &[
+                HookList::PostMasterFailover,
+                HookList::PostFailover,
+                HookList::PostGracefulTakeover,
+            ],
+            failed: &[HookList::PostUnsuccessfulFailover],
+            repairs: false,
+            command: "graceful-master-takeover",
+        },
         // Orchestrator never attaches an old primary by itself: its scripts expect no call for it.
         RecoveryKind::Rejoin | RecoveryKind::ResolveErrant => KindLists {
             before: &[],

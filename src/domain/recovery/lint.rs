@@ -14,7 +14,7 @@ use crate::domain::key::InstanceKey;
 use crate::domain::topology::Topology;
 
 use super::plan::{Plan, RecoveryKind, Step};
-use super::planner::is_frozen;
+use super::planner::{is_frozen, view};
 use super::position::Holdings;
 
 mod relocate;
@@ -22,6 +22,7 @@ mod relocate;
 /// Everything that is wrong with a plan, each in a sentence; empty when it is sound.
 #[must_use = "a plan that fails its check must not be carried out"]
 pub fn lint(plan: &Plan, topology: &Topology) -> Vec<String> {
+    let topology = &*view(plan.code, topology, &plan.victim);
     let mut wrong = Vec::new();
     check_instances(plan, &mut wrong);
     match plan.kind {
@@ -44,6 +45,7 @@ pub fn lint(plan: &Plan, topology: &Topology) -> Vec<String> {
             relocate::check_relocation(plan, topology, &mut wrong);
         }
         RecoveryKind::ResolveErrant => check_errant(plan, topology, &mut wrong),
+        RecoveryKind::Takeover => check_takeover(plan, topology, &mut wrong),
     }
     wrong
 }
@@ -51,7 +53,7 @@ pub fn lint(plan: &Plan, topology: &Topology) -> Vec<String> {
 /// Whom a step touches.
 fn touched(step: &Step) -> BTreeSet<&InstanceKey> {
     match step {
-        Step::Fence { victim } | Step::Redial { victim } => BTreeSet::from([victim]),
+        Step::Fence { victim } | Step::Demote { victim } | Step::Redial { victim } => BTreeSet::from([victim]),
         Step::Drain { successor } | Step::Open { successor } | Step::Locate { successor, .. } => {
             BTreeSet::from([successor])
         }
@@ -84,6 +86,7 @@ fn place(step: &Step) -> (u8, &'static str) {
     match step {
         Step::ReconnectTest { .. } => (0, "reconnect test"),
         Step::Fence { .. } => (1, "fence"),
+        Step::Demote { .. } => (1, "demote"),
         Step::Freeze { .. } => (2, "freeze"),
         Step::Feed { .. } => (3, "feed"),
         Step::Drain { .. } | Step::ApplyAll { .. } => (4, "drain"),
@@ -120,6 +123,7 @@ fn check_roles(plan: &Plan, topology: &Topology, wrong: &mut Vec<String>) {
             | Step::Locate { successor, .. } => (successor, None),
             Step::Repoint { successor, replicas } => (successor, Some(replicas)),
             Step::Fence { victim: named }
+            | Step::Demote { victim: named }
             | Step::Redial { victim: named }
             | Step::ReconnectTest { victim: named, .. } => {
                 if named != victim {
@@ -349,5 +353,46 @@ fn check_errant(plan: &Plan, topology: &Topology, wrong: &mut Vec<String>) {
             "errant transactions are resolved by one step: inject on the primary, or reset on the server that has them"
                 .to_owned(),
         ),
+    }
+}
+
+/// A takeover touches the primary first, waits, opens one that follows it directly, and leaves nobody out unsaid.
+fn check_takeover(plan: &Plan, topology: &Topology, wrong: &mut Vec<String>) {
+    let Plan { victim, successor, .. } = plan;
+    let followers = match plan.steps.as_slice() {
+        [
+            Step::Demote { victim: demoted },
+            Step::Drain { successor: drained },
+            Step::Open { successor: opened },
+            Step::Repoint {
+                successor: source,
+                replicas,
+            },
+        ] if demoted == victim && [drained, opened, source].iter().all(|key| *key == successor) => replicas,
+        _ => {
+            wrong.push("a takeover is: demote the primary, drain, open and repoint to the successor".to_owned());
+            return;
+        }
+    };
+    if current_primary(topology).as_ref() != Some(victim) {
+        wrong.push(format!("{victim} is not the primary"));
+    }
+    for other in other_writable_tops(topology, victim) {
+        wrong.push(format!("{other} is a writable primary of the cluster beside {victim}"));
+    }
+    if !topology
+        .replicas_of(victim)
+        .any(|replica| replica.key == *successor && replica.is_valid())
+    {
+        wrong.push(format!("{successor} is no answering direct replica of {victim}"));
+    }
+    if followers.contains(successor) || !followers.contains(victim) {
+        wrong.push(format!("{victim}, and not {successor}, must follow"));
+    }
+    for replica in topology.replicas_of(victim).filter(|replica| replica.key != *successor) {
+        let is_left = plan.lost_replicas.iter().any(|refusal| refusal.instance == replica.key);
+        if followers.contains(&replica.key) == is_left {
+            wrong.push(format!("{} must either follow or be left behind", replica.key));
+        }
     }
 }

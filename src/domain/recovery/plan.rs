@@ -29,6 +29,12 @@ pub enum Step {
         /// The old primary.
         victim: InstanceKey,
     },
+    /// Makes the present primary read-only at a person's word: running transactions get their time first, then client sessions end.
+    /// Nothing else is touched, so semi-sync acknowledgements go on.
+    Demote {
+        /// The present primary.
+        victim: InstanceKey,
+    },
     /// Stops the receiving threads of these replicas, in parallel. After it the choice is made again on fresh facts.
     Freeze {
         /// All reachable descendants that take part.
@@ -119,6 +125,9 @@ impl Step {
                 format!("reconnect test: can {} reach {victim} again?", list(replicas))
             }
             Self::Fence { victim } => format!("fence {victim}: read-only and end client sessions, if it answers"),
+            Self::Demote { victim } => {
+                format!("demote {victim}: running transactions end, read-only, client sessions end")
+            }
             Self::Freeze { replicas } => format!("freeze: stop receiving on {}", list(replicas)),
             Self::Feed { successor, from } => format!("feed: {successor} gets from {from} what it lacks"),
             Self::Drain { successor } => format!("drain: {successor} applies all that it received"),
@@ -165,12 +174,15 @@ pub enum RecoveryKind {
     GroupMember,
     /// A person had errant transactions dealt with.
     ResolveErrant,
+    /// A living primary hands over to a replica, and follows it.
+    Takeover,
 }
 
 /// Which recovery each actionable finding calls for.
 const CALLS_FOR: &[(Code, RecoveryKind)] = &[
     (Code::DeadMaster, RecoveryKind::DeadPrimary),
     (Code::DeadMasterAndSomeReplicas, RecoveryKind::DeadPrimary),
+    (Code::SuccessorLost, RecoveryKind::DeadPrimary),
     (Code::DeadIntermediateMaster, RecoveryKind::IntermediatePrimary),
     (
         Code::DeadIntermediateMasterAndSomeReplicas,
@@ -200,7 +212,7 @@ impl RecoveryKind {
     /// primary and leaves the victim in quarantine.
     pub fn replaces_primary(self) -> bool {
         match self {
-            Self::DeadPrimary | Self::DeadPrimaryByPosition => true,
+            Self::DeadPrimary | Self::DeadPrimaryByPosition | Self::Takeover => true,
             Self::Rejoin | Self::IntermediatePrimary | Self::GroupMember | Self::ResolveErrant => false,
         }
     }
@@ -210,7 +222,7 @@ impl RecoveryKind {
     pub fn blocks_its_repetition(self) -> bool {
         match self {
             Self::DeadPrimary | Self::DeadPrimaryByPosition | Self::IntermediatePrimary | Self::GroupMember => true,
-            Self::Rejoin | Self::ResolveErrant => false,
+            Self::Rejoin | Self::ResolveErrant | Self::Takeover => false,
         }
     }
 
@@ -218,10 +230,31 @@ impl RecoveryKind {
     /// done, every one of its steps is complete in itself, and the other recovery looks at the servers afresh.
     pub fn gives_way(self) -> bool {
         match self {
-            Self::DeadPrimary | Self::DeadPrimaryByPosition => false,
+            Self::DeadPrimary | Self::DeadPrimaryByPosition | Self::Takeover => false,
             Self::Rejoin | Self::IntermediatePrimary | Self::GroupMember | Self::ResolveErrant => true,
         }
     }
+}
+
+/// What a person asked for, where it is not a finding alone that called for a plan.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a word of the command, independent of the others"
+)]
+pub struct Order {
+    /// The command as clients write it, `graceful-master-takeover`: what hooks and records call it.
+    pub command: String,
+    /// The plan's successor was named: it is promoted, or nobody is.
+    pub designated: bool,
+    /// The primary counts as dead although it may answer. It is fenced first: read-only by its own word, or it does not answer.
+    pub forced: bool,
+    /// After a takeover the old primary replicates; otherwise it is pointed at the new one and left stopped, as orchestrator does
+    /// unless it is asked for `-auto`.
+    pub starts_old_primary: bool,
+    /// No hooks are run.
+    pub skips_hooks: bool,
 }
 
 /// What to do, complete.
@@ -258,6 +291,27 @@ pub struct Plan {
     /// What the members remember of the old primary's transactions beyond the picture ([`Opinion::remembered`](crate::domain::finding::Opinion)).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub remembered: Option<GtidSet>,
+    /// What a person asked for, if somebody did.
+    #[serde(default)]
+    pub order: Option<Order>,
+}
+
+impl Plan {
+    /// The only one who may be promoted, if somebody was named.
+    pub fn designated(&self) -> Option<&InstanceKey> {
+        let is_named = self.order.as_ref().is_some_and(|order| order.designated);
+        is_named.then_some(&self.successor)
+    }
+
+    /// Whether no hook is run for it.
+    pub fn skips_hooks(&self) -> bool {
+        self.order.as_ref().is_some_and(|order| order.skips_hooks)
+    }
+
+    /// Whether the victim counts as dead although it may answer.
+    pub fn is_forced(&self) -> bool {
+        self.order.as_ref().is_some_and(|order| order.forced)
+    }
 }
 
 /// Why an instance was not chosen, or was left behind.
@@ -316,6 +370,8 @@ pub enum RefusalReason {
     Claimed(String),
     /// Part of its state is unknown.
     Unknown(String),
+    /// It does not replicate in the way that a planned change of the primary needs.
+    NotReplicating(String),
 }
 
 impl std::fmt::Display for RefusalReason {
@@ -342,6 +398,7 @@ impl std::fmt::Display for RefusalReason {
             Self::RankedLower(why) => write!(f, "as good, ranks lower: {why}"),
             Self::Claimed(uid) => write!(f, "takes part in recovery {uid}"),
             Self::Unknown(what) => write!(f, "unknown: {what}"),
+            Self::NotReplicating(why) => write!(f, "does not replicate: {why}"),
         }
     }
 }

@@ -238,7 +238,10 @@ pub(super) fn open(
     };
     recovery.plan = plan.clone();
     changes.insert(Change::Recovery(token.uid.clone()));
-    if let Some(identity) = &plan.victim_identity {
+    // In a takeover the old primary is known to be read-only by its own word, and is needed as a replica.
+    if plan.kind != RecoveryKind::Takeover
+        && let Some(identity) = &plan.victim_identity
+    {
         quarantine(state, token, &plan.victim, identity, changes);
     }
     pardon(state, token, &plan.successor_identity, changes);

@@ -6,8 +6,10 @@ use regex::Regex;
 
 use crate::domain::intent::{Intent, Origin, PromotionRule, Wish};
 use crate::domain::key::InstanceKey;
-use crate::domain::policy::{HeldBack, LossPolicy, Mode, OldPrimary, Policy, RecentRepair, StalledPrimary, Unapplied};
-use crate::domain::recovery::plan::Step;
+use crate::domain::policy::{
+    HeldBack, LossPolicy, Mode, OldPrimary, Policy, RecentRepair, StalledPrimary, TakeoverTerms, Unapplied,
+};
+use crate::domain::recovery::plan::{RecoveryKind, Step};
 use crate::domain::time::Wall;
 use crate::domain::topology::Topology;
 
@@ -119,6 +121,8 @@ pub struct PolicySettings {
     pub prevent_cross_data_center: bool,
     /// `PreventCrossRegionMasterFailover`.
     pub prevent_cross_region: bool,
+    /// How a living primary hands over.
+    pub takeover: TakeoverTerms,
 }
 
 impl Default for PolicySettings {
@@ -143,6 +147,7 @@ impl Default for PolicySettings {
             unapplied: Unapplied::CatchUp,
             prevent_cross_data_center: false,
             prevent_cross_region: false,
+            takeover: TakeoverTerms::default(),
         }
     }
 }
@@ -190,6 +195,7 @@ pub fn policy_of(
         unapplied: settings.unapplied,
         prevent_cross_data_center: settings.prevent_cross_data_center,
         prevent_cross_region: settings.prevent_cross_region,
+        takeover: settings.takeover,
     }
 }
 
@@ -293,12 +299,17 @@ fn in_recovery(state: &State, cluster: &Cluster) -> BTreeSet<InstanceKey> {
         .collect()
 }
 
-/// Until when an ended recovery blocks the next one; `None` for one that blocks nothing.
+/// Until when an ended recovery blocks the next one; `None` for one that blocks nothing. One whose successor was lost before it was
+/// opened is not over for the cluster: who comes next belongs to it.
 fn blocked_until(recovery: &Recovery, block_millis: u64) -> Option<Wall> {
-    if recovery.acknowledged.is_some() || !recovery.plan.kind.replaces_primary() {
+    let kind = recovery.plan.kind;
+    if recovery.acknowledged.is_some() || !kind.replaces_primary() || kind == RecoveryKind::Takeover {
         return None;
     }
     let ended = recovery.ended()?;
+    if recovery.successor().is_some() && !recovery.is_successful() {
+        return None;
+    }
     let is_test = |step: &Step| matches!(step, Step::ReconnectTest { .. });
     let millis = if recovery.successor().is_some() {
         block_millis

@@ -92,6 +92,7 @@ fn recovery(uid: &str, phase: Phase) -> Recovery {
         steps: Vec::new(),
         sources: std::collections::BTreeMap::new(),
         remembered: None,
+        order: None,
     };
     Recovery {
         id: 1,

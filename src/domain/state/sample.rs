@@ -59,6 +59,7 @@ pub(crate) fn plan(cluster: u32, victim: u32, successor: u32, instances: &[u32])
         instances: instances.iter().copied().map(key).collect(),
         lost_replicas: Vec::new(),
         lost: None,
+        order: None,
         steps: vec![
             Step::Freeze {
                 replicas: BTreeSet::from([key(successor)]),

@@ -9,3 +9,4 @@ pub(super) mod instances;
 pub(super) mod intents;
 pub(super) mod records;
 pub(super) mod recoveries;
+pub(super) mod takeovers;

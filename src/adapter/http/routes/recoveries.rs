@@ -22,22 +22,47 @@ type Words = Query<BTreeMap<String, String>>;
 
 // === recovering by hand ===
 
+type Pair = Path<(String, String)>;
+type TwoPairs = Path<(String, String, String, String)>;
+
 pub(in crate::adapter::http) async fn recover(
     State(shared): State<Shared>,
-    Path((host, port)): Path<(String, String)>,
+    Path((host, port)): Pair,
+    Query(words): Words,
 ) -> Enveloped<Key> {
-    run(&shared, parameters::instance(&host, &port)?, None).await
+    run(&shared, parameters::instance(&host, &port)?, None, skips_hooks(&words)).await
 }
 
 pub(in crate::adapter::http) async fn recover_to(
     State(shared): State<Shared>,
-    Path((host, port, candidate_host, candidate_port)): Path<(String, String, String, String)>,
+    Path((host, port, candidate_host, candidate_port)): TwoPairs,
+    Query(words): Words,
 ) -> Enveloped<Key> {
     let candidate = parameters::instance(&candidate_host, &candidate_port)?;
-    run(&shared, parameters::instance(&host, &port)?, Some(candidate)).await
+    let instance = parameters::instance(&host, &port)?;
+    run(&shared, instance, Some(candidate), skips_hooks(&words)).await
 }
 
-async fn run(shared: &Shared, asked: InstanceKey, candidate: Option<InstanceKey>) -> Enveloped<Key> {
+pub(in crate::adapter::http) async fn recover_lite(
+    State(shared): State<Shared>,
+    Path((host, port)): Pair,
+) -> Enveloped<Key> {
+    run(&shared, parameters::instance(&host, &port)?, None, true).await
+}
+
+pub(in crate::adapter::http) async fn recover_lite_to(
+    State(shared): State<Shared>,
+    Path((host, port, candidate_host, candidate_port)): TwoPairs,
+) -> Enveloped<Key> {
+    let candidate = parameters::instance(&candidate_host, &candidate_port)?;
+    run(&shared, parameters::instance(&host, &port)?, Some(candidate), true).await
+}
+
+fn skips_hooks(words: &BTreeMap<String, String>) -> bool {
+    words.get("skipProcesses").is_some_and(|word| word == "true")
+}
+
+async fn run(shared: &Shared, asked: InstanceKey, candidate: Option<InstanceKey>, skips_hooks: bool) -> Enveloped<Key> {
     let (instance, candidate) = {
         let scene = Scene::now(&shared.app);
         let instance = scene.find_instance(&asked)?.1.key.clone();
@@ -46,7 +71,12 @@ async fn run(shared: &Shared, asked: InstanceKey, candidate: Option<InstanceKey>
             .transpose()?;
         (instance, candidate)
     };
-    match shared.app.api.recover(&instance, candidate.as_ref()).await? {
+    match shared
+        .app
+        .api
+        .recover(&instance, candidate.as_ref(), skips_hooks)
+        .await?
+    {
         RecoveryOutcome::Promoted { uid: _, successor } => {
             Ok(done(format!("Recovery executed on {instance}"), Key::from(&successor)))
         }

@@ -9,6 +9,7 @@ use crate::domain::finding::{Code, Finding, Opinion};
 use crate::domain::instance::{Instance, InstanceFacts, Positioning};
 use crate::domain::intent::Wish;
 use crate::domain::key::InstanceKey;
+use crate::domain::recovery::plan::Order;
 
 use super::cluster::ClusterInfo;
 use super::recovery::OpinionShape;
@@ -178,6 +179,12 @@ impl AnalysisShape {
             skippable_due_to_downtime: finding.is_skippable(),
             ..Self::default()
         }
+    }
+
+    /// Names the command of a person, if there was one.
+    pub(in crate::adapter::http) fn asked_for(mut self, order: Option<&Order>) -> Self {
+        self.command_hint = order.map(|order| order.command.clone()).unwrap_or_default();
+        self
     }
 
     /// Since when a detection stands.

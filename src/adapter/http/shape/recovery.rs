@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::domain::finding::{Opinion, Verdict};
+use crate::domain::finding::{Code, Opinion, Verdict};
 use crate::domain::recovery::plan::RecoveryKind;
 use crate::domain::state::record::{Blocked, Detection, StepRecord};
 use crate::domain::state::{Recovery, State};
@@ -88,7 +88,8 @@ impl RecoveryShape {
         let acknowledged = recovery.acknowledged.as_ref();
         let cluster = ClusterInfo::labelled(&recovery.cluster_name, &recovery.cluster_alias);
         let (kind, recovery_type) = match recovery.plan.kind {
-            RecoveryKind::DeadPrimary => ("MasterRecovery", "MasterRecoveryGTID"),
+            // Orchestrator's takeover is a forced recovery of the primary, and so it is called.
+            RecoveryKind::DeadPrimary | RecoveryKind::Takeover => ("MasterRecovery", "MasterRecoveryGTID"),
             RecoveryKind::IntermediatePrimary => ("IntermediateMasterRecovery", "NotMasterRecovery"),
             RecoveryKind::GroupMember => ("ReplicationGroupMemberRecovery", "NotMasterRecovery"),
             RecoveryKind::DeadPrimaryByPosition => ("MasterRecovery", "MasterRecoveryPosition"),
@@ -98,7 +99,7 @@ impl RecoveryShape {
         Self {
             id: recovery.id,
             uid: recovery.uid.clone(),
-            analysis_entry: AnalysisShape::recorded(&recovery.finding, cluster),
+            analysis_entry: AnalysisShape::recorded(&recovery.finding, cluster).asked_for(recovery.plan.order.as_ref()),
             successor_key: recovery.successor().map(Key::from),
             successor_alias: String::new(),
             successor_binlog_coordinates: None,
@@ -120,7 +121,7 @@ impl RecoveryShape {
             acknowledged_by: acknowledged.map(|word| word.by.clone()).unwrap_or_default(),
             acknowledged_comment: acknowledged.map(|word| word.comment.clone()).unwrap_or_default(),
             last_detection_id: detection.map_or(0, |detection| detection.id),
-            related_recovery_id: 0,
+            related_recovery_id: continued(state, recovery).map_or(0, |first| first.id),
             r#type: kind,
             recovery_type,
             lost_transactions: recovery.lost.as_ref().map(ToString::to_string).unwrap_or_default(),
@@ -161,6 +162,18 @@ impl RecoveryShape {
             opinions: Vec::new(),
         }
     }
+}
+
+/// The recovery whose successor was lost, which this one goes on with.
+fn continued<'a>(state: &'a State, recovery: &Recovery) -> Option<&'a Recovery> {
+    let is_it = |earlier: &&Recovery| {
+        earlier.id < recovery.id
+            && earlier.plan.cluster == recovery.plan.cluster
+            && earlier.successor() == Some(&recovery.plan.victim)
+    };
+    (recovery.finding.code == Code::SuccessorLost)
+        .then(|| state.recoveries.values().filter(is_it).max_by_key(|earlier| earlier.id))
+        .flatten()
 }
 
 /// One line of the record of a recovery. `AtMilliseconds` (since 1970) is ours: a failover is over within the second.

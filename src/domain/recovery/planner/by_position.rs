@@ -139,6 +139,7 @@ fn choose(
         .map(|instance| instance.key.clone())
         .chain([victim.clone()]);
     Ok(Plan {
+        order: None,
         kind: RecoveryKind::DeadPrimaryByPosition,
         code,
         cluster: topology.cluster.clone(),

@@ -75,6 +75,7 @@ pub fn plan_errant(
         ),
     };
     Ok(Plan {
+        order: None,
         kind: RecoveryKind::ResolveErrant,
         code: Code::ErrantTransactions,
         cluster: topology.cluster.clone(),

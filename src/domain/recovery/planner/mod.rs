@@ -13,18 +13,27 @@ use crate::domain::time::Wall;
 use crate::domain::topology::Topology;
 
 pub(super) mod by_position;
+mod designated;
 mod errant;
+mod forced;
 mod rejoin;
 mod relocate;
 mod silent;
+mod successor;
+mod takeover;
 
+use designated::choose_designated;
 pub use errant::{MOST_INJECTED, plan_errant};
+pub use forced::plan_forced;
 pub(super) use rejoin::{check_reattach, check_rejoin};
 pub use rejoin::{plan_reattach, plan_rejoin};
 pub use silent::plan_silent;
+pub use successor::{lost_successor, view};
+pub(super) use takeover::check_target;
+pub use takeover::plan_takeover;
 
 use super::candidate::{Choice, Moment, choose};
-use super::plan::{Plan, PlanReport, RecoveryKind, RefusalReason, Step};
+use super::plan::{Order, Plan, PlanReport, RecoveryKind, RefusalReason, Step};
 
 /// Why nothing may be done about a finding, whoever could be promoted; `None` when the policy allows it.
 ///
@@ -80,7 +89,7 @@ pub fn held_back(finding: &Finding, topology: &Topology, policy: &Policy) -> Opt
 ///
 /// Whether the plan may be carried out is another question ([`held_back`], the members' agreement, [`super::lint::lint`]).
 pub fn plan(finding: &Finding, topology: &Topology, policy: &Policy, now: Wall) -> (Option<Plan>, PlanReport) {
-    plan_remembering(finding, topology, policy, None, now)
+    plan_as_asked(finding, topology, policy, Asked::default(), now)
 }
 
 /// [`plan`], with what the members remember of the victim's transactions.
@@ -89,6 +98,32 @@ pub fn plan_remembering(
     topology: &Topology,
     policy: &Policy,
     remembered: Option<GtidSet>,
+    now: Wall,
+) -> (Option<Plan>, PlanReport) {
+    let asked = Asked {
+        remembered,
+        ..Asked::default()
+    };
+    plan_as_asked(finding, topology, policy, asked, now)
+}
+
+/// What a plan rests on beside picture and policy.
+#[derive(Clone, Debug, Default)]
+pub struct Asked<'a> {
+    /// This one is promoted, or nobody is.
+    pub designated: Option<&'a InstanceKey>,
+    /// What a person asked for.
+    pub order: Option<Order>,
+    /// What the members remember of the victim's transactions.
+    pub remembered: Option<GtidSet>,
+}
+
+/// [`plan`], as a person asked for it, and with what the members remember.
+pub fn plan_as_asked(
+    finding: &Finding,
+    topology: &Topology,
+    policy: &Policy,
+    asked: Asked<'_>,
     now: Wall,
 ) -> (Option<Plan>, PlanReport) {
     let victim = topology.resolve(&finding.instance);
@@ -100,30 +135,33 @@ pub fn plan_remembering(
             RecoveryKind::DeadPrimary
             | RecoveryKind::DeadPrimaryByPosition
             | RecoveryKind::Rejoin
-            | RecoveryKind::ResolveErrant,
+            | RecoveryKind::ResolveErrant
+            | RecoveryKind::Takeover,
         )
         | None => {}
     }
+    let topology = &*view(finding.code, topology, victim);
     if let Err(why) = check_finding(finding, victim, topology) {
-        return (
-            None,
-            PlanReport {
-                no_plan: Some(why),
-                ..PlanReport::default()
-            },
-        );
+        return no_plan(why);
     }
-    let moment = Moment {
-        remembered,
-        ..Moment::at(now)
-    };
-    plan_for(finding.code, victim, topology, policy, &moment)
+    plan_for(finding.code, victim, topology, policy, asked, now)
+}
+
+/// Nothing, and why.
+fn no_plan(why: String) -> (Option<Plan>, PlanReport) {
+    (
+        None,
+        PlanReport {
+            no_plan: Some(why),
+            ..PlanReport::default()
+        },
+    )
 }
 
 /// What would be done if the present primary died now: shown before anything breaks.
 pub fn rehearse(topology: &Topology, policy: &Policy, now: Wall) -> (Option<Plan>, PlanReport) {
     match current_primary(topology) {
-        Some(primary) => plan_for(Code::DeadMaster, &primary, topology, policy, &Moment::at(now)),
+        Some(primary) => plan_for(Code::DeadMaster, &primary, topology, policy, Asked::default(), now),
         None => (
             None,
             PlanReport {
@@ -162,12 +200,24 @@ fn plan_for(
     victim: &InstanceKey,
     topology: &Topology,
     policy: &Policy,
-    moment: &Moment,
+    asked: Asked<'_>,
+    now: Wall,
 ) -> (Option<Plan>, PlanReport) {
     if by_position::applies(topology, victim) {
-        return by_position::plan_for(code, victim, topology, policy, &moment.excluded, moment.now);
+        if asked.designated.is_some() || asked.order.as_ref().is_some_and(|order| order.forced) {
+            return no_plan(format!(
+                "the replicas of {victim} do not use GTIDs: without them nobody can be named, and no living primary replaced"
+            ));
+        }
+        let (plan, report) = by_position::plan_for(code, victim, topology, policy, &BTreeMap::new(), now);
+        let order = asked.order;
+        return (plan.map(|plan| Plan { order, ..plan }), report);
     }
-    let (choice, report) = choose_successor(topology, victim, policy, moment);
+    let moment = Moment {
+        remembered: asked.remembered,
+        ..Moment::at(now)
+    };
+    let (choice, report) = choose_designated(topology, victim, policy, &moment, asked.designated);
     let plan = choice.and_then(|choice| {
         let instances = topology
             .descendants_of(victim)
@@ -181,6 +231,7 @@ fn plan_for(
             instances: instances.collect(),
             sources: sources_below(topology, victim),
             remembered: moment.remembered.clone(),
+            order: asked.order,
         };
         assemble(frame, choice, topology)
     });
@@ -254,6 +305,7 @@ struct Frame {
     instances: BTreeSet<InstanceKey>,
     sources: BTreeMap<InstanceKey, InstanceKey>,
     remembered: Option<GtidSet>,
+    order: Option<Order>,
 }
 
 /// From whom each one below `victim` replicates.
@@ -273,6 +325,7 @@ fn assemble(frame: Frame, choice: Choice, topology: &Topology) -> Option<Plan> {
         instances,
         sources,
         remembered,
+        order,
     } = frame;
     let successor_identity = topology.get(&choice.successor)?.facts.as_ref()?.identity.clone();
     let Choice {
@@ -322,6 +375,7 @@ fn assemble(frame: Frame, choice: Choice, topology: &Topology) -> Option<Plan> {
         steps,
         sources,
         remembered,
+        order,
     })
 }
 
@@ -377,7 +431,7 @@ pub(super) fn rechoose_without(
             RefusalReason::Unknown("not claimed by this recovery".to_owned()),
         );
     }
-    let (choice, report) = choose_successor(fresh, &plan.victim, policy, &moment);
+    let (choice, report) = choose_designated(fresh, &plan.victim, policy, &moment, plan.designated());
     let frame = Frame {
         code: plan.code,
         victim: plan.victim.clone(),
@@ -388,6 +442,7 @@ pub(super) fn rechoose_without(
         instances: plan.instances.clone(),
         sources: plan.sources.clone(),
         remembered: plan.remembered.clone(),
+        order: plan.order.clone(),
     };
     let mut again = choice
         .and_then(|choice| assemble(frame, choice, fresh))
@@ -424,6 +479,7 @@ fn keep_within(steps: &mut Vec<Step>, instances: &BTreeSet<InstanceKey>) {
             }
             Step::Fence { .. }
             | Step::Feed { .. }
+            | Step::Demote { .. }
             | Step::Drain { .. }
             | Step::Redial { .. }
             | Step::Open { .. }
@@ -440,6 +496,7 @@ fn keep_within(steps: &mut Vec<Step>, instances: &BTreeSet<InstanceKey>) {
         }
         Step::Fence { .. }
         | Step::Feed { .. }
+        | Step::Demote { .. }
         | Step::Drain { .. }
         | Step::Redial { .. }
         | Step::Open { .. }

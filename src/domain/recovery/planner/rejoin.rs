@@ -84,6 +84,7 @@ fn rejoin(quarantine: &Quarantine, topology: &Topology, policy: &Policy) -> Resu
         instances: BTreeSet::from([returned.key.clone()]),
         lost_replicas: Vec::new(),
         lost: None,
+        order: None,
         steps: vec![
             Step::Fence {
                 victim: returned.key.clone(),
@@ -136,6 +137,7 @@ fn reattach(lost: &InstanceKey, topology: &Topology, policy: &Policy) -> Result<
     }
     check_reattach(facts, source).map_err(|why| format!("{}: {why}", replica.key))?;
     Ok(Plan {
+        order: None,
         kind: RecoveryKind::Rejoin,
         code: Code::LostReplicaReturned,
         cluster: topology.cluster.clone(),

@@ -87,6 +87,7 @@ fn assemble(
         .into_iter()
         .map(|(successor, replicas)| Step::Repoint { successor, replicas });
     Some(Plan {
+        order: None,
         kind,
         code: finding.code,
         cluster: topology.cluster.clone(),

@@ -9,12 +9,11 @@ use crate::domain::finding::{Code, Finding};
 use crate::domain::instance::{Instance, ProbeFailure};
 use crate::domain::key::InstanceKey;
 use crate::domain::policy::{HeldBack, Policy, StalledPrimary};
-use crate::domain::recovery::candidate::Moment;
 use crate::domain::recovery::plan::{Plan, PlanReport, Step};
 use crate::domain::time::Wall;
 use crate::domain::topology::Topology;
 
-use super::plan_for;
+use super::{Asked, plan_for};
 
 /// The plan for a silent primary, if there is one, and what was considered. The members must have agreed to the test.
 ///
@@ -42,7 +41,7 @@ pub fn plan_silent(finding: &Finding, topology: &Topology, policy: &Policy, now:
     if replicas.is_empty() && finding.code != Code::StalledPrimary {
         return refused(format!("no replica says that it receives from {victim}"));
     }
-    let (plan, report) = plan_for(finding.code, victim, topology, policy, &Moment::at(now));
+    let (plan, report) = plan_for(finding.code, victim, topology, policy, Asked::default(), now);
     let plan = plan.map(|mut plan| {
         if !replicas.is_empty() {
             let test = Step::ReconnectTest {

@@ -18,6 +18,8 @@ use super::{Course, REPOINT_TRIES, frozen_by};
 /// How often the opening of a committed successor is tried before it counts as lost. Each try has its own deadline; three are enough
 /// to outlast a broken connection, and a server that needs more is not there.
 pub(super) const OPEN_TRIES: usize = 3;
+/// How often a primary that a person declares dead is asked to become read-only while the outcome is unknown.
+const FORCED_FENCE_TRIES: usize = 3;
 /// Results after which a recovery that has not opened anybody gives up: it goes in circles. The longest honest way through, with
 /// every candidate of a large cluster failing in turn, stays below.
 pub(super) const MAX_RESULTS: usize = 60;
@@ -35,6 +37,13 @@ impl Course<'_> {
             None => return Ok(Next::Run(Step::Fence { victim: victim.clone() })),
             Some((_, Outcome::Failed(why))) => {
                 return Err(format!("{victim} answers and could not be made read-only: {why}"));
+            }
+            // It lives, or did a moment ago: whom a person declares dead must be known to take no writes.
+            Some((_, Outcome::Unknown(why))) if self.plan.is_forced() => {
+                if self.tries(|step| matches!(step, Step::Fence { .. }), victim) >= FORCED_FENCE_TRIES {
+                    return Err(format!("whether {victim} takes writes is unknown: {why}"));
+                }
+                return Ok(Next::Run(Step::Fence { victim: victim.clone() }));
             }
             Some((_, Outcome::Done | Outcome::NoAnswer(_) | Outcome::Unknown(_))) => {}
         }
@@ -63,7 +72,7 @@ impl Course<'_> {
         if !self.is_stopped(successor) {
             return Err(format!("{successor} could not be frozen"));
         }
-        if self.has_come_back() {
+        if !self.plan.is_forced() && self.has_come_back() {
             // It was reached by the fence. Every moment until it is put back is an outage that we make.
             return Err(came_back(victim));
         }
@@ -112,7 +121,7 @@ impl Course<'_> {
         if self.is_another(facts) {
             return Ok(None);
         }
-        if self.has_come_back() {
+        if !self.plan.is_forced() && self.has_come_back() {
             return Err(came_back(victim));
         }
         if !facts.is_writable() {

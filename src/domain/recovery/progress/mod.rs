@@ -26,17 +26,20 @@ mod errant;
 mod reconnect;
 mod rejoin;
 mod relocate;
+mod takeover;
 
 pub use super::outcome::{Finish, Next, Outcome, StepResult, Undo};
 use super::plan::{Plan, RecoveryKind, Refusal, Step};
-use super::planner::moved;
+use super::planner::{moved, view};
 use reconnect::Silence;
+pub use takeover::{follows_on, on_resume};
 
 /// How often a replica is pointed at the successor before it counts as lost.
 const REPOINT_TRIES: usize = 2;
 
 /// What comes next. `policy` and `now` serve the second choice; `now` is the executor's clock.
 pub fn next(plan: &Plan, phase: &Phase, done: &[StepResult], fresh: &Topology, policy: &Policy, now: Wall) -> Next {
+    let fresh = &*view(plan.code, fresh, &plan.victim);
     let course = Course { plan, done, fresh };
     if *phase == Phase::Claimed {
         // Whatever the kind: where a test is asked for, nothing comes before it.
@@ -59,6 +62,10 @@ pub fn next(plan: &Plan, phase: &Phase, done: &[StepResult], fresh: &Topology, p
             .towards_opening_by_position(policy, now)
             .unwrap_or_else(|reason| course.abort(reason)),
         (RecoveryKind::DeadPrimaryByPosition, Phase::Opened { successor, .. }) => course.forward_by_position(successor),
+        (RecoveryKind::Takeover, Phase::Claimed) => course
+            .towards_takeover(policy)
+            .unwrap_or_else(|reason| takeover::undo(plan, reason)),
+        (RecoveryKind::Takeover, Phase::Opened { successor, .. }) => course.forward_takeover(successor),
         (RecoveryKind::Rejoin, Phase::Claimed | Phase::Opened { .. }) => {
             course.rejoin().unwrap_or_else(|reason| Next::Abort {
                 reason,

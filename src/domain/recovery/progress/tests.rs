@@ -82,7 +82,7 @@ impl World {
         let facts = self.facts(key);
         match step {
             Step::ReconnectTest { .. } => facts.channels[0].io = ThreadState::Connecting,
-            Step::Fence { .. } => facts.read_only = true,
+            Step::Fence { .. } | Step::Demote { .. } => facts.read_only = true,
             Step::Freeze { .. } => facts.channels[0].io = ThreadState::Stopped,
             Step::Drain { .. } => facts.executed = facts.received(),
             Step::Redial { .. } | Step::Locate { .. } => {}
@@ -131,7 +131,7 @@ impl World {
             };
             let keys: BTreeSet<InstanceKey> = match &step {
                 Step::ReconnectTest { victim, replicas } => replicas.iter().chain([victim]).cloned().collect(),
-                Step::Fence { victim } | Step::Redial { victim } => [victim.clone()].into(),
+                Step::Fence { victim } | Step::Demote { victim } | Step::Redial { victim } => [victim.clone()].into(),
                 Step::Feed { successor, from } => [successor.clone(), from.clone()].into(),
                 Step::Drain { successor } | Step::Open { successor } => [successor.clone()].into(),
                 Step::InjectEmpty { primary: one, .. } | Step::ResetGtids { instance: one, .. } => [one.clone()].into(),

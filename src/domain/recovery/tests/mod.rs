@@ -26,6 +26,7 @@ mod plans;
 mod properties;
 mod relocation;
 mod soundness;
+mod takeovers;
 
 pub(super) fn dead_primary() -> Finding {
     Finding {

@@ -1,0 +1,154 @@
+//! The successor of a recovery is gone before the cluster followed it: who is next, seen from a fresh picture.
+//!
+//! Nobody replicates from the lost successor yet, so a picture of the cluster shows it apart from everybody. The choice is made on
+//! [`view`], in which it stands where the Open entry put it: at the top, with everybody else below it. All that is known of dead
+//! primaries then holds for it: what it was seen to have counts as lost when nobody else has it, those who received more are ahead,
+//! and a rival that takes writes stands in the way.
+
+use std::borrow::Cow;
+use std::collections::BTreeSet;
+
+use crate::domain::analysis::evidence::{evidence, is_downtimed};
+use crate::domain::finding::{Code, Finding};
+use crate::domain::gtid::GtidSet;
+use crate::domain::instance::{
+    BinlogCoordinates, Channel, Instance, InstanceFacts, Positioning, ThreadError, ThreadState,
+};
+use crate::domain::key::InstanceKey;
+use crate::domain::policy::Policy;
+use crate::domain::state::{Phase, Recovery};
+use crate::domain::topology::Topology;
+
+/// The finding about a successor that was committed, could not be opened, and is not there now.
+///
+/// `recoveries` are those of the cluster; the latest one that opened anybody counts. Nothing is found while any server of the cluster
+/// takes writes: then there is a primary, whoever it is.
+pub fn lost_successor<'a>(
+    topology: &Topology,
+    policy: &Policy,
+    recoveries: impl IntoIterator<Item = &'a Recovery>,
+) -> Option<Finding> {
+    let last = recoveries
+        .into_iter()
+        .filter(|recovery| recovery.successor().is_some())
+        .max_by_key(|recovery| recovery.id)?;
+    let lost = match &last.phase {
+        Phase::Ended {
+            successor: Some(successor),
+            successful: false,
+            ..
+        } => topology.resolve(successor),
+        Phase::Claimed | Phase::Opened { .. } | Phase::Ended { .. } => return None,
+    };
+    let is_recorded = topology.recorded_primary.as_ref().map(|key| topology.resolve(key)) == Some(lost);
+    let failure = topology.get(lost)?.failure.as_ref()?;
+    let is_writable = |instance: &Instance| instance.valid_facts().is_some_and(InstanceFacts::is_writable);
+    if !is_recorded || failure.proves_life() || topology.instances.values().any(is_writable) {
+        return None;
+    }
+    let seen = view(Code::SuccessorLost, topology, lost);
+    let evidence = evidence(&seen, policy, lost);
+    Some(Finding {
+        code: Code::SuccessorLost,
+        instance: lost.clone(),
+        cluster: topology.cluster.clone(),
+        description: format!(
+            "{lost} was to become the primary in recovery {} and is unreachable ({failure}) before the cluster follows it",
+            last.uid
+        ),
+        structure: Vec::new(),
+        downtimed: is_downtimed(topology, policy, lost),
+        replicas_downtimed: !evidence.replicas.is_empty()
+            && evidence.replicas.iter().all(|key| is_downtimed(topology, policy, key)),
+        evidence,
+    })
+}
+
+/// The picture that a finding or plan of this code is judged on: as it is, but for [`Code::SuccessorLost`].
+pub fn view<'a>(code: Code, topology: &'a Topology, lost: &InstanceKey) -> Cow<'a, Topology> {
+    if code == Code::SuccessorLost {
+        Cow::Owned(with_lost_successor_on_top(topology, topology.resolve(lost)))
+    } else {
+        Cow::Borrowed(topology)
+    }
+}
+
+fn with_lost_successor_on_top(topology: &Topology, lost: &InstanceKey) -> Topology {
+    let mut view = topology.clone();
+    // What the channels of this cluster look like; taken before the lost one's goes.
+    let like = view.instances.values().find_map(|instance| {
+        let channel = instance.facts.as_ref()?.managed_channel()?;
+        channel.positioning.is_gtid().then(|| channel.clone())
+    });
+    if let Some(facts) = view
+        .instances
+        .get_mut(lost)
+        .and_then(|instance| instance.facts.as_mut())
+    {
+        facts.channels.clear();
+    }
+    let tops: BTreeSet<InstanceKey> = view.tops().into_iter().filter(|top| top != lost).collect();
+    for top in tops {
+        let readable = view
+            .instances
+            .get_mut(&top)
+            .filter(|instance| instance.failure.is_none())
+            .and_then(|instance| instance.facts.as_mut());
+        match readable {
+            // An earlier primary that is held read-only: a server as good as any other, with everything that it wrote.
+            Some(facts) if !facts.is_writable() && facts.channels.is_empty() => {
+                facts.channels.push(stopped_channel(facts, lost, like.as_ref()));
+            }
+            // It is no part of what follows; its replicas are.
+            Some(_) | None => rehang(&mut view, &top, lost),
+        }
+    }
+    view
+}
+
+/// Puts the replicas of one server below another one.
+fn rehang(view: &mut Topology, from: &InstanceKey, to: &InstanceKey) {
+    let replicas: Vec<InstanceKey> = view.replicas_of(from).map(|replica| replica.key.clone()).collect();
+    for key in replicas.iter().filter(|key| *key != to) {
+        let channels = view
+            .instances
+            .get_mut(key)
+            .and_then(|instance| instance.facts.as_mut())
+            .map(|facts| &mut facts.channels);
+        // The managed one: the default channel is the first, and so is an only one.
+        if let Some(channel) = channels.and_then(|channels| channels.first_mut()) {
+            channel.source = to.clone();
+        }
+    }
+}
+
+/// The channel that an earlier primary would have if it followed the lost one: frozen, with nothing left to apply.
+fn stopped_channel(facts: &InstanceFacts, source: &InstanceKey, like: Option<&Channel>) -> Channel {
+    let positioning = if facts.version.flavour.is_mariadb() {
+        Positioning::SlavePos
+    } else {
+        Positioning::AutoPosition
+    };
+    Channel {
+        name: String::new(),
+        source: source.clone(),
+        source_uuid: None,
+        source_server_id: 0,
+        user: like.map(|channel| channel.user.clone()).unwrap_or_default(),
+        io: ThreadState::Stopped,
+        sql: ThreadState::Running,
+        io_error: ThreadError::default(),
+        sql_error: ThreadError::default(),
+        read: BinlogCoordinates::default(),
+        exec: BinlogCoordinates::default(),
+        relay: BinlogCoordinates::default(),
+        retrieved: Some(GtidSet::empty(facts.version.flavour)),
+        positioning,
+        lag_seconds: None,
+        delay_seconds: 0,
+        heartbeats: like.and_then(|channel| channel.heartbeats),
+        filtered: false,
+        tls: like.is_some_and(|channel| channel.tls),
+        get_source_public_key: like.is_some_and(|channel| channel.get_source_public_key),
+    }
+}

@@ -1,0 +1,363 @@
+//! The plan for a living primary that hands over. Everything that speaks against it is found here, before anything is touched.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::domain::analysis::evidence::is_downtimed;
+use crate::domain::analysis::{current_primary, other_writable_tops};
+use crate::domain::finding::Code;
+use crate::domain::instance::{Instance, InstanceFacts, ThreadState};
+use crate::domain::key::InstanceKey;
+use crate::domain::policy::{HeldBack, Policy};
+use crate::domain::recovery::candidate::{excerpt, purged};
+use crate::domain::recovery::eligibility::{judge, why_unreachable};
+use crate::domain::recovery::plan::{Order, Plan, PlanReport, RecoveryKind, Refusal, RefusalReason, Step};
+use crate::domain::recovery::position::Holdings;
+use crate::domain::topology::Topology;
+
+use super::no_plan;
+
+/// Makes `target`, or without one the replica that suits best, the primary in place of the living one.
+///
+/// Without `target` and without the order to start the old primary (the form that chooses by itself), the primary must have exactly
+/// one replica. The report's `no_plan` names the instance that stands in the way and what would help.
+pub fn plan_takeover(
+    topology: &Topology,
+    policy: &Policy,
+    target: Option<&InstanceKey>,
+    order: Order,
+) -> (Option<Plan>, PlanReport) {
+    let order = Order {
+        designated: target.is_some(),
+        ..order
+    };
+    match prepare(topology, policy, target, order) {
+        Ok((plan, report)) => (Some(plan), report),
+        Err(why) => no_plan(why),
+    }
+}
+
+fn prepare(
+    topology: &Topology,
+    policy: &Policy,
+    target: Option<&InstanceKey>,
+    order: Order,
+) -> Result<(Plan, PlanReport), String> {
+    if let Some(held @ (HeldBack::RecoveryRuns { .. } | HeldBack::OwnedByAnotherGroup(_))) = &policy.held_back {
+        return Err(held.to_string());
+    }
+    let primary = current_primary(topology).ok_or_else(|| "the picture does not tell who the primary is".to_owned())?;
+    let own = check_primary(topology, &primary)?;
+    let mut report = PlanReport::default();
+    let target = match target {
+        Some(wanted) => wanted_target(topology, policy, &primary, wanted)?,
+        None => some_target(topology, policy, &primary, &order, &mut report)?,
+    };
+    let facts = target
+        .valid_facts()
+        .ok_or_else(|| format!("{}: {}", target.key, why_unreachable(target)))?;
+    if is_older(own, facts) {
+        report.remarks.push(format!(
+            "{primary} runs {}, older than {} of its new source: replication back to it may stop",
+            own.version, facts.version
+        ));
+    }
+    let (followers, left_behind) = siblings(topology, policy, &primary, target, facts)?;
+    for refusal in &left_behind {
+        report.remarks.push(format!(
+            "{} is in downtime and is left behind: {}",
+            refusal.instance, refusal.reason
+        ));
+    }
+    report.successor = Some(target.key.clone());
+    let everybody_else: BTreeSet<InstanceKey> = followers.into_iter().chain([primary.clone()]).collect();
+    let mut instances = everybody_else.clone();
+    instances.insert(target.key.clone());
+    let plan = Plan {
+        kind: RecoveryKind::Takeover,
+        code: Code::DeadMaster,
+        cluster: topology.cluster.clone(),
+        victim: primary.clone(),
+        victim_identity: Some(own.identity.clone()),
+        successor: target.key.clone(),
+        successor_identity: facts.identity.clone(),
+        position: own.executed.clone(),
+        instances,
+        lost_replicas: left_behind,
+        lost: None,
+        steps: vec![
+            Step::Demote {
+                victim: primary.clone(),
+            },
+            Step::Drain {
+                successor: target.key.clone(),
+            },
+            Step::Open {
+                successor: target.key.clone(),
+            },
+            Step::Repoint {
+                successor: target.key.clone(),
+                replicas: everybody_else,
+            },
+        ],
+        sources: BTreeMap::new(),
+        remembered: None,
+        order: Some(order),
+    };
+    Ok((plan, report))
+}
+
+/// Exactly one primary, which answers and takes writes.
+fn check_primary<'a>(topology: &'a Topology, primary: &InstanceKey) -> Result<&'a InstanceFacts, String> {
+    let instance = topology
+        .get(primary)
+        .ok_or_else(|| format!("the primary {primary} was never seen"))?;
+    let facts = instance.valid_facts().ok_or_else(|| {
+        format!(
+            "the primary {primary} does not answer ({}): a takeover needs a living one; recover replaces a dead one",
+            why_unreachable(instance)
+        )
+    })?;
+    if let Some(other) = other_writable_tops(topology, primary).first() {
+        return Err(format!("{other} is a writable primary beside {primary}"));
+    }
+    if !facts.group_name.is_empty() {
+        return Err(format!(
+            "{primary} is a member of the replication group {}, which changes its primary itself",
+            facts.group_name
+        ));
+    }
+    if !facts.is_writable() {
+        return Err(format!(
+            "the primary {primary} is read-only: there is nothing to take over"
+        ));
+    }
+    if !facts.log_bin {
+        return Err(format!("{primary}: {}", RefusalReason::NoBinlog));
+    }
+    Ok(facts)
+}
+
+fn wanted_target<'a>(
+    topology: &'a Topology,
+    policy: &Policy,
+    primary: &InstanceKey,
+    wanted: &InstanceKey,
+) -> Result<&'a Instance, String> {
+    let wanted = topology.resolve(wanted);
+    if wanted == primary {
+        return Err(format!("{wanted} is the primary already"));
+    }
+    let target = topology
+        .get(wanted)
+        .ok_or_else(|| format!("{wanted} is not in the cluster of {primary}"))?;
+    check_target(topology, primary, target, policy)
+        .and_then(|facts| check_lag(topology, primary, target, facts, policy))
+        .map_err(|reason| {
+            let hint = hint(&reason);
+            format!("{wanted} cannot take over from {primary}: {reason}{hint}")
+        })?;
+    Ok(target)
+}
+
+fn some_target<'a>(
+    topology: &'a Topology,
+    policy: &Policy,
+    primary: &'a InstanceKey,
+    order: &Order,
+    report: &mut PlanReport,
+) -> Result<&'a Instance, String> {
+    let replicas: Vec<&Instance> = topology.replicas_of(primary).collect();
+    if replicas.is_empty() {
+        return Err(format!("{primary} has no replica that could take over"));
+    }
+    if replicas.len() > 1 && !order.starts_old_primary {
+        let list = replicas
+            .iter()
+            .map(|replica| replica.key.to_string())
+            .collect::<Vec<_>>();
+        return Err(format!(
+            "{primary} has {} replicas: name the one that takes over, one of {}, or let it be chosen \
+             (graceful-master-takeover-auto)",
+            replicas.len(),
+            list.join(", ")
+        ));
+    }
+    let home = topology
+        .get(primary)
+        .and_then(|instance| instance.facts.as_ref())
+        .map_or("", |facts| facts.data_center.as_str());
+    let mut fit = Vec::new();
+    for replica in replicas {
+        let judged = check_target(topology, primary, replica, policy)
+            .and_then(|facts| check_lag(topology, primary, replica, facts, policy).map(|()| facts));
+        match judged {
+            Ok(facts) => {
+                let rule = policy.promotion_rules.get(&replica.key).copied().unwrap_or_default();
+                let version = (facts.version.major, facts.version.minor, facts.version.patch);
+                let elsewhere = !home.is_empty() && facts.data_center != home;
+                fit.push(((elsewhere, rule, version, &replica.key), replica));
+            }
+            Err(reason) => report.refused.push(Refusal {
+                instance: replica.key.clone(),
+                reason,
+            }),
+        }
+    }
+    if let Some((_, best)) = fit.into_iter().min_by(|one, other| one.0.cmp(&other.0)) {
+        return Ok(best);
+    }
+    let reasons: Vec<String> = report
+        .refused
+        .iter()
+        .map(|refusal| format!("{}: {}{}", refusal.instance, refusal.reason, hint(&refusal.reason)))
+        .collect();
+    Err(format!("no replica of {primary} can take over: {}", reasons.join("; ")))
+}
+
+/// Whether a server may take over now: a direct replica that may be promoted, with both threads at work.
+pub(in crate::domain::recovery) fn check_target<'a>(
+    topology: &Topology,
+    primary: &InstanceKey,
+    target: &'a Instance,
+    policy: &Policy,
+) -> Result<&'a InstanceFacts, RefusalReason> {
+    let facts = judge(topology, primary, target, policy)?;
+    match topology.source_of(target) {
+        Some(source) if source == primary => {}
+        Some(source) => {
+            return Err(RefusalReason::NotReplicating(format!(
+                "it follows {source}, not the primary"
+            )));
+        }
+        None => return Err(RefusalReason::NotReplicating("it follows nobody".to_owned())),
+    }
+    let channel = facts
+        .managed_channel()
+        .ok_or_else(|| RefusalReason::Unknown("no single replication channel".to_owned()))?;
+    for (what, state, error) in [
+        ("receiving", channel.io, &channel.io_error),
+        ("applying", channel.sql, &channel.sql_error),
+    ] {
+        if state != ThreadState::Running {
+            let why = if error.number == 0 {
+                String::new()
+            } else {
+                format!(", error {}: {}", error.number, error.message)
+            };
+            return Err(RefusalReason::NotReplicating(format!(
+                "its {what} thread is {state:?}{why}"
+            )));
+        }
+    }
+    Ok(facts)
+}
+
+/// What a plan wants of the target beyond [`check_target`]: it is near, and has nothing of its own.
+fn check_lag(
+    topology: &Topology,
+    primary: &InstanceKey,
+    target: &Instance,
+    facts: &InstanceFacts,
+    policy: &Policy,
+) -> Result<(), RefusalReason> {
+    let channel = facts
+        .managed_channel()
+        .ok_or_else(|| RefusalReason::Unknown("no single replication channel".to_owned()))?;
+    if channel.delay_seconds > 0 {
+        return Err(RefusalReason::Delayed(channel.delay_seconds));
+    }
+    let allowed = policy.takeover.lag_seconds;
+    match channel.lag_seconds {
+        None => return Err(RefusalReason::Unknown("how far it is behind".to_owned())),
+        Some(lag) if lag > allowed => {
+            return Err(RefusalReason::NotReplicating(format!(
+                "it is {lag} s behind, allowed are {allowed} s (ReasonableMaintenanceReplicationLagSeconds)"
+            )));
+        }
+        Some(_) => {}
+    }
+    if let Some(errant) = Holdings::below(topology, primary).errant(&target.key) {
+        return Err(RefusalReason::Errant(excerpt(errant)));
+    }
+    Ok(())
+}
+
+/// What would help.
+fn hint(reason: &RefusalReason) -> &'static str {
+    if let RefusalReason::NotReplicating(why) = reason {
+        return if why.starts_with("it follows") {
+            " (move it below the primary first)"
+        } else if why.contains("thread") {
+            " (start replication there first)"
+        } else {
+            ""
+        };
+    }
+    if *reason == RefusalReason::MustNot {
+        " (register-candidate gives it another one)"
+    } else if *reason == RefusalReason::Downtimed {
+        " (end-downtime)"
+    } else {
+        ""
+    }
+}
+
+fn is_older(one: &InstanceFacts, other: &InstanceFacts) -> bool {
+    (one.version.major, one.version.minor) < (other.version.major, other.version.minor)
+}
+
+/// The other replicas of the primary: those that will follow the target, and those that cannot and are in downtime. One that cannot
+/// and is not in downtime stands in the way: nobody said that it may be left behind.
+fn siblings(
+    topology: &Topology,
+    policy: &Policy,
+    primary: &InstanceKey,
+    target: &Instance,
+    facts: &InstanceFacts,
+) -> Result<(BTreeSet<InstanceKey>, Vec<Refusal>), String> {
+    let mut followers = BTreeSet::new();
+    let mut left_behind = Vec::new();
+    for replica in topology
+        .replicas_of(primary)
+        .filter(|replica| replica.key != target.key)
+    {
+        let Err(reason) = can_follow(replica, facts) else {
+            followers.insert(replica.key.clone());
+            continue;
+        };
+        if !is_downtimed(topology, policy, &replica.key) {
+            return Err(format!(
+                "{} could not follow {}: {reason} (repair it, or put it into downtime to leave it behind)",
+                replica.key, target.key
+            ));
+        }
+        left_behind.push(Refusal {
+            instance: replica.key.clone(),
+            reason,
+        });
+    }
+    Ok((followers, left_behind))
+}
+
+fn can_follow(replica: &Instance, source: &InstanceFacts) -> Result<(), RefusalReason> {
+    let facts = replica
+        .valid_facts()
+        .ok_or_else(|| RefusalReason::Unreachable(why_unreachable(replica)))?;
+    let is_mariadb = facts.version.flavour.is_mariadb();
+    let uses_gtid = facts
+        .managed_channel()
+        .is_some_and(|channel| channel.positioning.is_gtid());
+    if !uses_gtid || (!is_mariadb && !matches!(facts.gtid_mode.as_str(), "ON" | "ON_PERMISSIVE")) {
+        return Err(RefusalReason::NoGtid);
+    }
+    if is_mariadb != source.version.flavour.is_mariadb() || is_older(facts, source) {
+        return Err(RefusalReason::Version(format!(
+            "{}, and the new primary runs {}",
+            facts.version, source.version
+        )));
+    }
+    match purged(source, facts) {
+        Some(needed) => Err(RefusalReason::Purged(excerpt(&needed))),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,132 @@
+//! A living primary hands over: demote, drain until both hold the same, open, repoint everybody, the old primary too.
+//!
+//! Until the Open entry is committed the old primary is the primary: whatever goes wrong, it takes writes again. A new actor that
+//! finds no Open entry does not go on with what a person started with another member; it puts things back.
+
+use crate::domain::instance::InstanceFacts;
+use crate::domain::key::InstanceKey;
+use crate::domain::policy::Policy;
+use crate::domain::recovery::candidate::excerpt;
+use crate::domain::recovery::outcome::{Next, Outcome, Undo};
+use crate::domain::recovery::plan::{Plan, RecoveryKind, Step};
+use crate::domain::recovery::planner::check_target;
+use crate::domain::state::Phase;
+
+use super::Course;
+
+/// How often the target is waited for. Once is enough where read-only stops everybody; on MariaDB an account with SUPER may write on
+/// for a moment.
+const DRAIN_TRIES: usize = 5;
+
+/// What a new actor does first, where that is not what the one before would have done next.
+pub fn on_resume(plan: &Plan, phase: &Phase) -> Option<Next> {
+    (plan.kind == RecoveryKind::Takeover && *phase == Phase::Claimed).then(|| {
+        undo(
+            plan,
+            "the member that ran the takeover was lost before the new primary was opened".to_owned(),
+        )
+    })
+}
+
+/// The old primary takes writes again; nobody else was touched.
+pub(super) fn undo(plan: &Plan, reason: String) -> Next {
+    Next::Abort {
+        reason,
+        undo: vec![Undo::Reopen {
+            victim: plan.victim.clone(),
+        }],
+    }
+}
+
+impl Course<'_> {
+    /// Before anything is promoted. An error is the reason to put everything back.
+    pub(super) fn towards_takeover(&self, policy: &Policy) -> Result<Next, String> {
+        let (victim, successor) = (&self.plan.victim, &self.plan.successor);
+        match self.last(|step| matches!(step, Step::Demote { .. }), victim) {
+            None => return Ok(Next::Run(Step::Demote { victim: victim.clone() })),
+            Some((_, Outcome::Done)) => {}
+            Some((_, outcome)) => return Err(format!("{victim} was not made read-only: {}", outcome.told())),
+        }
+        let old = self.facts_of(victim)?;
+        if self.is_another(old) {
+            return Err(format!("another server stands at {victim} now"));
+        }
+        if old.is_writable() {
+            return Err(format!(
+                "{victim} takes writes again: it restarted, or somebody made it writable"
+            ));
+        }
+        let target = self.facts_of(successor)?;
+        if target.identity != self.plan.successor_identity {
+            return Err(format!("another server stands at {successor} now"));
+        }
+        if let Some(instance) = self.fresh.get(successor) {
+            check_target(self.fresh, victim, instance, policy)
+                .map_err(|reason| format!("{successor} cannot take over any more: {reason}"))?;
+        }
+        let is_drain = |step: &Step| matches!(step, Step::Drain { .. });
+        let drain = Next::Run(Step::Drain {
+            successor: successor.clone(),
+        });
+        match self.last(is_drain, successor) {
+            None => return Ok(drain),
+            Some((_, Outcome::Done)) => {}
+            Some((_, outcome)) => {
+                return Err(format!(
+                    "{successor} did not apply all that {victim} has: {}",
+                    outcome.told()
+                ));
+            }
+        }
+        if !target.executed.covers(&old.executed) {
+            if self.tries(is_drain, successor) < DRAIN_TRIES {
+                return Ok(drain);
+            }
+            return Err(format!(
+                "{victim} goes on taking writes although it is read-only: {successor} lacks {}",
+                excerpt(&old.executed.missing_from(&target.executed))
+            ));
+        }
+        if !old.executed.covers(&target.executed) {
+            return Err(format!(
+                "{successor} holds transactions that {victim} lacks: {}",
+                excerpt(&target.executed.missing_from(&old.executed))
+            ));
+        }
+        Ok(Next::CommitOpen {
+            plan: Box::new(Plan {
+                position: old.executed.clone(),
+                ..self.plan.clone()
+            }),
+            successor: successor.clone(),
+            position: old.executed.clone(),
+        })
+    }
+
+    /// After the Open entry. A new actor does not know what became of the old primary meanwhile, and makes sure first.
+    pub(super) fn forward_takeover(&self, successor: &InstanceKey) -> Next {
+        if self.done.is_empty() {
+            return Next::Run(Step::Fence {
+                victim: self.plan.victim.clone(),
+            });
+        }
+        self.forward(successor)
+    }
+
+    fn facts_of(&self, key: &InstanceKey) -> Result<&InstanceFacts, String> {
+        let instance = self.fresh.get(key).ok_or_else(|| format!("{key} is gone"))?;
+        instance.valid_facts().ok_or_else(|| {
+            let why = instance.failure.as_ref().map(ToString::to_string).unwrap_or_default();
+            format!("{key} does not answer any more: {why}")
+        })
+    }
+}
+
+/// Whether the old primary of a takeover follows the new one, so that nobody needs to stand guard over it.
+pub fn follows_on(plan: &Plan, successful: bool, lost: impl Fn(&InstanceKey) -> bool) -> bool {
+    plan.kind == RecoveryKind::Takeover && successful && !lost(&plan.victim)
+}
+
+#[cfg(test)]
+#[path = "takeover_tests.rs"]
+mod tests;
