@@ -341,13 +341,12 @@ impl Drive<'_> {
                 .await
                 .unwrap_or_else(|effect| to_all(&replicas.keys().cloned().collect(), &effect)),
         };
-        if let Some(why) = effects.values().find_map(|effect| {
-            if let Effect::Unconfirmed(why) = effect {
-                Some(why.clone())
-            } else {
-                None
-            }
-        }) {
+        self.conclude(step, effects)
+    }
+
+    /// Takes down what became of a step. Nothing more may be done when the right to act could not be proved.
+    fn conclude(&mut self, step: Step, effects: BTreeMap<InstanceKey, Effect>) -> Result<(), Stopped> {
+        if let Some(why) = unconfirmed(&effects) {
             return Err(Stopped::Unconfirmed(why));
         }
         self.say(format!("{}: {}", step.describe(), tell(&effects)));
