@@ -6,7 +6,7 @@ use crate::fixture::{Member, view_with_dead_primary};
 use crate::records::with_records;
 
 /// Fields of ours that orchestrator does not have.
-const OURS: [&str; 3] = ["HeldBack", "LostTransactions", "Opinions"];
+const OURS: [&str; 4] = ["AtMilliseconds", "HeldBack", "LostTransactions", "Opinions"];
 
 fn sample(text: &str) -> Value {
     serde_json::from_str(text).unwrap()

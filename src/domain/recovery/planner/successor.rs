@@ -58,8 +58,8 @@ pub fn lost_successor<'a>(
         ),
         structure: Vec::new(),
         downtimed: is_downtimed(topology, policy, lost),
-        replicas_downtimed: !evidence.replicas.is_empty()
-            && evidence.replicas.iter().all(|key| is_downtimed(topology, policy, key)),
+        // It is about a primary; and that its replicas are in downtime may come from the very recovery that lost it.
+        replicas_downtimed: false,
         evidence,
     })
 }
