@@ -256,7 +256,7 @@ impl Members {
     pub(crate) async fn one_recovery(&self, limit: Duration, from: &Address, to: &Address) -> Result<Value> {
         until(limit, "one successful recovery in audit-recovery", async || {
             let mut recoveries = self.recoveries().await?;
-            recoveries.retain(|recovery| text(recovery, "/RecoveryType") == "MasterRecoveryGTID");
+            recoveries.retain(|recovery| text(recovery, "/RecoveryType").starts_with("MasterRecovery"));
             ensure!(
                 recoveries.len() == 1,
                 "{} recoveries: {}",

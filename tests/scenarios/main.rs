@@ -11,7 +11,6 @@ mod kit;
 mod by_position;
 mod choice;
 mod errant;
-mod findings;
 mod hooks;
 mod kit_itself;
 mod leader;

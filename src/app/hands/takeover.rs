@@ -14,8 +14,10 @@ use crate::domain::recovery::candidate::excerpt;
 
 use super::{Effect, Hands, Session};
 
-/// Between two looks at transactions that are waited for.
+/// Between two looks at what the target has applied.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
+/// Between two looks at the open transactions: a server shows a fresh list only to those who look less often than ten times a second.
+const LOOK_AT_TRANSACTIONS: Duration = Duration::from_millis(150);
 /// How often read-only is tried: each time a session that held it up is ended.
 const READ_ONLY_TRIES: u32 = 3;
 /// Longest wait for a target in one statement: one that hangs is noticed after it.
@@ -239,8 +241,8 @@ async fn wait_for_transactions(
 ) -> Result<BTreeSet<u64>, StepError> {
     let end = Instant::now() + patience;
     let mut waited_for = session.lock().await.transactions(deadline).await?;
-    while !waited_for.is_empty() && Instant::now() + LOOK_AGAIN < end {
-        sleep(LOOK_AGAIN).await;
+    while !waited_for.is_empty() && Instant::now() + LOOK_AT_TRANSACTIONS < end {
+        sleep(LOOK_AT_TRANSACTIONS).await;
         let now = session.lock().await.transactions(deadline).await?;
         waited_for.retain(|transaction| now.contains(transaction));
     }

@@ -1,7 +1,7 @@
 //! Who may be promoted, and who is.
 //!
-//! In order: who is eligible; what each of these would hold, as it is or fed first ([`super::feed`]); of these ways the ones that
-//! lead to a maximal position ([`super::position`]); of these, which ranks first ([`super::rank`]).
+//! In order: who is eligible; what each of these would hold, as it is or fed first (`feed`); of these ways the ones that
+//! lead to a maximal position ([`super::position`]); of these, which ranks first (`rank`).
 //! Everybody else is refused with a reason. What the chosen one is known to lack then falls under the loss policy.
 //!
 //! Two reasons give way when there is nobody better: a delayed replica is taken when it alone holds something (§4.4 of the design),
