@@ -11,7 +11,7 @@ use crate::app::ports::{Account, OpenTransaction, StepError};
 use super::session::{LAST_LOOK, MySqlSession};
 
 /// Between two looks at the open transactions. The server answers from a copy that it makes anew only when nobody has read it for 100
-/// milliseconds (MySQL manual, "The INFORMATION_SCHEMA INNODB_TRX Table"; storage/innobase/trx/trx0i_s.cc): who looks more often sees
+/// milliseconds (MySQL manual, "Using `InnoDB` Transaction and Locking Information": the answers come from a cache): who looks more often sees
 /// the same picture for ever.
 const LOOK_AT_TRANSACTIONS: Duration = Duration::from_millis(150);
 

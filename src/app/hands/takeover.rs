@@ -6,7 +6,7 @@ use std::time::Duration;
 use futures::future::join_all;
 use tokio::time::{Instant, sleep};
 
-use crate::app::ports::{Account, Attachment, StepError};
+use crate::app::ports::{Account, Attachment, StepError, StepSession};
 use crate::domain::gtid::GtidSet;
 use crate::domain::key::InstanceKey;
 use crate::domain::policy::TakeoverTerms;
@@ -262,12 +262,21 @@ async fn make_read_only(session: &Session, left: &BTreeSet<u64>, deadline: Durat
             Ok(()) => break,
             // A statement that runs, or a commit that waits, holds it up.
             Err(StepError::Refused { number, .. }) if LOCK_NOT_HAD.contains(&number) && tries < READ_ONLY_TRIES => {
-                session.kill_clients(deadline).await?;
+                end_clients(&mut session, deadline).await?;
             }
             Err(error) => return Err(error),
         }
     }
-    session.kill_clients(deadline).await
+    end_clients(&mut session, deadline).await
+}
+
+/// Ends all client sessions that may be ended. A person with more rights than ours (error 1095) is no reason to give up: the server is
+/// read-only by its own word.
+async fn end_clients(session: &mut Box<dyn StepSession>, deadline: Duration) -> Result<u32, StepError> {
+    match session.kill_clients(deadline).await {
+        Err(StepError::Refused { .. }) => Ok(0),
+        ended => ended,
+    }
 }
 
 async fn attach(
@@ -281,7 +290,7 @@ async fn attach(
     let mut session = session.lock().await;
     // It may have restarted since it was demoted, and started as it is configured: writable.
     session.set_read_only(deadline).await?;
-    session.kill_clients(deadline).await?;
+    end_clients(&mut session, deadline).await?;
     let holds = session.facts(deadline).await?.executed;
     if !demoted.position.covers(&holds) && !has_all(source, &holds, deadline).await {
         return Err(StepError::Refused {
