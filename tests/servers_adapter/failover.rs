@@ -103,7 +103,8 @@ fn expect_replica(facts: &InstanceFacts, replica: &Server, primary: &Server, pos
     assert_eq!(channel.source_server_id, primary.id);
     assert_eq!(channel.user, REPLICATION);
     assert_eq!(channel.positioning, positioning);
-    assert_eq!(channel.lag_seconds, Some(0));
+    // How much it is, is up to the machine; unknown it must not be.
+    assert!(channel.lag_seconds.is_some());
     assert_eq!((channel.io_error.number, channel.sql_error.number), (0, 0));
     assert!(channel.is_receiving() && !channel.filtered && !channel.tls);
     assert!(channel.read.position > 0 && !channel.exec.file.is_empty());
