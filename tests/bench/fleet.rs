@@ -44,7 +44,7 @@ impl Fleet {
         let servers = u32::try_from(self.servers).map_or(f64::NAN, f64::from);
         format!(
             "{} servers at a 1 s poll: a member takes {:.1} % of a core, {:.2} ms a server and second with all it does (budget 0.5 a \
-             probe), {} MB resident (budget 60); no server was looked at less than every {:.1} s\n{}",
+             probe), {} MB resident (budget 60); the oldest look at a server was {:.0} s old (told in whole seconds)\n{}",
             self.servers,
             self.load * 100.0,
             self.load / servers * 1_000.0,

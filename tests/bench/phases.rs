@@ -47,8 +47,10 @@ impl Phases {
             let ended = PHASES
                 .iter()
                 .position(|(_, begin)| !begin.is_empty() && text(step, "/Message").starts_with(begin));
-            if let (Some(phase), Some(at)) = (ended, at(step)) {
-                ends.insert(phase, at);
+            let is_last = text(step, "/Message").contains(" is over");
+            if let (Some(phase), Some(at), false) = (ended, at(step), is_last) {
+                // A step that was done again counts with its first end.
+                ends.entry(phase).and_modify(|end| *end = at.min(*end)).or_insert(at);
             }
         }
         let mut before = killed;
