@@ -6,7 +6,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::domain::analysis::other_writable_tops;
 use crate::domain::finding::Code;
 use crate::domain::gtid::GtidSet;
 use crate::domain::instance::{BinlogCoordinates, Instance, InstanceFacts};
@@ -19,7 +18,7 @@ use crate::domain::recovery::plan::{Plan, PlanReport, RecoveryKind, Refusal, Ref
 use crate::domain::time::Wall;
 use crate::domain::topology::Topology;
 
-use super::{identity_of, to_freeze};
+use super::{identity_of, no_successor_at_all, to_freeze};
 
 /// Whether the replicas of a primary are to be compared by position: they have channels, and none of those that answer uses GTIDs.
 pub(in crate::domain::recovery) fn applies(topology: &Topology, victim: &InstanceKey) -> bool {
@@ -58,8 +57,8 @@ fn choose(
     now: Wall,
     report: &mut PlanReport,
 ) -> Result<Plan, String> {
-    if let Some(other) = other_writable_tops(topology, victim).first() {
-        return Err(format!("{other} is a writable primary of the same cluster already"));
+    if let Some(why) = no_successor_at_all(topology, victim) {
+        return Err(why);
     }
     let mut candidates = Vec::new();
     for replica in topology.replicas_of(victim) {

@@ -238,6 +238,16 @@ fn plan_for(
     (plan, report)
 }
 
+/// Why nobody may succeed a primary, whoever could: another one is writable, or a replication group chooses for itself.
+fn no_successor_at_all(topology: &Topology, victim: &InstanceKey) -> Option<String> {
+    if let Some(other) = other_writable_tops(topology, victim).first() {
+        return Some(format!("{other} is a writable primary of the same cluster already"));
+    }
+    let group = &topology.get(victim)?.facts.as_ref()?.group_name;
+    (!group.is_empty())
+        .then(|| format!("{victim} was a member of the replication group {group}, which chooses its primary itself"))
+}
+
 /// The choice, unless opening anybody would make two writable primaries.
 fn choose_successor(
     topology: &Topology,
@@ -245,26 +255,7 @@ fn choose_successor(
     policy: &Policy,
     moment: &Moment,
 ) -> (Option<Choice>, PlanReport) {
-    let others = other_writable_tops(topology, victim);
-    if let Some(other) = others.first() {
-        let why = format!("{other} is a writable primary of the same cluster already");
-        return (
-            None,
-            PlanReport {
-                no_plan: Some(why),
-                ..PlanReport::default()
-            },
-        );
-    }
-    if let Some(facts) = topology
-        .get(victim)
-        .and_then(|instance| instance.facts.as_ref())
-        .filter(|facts| !facts.group_name.is_empty())
-    {
-        let why = format!(
-            "{victim} was a member of the replication group {}, which chooses its primary itself",
-            facts.group_name
-        );
+    if let Some(why) = no_successor_at_all(topology, victim) {
         return (
             None,
             PlanReport {
@@ -421,16 +412,7 @@ pub(super) fn rechoose_without(
 ) -> Result<Plan, String> {
     moment.remembered.clone_from(&plan.remembered);
     moment.moved = moved(plan, fresh).into_keys().collect();
-    for stranger in fresh
-        .descendants_of(&plan.victim)
-        .into_iter()
-        .filter(|instance| !plan.instances.contains(&instance.key))
-    {
-        moment.excluded.insert(
-            stranger.key.clone(),
-            RefusalReason::Unknown("not claimed by this recovery".to_owned()),
-        );
-    }
+    moment.excluded.extend(not_claimed(plan, fresh));
     let (choice, report) = choose_designated(fresh, &plan.victim, policy, &moment, plan.designated());
     let frame = Frame {
         code: plan.code,
@@ -470,28 +452,31 @@ pub(super) fn moved(plan: &Plan, fresh: &Topology) -> BTreeMap<InstanceKey, Inst
         .collect()
 }
 
+/// Servers below the victim that the recovery did not claim: they came after it, and it may not touch them.
+pub(super) fn not_claimed(plan: &Plan, fresh: &Topology) -> BTreeMap<InstanceKey, RefusalReason> {
+    fresh
+        .descendants_of(&plan.victim)
+        .into_iter()
+        .filter(|instance| !plan.instances.contains(&instance.key))
+        .map(|instance| {
+            let reason = RefusalReason::Unknown("not claimed by this recovery".to_owned());
+            (instance.key.clone(), reason)
+        })
+        .collect()
+}
+
 /// Takes what was not claimed out of the steps.
-fn keep_within(steps: &mut Vec<Step>, instances: &BTreeSet<InstanceKey>) {
-    for step in &mut *steps {
-        match step {
-            Step::ReconnectTest { replicas, .. } | Step::Freeze { replicas } | Step::Repoint { replicas, .. } => {
-                replicas.retain(|key| instances.contains(key));
-            }
-            Step::Fence { .. }
-            | Step::Feed { .. }
-            | Step::Demote { .. }
-            | Step::Drain { .. }
-            | Step::Redial { .. }
-            | Step::Open { .. }
-            | Step::ApplyAll { .. }
-            | Step::Locate { .. }
-            | Step::RepointAt { .. }
-            | Step::InjectEmpty { .. }
-            | Step::ResetGtids { .. } => {}
+pub(super) fn keep_within(steps: &mut Vec<Step>, instances: &BTreeSet<InstanceKey>) {
+    steps.retain_mut(|step| match step {
+        Step::ReconnectTest { replicas, .. }
+        | Step::Freeze { replicas }
+        | Step::Repoint { replicas, .. }
+        | Step::ApplyAll { replicas } => {
+            replicas.retain(|key| instances.contains(key));
+            !replicas.is_empty()
         }
-    }
-    steps.retain(|step| match step {
-        Step::ReconnectTest { replicas, .. } | Step::Freeze { replicas } | Step::Repoint { replicas, .. } => {
+        Step::RepointAt { replicas, .. } => {
+            replicas.retain(|key, _| instances.contains(key));
             !replicas.is_empty()
         }
         Step::Fence { .. }
@@ -500,9 +485,7 @@ fn keep_within(steps: &mut Vec<Step>, instances: &BTreeSet<InstanceKey>) {
         | Step::Drain { .. }
         | Step::Redial { .. }
         | Step::Open { .. }
-        | Step::ApplyAll { .. }
         | Step::Locate { .. }
-        | Step::RepointAt { .. }
         | Step::InjectEmpty { .. }
         | Step::ResetGtids { .. } => true,
     });

@@ -9,10 +9,11 @@ use crate::domain::recovery::equivalence::is_after;
 use crate::domain::recovery::outcome::{Next, Outcome};
 use crate::domain::recovery::plan::{Place, Plan, Refusal, RefusalReason, Step};
 use crate::domain::recovery::planner::by_position::{follows_by_gtid, plan_for};
+use crate::domain::recovery::planner::{keep_within, not_claimed};
 use crate::domain::time::Wall;
 
-use super::dead_primary::{MAX_RESULTS, OPEN_TRIES};
-use super::{Course, REPOINT_TRIES, frozen_by};
+use super::dead_primary::MAX_RESULTS;
+use super::{Course, frozen_by};
 
 /// Where each replica goes on in the successor's log; `None` is by GTID.
 type Places = BTreeMap<InstanceKey, Option<BinlogCoordinates>>;
@@ -48,6 +49,7 @@ impl Course<'_> {
                 .unwrap_or_else(|| "no replica can be promoted".to_owned())
         })?;
         plan.instances.clone_from(&self.plan.instances);
+        keep_within(&mut plan.steps, &plan.instances);
         plan.victim_identity = self.plan.victim_identity.clone().or(plan.victim_identity);
         let more = untouched(frozen_by(&plan));
         if !more.is_empty() {
@@ -183,61 +185,25 @@ impl Course<'_> {
 
     /// After the Open entry.
     pub(super) fn forward_by_position(&self, successor: &InstanceKey) -> Next {
-        let is_open = |step: &Step| matches!(step, Step::Open { .. });
-        match self.last(is_open, successor) {
-            Some((_, Outcome::Done)) => {}
-            Some((_, outcome)) if self.tries(is_open, successor) >= OPEN_TRIES => {
-                let error = format!(
-                    "SuccessorLost: {successor} was chosen and could not be opened: {}",
-                    outcome.told()
-                );
-                return Next::Finish(self.finish(false, successor, self.plan.lost_replicas.clone(), vec![error]));
-            }
-            _ if self.must_fence_first() => {
-                return Next::Run(Step::Fence {
-                    victim: self.plan.victim.clone(),
-                });
-            }
-            _ => {
-                return Next::Run(Step::Open {
-                    successor: successor.clone(),
-                });
-            }
+        if let Some(first) = self.opening(successor) {
+            return first;
         }
         let is_repoint = |step: &Step| matches!(step, Step::RepointAt { .. });
-        let mut pending = Places::new();
-        let mut lost = self.plan.lost_replicas.clone();
-        let mut errors = Vec::new();
-        for (replica, place) in repointed_by(self.plan) {
-            match self.last(is_repoint, &replica) {
-                Some((_, Outcome::Done)) => {}
-                Some((_, outcome)) if self.tries(is_repoint, &replica) >= REPOINT_TRIES => {
-                    errors.push(format!(
-                        "{replica} could not be pointed at {successor}: {}",
-                        outcome.told()
-                    ));
-                    lost.push(Refusal {
-                        instance: replica,
-                        reason: RefusalReason::Unreachable(outcome.told()),
-                    });
-                }
-                _ => {
-                    pending.insert(replica, place);
-                }
-            }
+        let mut places = repointed_by(self.plan);
+        let following = self.following(places.keys().cloned(), successor, is_repoint);
+        if following.pending.is_empty() {
+            return Next::Finish(self.finish(true, successor, following.lost, following.errors));
         }
-        if pending.is_empty() {
-            return Next::Finish(self.finish(true, successor, lost, errors));
-        }
+        places.retain(|key, _| following.pending.contains(key));
         Next::Run(Step::RepointAt {
             successor: successor.clone(),
-            replicas: pending,
+            replicas: places,
         })
     }
 
     /// Who cannot be promoted any more: not frozen, so it might still receive, or unable to apply what it received.
     fn unfit(&self) -> BTreeMap<InstanceKey, RefusalReason> {
-        let mut unfit = BTreeMap::new();
+        let mut unfit = not_claimed(self.plan, self.fresh);
         for key in &self.plan.instances {
             if let Some(outcome) = self.freeze_outcome(key).filter(|outcome| **outcome != Outcome::Done)
                 && !self.is_stopped(key)

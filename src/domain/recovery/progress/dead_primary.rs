@@ -24,6 +24,16 @@ const FORCED_FENCE_TRIES: usize = 3;
 /// every candidate of a large cluster failing in turn, stays below.
 pub(super) const MAX_RESULTS: usize = 60;
 
+/// How far the replicas of a committed successor are.
+pub(super) struct Following {
+    /// To be pointed at it still.
+    pub(super) pending: BTreeSet<InstanceKey>,
+    /// Left behind, those of the plan included.
+    pub(super) lost: Vec<Refusal>,
+    /// What went wrong.
+    pub(super) errors: Vec<String>,
+}
+
 impl Course<'_> {
     /// Before anything is promoted. An error is the reason to put everything back.
     pub(super) fn towards_opening(&self, policy: &Policy, now: Wall) -> Result<Next, String> {
@@ -156,54 +166,72 @@ impl Course<'_> {
 
     /// After the Open entry.
     pub(super) fn forward(&self, successor: &InstanceKey) -> Next {
-        let is_open = |step: &Step| matches!(step, Step::Open { .. });
-        let tries = self.tries(is_open, successor);
-        match self.last(is_open, successor) {
-            Some((_, Outcome::Done)) => {}
-            Some((_, Outcome::NoAnswer(why) | Outcome::Failed(why) | Outcome::Unknown(why))) if tries >= OPEN_TRIES => {
-                let error = format!("SuccessorLost: {successor} was chosen and could not be opened: {why}");
-                return Next::Finish(self.finish(false, successor, self.plan.lost_replicas.clone(), vec![error]));
-            }
-            _ if self.must_fence_first() => {
-                return Next::Run(Step::Fence {
-                    victim: self.plan.victim.clone(),
-                });
-            }
-            _ => {
-                return Next::Run(Step::Open {
-                    successor: successor.clone(),
-                });
-            }
+        if let Some(first) = self.opening(successor) {
+            return first;
         }
         let is_repoint = |step: &Step| matches!(step, Step::Repoint { .. });
-        let mut pending = BTreeSet::new();
-        let mut lost_replicas = self.plan.lost_replicas.clone();
-        let mut errors = Vec::new();
-        for replica in repointed_by(self.plan) {
-            match self.last(is_repoint, &replica) {
-                Some((_, Outcome::Done)) => {}
-                Some((_, outcome)) if self.tries(is_repoint, &replica) >= REPOINT_TRIES => {
-                    errors.push(format!(
-                        "{replica} could not be pointed at {successor}: {}",
-                        outcome.told()
-                    ));
-                    lost_replicas.push(Refusal {
-                        instance: replica,
-                        reason: RefusalReason::Unreachable(outcome.told()),
-                    });
-                }
-                _ => {
-                    pending.insert(replica);
-                }
-            }
-        }
-        if pending.is_empty() {
-            return Next::Finish(self.finish(true, successor, lost_replicas, errors));
+        let following = self.following(repointed_by(self.plan), successor, is_repoint);
+        if following.pending.is_empty() {
+            return Next::Finish(self.finish(true, successor, following.lost, following.errors));
         }
         Next::Run(Step::Repoint {
             successor: successor.clone(),
-            replicas: pending,
+            replicas: following.pending,
         })
+    }
+
+    /// What comes before anybody follows: the committed successor is opened, after a fence where the old primary is seen writable, or
+    /// it is lost. `None` once it is open.
+    pub(super) fn opening(&self, successor: &InstanceKey) -> Option<Next> {
+        let is_open = |step: &Step| matches!(step, Step::Open { .. });
+        let next = match self.last(is_open, successor) {
+            Some((_, Outcome::Done)) => return None,
+            Some((_, Outcome::NoAnswer(why) | Outcome::Failed(why) | Outcome::Unknown(why)))
+                if self.tries(is_open, successor) >= OPEN_TRIES =>
+            {
+                let error = format!("SuccessorLost: {successor} was chosen and could not be opened: {why}");
+                Next::Finish(self.finish(false, successor, self.plan.lost_replicas.clone(), vec![error]))
+            }
+            _ if self.must_fence_first() => Next::Run(Step::Fence {
+                victim: self.plan.victim.clone(),
+            }),
+            _ => Next::Run(Step::Open {
+                successor: successor.clone(),
+            }),
+        };
+        Some(next)
+    }
+
+    /// Who of these follows the successor already, by the steps that count as pointing at it, and who never will.
+    pub(super) fn following(
+        &self,
+        replicas: impl IntoIterator<Item = InstanceKey>,
+        successor: &InstanceKey,
+        is_repoint: impl Fn(&Step) -> bool + Copy,
+    ) -> Following {
+        let mut following = Following {
+            pending: BTreeSet::new(),
+            lost: self.plan.lost_replicas.clone(),
+            errors: Vec::new(),
+        };
+        for replica in replicas {
+            match self.last(is_repoint, &replica) {
+                Some((_, Outcome::Done)) => {}
+                Some((_, outcome)) if self.tries(is_repoint, &replica) >= REPOINT_TRIES => {
+                    let told = outcome.told();
+                    let error = format!("{replica} could not be pointed at {successor}: {told}");
+                    following.errors.push(error);
+                    following.lost.push(Refusal {
+                        instance: replica,
+                        reason: RefusalReason::Unreachable(told),
+                    });
+                }
+                _ => {
+                    following.pending.insert(replica);
+                }
+            }
+        }
+        following
     }
 
     /// The old primary is seen writable, and the last thing done was not an attempt to change that.

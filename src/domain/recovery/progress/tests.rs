@@ -11,6 +11,7 @@ use crate::domain::recovery::planner;
 use crate::domain::state::{Quarantine, QuarantineState};
 use crate::domain::topology::ClusterId;
 
+mod by_position;
 mod feeding;
 
 /// A small world: servers that do what they are told, unless a test says otherwise.

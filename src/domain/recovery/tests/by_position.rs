@@ -93,3 +93,16 @@ fn the_best_one_may_be_out_of_the_question_and_then_it_is_left_behind() {
     assert_eq!(made.successor, key(3));
     assert!(matches!(&made.lost_replicas[..], [lost] if lost.instance == key(2)));
 }
+
+#[test]
+fn a_member_of_a_replication_group_is_not_replaced_by_position_either() {
+    let member = dead().facts(|facts| facts.group_name = "g1".to_owned());
+    let (made, report) = plan(
+        &dead_primary(),
+        &topology([member, plain(2, 900)]),
+        &Policy::default(),
+        NOW,
+    );
+    assert!(made.is_none(), "{made:?}");
+    assert!(report.no_plan.unwrap().contains("g1"));
+}
