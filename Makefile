@@ -37,7 +37,7 @@ demo: ## a primary is killed under four writers; FLAVOUR=mariadb, KEEP=1
 	@$(stage) 'demo build' cargo build --quiet --locked --example demo
 	@HAM4DB_BIN_DIR=$(CURDIR)/target/release-static $(stage) 'demo ($(FLAVOUR))' cargo run --quiet --locked --example demo
 
-bench: ## failovers with their phases, CPU of a probe, a fleet; FLAVOUR=mysql or mariadb (both), FAILOVERS=30, SERVERS=150
+bench: ## failovers with their phases, silent partitions, CPU of a probe, a fleet; FLAVOUR, FAILOVERS=30, PARTITION=5, SERVERS=150
 	@$(ensure) tools mysql mariadb
 	@$(stage) 'release build' tests/setup/release.sh
 	@$(stage) 'bench build' cargo build --quiet --locked --example bench

@@ -3,7 +3,8 @@
 //! nothing here fails for being slow.
 //!
 //! A failover is timed by a writer, as a user would see it, on a machine that does nothing else. FLAVOUR=mysql|mariadb does one
-//! flavour, FAILOVERS=N another number, SERVERS=N another fleet (0: none).
+//! flavour, FAILOVERS=N another number, PARTITION=N other silent partitions (0: none; they need root or sudo), SERVERS=N another fleet
+//! (0: none).
 
 #![expect(clippy::print_stdout, reason = "a bench is there to be read")]
 
@@ -34,6 +35,8 @@ use times::Times;
 const FAILOVERS: usize = 30;
 /// How many servers the fleet has unless SERVERS says otherwise.
 const SERVERS: usize = 150;
+/// How often the primary's packets vanish unless PARTITION says otherwise.
+const PARTITIONS: usize = 5;
 /// How many times leader and primary are killed together, and members are started while the primary is dead.
 const RARER: usize = 3;
 
@@ -73,10 +76,16 @@ async fn measure() -> Result<()> {
         Ok(_) => vec![Flavour::from_environment()?],
     };
     let (failovers, servers) = (number("FAILOVERS", FAILOVERS)?, number("SERVERS", SERVERS)?);
+    let partitions = number("PARTITION", PARTITIONS)?;
     let cores = std::thread::available_parallelism().context("count the cores")?;
     println!("3 members on SQLite, {cores} cores, file system {file_system}");
     for flavour in &flavours {
-        of_flavour(*flavour, failovers).await?;
+        if failovers > 0 {
+            of_flavour(*flavour, failovers).await?;
+        }
+        if partitions > 0 {
+            silent_partitions(*flavour, partitions).await?;
+        }
     }
     if servers > 0 {
         println!("\n{servers} MariaDB servers in clusters of three are started, which takes some minutes");
@@ -84,6 +93,37 @@ async fn measure() -> Result<()> {
         println!("{}", fleet.lines());
     }
     Ok(())
+}
+
+/// The primary's packets vanish, again and again.
+async fn silent_partitions(flavour: Flavour, partitions: usize) -> Result<()> {
+    println!(
+        "\n{flavour}, 1 primary and 2 replicas, asynchronous, each server and member on a host of its own, defaults"
+    );
+    let mut writable = Times::default();
+    for number in 1..=partitions {
+        let took = round::silent(&format!("bench-silent-{number}"), flavour).await?;
+        println!("{number:3}  packets vanish, writable after {:.2} s", took.as_secs_f64());
+        writable.add(took);
+    }
+    println!("\n{}", head(flavour));
+    println!(
+        "{}",
+        writable.row("primary's packets vanish -> writable successor", "5")
+    );
+    Ok(())
+}
+
+/// The head of a table.
+fn head(flavour: Flavour) -> String {
+    format!(
+        "{:54} {:>8} {:>8} {:>8} {:>8}   budget",
+        format!("{flavour}: seconds"),
+        "median",
+        "90 %",
+        "max",
+        "times"
+    )
 }
 
 /// A number from the environment.
@@ -134,14 +174,7 @@ async fn of_flavour(flavour: Flavour, failovers: usize) -> Result<()> {
         from_start.add(round::from_start(&format!("bench-start-{number}"), flavour).await?);
     }
 
-    println!(
-        "\n{:54} {:>8} {:>8} {:>8} {:>8}   budget",
-        format!("{flavour}: seconds"),
-        "median",
-        "90 %",
-        "max",
-        "times"
-    );
+    println!("\n{}", head(flavour));
     println!(
         "{}",
         writable.row("primary killed -> writable successor", "median 0.30, max 0.6")

@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 
 use crate::kit::failover::{Measured, count_lost, kill_primary, measure};
 use crate::kit::members::{Intent, Members};
+use crate::kit::netns::{Net, cut};
 use crate::kit::replication::Flavour;
 use crate::kit::run::{Run, scenario};
 use crate::kit::sampler::Sampler;
@@ -130,6 +131,40 @@ pub(crate) async fn from_start(name: &str, flavour: Flavour) -> Result<Duration>
         let measured = measure(&topology, &writers, &from, killed, DEADLINE).await?;
         writers.stop().await;
         Ok((killed + measured.writable_after).saturating_duration_since(launched))
+    })
+    .await
+}
+
+/// The primary's packets vanish, to and from the members and the replicas, with servers at their defaults: from the first cut until
+/// another server is writable. Needs root or sudo.
+pub(crate) async fn silent(name: &str, flavour: Flavour) -> Result<Duration> {
+    scenario(name, |run| async move {
+        let net = Net::create()?;
+        let topology = Topology::start_in(&run, &Shape::asynchronous(flavour, 2), &net).await?;
+        let members = Members::start(&run, &topology, &Intent::default_document(), Some(&net)).await?;
+        let writers = Writers::start(&topology, WRITERS)?;
+        writers.progress(ROWS, DEADLINE).await?;
+        let primary = topology.server(0)?.host()?;
+        let since = Instant::now();
+        for member in &members.list {
+            cut(member.host()?, primary)?;
+        }
+        for replica in [1, 2] {
+            cut(topology.server(replica)?.host()?, primary)?;
+        }
+        // A writer that still reaches the old primary stays there: the replicas are asked.
+        until(DEADLINE, "a replica to be writable", async || {
+            for replica in [1, 2] {
+                if !topology.server(replica)?.is_read_only().await? {
+                    return Ok(Some(()));
+                }
+            }
+            Ok(None)
+        })
+        .await?;
+        let writable = since.elapsed();
+        writers.stop().await;
+        Ok(writable)
     })
     .await
 }
