@@ -152,7 +152,9 @@ impl Drive<'_> {
                     plan,
                     successor,
                     position,
+                    receipt,
                 } => {
+                    self.say(format!("opening allowed: {receipt}"));
                     failpoint::reached("before-open-entry");
                     self.say(format!("{successor} opens with at least {position}"));
                     self.commit(Command::Open {
@@ -160,6 +162,7 @@ impl Drive<'_> {
                         successor,
                         position,
                         plan,
+                        receipt: Some(receipt),
                     })
                     .await?;
                     failpoint::reached("after-open-entry");

@@ -14,6 +14,7 @@ pub mod hands;
 pub mod hooks;
 pub mod keeper;
 pub mod leader;
+pub mod memory;
 pub mod observatory;
 pub mod opinions;
 pub mod picture;

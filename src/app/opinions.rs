@@ -1,5 +1,6 @@
 //! This member's opinion of a suspect, from probes begun after it was asked.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,11 +9,13 @@ use futures::future::join_all;
 
 use crate::domain::analysis::{self, Hindsight};
 use crate::domain::finding::{Opinion, Verdict};
-use crate::domain::instance::ProbeFailure;
+use crate::domain::gtid::GtidSet;
+use crate::domain::instance::{Identity, Observation, ProbeFailure};
 use crate::domain::intent::Origin;
 use crate::domain::key::InstanceKey;
 use crate::domain::time::Mono;
 
+use super::memory::PositionMemory;
 use super::observatory::Observatory;
 use super::ports::{Approach, Clock, OpinionSource, Prober, Question, Target};
 
@@ -26,16 +29,18 @@ pub struct Eyes {
     clock: Arc<dyn Clock>,
     name: String,
     data_center: String,
+    memory: Arc<PositionMemory>,
 }
 
 impl Eyes {
-    /// Eyes of the member of this name, in this data centre (empty: not known).
+    /// Eyes of the member of this name, in this data centre (empty: not known), with what it remembers of primaries.
     pub fn new(
         observatory: Arc<Observatory>,
         prober: Arc<dyn Prober>,
         clock: Arc<dyn Clock>,
         name: String,
         data_center: String,
+        memory: Arc<PositionMemory>,
     ) -> Self {
         Self {
             observatory,
@@ -43,6 +48,7 @@ impl Eyes {
             clock,
             name,
             data_center,
+            memory,
         }
     }
 
@@ -63,6 +69,33 @@ impl Eyes {
             receiving: question.replicas.iter().filter(received).cloned().collect(),
             aliases: self.observatory.aliases_of(&question.suspect),
         }
+    }
+
+    /// What this member last saw the suspect hold: in this life, or in an earlier one. Of the suspect as its replicas know it only: the
+    /// address may have been another server's.
+    fn remembered(&self, suspect: &InstanceKey, observations: &[Observation]) -> Option<GtidSet> {
+        let sources: BTreeSet<Identity> = observations
+            .iter()
+            .filter(|observation| observation.key != *suspect)
+            .filter_map(|observation| {
+                let facts = observation.outcome.as_ref().ok()?;
+                let channel = facts.managed_channel()?;
+                match &channel.source_uuid {
+                    Some(uuid) if !uuid.is_empty() => Some(Identity::ServerUuid(uuid.to_lowercase())),
+                    _ if facts.version.flavour.is_mariadb() => Some(Identity::ServerId(channel.source_server_id)),
+                    _ => None,
+                }
+            })
+            .collect();
+        let seen = self.observatory.get(suspect).and_then(|tracked| tracked.instance.facts);
+        let seen = seen.map(|facts| (facts.identity, facts.executed));
+        let kept = || {
+            let position = self.memory.recall(suspect)?;
+            Some((position.identity, position.executed))
+        };
+        seen.or_else(kept)
+            .filter(|(identity, _)| sources.contains(identity))
+            .map(|(_, executed)| executed)
     }
 
     fn origin(&self, question: &Question) -> Origin {
@@ -119,6 +152,9 @@ impl OpinionSource for Eyes {
             let known = self.hindsight(&question, begun);
             analysis::verdict(&question.suspect, &question.replicas, &observations, &known)
         };
+        let remembered = matches!(verdict, Verdict::Dead)
+            .then(|| self.remembered(&question.suspect, &observations))
+            .flatten();
         Opinion {
             member: 0,
             name: self.name.clone(),
@@ -127,6 +163,7 @@ impl OpinionSource for Eyes {
             verdict,
             data_center: self.data_center.clone(),
             observations,
+            remembered,
         }
     }
 }

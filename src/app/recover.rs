@@ -327,7 +327,12 @@ impl Recoverer {
         designated: Option<&InstanceKey>,
         order: Option<Order>,
     ) -> Result<String, HeldBack> {
-        let (plan, report) = agreement::plan_of(&judged.finding, picture, designated, order, self.shop.clock.wall());
+        let asked = planner::Asked {
+            designated,
+            order,
+            remembered: agreement::remembered(&opinions),
+        };
+        let (plan, report) = agreement::plan_of(&judged.finding, picture, asked, self.shop.clock.wall());
         match plan {
             None => Err(HeldBack::Refused(
                 report.no_plan.unwrap_or_else(|| String::from("no reason given")),

@@ -29,6 +29,7 @@ use crate::app::hands::Workshop;
 use crate::app::hooks::HookRunner;
 use crate::app::keeper::Aliases;
 use crate::app::leader::Leader;
+use crate::app::memory::{PositionMemory, PositionStore as _};
 use crate::app::observatory::{Observatory, Places};
 use crate::app::opinions::Eyes;
 use crate::app::picture::Pictures;
@@ -133,13 +134,16 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
         .raft
         .as_ref()
         .map_or_else(|| settings.http.advertise.clone(), |raft| raft.advertise.clone());
+    let memory = Arc::new(PositionMemory::of(store.load_positions().await?));
     let eyes: Arc<dyn OpinionSource> = Arc::new(Eyes::new(
         Arc::clone(&observatory),
         Arc::clone(&prober),
         Arc::clone(&clock),
         name,
         settings.recovery.member_data_center.clone(),
+        Arc::clone(&memory),
     ));
+    tasks.spawn(memory.keep(Arc::clone(&observatory), Arc::new(store.clone()), stop.child_token()));
 
     let (consensus, agreement) = agreement(
         &settings,

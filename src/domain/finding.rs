@@ -4,6 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::gtid::GtidSet;
 use super::instance::{Observation, ProbeFailure};
 use super::key::InstanceKey;
 use super::time::Wall;
@@ -313,6 +314,9 @@ pub struct Opinion {
     /// What it saw: the suspect and its replicas.
     #[serde(default)]
     pub observations: Vec<Observation>,
+    /// What it last saw the suspect hold, when it sees it dead.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub remembered: Option<GtidSet>,
 }
 
 /// What a member says of a suspect.

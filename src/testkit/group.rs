@@ -329,6 +329,7 @@ impl Consensus for SimConsensus {
                     .clone()
                     .unwrap_or_else(|| Verdict::Missing(String::from("no answer in time"))),
                 observations: Vec::new(),
+                remembered: None,
             };
             match eyes.filter(|_| said.is_none()) {
                 Some(eyes) => match tokio::time::timeout(deadline, eyes.opinion(question.clone())).await {

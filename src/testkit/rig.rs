@@ -14,6 +14,7 @@ use crate::app::hands::Workshop;
 use crate::app::hooks::{HookRunner, HookSettings};
 use crate::app::keeper::Aliases;
 use crate::app::leader::Leader;
+use crate::app::memory::PositionMemory;
 use crate::app::observatory::Observatory;
 use crate::app::opinions::Eyes;
 use crate::app::picture::Pictures;
@@ -128,6 +129,7 @@ impl Rig {
             world: self.world.clone(),
             member: format!("member{id}"),
         });
+        let memory = Arc::new(PositionMemory::default());
         let pictures = Pictures::new(
             Arc::clone(&observatory),
             consensus.state(),
@@ -141,6 +143,7 @@ impl Rig {
             Arc::clone(&clock),
             format!("member{id}"),
             String::new(),
+            Arc::clone(&memory),
         ));
         self.group.set_eyes(id, eyes.clone());
         let cancel = CancellationToken::new();

@@ -51,6 +51,7 @@ pub(crate) fn recovery(id: u64, phase: Phase) -> Recovery {
             at: NOW,
             message: "fence 127.0.0.1:21100".to_owned(),
         }],
+        receipt: None,
         acknowledged: None,
         hooks: ham4db::domain::hooks::HookLedger::default(),
     }

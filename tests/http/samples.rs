@@ -6,7 +6,14 @@ use crate::fixture::{Member, view_with_dead_primary};
 use crate::records::with_records;
 
 /// Fields of ours that orchestrator does not have.
-const OURS: [&str; 4] = ["AtMilliseconds", "HeldBack", "LostTransactions", "Opinions"];
+const OURS: [&str; 6] = [
+    "AtMilliseconds",
+    "HeldBack",
+    "LostTransactions",
+    "Fencing",
+    "Epoch",
+    "Opinions",
+];
 
 fn sample(text: &str) -> Value {
     serde_json::from_str(text).unwrap()

@@ -3,8 +3,9 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use futures::future::try_join_all;
+use tokio::sync::watch;
 
 use super::server::Server;
 use super::sql::Address;
@@ -59,54 +60,62 @@ pub(crate) async fn measure(
     let survivors: Vec<usize> = (0..topology.servers.len())
         .filter(|index| *index != victim && topology.servers.get(*index).is_some_and(Server::is_running))
         .collect();
-    // Each survivor is watched from the start, and says when it first followed whom.
-    let following = survivors
-        .iter()
-        .map(|index| first_follows(topology, *index, from, limit));
-    let (first, followed) = tokio::join!(writers.first_elsewhere(victim, killed, limit), try_join_all(following));
-    let first: Acknowledged = first.context("no server accepts writes after the kill of the primary")?;
-    let followed = followed.context("replicas were not repointed")?;
-    let to = topology.server(first.server)?.address().clone();
-    let mut repointed = Duration::ZERO;
-    for (index, (source, at)) in survivors.iter().zip(followed) {
-        match source {
-            Some(source) if source == to.to_string() => repointed = repointed.max(at - killed),
-            None if *index == first.server => {}
-            source => bail!(
-                "{} replicates from {source:?} while {to} takes the writes",
-                topology.server(*index)?.address()
-            ),
+    // Each survivor is watched from the start: when it followed whom counts, and a replica that is fed follows two in turn.
+    let (promoted, known) = watch::channel(None);
+    let following = survivors.iter().map(|index| follows(topology, *index, &known, limit));
+    let taken = async {
+        let first = writers.first_elsewhere(victim, killed, limit).await;
+        if let Ok(first) = &first {
+            promoted.send_replace(Some(first.server));
         }
-    }
+        first.context("no server accepts writes after the kill of the primary")
+    };
+    let (first, followed) = tokio::join!(taken, try_join_all(following));
+    let first: Acknowledged = first?;
+    let followed = followed.context("replicas were not repointed")?;
+    let repointed = followed.into_iter().flatten().map(|at| at - killed).max();
     Ok(Measured {
         from: from.clone(),
-        to,
+        to: topology.server(first.server)?.address().clone(),
         successor: first.server,
         writable_after: first.at - killed,
-        repointed_after: repointed,
+        repointed_after: repointed.unwrap_or_default(),
         killed,
     })
 }
 
-/// Waits until a survivor replicates from another server than the dead one with both threads, or is writable, and says from whom and when.
-async fn first_follows(
+/// Waits until a survivor replicates from the promoted one with both threads, and says since when it is seen to; `None` for the promoted
+/// one itself.
+async fn follows(
     topology: &Topology,
     index: usize,
-    dead: &Address,
+    promoted: &watch::Receiver<Option<usize>>,
     limit: Duration,
-) -> Result<(Option<String>, Instant)> {
+) -> Result<Option<Instant>> {
     let server = topology.server(index)?;
     let mut session = server.session().await?;
     let what = format!("{} to follow or to be promoted", server.name());
+    // The source that it replicates from, and since when.
+    let mut present: Option<(String, Instant)> = None;
     until(limit, &what, async || {
-        let status = topology.flavour.replica_status(&mut session).await?;
-        if let Some(status) = status.filter(|status| {
-            status.source != dead.to_string() && status.io_thread == "Yes" && status.sql_thread == "Yes"
-        }) {
-            return Ok(Some((Some(status.source), Instant::now())));
+        let to = *promoted.borrow();
+        if to == Some(index) {
+            return Ok(Some(None));
         }
-        let writable = session.value("SELECT @@GLOBAL.read_only").await? == "0";
-        Ok(writable.then(|| (None, Instant::now())))
+        let status = topology.flavour.replica_status(&mut session).await?;
+        let status = status.filter(|status| status.io_thread == "Yes" && status.sql_thread == "Yes");
+        present = match (present.take(), status) {
+            (Some((source, since)), Some(status)) if source == status.source => Some((source, since)),
+            (_, status) => status.map(|status| (status.source, Instant::now())),
+        };
+        let wanted = match to {
+            Some(to) => topology.server(to)?.address().to_string(),
+            None => return Ok(None),
+        };
+        Ok(present
+            .as_ref()
+            .filter(|(source, _)| *source == wanted)
+            .map(|(_, since)| Some(*since)))
     })
     .await
 }

@@ -94,6 +94,7 @@ impl OpinionSource for Witness {
             data_center: String::new(),
             verdict: Verdict::Dead,
             observations: Vec::new(),
+            remembered: None,
         }
     }
 }

@@ -11,6 +11,7 @@ mod kit;
 mod by_position;
 mod choice;
 mod errant;
+mod feeding;
 mod hooks;
 mod kit_itself;
 mod leader;

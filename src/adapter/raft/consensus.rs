@@ -295,6 +295,7 @@ async fn ask_one(shared: &Shared, life: &Life, peer: Peer, question: &Question, 
             data_center: String::new(),
             verdict: Verdict::Missing(error.to_string()),
             observations: Vec::new(),
+            remembered: None,
         },
     }
 }

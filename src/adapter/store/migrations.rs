@@ -8,13 +8,14 @@ use sqlx::error::BoxDynError;
 use sqlx::migrate::{Migration, MigrationSource, MigrationType};
 
 /// All migrations in their order.
-const MIGRATIONS: [(i64, &str, &str); 2] = [
+const MIGRATIONS: [(i64, &str, &str); 3] = [
     (1, "own tables", include_str!("migrations/0001_own_tables.sql")),
     (
         2,
         "orchestrator tables",
         include_str!("migrations/0002_orchestrator_tables.sql"),
     ),
+    (3, "positions", include_str!("migrations/0003_positions.sql")),
 ];
 
 /// Hands the compiled-in migrations to sqlx.

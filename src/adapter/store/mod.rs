@@ -4,6 +4,7 @@
 //! in the same transaction and never read back.
 
 mod migrations;
+mod positions;
 mod projection;
 mod sqlite;
 

@@ -28,7 +28,7 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// holds (it is synced, this file is not at every commit).
 #[derive(Clone, Debug)]
 pub struct SqliteStore {
-    pool: SqlitePool,
+    pub(super) pool: SqlitePool,
     name: String,
 }
 
@@ -95,7 +95,7 @@ impl SqliteStore {
         self.pool.close().await;
     }
 
-    fn failed<'a>(&'a self, what: &'a str) -> impl Fn(sqlx::Error) -> StoreError + 'a {
+    pub(super) fn failed<'a>(&'a self, what: &'a str) -> impl Fn(sqlx::Error) -> StoreError + 'a {
         move |error| StoreError {
             backend: self.name.clone(),
             what: what.to_owned(),
@@ -103,7 +103,7 @@ impl SqliteStore {
         }
     }
 
-    fn unreadable(&self, what: &str, error: &serde_json::Error) -> StoreError {
+    pub(super) fn unreadable(&self, what: &str, error: &serde_json::Error) -> StoreError {
         StoreError {
             backend: self.name.clone(),
             what: format!("read {what}"),

@@ -359,6 +359,7 @@ async fn recover(kept: &mut Kept, uid: &str) {
             successor: key(2),
             position: crate::domain::fixture::mysql_set("1:1-9"),
             plan: Box::new(plan(1, 1, 2, &[1, 2, 3])),
+            receipt: None,
         },
     )
     .await;

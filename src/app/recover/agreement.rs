@@ -7,10 +7,10 @@ use crate::app::picture::ClusterPicture;
 use crate::app::ports::Question;
 use crate::domain::analysis::{self, Consent, Suspicion};
 use crate::domain::finding::{Code, Finding, Opinion, Verdict};
-use crate::domain::key::InstanceKey;
+use crate::domain::gtid::GtidSet;
 use crate::domain::policy::HeldBack;
-use crate::domain::recovery::plan::{Order, Plan, PlanReport};
-use crate::domain::recovery::planner;
+use crate::domain::recovery::plan::{Plan, PlanReport};
+use crate::domain::recovery::planner::{self, Asked};
 use crate::domain::state::MemberId;
 use crate::domain::time::Wall;
 
@@ -52,20 +52,22 @@ fn needs_test(finding: &Finding) -> bool {
 pub(super) fn plan_of(
     finding: &Finding,
     picture: &ClusterPicture,
-    designated: Option<&InstanceKey>,
-    order: Option<Order>,
+    asked: Asked<'_>,
     now: Wall,
 ) -> (Option<Plan>, PlanReport) {
-    if needs_test(finding) && designated.is_none() {
-        planner::plan_silent(finding, &picture.topology, &picture.policy, now)
+    if needs_test(finding) && asked.designated.is_none() {
+        planner::plan_silent(finding, &picture.topology, &picture.policy, asked.remembered, now)
     } else {
-        let asked = planner::Asked {
-            designated,
-            order,
-            remembered: None,
-        };
         planner::plan_as_asked(finding, &picture.topology, &picture.policy, asked, now)
     }
+}
+
+/// All that any member saw the suspect hold.
+pub(super) fn remembered(opinions: &[Opinion]) -> Option<GtidSet> {
+    opinions
+        .iter()
+        .filter_map(|opinion| opinion.remembered.clone())
+        .reduce(|all, more| all.union(&more))
 }
 
 impl Recoverer {

@@ -97,6 +97,7 @@ fn opinions(verdicts: &[Verdict]) -> Vec<Opinion> {
         data_center: String::new(),
         verdict: verdict.clone(),
         observations: Vec::new(),
+        remembered: None,
     };
     verdicts.iter().enumerate().map(opinion).collect()
 }

@@ -9,6 +9,7 @@
 //! - [`lost`]: servers that recoveries left behind.
 //! - [`lint`]: what must hold of any plan.
 //! - [`outcome`]: what became of a step, and what comes next, as values.
+//! - [`receipt`]: which proof allowed the opening.
 //! - [`progress`]: what comes next, given what was done.
 
 pub mod candidate;
@@ -24,6 +25,7 @@ pub mod planner;
 pub mod position;
 pub mod progress;
 mod rank;
+pub mod receipt;
 mod relocation;
 
 #[cfg(test)]

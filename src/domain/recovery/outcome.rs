@@ -9,6 +9,7 @@ use crate::domain::instance::Identity;
 use crate::domain::key::InstanceKey;
 
 use super::plan::{Plan, Refusal, Step};
+use super::receipt::FenceReceipt;
 
 /// What became of a step on one server.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -71,6 +72,8 @@ pub enum Next {
         successor: InstanceKey,
         /// With at least this.
         position: GtidSet,
+        /// Which proof allows it.
+        receipt: FenceReceipt,
     },
     /// Commits the End entry.
     Finish(Finish),

@@ -141,8 +141,9 @@ fn run(state: &mut State, command: &Command, changes: &mut BTreeSet<Change>) -> 
             successor,
             position,
             plan,
+            receipt,
         } => {
-            open(state, token, successor, position, plan, changes)?;
+            open(state, token, successor, position, plan, receipt.as_ref(), changes)?;
         }
         Command::Record { token, lines } => {
             current(state, token)?;

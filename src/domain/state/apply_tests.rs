@@ -65,6 +65,7 @@ fn open(token: &ClaimToken, successor: u32) -> Command {
         successor: key(successor),
         position: mysql_set("1:1-9"),
         plan: Box::new(plan),
+        receipt: None,
     }
 }
 

@@ -7,6 +7,7 @@ use crate::domain::hooks::HookLedger;
 use crate::domain::instance::Identity;
 use crate::domain::key::InstanceKey;
 use crate::domain::recovery::plan::{Plan, RecoveryKind};
+use crate::domain::recovery::receipt::FenceReceipt;
 use crate::domain::topology::ClusterId;
 
 use super::MAX_STEPS;
@@ -74,6 +75,7 @@ pub(super) fn grant(
         lost: None,
         errors: Vec::new(),
         steps: Vec::new(),
+        receipt: None,
         acknowledged: None,
         hooks: HookLedger::of(&claim.hooks),
     };
@@ -214,6 +216,7 @@ pub(super) fn open(
     successor: &InstanceKey,
     position: &GtidSet,
     plan: &Plan,
+    receipt: Option<&FenceReceipt>,
     changes: &mut BTreeSet<Change>,
 ) -> Result<(), RefusedCommand> {
     let now = state.clock;
@@ -237,6 +240,7 @@ pub(super) fn open(
         at: now,
     };
     recovery.plan = plan.clone();
+    recovery.receipt = receipt.cloned();
     changes.insert(Change::Recovery(token.uid.clone()));
     // In a takeover the old primary is known to be read-only by its own word, and is needed as a replica.
     if plan.kind != RecoveryKind::Takeover

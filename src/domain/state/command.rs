@@ -12,6 +12,7 @@ use crate::domain::intent::{Intent, IntentId, Origin};
 use crate::domain::key::InstanceKey;
 use crate::domain::policy::HeldBack;
 use crate::domain::recovery::plan::{Plan, PlanReport, Refusal};
+use crate::domain::recovery::receipt::FenceReceipt;
 use crate::domain::time::Wall;
 use crate::domain::topology::ClusterId;
 
@@ -155,6 +156,9 @@ pub enum Command {
         position: GtidSet,
         /// The plan as chosen again after the freeze.
         plan: Box<Plan>,
+        /// Which proof allows it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        receipt: Option<FenceReceipt>,
     },
     /// Lines for the record of a recovery.
     Record {

@@ -112,6 +112,7 @@ fn recovery(uid: &str, phase: Phase) -> Recovery {
         lost: None,
         errors: Vec::new(),
         steps: Vec::new(),
+        receipt: None,
         acknowledged: None,
         hooks: HookLedger::default(),
     }

@@ -12,6 +12,7 @@ use crate::domain::intent::Origin;
 use crate::domain::key::InstanceKey;
 use crate::domain::policy::{HeldBack, LossPolicy, Mode, OldPrimary};
 use crate::domain::recovery::plan::{Plan, PlanReport, Refusal};
+use crate::domain::recovery::receipt::FenceReceipt;
 use crate::domain::time::Wall;
 use crate::domain::topology::ClusterId;
 
@@ -215,6 +216,9 @@ pub struct Recovery {
     /// The record, at most [`crate::domain::state::MAX_STEPS`] lines.
     #[serde(default)]
     pub steps: Vec<StepRecord>,
+    /// Which proof allowed the opening.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub receipt: Option<FenceReceipt>,
     /// A person's word.
     #[serde(default)]
     pub acknowledged: Option<Acknowledgement>,

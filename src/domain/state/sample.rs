@@ -89,6 +89,7 @@ pub(crate) fn claim(uid: &str, plan: Plan) -> Claim {
         data_center: String::new(),
         verdict: Verdict::Dead,
         observations: vec![observation],
+        remembered: None,
     };
     Claim {
         uid: uid.to_owned(),
@@ -461,6 +462,7 @@ impl Sample {
                 successor: planned.successor.clone(),
                 position: planned.position.clone(),
                 plan: Box::new(planned),
+                receipt: None,
             },
             2 => Command::Record {
                 token,

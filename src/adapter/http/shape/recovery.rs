@@ -11,7 +11,8 @@ use super::analysis::AnalysisShape;
 use super::cluster::ClusterInfo;
 use super::{Coordinates, Key, time_text};
 
-/// A recovery, or a detection in the same clothes. `LostTransactions` and `Opinions` are ours.
+/// A recovery, or a detection in the same clothes. `LostTransactions`, `Fencing`, `Epoch` and
+/// `Opinions` are ours.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "PascalCase")]
 pub(in crate::adapter::http) struct RecoveryShape {
@@ -40,6 +41,8 @@ pub(in crate::adapter::http) struct RecoveryShape {
     r#type: &'static str,
     recovery_type: &'static str,
     lost_transactions: String,
+    fencing: String,
+    epoch: u64,
     opinions: Vec<OpinionShape>,
 }
 
@@ -125,6 +128,8 @@ impl RecoveryShape {
             r#type: kind,
             recovery_type,
             lost_transactions: recovery.lost.as_ref().map(ToString::to_string).unwrap_or_default(),
+            fencing: recovery.receipt.as_ref().map(ToString::to_string).unwrap_or_default(),
+            epoch: recovery.epoch,
             opinions: recovery.opinions.iter().map(OpinionShape::from).collect(),
         }
     }
@@ -159,6 +164,8 @@ impl RecoveryShape {
             r#type: "",
             recovery_type: "",
             lost_transactions: String::new(),
+            fencing: String::new(),
+            epoch: 0,
             opinions: Vec::new(),
         }
     }

@@ -6,6 +6,7 @@ use crate::domain::analysis::evidence::is_receiving;
 use crate::domain::analysis::silence::is_silence;
 use crate::domain::analysis::{current_primary, is_silent};
 use crate::domain::finding::{Code, Finding};
+use crate::domain::gtid::GtidSet;
 use crate::domain::instance::{Instance, ProbeFailure};
 use crate::domain::key::InstanceKey;
 use crate::domain::policy::{HeldBack, Policy, StalledPrimary};
@@ -19,7 +20,13 @@ use super::{Asked, plan_for};
 ///
 /// Every direct replica that says that it receives has to try, the one to be promoted too: a primary that writes nothing looks the
 /// same to a replica that still receives and to one that does not, and the one to be promoted may be the only one that does.
-pub fn plan_silent(finding: &Finding, topology: &Topology, policy: &Policy, now: Wall) -> (Option<Plan>, PlanReport) {
+pub fn plan_silent(
+    finding: &Finding,
+    topology: &Topology,
+    policy: &Policy,
+    remembered: Option<GtidSet>,
+    now: Wall,
+) -> (Option<Plan>, PlanReport) {
     let victim = topology.resolve(&finding.instance);
     let refused = |why: String| {
         (
@@ -41,7 +48,11 @@ pub fn plan_silent(finding: &Finding, topology: &Topology, policy: &Policy, now:
     if replicas.is_empty() && finding.code != Code::StalledPrimary {
         return refused(format!("no replica says that it receives from {victim}"));
     }
-    let (plan, report) = plan_for(finding.code, victim, topology, policy, Asked::default(), now);
+    let asked = Asked {
+        remembered,
+        ..Asked::default()
+    };
+    let (plan, report) = plan_for(finding.code, victim, topology, policy, asked, now);
     let plan = plan.map(|mut plan| {
         if !replicas.is_empty() {
             let test = Step::ReconnectTest {

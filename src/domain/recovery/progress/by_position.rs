@@ -10,6 +10,7 @@ use crate::domain::recovery::outcome::{Next, Outcome};
 use crate::domain::recovery::plan::{Place, Plan, Refusal, RefusalReason, Step};
 use crate::domain::recovery::planner::by_position::{follows_by_gtid, plan_for};
 use crate::domain::recovery::planner::{keep_within, not_claimed};
+use crate::domain::recovery::receipt::receipt;
 use crate::domain::time::Wall;
 
 use super::dead_primary::MAX_RESULTS;
@@ -97,10 +98,12 @@ impl Course<'_> {
         }
         plan.lost_replicas.extend(lost);
         let position = plan.position.clone();
+        let receipt = receipt(&plan, self.done, self.fresh, now);
         Ok(Next::CommitOpen {
             plan: Box::new(plan),
             successor,
             position,
+            receipt,
         })
     }
 

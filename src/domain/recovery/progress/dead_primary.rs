@@ -10,6 +10,7 @@ use crate::domain::recovery::outcome::{Next, Outcome};
 use crate::domain::recovery::plan::{Plan, Refusal, RefusalReason, Step};
 use crate::domain::recovery::planner::{is_frozen, rechoose_without};
 use crate::domain::recovery::position::Holdings;
+use crate::domain::recovery::receipt::receipt;
 use crate::domain::time::Wall;
 
 use super::reconnect::Silence;
@@ -116,10 +117,12 @@ impl Course<'_> {
             }
         }
         let (successor, position) = (plan.successor.clone(), plan.position.clone());
+        let receipt = receipt(&plan, self.done, self.fresh, now);
         Ok(Next::CommitOpen {
             plan: Box::new(plan),
             successor,
             position,
+            receipt,
         })
     }
 

@@ -120,7 +120,7 @@ mod tests {
     }
 
     fn planned() -> Plan {
-        let (plan, report) = plan_silent(&finding(), &before(), &Policy::default(), NOW);
+        let (plan, report) = plan_silent(&finding(), &before(), &Policy::default(), None, NOW);
         plan.unwrap_or_else(|| panic!("{report:?}"))
     }
 
@@ -181,12 +181,12 @@ mod tests {
     fn a_finding_that_says_more_than_silence_has_no_such_plan() {
         for failure in [ProbeFailure::Refused, ProbeFailure::Stalled, ProbeFailure::Saturated] {
             let loud = topology([primary(1, "1:1-100").failing(failure), replica(2, 1, "1:1-100")]);
-            let (plan, report) = plan_silent(&finding(), &loud, &Policy::default(), NOW);
+            let (plan, report) = plan_silent(&finding(), &loud, &Policy::default(), None, NOW);
             assert_eq!(plan, None);
             assert!(report.no_plan.is_some_and(|why| why.contains("is not silent")));
         }
         let back = topology([primary(1, "1:1-100"), replica(2, 1, "1:1-100")]);
-        assert_eq!(plan_silent(&finding(), &back, &Policy::default(), NOW).0, None);
+        assert_eq!(plan_silent(&finding(), &back, &Policy::default(), None, NOW).0, None);
     }
 
     #[test]

@@ -10,6 +10,7 @@ use crate::domain::recovery::candidate::excerpt;
 use crate::domain::recovery::outcome::{Next, Outcome, Undo};
 use crate::domain::recovery::plan::{Plan, RecoveryKind, Step};
 use crate::domain::recovery::planner::check_target;
+use crate::domain::recovery::receipt::FenceReceipt;
 use crate::domain::state::Phase;
 
 use super::Course;
@@ -100,6 +101,7 @@ impl Course<'_> {
             }),
             successor: successor.clone(),
             position: old.executed.clone(),
+            receipt: FenceReceipt::OldPrimaryReadOnly,
         })
     }
 

@@ -6,6 +6,7 @@ use crate::domain::recovery::outcome::{Outcome, StepResult, Undo};
 use crate::domain::recovery::plan::Order;
 use crate::domain::recovery::planner::plan_takeover;
 use crate::domain::recovery::progress::next;
+use crate::domain::recovery::receipt::FenceReceipt;
 use crate::domain::topology::Topology;
 
 fn cluster() -> Topology {
@@ -67,10 +68,12 @@ fn it_demotes_drains_and_opens_when_both_hold_the_same() {
         plan,
         successor,
         position,
+        receipt,
     } = after(&done, &fresh("1:1-121", "1:1-121"))
     else {
         panic!("not opened");
     };
+    assert_eq!(receipt, FenceReceipt::OldPrimaryReadOnly);
     assert_eq!((successor, position), (key(2), mysql_set("1:1-121")));
     assert_eq!(plan.position, mysql_set("1:1-121"));
 }

@@ -118,6 +118,7 @@ impl World {
                     plan,
                     successor,
                     position,
+                    ..
                 } => {
                     self.log.push(format!("commit {successor} {position}"));
                     self.plan = *plan;

@@ -24,6 +24,7 @@ mod choice;
 mod feeding;
 mod plans;
 mod properties;
+mod receipts;
 mod relocation;
 mod soundness;
 mod takeovers;

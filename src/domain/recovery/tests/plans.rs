@@ -229,3 +229,23 @@ fn a_contained_primary_rejoins_when_the_policy_wants_it() {
     gone.instances.insert(key(1), db1());
     assert_eq!(told(&gone, &rejoin), "db1:3306: connection refused");
 }
+
+#[test]
+fn what_members_remember_of_the_primary_and_nobody_holds_is_lost() {
+    let tree = topology([Instance::unseen(key(1)).dead(), cut(2, "1:1-100"), cut(3, "1:1-98")]);
+    let remember = |set: &str, policy: &Policy| {
+        crate::domain::recovery::planner::plan_remembering(&dead_primary(), &tree, policy, Some(mysql_set(set)), NOW)
+    };
+    let plan = remember("1:1-107", &Policy::default()).0.unwrap();
+    assert_eq!(lint(&plan, &tree), Vec::<String>::new());
+    assert_eq!(plan.lost, Some(mysql_set("1:101-107")));
+    // The second choice remembers it too.
+    let again = rechoose(&plan, &tree, &Policy::default(), NOW).unwrap();
+    assert_eq!(again.lost, Some(mysql_set("1:101-107")));
+    assert_eq!(remember("1:1-99", &Policy::default()).0.unwrap().lost, None);
+    let refuse = Policy {
+        loss: LossPolicy::Refuse,
+        ..Policy::default()
+    };
+    assert!(remember("1:1-107", &refuse).1.no_plan.unwrap().contains("Refuse"));
+}

@@ -18,6 +18,7 @@ fn a_merge_keeps_the_older_mint_the_higher_epoch_and_what_was_under_way() {
             successor: key(5),
             position: mysql_set("4:1"),
             plan: Box::new(plan(2, 4, 5, &[4, 5, 6])),
+            receipt: None,
         },
     );
     run(

@@ -251,6 +251,7 @@ fn a_quarantined_server_that_is_promoted_leaves_quarantine() {
             successor: key(1),
             position: mysql_set("1:1-9"),
             plan: Box::new(again),
+            receipt: None,
         },
     );
     let held: Vec<_> = state

@@ -1,0 +1,139 @@
+//! Which proof allowed a successor to be opened: that the old primary can take no write any more, or that somebody accepted that it
+//! might.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::domain::instance::{Instance, InstanceFacts, SemiSync};
+use crate::domain::key::InstanceKey;
+use crate::domain::time::Wall;
+use crate::domain::topology::Topology;
+
+use super::loss::promises_no_loss;
+use super::outcome::{Outcome, StepResult};
+use super::plan::{Plan, Step};
+
+/// The proof. Recorded with the Open entry.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", tag = "receipt")]
+pub enum FenceReceipt {
+    /// The old primary said OK to becoming read-only.
+    OldPrimaryReadOnly,
+    /// It waits for acknowledgements that cannot come: no commit of it succeeds.
+    #[serde(rename_all = "camelCase")]
+    AcksRevoked {
+        /// Semi-sync replicas confirmed stopped.
+        stopped: u32,
+        /// Semi-sync replicas that are known.
+        of: u32,
+        /// How many must be stopped at least: N - w + 1.
+        needed: u32,
+        /// Until when it holds: then the old primary's `timeout` may have passed, and it commits alone. Counted from the last time
+        /// that it was seen waiting.
+        until: Wall,
+    },
+    /// Nothing proves it; the members' agreement that it is dead had to do.
+    #[serde(rename_all = "camelCase")]
+    AcceptedByPolicy {
+        /// Why there is no better proof.
+        why: String,
+    },
+}
+
+impl fmt::Display for FenceReceipt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::OldPrimaryReadOnly => f.write_str("the old primary confirmed that it is read-only"),
+            Self::AcksRevoked {
+                stopped, of, needed, ..
+            } => write!(
+                f,
+                "the old primary waits for acknowledgements that cannot come: {stopped} of {of} semi-sync replicas stopped, {needed} are enough"
+            ),
+            Self::AcceptedByPolicy { why } => write!(f, "no proof, accepted because the members agree: {why}"),
+        }
+    }
+}
+
+/// What allows the opening now: `done` are the actor's steps, `fresh` the picture after them.
+pub fn receipt(plan: &Plan, done: &[StepResult], fresh: &Topology, now: Wall) -> FenceReceipt {
+    let victim = &plan.victim;
+    let fenced = done
+        .iter()
+        .rev()
+        .filter(|result| matches!(result.step, Step::Fence { .. }))
+        .find_map(|result| result.outcomes.get(victim));
+    if let Some(Outcome::Done) = fenced {
+        return FenceReceipt::OldPrimaryReadOnly;
+    }
+    // One that does not answer may start and acknowledge again.
+    let is_stopped = |replica: &Instance| {
+        replica.is_valid() && (super::planner::is_frozen(replica) || fresh.source_of(replica) != Some(victim))
+    };
+    acks_revoked(plan, fresh, now, is_stopped).unwrap_or_else(|why| FenceReceipt::AcceptedByPolicy { why })
+}
+
+/// What would allow the opening if the present primary died now and did not answer any more: all replicas that answer would be
+/// stopped.
+pub fn predict(plan: &Plan, topology: &Topology, now: Wall) -> FenceReceipt {
+    acks_revoked(plan, topology, now, Instance::is_valid).unwrap_or_else(|why| FenceReceipt::AcceptedByPolicy { why })
+}
+
+/// Whether so many semi-sync replicas are stopped that the old primary cannot get the acknowledgements that it waits for.
+fn acks_revoked(
+    plan: &Plan,
+    topology: &Topology,
+    now: Wall,
+    is_stopped: impl Fn(&Instance) -> bool,
+) -> Result<FenceReceipt, String> {
+    let victim = &plan.victim;
+    let instance = topology.get(victim);
+    let (facts, seen) = instance
+        .and_then(|instance| Some((instance.facts.as_ref()?, instance.last_seen?)))
+        .ok_or_else(|| format!("{victim} was never seen"))?;
+    let semi_sync: &SemiSync = &facts.semi_sync;
+    if !promises_no_loss(semi_sync) {
+        return Err(format!(
+            "{victim} was last seen without semi-sync that waits whoever is connected (AFTER_SYNC, wait_no_replica)"
+        ));
+    }
+    let until = seen.plus_millis(i64::try_from(semi_sync.timeout_millis).unwrap_or(i64::MAX));
+    if now >= until {
+        return Err(format!(
+            "{victim} stops waiting for acknowledgements after {} ms, and they are over since it was seen",
+            semi_sync.timeout_millis
+        ));
+    }
+    let acknowledges = |key: &InstanceKey| {
+        let facts = topology.get(key).and_then(|instance| instance.facts.as_ref());
+        facts.is_none_or(|facts: &InstanceFacts| facts.semi_sync.replica_enabled)
+    };
+    let known: Vec<&InstanceKey> = plan
+        .sources
+        .iter()
+        .filter(|(key, source)| topology.resolve(source) == victim && acknowledges(key))
+        .map(|(key, _)| key)
+        .collect();
+    let stopped = known
+        .iter()
+        .filter(|key| topology.get(key).is_some_and(&is_stopped))
+        .count();
+    let (of, stopped) = (count(known.len()).max(semi_sync.clients), count(stopped));
+    let needed = (of + 1).saturating_sub(semi_sync.wait_for_count);
+    if stopped < needed {
+        return Err(format!(
+            "{stopped} of {of} semi-sync replicas of {victim} are stopped, {needed} are needed to keep acknowledgements from it"
+        ));
+    }
+    Ok(FenceReceipt::AcksRevoked {
+        stopped,
+        of,
+        needed,
+        until,
+    })
+}
+
+fn count(length: usize) -> u32 {
+    u32::try_from(length).unwrap_or(u32::MAX)
+}

@@ -1,0 +1,130 @@
+//! Which proof allows an opening.
+
+use super::*;
+use crate::domain::instance::SemiSync;
+use crate::domain::recovery::outcome::{Outcome, StepResult};
+use crate::domain::recovery::receipt::{FenceReceipt, predict, receipt};
+
+/// A primary that waits for `count` of its replicas, whoever is connected, for ten seconds.
+fn waiting(count: u32) -> Instance {
+    db1().facts(|facts| {
+        facts.semi_sync = SemiSync {
+            available: true,
+            source_enabled: true,
+            timeout_millis: 10_000,
+            wait_for_count: count,
+            wait_no_replica: true,
+            after_sync: true,
+            source_active: true,
+            clients: 3,
+            ..SemiSync::default()
+        };
+    })
+}
+
+fn acknowledging(n: u32, io: ThreadState) -> Instance {
+    cut(n, "1:1-100")
+        .facts(|facts| facts.semi_sync.replica_enabled = true)
+        .channel(|channel| channel.io = io)
+}
+
+fn fenced(outcome: Outcome) -> Vec<StepResult> {
+    vec![StepResult {
+        step: Step::Fence { victim: key(1) },
+        outcomes: [(key(1), outcome)].into(),
+    }]
+}
+
+fn plan_of(tree: &Topology) -> Plan {
+    planned(tree, &Policy::default()).0.unwrap()
+}
+
+#[test]
+fn the_old_primarys_word_is_the_best_proof() {
+    let tree = topology([db1(), cut(2, "1:1-100")]);
+    let plan = plan_of(&tree);
+    assert_eq!(
+        receipt(&plan, &fenced(Outcome::Done), &tree, NOW),
+        FenceReceipt::OldPrimaryReadOnly
+    );
+    let unanswered = fenced(Outcome::NoAnswer("refused".to_owned()));
+    let told = receipt(&plan, &unanswered, &tree, NOW).to_string();
+    assert!(
+        told.starts_with("no proof") && told.contains("without semi-sync"),
+        "{told}"
+    );
+}
+
+#[test]
+fn a_primary_that_cannot_get_its_acknowledgements_takes_no_write() {
+    use ThreadState::{Connecting, Stopped};
+    // Two acknowledgements of three replicas: two of them stopped are enough.
+    let tree = |third| {
+        topology([
+            waiting(2),
+            acknowledging(2, Stopped),
+            acknowledging(3, Stopped),
+            acknowledging(4, third),
+        ])
+    };
+    let plan = plan_of(&tree(Connecting));
+    let revoked = receipt(&plan, &[], &tree(Connecting), NOW.plus_millis(9_999));
+    let wanted = FenceReceipt::AcksRevoked {
+        stopped: 2,
+        of: 3,
+        needed: 2,
+        until: NOW.plus_millis(10_000),
+    };
+    assert_eq!(revoked, wanted);
+    // It may have given up waiting.
+    let late = receipt(&plan, &[], &tree(Connecting), NOW.plus_millis(10_000)).to_string();
+    assert!(late.contains("stops waiting"), "{late}");
+    let one = topology([
+        waiting(2),
+        acknowledging(2, Stopped),
+        acknowledging(3, Stopped).dead(),
+        acknowledging(4, Connecting),
+    ]);
+    let told = receipt(&plan, &[], &one, NOW).to_string();
+    assert!(
+        told.contains("1 of 3 semi-sync replicas") && told.contains("2 are needed"),
+        "{told}"
+    );
+    // One that the primary counted and nobody knows may acknowledge.
+    let few = topology([waiting(1), acknowledging(2, Stopped)]);
+    let told = receipt(&plan_of(&few), &[], &few, NOW).to_string();
+    assert!(told.contains("1 of 3") && told.contains("3 are needed"), "{told}");
+}
+
+#[test]
+fn any_weaker_semi_sync_is_no_proof() {
+    let weaker: [fn(&mut SemiSync); 4] = [
+        |semi_sync| semi_sync.after_sync = false,
+        |semi_sync| semi_sync.wait_no_replica = false,
+        |semi_sync| semi_sync.source_active = false,
+        |semi_sync| semi_sync.source_enabled = false,
+    ];
+    for weaken in weaker {
+        let primary = waiting(1).facts(|facts| weaken(&mut facts.semi_sync));
+        let tree = topology([primary, acknowledging(2, ThreadState::Stopped)]);
+        assert!(matches!(
+            receipt(&plan_of(&tree), &[], &tree, NOW),
+            FenceReceipt::AcceptedByPolicy { .. }
+        ));
+    }
+}
+
+#[test]
+fn a_proof_is_foretold_for_the_replicas_that_answer() {
+    let tree = topology([
+        waiting(1),
+        acknowledging(2, ThreadState::Connecting),
+        acknowledging(3, ThreadState::Connecting),
+        acknowledging(4, ThreadState::Connecting),
+    ]);
+    let plan = plan_of(&tree);
+    assert!(matches!(
+        predict(&plan, &tree, NOW),
+        FenceReceipt::AcksRevoked { stopped: 3, .. }
+    ));
+}
