@@ -226,15 +226,17 @@ impl Drive<'_> {
 
     /// Whether a step that only goes forward was tried before.
     fn is_again(&self, step: &Step) -> bool {
-        self.done.iter().any(|result| {
-            matches!(
-                (&result.step, step),
-                (Step::Open { .. }, Step::Open { .. })
-                    | (Step::Repoint { .. }, Step::Repoint { .. })
-                    | (Step::RepointAt { .. }, Step::RepointAt { .. })
-                    | (Step::InjectEmpty { .. }, Step::InjectEmpty { .. })
-                    | (Step::ResetGtids { .. }, Step::ResetGtids { .. })
-            )
+        self.done.iter().any(|result| match (&result.step, step) {
+            (Step::Open { .. }, Step::Open { .. })
+            | (Step::MakeWritable { .. }, Step::MakeWritable { .. })
+            | (Step::RepointAt { .. }, Step::RepointAt { .. })
+            | (Step::InjectEmpty { .. }, Step::InjectEmpty { .. })
+            | (Step::ResetGtids { .. }, Step::ResetGtids { .. }) => true,
+            (Step::Repoint { replicas: before, .. }, Step::Repoint { replicas, .. })
+            | (Step::Acknowledge { replicas: before, .. }, Step::Acknowledge { replicas, .. }) => {
+                !before.is_disjoint(replicas)
+            }
+            _ => false,
         })
     }
 
@@ -320,6 +322,14 @@ impl Drive<'_> {
             }
             Step::ResetGtids { instance, keep } => {
                 BTreeMap::from([(instance.clone(), self.hands.reset_gtids(instance, keep).await)])
+            }
+            Step::Acknowledge { replicas, on } => self
+                .hands
+                .acknowledge(replicas, *on)
+                .await
+                .unwrap_or_else(|effect| to_all(replicas, &effect)),
+            Step::MakeWritable { primary } => {
+                BTreeMap::from([(primary.clone(), self.hands.make_writable(primary).await)])
             }
             Step::Repoint { successor, replicas } if recovery.plan.kind == RecoveryKind::Takeover => {
                 self.repoint_all(recovery, fresh, successor, replicas).await
@@ -420,8 +430,11 @@ impl Drive<'_> {
         let follows = progress::follows_on(&recovery.plan, finish.successful, |key| {
             finish.lost_replicas.iter().any(|refusal| refusal.instance == *key)
         });
+        let kind = recovery.plan.kind;
+        // A repair of a primary that answers leaves it what it is.
+        let is_below = matches!(kind, RecoveryKind::IntermediatePrimary | RecoveryKind::GroupMember);
         let leaves_quarantine =
-            !follows && (recovery.plan.kind.replaces_primary() || self.was_writable(&recovery.plan.victim));
+            !follows && (kind.replaces_primary() || (is_below && self.was_writable(&recovery.plan.victim)));
         let quarantine = match (&finish.successor, &recovery.plan.victim_identity) {
             (Some(_), Some(identity)) if leaves_quarantine => Some((recovery.plan.victim.clone(), identity.clone())),
             _ => None,

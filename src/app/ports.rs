@@ -238,6 +238,12 @@ pub trait StepSession: Send {
     /// Switches semi-sync's source side on or off, where the plugin is there and the server was a semi-sync member; else does nothing.
     async fn set_semi_sync_source(&mut self, on: bool, deadline: Duration) -> Result<(), StepError>;
 
+    /// Makes the replica acknowledge, or not, and reconnects its receiving thread, which makes it count.
+    ///
+    /// # Errors
+    /// [`StepError::Refused`] also where the plugin is missing.
+    async fn acknowledge(&mut self, on: bool, deadline: Duration) -> Result<(), StepError>;
+
     /// Points the managed channel at a new source by GTID, keeping account and TLS options, and starts it.
     /// `account` replaces the channel's account (needed where it never had one).
     async fn follow(

@@ -118,6 +118,7 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
         data_center_query: settings.discovery.data_center.query.clone(),
         region_query: settings.discovery.region.query.clone(),
         environment_query: settings.discovery.environment.query.clone(),
+        semi_sync_query: settings.discovery.semi_sync_query.clone(),
         ..ProbeSettings::default()
     };
     let prober: Arc<dyn Prober> = Arc::new(MySqlProber::new(
@@ -422,6 +423,7 @@ fn policy_settings(settings: &Settings) -> anyhow::Result<PolicySettings> {
     let promotion = &recovery.promotion;
     Ok(PolicySettings {
         recover_primary_filters: recovery.primaries.filters().to_vec(),
+        recover_locked_semi_sync: recovery.recover_locked_semi_sync,
         recover_intermediate_filters: recovery.intermediates.filters().to_vec(),
         promotion_ignore: promotion.ignore.patterns().to_vec(),
         block_millis: u64::try_from(recovery.block.as_millis()).context("RecoveryPeriodBlockSeconds")?,

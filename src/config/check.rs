@@ -493,6 +493,7 @@ impl Check<'_> {
                 &keys.PhysicalEnvironmentPattern,
                 &keys.DetectPhysicalEnvironmentQuery,
             ),
+            semi_sync_query: Some(keys.DetectSemiSyncEnforcedQuery.clone()).filter(|query| !query.is_empty()),
             candidate_expiry: Some(keys.CandidateInstanceExpireMinutes)
                 .filter(|minutes| *minutes > 0)
                 .map(|minutes| Duration::from_secs(u64::from(minutes) * 60)),
@@ -554,6 +555,7 @@ impl Check<'_> {
                 "RecoverIntermediateMasterClusterFilters",
                 &keys.RecoverIntermediateMasterClusterFilters,
             ),
+            recover_locked_semi_sync: keys.RecoverLockedSemiSyncMaster,
             promotion: self.promotion(file),
             recover_non_writable_primary: keys.RecoverNonWriteableMaster,
             enforce_exact_semi_sync: keys.EnforceExactSemiSyncReplicas,

@@ -196,6 +196,8 @@ keys! {
         DetectRegionQuery: String = String::new();
         /// The same for the environment.
         DetectPhysicalEnvironmentQuery: String = String::new();
+        /// Query on a replica that returns its semi-sync priority: higher is asked first to acknowledge, 0 never is. Without it every replica that can is asked alike.
+        DetectSemiSyncEnforcedQuery: String = String::new();
         /// Minutes after which a promotion rule of `register-candidate` ends; 0 (the default here, 60 in orchestrator): never.
         CandidateInstanceExpireMinutes: u32 = 0;
     }
@@ -214,11 +216,13 @@ keys! {
         RecoverMasterClusterFilters: Vec<String> = Vec::new();
         /// The same for the replicas of failed intermediate primaries and of failed members of replication groups: they get another source.
         RecoverIntermediateMasterClusterFilters: Vec<String> = Vec::new();
+        /// A primary that waits for more semi-sync replicas than acknowledge gets more of them.
+        RecoverLockedSemiSyncMaster: bool = false;
         /// Regular expressions on `host:port`: instances that are never promoted.
         PromotionIgnoreHostnameFilters: Vec<String> = Vec::new();
-        /// A read-only primary whose replicas replicate is a failure.
+        /// A read-only primary whose replicas replicate is made writable, whoever made it read-only. One that ham4db had made writable, and that is read-only since it started again, is made so in any case.
         RecoverNonWriteableMaster: bool = false;
-        /// More semi-sync replicas than the primary waits for are a failure.
+        /// More semi-sync replicas than the primary waits for are a failure: surplus ones are switched off.
         EnforceExactSemiSyncReplicas: bool = false;
         /// Seconds that the binary log of a primary which waits for too many semi-sync replicas stands still before it counts as locked; 0: `ReasonableReplicationLagSeconds`.
         ReasonableLockedSemiSyncMasterSeconds: u32 = 0;

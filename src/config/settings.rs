@@ -149,6 +149,8 @@ pub struct DiscoverySettings {
     pub region: Classification,
     /// Environment.
     pub environment: Classification,
+    /// Query for the semi-sync priority of a replica.
+    pub semi_sync_query: Option<String>,
     /// How long a promotion rule of `register-candidate` counts; `None`: until it is replaced.
     pub candidate_expiry: Option<Duration>,
 }
@@ -164,6 +166,7 @@ pub struct Classification {
 
 /// Recoveries.
 #[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "independent switches, one key each")]
 pub struct RecoverySettings {
     /// How long an unacknowledged recovery blocks the next one of its cluster.
     pub block: Duration,
@@ -177,6 +180,8 @@ pub struct RecoverySettings {
     pub intermediates: ClusterFilters,
     /// Who may be promoted.
     pub promotion: PromotionSettings,
+    /// A locked semi-sync primary gets more acknowledging replicas.
+    pub recover_locked_semi_sync: bool,
     /// A read-only primary is a failure.
     pub recover_non_writable_primary: bool,
     /// More semi-sync replicas than the primary waits for are a failure.

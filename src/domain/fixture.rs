@@ -57,6 +57,7 @@ fn facts(n: u32, flavour: Flavour, executed: GtidSet) -> InstanceFacts {
         version_comment: String::new(),
         server_id: n,
         uptime_seconds: 1000,
+        started: None,
         read_only: true,
         super_read_only: None,
         log_bin: true,

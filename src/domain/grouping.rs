@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::instance::Instance;
+use super::instance::{Instance, is_same_process};
 use super::intent::Origin;
 use super::key::InstanceKey;
 use super::state::{Cluster, Command, State};
@@ -207,6 +207,9 @@ pub fn describe(state: &State, grouping: &Grouping, topology: &Topology, alias: 
             .as_ref()
             .map(|facts| (top.key.clone(), facts.identity.clone()))
     });
+    let process = only
+        .filter(|_| primary.is_some())
+        .and_then(|top| top.valid_facts()?.started);
     let document = owner(state, topology);
     let members = members(state, grouping, topology);
     let unchanged = recorded.is_some_and(|cluster| {
@@ -216,7 +219,11 @@ pub fn describe(state: &State, grouping: &Grouping, topology: &Topology, alias: 
             && (alias.is_empty() || cluster.alias == alias)
             && match (&primary, &cluster.primary) {
                 (None, _) => true,
-                (Some((key, identity)), Some(present)) => present.instance == *key && present.identity == *identity,
+                (Some((key, identity)), Some(present)) => {
+                    present.instance == *key
+                        && present.identity == *identity
+                        && (process.is_none() || is_same_process(process, present.process))
+                }
                 (Some(_), None) => false,
             }
     });
@@ -227,6 +234,7 @@ pub fn describe(state: &State, grouping: &Grouping, topology: &Topology, alias: 
         id: topology.cluster.clone(),
         instances: members,
         primary,
+        process,
         alias: alias.to_owned(),
         absorbs: grouping.recorded.iter().skip(1).cloned().collect(),
         document,

@@ -58,6 +58,8 @@ fn world() -> (State, Topology) {
         identity: Identity::ServerUuid(uuid(1)),
         since: NOW,
         epoch: 0,
+        opened_by: None,
+        process: None,
     });
     record.name = key(1).to_string();
     let state = State {
@@ -376,4 +378,28 @@ fn of_co_primaries_the_writable_one_is_recorded() {
         Some(key(1)),
         "the first of them"
     );
+}
+
+#[test]
+fn the_process_of_a_primary_that_takes_writes_is_recorded_once() {
+    let (mut state, _) = world();
+    let seen = |started: i64, read_only: bool| {
+        let it = primary(1, "1:1-9").facts(|facts| {
+            facts.started = Some(started);
+            facts.read_only = read_only;
+        });
+        topology([it, replica(2, 1, "1:1-9"), replica(3, 1, "1:1-9")])
+    };
+    let told = |state: &State, topology: &Topology| match described(state, topology) {
+        Some(Command::DescribeCluster { process, .. }) => process,
+        _ => None,
+    };
+    assert_eq!(told(&state, &seen(1000, true)), None);
+    assert_eq!(told(&state, &seen(1000, false)), Some(1000));
+    for cluster in state.clusters.values_mut() {
+        cluster.primary.as_mut().unwrap().process = Some(1000);
+    }
+    assert_eq!(described(&state, &seen(1001, false)), None);
+    assert_eq!(told(&state, &seen(1060, false)), Some(1060));
+    assert_eq!(described(&state, &seen(1060, true)), None);
 }

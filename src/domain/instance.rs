@@ -205,6 +205,8 @@ pub struct SemiSync {
     pub clients: u32,
     /// This replica acknowledges now.
     pub replica_active: bool,
+    /// What `DetectSemiSyncEnforcedQuery` says: higher is asked first, 0 never; `None` without the query.
+    pub priority: Option<u32>,
 }
 
 /// A replica as its source sees it.
@@ -240,6 +242,9 @@ pub struct InstanceFacts {
     /// Seconds since the server started.
     #[serde(default)]
     pub uptime_seconds: u64,
+    /// When its process began, by its own clock: seconds since 1970. Two looks at one process may differ by a second.
+    #[serde(default)]
+    pub started: Option<i64>,
     /// `@@read_only`.
     pub read_only: bool,
     /// `@@super_read_only`; `None` where the flavour has none (MariaDB).
@@ -296,6 +301,18 @@ pub struct InstanceFacts {
     /// Parts of the probe that failed, each as `what: why`; what depends on them is unknown (design rule 13).
     #[serde(default)]
     pub problems: Vec<String>,
+}
+
+/// Two moments at which a process is said to have begun lie so close together that it is one process: [`InstanceFacts::started`] is made
+/// from two whole numbers of seconds, and clocks are put right by little steps. Unknown ones are no evidence of a second process.
+pub fn is_same_process(one: Option<i64>, other: Option<i64>) -> bool {
+    /// No server has started, taken writes, ended and started again within so many seconds.
+    const CLOSE_SECONDS: u64 = 2;
+    match (one, other) {
+        (Some(one), Some(other)) => one.abs_diff(other) <= CLOSE_SECONDS,
+        (None, None) => true,
+        (Some(_), None) | (None, Some(_)) => false,
+    }
 }
 
 impl InstanceFacts {

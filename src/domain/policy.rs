@@ -114,6 +114,11 @@ pub enum HeldBack {
     NotActionable,
     /// It is waited for something, told in words.
     Waits(String),
+    /// The repair is made only when a key of the configuration asks for it.
+    NotAskedFor {
+        /// Which key.
+        key: String,
+    },
     /// The members do not agree.
     NoAgreement(String),
     /// The planner refused.
@@ -137,6 +142,7 @@ impl std::fmt::Display for HeldBack {
             }
             Self::Vetoed { uid, why, .. } => write!(f, "a hook stopped recovery {uid}: {why}"),
             Self::RecoveryRuns { uid } => write!(f, "recovery {uid} of this cluster runs"),
+            Self::NotAskedFor { key } => write!(f, "not asked for ({key})"),
             Self::NotActionable => f.write_str("no recovery exists for this finding"),
             Self::Waits(what) => f.write_str(what),
             Self::NoAgreement(why) => write!(f, "members do not agree: {why}"),
@@ -207,6 +213,10 @@ pub struct Policy {
     /// The same for failed intermediate primaries and group members, which have filters of their own. A recent recovery of the primary
     /// does not hold these back, nor these it.
     pub held_back_intermediates: Option<HeldBack>,
+    /// The same for repairs of a primary that answers (semi-sync, read-only): a recent failover does not hold these back.
+    pub held_back_living: Option<HeldBack>,
+    /// A primary that waits for more semi-sync replicas than it has gets more.
+    pub recover_locked_semi_sync: bool,
     /// Repairs that ended a short while ago: the same kind of repair of the same instance waits.
     pub recent_repairs: Vec<RecentRepair>,
     /// Instances in downtime, with the one that lasts longest.
@@ -229,7 +239,12 @@ pub struct Policy {
     pub block_millis: u64,
     /// Instances of the recoveries that run: what happens to them is part of these.
     pub in_recovery: BTreeSet<InstanceKey>,
-    /// A read-only primary is a failure.
+    /// Servers of the cluster that are in quarantine: whatever they were, they take no writes as long as the leader can reach them.
+    pub quarantined: BTreeSet<InstanceKey>,
+    /// The recorded primary, when ham4db made it writable, and it started again since it was last seen to take writes, and takes none
+    /// now: then nobody made it read-only, its configuration did.
+    pub booted_read_only: Option<InstanceKey>,
+    /// A read-only primary is a failure, whoever made it so.
     pub recover_non_writable_primary: bool,
     /// More semi-sync replicas than the primary waits for are a failure.
     pub enforce_exact_semi_sync: bool,

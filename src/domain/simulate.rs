@@ -181,6 +181,7 @@ fn write_plan(plan: Option<&Plan>, report: &PlanReport, topology: &Topology, out
                 RecoveryKind::DeadPrimary | RecoveryKind::DeadPrimaryByPosition | RecoveryKind::Takeover => "promote",
                 RecoveryKind::Rejoin | RecoveryKind::IntermediatePrimary | RecoveryKind::GroupMember => "follow",
                 RecoveryKind::ResolveErrant => "agree with",
+                RecoveryKind::SemiSync | RecoveryKind::NonWritablePrimary => "keep",
             };
             writeln!(
                 out,

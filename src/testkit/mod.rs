@@ -6,6 +6,7 @@
 //! - [`scripts`]: the port `Hooks`, with commands that do what the test says, and a list of what was run.
 //! - [`rig`]: members that run the real watcher, recoverer, guard and leader on all that.
 
+mod boot_tests;
 mod clock;
 mod group;
 mod repair_tests;

@@ -59,9 +59,13 @@ async fn staged() -> Rig {
 
 /// Claims the repair for the first member, whose loops then find it unfinished and carry it out.
 async fn claim(rig: &Rig) {
+    claim_plan(rig, plan()).await;
+}
+
+async fn claim_plan(rig: &Rig, plan: Plan) {
     let finding = Finding {
-        code: Code::DeadIntermediateMaster,
-        instance: key(2),
+        code: plan.code,
+        instance: plan.victim.clone(),
         cluster: ClusterId("c1".to_owned()),
         description: String::new(),
         evidence: Evidence::default(),
@@ -75,7 +79,7 @@ async fn claim(rig: &Rig) {
         holder_name: "member1".to_owned(),
         finding,
         opinions: Vec::new(),
-        plan: plan(),
+        plan,
         report: PlanReport::default(),
         above: 0,
         hooks: Vec::new(),
@@ -211,5 +215,101 @@ async fn whatever_goes_wrong_a_replica_is_fed_or_named_as_left_behind() {
                 run(trouble, n, "facts", after).await;
             }
         }
+    }
+}
+
+// === a primary that answers ===
+
+fn living(kind: RecoveryKind, code: Code, servers: &[u32], steps: Vec<Step>) -> Plan {
+    Plan {
+        kind,
+        code,
+        victim: key(1),
+        victim_identity: Some(Identity::ServerUuid(uuid(1))),
+        successor: key(1),
+        successor_identity: Identity::ServerUuid(uuid(1)),
+        instances: servers.iter().map(|n| key(*n)).collect(),
+        steps,
+        ..plan()
+    }
+}
+
+/// db1 waits for one of db2 to db4, which can acknowledge and do not.
+async fn locked() -> Rig {
+    let rig = Rig::started(4, 3).await;
+    for n in 1..=4 {
+        rig.world.with(n, |server| server.facts.semi_sync.available = true);
+    }
+    rig.world.with(1, |server| {
+        server.facts.semi_sync.source_enabled = true;
+        server.facts.semi_sync.wait_for_count = 1;
+    });
+    // Everybody has to have seen it.
+    rig.wait(6000).await;
+    let on = Step::Acknowledge {
+        replicas: [key(2)].into(),
+        on: true,
+    };
+    let plan = living(
+        RecoveryKind::SemiSync,
+        Code::LockedSemiSyncMaster,
+        &[1, 2, 3, 4],
+        vec![on],
+    );
+    rig.world.kill(4);
+    claim_plan(&rig, plan).await;
+    rig
+}
+
+fn acknowledging(rig: &Rig) -> Vec<u32> {
+    let acknowledges = |n: &u32| {
+        rig.world
+            .with(*n, |server| server.up && server.facts.semi_sync.replica_active)
+    };
+    (2..=4).filter(acknowledges).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_locked_primary_gets_an_acknowledging_replica() {
+    let rig = locked().await;
+    rig.until("over", |rig| !repair(rig).is_active()).await;
+    assert!(repair(&rig).is_successful(), "{:#?}", repair(&rig));
+    assert_eq!(acknowledging(&rig), [2]);
+    assert_eq!(rig.world.log(), ["db2:3306 acknowledge by member1"]);
+    rig.world.assert_sound();
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_replica_is_asked_when_the_first_refuses() {
+    let rig = locked().await;
+    for _ in 0..2 {
+        rig.world.plan(Fault::refuse(2, "acknowledge"));
+    }
+    rig.until("over", |rig| !repair(rig).is_active()).await;
+    assert!(repair(&rig).is_successful(), "{:#?}", repair(&rig));
+    assert_eq!(acknowledging(&rig), [3]);
+    rig.world.assert_sound();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_read_only_primary_is_opened_and_only_while_nobody_else_is_writable() {
+    for split in [false, true] {
+        let rig = Rig::started(3, 3).await;
+        rig.world.with(1, |server| server.read_only = true);
+        if split {
+            rig.world.with(3, |server| server.read_only = false);
+        }
+        rig.wait(6000).await;
+        let open = Step::MakeWritable { primary: key(1) };
+        let code = Code::NoWriteableMasterStructureWarning;
+        let plan = living(RecoveryKind::NonWritablePrimary, code, &[1], vec![open]);
+        claim_plan(&rig, plan).await;
+        rig.until("over", |rig| !repair(rig).is_active()).await;
+        let repair = repair(&rig);
+        assert_eq!(repair.is_successful(), !split, "{repair:#?}");
+        let wanted = if split { key(3) } else { key(1) };
+        assert_eq!(rig.world.writable(), [wanted]);
+        assert!(rig.group.state().quarantines.is_empty());
+        rig.world.assert_sound();
     }
 }

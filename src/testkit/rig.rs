@@ -80,6 +80,8 @@ pub(crate) fn state_of(servers: u32) -> State {
             identity: Identity::ServerUuid(uuid(1)),
             since: NOW,
             epoch: 0,
+            opened_by: None,
+            process: None,
         }),
         document: None,
     };

@@ -433,6 +433,16 @@ impl StepSession for SimSession {
         self.run("set_semi_sync_source", deadline, |_| ()).await
     }
 
+    async fn acknowledge(&mut self, on: bool, deadline: Duration) -> Result<(), StepError> {
+        let key = self.instance.clone();
+        self.run("acknowledge", deadline, |inner| {
+            let semi_sync = &mut inner.servers.get_mut(&key).unwrap().facts.semi_sync;
+            semi_sync.replica_enabled = on;
+            semi_sync.replica_active = on;
+        })
+        .await
+    }
+
     async fn follow(
         &mut self,
         source: &InstanceKey,

@@ -8,7 +8,9 @@ use tokio::time::Instant;
 use crate::app::ports::OpenTransaction;
 use crate::domain::fixture::{key, mysql_set, primary, replica, uuid};
 use crate::domain::gtid::GtidSet;
-use crate::domain::instance::{Channel, Identity, InstanceFacts, ProbeFailure, SeenReplica, ThreadError, ThreadState};
+use crate::domain::instance::{
+    Channel, Identity, InstanceFacts, ProbeFailure, SeenReplica, SemiSync, ThreadError, ThreadState,
+};
 use crate::domain::key::InstanceKey;
 
 use super::session::Fault;
@@ -309,13 +311,23 @@ impl Inner {
                 ..link.like.clone()
             }
         });
+        let acknowledging = self.servers.values().filter(|other| {
+            let follows = |link: &Link| link.source == *key && link.receives;
+            other.up && other.channel.as_ref().is_some_and(follows) && other.facts.semi_sync.replica_active
+        });
+        let semi_sync = SemiSync {
+            clients: u32::try_from(acknowledging.count()).unwrap(),
+            ..server.facts.semi_sync.clone()
+        };
         InstanceFacts {
+            semi_sync,
             read_only: server.read_only,
             super_read_only: Some(server.read_only),
             executed: server.executed.clone(),
             channels: channel.into_iter().collect(),
             replicas: replicas.collect(),
             uptime_seconds: 1000 * server.life,
+            started: i64::try_from(1000 * server.life).ok(),
             ..server.facts.clone()
         }
     }

@@ -89,6 +89,7 @@ pub(crate) fn instance(port: u16, source: Option<u16>) -> Instance {
         version_comment: "Debian 12".to_owned(),
         server_id: u32::from(port),
         uptime_seconds: 65,
+        started: None,
         read_only: source.is_some(),
         super_read_only: None,
         log_bin: true,
@@ -145,6 +146,8 @@ pub(crate) fn view() -> ClusterView {
         identity: Identity::ServerId(21100),
         since: NOW,
         epoch: 1,
+        opened_by: None,
+        process: None,
     };
     ClusterView {
         cluster: Cluster {

@@ -26,6 +26,7 @@ pub async fn claim(member: &dyn Consensus, uid: &str) -> ClaimToken {
         id: cluster.clone(),
         instances: instances.clone(),
         primary: None,
+        process: None,
         alias: String::new(),
         absorbs: Vec::new(),
         document: None,

@@ -8,11 +8,13 @@
 )]
 mod kit;
 
+mod booting;
 mod by_position;
 mod choice;
 mod errant;
 mod feeding;
 mod hooks;
+mod intermediate;
 mod kit_itself;
 mod leader;
 mod partition;

@@ -86,6 +86,7 @@ pub(super) fn assemble(
         version_comment: learned.variable("version_comment").to_owned(),
         server_id,
         uptime_seconds: learned.uptime + learned.at.elapsed().as_secs(),
+        started: started(learned),
         read_only,
         super_read_only: variables.optional(&["super_read_only"]).and_then(|text| as_flag(&text)),
         log_bin: as_flag(learned.variable("log_bin")).unwrap_or_default(),
@@ -149,6 +150,10 @@ fn executed(learned: &Learned, variables: &TextRow) -> Result<GtidSet, SqlFailur
     }
 }
 
+fn started(learned: &Learned) -> Option<i64> {
+    learned.clock?.checked_sub_unsigned(learned.uptime)
+}
+
 fn semi_sync(learned: &Learned, variables: &TextRow, status: &[TextRow]) -> Result<SemiSync, ColumnError> {
     let names = learned.semi_sync;
     let status_of = |name: &str| {
@@ -159,6 +164,7 @@ fn semi_sync(learned: &Learned, variables: &TextRow, status: &[TextRow]) -> Resu
     };
     let mut semi_sync = SemiSync {
         available: names.source.is_some() && names.replica.is_some(),
+        priority: learned.semi_sync_priority,
         ..SemiSync::default()
     };
     if let Some(source) = names.source {

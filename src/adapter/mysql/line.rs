@@ -13,6 +13,7 @@ use crate::app::ports::Credentials;
 use crate::domain::dialect::Dialect;
 use crate::domain::instance::{Identity, InstanceFacts, ProbeFailure};
 use crate::domain::key::InstanceKey;
+use crate::domain::recovery::acknowledging::PRIORITY_PART;
 use crate::domain::version::ServerVersion;
 
 use super::connection::{self, SqlFailure};
@@ -35,6 +36,8 @@ pub struct ProbeSettings {
     pub region_query: Option<String>,
     /// Query whose first value is the environment.
     pub environment_query: Option<String>,
+    /// Query whose first value is the semi-sync priority: 0 never acknowledges, higher is asked first.
+    pub semi_sync_query: Option<String>,
     /// Query whose first value is the replication lag in seconds, instead of `Seconds_Behind_Source`.
     pub lag_query: Option<String>,
     /// Connection attempts of this process at one moment, over all servers. A dead data centre makes each attempt last its whole
@@ -49,6 +52,7 @@ impl Default for ProbeSettings {
             data_center_query: None,
             region_query: None,
             environment_query: None,
+            semi_sync_query: None,
             lag_query: None,
             most_attempts: 512,
         }
@@ -67,6 +71,8 @@ pub(super) struct Learned {
     pub(super) semi_sync: SemiSyncNames,
     /// `Uptime`, seconds, at `at`.
     pub(super) uptime: u64,
+    /// The server's clock then, seconds since 1970.
+    pub(super) clock: Option<i64>,
     /// When this was read.
     pub(super) at: Instant,
     /// Data centre; empty when unknown.
@@ -75,6 +81,8 @@ pub(super) struct Learned {
     pub(super) region: String,
     /// Environment; empty when unknown.
     pub(super) environment: String,
+    /// What the query for the semi-sync priority says.
+    pub(super) semi_sync_priority: Option<u32>,
     /// Whether the replication account can be read.
     pub(super) shows_replication_credentials: bool,
     /// Configured queries that failed.
@@ -201,6 +209,9 @@ async fn learn(connection: &mut MySqlConnection, settings: &ProbeSettings) -> Re
         }
         .into_probe_failure());
     }
+    let clock = results
+        .get(queries::FIRST_CONTACT_CLOCK)
+        .and_then(|answer| answer.as_ref().ok()?.first()?.first()?.parse().ok());
     let status = take_pairs(&mut results, queries::FIRST_CONTACT_STATUS);
     let variables = take_pairs(&mut results, queries::FIRST_CONTACT_VARIABLES);
     let value = |name: &str| variables.get(name).map(String::as_str).unwrap_or_default();
@@ -230,10 +241,12 @@ async fn learn(connection: &mut MySqlConnection, settings: &ProbeSettings) -> Re
         variables,
         semi_sync,
         uptime,
+        clock,
         at: Instant::now(),
         data_center: String::new(),
         region: String::new(),
         environment: String::new(),
+        semi_sync_priority: None,
         shows_replication_credentials: false,
         problems: Vec::new(),
         parts,
@@ -256,6 +269,13 @@ async fn learn(connection: &mut MySqlConnection, settings: &ProbeSettings) -> Re
         problems,
     )
     .await?;
+    if let Some(query) = settings.semi_sync_query.as_deref() {
+        let text = place(connection, PRIORITY_PART, Some(query), problems).await?;
+        match text.trim().parse() {
+            Ok(priority) => learned.semi_sync_priority = Some(priority),
+            Err(_) => problems.push(format!("{PRIORITY_PART}: `{text}` is no number")),
+        }
+    }
     if !learned.version.flavour.is_mariadb() {
         learned.shows_replication_credentials = shows_replication_credentials(connection).await?;
     }

@@ -13,12 +13,14 @@ pub(super) const FIRST_CONTACT: &str = "SET SESSION sql_mode = '', autocommit = 
      'server_uuid', 'log_bin', 'log_slave_updates', 'log_replica_updates', 'performance_schema', 'group_replication_group_name', \
      'server_id', 'read_only', 'super_read_only', 'binlog_format', 'binlog_row_image', 'gtid_mode', 'gtid_executed', 'gtid_purged', \
      'gtid_binlog_state', 'gtid_slave_pos', 'group_replication_single_primary_mode') OR Variable_name LIKE 'rpl_semi_sync_%'; \
-     SHOW GLOBAL STATUS LIKE 'Uptime'";
+     SHOW GLOBAL STATUS LIKE 'Uptime'; SELECT UNIX_TIMESTAMP()";
 
-/// Where the results of [`FIRST_CONTACT`] stand among its statements: variables, status.
+/// Where the results of [`FIRST_CONTACT`] stand among its statements: variables, status, the server's clock.
 pub(super) const FIRST_CONTACT_VARIABLES: usize = 1;
 /// See [`FIRST_CONTACT_VARIABLES`].
 pub(super) const FIRST_CONTACT_STATUS: usize = 2;
+/// See [`FIRST_CONTACT_VARIABLES`].
+pub(super) const FIRST_CONTACT_CLOCK: usize = 3;
 
 /// Whether the server shows the replication account with its password. Many accounts of ours may not read the table.
 pub(super) const REPLICATION_CREDENTIALS: &str =

@@ -277,6 +277,26 @@ impl StepSession for MySqlSession {
         self.send(&statement, end).await.map(drop)
     }
 
+    async fn acknowledge(&mut self, on: bool, deadline: Duration) -> Result<(), StepError> {
+        let end = Instant::now() + deadline;
+        let names = self
+            .on_line("semi-sync", end, async |line| Ok(line.learned().semi_sync.replica))
+            .await?;
+        let Some(names) = names else {
+            let message = "the semi-sync plugin is not installed".to_owned();
+            return Err(self.refused("switching semi-sync", 0, message));
+        };
+        let statement = self.dialect.set_semi_sync_replica(names, on);
+        self.send(&statement, end).await?;
+        // It counts from the next connection to the source on.
+        let Some(channel) = self.managed_channel(end).await? else {
+            return Ok(());
+        };
+        let statement = self.dialect.stop_io_thread(&channel.name);
+        self.send(&statement, end).await?;
+        self.receive_again(end.saturating_duration_since(Instant::now())).await
+    }
+
     async fn follow(
         &mut self,
         source: &InstanceKey,

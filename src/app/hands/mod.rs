@@ -30,6 +30,7 @@ use super::ports::{
 use super::settings::RecoverySettings;
 
 mod reconnect;
+mod semi_sync;
 mod takeover;
 
 pub use takeover::Demoted;

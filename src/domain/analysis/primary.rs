@@ -83,8 +83,9 @@ pub(super) fn split(topology: &Topology, key: &InstanceKey) -> Option<(Code, Str
     ))
 }
 
-/// The primary is read-only although its replicas replicate, and that counts as a failure. What a running recovery has in its hands
-/// may well be read-only for a while; and beside another writable server it had better be.
+/// The primary is read-only, and that counts as a failure: it came back so after ham4db had made it writable, or its replicas replicate
+/// and the configuration calls it one. What a running recovery has in its hands may well be read-only for a while; and beside another
+/// writable server it had better be.
 fn non_writable(
     topology: &Topology,
     policy: &Policy,
@@ -93,21 +94,23 @@ fn non_writable(
     evidence: &Evidence,
 ) -> Option<(Code, String)> {
     let key = &instance.key;
-    let applies = policy.recover_non_writable_primary
+    let booted = policy.booted_read_only.as_ref() == Some(key);
+    let applies = (booted || (policy.recover_non_writable_primary && evidence.replicating_replicas > 0))
         && current == Some(key)
         && instance.valid_facts().is_some_and(|facts| !facts.is_writable())
-        && evidence.replicating_replicas > 0
         && !policy.in_recovery.iter().any(|held| topology.resolve(held) == key)
         && other_writable_tops(topology, key).is_empty();
     applies.then(|| {
-        (
-            Code::NoWriteableMasterStructureWarning,
+        let told = if booted {
+            format!("{key} started again and is read-only, although it was made the writable primary")
+        } else {
             format!(
                 "{key} is read-only, and {} of its {} replicas replicate from it",
                 evidence.replicating_replicas,
                 evidence.replica_count()
-            ),
-        )
+            )
+        };
+        (Code::NoWriteableMasterStructureWarning, told)
     })
 }
 

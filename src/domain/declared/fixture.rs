@@ -133,6 +133,8 @@ pub(crate) fn picture(owner: Option<Origin>) -> ClusterPicture {
             identity: Identity::ServerUuid(A.to_owned()),
             since: Wall(NOW.0 - 400_000),
             epoch: 3,
+            opened_by: None,
+            process: None,
         }),
         document: owner,
     };

@@ -166,7 +166,31 @@ fn held(primary: &InstanceKey, topology: &Topology, policy: &Policy) -> Vec<Stri
         .find(|(downtimed, _)| topology.resolve(downtimed) == primary)
         .map(|(_, why)| format!("{primary} is {why}"));
     let general = policy.held_back.as_ref().map(ToString::to_string);
-    general.into_iter().chain(downtime).collect()
+    general
+        .into_iter()
+        .chain(downtime)
+        .chain(read_only(primary, topology, policy))
+        .collect()
+}
+
+/// That the present primary takes no writes, and who would have to change that. What a recovery has in its hands is that one's affair.
+fn read_only(primary: &InstanceKey, topology: &Topology, policy: &Policy) -> Option<String> {
+    let facts = topology.get(primary)?.valid_facts()?;
+    let is_recorded = topology.recorded_primary.as_ref().map(|key| topology.resolve(key)) == Some(primary);
+    if facts.is_writable() || !is_recorded || policy.in_recovery.iter().any(|held| topology.resolve(held) == primary) {
+        return None;
+    }
+    let told = format!("{primary} is read-only: the cluster takes no writes");
+    let booted = policy.booted_read_only.as_ref() == Some(primary);
+    if !booted && !policy.recover_non_writable_primary {
+        return Some(format!(
+            "{told}, and RecoverNonWriteableMaster is not set for a primary that was made so"
+        ));
+    }
+    Some(match planner::check_non_writable(primary, topology, policy) {
+        Ok(_) => format!("{told} until it is made writable again"),
+        Err(why) => format!("{told}, and it is not made writable again: {why}"),
+    })
 }
 
 /// What the planner says about the death of the present primary.

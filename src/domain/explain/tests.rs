@@ -178,3 +178,32 @@ fn an_explanation_is_read_back_as_it_was_written_and_tolerates_what_it_does_not_
     json["somethingNewer"] = 1.into();
     assert_eq!(serde_json::from_value::<Explanation>(json).unwrap(), told);
 }
+
+#[test]
+fn a_read_only_primary_is_an_obstacle_with_its_reason() {
+    let read_only = || primary(1, "1:1-100").facts(|facts| facts.read_only = true);
+    let told = |policy: &Policy, other: Instance| {
+        let explanation = explained([read_only(), other], policy);
+        assert!(!explanation.ready, "{explanation}");
+        explanation.obstacles.join("; ")
+    };
+    let booted = Policy {
+        booted_read_only: Some(key(1)),
+        ..Policy::default()
+    };
+    let behind = || replica(2, 1, "1:1-90");
+    assert!(told(&Policy::default(), behind()).contains("RecoverNonWriteableMaster is not set"));
+    assert!(told(&booted, behind()).contains("until it is made writable again"));
+    assert!(told(&booted, replica(2, 1, "1:1-101")).contains("db2:3306 holds what db1:3306 lacks"));
+    let asked = Policy {
+        recover_non_writable_primary: true,
+        ..Policy::default()
+    };
+    assert!(told(&asked, behind()).contains("until it is made writable again"));
+    // What a recovery has in its hands is that one's affair.
+    let held = Policy {
+        in_recovery: [key(1)].into(),
+        ..Policy::default()
+    };
+    assert!(explained([read_only(), behind()], &held).ready);
+}

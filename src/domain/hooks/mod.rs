@@ -122,6 +122,22 @@ pub fn lists_of(kind: RecoveryKind) -> KindLists {
             repairs: true,
             command: "",
         },
+        // The primary stays who it is: nothing was failed over.
+        RecoveryKind::NonWritablePrimary => KindLists {
+            before: &[HookList::PreFailover],
+            succeeded: &[HookList::PostFailover],
+            failed: &[HookList::PostUnsuccessfulFailover],
+            repairs: true,
+            command: "",
+        },
+        // Commits wait meanwhile: no command is asked before, as in orchestrator.
+        RecoveryKind::SemiSync => KindLists {
+            before: &[],
+            succeeded: &[HookList::PostFailover],
+            failed: &[HookList::PostUnsuccessfulFailover],
+            repairs: true,
+            command: "",
+        },
         // A planned change calls those of a failover as well, as in orchestrator; its command tells the two apart.
         RecoveryKind::Takeover => KindLists {
             before: &[HookList::PreGracefulTakeover, HookList::PreFailover],

@@ -17,6 +17,7 @@ use super::plan::{Plan, RecoveryKind, Step};
 use super::planner::{is_frozen, view};
 use super::position::Holdings;
 
+mod living;
 mod relocate;
 
 /// Everything that is wrong with a plan, each in a sentence; empty when it is sound.
@@ -46,6 +47,8 @@ pub fn lint(plan: &Plan, topology: &Topology) -> Vec<String> {
         }
         RecoveryKind::ResolveErrant => check_errant(plan, topology, &mut wrong),
         RecoveryKind::Takeover => check_takeover(plan, topology, &mut wrong),
+        RecoveryKind::SemiSync => living::check_semi_sync(plan, topology, &mut wrong),
+        RecoveryKind::NonWritablePrimary => living::check_make_writable(plan, topology, &mut wrong),
     }
     wrong
 }
@@ -61,9 +64,12 @@ fn touched(step: &Step) -> BTreeSet<&InstanceKey> {
         Step::ReconnectTest { replicas, .. }
         | Step::Freeze { replicas }
         | Step::Repoint { replicas, .. }
+        | Step::Acknowledge { replicas, .. }
         | Step::ApplyAll { replicas } => replicas.iter().collect(),
         Step::RepointAt { replicas, .. } => replicas.keys().collect(),
-        Step::InjectEmpty { primary: one, .. } | Step::ResetGtids { instance: one, .. } => BTreeSet::from([one]),
+        Step::InjectEmpty { primary: one, .. }
+        | Step::ResetGtids { instance: one, .. }
+        | Step::MakeWritable { primary: one } => BTreeSet::from([one]),
     }
 }
 
@@ -76,7 +82,8 @@ fn check_instances(plan: &Plan, wrong: &mut Vec<String>) {
             ));
         }
     }
-    if plan.successor == plan.victim {
+    let stays = matches!(plan.kind, RecoveryKind::SemiSync | RecoveryKind::NonWritablePrimary);
+    if plan.successor == plan.victim && !stays {
         wrong.push(format!("{} would succeed itself", plan.victim));
     }
 }
@@ -96,6 +103,8 @@ fn place(step: &Step) -> (u8, &'static str) {
         Step::Repoint { .. } | Step::RepointAt { .. } => (8, "repoint"),
         Step::InjectEmpty { .. } => (9, "inject"),
         Step::ResetGtids { .. } => (10, "reset"),
+        Step::Acknowledge { .. } => (11, "semi-sync"),
+        Step::MakeWritable { .. } => (12, "make writable"),
     }
 }
 
@@ -131,7 +140,10 @@ fn check_roles(plan: &Plan, topology: &Topology, wrong: &mut Vec<String>) {
                 }
                 continue;
             }
-            Step::InjectEmpty { .. } | Step::ResetGtids { .. } => {
+            Step::InjectEmpty { .. }
+            | Step::ResetGtids { .. }
+            | Step::Acknowledge { .. }
+            | Step::MakeWritable { .. } => {
                 wrong.push(format!("`{}` has no place in a failover", step.describe()));
                 continue;
             }

@@ -5,6 +5,7 @@
 //! - [`equivalence`]: positions in one log told from another, where there are no GTIDs.
 //! - `rank`, `feed`, `loss`, `eligibility`: the parts of that choice.
 //! - [`planner`]: the plan with its report, and the second choice after the freeze.
+//! - `acknowledging`: which replicas should acknowledge a semi-sync primary's commits.
 //! - `relocation`: where the replicas of a dead intermediate server can go.
 //! - [`lost`]: servers that recoveries left behind.
 //! - [`lint`]: what must hold of any plan.
@@ -12,6 +13,7 @@
 //! - [`receipt`]: which proof allowed the opening.
 //! - [`progress`]: what comes next, given what was done.
 
+pub(crate) mod acknowledging;
 pub mod candidate;
 mod eligibility;
 pub mod equivalence;

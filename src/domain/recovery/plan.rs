@@ -103,6 +103,18 @@ pub enum Step {
         /// Where each goes on; `None` is by GTID.
         replicas: BTreeMap<InstanceKey, Option<BinlogCoordinates>>,
     },
+    /// Makes replicas acknowledge commits of their source (semi-sync), or not, in parallel.
+    Acknowledge {
+        /// All that are switched.
+        replicas: BTreeSet<InstanceKey>,
+        /// On or off.
+        on: bool,
+    },
+    /// Makes a primary that is read-only writable. It stays the primary that it is: no Open entry, nobody in quarantine.
+    MakeWritable {
+        /// The primary.
+        primary: InstanceKey,
+    },
 }
 
 /// A place in the log of a dead source, and the same place in its successor's log.
@@ -155,6 +167,9 @@ impl Step {
                     list(&replicas.keys().cloned().collect())
                 )
             }
+            Self::Acknowledge { replicas, on: true } => format!("semi-sync on: {}", list(replicas)),
+            Self::Acknowledge { replicas, on: false } => format!("semi-sync off: {}", list(replicas)),
+            Self::MakeWritable { primary } => format!("make {primary} writable"),
         }
     }
 }
@@ -176,6 +191,10 @@ pub enum RecoveryKind {
     ResolveErrant,
     /// A living primary hands over to a replica, and follows it.
     Takeover,
+    /// A semi-sync primary gets as many acknowledging replicas as it waits for, and where asked for no more.
+    SemiSync,
+    /// A primary that is read-only is made writable.
+    NonWritablePrimary,
 }
 
 /// Which recovery each actionable finding calls for.
@@ -197,6 +216,12 @@ const CALLS_FOR: &[(Code, RecoveryKind)] = &[
         RecoveryKind::IntermediatePrimary,
     ),
     (Code::DeadReplicationGroupMemberWithReplicas, RecoveryKind::GroupMember),
+    (Code::LockedSemiSyncMaster, RecoveryKind::SemiSync),
+    (Code::MasterWithTooManySemiSyncReplicas, RecoveryKind::SemiSync),
+    (
+        Code::NoWriteableMasterStructureWarning,
+        RecoveryKind::NonWritablePrimary,
+    ),
 ];
 
 impl RecoveryKind {
@@ -213,7 +238,12 @@ impl RecoveryKind {
     pub fn replaces_primary(self) -> bool {
         match self {
             Self::DeadPrimary | Self::DeadPrimaryByPosition | Self::Takeover => true,
-            Self::Rejoin | Self::IntermediatePrimary | Self::GroupMember | Self::ResolveErrant => false,
+            Self::Rejoin
+            | Self::IntermediatePrimary
+            | Self::GroupMember
+            | Self::SemiSync
+            | Self::NonWritablePrimary
+            | Self::ResolveErrant => false,
         }
     }
 
@@ -221,8 +251,12 @@ impl RecoveryKind {
     /// a repetition would be a sign that something works against it.
     pub fn blocks_its_repetition(self) -> bool {
         match self {
-            Self::DeadPrimary | Self::DeadPrimaryByPosition | Self::IntermediatePrimary | Self::GroupMember => true,
-            Self::Rejoin | Self::ResolveErrant | Self::Takeover => false,
+            Self::DeadPrimary
+            | Self::DeadPrimaryByPosition
+            | Self::IntermediatePrimary
+            | Self::GroupMember
+            | Self::NonWritablePrimary => true,
+            Self::Rejoin | Self::ResolveErrant | Self::Takeover | Self::SemiSync => false,
         }
     }
 
@@ -231,7 +265,12 @@ impl RecoveryKind {
     pub fn gives_way(self) -> bool {
         match self {
             Self::DeadPrimary | Self::DeadPrimaryByPosition | Self::Takeover => false,
-            Self::Rejoin | Self::IntermediatePrimary | Self::GroupMember | Self::ResolveErrant => true,
+            Self::Rejoin
+            | Self::IntermediatePrimary
+            | Self::GroupMember
+            | Self::SemiSync
+            | Self::NonWritablePrimary
+            | Self::ResolveErrant => true,
         }
     }
 }

@@ -268,6 +268,7 @@ fn describe_cluster(state: &mut State, command: &Command, changes: &mut BTreeSet
         id,
         instances,
         primary,
+        process,
         alias,
         absorbs,
         document,
@@ -320,15 +321,20 @@ fn describe_cluster(state: &mut State, command: &Command, changes: &mut BTreeSet
     {
         let same = cluster
             .primary
-            .as_ref()
-            .is_some_and(|present| present.instance == *instance && present.identity == *identity);
-        if !same {
-            cluster.primary = Some(RecordedPrimary {
-                instance: instance.clone(),
-                identity: identity.clone(),
-                since: now,
-                epoch: cluster.epoch,
-            });
+            .as_mut()
+            .filter(|present| present.instance == *instance && present.identity == *identity);
+        match same {
+            Some(present) => present.process = process.or(present.process),
+            None => {
+                cluster.primary = Some(RecordedPrimary {
+                    instance: instance.clone(),
+                    identity: identity.clone(),
+                    since: now,
+                    epoch: cluster.epoch,
+                    opened_by: None,
+                    process: *process,
+                });
+            }
         }
         cluster.name = instance.to_string();
     } else if cluster.name.is_empty() {

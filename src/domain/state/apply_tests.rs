@@ -47,6 +47,7 @@ fn two_clusters() -> State {
                 id: cluster_id(cluster),
                 instances: (first..first + 3).map(key).collect(),
                 primary: Some((key(first), identity(first))),
+                process: None,
                 alias: String::new(),
                 absorbs: Vec::new(),
                 document: None,

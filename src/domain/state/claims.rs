@@ -41,6 +41,21 @@ pub(super) fn grant(
     {
         return Err(RefusedCommand::NotPrimary(claim.plan.victim.clone()));
     }
+    if claim.plan.kind == RecoveryKind::NonWritablePrimary {
+        // What is kept read-only on purpose is not opened by a repair.
+        let is_recorded = cluster
+            .primary
+            .as_ref()
+            .is_some_and(|primary| Some(&primary.identity) == claim.plan.victim_identity.as_ref());
+        let is_held = claim.plan.victim_identity.as_ref().is_some_and(|identity| {
+            state
+                .quarantines
+                .contains_key(&quarantine_key(&claim.plan.cluster, identity))
+        });
+        if !is_recorded || is_held {
+            return Err(RefusedCommand::NotPrimary(claim.plan.victim.clone()));
+        }
+    }
     // When nobody saw the victim, its record still says who it is; without that it could not be quarantined.
     let mut plan = claim.plan.clone();
     if plan.victim_identity.is_none() {
@@ -295,6 +310,7 @@ pub(super) fn end(
     recovery.hooks.close_with(&ending.hooks);
     let cluster_id = recovery.plan.cluster.clone();
     let replaces_primary = recovery.plan.kind.replaces_primary();
+    let opens_again = recovery.plan.kind == RecoveryKind::NonWritablePrimary;
     if ending.successful && recovery.plan.kind == RecoveryKind::Rejoin {
         let attached = recovery.plan.victim.clone();
         super::lost::regain(state, &attached, changes);
@@ -308,10 +324,21 @@ pub(super) fn end(
             identity: identity.clone(),
             since: now,
             epoch: token.epoch,
+            opened_by: Some(token.uid.clone()),
+            process: None,
         });
         cluster.name = instance.to_string();
         changes.insert(Change::Cluster(cluster_id.clone()));
         pardon(state, token, identity, changes);
+    }
+    if opens_again
+        && ending.successful
+        && let Some(cluster) = state.clusters.get_mut(&cluster_id)
+        && let Some(primary) = &mut cluster.primary
+    {
+        primary.opened_by = Some(token.uid.clone());
+        primary.process = None;
+        changes.insert(Change::Cluster(cluster_id.clone()));
     }
     if let Some((instance, identity)) = &ending.quarantine {
         quarantine(state, token, instance, identity, changes);

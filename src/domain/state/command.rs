@@ -84,6 +84,9 @@ pub enum Command {
         instances: BTreeSet<InstanceKey>,
         /// Its primary: only when exactly one top was seen writable and no recovery runs.
         primary: Option<(InstanceKey, Identity)>,
+        /// When the process of this primary began, as it tells; `None` when it does not.
+        #[serde(default)]
+        process: Option<i64>,
         /// Alias; empty leaves the present one.
         alias: String,
         /// Clusters that turned out to be the same one.

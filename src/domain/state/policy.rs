@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use regex::Regex;
 
+use crate::domain::instance::{Identity, is_same_process};
 use crate::domain::intent::{Intent, Origin, PromotionRule, Wish};
 use crate::domain::key::InstanceKey;
 use crate::domain::policy::{
@@ -89,6 +90,8 @@ pub struct PolicySettings {
     pub recover_primary_filters: Vec<ClusterFilter>,
     /// `RecoverIntermediateMasterClusterFilters`: the same for intermediate primaries and members of replication groups.
     pub recover_intermediate_filters: Vec<ClusterFilter>,
+    /// `RecoverLockedSemiSyncMaster`.
+    pub recover_locked_semi_sync: bool,
     /// `PromotionIgnoreHostnameFilters`: patterns, anywhere in `host:port`.
     pub promotion_ignore: Vec<Regex>,
     /// `RecoveryPeriodBlockSeconds`, milliseconds: without a document.
@@ -131,6 +134,7 @@ impl Default for PolicySettings {
         Self {
             recover_primary_filters: Vec::new(),
             recover_intermediate_filters: Vec::new(),
+            recover_locked_semi_sync: false,
             promotion_ignore: Vec::new(),
             block_millis: 3_600_000,
             loss: LossPolicy::Auto,
@@ -175,7 +179,10 @@ pub fn policy_of(
         held_back: held_back(state, cluster, document, settings, block_millis, now),
         held_back_intermediates: switched_off(state, cluster, document, &settings.recover_intermediate_filters)
             .or_else(|| runs(state, cluster, false)),
-        recent_repairs: recent_repairs(state, cluster, block_millis, now),
+        held_back_living: switched_off(state, cluster, document, &settings.recover_primary_filters)
+            .or_else(|| runs(state, cluster, false)),
+        recover_locked_semi_sync: settings.recover_locked_semi_sync,
+        recent_repairs: recent_repairs(state, cluster, topology, block_millis, now),
         downtimes: downtimes(state, topology, now),
         promotion_rules: promotion_rules(state, topology, now),
         promotion_ignored: topology.instances.keys().filter(ignored).cloned().collect(),
@@ -186,6 +193,8 @@ pub fn policy_of(
         stalled_timeout_millis: settings.stalled_timeout_millis,
         block_millis,
         in_recovery: in_recovery(state, cluster),
+        quarantined: quarantined(state, cluster, topology),
+        booted_read_only: booted_read_only(cluster, topology),
         recover_non_writable_primary: settings.recover_non_writable_primary,
         enforce_exact_semi_sync: settings.enforce_exact_semi_sync,
         locked_semi_sync_millis: settings.locked_semi_sync_millis,
@@ -267,15 +276,22 @@ fn runs(state: &State, cluster: &Cluster, replaces_primary: bool) -> Option<Held
 }
 
 /// Repairs other than replacements of the primary: each blocks its own kind on its own instance. One that did nothing, or whose
-/// repetition harms nobody, only briefly.
-fn recent_repairs(state: &State, cluster: &Cluster, block_millis: u64, now: Wall) -> Vec<RecentRepair> {
+/// repetition harms nobody, only briefly. A primary that started again since is no repetition.
+fn recent_repairs(
+    state: &State,
+    cluster: &Cluster,
+    topology: &Topology,
+    block_millis: u64,
+    now: Wall,
+) -> Vec<RecentRepair> {
+    let booted = booted_read_only(cluster, topology);
     let recent = |recovery: &Recovery| {
         let kind = recovery.plan.kind;
         if kind.replaces_primary() || !kind.blocks_its_repetition() || recovery.acknowledged.is_some() {
             return None;
         }
-        let lasts = recovery.is_successful() && kind.blocks_its_repetition();
-        let millis = if lasts {
+        let has_booted = kind == RecoveryKind::NonWritablePrimary && booted.as_ref() == Some(&recovery.plan.victim);
+        let millis = if recovery.is_successful() && !has_booted {
             block_millis
         } else {
             block_millis.min(RETRY_MILLIS)
@@ -289,6 +305,39 @@ fn recent_repairs(state: &State, cluster: &Cluster, block_millis: u64, now: Wall
         })
     };
     recoveries_of(state, cluster).filter_map(recent).collect()
+}
+
+/// The servers in quarantine, by identity, by the addresses under which they stand in the picture.
+fn quarantined(state: &State, cluster: &Cluster, topology: &Topology) -> BTreeSet<InstanceKey> {
+    let identities: BTreeSet<&Identity> = state
+        .quarantines
+        .values()
+        .filter(|quarantine| quarantine.cluster == cluster.id)
+        .map(|quarantine| &quarantine.identity)
+        .collect();
+    topology
+        .instances
+        .values()
+        .filter(|instance| {
+            instance
+                .facts
+                .as_ref()
+                .is_some_and(|facts| identities.contains(&facts.identity))
+        })
+        .map(|instance| instance.key.clone())
+        .collect()
+}
+
+/// The recorded primary, when ham4db made it writable, it takes no writes now, and its process is another one than was last seen to
+/// take some. A person who makes a server read-only does not start it again; and once the new process was seen to take writes, whoever
+/// makes it read-only is no configuration file.
+fn booted_read_only(cluster: &Cluster, topology: &Topology) -> Option<InstanceKey> {
+    let recorded = cluster.primary.as_ref().filter(|primary| primary.opened_by.is_some())?;
+    let key = topology.resolve(&recorded.instance);
+    let facts = topology.get(key)?.valid_facts()?;
+    let is_it = facts.identity == recorded.identity && !facts.is_writable();
+    let is_another_process = facts.started.is_some() && !is_same_process(facts.started, recorded.process);
+    (is_it && is_another_process).then(|| key.clone())
 }
 
 /// The instances that running recoveries of the cluster hold.

@@ -4,11 +4,11 @@ use super::*;
 use crate::domain::finding::{Code, Evidence, Finding};
 use crate::domain::fixture::{Adjust, NOW, key, primary, replica, topology, uuid};
 use crate::domain::hooks::{HookLedger, HookList, HookRun};
-use crate::domain::instance::Identity;
+use crate::domain::instance::{Identity, Instance};
 use crate::domain::recovery::plan::RecoveryKind;
 use crate::domain::recovery::plan::{Plan, PlanReport};
 use crate::domain::state::Phase;
-use crate::domain::state::record::Acknowledgement;
+use crate::domain::state::record::{Acknowledgement, Quarantine, QuarantineState, RecordedPrimary};
 use crate::domain::topology::ClusterId;
 
 fn cluster() -> Cluster {
@@ -379,4 +379,75 @@ fn hosts_that_a_pattern_ignores_are_not_promoted() {
     };
     let policy = policy_of(&State::default(), &cluster(), &settings, &tree(), NOW);
     assert_eq!(policy.promotion_ignored, [key(2), key(3)]);
+}
+
+fn recorded(opened_by: Option<&str>, process: Option<i64>) -> Cluster {
+    Cluster {
+        primary: Some(RecordedPrimary {
+            instance: key(1),
+            identity: Identity::ServerUuid(uuid(1)),
+            since: NOW,
+            epoch: 1,
+            opened_by: opened_by.map(str::to_owned),
+            process,
+        }),
+        ..cluster()
+    }
+}
+
+fn started(at: i64) -> Topology {
+    topology([
+        primary(1, "").facts(|facts| {
+            facts.read_only = true;
+            facts.started = Some(at);
+        }),
+        replica(2, 1, ""),
+    ])
+}
+
+fn booted(cluster: &Cluster, tree: &Topology) -> Option<InstanceKey> {
+    policy_of(&State::default(), cluster, &PolicySettings::default(), tree, NOW).booted_read_only
+}
+
+#[test]
+fn a_primary_that_ham4db_opened_and_whose_process_is_new_came_back_read_only() {
+    assert_eq!(booted(&recorded(Some("u"), Some(1000)), &started(1010)), Some(key(1)));
+    // It never was seen to take writes since it was opened.
+    assert_eq!(booted(&recorded(Some("u"), None), &started(1000)), Some(key(1)));
+    // The same process, told a second apart: somebody made it read-only.
+    assert_eq!(booted(&recorded(Some("u"), Some(1000)), &started(1001)), None);
+    // A person opened it.
+    assert_eq!(booted(&recorded(None, Some(1000)), &started(1010)), None);
+    let other = recorded(Some("u"), Some(1000));
+    let changes: [fn(Instance) -> Instance; 4] = [
+        |it| it.facts(|facts| facts.read_only = false),
+        |it| it.facts(|facts| facts.started = None),
+        |it| it.facts(|facts| facts.identity = Identity::ServerUuid(uuid(9))),
+        Adjust::dead,
+    ];
+    for change in changes {
+        let mut tree = started(1010);
+        let it = tree.instances.remove(&key(1)).unwrap();
+        tree.instances.insert(key(1), change(it));
+        assert_eq!(booted(&other, &tree), None);
+    }
+}
+
+#[test]
+fn servers_in_quarantine_are_known_by_who_they_are() {
+    let held = |n| Quarantine {
+        identity: Identity::ServerUuid(uuid(n)),
+        instance: key(n),
+        cluster: ClusterId("c1".to_owned()),
+        recovery: "u".to_owned(),
+        epoch: 1,
+        since: NOW,
+        standing: QuarantineState::Absent,
+    };
+    let state = State {
+        quarantines: [("a".to_owned(), held(2)), ("b".to_owned(), held(9))].into(),
+        ..State::default()
+    };
+    let policy = policy_of(&state, &cluster(), &PolicySettings::default(), &tree(), NOW);
+    assert_eq!(policy.quarantined, [key(2)].into());
 }

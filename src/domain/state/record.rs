@@ -54,6 +54,15 @@ pub struct RecordedPrimary {
     pub since: Wall,
     /// Epoch of the cluster when it became primary.
     pub epoch: Epoch,
+    /// Id of the recovery by which ham4db made it writable last; `None` for one that it found writable.
+    #[serde(default)]
+    pub opened_by: Option<String>,
+    /// When the server's process began that was last seen to take writes, by [`InstanceFacts::started`]; `None` while none was seen
+    /// since it was opened.
+    ///
+    /// [`InstanceFacts::started`]: crate::domain::instance::InstanceFacts::started
+    #[serde(default)]
+    pub process: Option<i64>,
 }
 
 /// A cluster, minted once.

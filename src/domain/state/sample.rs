@@ -375,6 +375,7 @@ impl Sample {
             id,
             instances,
             primary,
+            process: None,
             alias: ["", "shop"][usize::try_from(dice.roll(2)).unwrap()].to_owned(),
             absorbs,
             document: (dice.roll(3) == 0).then(|| document("shop").origin),

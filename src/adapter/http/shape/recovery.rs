@@ -96,6 +96,8 @@ impl RecoveryShape {
             RecoveryKind::IntermediatePrimary => ("IntermediateMasterRecovery", "NotMasterRecovery"),
             RecoveryKind::GroupMember => ("ReplicationGroupMemberRecovery", "NotMasterRecovery"),
             RecoveryKind::DeadPrimaryByPosition => ("MasterRecovery", "MasterRecoveryPosition"),
+            RecoveryKind::SemiSync => ("SemiSyncMasterRecovery", "NotMasterRecovery"),
+            RecoveryKind::NonWritablePrimary => ("NonWriteableMasterRecovery", "NotMasterRecovery"),
             RecoveryKind::Rejoin => ("Rejoin", "NotMasterRecovery"),
             RecoveryKind::ResolveErrant => ("ResolveErrant", "NotMasterRecovery"),
         };

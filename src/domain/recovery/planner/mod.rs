@@ -16,8 +16,10 @@ pub(super) mod by_position;
 mod designated;
 mod errant;
 mod forced;
+mod non_writable;
 mod rejoin;
 mod relocate;
+mod semi_sync;
 mod silent;
 mod successor;
 mod takeover;
@@ -25,6 +27,7 @@ mod takeover;
 use designated::choose_designated;
 pub use errant::{MOST_INJECTED, plan_errant};
 pub use forced::plan_forced;
+pub use non_writable::check_non_writable;
 pub(super) use rejoin::{check_reattach, check_rejoin};
 pub use rejoin::{plan_reattach, plan_rejoin};
 pub use silent::plan_silent;
@@ -69,6 +72,7 @@ pub fn held_back(finding: &Finding, topology: &Topology, policy: &Policy) -> Opt
     };
     let general = match kind {
         Some(RecoveryKind::IntermediatePrimary | RecoveryKind::GroupMember) => &policy.held_back_intermediates,
+        Some(RecoveryKind::SemiSync | RecoveryKind::NonWritablePrimary) => &policy.held_back_living,
         _ => &policy.held_back,
     };
     let recent = policy
@@ -81,8 +85,25 @@ pub fn held_back(finding: &Finding, topology: &Topology, policy: &Policy) -> Opt
         });
     general
         .clone()
+        .or_else(|| not_asked_for(finding.code, key, policy))
         .or(recent)
         .or_else(|| downtime.or_else(of_replicas).cloned())
+}
+
+/// The key that would have to be set, where a repair is made only when asked for.
+fn not_asked_for(code: Code, key: &InstanceKey, policy: &Policy) -> Option<HeldBack> {
+    let (is_asked_for, key) = if code == Code::LockedSemiSyncMaster {
+        let is_asked_for = policy.recover_locked_semi_sync || policy.enforce_exact_semi_sync;
+        (is_asked_for, "RecoverLockedSemiSyncMaster")
+    } else if code == Code::MasterWithTooManySemiSyncReplicas {
+        (policy.enforce_exact_semi_sync, "EnforceExactSemiSyncReplicas")
+    } else if code == Code::NoWriteableMasterStructureWarning {
+        let is_asked_for = policy.recover_non_writable_primary || policy.booted_read_only.as_ref() == Some(key);
+        (is_asked_for, "RecoverNonWriteableMaster")
+    } else {
+        return None;
+    };
+    (!is_asked_for).then(|| HeldBack::NotAskedFor { key: key.to_owned() })
 }
 
 /// The plan for a finding, if there is one, and what was considered.
@@ -131,6 +152,8 @@ pub fn plan_as_asked(
         Some(kind @ (RecoveryKind::IntermediatePrimary | RecoveryKind::GroupMember)) => {
             return relocate::plan_relocation(finding, kind, topology, policy);
         }
+        Some(RecoveryKind::SemiSync) => return semi_sync::plan_semi_sync(finding, topology, policy),
+        Some(RecoveryKind::NonWritablePrimary) => return non_writable::plan_non_writable(finding, topology, policy),
         Some(
             RecoveryKind::DeadPrimary
             | RecoveryKind::DeadPrimaryByPosition
@@ -471,6 +494,7 @@ pub(super) fn keep_within(steps: &mut Vec<Step>, instances: &BTreeSet<InstanceKe
         Step::ReconnectTest { replicas, .. }
         | Step::Freeze { replicas }
         | Step::Repoint { replicas, .. }
+        | Step::Acknowledge { replicas, .. }
         | Step::ApplyAll { replicas } => {
             replicas.retain(|key| instances.contains(key));
             !replicas.is_empty()
@@ -487,6 +511,7 @@ pub(super) fn keep_within(steps: &mut Vec<Step>, instances: &BTreeSet<InstanceKe
         | Step::Open { .. }
         | Step::Locate { .. }
         | Step::InjectEmpty { .. }
-        | Step::ResetGtids { .. } => true,
+        | Step::ResetGtids { .. }
+        | Step::MakeWritable { .. } => true,
     });
 }

@@ -23,6 +23,7 @@ use crate::domain::topology::Topology;
 mod by_position;
 mod dead_primary;
 mod errant;
+mod living;
 mod reconnect;
 mod rejoin;
 mod relocate;
@@ -66,6 +67,13 @@ pub fn next(plan: &Plan, phase: &Phase, done: &[StepResult], fresh: &Topology, p
             .towards_takeover(policy)
             .unwrap_or_else(|reason| takeover::undo(plan, reason)),
         (RecoveryKind::Takeover, Phase::Opened { successor, .. }) => course.forward_takeover(successor),
+        (RecoveryKind::SemiSync, Phase::Claimed | Phase::Opened { .. }) => course.switch_semi_sync(policy),
+        (RecoveryKind::NonWritablePrimary, Phase::Claimed | Phase::Opened { .. }) => {
+            course.make_writable(policy).unwrap_or_else(|reason| Next::Abort {
+                reason,
+                undo: Vec::new(),
+            })
+        }
         (RecoveryKind::Rejoin, Phase::Claimed | Phase::Opened { .. }) => {
             course.rejoin().unwrap_or_else(|reason| Next::Abort {
                 reason,

@@ -94,6 +94,8 @@ impl World {
                     facts.channels[0].io = ThreadState::Stopped;
                 }
             }
+            Step::Acknowledge { on, .. } => facts.semi_sync.replica_enabled = *on,
+            Step::MakeWritable { .. } => facts.read_only = false,
             Step::Open { .. } => {
                 facts.read_only = false;
                 facts.channels.clear();
@@ -136,10 +138,13 @@ impl World {
                 Step::Fence { victim } | Step::Demote { victim } | Step::Redial { victim } => [victim.clone()].into(),
                 Step::Feed { successor, from } => [successor.clone(), from.clone()].into(),
                 Step::Drain { successor } | Step::Open { successor } => [successor.clone()].into(),
-                Step::InjectEmpty { primary: one, .. } | Step::ResetGtids { instance: one, .. } => [one.clone()].into(),
-                Step::Freeze { replicas } | Step::Repoint { replicas, .. } | Step::ApplyAll { replicas } => {
-                    replicas.clone()
-                }
+                Step::MakeWritable { primary: one }
+                | Step::InjectEmpty { primary: one, .. }
+                | Step::ResetGtids { instance: one, .. } => [one.clone()].into(),
+                Step::Freeze { replicas }
+                | Step::Repoint { replicas, .. }
+                | Step::Acknowledge { replicas, .. }
+                | Step::ApplyAll { replicas } => replicas.clone(),
                 Step::Locate { replicas, .. } => replicas.keys().cloned().collect(),
                 Step::RepointAt { replicas, .. } => replicas.keys().cloned().collect(),
             };

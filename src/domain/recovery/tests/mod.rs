@@ -22,6 +22,7 @@ use crate::domain::version::ServerVersion;
 mod by_position;
 mod choice;
 mod feeding;
+mod living;
 mod plans;
 mod properties;
 mod receipts;

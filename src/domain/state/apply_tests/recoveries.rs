@@ -270,6 +270,7 @@ fn while_a_recovery_runs_a_description_does_not_say_who_the_primary_is() {
         id: cluster_id(1),
         instances: (1..=3).map(key).collect(),
         primary: Some((key(3), identity(3))),
+        process: None,
         alias: "shop".to_owned(),
         absorbs: Vec::new(),
         document: None,

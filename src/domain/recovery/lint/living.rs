@@ -1,0 +1,92 @@
+//! What must hold of a plan that repairs a primary which answers.
+
+use std::collections::BTreeSet;
+
+use crate::domain::analysis::evidence::is_replicating;
+use crate::domain::analysis::{current_primary, other_writable_tops};
+use crate::domain::instance::Instance;
+use crate::domain::key::InstanceKey;
+use crate::domain::recovery::plan::{Plan, Step};
+use crate::domain::recovery::position::Holdings;
+use crate::domain::topology::Topology;
+
+/// Only replicas of the primary are switched, each once, on before off, and never so that fewer acknowledge than are waited for.
+pub(super) fn check_semi_sync(plan: &Plan, topology: &Topology, wrong: &mut Vec<String>) {
+    let (mut on, mut off): (BTreeSet<&InstanceKey>, BTreeSet<&InstanceKey>) = (BTreeSet::new(), BTreeSet::new());
+    for step in &plan.steps {
+        let Step::Acknowledge {
+            replicas,
+            on: switch_on,
+        } = step
+        else {
+            wrong.push(format!("`{}` has no place in switching semi-sync", step.describe()));
+            continue;
+        };
+        if *switch_on && !off.is_empty() {
+            wrong.push("replicas are switched off before others are switched on".to_owned());
+        }
+        for key in replicas {
+            if !(if *switch_on { &mut on } else { &mut off }).insert(key) {
+                wrong.push(format!("{key} is switched twice"));
+            }
+            let is_replica = topology
+                .get(key)
+                .is_some_and(|replica| topology.source_of(replica) == Some(&plan.victim) && is_replicating(replica));
+            if !is_replica {
+                wrong.push(format!("{key} is no replicating replica of {}", plan.victim));
+            }
+        }
+    }
+    if let Some(both) = on.intersection(&off).next() {
+        wrong.push(format!("{both} is switched on and off"));
+    }
+    if on.is_empty() && off.is_empty() {
+        wrong.push("nothing would be switched".to_owned());
+    }
+    let Some(facts) = topology.get(&plan.victim).and_then(Instance::valid_facts) else {
+        wrong.push(format!("{} does not answer", plan.victim));
+        return;
+    };
+    let connected = facts.semi_sync.clients.saturating_add(count(on.len()));
+    if !off.is_empty() && connected.saturating_sub(count(off.len())) < facts.semi_sync.wait_for_count {
+        wrong.push("fewer would acknowledge than are waited for".to_owned());
+    }
+}
+
+fn count(number: usize) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
+}
+
+/// One server is opened, the recorded primary, and it is the only one.
+pub(super) fn check_make_writable(plan: &Plan, topology: &Topology, wrong: &mut Vec<String>) {
+    if !matches!(plan.steps.as_slice(), [Step::MakeWritable { primary }] if *primary == plan.victim) {
+        wrong.push("only the primary is opened, and nothing else is done".to_owned());
+    }
+    let recorded = topology.recorded_primary.as_ref().map(|key| topology.resolve(key));
+    if recorded != Some(&plan.victim) || current_primary(topology).as_ref() != Some(&plan.victim) {
+        wrong.push(format!("{} is not the recorded primary", plan.victim));
+    }
+    for other in other_writable_tops(topology, &plan.victim) {
+        wrong.push(format!(
+            "{other} is a writable primary of the cluster: opening {} makes two",
+            plan.victim
+        ));
+    }
+    let executed = topology
+        .get(&plan.victim)
+        .and_then(Instance::valid_facts)
+        .map(|facts| &facts.executed);
+    let Some(executed) = executed else {
+        wrong.push(format!("{} does not answer", plan.victim));
+        return;
+    };
+    let holdings = Holdings::below(topology, &plan.victim);
+    for replica in topology.descendants_of(&plan.victim) {
+        let lacks = holdings
+            .get(&replica.key)
+            .and_then(|holding| holdings.missing(&holding.position, executed));
+        if lacks.is_some() {
+            wrong.push(format!("{} holds what {} lacks", replica.key, plan.victim));
+        }
+    }
+}

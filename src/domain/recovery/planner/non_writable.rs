@@ -1,0 +1,106 @@
+//! The plan that makes a read-only primary writable again.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::domain::analysis::current_primary;
+use crate::domain::finding::Finding;
+use crate::domain::instance::{Instance, InstanceFacts};
+use crate::domain::key::InstanceKey;
+use crate::domain::policy::Policy;
+use crate::domain::recovery::candidate::excerpt;
+use crate::domain::recovery::plan::{Plan, PlanReport, RecoveryKind, Step};
+use crate::domain::recovery::position::Holdings;
+use crate::domain::topology::Topology;
+
+/// The plan, and why there is none. The plan names the primary as its own successor.
+pub(super) fn plan_non_writable(finding: &Finding, topology: &Topology, policy: &Policy) -> (Option<Plan>, PlanReport) {
+    let primary = topology.resolve(&finding.instance);
+    let mut report = PlanReport::default();
+    let facts = match check_non_writable(primary, topology, policy) {
+        Ok(facts) => facts,
+        Err(why) => {
+            report.no_plan = Some(why);
+            return (None, report);
+        }
+    };
+    report.successor = Some(primary.clone());
+    let plan = Plan {
+        kind: RecoveryKind::NonWritablePrimary,
+        code: finding.code,
+        cluster: topology.cluster.clone(),
+        victim: primary.clone(),
+        victim_identity: Some(facts.identity.clone()),
+        successor: primary.clone(),
+        successor_identity: facts.identity.clone(),
+        position: facts.executed.clone(),
+        instances: BTreeSet::from([primary.clone()]),
+        lost_replicas: Vec::new(),
+        lost: None,
+        remembered: None,
+        sources: BTreeMap::new(),
+        order: None,
+        steps: vec![Step::MakeWritable {
+            primary: primary.clone(),
+        }],
+    };
+    (Some(plan), report)
+}
+
+/// What must hold before a read-only primary is opened: it is the recorded one, alone at the top, and nobody knows of anything that it
+/// lacks. Every doubt is a reason to leave it: a cluster that takes no writes is mended by a person, two primaries are not.
+///
+/// A server in quarantine may well have been writable when it was last seen, and may hold what was lost with it: both were weighed when
+/// this one was opened first, and the leader keeps that one read-only.
+///
+/// # Errors
+/// What does not hold.
+pub fn check_non_writable<'a>(
+    primary: &InstanceKey,
+    topology: &'a Topology,
+    policy: &Policy,
+) -> Result<&'a InstanceFacts, String> {
+    let recorded = topology.recorded_primary.as_ref().map(|key| topology.resolve(key));
+    if recorded != Some(primary) || current_primary(topology).as_ref() != Some(primary) {
+        return Err(format!("{primary} is not the recorded primary of the cluster"));
+    }
+    let facts = topology
+        .get(primary)
+        .and_then(Instance::valid_facts)
+        .ok_or_else(|| format!("{primary} does not answer"))?;
+    if policy.quarantined.contains(primary) {
+        return Err(format!("{primary} is in quarantine"));
+    }
+    if !facts.group_name.is_empty() {
+        return Err(format!(
+            "{primary} is a member of the replication group {}",
+            facts.group_name
+        ));
+    }
+    if !facts.channels.is_empty() {
+        return Err(format!("{primary} replicates"));
+    }
+    let holdings = Holdings::below(topology, primary);
+    for other in topology.instances.values().filter(|other| other.key != *primary) {
+        let is_held = policy.quarantined.contains(&other.key);
+        let Some(known) = other.facts.as_ref() else {
+            return Err(format!("nothing is known of {}", other.key));
+        };
+        if known.identity == facts.identity {
+            return Err(format!("{} has the same identity", other.key));
+        }
+        // Answering or not: one that was writable when last seen may still be.
+        if known.is_writable() && (other.is_valid() || !is_held) {
+            return Err(format!("{} is writable, or was when last seen", other.key));
+        }
+        if is_held {
+            continue;
+        }
+        let held = holdings
+            .get(&other.key)
+            .map_or_else(|| known.received(), |holding| holding.position.clone());
+        if let Some(more) = holdings.missing(&held, &facts.executed) {
+            return Err(format!("{} holds what {primary} lacks: {}", other.key, excerpt(&more)));
+        }
+    }
+    Ok(facts)
+}

@@ -1,0 +1,99 @@
+//! The plan that gives a semi-sync primary as many acknowledging replicas as its commits wait for, and where asked for no more.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::domain::analysis::current_primary;
+use crate::domain::finding::Finding;
+use crate::domain::instance::Instance;
+use crate::domain::key::InstanceKey;
+use crate::domain::policy::Policy;
+use crate::domain::recovery::acknowledging::{acknowledging, waited_for};
+use crate::domain::recovery::plan::{Plan, PlanReport, RecoveryKind, Refusal, RefusalReason, Step};
+use crate::domain::topology::Topology;
+
+/// The plan, and what was considered. There is no successor: the plan names the primary itself.
+pub(super) fn plan_semi_sync(finding: &Finding, topology: &Topology, policy: &Policy) -> (Option<Plan>, PlanReport) {
+    let mut report = PlanReport::default();
+    match make(finding, topology, policy, &mut report) {
+        Ok(plan) => (Some(plan), report),
+        Err(why) => {
+            report.no_plan = Some(why);
+            (None, report)
+        }
+    }
+}
+
+fn make(finding: &Finding, topology: &Topology, policy: &Policy, report: &mut PlanReport) -> Result<Plan, String> {
+    let primary = topology.resolve(&finding.instance);
+    if current_primary(topology).as_ref() != Some(primary) {
+        return Err(format!("{primary} is not the primary of the cluster"));
+    }
+    let facts = topology
+        .get(primary)
+        .and_then(Instance::valid_facts)
+        .ok_or_else(|| format!("{primary} does not answer"))?;
+    let wanted = waited_for(&facts.semi_sync).ok_or_else(|| format!("{primary} waits for no acknowledgement"))?;
+    let present = acknowledging(topology, primary, policy);
+    let connected = usize::try_from(facts.semi_sync.clients).unwrap_or(usize::MAX);
+    let missing = wanted.saturating_sub(connected);
+    let is_on = |key: &&InstanceKey| present.active.contains(*key);
+    let best: BTreeSet<&InstanceKey> = present.ranked.iter().take(wanted).collect();
+    let (mut enable, mut disable) = (BTreeSet::new(), BTreeSet::new());
+    if policy.enforce_exact_semi_sync {
+        enable.extend(best.iter().filter(|key| !is_on(key)).map(|key| (*key).clone()));
+        let will_be_enough = best.len() >= wanted;
+        let surplus = present.active.iter().chain(&present.unwanted);
+        disable.extend(surplus.filter(|key| will_be_enough && !best.contains(key)).cloned());
+    } else {
+        let spare = present.ranked.iter().filter(|key| !is_on(key));
+        enable.extend(spare.take(missing).cloned());
+    }
+    if enable.len() < missing {
+        report.remarks.push(format!(
+            "{primary} waits for {wanted} replicas, {connected} acknowledge and {} more can",
+            enable.len()
+        ));
+    }
+    for key in present
+        .ranked
+        .iter()
+        .filter(|key| !is_on(key) && !enable.contains(*key))
+    {
+        report.refused.push(Refusal {
+            instance: key.clone(),
+            reason: RefusalReason::RankedLower("it is not needed for the count".to_owned()),
+        });
+    }
+    if enable.is_empty() && disable.is_empty() {
+        return Err("no other replica can acknowledge, and none is too many".to_owned());
+    }
+    // Those that may be asked when one of the chosen fails are claimed as well.
+    let instances = present
+        .ranked
+        .iter()
+        .chain(&disable)
+        .chain([primary])
+        .cloned()
+        .collect();
+    let switch =
+        |replicas: BTreeSet<InstanceKey>, on| (!replicas.is_empty()).then_some(Step::Acknowledge { replicas, on });
+    // Never fewer than are waited for: first on, then off.
+    let steps = [switch(enable, true), switch(disable, false)].into_iter().flatten();
+    Ok(Plan {
+        kind: RecoveryKind::SemiSync,
+        code: finding.code,
+        cluster: topology.cluster.clone(),
+        victim: primary.clone(),
+        victim_identity: Some(facts.identity.clone()),
+        successor: primary.clone(),
+        successor_identity: facts.identity.clone(),
+        position: facts.executed.clone(),
+        instances,
+        lost_replicas: Vec::new(),
+        lost: None,
+        remembered: None,
+        sources: BTreeMap::new(),
+        order: None,
+        steps: steps.collect(),
+    })
+}

@@ -1,0 +1,118 @@
+//! A server between the primary and others dies: these get another source, and the primary is left alone.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use serde_json::Value;
+
+use crate::kit::http::{key, text};
+use crate::kit::members::{Intent, Members};
+use crate::kit::replication::Flavour;
+use crate::kit::run::{Run, scenario};
+use crate::kit::topology::{Shape, Topology};
+use crate::kit::wait::until;
+use crate::stage::{DEADLINE, Stage};
+
+/// The second server replicates from the first, the third and the fourth from the second.
+fn shape(flavour: Flavour) -> Shape {
+    Shape {
+        sources: vec![0, 1, 1],
+        ..Shape::asynchronous(flavour, 3)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn replicas_of_a_dead_mysql_intermediate_get_another_source() -> Result<()> {
+    scenario("intermediate-mysql", |run| both_move(run, Flavour::MySql)).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn replicas_of_a_dead_mariadb_intermediate_get_another_source() -> Result<()> {
+    scenario("intermediate-mariadb", |run| both_move(run, Flavour::MariaDb)).await
+}
+
+async fn both_move(run: Arc<Run>, flavour: Flavour) -> Result<()> {
+    let mut stage = Stage::set(&run, &shape(flavour), &Intent::default_document()).await?;
+    let (primary, dead) = (stage.address(0)?, stage.address(1)?);
+    stage.topology.server_mut(1)?.kill()?;
+    let recovery = ended(&stage).await?;
+    ensure!(
+        recovery.get("IsSuccessful") == Some(&Value::Bool(true)),
+        "not successful: {recovery}"
+    );
+    ensure!(text(&recovery, "/Type") == "IntermediateMasterRecovery", "{recovery}");
+    ensure!(
+        recovery
+            .get("LostReplicas")
+            .and_then(Value::as_array)
+            .is_none_or(Vec::is_empty),
+        "{recovery}"
+    );
+    // One takes the place of the dead one, the other follows it.
+    let mut sources = Vec::new();
+    for index in [2, 3] {
+        sources.push(source(&stage, index).await?);
+    }
+    ensure!(
+        !sources.contains(&dead.to_string()),
+        "still below the dead one: {sources:?}"
+    );
+    ensure!(sources.contains(&primary.to_string()), "nobody went up: {sources:?}");
+    stage.writers.progress(300, DEADLINE).await?;
+    let recoveries = stage.members.recoveries().await?;
+    ensure!(recoveries.len() == 1, "{}", Value::from(recoveries));
+    let (topology, verdict, _) = stage.judge(Duration::ZERO).await?;
+    topology.caught_up(0, DEADLINE).await?;
+    drop(verdict);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_with_an_errant_transaction_is_left_behind_and_named() -> Result<()> {
+    scenario("intermediate-errant", |run| async move {
+        let flavour = Flavour::MySql;
+        let topology = Topology::start(&run, &shape(flavour)).await?;
+        let errant = topology.server(3)?;
+        errant.run(flavour.read_only(false)).await?;
+        errant
+            .run("INSERT INTO ham4db_test.sampled VALUES ('errant', 1)")
+            .await?;
+        errant.run(flavour.read_only(true)).await?;
+        let members = Members::start(&run, &topology, &Intent::default_document(), None).await?;
+        let mut stage = Stage::begin(topology, members).await?;
+        let (primary, dead, lost) = (stage.address(0)?, stage.address(1)?, stage.address(3)?);
+        stage.topology.server_mut(1)?.kill()?;
+        let recovery = ended(&stage).await?;
+        ensure!(
+            recovery.get("IsSuccessful") == Some(&Value::Bool(true)),
+            "not successful: {recovery}"
+        );
+        ensure!(key(&recovery, "/LostReplicas/0") == lost.to_string(), "{recovery}");
+        stage.topology.server(2)?.follows(&primary, DEADLINE).await?;
+        let source = source(&stage, 3).await?;
+        ensure!(source == dead.to_string(), "the errant one was moved to {source}");
+        stage.writers.progress(300, DEADLINE).await?;
+        stage.judge(Duration::ZERO).await?;
+        Ok(())
+    })
+    .await
+}
+
+/// The one recovery, when it is over.
+async fn ended(stage: &Stage) -> Result<Value> {
+    until(DEADLINE, "the recovery of the intermediate to be over", async || {
+        let recoveries = stage.members.recoveries().await?;
+        let over = recoveries
+            .into_iter()
+            .find(|recovery| recovery.get("IsActive") == Some(&Value::Bool(false)));
+        Ok(over)
+    })
+    .await
+}
+
+/// Whom a server replicates from.
+async fn source(stage: &Stage, index: usize) -> Result<String> {
+    let status = stage.topology.server(index)?.replica_status().await?;
+    Ok(status.map(|status| status.source).unwrap_or_default())
+}
