@@ -4,9 +4,13 @@ use std::io::IsTerminal as _;
 
 use tracing_subscriber::EnvFilter;
 
+/// What is shown of libraries. openraft warns of each request that a peer does not answer, dozens a second; ham4db tells that once.
+const LIBRARIES: &str = "warn,openraft=error";
+
 /// Starts logging to standard error. Without `RUST_LOG`: information of ham4db, warnings of libraries; with `debug` more of ham4db.
 pub(super) fn start(debug: bool) {
-    let default = if debug { "warn,ham4db=debug" } else { "warn,ham4db=info" };
+    let own = if debug { "debug" } else { "info" };
+    let default = format!("{LIBRARIES},ham4db={own}");
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)

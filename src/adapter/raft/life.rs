@@ -16,6 +16,7 @@ use super::member::{Life, LifeEnd, Shared};
 use super::membership;
 use super::network::Links;
 use super::place;
+use super::reach::Reach;
 use super::settings::{BootstrapStep, Timings};
 use super::state_machine::{BackendError, BackendTrouble, Owner, StateMachine};
 use super::types::Raft;
@@ -89,6 +90,7 @@ async fn run_on(shared: &Arc<Shared>, identity: MemberIdentity, own: Stamp, log:
         dialer: shared.dialer.clone(),
         own: own.clone(),
         entries_deadline: shared.settings.timings.election_min,
+        reach: Reach::default(),
     };
     let raft = match Raft::new(own.member, config, links, log.clone(), machine).await {
         Ok(raft) => raft,

@@ -15,6 +15,7 @@ mod member;
 mod membership;
 mod network;
 mod place;
+mod reach;
 mod server;
 mod settings;
 mod snapshot;

@@ -7,7 +7,7 @@ use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use openraft::OptionalSend;
 use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
@@ -23,6 +23,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 
 use super::log_store::Stamp;
+use super::reach::{Change, Reach};
 use super::settings::{LinkFilter, RaftSettings, Resolve, Surroundings, Wanted};
 use super::types::{MemberNode, Snapshot, TypeConfig, Vote};
 use super::wire::{GROUP_HEADER, KEY_HEADER, SENDER_HEADER, SENDER_NAME_HEADER, SnapshotTransfer, TARGET_HEADER};
@@ -216,6 +217,8 @@ pub(super) struct Links {
     pub(super) own: Stamp,
     /// Time for a request that carries entries: it covers the peer's disk, where a heartbeat covers the network only.
     pub(super) entries_deadline: Duration,
+    /// Who does not answer.
+    pub(super) reach: Reach,
 }
 
 /// The link to one member.
@@ -238,6 +241,25 @@ impl RaftNetworkFactory<TypeConfig> for Links {
 }
 
 impl Link {
+    fn tell_reach(&self, failure: Option<&CallError>) {
+        let unreachable = failure.filter(|failure| matches!(failure, CallError::Unreachable { .. }));
+        let peer = &self.node.name;
+        match self
+            .links
+            .reach
+            .note(self.target, unreachable.is_none(), Instant::now())
+        {
+            Some(Change::Silent) => {
+                let why = unreachable.map_or_else(String::new, ToString::to_string);
+                tracing::warn!("raft member {peer} does not answer any more: {why}");
+            }
+            Some(Change::Answers(after)) => {
+                tracing::info!("raft member {peer} answers again, after {:.1} s", after.as_secs_f64());
+            }
+            None => {}
+        }
+    }
+
     async fn call<Q: Serialize + Sync, R: DeserializeOwned>(
         &self,
         route: &str,
@@ -254,6 +276,7 @@ impl Link {
             .dialer
             .call(to, route, request, Some(&self.links.own), deadline)
             .await;
+        self.tell_reach(answer.as_ref().err());
         answer.map_err(|error| RPCError::Unreachable(Unreachable::new(&error)))
     }
 }
