@@ -348,6 +348,10 @@ impl Drive<'_> {
                 let deadline = self.catch_up();
                 self.hands.locate(successor, replicas, deadline).await
             }
+            Step::Match { successor, replicas } => {
+                let deadline = self.catch_up();
+                self.hands.match_logs(successor, replicas, deadline).await
+            }
             Step::RepointAt { successor, replicas } => self
                 .hands
                 .repoint_at(successor, replicas)

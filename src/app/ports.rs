@@ -17,6 +17,8 @@ use crate::domain::state::{Applied, ClaimToken, Command, Epoch, MemberId, State}
 use crate::domain::time::{Mono, Wall};
 use crate::domain::topology::ClusterId;
 
+use super::log_source::LogSource;
+
 /// The clocks of this machine.
 pub trait Clock: Send + Sync {
     /// Wall time, for records and expiry.
@@ -203,7 +205,7 @@ pub trait Executor: Send + Sync {
 
 /// All steps of one actor on one server run on one connection. It never reconnects: once broken, every call fails.
 #[async_trait]
-pub trait StepSession: Send {
+pub trait StepSession: LogSource {
     /// Which server.
     fn instance(&self) -> &InstanceKey;
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::domain::policy::RecoveryQuorum;
+use crate::domain::recovery::pseudo_gtid::Marks;
 
 use super::filter::HostnameFilters;
 
@@ -61,6 +62,8 @@ pub struct RecoverySettings {
     /// How long replicas may take to reach their source anew before it counts as gone. Within one network that takes milliseconds;
     /// between regions it is the connection, the handshake and the login, six round trips.
     pub reconnect_window: Duration,
+    /// What Pseudo-GTID entries look like; `None`: there are none.
+    pub pseudo_gtid: Option<Marks>,
 }
 
 impl Default for RecoverySettings {
@@ -72,6 +75,7 @@ impl Default for RecoverySettings {
             fence_deadline: Duration::from_millis(500),
             concurrency: 20,
             reconnect_window: Duration::from_millis(700),
+            pseudo_gtid: None,
         }
     }
 }

@@ -27,6 +27,7 @@ use crate::app::documents::ClusterSource;
 use crate::app::errant::ErrantDesk;
 use crate::app::hands::Workshop;
 use crate::app::hooks::HookRunner;
+use crate::app::injector::Injector;
 use crate::app::keeper::Aliases;
 use crate::app::leader::Leader;
 use crate::app::memory::{PositionMemory, PositionStore as _};
@@ -119,6 +120,8 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
         region_query: settings.discovery.region.query.clone(),
         environment_query: settings.discovery.environment.query.clone(),
         semi_sync_query: settings.discovery.semi_sync_query.clone(),
+        pseudo_gtid_query: settings.pseudo_gtid.query.clone(),
+        writes_pseudo_gtid: settings.pseudo_gtid.injects,
         ..ProbeSettings::default()
     };
     let prober: Arc<dyn Prober> = Arc::new(MySqlProber::new(
@@ -187,8 +190,9 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
         Arc::clone(&clock),
     );
     let binlogs = Arc::new(MySqlBinlogReader::new(credentials.clone(), probe_settings.clone()));
+    let servers = Arc::new(MySqlExecutor::new(credentials.clone(), probe_settings));
     let shop = Workshop {
-        executor: Arc::new(MySqlExecutor::new(credentials.clone(), probe_settings)),
+        executor: Arc::<MySqlExecutor>::clone(&servers),
         prober: Arc::clone(&prober),
         observatory: Arc::clone(&observatory),
         consensus: Arc::clone(&consensus),
@@ -197,6 +201,7 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
         settings: RecoverySettings {
             quorum: settings.recovery.quorum,
             concurrency: settings.recovery.concurrency,
+            pseudo_gtid: settings.pseudo_gtid.marks.clone(),
             ..RecoverySettings::default()
         },
         hooks: hooks.clone(),
@@ -213,6 +218,16 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
         hooks,
     };
     tasks.spawn(leader.run(stop.child_token()));
+    if settings.pseudo_gtid.injects {
+        let injector = Injector {
+            writer: servers,
+            consensus: Arc::clone(&consensus),
+            observatory: Arc::clone(&observatory),
+            pictures: pictures.clone(),
+            clock: Arc::clone(&clock),
+        };
+        tasks.spawn(injector.run(stop.child_token()));
+    }
     tasks.spawn(plant_seeds(
         settings.clone(),
         Arc::clone(&consensus),
@@ -439,6 +454,7 @@ fn policy_settings(settings: &Settings) -> anyhow::Result<PolicySettings> {
         unapplied: promotion.unapplied,
         prevent_cross_data_center: promotion.prevent_cross_data_center,
         prevent_cross_region: promotion.prevent_cross_region,
+        pseudo_gtid: settings.pseudo_gtid.marks.is_some(),
         takeover: TakeoverTerms {
             lag_seconds: settings.discovery.maintenance_lag.as_secs(),
             transaction_wait_millis: u64::try_from(recovery.transaction_wait.as_millis())

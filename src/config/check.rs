@@ -23,6 +23,7 @@ use super::settings::{
 
 mod hooks;
 mod promotion;
+mod pseudo_gtid;
 
 /// Everything that is wrong with the values, a line each.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -52,6 +53,7 @@ pub fn settle(file: &File, environment: &Environment) -> Result<Settings, Invali
         topology: check.topology(file),
         discovery: check.discovery(file),
         hooks: check.hooks(file, &recovery),
+        pseudo_gtid: check.pseudo_gtid(file),
         recovery,
         kubernetes: file.group.Kubernetes.clone(),
         manifests: Some(file.group.ManifestsDir.as_str())

@@ -8,7 +8,7 @@ use serde::de::{Deserialize as _, DeserializeSeed, Deserializer, Error as _, Ign
 use serde_json::Value;
 
 use super::accepted::{self, OBSOLETE};
-use super::keys::{DiscoveryKeys, GroupKeys, HookKeys, ListenerKeys, RecoveryKeys, TopologyKeys};
+use super::keys::{DiscoveryKeys, GroupKeys, HookKeys, ListenerKeys, PseudoGtidKeys, RecoveryKeys, TopologyKeys};
 
 /// Where files are looked for when none is named, in this order; each that exists is read, later ones override.
 pub const SEARCHED: [&str; 3] = ["/etc/ham4db.conf.json", "conf/ham4db.conf.json", "ham4db.conf.json"];
@@ -64,6 +64,8 @@ pub struct File {
     pub discovery: DiscoveryKeys,
     /// Recoveries.
     pub recovery: RecoveryKeys,
+    /// Pseudo-GTID.
+    pub pseudo_gtid: PseudoGtidKeys,
     /// Commands before and after.
     pub hooks: HookKeys,
     /// Keys that are accepted and not used yet and were given another value than the usual one; of secrets only `true`.
@@ -190,6 +192,7 @@ impl<'de> Visitor<'de> for Reading<'_> {
                 || file.group.read(&key, &mut map)?
                 || file.discovery.read(&key, &mut map)?
                 || file.recovery.read(&key, &mut map)?
+                || file.pseudo_gtid.read(&key, &mut map)?
                 || file.hooks.read(&key, &mut map)?;
             if used {
                 continue;

@@ -258,6 +258,26 @@ keys! {
 }
 
 keys! {
+    /// Pseudo-GTID: places in the logs of servers without GTIDs.
+    PseudoGtidKeys {
+        /// Write a statement without effect on every primary without GTIDs, every 5 seconds, by which places in the logs of its replicas are found. The account needs DROP on `_pseudo_gtid_`.*. Overrides the next four.
+        AutoPseudoGTID: bool = false;
+        /// Regular expression that finds the entries which somebody else writes; empty: there are none.
+        PseudoGTIDPattern: String = String::new();
+        /// The pattern is a text that entries hold.
+        PseudoGTIDPatternIsFixedSubstring: bool = false;
+        /// The texts of entries that hold this grow with time, which spares reading binary logs; empty: none do.
+        PseudoGTIDMonotonicHint: String = String::new();
+        /// Query on an instance that returns 1 when it is under Pseudo-GTID. For display.
+        DetectPseudoGTIDQuery: String = String::new();
+        /// Events of a log that are asked for at once.
+        BinlogEventsChunkSize: u32 = 10_000;
+        /// Events that hold one of these texts do not count when logs are compared.
+        SkipBinlogEventsContaining: Vec<String> = Vec::new();
+    }
+}
+
+keys! {
     /// The user's commands before and after.
     HookKeys {
         /// Shell of the commands: a POSIX shell. Where there is no `bash`, `sh` stands in for the default.

@@ -3,7 +3,9 @@
 use std::fmt::Write as _;
 
 use super::accepted::{ACCEPTED, OBSOLETE};
-use super::keys::{DiscoveryKeys, GroupKeys, HookKeys, KeyDoc, ListenerKeys, RecoveryKeys, TopologyKeys};
+use super::keys::{
+    DiscoveryKeys, GroupKeys, HookKeys, KeyDoc, ListenerKeys, PseudoGtidKeys, RecoveryKeys, TopologyKeys,
+};
 
 /// The text of `docs/config.md`; a test holds the file to it.
 pub fn reference() -> String {
@@ -20,6 +22,7 @@ pub fn reference() -> String {
         ("Backend, group, documents", GroupKeys::describe()),
         ("Discovery", DiscoveryKeys::describe()),
         ("Recovery", RecoveryKeys::describe()),
+        ("Pseudo-GTID", PseudoGtidKeys::describe()),
         ("Hooks", HookKeys::describe()),
     ] {
         section(&mut page, title, &keys);

@@ -10,6 +10,7 @@ use crate::app::filter::{ClusterFilters, HostnameFilters};
 use crate::app::ports::{Account, Credentials, TlsMode};
 use crate::domain::key::InstanceKey;
 use crate::domain::policy::{LossPolicy, RecoveryQuorum, StalledPrimary, Unapplied};
+use crate::domain::recovery::pseudo_gtid::Marks;
 
 pub use super::keys::{Kubernetes as KubernetesSettings, StatefulSet as StatefulSetSettings};
 
@@ -30,6 +31,8 @@ pub struct Settings {
     pub discovery: DiscoverySettings,
     /// Recoveries.
     pub recovery: RecoverySettings,
+    /// Pseudo-GTID.
+    pub pseudo_gtid: PseudoGtidSettings,
     /// The user's commands.
     pub hooks: HookSettings,
     /// Documents from the Kubernetes API.
@@ -202,6 +205,17 @@ pub struct RecoverySettings {
     pub transaction_wait: Duration,
     /// Those that take longer are ended; otherwise the takeover is.
     pub ends_transactions: bool,
+}
+
+/// Pseudo-GTID.
+#[derive(Clone, Debug)]
+pub struct PseudoGtidSettings {
+    /// Entries are written on primaries without GTIDs.
+    pub injects: bool,
+    /// What entries look like; `None`: there are none.
+    pub marks: Option<Marks>,
+    /// Query that says whether an instance is under Pseudo-GTID, where others write the entries.
+    pub query: Option<String>,
 }
 
 /// The user's commands before and after.

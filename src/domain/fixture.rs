@@ -72,6 +72,7 @@ fn facts(n: u32, flavour: Flavour, executed: GtidSet) -> InstanceFacts {
         semi_sync: SemiSync::default(),
         replicas: Vec::new(),
         replication_credentials_available: true,
+        uses_pseudo_gtid: false,
         data_center: String::new(),
         region: String::new(),
         environment: String::new(),

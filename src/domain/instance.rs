@@ -283,6 +283,9 @@ pub struct InstanceFacts {
     /// Whether the replication account and password can be read from the server (MySQL `mysql.slave_master_info`).
     #[serde(default)]
     pub replication_credentials_available: bool,
+    /// Pseudo-GTID entries come through it: by a configured query, or since ham4db writes them where there are no GTIDs.
+    #[serde(default)]
+    pub uses_pseudo_gtid: bool,
     /// Data centre by query or pattern; empty when unknown.
     #[serde(default)]
     pub data_center: String,

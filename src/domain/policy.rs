@@ -265,4 +265,6 @@ pub struct Policy {
     pub prevent_cross_region: bool,
     /// How a living primary hands over.
     pub takeover: TakeoverTerms,
+    /// Places that positions do not tell are looked for by Pseudo-GTID.
+    pub pseudo_gtid: bool,
 }

@@ -2,6 +2,7 @@
 //!
 //! - [`world`]: the servers: up, down, cut off, stalled; what they hold; who replicates from whom; every statement that reached one.
 //! - [`session`]: the ports `Prober`, `Executor` and `StepSession` over it, with faults at a chosen statement.
+//! - [`logs`]: what stands in their logs.
 //! - [`group`]: the port `Consensus` over one state that all members share, with members that can be cut off.
 //! - [`scripts`]: the port `Hooks`, with commands that do what the test says, and a list of what was run.
 //! - [`rig`]: members that run the real watcher, recoverer, guard and leader on all that.
@@ -9,6 +10,7 @@
 mod boot_tests;
 mod clock;
 mod group;
+mod logs;
 mod repair_tests;
 mod rig;
 mod scripts;
@@ -20,6 +22,7 @@ mod guard_tests;
 mod handover_sweep_tests;
 mod handover_tests;
 mod hook_tests;
+mod position_tests;
 mod silence_tests;
 mod sweep_tests;
 mod takeover_tests;

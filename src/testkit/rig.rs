@@ -27,6 +27,7 @@ use crate::domain::fixture::{NOW, key, uuid};
 use crate::domain::instance::Identity;
 use crate::domain::key::InstanceKey;
 use crate::domain::policy::OldPrimary;
+use crate::domain::recovery::pseudo_gtid::Marks;
 use crate::domain::state::record::RecordedPrimary;
 use crate::domain::state::{Cluster, ClusterFilter, MemberId, PolicySettings, Recovery, State};
 use crate::domain::topology::ClusterId;
@@ -45,6 +46,8 @@ pub(crate) struct Rig {
     pub(crate) world: World,
     pub(crate) group: Group,
     pub(crate) policy: PolicySettings,
+    /// What members take for Pseudo-GTID entries.
+    pub(crate) pseudo_gtid: Option<Marks>,
     /// What hooks of all members do, and what was run.
     pub(crate) hooks: Scripts,
     /// Lists of hooks that members have when they start.
@@ -105,6 +108,7 @@ impl Rig {
             world: World::of_primary_and_replicas(servers),
             group: Group::new(members, state_of(servers)),
             policy,
+            pseudo_gtid: None,
             hooks: Scripts::default(),
             hook_settings: HookSettings::default(),
             members: BTreeMap::new(),
@@ -172,7 +176,10 @@ impl Rig {
             consensus: consensus.clone(),
             credentials: watch::Sender::new(CredentialsByOrigin::default()).subscribe(),
             clock,
-            settings: RecoverySettings::default(),
+            settings: RecoverySettings {
+                pseudo_gtid: self.pseudo_gtid.clone(),
+                ..RecoverySettings::default()
+            },
             hooks: hooks.clone(),
         };
         let recoverer = Recoverer::new(shop.clone(), pictures.clone(), eyes);

@@ -225,7 +225,7 @@ impl Executor for SimExecutor {
     }
 }
 
-struct SimSession {
+pub(super) struct SimSession {
     world: World,
     member: String,
     instance: InstanceKey,
@@ -235,6 +235,10 @@ struct SimSession {
 }
 
 impl SimSession {
+    pub(super) fn key(&self) -> InstanceKey {
+        self.instance.clone()
+    }
+
     fn unknown(&mut self, what: &str, why: &str) -> StepError {
         self.broken = true;
         StepError::OutcomeUnknown {
@@ -254,7 +258,7 @@ impl SimSession {
     }
 
     /// Runs a statement, with what is to go wrong at it.
-    async fn run<T>(
+    pub(super) async fn run<T>(
         &mut self,
         what: &'static str,
         deadline: Duration,
@@ -504,18 +508,29 @@ impl StepSession for SimSession {
         after: &[BinlogCoordinates],
         deadline: Duration,
     ) -> Result<Vec<Result<BinlogCoordinates, String>>, StepError> {
-        let found = after.iter().cloned().map(Ok).collect();
-        self.run("locate", deadline, |_| found).await
+        let found = |inner: &Inner| {
+            let told = |place: &BinlogCoordinates| {
+                let gone = || "the relay log no longer holds what follows".to_owned();
+                (!inner.relay_logs_are_gone).then(|| place.clone()).ok_or_else(gone)
+            };
+            after.iter().map(told).collect()
+        };
+        self.run("locate", deadline, |inner| found(inner)).await
     }
 
     async fn follow_at(
         &mut self,
         source: &InstanceKey,
-        _place: &BinlogCoordinates,
-        account: Option<&Account>,
+        place: &BinlogCoordinates,
+        _account: Option<&Account>,
         deadline: Duration,
     ) -> Result<(), StepError> {
-        self.follow(source, account, deadline).await
+        let key = self.instance.clone();
+        self.run("follow", deadline, |inner| {
+            inner.goes_on_at(&key, place);
+            inner.follow(&key, source);
+        })
+        .await
     }
 
     async fn reset_gtids(&mut self, keep: &GtidSet, deadline: Duration) -> Result<(), StepError> {

@@ -76,6 +76,8 @@ pub(crate) struct Inner {
     pub(crate) faults: Vec<Fault>,
     pub(crate) last_session: u64,
     pub(crate) last_write: u64,
+    /// No relay log tells where somebody goes on.
+    pub(crate) relay_logs_are_gone: bool,
 }
 
 /// All servers; cheap to clone.
@@ -126,6 +128,7 @@ impl World {
             faults: Vec::new(),
             last_session: 0,
             last_write: 100,
+            relay_logs_are_gone: false,
         };
         Self(Arc::new(Mutex::new(inner)))
     }
@@ -319,7 +322,7 @@ impl Inner {
             clients: u32::try_from(acknowledging.count()).unwrap(),
             ..server.facts.semi_sync.clone()
         };
-        InstanceFacts {
+        let facts = InstanceFacts {
             semi_sync,
             read_only: server.read_only,
             super_read_only: Some(server.read_only),
@@ -329,7 +332,8 @@ impl Inner {
             uptime_seconds: 1000 * server.life,
             started: i64::try_from(1000 * server.life).ok(),
             ..server.facts.clone()
-        }
+        };
+        self.by_position(key, facts)
     }
 
     /// Why a member does not reach a server, if it does not.

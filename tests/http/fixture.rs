@@ -111,6 +111,7 @@ pub(crate) fn instance(port: u16, source: Option<u16>) -> Instance {
         },
         replicas: Vec::new(),
         replication_credentials_available: false,
+        uses_pseudo_gtid: false,
         data_center: String::new(),
         region: String::new(),
         environment: String::new(),

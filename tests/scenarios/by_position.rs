@@ -10,7 +10,7 @@ use crate::kit::replication::Flavour;
 use crate::kit::run::{Run, scenario};
 use crate::kit::topology::{Shape, Topology};
 use crate::kit::wait::until;
-use crate::kit::writers::missing;
+use crate::kit::writers::{Acknowledged, missing};
 use crate::stage::{DEADLINE, FAILOVER, Stage};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -54,13 +54,17 @@ async fn one_behind(run: Arc<Run>, flavour: Flavour) -> Result<()> {
         "it was another kind of recovery: {recovery}"
     );
     let (topology, _, rows) = stage.judge(Duration::ZERO).await?;
-    // A row twice would have stopped a replica with a duplicate key; a row that is missing shows here.
+    has_all(&topology, &rows).await
+}
+
+/// Every server that runs has every acknowledged row, once: a row twice would have stopped a replica with a duplicate key.
+pub(crate) async fn has_all(topology: &Topology, rows: &[Acknowledged]) -> Result<()> {
     for server in topology.servers.iter().filter(|server| server.is_running()) {
         until(
             DEADLINE,
             &format!("{} to have every acknowledged row", server.name()),
             async || {
-                let lost = missing(&rows, server).await?;
+                let lost = missing(rows, server).await?;
                 ensure!(lost.is_empty(), "{} of {} rows are missing", lost.len(), rows.len());
                 Ok(Some(()))
             },
@@ -71,7 +75,7 @@ async fn one_behind(run: Arc<Run>, flavour: Flavour) -> Result<()> {
 }
 
 /// Channels by file and position, and on MySQL anonymous transactions, on a topology that is idle.
-async fn switch_off_gtids(topology: &Topology) -> Result<()> {
+pub(crate) async fn switch_off_gtids(topology: &Topology) -> Result<()> {
     let replicas = || topology.servers.iter().skip(1);
     let primary = topology.server(0)?;
     if topology.flavour == Flavour::MariaDb {

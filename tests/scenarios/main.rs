@@ -19,6 +19,7 @@ mod kit_itself;
 mod leader;
 mod partition;
 mod policy;
+mod pseudo_gtid;
 mod returned;
 mod silence;
 mod stage;

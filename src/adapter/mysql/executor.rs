@@ -7,6 +7,8 @@ use async_trait::async_trait;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
+use crate::app::injector::EntryWriter;
+use crate::app::log_source::{LogReader, LogSource};
 use crate::app::ports::{CredentialsByOrigin, Executor, StepError, StepSession, Target};
 use crate::domain::instance::Identity;
 use crate::domain::key::InstanceKey;
@@ -65,6 +67,62 @@ impl Executor for MySqlExecutor {
             // Only the lock can have been taken, and it goes with the connection.
             Err(_) => Err(StepError::LockHeld(instance.clone())),
         }
+    }
+}
+
+#[async_trait]
+impl LogReader for MySqlExecutor {
+    async fn open(&self, target: &Target, deadline: Duration) -> Result<Box<dyn LogSource>, StepError> {
+        let instance = &target.instance;
+        let failed = |why: String| StepError::NotConnected {
+            instance: instance.clone(),
+            why,
+        };
+        let credentials = credentials_of(&self.credentials, target).map_err(|failure| failed(failure.to_string()))?;
+        let opened = within(instance, deadline, Line::open(instance, &credentials, &self.settings)).await;
+        let line = opened.map_err(|failure| failed(failure.to_string()))?;
+        Ok(Box::new(MySqlSession::new(instance.clone(), line, credentials.tls)))
+    }
+}
+
+#[async_trait]
+impl EntryWriter for MySqlExecutor {
+    /// On a connection of its own: whoever holds the step lock is left alone.
+    async fn write_entry(
+        &self,
+        target: &Target,
+        identity: &Identity,
+        statement: &str,
+        deadline: Duration,
+    ) -> Result<(), String> {
+        let instance = &target.instance;
+        let credentials = credentials_of(&self.credentials, target).map_err(|failure| failure.to_string())?;
+        let told = |failure: SqlFailure| match failure {
+            SqlFailure::Answered { number, message } => format!("error {number}: {message}"),
+            SqlFailure::Broken(failure) => failure.to_string(),
+        };
+        let write = async {
+            let opened = within(instance, deadline, Line::open(instance, &credentials, &self.settings)).await;
+            let mut line = opened.map_err(|failure| failure.to_string())?;
+            let found = line
+                .learned()
+                .identity(line.learned().variable("server_id").parse().unwrap_or_default());
+            if found != *identity {
+                return Err(format!("it is {found}, not {identity}"));
+            }
+            line.rows(OWN_SESSION).await.map_err(told)?;
+            // An account that read_only does not bind must not write behind a fence.
+            if number(&mut line, "SELECT @@GLOBAL.read_only").await.map_err(told)? != Some(0) {
+                return Err("it is read-only".to_owned());
+            }
+            line.rows(statement).await.map_err(told)?;
+            line.close().await;
+            Ok(())
+        };
+        let end = Instant::now() + deadline;
+        timeout_at(end, write)
+            .await
+            .unwrap_or_else(|_| Err("no answer in time".to_owned()))
     }
 }
 

@@ -103,6 +103,7 @@ pub(super) fn assemble(
         semi_sync: semi_sync(learned, &variables, &semi_sync_status)?,
         replicas,
         replication_credentials_available: learned.shows_replication_credentials,
+        uses_pseudo_gtid: learned.uses_pseudo_gtid,
         data_center: learned.data_center.clone(),
         region: learned.region.clone(),
         environment: learned.environment.clone(),

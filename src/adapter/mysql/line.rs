@@ -14,6 +14,7 @@ use crate::domain::dialect::Dialect;
 use crate::domain::instance::{Identity, InstanceFacts, ProbeFailure};
 use crate::domain::key::InstanceKey;
 use crate::domain::recovery::acknowledging::PRIORITY_PART;
+use crate::domain::recovery::pseudo_gtid;
 use crate::domain::version::ServerVersion;
 
 use super::connection::{self, SqlFailure};
@@ -40,6 +41,10 @@ pub struct ProbeSettings {
     pub semi_sync_query: Option<String>,
     /// Query whose first value is the replication lag in seconds, instead of `Seconds_Behind_Source`.
     pub lag_query: Option<String>,
+    /// Query whose first value is 1 on servers under Pseudo-GTID.
+    pub pseudo_gtid_query: Option<String>,
+    /// Servers without GTIDs are under Pseudo-GTID.
+    pub writes_pseudo_gtid: bool,
     /// Connection attempts of this process at one moment, over all servers. A dead data centre makes each attempt last its whole
     /// deadline: with fewer than there are servers, the living ones would wait for their turn.
     pub most_attempts: usize,
@@ -54,6 +59,8 @@ impl Default for ProbeSettings {
             environment_query: None,
             semi_sync_query: None,
             lag_query: None,
+            pseudo_gtid_query: None,
+            writes_pseudo_gtid: false,
             most_attempts: 512,
         }
     }
@@ -85,6 +92,8 @@ pub(super) struct Learned {
     pub(super) semi_sync_priority: Option<u32>,
     /// Whether the replication account can be read.
     pub(super) shows_replication_credentials: bool,
+    /// Whether the configured query says that it is under Pseudo-GTID.
+    pub(super) uses_pseudo_gtid: bool,
     /// Configured queries that failed.
     pub(super) problems: Vec<String>,
     parts: Vec<Part>,
@@ -162,6 +171,7 @@ impl Line {
         let answers = self.learned.parts.iter().copied().zip(answers);
         let assembled = facts::assemble(&self.instance, &self.learned, answers)?;
         let mut facts = assembled.facts;
+        facts.uses_pseudo_gtid |= self.settings.writes_pseudo_gtid && pseudo_gtid::helps(&facts);
         if assembled.has_unreported_replicas {
             self.add_connected_replicas(&mut facts).await?;
         }
@@ -248,6 +258,7 @@ async fn learn(connection: &mut MySqlConnection, settings: &ProbeSettings) -> Re
         environment: String::new(),
         semi_sync_priority: None,
         shows_replication_credentials: false,
+        uses_pseudo_gtid: false,
         problems: Vec::new(),
         parts,
         statements,
@@ -276,6 +287,9 @@ async fn learn(connection: &mut MySqlConnection, settings: &ProbeSettings) -> Re
             Err(_) => problems.push(format!("{PRIORITY_PART}: `{text}` is no number")),
         }
     }
+    let query = settings.pseudo_gtid_query.as_deref();
+    let told = place(connection, "Pseudo-GTID query", query, problems).await?;
+    learned.uses_pseudo_gtid = told == "1";
     if !learned.version.flavour.is_mariadb() {
         learned.shows_replication_credentials = shows_replication_credentials(connection).await?;
     }

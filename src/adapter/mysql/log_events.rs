@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use tokio::time::{Instant, sleep};
 
+use crate::app::log_source::{Log, LogSource, Piece};
 use crate::app::ports::{Account, StepError};
 use crate::domain::dialect::{SourcePosition, SourceTls};
 use crate::domain::instance::{BinlogCoordinates, ThreadState};
@@ -216,6 +218,48 @@ impl MySqlSession {
         };
         let tls = channel.as_ref().map(|_| SourceTls::Keep);
         self.change_and_start(&name, source, account, position, tls, end).await
+    }
+}
+
+#[async_trait]
+impl LogSource for MySqlSession {
+    async fn log_files(&mut self, log: Log, deadline: Duration) -> Result<Vec<String>, StepError> {
+        let end = Instant::now() + deadline;
+        match log {
+            Log::Binary => {
+                let rows = self.send("SHOW BINARY LOGS", end).await?;
+                Ok(rows.iter().map(|row| row.text_or_empty(&["Log_name"])).collect())
+            }
+            Log::Relay => {
+                let channel = self.managed_channel(end).await?;
+                let channel = channel
+                    .ok_or_else(|| self.refused("relay logs", OURS, "it has no replication channel".to_owned()))?;
+                let first = self.first_relay_log(&channel.name, end).await?;
+                Ok(files_between(&first, &channel.relay.file))
+            }
+        }
+    }
+
+    async fn log_events(&mut self, piece: &Piece<'_>, deadline: Duration) -> Result<Vec<LogEvent>, StepError> {
+        let end = Instant::now() + deadline;
+        let (name, suffix) = match piece.log {
+            Log::Binary => ("BINLOG", String::new()),
+            Log::Relay => {
+                let channel = self.managed_channel(end).await?;
+                let channel = channel.map(|channel| channel.name).unwrap_or_default();
+                ("RELAYLOG", self.for_channel(&channel))
+            }
+        };
+        let Piece { file, skip, limit, .. } = piece;
+        let begin = piece
+            .from
+            .map_or_else(String::new, |position| format!(" FROM {position}"));
+        let statement = format!(
+            "SHOW {name} EVENTS IN {}{begin} LIMIT {skip}, {limit}{suffix}",
+            quote_string(file)
+        );
+        let rows = self.send(&statement, end).await?;
+        rows.iter().map(|row| self.event(row)).collect()
     }
 }
 

@@ -18,6 +18,7 @@ use crate::domain::topology::Topology;
 
 mod catch_up;
 mod errant;
+mod matching;
 
 pub use catch_up::Patience;
 

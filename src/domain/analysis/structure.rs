@@ -125,6 +125,7 @@ fn support_failover(replicas: &[&Instance]) -> bool {
         MySql,
         MariaDb,
         BinlogServer,
+        PseudoGtid,
     }
     let kinds = replicas
         .iter()
@@ -135,7 +136,7 @@ fn support_failover(replicas: &[&Instance]) -> bool {
                 .map_or(Positioning::FilePosition, |channel| channel.positioning);
             match positioning {
                 _ if facts.is_binlog_server() => Some(Kind::BinlogServer),
-                Positioning::FilePosition => None,
+                Positioning::FilePosition => facts.uses_pseudo_gtid.then_some(Kind::PseudoGtid),
                 _ if facts.version.flavour.is_mariadb() => Some(Kind::MariaDb),
                 Positioning::AutoPosition | Positioning::SlavePos | Positioning::CurrentPos => Some(Kind::MySql),
             }

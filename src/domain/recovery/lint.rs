@@ -66,6 +66,7 @@ fn touched(step: &Step) -> BTreeSet<&InstanceKey> {
         | Step::Repoint { replicas, .. }
         | Step::Acknowledge { replicas, .. }
         | Step::ApplyAll { replicas } => replicas.iter().collect(),
+        Step::Match { successor, replicas } => replicas.keys().chain([successor]).collect(),
         Step::RepointAt { replicas, .. } => replicas.keys().collect(),
         Step::InjectEmpty { primary: one, .. }
         | Step::ResetGtids { instance: one, .. }
@@ -98,6 +99,7 @@ fn place(step: &Step) -> (u8, &'static str) {
         Step::Feed { .. } => (3, "feed"),
         Step::Drain { .. } | Step::ApplyAll { .. } => (4, "drain"),
         Step::Locate { .. } => (5, "locate"),
+        Step::Match { .. } => (5, "match"),
         Step::Redial { .. } => (6, "redial"),
         Step::Open { .. } => (7, "open"),
         Step::Repoint { .. } | Step::RepointAt { .. } => (8, "repoint"),
@@ -129,7 +131,8 @@ fn check_roles(plan: &Plan, topology: &Topology, wrong: &mut Vec<String>) {
             Step::Drain { successor }
             | Step::Open { successor }
             | Step::Feed { successor, .. }
-            | Step::Locate { successor, .. } => (successor, None),
+            | Step::Locate { successor, .. }
+            | Step::Match { successor, .. } => (successor, None),
             Step::Repoint { successor, replicas } => (successor, Some(replicas)),
             Step::Fence { victim: named }
             | Step::Demote { victim: named }

@@ -3,6 +3,7 @@
 //! - [`position`]: what each replica received, and what of it is errant.
 //! - [`candidate`]: who may be promoted, and who is.
 //! - [`equivalence`]: positions in one log told from another, where there are no GTIDs.
+//! - [`pseudo_gtid`], [`matching`]: the same between servers that share nothing but entries with a text of their own.
 //! - `rank`, `feed`, `loss`, `eligibility`: the parts of that choice.
 //! - [`planner`]: the plan with its report, and the second choice after the freeze.
 //! - `acknowledging`: which replicas should acknowledge a semi-sync primary's commits.
@@ -21,11 +22,13 @@ mod feed;
 pub mod lint;
 pub mod loss;
 pub mod lost;
+pub mod matching;
 pub mod outcome;
 pub mod plan;
 pub mod planner;
 pub mod position;
 pub mod progress;
+pub mod pseudo_gtid;
 mod rank;
 pub mod receipt;
 mod relocation;

@@ -96,6 +96,14 @@ pub enum Step {
         /// Those who are behind; the executor fills in what was found.
         replicas: BTreeMap<InstanceKey, Place>,
     },
+    /// Finds out by Pseudo-GTID where those go on in the successor's binary log of whom positions do not tell it: their logs are
+    /// compared with the successor's. Read only.
+    Match {
+        /// The successor.
+        successor: InstanceKey,
+        /// Those who are behind; the executor fills in what was found.
+        replicas: BTreeMap<InstanceKey, Place>,
+    },
     /// Points these replicas at places in the successor's binary log, side by side.
     RepointAt {
         /// The successor.
@@ -158,6 +166,12 @@ impl Step {
             Self::Locate { successor, replicas } => {
                 format!(
                     "locate in the logs of {successor} where {} go on",
+                    list(&replicas.keys().cloned().collect())
+                )
+            }
+            Self::Match { successor, replicas } => {
+                format!(
+                    "match the logs of {} with those of {successor} by Pseudo-GTID",
                     list(&replicas.keys().cloned().collect())
                 )
             }

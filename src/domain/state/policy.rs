@@ -126,6 +126,8 @@ pub struct PolicySettings {
     pub prevent_cross_region: bool,
     /// How a living primary hands over.
     pub takeover: TakeoverTerms,
+    /// Pseudo-GTID entries are written, or somebody else's are known.
+    pub pseudo_gtid: bool,
 }
 
 impl Default for PolicySettings {
@@ -152,6 +154,7 @@ impl Default for PolicySettings {
             prevent_cross_data_center: false,
             prevent_cross_region: false,
             takeover: TakeoverTerms::default(),
+            pseudo_gtid: false,
         }
     }
 }
@@ -205,6 +208,7 @@ pub fn policy_of(
         prevent_cross_data_center: settings.prevent_cross_data_center,
         prevent_cross_region: settings.prevent_cross_region,
         takeover: settings.takeover,
+        pseudo_gtid: settings.pseudo_gtid,
     }
 }
 

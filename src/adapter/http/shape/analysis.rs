@@ -225,6 +225,7 @@ impl AnalysisShape {
         self.oracle_gtid_immediate_topology = positioned(&|positioning| positioning == Positioning::AutoPosition);
         self.mariadb_gtid_immediate_topology =
             positioned(&|positioning| matches!(positioning, Positioning::SlavePos | Positioning::CurrentPos));
+        self.pseudo_gtid_immediate_topology = all_valid(&|facts| facts.uses_pseudo_gtid);
         self.binlog_server_immediate_topology = all_valid(&InstanceFacts::is_binlog_server);
         self.max_replica_gtid_errant = replicas
             .iter()

@@ -239,6 +239,7 @@ impl InstanceShape {
         self.region.clone_from(&facts.region);
         self.physical_environment.clone_from(&facts.environment);
         self.replication_credentials_available = facts.replication_credentials_available;
+        self.using_pseudo_gtid = facts.uses_pseudo_gtid;
         self.replication_group_name.clone_from(&facts.group_name);
         if let Some(group) = &facts.group {
             self.tell_group(group);

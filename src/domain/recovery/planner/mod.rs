@@ -510,6 +510,7 @@ pub(super) fn keep_within(steps: &mut Vec<Step>, instances: &BTreeSet<InstanceKe
         | Step::Redial { .. }
         | Step::Open { .. }
         | Step::Locate { .. }
+        | Step::Match { .. }
         | Step::InjectEmpty { .. }
         | Step::ResetGtids { .. }
         | Step::MakeWritable { .. } => true,

@@ -71,7 +71,7 @@ impl Course<'_> {
         if !waiting.is_empty() {
             return Ok(Next::Run(Step::ApplyAll { replicas: waiting }));
         }
-        let (places, lost) = match self.places(&successor, &followers)? {
+        let (places, lost) = match self.places(&successor, &followers, policy.pseudo_gtid)? {
             Ok(found) => found,
             Err(step) => return Ok(Next::Run(step)),
         };
@@ -112,6 +112,7 @@ impl Course<'_> {
         &self,
         successor: &InstanceKey,
         followers: &Places,
+        pseudo_gtid: bool,
     ) -> Result<Result<(Places, Vec<Refusal>), Step>, String> {
         let facts = |key: &InstanceKey| self.fresh.get(key).and_then(Instance::valid_facts);
         let source = facts(successor).ok_or_else(|| format!("{successor} does not answer any more"))?;
@@ -151,39 +152,62 @@ impl Course<'_> {
                 unknown.insert(key.clone(), at);
             }
         }
-        let mut wanted = BTreeMap::new();
+        let (mut to_locate, mut to_match) = (BTreeMap::new(), BTreeMap::new());
         for (key, at) in unknown {
-            let located = self.done.iter().rev().find_map(|result| {
-                let Step::Locate { replicas, .. } = &result.step else {
-                    return None;
-                };
-                replicas.get(&key)
-            });
-            match located {
-                None => {
-                    wanted.insert(key, Place { after: at, found: None });
+            let by_relay_log = self.looked_for(&key, &at, |step| matches!(step, Step::Locate { .. }));
+            let by_pseudo_gtid = self.looked_for(&key, &at, |step| matches!(step, Step::Match { .. }));
+            let place = Place {
+                after: at.clone(),
+                found: None,
+            };
+            match (by_relay_log, by_pseudo_gtid) {
+                (Some(Ok(place)), _) | (Some(Err(_)), Some(Ok(place))) => {
+                    places.insert(key, Some(place));
                 }
-                Some(place) if place.after == at && place.found.is_some() => {
-                    places.insert(key, place.found.clone());
+                (None, _) => {
+                    to_locate.insert(key, place);
                 }
-                Some(_) => {
-                    let why = self.last(|step| matches!(step, Step::Locate { .. }), &key);
-                    let why = why.map_or_else(String::new, |(_, outcome)| outcome.told());
-                    lost.push(Refusal {
-                        instance: key,
-                        reason: RefusalReason::Behind(format!("what follows {at} ({why})")),
-                    });
+                (Some(Err(_)), None) if pseudo_gtid => {
+                    to_match.insert(key, place);
+                }
+                (Some(Err(why)), None) => lost.push(left_behind(key, &at, &why)),
+                (Some(Err(why)), Some(Err(again))) => {
+                    lost.push(left_behind(key, &at, &format!("{why}; by Pseudo-GTID: {again}")));
                 }
             }
         }
-        if wanted.is_empty() {
-            Ok(Ok((places, lost)))
+        let successor = successor.clone();
+        Ok(if !to_locate.is_empty() {
+            Err(Step::Locate {
+                successor,
+                replicas: to_locate,
+            })
+        } else if !to_match.is_empty() {
+            Err(Step::Match {
+                successor,
+                replicas: to_match,
+            })
         } else {
-            Ok(Err(Step::Locate {
-                successor: successor.clone(),
-                replicas: wanted,
-            }))
-        }
+            Ok((places, lost))
+        })
+    }
+
+    /// What a search for the place of one server came to, which had applied up to `at`; `None` before it was made.
+    fn looked_for(
+        &self,
+        key: &InstanceKey,
+        at: &BinlogCoordinates,
+        is_wanted: impl Fn(&Step) -> bool,
+    ) -> Option<Result<BinlogCoordinates, String>> {
+        let (index, outcome) = self.last(is_wanted, key)?;
+        let place = match &self.done.get(index)?.step {
+            Step::Locate { replicas, .. } | Step::Match { replicas, .. } => replicas.get(key)?,
+            _ => return None,
+        };
+        Some(match &place.found {
+            Some(found) if place.after == *at => Ok(found.clone()),
+            Some(_) | None => Err(outcome.told()),
+        })
     }
 
     /// After the Open entry.
@@ -223,6 +247,13 @@ impl Course<'_> {
             }
         }
         unfit
+    }
+}
+
+fn left_behind(instance: InstanceKey, at: &BinlogCoordinates, why: &str) -> Refusal {
+    Refusal {
+        instance,
+        reason: RefusalReason::Behind(format!("what follows {at} ({why})")),
     }
 }
 

@@ -86,7 +86,7 @@ impl World {
             Step::Fence { .. } | Step::Demote { .. } => facts.read_only = true,
             Step::Freeze { .. } => facts.channels[0].io = ThreadState::Stopped,
             Step::Drain { .. } => facts.executed = facts.received(),
-            Step::Redial { .. } | Step::Locate { .. } => {}
+            Step::Redial { .. } | Step::Locate { .. } | Step::Match { .. } => {}
             Step::Feed { successor, from } => {
                 facts.executed = facts.received().union(&given);
                 if key == successor {
@@ -145,7 +145,7 @@ impl World {
                 | Step::Repoint { replicas, .. }
                 | Step::Acknowledge { replicas, .. }
                 | Step::ApplyAll { replicas } => replicas.clone(),
-                Step::Locate { replicas, .. } => replicas.keys().cloned().collect(),
+                Step::Locate { replicas, .. } | Step::Match { replicas, .. } => replicas.keys().cloned().collect(),
                 Step::RepointAt { replicas, .. } => replicas.keys().cloned().collect(),
             };
             self.log

@@ -1,0 +1,143 @@
+//! Logs of pretended servers, for topologies without GTIDs: one transaction is a hundred bytes long, and each tenth is a Pseudo-GTID
+//! entry. The order is that of the numbers, which the whole world counts.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use crate::app::log_source::{Log, LogSource, Piece};
+use crate::app::ports::StepError;
+use crate::domain::fixture::uuid;
+use crate::domain::gtid::GtidSet;
+use crate::domain::instance::{BinlogCoordinates, Channel, InstanceFacts, Positioning};
+use crate::domain::key::InstanceKey;
+use crate::domain::recovery::equivalence::LogEvent;
+use crate::domain::recovery::pseudo_gtid::entry_statement;
+use crate::domain::time::Wall;
+
+use super::session::SimSession;
+use super::world::{Inner, World};
+
+const FILE: &str = "binlog.000001";
+const LENGTH: u64 = 100;
+
+/// Where a log ends that holds these.
+pub(crate) fn end_of(set: &GtidSet) -> BinlogCoordinates {
+    BinlogCoordinates {
+        file: FILE.to_owned(),
+        position: 4 + LENGTH * set.transaction_count(),
+    }
+}
+
+/// Who wrote which transactions, in order.
+fn written(set: &GtidSet) -> Vec<(u32, u64)> {
+    let GtidSet::MySql(set) = set else { return Vec::new() };
+    let mut all: Vec<(u32, u64)> = set
+        .each(100_000)
+        .iter()
+        .map(|gtid| {
+            let (who, number) = gtid.rsplit_once(':').unwrap();
+            let server_id = (1..100).find(|n| uuid(*n) == who).unwrap();
+            (server_id, number.parse().unwrap())
+        })
+        .collect();
+    all.sort_by_key(|(_, number)| *number);
+    all
+}
+
+fn events(set: &GtidSet) -> Vec<LogEvent> {
+    let mut position = 4;
+    let mut events = Vec::new();
+    for (server_id, number) in written(set) {
+        let info = if number % 10 == 0 {
+            entry_statement(Wall(i64::try_from(number).unwrap() * 1000), server_id, number)
+        } else {
+            format!("create table d.t{number}(i int)")
+        };
+        for (kind, info) in [("Anonymous_Gtid", String::new()), ("Query", info)] {
+            events.push(LogEvent {
+                file: FILE.to_owned(),
+                position,
+                kind: kind.to_owned(),
+                server_id,
+                end: position + LENGTH / 2,
+                info,
+            });
+            position += LENGTH / 2;
+        }
+    }
+    events
+}
+
+impl World {
+    /// Relay logs no longer hold what was applied.
+    pub(crate) fn relay_logs_are_gone(&self) {
+        self.lock().relay_logs_are_gone = true;
+    }
+
+    /// No server has GTIDs.
+    pub(crate) fn without_gtids(&self) {
+        let mut inner = self.lock();
+        for server in inner.servers.values_mut() {
+            server.facts.gtid_mode = "OFF".to_owned();
+            server.facts.log_replica_updates = true;
+        }
+    }
+}
+
+impl Inner {
+    fn has_gtids(&self, key: &InstanceKey) -> bool {
+        self.servers[key].facts.gtid_mode != "OFF"
+    }
+
+    /// What a server without GTIDs says of its logs, as far as that differs.
+    pub(super) fn by_position(&self, key: &InstanceKey, facts: InstanceFacts) -> InstanceFacts {
+        if self.has_gtids(key) {
+            return facts;
+        }
+        let applied = end_of(&facts.executed);
+        let channels = facts.channels.iter().cloned().map(|channel| Channel {
+            positioning: Positioning::FilePosition,
+            read: channel
+                .retrieved
+                .as_ref()
+                .map_or_else(|| applied.clone(), |received| end_of(&facts.executed.union(received))),
+            exec: applied.clone(),
+            relay: applied.clone(),
+            retrieved: None,
+            ..channel
+        });
+        InstanceFacts {
+            channels: channels.collect(),
+            binlog: Some(applied.clone()),
+            ..facts
+        }
+    }
+
+    /// A replica goes on at a place in its source's log: the one behind what it has, or something is lost or doubled.
+    pub(super) fn goes_on_at(&mut self, key: &InstanceKey, place: &BinlogCoordinates) {
+        let wanted = end_of(&self.servers[key].executed);
+        if !self.has_gtids(key) && *place != wanted {
+            self.violations
+                .push(format!("{key} goes on at {place}, not at {wanted}"));
+        }
+    }
+}
+
+#[async_trait]
+impl LogSource for SimSession {
+    async fn log_files(&mut self, _log: Log, deadline: Duration) -> Result<Vec<String>, StepError> {
+        self.run("log_files", deadline, |_| vec![FILE.to_owned()]).await
+    }
+
+    async fn log_events(&mut self, piece: &Piece<'_>, deadline: Duration) -> Result<Vec<LogEvent>, StepError> {
+        let (from, skip, limit) = (piece.from.unwrap_or_default(), piece.skip, piece.limit);
+        let key = self.key();
+        self.run("log_events", deadline, |inner| {
+            let all = events(&inner.servers[&key].executed);
+            let here = all.into_iter().filter(|event| event.position >= from);
+            here.skip(skip).take(limit).collect()
+        })
+        .await
+    }
+}

@@ -1,0 +1,102 @@
+//! Failovers of topologies without GTIDs whose relay logs tell nothing: by Pseudo-GTID.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+
+use crate::by_position::{has_all, switch_off_gtids};
+use crate::kit::http::text;
+use crate::kit::members::{Intent, Members};
+use crate::kit::replication::Flavour;
+use crate::kit::run::{Run, scenario};
+use crate::kit::server::Server;
+use crate::kit::topology::{Shape, Topology};
+use crate::kit::wait::until;
+use crate::stage::{DEADLINE, FAILOVER, Stage};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_gtids_and_relay_logs_the_replica_that_is_behind_goes_on_by_pseudo_gtid_where_it_was() -> Result<()> {
+    scenario("pseudo-gtid", one_behind).await
+}
+
+/// The first replica stops receiving after an entry came through, rows are written on, and the others throw away the relay logs that
+/// would tell its place. The primary dies: the first replica is found in the successor's binary log by the entry and what follows it.
+async fn one_behind(run: Arc<Run>) -> Result<()> {
+    let topology = Topology::start(&run, &Shape::star(Flavour::MySql, 3)).await?;
+    let grant = format!(
+        "GRANT DROP ON `_pseudo_gtid_`.* TO '{}'@'%'",
+        topology.accounts.topology.user
+    );
+    topology.server(0)?.run(&grant).await?;
+    switch_off_gtids(&topology).await?;
+    let members = Members::start(
+        &run,
+        &topology,
+        &Intent::Configuration(json!({"AutoPseudoGTID": true, "BinlogEventsChunkSize": 500})),
+        None,
+    )
+    .await?;
+    let mut stage = Stage::begin(topology, members).await?;
+    let behind = stage.topology.server(1)?;
+    until(DEADLINE, "an entry in the first replica's binary log", async || {
+        Ok((entries(behind).await? > 0).then_some(()))
+    })
+    .await?;
+    stage.writers.progress(50, DEADLINE).await?;
+    behind.run(&Flavour::MySql.thread("STOP", "IO_THREAD")).await?;
+    stage.writers.progress(200, DEADLINE).await?;
+    for index in [2, 3] {
+        // Each rotation removes what was applied before it.
+        for _ in 0..3 {
+            stage.topology.server(index)?.run("FLUSH RELAY LOGS").await?;
+            stage.writers.progress(20, DEADLINE).await?;
+        }
+    }
+    let measured = stage.fail_over(FAILOVER + FAILOVER).await?;
+    ensure!(
+        measured.successor != 1,
+        "{}, which was behind, was promoted",
+        measured.to
+    );
+    stage.writers.progress(50, DEADLINE).await?;
+    let recovery = stage
+        .members
+        .one_recovery(DEADLINE, &measured.from, &measured.to)
+        .await?;
+    let lost = recovery.get("LostReplicas").and_then(Value::as_array);
+    ensure!(lost.is_none_or(Vec::is_empty), "replicas were left behind: {recovery}");
+    let leader = stage.members.member(stage.members.leader().await?)?;
+    let steps = leader
+        .api()
+        .json(&format!("audit-recovery-steps/{}", text(&recovery, "/UID")))
+        .await?;
+    ensure!(
+        steps.to_string().contains("by Pseudo-GTID: 127.0.0.1"),
+        "its place was not found by Pseudo-GTID: {steps}"
+    );
+    let written_on = stage.topology.server(measured.successor)?;
+    let before = entries(written_on).await?;
+    until(DEADLINE, "an entry of the new primary's", async || {
+        Ok((entries(written_on).await? > before).then_some(()))
+    })
+    .await?;
+    let (topology, _, rows) = stage.judge(Duration::ZERO).await?;
+    has_all(&topology, &rows).await
+}
+
+/// The entries in a server's newest binary log.
+async fn entries(server: &Server) -> Result<usize> {
+    let mut session = server.session().await?;
+    let files = session.rows("SHOW BINARY LOGS").await?;
+    let newest = files.last().and_then(|row| row.get("Log_name")).cloned().flatten();
+    let newest = newest.context("there is no binary log")?;
+    let events = session.rows(&format!("SHOW BINLOG EVENTS IN '{newest}'")).await?;
+    session.close().await;
+    let is_entry = |info: &String| info.contains("_pseudo_gtid_") && info.starts_with("drop view");
+    Ok(events
+        .iter()
+        .filter(|row| row.get("Info").cloned().flatten().as_ref().is_some_and(is_entry))
+        .count())
+}
