@@ -16,6 +16,7 @@ use crate::domain::state::{Cluster, State};
 use crate::domain::topology::{ClusterId, Topology};
 
 use super::changelog::AnalysisChange;
+use super::placing::Placing;
 
 /// A finding with what keeps it from being acted on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -131,7 +132,7 @@ pub enum ApiError {
 
 /// The use cases. Every method that changes something returns after this member has applied the change.
 #[async_trait]
-pub trait Api: Send + Sync {
+pub trait Api: Placing {
     /// All clusters, ordered by name.
     fn clusters(&self) -> Arc<Vec<ClusterView>>;
 

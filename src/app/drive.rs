@@ -484,6 +484,9 @@ impl Drive<'_> {
 
     /// Puts things back, each a few times. Returns what could not be.
     async fn put_back(&mut self, undo: Vec<Undo>) -> Result<Vec<String>, Stopped> {
+        let is_move = self
+            .recovery()
+            .is_some_and(|it| it.plan.kind == RecoveryKind::MatchBelow);
         let mut waiting = undo;
         let mut failed = Vec::new();
         for round in 1..=UNDO_TRIES {
@@ -501,6 +504,11 @@ impl Drive<'_> {
                             .await
                             .unwrap_or_else(|effect| to_all(&only, &effect))
                     }
+                    Undo::StartReceiving { replicas } if is_move => self
+                        .hands
+                        .go_on(replicas)
+                        .await
+                        .unwrap_or_else(|effect| to_all(replicas, &effect)),
                     Undo::StartReceiving { replicas } => self
                         .hands
                         .thaw(replicas)

@@ -20,6 +20,7 @@ pub mod memory;
 pub mod observatory;
 pub mod opinions;
 pub mod picture;
+pub mod placing;
 pub mod ports;
 pub mod quarantine;
 mod queue;

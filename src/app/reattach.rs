@@ -94,7 +94,7 @@ impl Recoverer {
     ///
     /// # Errors
     /// Why it was not claimed, or how it failed.
-    pub(super) async fn carry_out(
+    pub(crate) async fn carry_out(
         self: &Arc<Self>,
         picture: ClusterPicture,
         finding: Finding,

@@ -22,6 +22,7 @@ use super::changelog::AnalysisChange;
 use super::errant::ErrantDesk;
 use super::observatory::Observatory;
 use super::picture::{ClusterPicture, Pictures};
+use super::placing::PlacingDesk;
 use super::ports::{Clock, Consensus, ProposeError, Target};
 use super::recover::Recoverer;
 use super::watch::Watcher;
@@ -43,6 +44,8 @@ pub struct Service {
     pub recoverer: Arc<Recoverer>,
     /// Handles errant transactions.
     pub errants: ErrantDesk,
+    /// Places by Pseudo-GTID.
+    pub placing: PlacingDesk,
     /// Policy settings.
     pub settings: Arc<PolicySettings>,
     /// Time.

@@ -34,6 +34,7 @@ use crate::app::memory::{PositionMemory, PositionStore as _};
 use crate::app::observatory::{Observatory, Places};
 use crate::app::opinions::Eyes;
 use crate::app::picture::Pictures;
+use crate::app::placing::PlacingDesk;
 use crate::app::ports::{Clock, Consensus, Credentials, CredentialsByOrigin, OpinionSource, Prober, StateStore};
 use crate::app::quarantine::Guard;
 use crate::app::recover::Recoverer;
@@ -220,7 +221,7 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     tasks.spawn(leader.run(stop.child_token()));
     if settings.pseudo_gtid.injects {
         let injector = Injector {
-            writer: servers,
+            writer: Arc::<MySqlExecutor>::clone(&servers),
             consensus: Arc::clone(&consensus),
             observatory: Arc::clone(&observatory),
             pictures: pictures.clone(),
@@ -251,8 +252,17 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
         pictures: pictures.clone(),
         recoverer: Arc::clone(&recoverer),
     };
+    let placing = PlacingDesk {
+        logs: servers,
+        marks: settings.pseudo_gtid.marks.clone(),
+        watcher: Arc::clone(&watcher),
+        observatory: Arc::clone(&observatory),
+        pictures: pictures.clone(),
+        recoverer: Arc::clone(&recoverer),
+    };
     let service = Service {
         errants,
+        placing,
         consensus: Arc::clone(&consensus),
         observatory,
         watcher,

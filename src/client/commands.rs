@@ -112,6 +112,13 @@ fn designated_change_of_primary(route: &str, settings: &Settings) -> Asked {
     change_of_primary(route, settings)
 }
 
+/// A replica, or all replicas of a server, put below another one.
+fn below(route: &str, settings: &Settings) -> Asked {
+    let target = settings.destination_key()?;
+    let target = target.ok_or_else(|| "destination must be provided: -d host:port".to_owned())?;
+    Ok(Some(write(&[route]).about(&settings.key()?).about(&target)))
+}
+
 fn api(settings: &Settings) -> Asked {
     let path = settings.path.as_deref().ok_or("path must be provided: -P path")?;
     // A path of one's own may change something: it is treated so.
@@ -142,6 +149,12 @@ fn print_json(answer: &Answer, _: &Settings) -> String {
 
 fn print_successor(answer: &Answer, _: &Settings) -> String {
     answer.details().get("SuccessorKey").map(key_line).unwrap_or_default()
+}
+
+/// A replica and its source, as orchestrator prints them.
+fn print_moved(answer: &Answer, _: &Settings) -> String {
+    let source = answer.details().get("MasterKey").map(key).unwrap_or_default();
+    lines([format!("{}<{source}", print::key(answer.details()))])
 }
 
 fn print_names(answer: &Answer, _: &Settings) -> String {
@@ -278,6 +291,13 @@ static COMMANDS: &[Command] = &[
     Command { name: "gtid-errant-inject-empty", about: "Injects empty transactions for them on the primary", request: |settings| of_instance(write(&["gtid-errant-inject-empty"]), settings), print: print_key },
     Command { name: "gtid-errant-reset-master", about: "Lets an instance forget them; its data stay different", request: |settings| of_instance(write(&["gtid-errant-reset-master"]), settings), print: print_key },
     Command { name: "errant-forget", about: "Lets a quarantined instance go as it is", request: |settings| of_instance(write(&["errant-forget"]), settings), print: print_key },
+    Command { name: "last-pseudo-gtid", about: "Prints the last Pseudo-GTID entry that an instance has", request: |settings| of_instance(read(&["last-pseudo-gtid"]), settings), print: print_text },
+    Command { name: "match", about: "Puts a replica below another server (-d) by Pseudo-GTID", request: |settings| below("match", settings), print: print_moved },
+    Command { name: "match-below", about: "The same", request: |settings| below("match-below", settings), print: print_moved },
+    Command { name: "match-up", about: "Puts a replica below its source's source by Pseudo-GTID", request: |settings| of_instance(write(&["match-up"]), settings), print: print_moved },
+    Command { name: "match-replicas", about: "Puts all replicas of an instance below another server (-d) by Pseudo-GTID, and prints that",
+        request: |settings| below("match-replicas", settings), print: print_key },
+    Command { name: "match-up-replicas", about: "Puts all replicas of an instance below its source, and prints that", request: |settings| of_instance(write(&["match-up-replicas"]), settings), print: print_key },
     Command { name: "is-replicating", about: "Prints the instance if it replicates", request: |settings| of_instance(read(&["instance"]), settings),
         print: |answer, _| print_if(answer, |it| truth(it, "ReplicationSQLThreadRuning") && truth(it, "ReplicationIOThreadRuning")) },
     Command { name: "is-replication-stopped", about: "Prints the instance if it is a replica with both threads stopped", request: |settings| of_instance(read(&["instance"]), settings),

@@ -179,7 +179,10 @@ fn write_plan(plan: Option<&Plan>, report: &PlanReport, topology: &Topology, out
         Some(plan) => {
             let verb = match plan.kind {
                 RecoveryKind::DeadPrimary | RecoveryKind::DeadPrimaryByPosition | RecoveryKind::Takeover => "promote",
-                RecoveryKind::Rejoin | RecoveryKind::IntermediatePrimary | RecoveryKind::GroupMember => "follow",
+                RecoveryKind::Rejoin
+                | RecoveryKind::IntermediatePrimary
+                | RecoveryKind::GroupMember
+                | RecoveryKind::MatchBelow => "follow",
                 RecoveryKind::ResolveErrant => "agree with",
                 RecoveryKind::SemiSync | RecoveryKind::NonWritablePrimary => "keep",
             };

@@ -2,8 +2,11 @@
 
 use std::time::Duration;
 
+use crate::domain::finding::{Code, Evidence, Finding};
 use crate::domain::fixture::key;
-use crate::domain::recovery::plan::RecoveryKind;
+use crate::domain::key::InstanceKey;
+use crate::domain::recovery::plan::{Plan, PlanReport, RecoveryKind};
+use crate::domain::recovery::planner::plan_match;
 use crate::domain::recovery::pseudo_gtid::Marks;
 
 use super::{Fault, Rig};
@@ -111,4 +114,116 @@ async fn a_connection_that_breaks_in_the_middle_of_the_search_costs_one_replica_
             .await;
         rig.world.assert_sound();
     }
+}
+
+/// The same, alive, with db3 receiving again and Pseudo-GTID as asked.
+async fn alive(pseudo_gtid: bool) -> Rig {
+    let rig = one_behind(pseudo_gtid).await;
+    rig.world
+        .with(3, |server| server.channel.as_mut().unwrap().receives = true);
+    rig.wait(6000).await;
+    rig
+}
+
+fn plan_of(rig: &Rig, replica: u32, target: u32) -> Result<Plan, String> {
+    let (_, picture) = rig.first();
+    plan_match(&key(replica), &key(target), &picture.topology, &picture.policy)
+}
+
+async fn carry_out(rig: &Rig, plan: Plan) -> Result<String, String> {
+    let finding = Finding {
+        code: Code::NoProblem,
+        instance: plan.victim.clone(),
+        cluster: plan.cluster.clone(),
+        description: "asked for".to_owned(),
+        evidence: Evidence::default(),
+        structure: Vec::new(),
+        downtimed: false,
+        replicas_downtimed: false,
+    };
+    let (member, picture) = rig.first();
+    member
+        .recoverer
+        .carry_out(picture, finding, plan, PlanReport::default())
+        .await
+}
+
+fn source_of(rig: &Rig, n: u32) -> InstanceKey {
+    rig.world
+        .with(n, |server| server.channel.as_ref().unwrap().source.clone())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_replica_that_a_person_moves_goes_on_where_it_was() {
+    let rig = alive(true).await;
+    rig.world.with(3, |server| server.read_only = false);
+    let plan = plan_of(&rig, 3, 2).unwrap();
+    carry_out(&rig, plan).await.unwrap();
+    assert_eq!(source_of(&rig, 3), key(2));
+    let recovery = rig.recoveries().remove(0);
+    assert_eq!(recovery.plan.kind, RecoveryKind::MatchBelow);
+    assert!(recovery.is_successful());
+    // It was writable, and is no failed primary for that.
+    assert!(rig.group.state().quarantines.is_empty());
+    rig.world.write(1, 15);
+    rig.until("db3 has what is written on", |rig| {
+        let all = rig.world.with(1, |server| server.executed.clone());
+        rig.world.with(3, |server| server.executed == all)
+    })
+    .await;
+    rig.world.assert_sound();
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_is_ahead_of_its_target_stays_where_it_is_and_receives_again() {
+    let rig = alive(true).await;
+    rig.world
+        .with(4, |server| server.channel.as_mut().unwrap().receives = false);
+    rig.world.write(1, 3);
+    rig.wait(6000).await;
+    let plan = plan_of(&rig, 3, 4).unwrap();
+    let why = carry_out(&rig, plan).await.unwrap_err();
+    assert!(why.contains("ahead"), "{why}");
+    assert_eq!(source_of(&rig, 3), key(1));
+    assert!(rig.world.with(3, |server| server.channel.as_ref().unwrap().receives));
+    rig.world.assert_sound();
+}
+
+#[tokio::test(start_paused = true)]
+async fn whatever_breaks_in_between_the_replica_is_somewhere_and_loses_nothing() {
+    for statement in ["stop_receiving", "wait_all_applied", "log_events", "follow"] {
+        for fault in [
+            Fault::broken(3, statement),
+            Fault::refuse(3, statement),
+            Fault::done_and_broken(3, statement),
+        ] {
+            let rig = alive(true).await;
+            rig.world.plan(fault);
+            let plan = plan_of(&rig, 3, 2).unwrap();
+            drop(carry_out(&rig, plan).await);
+            assert!([key(1), key(2)].contains(&source_of(&rig, 3)));
+            rig.world.write(1, 15);
+            rig.until(&format!("db3 has all, after {statement}"), |rig| {
+                let all = rig.world.with(1, |server| server.executed.clone());
+                rig.world.with(3, |server| server.executed == all)
+            })
+            .await;
+            rig.world.assert_sound();
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failover_ends_a_move_by_hand() {
+    let rig = alive(true).await;
+    let plan = plan_of(&rig, 3, 2).unwrap();
+    rig.world
+        .plan(Fault::first(3, "log_events", |inner| inner.kill(&key(1))));
+    drop(carry_out(&rig, plan).await);
+    rig.until("one of the replicas takes writes", |rig| {
+        let writable = rig.world.writable();
+        writable.len() == 1 && writable != [key(1)]
+    })
+    .await;
+    rig.world.assert_sound();
 }

@@ -17,7 +17,7 @@ use crate::app::leader::Leader;
 use crate::app::memory::PositionMemory;
 use crate::app::observatory::Observatory;
 use crate::app::opinions::Eyes;
-use crate::app::picture::Pictures;
+use crate::app::picture::{ClusterPicture, Pictures};
 use crate::app::ports::{Clock, Consensus, CredentialsByOrigin, Executor, Prober};
 use crate::app::quarantine::Guard;
 use crate::app::recover::Recoverer;
@@ -59,6 +59,7 @@ pub(crate) struct Rig {
 pub(crate) struct Member {
     pub(crate) observatory: Arc<Observatory>,
     pub(crate) recoverer: Arc<Recoverer>,
+    pictures: Pictures,
     cancel: CancellationToken,
     _tasks: JoinSet<()>,
 }
@@ -187,7 +188,7 @@ impl Rig {
         let leader = Leader {
             consensus: consensus.clone(),
             observatory: Arc::clone(&observatory),
-            pictures,
+            pictures: pictures.clone(),
             aliases: Aliases::default(),
             recoverer: Arc::clone(&recoverer),
             guard,
@@ -202,6 +203,7 @@ impl Rig {
             Member {
                 observatory,
                 recoverer,
+                pictures,
                 cancel,
                 _tasks: tasks,
             },
@@ -212,6 +214,13 @@ impl Rig {
     pub(crate) fn stop(&mut self, id: MemberId) {
         self.group.depose(id);
         self.members.remove(&id);
+    }
+
+    /// Member 1, which leads unless a test says otherwise, with its picture of the cluster.
+    pub(crate) fn first(&self) -> (&Member, ClusterPicture) {
+        let member = &self.members[&1];
+        let picture = member.pictures.clusters().into_iter().next().unwrap();
+        (member, picture)
     }
 
     /// The recoveries, by number.

@@ -7,7 +7,9 @@ use axum::middleware::{from_fn, from_fn_with_state};
 use axum::routing::{MethodRouter, get};
 
 use super::reply::Failure;
-use super::routes::{analysis, clusters, errants, explain, group, instances, intents, records, recoveries, takeovers};
+use super::routes::{
+    analysis, clusters, errants, explain, group, instances, intents, matching, records, recoveries, takeovers,
+};
 use super::server::Shared;
 use super::{guard, metrics, proxy};
 
@@ -76,6 +78,7 @@ fn reads() -> Router<Shared> {
         .route("/case/{hint}", get(clusters::case))
         .route("/errant/{host}/{port}", get(errants::show).post(errants::show))
         .route("/locate-gtid-errant/{host}/{port}", get(errants::locate))
+        .route("/last-pseudo-gtid/{host}/{port}", get(matching::last_entry))
         .route("/explain", get(explain::all))
         .route("/explain/{hint}", get(explain::of_cluster))
         .route("/instance/{host}/{port}", get(instances::one))
@@ -177,6 +180,7 @@ fn writes(shared: &Shared) -> Router<Shared> {
             "/recover-lite/{host}/{port}/{candidate_host}/{candidate_port}",
             write(recoveries::recover_lite_to),
         )
+        .merge(moves_by_pseudo_gtid())
         .merge(changes_of_primary())
         .route("/ack-recovery/cluster/{hint}", write(recoveries::ack_cluster))
         .route("/ack-recovery/cluster/alias/{alias}", write(recoveries::ack_alias))
@@ -188,6 +192,27 @@ fn writes(shared: &Shared) -> Router<Shared> {
         .route("/enable-global-recoveries", write(recoveries::enable))
         .layer(from_fn(guard::to_the_end))
         .layer(from_fn_with_state(shared.clone(), guard::writable))
+}
+
+/// Old and new names of orchestrator's routes.
+fn moves_by_pseudo_gtid() -> Router<Shared> {
+    let mut router = Router::new().route("/match-up/{host}/{port}", write(matching::up));
+    for name in ["match", "match-below"] {
+        router = router.route(
+            &format!("/{name}/{{host}}/{{port}}/{{below_host}}/{{below_port}}"),
+            write(matching::below),
+        );
+    }
+    for name in ["match-slaves", "match-replicas"] {
+        router = router.route(
+            &format!("/{name}/{{host}}/{{port}}/{{below_host}}/{{below_port}}"),
+            write(matching::replicas_below),
+        );
+    }
+    for name in ["match-up-slaves", "match-up-replicas"] {
+        router = router.route(&format!("/{name}/{{host}}/{{port}}"), write(matching::replicas_up));
+    }
+    router
 }
 
 /// The forms of a change are told apart by how many parts they have.

@@ -1,6 +1,6 @@
 //! Finding places by Pseudo-GTID.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -39,6 +39,19 @@ impl Hands {
             effects.insert(key.clone(), effect);
         }
         effects
+    }
+
+    /// Starts both threads of these again: what a replica that was to be pointed elsewhere goes back to.
+    pub async fn go_on(&mut self, replicas: &BTreeSet<InstanceKey>) -> Result<BTreeMap<InstanceKey, Effect>, Effect> {
+        let deadline = self.shop.settings.step_deadline;
+        self.each(replicas, |session| {
+            Box::pin(async move {
+                session.start_applying(deadline).await?;
+                session.start_receiving(deadline).await?;
+                Ok(format!("{} replicates again", session.instance()))
+            })
+        })
+        .await
     }
 
     /// The place of one replica, told by the first of its logs that tells it.

@@ -150,8 +150,8 @@ pub fn lists_of(kind: RecoveryKind) -> KindLists {
             repairs: false,
             command: "graceful-master-takeover",
         },
-        // Orchestrator never attaches an old primary by itself: its scripts expect no call for it.
-        RecoveryKind::Rejoin | RecoveryKind::ResolveErrant => KindLists {
+        // Orchestrator never attaches an old primary by itself, and calls nothing when a replica is moved: its scripts expect no call.
+        RecoveryKind::Rejoin | RecoveryKind::ResolveErrant | RecoveryKind::MatchBelow => KindLists {
             before: &[],
             succeeded: &[],
             failed: &[],

@@ -49,6 +49,7 @@ pub fn lint(plan: &Plan, topology: &Topology) -> Vec<String> {
         RecoveryKind::Takeover => check_takeover(plan, topology, &mut wrong),
         RecoveryKind::SemiSync => living::check_semi_sync(plan, topology, &mut wrong),
         RecoveryKind::NonWritablePrimary => living::check_make_writable(plan, topology, &mut wrong),
+        RecoveryKind::MatchBelow => relocate::check_match(plan, topology, &mut wrong),
     }
     wrong
 }

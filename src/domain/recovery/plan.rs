@@ -209,6 +209,8 @@ pub enum RecoveryKind {
     SemiSync,
     /// A primary that is read-only is made writable.
     NonWritablePrimary,
+    /// A person had a replica put below another server by Pseudo-GTID.
+    MatchBelow,
 }
 
 /// Which recovery each actionable finding calls for.
@@ -257,7 +259,8 @@ impl RecoveryKind {
             | Self::GroupMember
             | Self::SemiSync
             | Self::NonWritablePrimary
-            | Self::ResolveErrant => false,
+            | Self::ResolveErrant
+            | Self::MatchBelow => false,
         }
     }
 
@@ -270,7 +273,7 @@ impl RecoveryKind {
             | Self::IntermediatePrimary
             | Self::GroupMember
             | Self::NonWritablePrimary => true,
-            Self::Rejoin | Self::ResolveErrant | Self::Takeover | Self::SemiSync => false,
+            Self::Rejoin | Self::ResolveErrant | Self::Takeover | Self::SemiSync | Self::MatchBelow => false,
         }
     }
 
@@ -284,7 +287,8 @@ impl RecoveryKind {
             | Self::GroupMember
             | Self::SemiSync
             | Self::NonWritablePrimary
-            | Self::ResolveErrant => true,
+            | Self::ResolveErrant
+            | Self::MatchBelow => true,
         }
     }
 }

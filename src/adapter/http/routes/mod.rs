@@ -7,6 +7,7 @@ pub(super) mod explain;
 pub(super) mod group;
 pub(super) mod instances;
 pub(super) mod intents;
+pub(super) mod matching;
 pub(super) mod records;
 pub(super) mod recoveries;
 pub(super) mod takeovers;

@@ -100,6 +100,7 @@ impl RecoveryShape {
             RecoveryKind::NonWritablePrimary => ("NonWriteableMasterRecovery", "NotMasterRecovery"),
             RecoveryKind::Rejoin => ("Rejoin", "NotMasterRecovery"),
             RecoveryKind::ResolveErrant => ("ResolveErrant", "NotMasterRecovery"),
+            RecoveryKind::MatchBelow => ("MatchBelow", "NotMasterRecovery"),
         };
         Self {
             id: recovery.id,

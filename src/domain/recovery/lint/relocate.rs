@@ -9,6 +9,39 @@ use crate::domain::key::InstanceKey;
 use crate::domain::recovery::plan::{Plan, Step};
 use crate::domain::topology::Topology;
 
+/// One replica is moved, stopped before anything is compared, to a server that is not below it.
+pub(super) fn check_match(plan: &Plan, topology: &Topology, wrong: &mut Vec<String>) {
+    let Plan { victim, successor, .. } = plan;
+    let is_as_wanted = matches!(
+        plan.steps.as_slice(),
+        [
+            Step::Freeze { replicas: frozen },
+            Step::ApplyAll { replicas: applying },
+            Step::Match { successor: matched, replicas: placed },
+            Step::RepointAt { successor: source, replicas: moved },
+        ] if frozen.iter().eq([victim])
+            && applying.iter().eq([victim])
+            && placed.keys().eq([victim])
+            && moved.keys().eq([victim])
+            && [matched, source].iter().all(|key| *key == successor)
+    );
+    if !is_as_wanted {
+        wrong.push(format!(
+            "to match is: stop {victim}, let it apply, compare it with {successor}, and point it there"
+        ));
+    }
+    if current_primary(topology).as_ref() == Some(victim) {
+        wrong.push(format!("{victim} is the primary"));
+    }
+    if topology
+        .descendants_of(victim)
+        .iter()
+        .any(|below| below.key == *successor)
+    {
+        wrong.push(format!("{successor} gets its changes from {victim}"));
+    }
+}
+
 /// Only replicas that lost the victim are moved, each once, to a server that has what they have and what they need, and that does not
 /// get its changes from them.
 pub(super) fn check_relocation(plan: &Plan, topology: &Topology, wrong: &mut Vec<String>) {

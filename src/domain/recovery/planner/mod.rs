@@ -17,6 +17,7 @@ mod designated;
 mod errant;
 mod forced;
 mod non_writable;
+mod placed;
 mod rejoin;
 mod relocate;
 mod semi_sync;
@@ -28,6 +29,7 @@ use designated::choose_designated;
 pub use errant::{MOST_INJECTED, plan_errant};
 pub use forced::plan_forced;
 pub use non_writable::check_non_writable;
+pub use placed::plan_match;
 pub(super) use rejoin::{check_reattach, check_rejoin};
 pub use rejoin::{plan_reattach, plan_rejoin};
 pub use silent::plan_silent;
@@ -159,7 +161,8 @@ pub fn plan_as_asked(
             | RecoveryKind::DeadPrimaryByPosition
             | RecoveryKind::Rejoin
             | RecoveryKind::ResolveErrant
-            | RecoveryKind::Takeover,
+            | RecoveryKind::Takeover
+            | RecoveryKind::MatchBelow,
         )
         | None => {}
     }

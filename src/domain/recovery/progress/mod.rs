@@ -24,6 +24,7 @@ mod by_position;
 mod dead_primary;
 mod errant;
 mod living;
+mod placed;
 mod reconnect;
 mod rejoin;
 mod relocate;
@@ -74,6 +75,7 @@ pub fn next(plan: &Plan, phase: &Phase, done: &[StepResult], fresh: &Topology, p
                 undo: Vec::new(),
             })
         }
+        (RecoveryKind::MatchBelow, Phase::Claimed | Phase::Opened { .. }) => course.put_below(),
         (RecoveryKind::Rejoin, Phase::Claimed | Phase::Opened { .. }) => {
             course.rejoin().unwrap_or_else(|reason| Next::Abort {
                 reason,
