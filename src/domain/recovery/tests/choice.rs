@@ -46,6 +46,29 @@ fn the_one_that_received_more_is_promoted_whatever_it_applied() {
 }
 
 #[test]
+fn of_two_that_received_the_same_the_one_with_less_left_to_apply_is_promoted() {
+    for (lags, applied) in [(2, 3), (3, 2)] {
+        let lagging = cut(lags, "1:1-100").received("1:101-1000");
+        let plan = chosen([db1(), lagging, cut(applied, "1:1-1000")]);
+        assert_eq!(plan.successor, key(applied));
+    }
+    // A few transactions are applied while one looks.
+    let nearly = cut(2, "1:1-100").received("1:101-199");
+    assert_eq!(chosen([db1(), nearly, cut(3, "1:1-199")]).successor, key(2));
+}
+
+#[test]
+fn a_backlog_does_not_outweigh_a_promotion_rule() {
+    let mut policy = Policy::default();
+    policy.promotion_rules.insert(key(2), PromotionRule::Prefer);
+    let lagging = cut(2, "1:1-100").received("1:101-1000");
+    assert_eq!(
+        chosen_with(&policy, [db1(), lagging, cut(3, "1:1-1000")]).successor,
+        key(2)
+    );
+}
+
+#[test]
 fn a_promotion_rule_does_not_outweigh_what_was_received() {
     let mut policy = Policy::default();
     policy.promotion_rules.insert(key(2), PromotionRule::Must);
