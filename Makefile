@@ -1,16 +1,18 @@
 # Everything one can do here. CI calls these targets and nothing else (.ci/run).
-# Variables: FLAVOUR=mysql|mariadb (demo, bench), KEEP=1 (demo: leave it running), TARGETS="raft http" (test: only these).
+# Variables: FLAVOUR=mysql|mariadb (demo, bench), SECONDS=n SEED=n (chaos), KEEP=1 (demo: leave it running), TARGETS="raft http" (test: only these).
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
-.PHONY: help build test lint bench demo e2e image crds clean clean-cache release
+.PHONY: help build test lint bench chaos demo e2e image crds clean clean-cache release
 
 # What a bench measures: both, unless one is named.
 BENCH := $(or $(FLAVOUR),both)
 FLAVOUR ?= mysql
 TARGETS ?=
+SECONDS ?= 600
+SEED ?=
 stage := tests/setup/stage.sh
 ensure := tests/setup/ensure.sh
 # What needs root gets it by sudo when it is not there yet.
@@ -42,6 +44,13 @@ bench: ## failovers with their phases, silent partitions, CPU of a probe, a flee
 	@$(stage) 'release build' tests/setup/release.sh
 	@$(stage) 'bench build' cargo build --quiet --locked --example bench
 	@FLAVOUR=$(BENCH) HAM4DB_BIN_DIR=$(CURDIR)/target/release-static $(stage) 'bench ($(BENCH))' cargo run --quiet --locked --example bench
+
+chaos: ## random failures on real servers and members, judged all the time; SECONDS=600 SEED=n (root or sudo)
+	@$(ensure) tools mysql mariadb
+	@$(stage) 'release build' tests/setup/release.sh
+	@$(stage) 'chaos build' cargo build --quiet --locked --example chaos
+	@HAM4DB_BIN_DIR=$(CURDIR)/target/release-static SECONDS=$(SECONDS) SEED=$(SEED) \
+		$(stage) 'chaos' cargo run --quiet --locked --example chaos
 
 e2e: ## the chart, then the image and a failover in a real one-node cluster on this machine (root or sudo)
 	@$(ensure) mysql kube-node bases

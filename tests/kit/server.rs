@@ -233,6 +233,25 @@ impl Server {
         Ok(())
     }
 
+    /// Ends it, and starts another one at its address with nothing in it: what a person builds when a server cannot be saved.
+    pub(crate) async fn rebuild(&mut self) -> Result<()> {
+        if self.process.is_some() {
+            self.kill()?;
+        }
+        let data = self.socket.with_file_name("data");
+        fs::remove_dir_all(&data).with_context(|| format!("remove {}", data.display()))?;
+        let home = self.launch.program.parent().context("the program lies in a folder")?;
+        copy_data(home.join("template"), data).await?;
+        // Under its old server id it would take what the first one wrote for its own, and leave it out.
+        for argument in &mut self.launch.arguments {
+            if let Some(number) = argument.strip_prefix("--server-id=") {
+                let number: u32 = number.parse().context("a server id")?;
+                *argument = format!("--server-id={}", number + 100);
+            }
+        }
+        self.start_again().await
+    }
+
     /// SIGKILL. Returns the instant just before it.
     pub(crate) fn kill(&mut self) -> Result<Instant> {
         let mut process = self

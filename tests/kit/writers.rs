@@ -1,4 +1,4 @@
-//! Writers that never pause and remember every row that a server acknowledged.
+//! Writers that remember every row that a server acknowledged.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -40,8 +40,13 @@ pub(crate) struct Writers {
 }
 
 impl Writers {
-    /// Starts so many, each as an unprivileged user of its own, each knowing every server.
+    /// Starts so many that never pause, each as an unprivileged user of its own, each knowing every server.
     pub(crate) fn start(topology: &Topology, count: usize) -> Result<Self> {
+        Self::start_paced(topology, count, Duration::ZERO)
+    }
+
+    /// The same with writers that rest after each row, so that replicas can keep up whatever else the machine does.
+    pub(crate) fn start_paced(topology: &Topology, count: usize, rest: Duration) -> Result<Self> {
         let accounts = topology
             .accounts
             .writers
@@ -57,6 +62,7 @@ impl Writers {
                 sessions: topology.servers.iter().map(|_| None).collect(),
                 last: 0,
                 number: 0,
+                rest,
                 rows: Arc::clone(&rows),
             };
             let stop = stop.clone();
@@ -146,6 +152,7 @@ struct Writer {
     /// The server that accepted the last row.
     last: usize,
     number: u64,
+    rest: Duration,
     rows: Arc<Mutex<Vec<Acknowledged>>>,
 }
 
@@ -159,8 +166,9 @@ impl Writer {
                 }
                 accepted = self.try_on(server).await;
             }
-            if !accepted {
-                tokio::time::sleep(SEARCH_PAUSE).await;
+            let pause = if accepted { self.rest } else { SEARCH_PAUSE };
+            if !pause.is_zero() {
+                tokio::time::sleep(pause).await;
             }
         }
     }

@@ -11,7 +11,6 @@ mod kit;
 mod booting;
 mod by_position;
 mod choice;
-mod co_primaries;
 mod errant;
 mod feeding;
 mod hooks;

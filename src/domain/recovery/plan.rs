@@ -195,8 +195,6 @@ pub enum RecoveryKind {
     DeadPrimary,
     /// A dead primary is replaced, by file and position.
     DeadPrimaryByPosition,
-    /// A dead primary that replicated from another server, as that one did from it, is replaced, by GTID.
-    CoPrimary,
     /// A returned primary becomes a replica.
     Rejoin,
     /// The replicas of a dead intermediate primary get another source.
@@ -220,8 +218,6 @@ const CALLS_FOR: &[(Code, RecoveryKind)] = &[
     (Code::DeadMaster, RecoveryKind::DeadPrimary),
     (Code::DeadMasterAndSomeReplicas, RecoveryKind::DeadPrimary),
     (Code::SuccessorLost, RecoveryKind::DeadPrimary),
-    (Code::DeadCoMaster, RecoveryKind::CoPrimary),
-    (Code::DeadCoMasterAndSomeReplicas, RecoveryKind::CoPrimary),
     (Code::DeadIntermediateMaster, RecoveryKind::IntermediatePrimary),
     (
         Code::DeadIntermediateMasterAndSomeReplicas,
@@ -257,7 +253,7 @@ impl RecoveryKind {
     /// primary and leaves the victim in quarantine.
     pub fn replaces_primary(self) -> bool {
         match self {
-            Self::DeadPrimary | Self::DeadPrimaryByPosition | Self::CoPrimary | Self::Takeover => true,
+            Self::DeadPrimary | Self::DeadPrimaryByPosition | Self::Takeover => true,
             Self::Rejoin
             | Self::IntermediatePrimary
             | Self::GroupMember
@@ -274,7 +270,6 @@ impl RecoveryKind {
         match self {
             Self::DeadPrimary
             | Self::DeadPrimaryByPosition
-            | Self::CoPrimary
             | Self::IntermediatePrimary
             | Self::GroupMember
             | Self::NonWritablePrimary => true,
@@ -286,7 +281,7 @@ impl RecoveryKind {
     /// done, every one of its steps is complete in itself, and the other recovery looks at the servers afresh.
     pub fn gives_way(self) -> bool {
         match self {
-            Self::DeadPrimary | Self::DeadPrimaryByPosition | Self::CoPrimary | Self::Takeover => false,
+            Self::DeadPrimary | Self::DeadPrimaryByPosition | Self::Takeover => false,
             Self::Rejoin
             | Self::IntermediatePrimary
             | Self::GroupMember

@@ -13,7 +13,6 @@ use crate::domain::time::Wall;
 use crate::domain::topology::Topology;
 
 pub(super) mod by_position;
-mod co_primary;
 mod designated;
 mod errant;
 mod forced;
@@ -160,7 +159,6 @@ pub fn plan_as_asked(
         Some(
             RecoveryKind::DeadPrimary
             | RecoveryKind::DeadPrimaryByPosition
-            | RecoveryKind::CoPrimary
             | RecoveryKind::Rejoin
             | RecoveryKind::ResolveErrant
             | RecoveryKind::Takeover
@@ -169,11 +167,6 @@ pub fn plan_as_asked(
         | None => {}
     }
     let topology = &*view(finding.code, topology, victim);
-    let is_of_two = RecoveryKind::for_code(finding.code) == Some(RecoveryKind::CoPrimary);
-    if is_of_two && current_primary(topology).is_some_and(|primary| primary != *victim) {
-        // The primary lives on. Who else replicated from the dead one needs another source.
-        return relocate::plan_relocation(finding, RecoveryKind::IntermediatePrimary, topology, policy);
-    }
     if let Err(why) = check_finding(finding, victim, topology) {
         return no_plan(why);
     }
@@ -194,10 +187,7 @@ fn no_plan(why: String) -> (Option<Plan>, PlanReport) {
 /// What would be done if the present primary died now: shown before anything breaks.
 pub fn rehearse(topology: &Topology, policy: &Policy, now: Wall) -> (Option<Plan>, PlanReport) {
     match current_primary(topology) {
-        Some(primary) => {
-            let code = co_primary::death_of(topology, &primary);
-            plan_for(code, &primary, topology, policy, Asked::default(), now)
-        }
+        Some(primary) => plan_for(Code::DeadMaster, &primary, topology, policy, Asked::default(), now),
         None => (
             None,
             PlanReport {
@@ -239,13 +229,7 @@ fn plan_for(
     asked: Asked<'_>,
     now: Wall,
 ) -> (Option<Plan>, PlanReport) {
-    let kind = co_primary::kind_for(code);
     if by_position::applies(topology, victim) {
-        if kind == RecoveryKind::CoPrimary {
-            return no_plan(format!(
-                "the replicas of {victim} do not use GTIDs: without them no co-primary is replaced"
-            ));
-        }
         if asked.designated.is_some() || asked.order.as_ref().is_some_and(|order| order.forced) {
             return no_plan(format!(
                 "the replicas of {victim} do not use GTIDs: without them nobody can be named, and no living primary replaced"
@@ -259,11 +243,7 @@ fn plan_for(
         remembered: asked.remembered,
         ..Moment::at(now)
     };
-    let only = (kind == RecoveryKind::CoPrimary)
-        .then(|| co_primary::only_successor(topology, victim, policy))
-        .flatten();
-    let wanted = asked.designated.or(only.as_ref());
-    let (choice, report) = choose_designated(topology, victim, policy, &moment, wanted);
+    let (choice, report) = choose_designated(topology, victim, policy, &moment, asked.designated);
     let plan = choice.and_then(|choice| {
         let instances = topology
             .descendants_of(victim)
@@ -271,7 +251,6 @@ fn plan_for(
             .map(|instance| instance.key.clone())
             .chain([victim.clone()]);
         let frame = Frame {
-            kind,
             code,
             victim: victim.clone(),
             victim_identity: identity_of(topology, victim),
@@ -337,7 +316,6 @@ fn identity_of(topology: &Topology, key: &InstanceKey) -> Option<Identity> {
 
 /// What stays the same when the choice is made again.
 struct Frame {
-    kind: RecoveryKind,
     code: Code,
     victim: InstanceKey,
     victim_identity: Option<Identity>,
@@ -358,7 +336,6 @@ fn sources_below(topology: &Topology, victim: &InstanceKey) -> BTreeMap<Instance
 
 fn assemble(frame: Frame, choice: Choice, topology: &Topology) -> Option<Plan> {
     let Frame {
-        kind,
         code,
         victim,
         victim_identity,
@@ -401,7 +378,7 @@ fn assemble(frame: Frame, choice: Choice, topology: &Topology) -> Option<Plan> {
         });
     }
     Some(Plan {
-        kind,
+        kind: RecoveryKind::DeadPrimary,
         code,
         cluster: topology.cluster.clone(),
         victim,
@@ -462,13 +439,8 @@ pub(super) fn rechoose_without(
     moment.remembered.clone_from(&plan.remembered);
     moment.moved = moved(plan, fresh).into_keys().collect();
     moment.excluded.extend(not_claimed(plan, fresh));
-    let only = (plan.kind == RecoveryKind::CoPrimary)
-        .then(|| co_primary::only_successor(fresh, &plan.victim, policy))
-        .flatten();
-    let wanted = plan.designated().or(only.as_ref());
-    let (choice, report) = choose_designated(fresh, &plan.victim, policy, &moment, wanted);
+    let (choice, report) = choose_designated(fresh, &plan.victim, policy, &moment, plan.designated());
     let frame = Frame {
-        kind: plan.kind,
         code: plan.code,
         victim: plan.victim.clone(),
         victim_identity: plan

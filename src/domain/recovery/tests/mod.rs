@@ -21,7 +21,6 @@ use crate::domain::version::ServerVersion;
 
 mod by_position;
 mod choice;
-mod co_primaries;
 mod feeding;
 mod living;
 mod plans;
