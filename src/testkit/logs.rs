@@ -114,6 +114,15 @@ impl Inner {
         }
     }
 
+    /// What relay logs tell of places: each is the same in every log of the world.
+    pub(super) fn located(&self, after: &[BinlogCoordinates]) -> Vec<Result<BinlogCoordinates, String>> {
+        let told = |place: &BinlogCoordinates| {
+            let gone = || "the relay log no longer holds what follows".to_owned();
+            (!self.relay_logs_are_gone).then(|| place.clone()).ok_or_else(gone)
+        };
+        after.iter().map(told).collect()
+    }
+
     /// A replica goes on at a place in its source's log: the one behind what it has, or something is lost or doubled.
     pub(super) fn goes_on_at(&mut self, key: &InstanceKey, place: &BinlogCoordinates) {
         let wanted = end_of(&self.servers[key].executed);

@@ -227,3 +227,70 @@ async fn a_failover_ends_a_move_by_hand() {
     .await;
     rig.world.assert_sound();
 }
+
+#[tokio::test(start_paused = true)]
+async fn replicas_of_a_binlog_server_follow_the_one_of_them_that_is_promoted_and_it_is_left_alone() {
+    let mut rig = Rig::new(5, 3);
+    rig.world.without_gtids();
+    rig.world.with(2, |server| {
+        server.facts.version_comment = "MaxScale".to_owned();
+        server.facts.log_bin = true;
+    });
+    for below in [3, 4] {
+        rig.world.lock().follow(&key(below), &key(2));
+    }
+    for id in 1..=3 {
+        rig.start(id);
+    }
+    rig.settled().await;
+    rig.world
+        .with(4, |server| server.channel.as_mut().unwrap().receives = false);
+    rig.world.write(1, 25);
+    rig.wait(6000).await;
+    rig.world.kill(1);
+    let recovery = rig.recovered(1).await.remove(0);
+    assert!(recovery.is_successful(), "{recovery:#?}");
+    let left: Vec<_> = recovery.lost_replicas.iter().map(|lost| &lost.instance).collect();
+    assert_eq!(left, [&key(2)], "{recovery:#?}");
+    let successor = recovery.successor().unwrap().clone();
+    assert!([key(3), key(5)].contains(&successor));
+    rig.until("the others follow it", |rig| {
+        [3, 4, 5]
+            .into_iter()
+            .filter(|n| key(*n) != successor)
+            .all(|n| source_of(rig, n) == successor)
+    })
+    .await;
+    let touched: Vec<String> = rig
+        .world
+        .log()
+        .into_iter()
+        .filter(|line| line.starts_with("db2:"))
+        .collect();
+    assert_eq!(touched, Vec::<String>::new());
+    rig.world.assert_sound();
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_goes_on_after_a_lost_leader_points_nobody_twice_at_the_same_place() {
+    for statement in ["follow", "set_writable"] {
+        let mut rig = one_behind(true).await;
+        rig.world.relay_logs_are_gone();
+        let group = rig.group.clone();
+        let on = if statement == "follow" { 3 } else { 2 };
+        rig.world.plan(Fault::then(on, statement, move |_| group.depose(1)));
+        rig.world.kill(1);
+        rig.until("db2 takes writes", |rig| rig.world.writable() == [key(2)])
+            .await;
+        rig.world.write(2, 15);
+        let recovery = rig.recovered(1).await.remove(0);
+        assert!(recovery.is_successful(), "{recovery:#?}");
+        rig.until("db3 has what is written on", |rig| {
+            let all = rig.world.with(2, |server| server.executed.clone());
+            rig.world.with(3, |server| server.executed == all)
+        })
+        .await;
+        rig.world.assert_sound();
+        rig.stop(1);
+    }
+}

@@ -508,14 +508,7 @@ impl StepSession for SimSession {
         after: &[BinlogCoordinates],
         deadline: Duration,
     ) -> Result<Vec<Result<BinlogCoordinates, String>>, StepError> {
-        let found = |inner: &Inner| {
-            let told = |place: &BinlogCoordinates| {
-                let gone = || "the relay log no longer holds what follows".to_owned();
-                (!inner.relay_logs_are_gone).then(|| place.clone()).ok_or_else(gone)
-            };
-            after.iter().map(told).collect()
-        };
-        self.run("locate", deadline, |inner| found(inner)).await
+        self.run("locate", deadline, |inner| inner.located(after)).await
     }
 
     async fn follow_at(

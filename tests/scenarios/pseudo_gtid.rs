@@ -24,27 +24,8 @@ async fn without_gtids_and_relay_logs_the_replica_that_is_behind_goes_on_by_pseu
 /// The first replica stops receiving after an entry came through, rows are written on, and the others throw away the relay logs that
 /// would tell its place. The primary dies: the first replica is found in the successor's binary log by the entry and what follows it.
 async fn one_behind(run: Arc<Run>) -> Result<()> {
-    let topology = Topology::start(&run, &Shape::star(Flavour::MySql, 3)).await?;
-    let grant = format!(
-        "GRANT DROP ON `_pseudo_gtid_`.* TO '{}'@'%'",
-        topology.accounts.topology.user
-    );
-    topology.server(0)?.run(&grant).await?;
-    switch_off_gtids(&topology).await?;
-    let members = Members::start(
-        &run,
-        &topology,
-        &Intent::Configuration(json!({"AutoPseudoGTID": true, "BinlogEventsChunkSize": 500})),
-        None,
-    )
-    .await?;
-    let mut stage = Stage::begin(topology, members).await?;
+    let mut stage = with_entries(&run).await?;
     let behind = stage.topology.server(1)?;
-    until(DEADLINE, "an entry in the first replica's binary log", async || {
-        Ok((entries(behind).await? > 0).then_some(()))
-    })
-    .await?;
-    stage.writers.progress(50, DEADLINE).await?;
     behind.run(&Flavour::MySql.thread("STOP", "IO_THREAD")).await?;
     stage.writers.progress(200, DEADLINE).await?;
     for index in [2, 3] {
@@ -84,6 +65,71 @@ async fn one_behind(run: Arc<Run>) -> Result<()> {
     .await?;
     let (topology, _, rows) = stage.judge(Duration::ZERO).await?;
     has_all(&topology, &rows).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn replicas_without_gtids_are_put_below_each_other_and_up_again_while_rows_are_written() -> Result<()> {
+    scenario("pseudo-gtid-moves", moved_about).await
+}
+
+/// The first replica goes below the second, and up again; then the third goes below the first, and all of the first's replicas go up.
+async fn moved_about(run: Arc<Run>) -> Result<()> {
+    let stage = with_entries(&run).await?;
+    let path = |index: usize| -> Result<String> {
+        let address = stage.address(index)?;
+        Ok(format!("{}/{}", address.host, address.port))
+    };
+    let api = stage.members.member(stage.members.leader().await?)?.api();
+    let entry = api.json(&format!("last-pseudo-gtid/{}", path(2)?)).await?;
+    ensure!(
+        text(&entry, "/Details").starts_with("drop view if exists `_pseudo_gtid_`.`_asc:"),
+        "no entry: {entry}"
+    );
+    let moves = [
+        (format!("match-below/{}/{}", path(1)?, path(2)?), 1, 2),
+        (format!("match-up/{}", path(1)?), 1, 0),
+        (format!("match-below/{}/{}", path(3)?, path(1)?), 3, 1),
+        (format!("match-up-replicas/{}", path(1)?), 3, 0),
+    ];
+    for (route, replica, source) in moves {
+        let (code, told) = api.get_within(&route, DEADLINE).await?;
+        ensure!(code == 200, "{route} answers {code}: {told}");
+        let source = stage.address(source)?;
+        stage.topology.server(replica)?.follows(&source, DEADLINE).await?;
+        stage.writers.progress(50, DEADLINE).await?;
+    }
+    // A primary cannot be moved, and neither can a replica go below its own.
+    for route in [
+        format!("match-below/{}/{}", path(0)?, path(1)?),
+        format!("match-up/{}", path(1)?),
+    ] {
+        let (code, told) = api.get_within(&route, DEADLINE).await?;
+        ensure!(code == 409, "{route} answers {code}: {told}");
+    }
+    let (topology, _, rows) = stage.judge(Duration::ZERO).await?;
+    has_all(&topology, &rows).await
+}
+
+/// A primary with three replicas, none with GTIDs, writers at work, and an entry in every replica's binary log.
+async fn with_entries(run: &Arc<Run>) -> Result<Stage> {
+    let topology = Topology::start(run, &Shape::star(Flavour::MySql, 3)).await?;
+    let grant = format!(
+        "GRANT DROP ON `_pseudo_gtid_`.* TO '{}'@'%'",
+        topology.accounts.topology.user
+    );
+    topology.server(0)?.run(&grant).await?;
+    switch_off_gtids(&topology).await?;
+    let intent = Intent::Configuration(json!({"AutoPseudoGTID": true, "BinlogEventsChunkSize": 500}));
+    let members = Members::start(run, &topology, &intent, None).await?;
+    let stage = Stage::begin(topology, members).await?;
+    for server in stage.topology.servers.iter().skip(1) {
+        until(DEADLINE, "an entry in a replica's binary log", async || {
+            Ok((entries(server).await? > 0).then_some(()))
+        })
+        .await?;
+    }
+    stage.writers.progress(50, DEADLINE).await?;
+    Ok(stage)
 }
 
 /// The entries in a server's newest binary log.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures::future::join_all;
 
-use crate::app::ports::Account;
+use crate::app::ports::{Account, StepError, StepSession};
 use crate::domain::instance::BinlogCoordinates;
 use crate::domain::key::InstanceKey;
 use crate::domain::recovery::plan::Place;
@@ -90,7 +90,7 @@ impl Hands {
             let mut session = session.lock().await;
             let (followed, told) = match &place {
                 Some(at) => (
-                    session.follow_at(successor, at, account.as_ref(), deadline).await,
+                    follow_from(&mut **session, successor, at, account.as_ref(), deadline).await,
                     format!("{key} follows {successor} from {at}"),
                 ),
                 None => (
@@ -103,4 +103,22 @@ impl Hands {
         .await;
         Ok(self.settle(&failed, results))
     }
+}
+
+/// Points a replica at a place, unless it is below this source already: an actor before this one, or an attempt whose outcome nobody
+/// heard of, has pointed it there, and it may have gone on since. At the same place again it would apply transactions twice.
+async fn follow_from(
+    session: &mut dyn StepSession,
+    source: &InstanceKey,
+    place: &BinlogCoordinates,
+    account: Option<&Account>,
+    deadline: Duration,
+) -> Result<(), StepError> {
+    let facts = session.facts(deadline).await?;
+    let is_there = facts.managed_channel().is_some_and(|channel| channel.source == *source);
+    if !is_there {
+        return session.follow_at(source, place, account, deadline).await;
+    }
+    session.start_applying(deadline).await?;
+    session.start_receiving(deadline).await
 }

@@ -72,6 +72,9 @@ fn judge_server<'a>(topology: &Topology, replica: &'a Instance) -> Result<&'a In
     let facts = replica
         .valid_facts()
         .ok_or_else(|| RefusalReason::Unreachable(why_unreachable(replica)))?;
+    if facts.is_binlog_server() {
+        return Err(RefusalReason::BinlogServer);
+    }
     judge_parts(topology, replica)?;
     if !facts.group_name.is_empty() {
         return Err(RefusalReason::Unknown(format!(

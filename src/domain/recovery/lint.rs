@@ -239,8 +239,17 @@ fn check_freeze(plan: &Plan, topology: &Topology, wrong: &mut Vec<String>) {
             .any(|step| matches!(step, Step::Freeze { replicas } if replicas.contains(key)))
     };
     let feeder = fed_from(plan).and_then(|from| topology.get(from));
+    let is_binlog_server = |instance: &&Instance| {
+        let facts = instance.facts.as_ref();
+        facts.is_some_and(crate::domain::instance::InstanceFacts::is_binlog_server)
+    };
+    // These serve the victim's log to others, who may still receive from them.
+    let servers = topology.replicas_of(&plan.victim).filter(is_binlog_server);
+    let through_them = servers.flat_map(|server| topology.replicas_of(&server.key));
     let involved = topology
         .replicas_of(&plan.victim)
+        .chain(through_them.filter(|_| plan.kind == RecoveryKind::DeadPrimaryByPosition))
+        .filter(|replica| !is_binlog_server(replica))
         .chain(topology.get(&plan.successor))
         .chain(feeder);
     for replica in involved.filter(|replica| replica.is_valid() && plan.instances.contains(&replica.key)) {

@@ -391,6 +391,8 @@ pub enum RefusalReason {
     NoBinlog,
     /// `log_replica_updates` is off.
     NoReplicaUpdates,
+    /// It keeps its source's binary logs and executes nothing.
+    BinlogServer,
     /// It filters what it replicates.
     Filtered,
     /// Its promotion rule is `must_not`.
@@ -437,6 +439,9 @@ impl std::fmt::Display for RefusalReason {
             Self::Unreachable(why) => write!(f, "unreachable: {why}"),
             Self::NoBinlog => f.write_str("binary logging is off (log_bin)"),
             Self::NoReplicaUpdates => f.write_str("log_replica_updates is off"),
+            Self::BinlogServer => f.write_str(
+                "is a binlog server: it keeps one source's log and cannot go on with another one's; set it up anew below the new primary",
+            ),
             Self::Filtered => f.write_str("has replication filters"),
             Self::MustNot => f.write_str("promotion rule must_not"),
             Self::Ignored => f.write_str("excluded by PromotionIgnoreHostnameFilters"),

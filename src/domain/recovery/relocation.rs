@@ -188,6 +188,9 @@ pub(super) fn obstacle(replica: &Instance, source: &Instance) -> Option<RefusalR
             why_unreachable(source)
         )));
     };
+    if above.is_binlog_server() {
+        return Some(RefusalReason::BinlogServer);
+    }
     if facts.identity == above.identity {
         return Some(RefusalReason::Unknown(format!("{} has the same identity", source.key)));
     }

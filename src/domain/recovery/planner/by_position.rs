@@ -1,7 +1,7 @@
 //! A dead primary whose replicas know no GTIDs: the choice by file and position in the source's binary log.
 //!
-//! Only direct replicas count: positions in one and the same log are all that can be compared. The one that received most is
-//! promoted. What the others lack is told from its logs ([`crate::domain::recovery::equivalence`]), or by GTID where the servers have
+//! Only those who read the primary's log count: positions in one and the same log are all that can be compared. These are its direct
+//! replicas, and the replicas of its binlog servers, which serve its log as it is. The one that received most is promoted. What the others lack is told from its logs ([`crate::domain::recovery::equivalence`]), or by GTID where the servers have
 //! GTIDs and only the channels do not use them (MariaDB always has; MySQL with `gtid_mode=ON`).
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,15 +18,62 @@ use crate::domain::recovery::plan::{Plan, PlanReport, RecoveryKind, Refusal, Ref
 use crate::domain::time::Wall;
 use crate::domain::topology::Topology;
 
-use super::{identity_of, no_successor_at_all, to_freeze};
+use super::{identity_of, is_frozen, no_successor_at_all};
 
 /// Whether the replicas of a primary are to be compared by position: they have channels, and none of those that answer uses GTIDs.
 pub(in crate::domain::recovery) fn applies(topology: &Topology, victim: &InstanceKey) -> bool {
-    let mut channels = topology
-        .replicas_of(victim)
+    let mut channels = readers(topology, victim)
+        .into_iter()
         .filter_map(|replica| replica.valid_facts()?.managed_channel())
         .peekable();
     channels.peek().is_some() && channels.all(|channel| !channel.positioning.is_gtid())
+}
+
+/// Those who read this server's binary log, from it or through binlog servers; not these themselves, as they execute nothing.
+pub(in crate::domain::recovery) fn readers<'a>(topology: &'a Topology, of: &'a InstanceKey) -> Vec<&'a Instance> {
+    let (servers, mut found): (Vec<&Instance>, Vec<&Instance>) =
+        topology.replicas_of(of).partition(|replica| is_binlog_server(replica));
+    let mut seen: BTreeSet<&InstanceKey> = servers.iter().map(|server| &server.key).collect();
+    let mut waiting = servers;
+    while let Some(server) = waiting.pop() {
+        for replica in topology.replicas_of(&server.key) {
+            if !is_binlog_server(replica) {
+                found.push(replica);
+            } else if seen.insert(&replica.key) {
+                waiting.push(replica);
+            }
+        }
+    }
+    found
+}
+
+/// By its last word: one that is gone still tells what is below it.
+pub(in crate::domain::recovery) fn is_binlog_server(instance: &Instance) -> bool {
+    instance.facts.as_ref().is_some_and(InstanceFacts::is_binlog_server)
+}
+
+/// The binlog servers that serve a server's log, at whatever distance.
+fn binlog_servers<'a>(topology: &'a Topology, of: &'a InstanceKey) -> Vec<&'a Instance> {
+    let is_served = |instance: &&Instance| {
+        let mut above = topology.source_of(instance);
+        for _ in 0..topology.instances.len() {
+            match above {
+                Some(key) if key == of => return true,
+                Some(key) => {
+                    let next = topology.get(key).filter(|next| is_binlog_server(next));
+                    above = next.and_then(|next| topology.source_of(next));
+                }
+                None => return false,
+            }
+        }
+        false
+    };
+    topology
+        .instances
+        .values()
+        .filter(|instance| is_binlog_server(instance))
+        .filter(is_served)
+        .collect()
 }
 
 /// The plan, if there is one, and what was considered. `excluded` are servers that are no candidates for a reason of the moment.
@@ -61,7 +108,8 @@ fn choose(
         return Err(why);
     }
     let mut candidates = Vec::new();
-    for replica in topology.replicas_of(victim) {
+    let readers = readers(topology, victim);
+    for replica in readers.iter().copied() {
         let judged = match excluded.get(&replica.key) {
             Some(reason) => Err(reason.clone()),
             None => judge_without_gtid(topology, victim, replica, policy),
@@ -90,10 +138,7 @@ fn choose(
     accept_loss(topology, victim, facts, policy, now, report)?;
     let mut followers = BTreeSet::new();
     let mut lost_replicas = Vec::new();
-    for replica in topology
-        .replicas_of(victim)
-        .filter(|replica| replica.key != successor.key)
-    {
+    for replica in readers.iter().filter(|replica| replica.key != successor.key) {
         match obstacle(replica, facts) {
             None => {
                 followers.insert(replica.key.clone());
@@ -110,12 +155,21 @@ fn choose(
             ));
         }
     }
+    // What they hold of the old log is of no use to anybody any more; they cannot append another one's to it.
+    for server in binlog_servers(topology, victim) {
+        report.refused.push(refusal(server, RefusalReason::BinlogServer));
+        lost_replicas.push(refusal(server, RefusalReason::BinlogServer));
+    }
     report.successor = Some(successor.key.clone());
     report.refused.sort_by(|left, right| left.instance.cmp(&right.instance));
     let mut applying = followers.clone();
     applying.insert(successor.key.clone());
     let mut steps = vec![Step::Fence { victim: victim.clone() }];
-    let frozen = to_freeze(topology, victim, &successor.key, None);
+    let frozen: BTreeSet<InstanceKey> = readers
+        .iter()
+        .filter(|replica| replica.is_valid() && !is_frozen(replica))
+        .map(|replica| replica.key.clone())
+        .collect();
     if !frozen.is_empty() {
         steps.push(Step::Freeze { replicas: frozen });
     }
@@ -204,11 +258,19 @@ fn accept_loss(
 ) -> Result<(), String> {
     let instance = topology.get(victim);
     let written = instance.and_then(|instance| instance.facts.as_ref()?.binlog.as_ref());
-    let Some(written) = written.filter(|written| is_after(written, read(successor))) else {
+    // A binlog server that has more than its replicas may not get to hand it on any more.
+    let served = binlog_servers(topology, victim);
+    let served = served.into_iter().filter_map(Instance::valid_facts).map(read);
+    let ahead = written
+        .into_iter()
+        .chain(served)
+        .filter(|written| is_after(written, read(successor)))
+        .reduce(|most, other| if is_after(other, most) { other } else { most });
+    let Some(ahead) = ahead else {
         return Ok(());
     };
     let told = format!(
-        "{victim} had written up to {written}, and up to {} was received",
+        "{victim} had written up to {ahead}, and up to {} was received",
         read(successor)
     );
     let away = instance

@@ -217,12 +217,7 @@ impl Course<'_> {
         }
         let is_repoint = |step: &Step| matches!(step, Step::RepointAt { .. });
         let mut places = repointed_by(self.plan);
-        let mut following = self.following(places.keys().cloned(), successor, is_repoint);
-        // Another actor, or an attempt whose outcome nobody heard of, may have pointed it there already.
-        following.pending.retain(|key| {
-            let place = places.get(key).and_then(Option::as_ref);
-            !place.is_some_and(|place| self.has_arrived(key, successor, place))
-        });
+        let following = self.following(places.keys().cloned(), successor, is_repoint);
         if following.pending.is_empty() {
             return Next::Finish(self.finish(true, successor, following.lost, following.errors));
         }

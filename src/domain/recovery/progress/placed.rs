@@ -2,8 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::domain::instance::{BinlogCoordinates, Instance, InstanceFacts, ThreadState};
-use crate::domain::key::InstanceKey;
+use crate::domain::instance::Instance;
 use crate::domain::recovery::outcome::{Next, Outcome, Undo};
 use crate::domain::recovery::plan::{Place, Step};
 
@@ -23,12 +22,8 @@ impl Course<'_> {
     fn towards_its_place(&self) -> Result<Next, String> {
         let (replica, target) = (&self.plan.victim, &self.plan.successor);
         let is_pointing = |step: &Step| matches!(step, Step::RepointAt { .. });
-        if let Some((index, outcome)) = self.last(is_pointing, replica) {
-            let place = self
-                .done
-                .get(index)
-                .and_then(|result| pointed_at(&result.step, replica));
-            if *outcome == Outcome::Done || place.is_some_and(|place| self.has_arrived(replica, target, place)) {
+        if let Some((_, outcome)) = self.last(is_pointing, replica) {
+            if *outcome == Outcome::Done {
                 return Ok(Next::Finish(self.finish(true, target, Vec::new(), Vec::new())));
             }
             if self.tries(is_pointing, replica) >= REPOINT_TRIES {
@@ -80,28 +75,5 @@ impl Course<'_> {
             successor: target.clone(),
             replicas: BTreeMap::from([(replica.clone(), Some(found))]),
         }))
-    }
-
-    /// A replica is seen below a source to which it was pointed at this place, and has begun to follow: to point it there again would
-    /// make it apply things twice.
-    pub(super) fn has_arrived(&self, replica: &InstanceKey, source: &InstanceKey, place: &BinlogCoordinates) -> bool {
-        let instance = self.fresh.get(replica).filter(|instance| instance.is_valid());
-        let follows = instance
-            .and_then(|instance| self.fresh.source_of(instance))
-            .is_some_and(|now| now == self.fresh.resolve(source));
-        let channel = instance
-            .and_then(Instance::valid_facts)
-            .and_then(InstanceFacts::managed_channel);
-        follows
-            && channel.is_some_and(|channel| {
-                channel.io != ThreadState::Stopped || channel.sql != ThreadState::Stopped || channel.exec != *place
-            })
-    }
-}
-
-fn pointed_at<'a>(step: &'a Step, replica: &InstanceKey) -> Option<&'a BinlogCoordinates> {
-    match step {
-        Step::RepointAt { replicas, .. } => replicas.get(replica)?.as_ref(),
-        _ => None,
     }
 }

@@ -106,3 +106,67 @@ fn a_member_of_a_replication_group_is_not_replaced_by_position_either() {
     assert!(made.is_none(), "{made:?}");
     assert!(report.no_plan.unwrap().contains("g1"));
 }
+
+fn binlog_server(n: u32, position: u64) -> Instance {
+    plain(n, position).facts(|facts| facts.version_comment = "MaxScale 2.1 binlog router".to_owned())
+}
+
+/// A replica of `source`, which serves the primary's log as it is.
+fn through(source: u32, n: u32, position: u64) -> Instance {
+    plain(n, position).channel(|channel| {
+        channel.source = key(source);
+        channel.io = ThreadState::Running;
+    })
+}
+
+#[test]
+fn replicas_of_a_binlog_server_are_chosen_from_by_the_dead_primarys_log() {
+    let tree = topology([
+        dead(),
+        binlog_server(2, 2000),
+        through(2, 3, 900),
+        through(2, 4, 1000),
+        plain(5, 950),
+    ]);
+    let (made, report) = planned(&tree, &Policy::default());
+    let made = made.unwrap();
+    assert_eq!(made.successor, key(4));
+    let frozen = made.steps.iter().find_map(|step| match step {
+        Step::Freeze { replicas } => Some(replicas.clone()),
+        _ => None,
+    });
+    assert_eq!(frozen.unwrap(), BTreeSet::from([key(3), key(4), key(5)]));
+    let moved = made.steps.iter().find_map(|step| match step {
+        Step::RepointAt { replicas, .. } => Some(replicas.keys().cloned().collect::<Vec<_>>()),
+        _ => None,
+    });
+    assert_eq!(moved.unwrap(), [key(3), key(5)]);
+    assert_eq!(reason(&made.lost_replicas, 2), &RefusalReason::BinlogServer);
+    // What the binlog server has beyond is a loss.
+    assert!(report.remarks[0].contains("binlog.000007:2000"), "{report:?}");
+}
+
+#[test]
+fn a_binlog_server_below_another_one_hands_on_the_same_log() {
+    let lower = binlog_server(3, 900).channel(|channel| channel.source = key(2));
+    let tree = topology([dead(), binlog_server(2, 900), lower, through(3, 4, 900)]);
+    let (made, _) = planned(&tree, &Policy::default());
+    let made = made.unwrap();
+    assert_eq!(made.successor, key(4));
+    let left: Vec<_> = made.lost_replicas.iter().map(|lost| lost.instance.clone()).collect();
+    assert_eq!(left, [key(2), key(3)]);
+}
+
+#[test]
+fn a_binlog_server_is_never_promoted_with_gtids_or_without() {
+    let (made, report) = plan(
+        &dead_primary(),
+        &topology([dead(), binlog_server(2, 900)]),
+        &Policy::default(),
+        NOW,
+    );
+    assert!(made.is_none() && report.no_plan.is_some(), "{made:?}");
+    let by_gtid = cut(2, "1:1-100").facts(|facts| facts.version_comment = "MaxScale".to_owned());
+    let made = chosen([db1(), by_gtid, cut(3, "1:1-90")]);
+    assert_eq!(made.successor, key(3));
+}
