@@ -22,12 +22,11 @@ use super::hands::{Effect, Hands, Patience, Workshop};
 use super::hooks::Answer;
 use super::picture::Pictures;
 
+mod put_back;
 mod takeover;
 
 /// Before a step is tried again on a server on which it failed: a broken connection is there again at once, a restarting server is not.
 const TRY_AGAIN_PAUSE: Duration = Duration::from_millis(500);
-/// How often something is put back before it is given up and recorded as not undone.
-const UNDO_TRIES: u32 = 3;
 
 /// With `DelayMasterPromotionIfSQLThreadNotUpToDate`: as long as orchestrator waits.
 const WAIT_AT_MOST: Duration = Duration::from_hours(24);
@@ -154,7 +153,7 @@ impl Drive<'_> {
                     position,
                     receipt,
                 } => {
-                    self.say(format!("opening allowed: {receipt}"));
+                    self.say(format!("proof before the opening: {receipt}"));
                     failpoint::reached("before-open-entry");
                     self.say(format!("{successor} opens with at least {position}"));
                     self.commit(Command::Open {
@@ -311,6 +310,7 @@ impl Drive<'_> {
                 let may_stall = recovery.plan.code == Code::StalledPrimary;
                 BTreeMap::from([(victim.clone(), self.redial(victim, may_stall).await)])
             }
+            Step::CallFencer { victim } => BTreeMap::from([(victim.clone(), self.call_fencer(victim).await)]),
             Step::Open { successor } => {
                 let semi_sync = is_semi_sync(fresh, &recovery.plan.victim, successor);
                 let effect = self.hands.open(successor, semi_sync).await;
@@ -397,6 +397,20 @@ impl Drive<'_> {
         }
     }
 
+    /// What the user gave to fence servers is asked to make sure of one.
+    async fn call_fencer(&mut self, victim: &InstanceKey) -> Effect {
+        if let Err(effect) = self.hands.may_act().await {
+            return effect;
+        }
+        self.record_behind();
+        let (lines, failure) = self.shop.hooks.fence(self.token).await;
+        self.lines.extend(lines);
+        match failure {
+            None => Effect::Done(format!("{victim} is fenced from outside")),
+            Some(why) => Effect::Failed(why),
+        }
+    }
+
     /// A server below the primary that was writable: back it would take writes that nobody gets.
     fn was_writable(&self, victim: &InstanceKey) -> bool {
         let picture = self.pictures.cluster(&self.token.cluster);
@@ -431,6 +445,16 @@ impl Drive<'_> {
         } else {
             error!(recovery = %self.token.uid, "recovery of {} failed: {}", recovery.plan.victim, finish.errors.join("; "));
         }
+        if let (Some((primary, _)), Some(table)) = (&finish.successor, self.shop.settings.epoch_table.clone())
+            && finish.successful
+            && recovery.plan.kind.replaces_primary()
+        {
+            let effects = BTreeMap::from([(primary.clone(), self.hands.write_epoch(primary, &table).await)]);
+            if let Some(why) = unconfirmed(&effects) {
+                return Err(Stopped::Unconfirmed(why));
+            }
+            self.say(tell(&effects));
+        }
         let follows = progress::follows_on(&recovery.plan, finish.successful, |key| {
             finish.lost_replicas.iter().any(|refusal| refusal.instance == *key)
         });
@@ -452,6 +476,7 @@ impl Drive<'_> {
             errors: finish.errors,
             lines: std::mem::take(&mut self.lines),
             hooks: self.hooks_after(finish.successful),
+            owes_opening: false,
         };
         self.commit(Command::End {
             token: self.token.clone(),
@@ -464,7 +489,8 @@ impl Drive<'_> {
         warn!(recovery = %self.token.uid, "recovery aborts: {reason}");
         let mut errors = vec![reason.clone()];
         self.say(format!("aborts: {reason}"));
-        errors.extend(self.put_back(undo).await?);
+        let (failed, owes_opening) = self.put_back(undo).await?;
+        errors.extend(failed);
         let ending = Ending {
             successful: false,
             successor: None,
@@ -474,70 +500,13 @@ impl Drive<'_> {
             errors,
             lines: std::mem::take(&mut self.lines),
             hooks: self.hooks_after(false),
+            owes_opening,
         };
         self.commit(Command::End {
             token: self.token.clone(),
             ending: Box::new(ending),
         })
         .await
-    }
-
-    /// Puts things back, each a few times. Returns what could not be.
-    async fn put_back(&mut self, undo: Vec<Undo>) -> Result<Vec<String>, Stopped> {
-        let is_move = self
-            .recovery()
-            .is_some_and(|it| it.plan.kind == RecoveryKind::MatchBelow);
-        let mut waiting = undo;
-        let mut failed = Vec::new();
-        for round in 1..=UNDO_TRIES {
-            if round > 1 {
-                tokio::time::sleep(TRY_AGAIN_PAUSE).await;
-            }
-            failed.clear();
-            for item in std::mem::take(&mut waiting) {
-                let effects = match &item {
-                    Undo::Reopen { victim } => BTreeMap::from([(victim.clone(), self.hands.unfence(victim).await)]),
-                    Undo::PointBack { replica, source } => {
-                        let only = BTreeSet::from([replica.clone()]);
-                        self.hands
-                            .repoint(source, &only)
-                            .await
-                            .unwrap_or_else(|effect| to_all(&only, &effect))
-                    }
-                    Undo::StartReceiving { replicas } if is_move => self
-                        .hands
-                        .go_on(replicas)
-                        .await
-                        .unwrap_or_else(|effect| to_all(replicas, &effect)),
-                    Undo::StartReceiving { replicas } => self
-                        .hands
-                        .thaw(replicas)
-                        .await
-                        .unwrap_or_else(|effect| to_all(replicas, &effect)),
-                };
-                if let Some(why) = unconfirmed(&effects) {
-                    return Err(Stopped::Unconfirmed(why));
-                }
-                self.say(format!("{}: {}", item.describe(), tell(&effects)));
-                let mut not_done = effects;
-                not_done.retain(|_, effect| !matches!(effect, Effect::Done(_)));
-                if not_done.is_empty() {
-                    continue;
-                }
-                failed.push(format!("not undone: {}", tell(&not_done)));
-                waiting.push(match item {
-                    Undo::Reopen { victim } => Undo::Reopen { victim },
-                    Undo::PointBack { replica, source } => Undo::PointBack { replica, source },
-                    Undo::StartReceiving { .. } => Undo::StartReceiving {
-                        replicas: not_done.into_keys().collect(),
-                    },
-                });
-            }
-            if waiting.is_empty() {
-                break;
-            }
-        }
-        Ok(failed)
     }
 }
 

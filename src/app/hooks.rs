@@ -186,6 +186,26 @@ impl HookRunner {
         }
     }
 
+    /// Calls the user's fencer for the victim of a recovery: what was said, and why it is not certain that the victim takes no writes,
+    /// if it is not. Nothing is written down before, so the next actor calls it again.
+    pub(super) async fn fence(&self, token: &ClaimToken) -> (Vec<StepRecord>, Option<String>) {
+        let subject = HookSubject::Recovery {
+            uid: token.uid.clone(),
+            epoch: token.epoch,
+        };
+        let mut went = Went {
+            attempt: u32::try_from(token.epoch).unwrap_or(u32::MAX),
+            lines: Vec::new(),
+            failure: None,
+        };
+        if !self.0.settings.lists.contains_key(&HookList::Fencing) {
+            let why = format!("{}: not configured on this member", HookList::Fencing);
+            went.failure = Some(why);
+        }
+        self.carry_out(&subject, HookList::Fencing, &mut went).await;
+        (went.lines, went.failure)
+    }
+
     /// Takes up what is due for recoveries that are over and for detections. Returns at once; the work goes on in tasks.
     pub fn consider(&self, state: &State) {
         let recoveries = state

@@ -87,16 +87,19 @@ impl PositionMemory {
         self.held().positions.get(instance).cloned()
     }
 
-    /// Takes in what is seen now: of each server that writes and is replicated from.
-    pub fn note<'a>(&self, instances: impl IntoIterator<Item = &'a Instance>) {
+    /// Takes in what is seen now: of each server that writes and is replicated from, or was when it was remembered first. A primary
+    /// whose replicas have all stopped receiving lists none, and takes into its grave whatever it writes from then on.
+    pub fn note<'a>(&self, instances: impl IntoIterator<Item = &'a Instance> + Clone) {
+        let sources: BTreeSet<&InstanceKey> = instances.clone().into_iter().filter_map(Instance::source).collect();
         let mut held = self.held();
         for instance in instances {
             let Some(facts) = instance.valid_facts() else { continue };
-            let is_primary = facts.is_writable() && facts.managed_channel().is_none() && !facts.replicas.is_empty();
+            let is_top = facts.is_writable() && facts.managed_channel().is_none();
             let known = held.positions.get(&instance.key);
-            let is_news =
-                known.is_none_or(|known| known.identity != facts.identity || known.executed != facts.executed);
-            if is_primary && is_news {
+            let was_primary = known.is_some_and(|known| known.identity == facts.identity);
+            let is_primary = was_primary || !facts.replicas.is_empty() || sources.contains(&instance.key);
+            let is_news = !was_primary || known.is_some_and(|known| known.executed != facts.executed);
+            if is_top && is_primary && is_news {
                 let position = Position {
                     instance: instance.key.clone(),
                     identity: facts.identity.clone(),
@@ -150,7 +153,7 @@ impl PositionMemory {
 mod tests {
     use super::*;
     use crate::domain::fixture::{Adjust, key, mysql_set, primary, replica, uuid};
-    use crate::domain::instance::SeenReplica;
+    use crate::domain::instance::{SeenReplica, ThreadState};
 
     fn replicated(executed: &str) -> Instance {
         primary(1, executed).facts(|facts| {
@@ -192,8 +195,16 @@ mod tests {
     fn only_servers_that_write_and_are_replicated_from_are_remembered() {
         let memory = PositionMemory::default();
         let dead = replicated("1:1-9").dead();
-        memory.note([&dead, &primary(3, "3:1-9"), &replica(2, 1, "1:1-9")]);
+        memory.note([&dead, &primary(3, "3:1-9"), &replica(2, 4, "1:1-9")]);
         assert!((1..=3).all(|n| memory.recall(&key(n)).is_none()));
+        // Nobody receives from it, and one says that it is to.
+        memory.note([
+            &primary(4, "1:1-9"),
+            &replica(2, 4, "1:1-9").channel(|channel| channel.io = ThreadState::Stopped),
+        ]);
+        assert_eq!(memory.unwritten().len(), 1);
+        memory.note([&primary(4, "1:1-12")]);
+        assert_eq!(memory.unwritten().first().unwrap().executed, mysql_set("1:1-12"));
         memory.note([&replicated("1:1-9")]);
         assert_eq!(memory.unwritten().len(), 1);
         memory.note([&replicated("1:1-9")]);

@@ -8,6 +8,7 @@ use async_trait::async_trait;
 use secrecy::SecretString;
 use tokio::sync::watch;
 
+use crate::domain::epoch_row::{EpochRow, EpochTable};
 use crate::domain::finding::Opinion;
 use crate::domain::gtid::GtidSet;
 use crate::domain::instance::{BinlogCoordinates, Identity, InstanceFacts, Observation};
@@ -301,6 +302,9 @@ pub trait StepSession: LogSource {
 
     /// Switches semi-sync's replica side on or off, where the plugin is there; counts from the next start of the receiving thread.
     async fn set_semi_sync_replica(&mut self, on: bool, deadline: Duration) -> Result<(), StepError>;
+
+    /// Writes the epoch of the cluster into a table of the user, on a server that takes writes.
+    async fn write_epoch(&mut self, table: &EpochTable, row: &EpochRow, deadline: Duration) -> Result<(), StepError>;
 
     /// Releases the lock and closes. Dropping without it closes too.
     async fn end(self: Box<Self>);

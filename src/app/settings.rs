@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::domain::epoch_row::EpochTable;
 use crate::domain::policy::RecoveryQuorum;
 use crate::domain::recovery::pseudo_gtid::Marks;
 
@@ -64,6 +65,8 @@ pub struct RecoverySettings {
     pub reconnect_window: Duration,
     /// What Pseudo-GTID entries look like; `None`: there are none.
     pub pseudo_gtid: Option<Marks>,
+    /// Where the epoch is written on each new primary.
+    pub epoch_table: Option<EpochTable>,
 }
 
 impl Default for RecoverySettings {
@@ -76,6 +79,7 @@ impl Default for RecoverySettings {
             concurrency: 20,
             reconnect_window: Duration::from_millis(700),
             pseudo_gtid: None,
+            epoch_table: None,
         }
     }
 }

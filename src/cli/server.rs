@@ -43,6 +43,7 @@ use crate::app::settings::{RecoverySettings, WatchSettings};
 use crate::app::watch::Watcher;
 use crate::config::{self, Environment, Settings};
 use crate::domain::declared::ClusterPicture;
+use crate::domain::hooks::HookList;
 use crate::domain::intent::Origin;
 use crate::domain::policy::TakeoverTerms;
 use crate::domain::state::{Command, PolicySettings, Seed};
@@ -203,6 +204,7 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
             quorum: settings.recovery.quorum,
             concurrency: settings.recovery.concurrency,
             pseudo_gtid: settings.pseudo_gtid.marks.clone(),
+            epoch_table: settings.recovery.epoch_table.clone(),
             ..RecoverySettings::default()
         },
         hooks: hooks.clone(),
@@ -471,6 +473,7 @@ fn policy_settings(settings: &Settings) -> anyhow::Result<PolicySettings> {
                 .context("TakeoverTransactionWaitSeconds")?,
             ends_transactions: recovery.ends_transactions,
         },
+        fences_outside: settings.hooks.run.lists.contains_key(&HookList::Fencing),
         ..PolicySettings::default()
     })
 }

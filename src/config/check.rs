@@ -9,6 +9,7 @@ use secrecy::SecretString;
 
 use crate::app::filter::{ClusterFilters, HostnameFilters};
 use crate::app::ports::{Account, TlsMode};
+use crate::domain::epoch_row::EpochTable;
 use crate::domain::key::InstanceKey;
 use crate::domain::policy::{RecoveryQuorum, StalledPrimary};
 
@@ -546,6 +547,13 @@ impl Check<'_> {
                 false
             }
         };
+        let epoch_table = Some(keys.EpochTable.trim())
+            .filter(|text| !text.is_empty())
+            .and_then(|text| {
+                EpochTable::parse(text)
+                    .map_err(|why| self.wrong("EpochTable", why))
+                    .ok()
+            });
         RecoverySettings {
             stalled,
             stalled_timeout: Duration::from_secs(self.positive("StalledPrimarySeconds", keys.StalledPrimarySeconds)),
@@ -565,6 +573,7 @@ impl Check<'_> {
                 0 => file.discovery.ReasonableReplicationLagSeconds,
                 seconds => seconds,
             })),
+            epoch_table,
             concurrency: usize::try_from(self.positive("MaxConcurrentRecoveries", keys.MaxConcurrentRecoveries))
                 .unwrap_or(usize::MAX),
             quorum,

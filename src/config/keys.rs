@@ -240,6 +240,8 @@ keys! {
         LossPolicy: String = String::new();
         /// (own key) How long `AllowAfterTimeout` waits for the old primary, seconds.
         LossTimeoutSeconds: u32 = 60;
+        /// (own key) `schema.table`, a table that you made on the servers: the epoch of a cluster is written there on each new primary, so that applications can tell a former primary by it. Columns `cluster` (key), `epoch`, `primary_address`, `recovery`; the account needs INSERT, SELECT and UPDATE on it. Empty: nothing is written.
+        EpochTable: String = String::new();
         /// (own key) How many clusters are repaired at once, at least 1; the most important first.
         MaxConcurrentRecoveries: u32 = 20;
         /// (own key) Seconds that transactions of the old primary may take to end by themselves when a takeover begins.
@@ -290,6 +292,8 @@ keys! {
         PreGracefulTakeoverProcesses: Vec<String> = Vec::new();
         /// Commands before any recovery touches anything. One that fails, or takes too long, stops it.
         PreFailoverProcesses: Vec<String> = Vec::new();
+        /// (own key) Commands that make sure that a failed primary takes no writes (power, network, storage), called in the middle of a failover where neither its own word nor semi-sync proves it. All must end with 0 before another server is opened; otherwise nobody is. They may be called again for the same failure.
+        FencingProcesses: Vec<String> = Vec::new();
         /// Commands after a primary was replaced.
         PostMasterFailoverProcesses: Vec<String> = Vec::new();
         /// Commands after an intermediate source was replaced.
@@ -306,6 +310,8 @@ keys! {
         PreGracefulTakeoverProcessesTimeoutSeconds: u32 = 30;
         /// (own key) The same for `PreFailoverProcesses`.
         PreFailoverProcessesTimeoutSeconds: u32 = 30;
+        /// (own key) The same for `FencingProcesses`.
+        FencingProcessesTimeoutSeconds: u32 = 30;
         /// (own key) The same for `PostMasterFailoverProcesses`.
         PostMasterFailoverProcessesTimeoutSeconds: u32 = 300;
         /// (own key) The same for `PostIntermediateMasterFailoverProcesses`.

@@ -8,6 +8,7 @@ use secrecy::SecretString;
 
 use crate::app::filter::{ClusterFilters, HostnameFilters};
 use crate::app::ports::{Account, Credentials, TlsMode};
+use crate::domain::epoch_row::EpochTable;
 use crate::domain::key::InstanceKey;
 use crate::domain::policy::{LossPolicy, RecoveryQuorum, StalledPrimary, Unapplied};
 use crate::domain::recovery::pseudo_gtid::Marks;
@@ -191,6 +192,8 @@ pub struct RecoverySettings {
     pub enforce_exact_semi_sync: bool,
     /// How long the binary log of a primary that waits for semi-sync replicas stands still before it counts as locked.
     pub locked_semi_sync: Duration,
+    /// Where the epoch is written on each new primary.
+    pub epoch_table: Option<EpochTable>,
     /// How many clusters are repaired at once.
     pub concurrency: usize,
     /// Who must agree.

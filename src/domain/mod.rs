@@ -7,6 +7,7 @@ pub mod analysis;
 pub mod case;
 pub mod declared;
 pub mod dialect;
+pub mod epoch_row;
 pub mod errant;
 pub mod explain;
 pub mod finding;

@@ -242,7 +242,7 @@ pub struct Policy {
     /// Servers of the cluster that are in quarantine: whatever they were, they take no writes as long as the leader can reach them.
     pub quarantined: BTreeSet<InstanceKey>,
     /// The recorded primary, when ham4db made it writable, and it started again since it was last seen to take writes, and takes none
-    /// now: then nobody made it read-only, its configuration did.
+    /// now: then nobody made it read-only, its configuration did. Or a recovery made it read-only and could not undo that.
     pub booted_read_only: Option<InstanceKey>,
     /// A read-only primary is a failure, whoever made it so.
     pub recover_non_writable_primary: bool,
@@ -267,4 +267,6 @@ pub struct Policy {
     pub takeover: TakeoverTerms,
     /// Places that positions do not tell are looked for by Pseudo-GTID.
     pub pseudo_gtid: bool,
+    /// There are commands that fence servers from outside.
+    pub fences_outside: bool,
 }

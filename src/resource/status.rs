@@ -307,4 +307,8 @@ pub struct LastRecovery {
     #[serde(rename = "lostGTIDSet", skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = MAX_GTID))]
     pub lost_gtid_set: Option<String>,
+    /// Which proof allowed the successor to be opened: that the old primary could take no write, or that somebody accepted that it might.
+    #[schemars(length(max = MAX_TEXT))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fencing: Option<String>,
 }

@@ -61,6 +61,7 @@ pub fn status(model: &StatusModel, observer: &Observer, previous: Option<&MySQLC
             ended_at: time(recovery.ended),
             successful: recovery.successful,
             lost_gtid_set: recovery.lost.as_ref().map(|set| cut(&set.to_string(), MAX_GTID)),
+            fencing: recovery.fencing.as_ref().map(|told| cut(told, MAX_TEXT)),
         }),
         conditions: conditions(model, observer.renewed, previous),
     }

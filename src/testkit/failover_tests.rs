@@ -8,6 +8,7 @@ use crate::domain::instance::InstanceFacts;
 use crate::domain::key::InstanceKey;
 use crate::domain::state::{Phase, Recovery};
 
+use super::world::Server;
 use super::{Fault, Reach, Rig};
 
 fn source_of(rig: &Rig, n: u32) -> Option<InstanceKey> {
@@ -402,4 +403,29 @@ async fn a_partial_answer_of_the_living_primary_does_not_hide_its_death() {
     rig.world.kill(1);
     let recovery = only(rig.recovered(1).await);
     assert!(recovery.is_successful(), "{recovery:#?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_primary_that_could_not_be_made_writable_again_is_when_it_answers_again() {
+    let rig = Rig::started(3, 1).await;
+    let reach = |reach| move |server: &mut Server| server.reach = reach;
+    // The fence reached it, it is fine, and before that can be undone the network goes.
+    let world = rig.world.clone();
+    rig.group.then("claim", move || world.start(1));
+    rig.world.plan(Fault::first(1, "set_writable", move |inner| {
+        reach(Reach::Dropped)(inner.servers.get_mut(&key(1)).unwrap());
+    }));
+    rig.world.kill(1);
+    let recovery = rig.recovered(1).await.remove(0);
+    assert!(
+        recovery.errors.iter().any(|error| error.contains("not undone")),
+        "{recovery:#?}"
+    );
+    assert_eq!(rig.world.writable(), []);
+    rig.world.with(1, reach(Reach::Answers));
+    rig.until("the old primary takes writes again", |rig| {
+        rig.world.writable() == [key(1)]
+    })
+    .await;
+    rig.world.assert_sound();
 }

@@ -18,6 +18,7 @@ mod session;
 mod world;
 
 mod failover_tests;
+mod fencer_tests;
 mod guard_tests;
 mod handover_sweep_tests;
 mod handover_tests;

@@ -41,6 +41,7 @@ fn plan() -> Plan {
         lost: None,
         steps: vec![to(1, &[3]), to(3, &[4])],
         sources: std::collections::BTreeMap::new(),
+        manners: std::collections::BTreeMap::new(),
         remembered: None,
     }
 }

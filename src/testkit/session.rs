@@ -9,6 +9,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use crate::app::ports::{
     Account, Approach, Attachment, Clock, Executor, OpenTransaction, Prober, Pulse, StepError, StepSession, Target,
 };
+use crate::domain::epoch_row::{EpochRow, EpochTable};
 use crate::domain::gtid::GtidSet;
 use crate::domain::instance::{BinlogCoordinates, Identity, InstanceFacts, Observation, ProbeFailure};
 use crate::domain::key::InstanceKey;
@@ -571,6 +572,19 @@ impl StepSession for SimSession {
 
     async fn set_semi_sync_replica(&mut self, _on: bool, deadline: Duration) -> Result<(), StepError> {
         self.run("set_semi_sync_replica", deadline, |_| ()).await
+    }
+
+    async fn write_epoch(&mut self, _table: &EpochTable, row: &EpochRow, deadline: Duration) -> Result<(), StepError> {
+        let key = self.instance.clone();
+        let epoch = row.epoch;
+        self.run("write_epoch", deadline, |inner| {
+            if inner.servers[&key].read_only {
+                inner
+                    .violations
+                    .push(format!("{key} is read-only and epoch {epoch} was written there"));
+            }
+        })
+        .await
     }
 
     async fn end(self: Box<Self>) {

@@ -26,6 +26,7 @@ pub(crate) fn recovery(id: u64, phase: Phase) -> Recovery {
         lost: None::<GtidSet>,
         steps: Vec::new(),
         sources: std::collections::BTreeMap::new(),
+        manners: std::collections::BTreeMap::new(),
         remembered: None,
         order: None,
     };

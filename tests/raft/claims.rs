@@ -56,6 +56,7 @@ pub async fn claim(member: &dyn Consensus, uid: &str) -> ClaimToken {
         lost: None,
         steps: Vec::new(),
         sources: std::collections::BTreeMap::new(),
+        manners: std::collections::BTreeMap::new(),
         remembered: None,
         order: None,
     };

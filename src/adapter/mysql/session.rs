@@ -11,6 +11,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::app::ports::{Account, Attachment, OpenTransaction, StepError, StepSession, TlsMode};
 use crate::domain::dialect::Dialect;
+use crate::domain::epoch_row::{EpochRow, EpochTable};
 use crate::domain::gtid::GtidSet;
 use crate::domain::instance::{BinlogCoordinates, Channel, InstanceFacts};
 use crate::domain::key::InstanceKey;
@@ -368,6 +369,14 @@ impl StepSession for MySqlSession {
         };
         let statement = self.dialect.set_semi_sync_replica(names, on);
         self.send(&statement, end).await.map(drop)
+    }
+
+    async fn write_epoch(&mut self, table: &EpochTable, row: &EpochRow, deadline: Duration) -> Result<(), StepError> {
+        let statement = self.dialect.write_epoch(table, row);
+        let what = format!("writing the epoch into {table}");
+        self.send_as(&what, &statement, Instant::now() + deadline)
+            .await
+            .map(drop)
     }
 
     async fn end(mut self: Box<Self>) {

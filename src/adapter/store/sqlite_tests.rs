@@ -374,6 +374,7 @@ async fn recover(kept: &mut Kept, uid: &str) {
         errors: vec!["one".to_owned(), "two".to_owned()],
         lines: vec![line("over")],
         hooks: Vec::new(),
+        owes_opening: false,
     };
     kept.run(
         NOW.plus_millis(5000),

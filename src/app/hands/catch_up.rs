@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::app::ports::{StepError, StepSession};
+use crate::app::ports::{Attachment, StepError, StepSession};
 use crate::domain::gtid::GtidSet;
 use crate::domain::instance::{InstanceFacts, ThreadState};
 use crate::domain::key::InstanceKey;
@@ -86,6 +86,43 @@ impl Hands {
             (failed, _) => failed,
         };
         Ok(BTreeMap::from([(from.clone(), drained), (successor.clone(), effect)]))
+    }
+
+    /// Points a replica that was fed back at the source that it had, receiving or not as it did then.
+    pub async fn point_back(&mut self, replica: &InstanceKey, source: &InstanceKey, starts: bool) -> Effect {
+        let only = BTreeSet::from([replica.clone()]);
+        if starts {
+            return match self.repoint(source, &only).await {
+                Ok(effects) => take(effects, replica),
+                Err(effect) => effect,
+            };
+        }
+        let deadline = self.shop.settings.step_deadline;
+        let session = match self.session_of(replica, deadline).await {
+            Ok(session) => session,
+            Err(effect) => return effect,
+        };
+        let credentials = self.shop.credentials.borrow().clone();
+        let account = credentials.get(&self.target(replica).origin);
+        let attachment = Attachment {
+            account: account.and_then(|credentials| credentials.replication.as_ref()),
+            tls: false,
+            start: false,
+        };
+        let pointed = {
+            let mut session = session.lock().await;
+            match session.attach(source, &attachment, deadline).await {
+                // It applied what it had been fed; it goes on with whatever is left.
+                Ok(()) => session.start_applying(deadline).await,
+                failed => failed,
+            }
+        };
+        match pointed {
+            Ok(()) => Effect::Done(format!(
+                "{replica} has {source} as its source again, and does not receive"
+            )),
+            Err(error) => self.effect_of(replica, &error),
+        }
     }
 
     async fn await_fed(&mut self, successor: &InstanceKey, set: &GtidSet, deadline: Duration) -> Effect {

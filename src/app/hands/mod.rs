@@ -10,6 +10,7 @@ use futures::future::join_all;
 use tokio::sync::Mutex;
 use tracing::warn;
 
+use crate::domain::epoch_row::{EpochRow, EpochTable};
 use crate::domain::instance::{Identity, Instance, InstanceFacts, Observation};
 use crate::domain::intent::Origin;
 use crate::domain::key::InstanceKey;
@@ -91,6 +92,9 @@ pub struct Workshop {
     pub hooks: HookRunner,
 }
 
+/// How long the epoch may take to be written: the end of a recovery waits for it, and a commit may wait for acknowledgements.
+const EPOCH_DEADLINE: Duration = Duration::from_secs(1);
+
 type Session = Arc<Mutex<Box<dyn StepSession>>>;
 
 /// The hands of one recovery. Sessions stay open, and hold the step lock of their servers, until [`Hands::rest`].
@@ -118,6 +122,11 @@ impl Hands {
     async fn confirmed(&self) -> Result<(), Effect> {
         self.shop.consensus.confirm(&self.token).await?;
         Ok(())
+    }
+
+    /// Proves the right to act, for an effect that is not of these hands.
+    pub async fn may_act(&self) -> Result<(), Effect> {
+        self.confirmed().await
     }
 
     fn target(&self, key: &InstanceKey) -> Target {
@@ -416,6 +425,28 @@ impl Hands {
         match writable {
             Ok(()) => Effect::Done(format!("{successor} is writable{remark}")),
             Err(error) => self.effect_of(successor, &error),
+        }
+    }
+
+    /// Writes the epoch of this claim on the new primary, into the table that the user made for it.
+    pub async fn write_epoch(&mut self, primary: &InstanceKey, table: &EpochTable) -> Effect {
+        let row = EpochRow {
+            cluster: self.token.cluster.0.clone(),
+            epoch: self.token.epoch,
+            primary: primary.clone(),
+            recovery: self.token.uid.clone(),
+        };
+        let session = match self.session_of(primary, EPOCH_DEADLINE).await {
+            Ok(session) => session,
+            Err(effect) => return effect,
+        };
+        if let Err(effect) = self.confirmed().await {
+            return effect;
+        }
+        let written = session.lock().await.write_epoch(table, &row, EPOCH_DEADLINE).await;
+        match written {
+            Ok(()) => Effect::Done(format!("epoch {} is written into {table} on {primary}", row.epoch)),
+            Err(error) => self.effect_of(primary, &error),
         }
     }
 

@@ -26,6 +26,7 @@ impl Check<'_> {
                     keys.PreGracefulTakeoverProcessesTimeoutSeconds,
                 ),
                 HookList::PreFailover => (&keys.PreFailoverProcesses, keys.PreFailoverProcessesTimeoutSeconds),
+                HookList::Fencing => (&keys.FencingProcesses, keys.FencingProcessesTimeoutSeconds),
                 HookList::PostMasterFailover => (
                     &keys.PostMasterFailoverProcesses,
                     keys.PostMasterFailoverProcessesTimeoutSeconds,
@@ -53,6 +54,13 @@ impl Check<'_> {
                 .collect();
             if commands.iter().any(|command| command.contains('\0')) {
                 self.wrong(list.key(), "a command holds a NUL character");
+            }
+            let is_detached = |command: &String| command.trim_end().ends_with('&');
+            if list == HookList::Fencing && commands.iter().any(is_detached) {
+                self.wrong(
+                    list.key(),
+                    "a command that ends in & is not waited for, so it proves nothing",
+                );
             }
             if !commands.is_empty() {
                 lists.insert(list, commands);

@@ -102,7 +102,7 @@ fn non_writable(
         && other_writable_tops(topology, key).is_empty();
     applies.then(|| {
         let told = if booted {
-            format!("{key} started again and is read-only, although it was made the writable primary")
+            format!("{key} is back and read-only, although it was to be the writable primary")
         } else {
             format!(
                 "{key} is read-only, and {} of its {} replicas replicate from it",

@@ -198,6 +198,8 @@ pub struct LastRecovery {
     pub successful: bool,
     /// What is known to be lost.
     pub lost: Option<GtidSet>,
+    /// Which proof allowed the opening, in words.
+    pub fencing: Option<String>,
 }
 
 /// Whether a condition holds.

@@ -348,6 +348,7 @@ fn last(cluster: &ClusterId, state: &State) -> Option<LastRecovery> {
         ended: recovery.ended()?,
         successful: recovery.is_successful(),
         lost: recovery.lost.clone().filter(|lost| !lost.is_empty()),
+        fencing: recovery.receipt.as_ref().map(ToString::to_string),
     })
 }
 

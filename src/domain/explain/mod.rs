@@ -18,6 +18,7 @@ use super::recovery::candidate::excerpt;
 use super::recovery::loss;
 use super::recovery::plan::{Plan, PlanReport, RefusalReason};
 use super::recovery::planner;
+use super::recovery::receipt;
 use super::time::Wall;
 use super::topology::Topology;
 
@@ -47,6 +48,8 @@ pub struct Explanation {
     pub steps: Vec<String>,
     /// What would be lost, as of the last look.
     pub loss: Loss,
+    /// Which proof would allow the opening if the primary did not answer any more; empty when nobody would be promoted.
+    pub fencing: String,
     /// Every other server of the cluster, by address.
     pub replicas: Vec<Outlook>,
     /// Direct replicas that would be left behind, with the reason.
@@ -128,6 +131,9 @@ pub fn explain<'a>(
             .map(|plan| plan.steps.iter().map(super::recovery::plan::Step::describe).collect())
             .unwrap_or_default(),
         loss: rehearsal.loss(),
+        fencing: plan
+            .map(|plan| receipt::predict(plan, topology, now).to_string())
+            .unwrap_or_default(),
         replicas: outlooks(topology, primary.as_ref(), &rehearsal),
         left_behind: plan
             .map(|plan| {

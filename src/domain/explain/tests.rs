@@ -38,6 +38,8 @@ fn a_healthy_cluster_is_ready_and_says_who_would_be_promoted() {
         "cluster shop (db1:3306)\n\
          READY: if db1:3306 died now, db2:3306 would be promoted\n\
          would be lost: nothing that is known of\n\
+         proof, if the primary does not answer: none, the members' agreement has to do: db1:3306 was last seen without semi-sync \
+         that waits whoever is connected (AFTER_SYNC, wait_no_replica)\n\
          what would be done:\n\
          \u{20} 1. fence db1:3306: read-only and end client sessions, if it answers\n\
          \u{20} 2. freeze: stop receiving on db2:3306, db3:3306\n\

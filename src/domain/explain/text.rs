@@ -13,6 +13,9 @@ impl fmt::Display for Explanation {
         }
         self.write_verdict(f)?;
         self.write_loss(f)?;
+        if !self.fencing.is_empty() {
+            writeln!(f, "proof, if the primary does not answer: {}", self.fencing)?;
+        }
         if !self.steps.is_empty() {
             writeln!(f, "what would be done:")?;
             for (number, step) in (1..).zip(&self.steps) {

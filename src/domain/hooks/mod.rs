@@ -31,6 +31,8 @@ pub enum HookList {
     PreGracefulTakeover,
     /// Before any recovery.
     PreFailover,
+    /// In the middle of a failover, where nothing else proves that the old primary takes no writes.
+    Fencing,
     /// After a primary, or a co-primary, was replaced.
     PostMasterFailover,
     /// After an intermediate source was replaced.
@@ -45,10 +47,11 @@ pub enum HookList {
 
 impl HookList {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::OnFailureDetection,
         Self::PreGracefulTakeover,
         Self::PreFailover,
+        Self::Fencing,
         Self::PostMasterFailover,
         Self::PostIntermediateMasterFailover,
         Self::PostFailover,
@@ -62,6 +65,7 @@ impl HookList {
             Self::OnFailureDetection => "OnFailureDetectionProcesses",
             Self::PreGracefulTakeover => "PreGracefulTakeoverProcesses",
             Self::PreFailover => "PreFailoverProcesses",
+            Self::Fencing => "FencingProcesses",
             Self::PostMasterFailover => "PostMasterFailoverProcesses",
             Self::PostIntermediateMasterFailover => "PostIntermediateMasterFailoverProcesses",
             Self::PostFailover => "PostFailoverProcesses",
@@ -74,7 +78,7 @@ impl HookList {
     /// and their failure changes nothing.
     pub fn may_veto(self) -> bool {
         match self {
-            Self::OnFailureDetection | Self::PreGracefulTakeover | Self::PreFailover => true,
+            Self::OnFailureDetection | Self::PreGracefulTakeover | Self::PreFailover | Self::Fencing => true,
             Self::PostMasterFailover
             | Self::PostIntermediateMasterFailover
             | Self::PostFailover

@@ -236,6 +236,10 @@ impl<'a> Occasion<'a> {
             ("HAM4DB_RECOVERY_UID", of(&|recovery| recovery.uid.clone())),
             ("HAM4DB_RECOVERY_ID", of(&|recovery| recovery.id.to_string())),
             ("HAM4DB_EPOCH", of(&|recovery| recovery.epoch.to_string())),
+            (
+                "HAM4DB_FENCING",
+                of(&|recovery| recovery.receipt.as_ref().map(ToString::to_string).unwrap_or_default()),
+            ),
             ("HAM4DB_KIND", of(&|recovery| format!("{:?}", recovery.plan.kind))),
             (
                 "HAM4DB_SUCCESSOR",
@@ -290,6 +294,7 @@ impl<'a> Occasion<'a> {
                 "plan": recovery.plan,
                 "lostReplicas": recovery.lost_replicas,
                 "lostGtidSet": recovery.lost,
+                "fencing": recovery.receipt,
                 "errors": recovery.errors,
             })),
             "successor": self.successor(),

@@ -57,7 +57,9 @@ pub fn lint(plan: &Plan, topology: &Topology) -> Vec<String> {
 /// Whom a step touches.
 fn touched(step: &Step) -> BTreeSet<&InstanceKey> {
     match step {
-        Step::Fence { victim } | Step::Demote { victim } | Step::Redial { victim } => BTreeSet::from([victim]),
+        Step::Fence { victim } | Step::Demote { victim } | Step::Redial { victim } | Step::CallFencer { victim } => {
+            BTreeSet::from([victim])
+        }
         Step::Drain { successor } | Step::Open { successor } | Step::Locate { successor, .. } => {
             BTreeSet::from([successor])
         }
@@ -102,12 +104,13 @@ fn place(step: &Step) -> (u8, &'static str) {
         Step::Locate { .. } => (5, "locate"),
         Step::Match { .. } => (5, "match"),
         Step::Redial { .. } => (6, "redial"),
-        Step::Open { .. } => (7, "open"),
-        Step::Repoint { .. } | Step::RepointAt { .. } => (8, "repoint"),
-        Step::InjectEmpty { .. } => (9, "inject"),
-        Step::ResetGtids { .. } => (10, "reset"),
-        Step::Acknowledge { .. } => (11, "semi-sync"),
-        Step::MakeWritable { .. } => (12, "make writable"),
+        Step::CallFencer { .. } => (7, "call fencer"),
+        Step::Open { .. } => (8, "open"),
+        Step::Repoint { .. } | Step::RepointAt { .. } => (9, "repoint"),
+        Step::InjectEmpty { .. } => (10, "inject"),
+        Step::ResetGtids { .. } => (11, "reset"),
+        Step::Acknowledge { .. } => (12, "semi-sync"),
+        Step::MakeWritable { .. } => (13, "make writable"),
     }
 }
 
@@ -138,6 +141,7 @@ fn check_roles(plan: &Plan, topology: &Topology, wrong: &mut Vec<String>) {
             Step::Fence { victim: named }
             | Step::Demote { victim: named }
             | Step::Redial { victim: named }
+            | Step::CallFencer { victim: named }
             | Step::ReconnectTest { victim: named, .. } => {
                 if named != victim {
                     wrong.push(format!("`{}` is not about the victim {victim}", step.describe()));

@@ -44,12 +44,14 @@ pub enum Undo {
         /// The old primary.
         victim: InstanceKey,
     },
-    /// Points a replica that was fed back at its own source, and starts it.
+    /// Points a replica that was fed back at its own source.
     PointBack {
         /// The replica.
         replica: InstanceKey,
         /// Its source before the recovery.
         source: InstanceKey,
+        /// Whether it receives again; somebody may have stopped it before.
+        starts: bool,
     },
     /// Starts the receiving threads of these replicas again, in parallel.
     StartReceiving {
@@ -122,7 +124,14 @@ impl Undo {
     pub fn describe(&self) -> String {
         match self {
             Self::Reopen { victim } => format!("undo: make {victim} writable again"),
-            Self::PointBack { replica, source } => format!("undo: point {replica} back at {source}"),
+            Self::PointBack {
+                replica,
+                source,
+                starts: true,
+            } => format!("undo: point {replica} back at {source}"),
+            Self::PointBack { replica, source, .. } => {
+                format!("undo: point {replica} back at {source}, its receiving thread stopped as it was")
+            }
             Self::StartReceiving { replicas } => {
                 let list = replicas.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
                 format!("undo: start receiving on {list}")

@@ -58,6 +58,12 @@ pub enum Step {
         /// The old primary.
         victim: InstanceKey,
     },
+    /// Calls what the user gave to fence servers from outside (`FencingProcesses`), where nothing else proves that the old primary takes
+    /// no writes. It may be called again.
+    CallFencer {
+        /// The old primary.
+        victim: InstanceKey,
+    },
     /// Makes the successor a writable primary. The Open entry is committed before it; after it only forward.
     Open {
         /// The successor.
@@ -152,6 +158,9 @@ impl Step {
             Self::Feed { successor, from } => format!("feed: {successor} gets from {from} what it lacks"),
             Self::Drain { successor } => format!("drain: {successor} applies all that it received"),
             Self::Redial { victim } => format!("redial {victim}: is it back?"),
+            Self::CallFencer { victim } => {
+                format!("fence {victim} from outside (FencingProcesses), unless it is proved that it takes no writes")
+            }
             Self::Open { successor } => format!("open: make {successor} the writable primary"),
             Self::InjectEmpty { primary, set } => {
                 let count = set.transaction_count();
@@ -345,12 +354,25 @@ pub struct Plan {
     /// From whom each instance that a step may point elsewhere replicated when the plan was made: what an undo goes back to.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub sources: BTreeMap<InstanceKey, InstanceKey>,
+    /// Those of `sources` that did not simply replicate then, and how they did: an undo goes back to that as well.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub manners: BTreeMap<InstanceKey, Manner>,
     /// What the members remember of the old primary's transactions beyond the picture ([`Opinion::remembered`](crate::domain::finding::Opinion)).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub remembered: Option<GtidSet>,
     /// What a person asked for, if somebody did.
     #[serde(default)]
     pub order: Option<Order>,
+}
+
+/// How a replica was set up when a plan was made, beyond its source. The default is a replica that receives, and applies at once.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Manner {
+    /// Somebody had stopped its receiving thread.
+    pub stopped: bool,
+    /// How long it waited on purpose before it applied, seconds.
+    pub delay_seconds: u64,
 }
 
 impl Plan {

@@ -33,6 +33,8 @@ pub enum FenceReceipt {
         /// that it was seen waiting.
         until: Wall,
     },
+    /// The user's own fencer said that it is done: a command of `FencingProcesses` ended with 0.
+    FencedOutside,
     /// Nothing proves it; the members' agreement that it is dead had to do.
     #[serde(rename_all = "camelCase")]
     AcceptedByPolicy {
@@ -51,7 +53,8 @@ impl fmt::Display for FenceReceipt {
                 f,
                 "the old primary waits for acknowledgements that cannot come: {stopped} of {of} semi-sync replicas stopped, {needed} are enough"
             ),
-            Self::AcceptedByPolicy { why } => write!(f, "no proof, accepted because the members agree: {why}"),
+            Self::FencedOutside => f.write_str("the word of FencingProcesses that the old primary takes no writes"),
+            Self::AcceptedByPolicy { why } => write!(f, "none, the members' agreement has to do: {why}"),
         }
     }
 }
@@ -59,25 +62,38 @@ impl fmt::Display for FenceReceipt {
 /// What allows the opening now: `done` are the actor's steps, `fresh` the picture after them.
 pub fn receipt(plan: &Plan, done: &[StepResult], fresh: &Topology, now: Wall) -> FenceReceipt {
     let victim = &plan.victim;
-    let fenced = done
-        .iter()
-        .rev()
-        .filter(|result| matches!(result.step, Step::Fence { .. }))
-        .find_map(|result| result.outcomes.get(victim));
-    if let Some(Outcome::Done) = fenced {
+    let last = |is_wanted: fn(&Step) -> bool| {
+        let mut wanted = done.iter().rev().filter(|result| is_wanted(&result.step));
+        wanted.find_map(|result| result.outcomes.get(victim))
+    };
+    if last(|step| matches!(step, Step::Fence { .. })) == Some(&Outcome::Done) {
         return FenceReceipt::OldPrimaryReadOnly;
     }
     // One that does not answer may start and acknowledge again.
     let is_stopped = |replica: &Instance| {
         replica.is_valid() && (super::planner::is_frozen(replica) || fresh.source_of(replica) != Some(victim))
     };
-    acks_revoked(plan, fresh, now, is_stopped).unwrap_or_else(|why| FenceReceipt::AcceptedByPolicy { why })
+    let fenced_outside = last(|step| matches!(step, Step::CallFencer { .. })) == Some(&Outcome::Done);
+    acks_revoked(plan, fresh, now, is_stopped).unwrap_or_else(|why| {
+        if fenced_outside {
+            FenceReceipt::FencedOutside
+        } else {
+            FenceReceipt::AcceptedByPolicy { why }
+        }
+    })
 }
 
 /// What would allow the opening if the present primary died now and did not answer any more: all replicas that answer would be
-/// stopped.
+/// stopped, and the fencer would do its work.
 pub fn predict(plan: &Plan, topology: &Topology, now: Wall) -> FenceReceipt {
-    acks_revoked(plan, topology, now, Instance::is_valid).unwrap_or_else(|why| FenceReceipt::AcceptedByPolicy { why })
+    let calls_fencer = plan.steps.iter().any(|step| matches!(step, Step::CallFencer { .. }));
+    acks_revoked(plan, topology, now, Instance::is_valid).unwrap_or_else(|why| {
+        if calls_fencer {
+            FenceReceipt::FencedOutside
+        } else {
+            FenceReceipt::AcceptedByPolicy { why }
+        }
+    })
 }
 
 /// Whether so many semi-sync replicas are stopped that the old primary cannot get the acknowledgements that it waits for.

@@ -84,6 +84,7 @@ fn ending(successor: Option<u32>) -> Ending {
             message: "over".to_owned(),
         }],
         hooks: Vec::new(),
+        owes_opening: false,
     }
 }
 

@@ -309,6 +309,7 @@ pub(super) fn end(
     add_errors(recovery, ending.errors.iter().cloned());
     recovery.hooks.close_with(&ending.hooks);
     let cluster_id = recovery.plan.cluster.clone();
+    let victim = recovery.plan.victim.clone();
     let replaces_primary = recovery.plan.kind.replaces_primary();
     let opens_again = recovery.plan.kind == RecoveryKind::NonWritablePrimary;
     if ending.successful && recovery.plan.kind == RecoveryKind::Rejoin {
@@ -330,6 +331,16 @@ pub(super) fn end(
         cluster.name = instance.to_string();
         changes.insert(Change::Cluster(cluster_id.clone()));
         pardon(state, token, identity, changes);
+    }
+    let is_recorded = |primary: &RecordedPrimary| primary.instance == victim;
+    if ending.owes_opening
+        && let Some(cluster) = state.clusters.get_mut(&cluster_id)
+        && let Some(primary) = cluster.primary.as_mut().filter(|primary| is_recorded(primary))
+    {
+        // As if it had been opened and never been seen to take writes since: when it is back and takes none, it is opened.
+        primary.opened_by = Some(token.uid.clone());
+        primary.process = None;
+        changes.insert(Change::Cluster(cluster_id.clone()));
     }
     if opens_again
         && ending.successful

@@ -303,6 +303,9 @@ pub struct Ending {
     /// Lists of hooks to be run now that it is over.
     #[serde(default)]
     pub hooks: Vec<HookList>,
+    /// It may have made the victim read-only, and could not make it writable again: that is still to be done.
+    #[serde(default)]
+    pub owes_opening: bool,
 }
 
 /// What became of a command.

@@ -128,6 +128,8 @@ pub struct PolicySettings {
     pub takeover: TakeoverTerms,
     /// Pseudo-GTID entries are written, or somebody else's are known.
     pub pseudo_gtid: bool,
+    /// `FencingProcesses` has commands.
+    pub fences_outside: bool,
 }
 
 impl Default for PolicySettings {
@@ -155,6 +157,7 @@ impl Default for PolicySettings {
             prevent_cross_region: false,
             takeover: TakeoverTerms::default(),
             pseudo_gtid: false,
+            fences_outside: false,
         }
     }
 }
@@ -209,6 +212,7 @@ pub fn policy_of(
         prevent_cross_region: settings.prevent_cross_region,
         takeover: settings.takeover,
         pseudo_gtid: settings.pseudo_gtid,
+        fences_outside: settings.fences_outside,
     }
 }
 

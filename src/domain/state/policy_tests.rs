@@ -91,6 +91,7 @@ fn recovery(uid: &str, phase: Phase) -> Recovery {
         lost: None,
         steps: Vec::new(),
         sources: std::collections::BTreeMap::new(),
+        manners: std::collections::BTreeMap::new(),
         remembered: None,
         order: None,
     };

@@ -69,6 +69,7 @@ pub(crate) fn plan(cluster: u32, victim: u32, successor: u32, instances: &[u32])
             },
         ],
         sources: std::collections::BTreeMap::new(),
+        manners: std::collections::BTreeMap::new(),
         remembered: None,
     }
 }
@@ -488,6 +489,7 @@ impl Sample {
                     errors: vec!["db7 was left behind".to_owned()],
                     lines: vec![line],
                     hooks: vec![HookList::PostMasterFailover, HookList::PostFailover],
+                    owes_opening: false,
                 };
                 Command::End {
                     token,

@@ -206,6 +206,7 @@ fn choose(
         lost: None,
         steps,
         sources: BTreeMap::new(),
+        manners: BTreeMap::new(),
         remembered: None,
     })
 }

@@ -89,6 +89,7 @@ pub fn plan_errant(
         lost: None,
         remembered: None,
         sources: std::collections::BTreeMap::new(),
+        manners: std::collections::BTreeMap::new(),
         steps: vec![step],
     })
 }

@@ -38,7 +38,7 @@ pub(super) use takeover::check_target;
 pub use takeover::plan_takeover;
 
 use super::candidate::{Choice, Moment, choose};
-use super::plan::{Order, Plan, PlanReport, RecoveryKind, RefusalReason, Step};
+use super::plan::{Manner, Order, Plan, PlanReport, RecoveryKind, RefusalReason, Step};
 
 /// Why nothing may be done about a finding, whoever could be promoted; `None` when the policy allows it.
 ///
@@ -237,7 +237,8 @@ fn plan_for(
         }
         let (plan, report) = by_position::plan_for(code, victim, topology, policy, &BTreeMap::new(), now);
         let order = asked.order;
-        return (plan.map(|plan| Plan { order, ..plan }), report);
+        let plan = plan.map(|plan| with_fencer(Plan { order, ..plan }, policy));
+        return (plan, report);
     }
     let moment = Moment {
         remembered: asked.remembered,
@@ -256,12 +257,23 @@ fn plan_for(
             victim_identity: identity_of(topology, victim),
             instances: instances.collect(),
             sources: sources_below(topology, victim),
+            manners: manners_below(topology, victim),
             remembered: moment.remembered.clone(),
             order: asked.order,
         };
         assemble(frame, choice, topology)
     });
-    (plan, report)
+    (plan.map(|plan| with_fencer(plan, policy)), report)
+}
+
+/// The plan, with the user's own fencer before the opening where there is one.
+fn with_fencer(mut plan: Plan, policy: &Policy) -> Plan {
+    let opening = plan.steps.iter().position(|step| matches!(step, Step::Open { .. }));
+    if let Some(opening) = opening.filter(|_| policy.fences_outside) {
+        let victim = plan.victim.clone();
+        plan.steps.insert(opening, Step::CallFencer { victim });
+    }
+    plan
 }
 
 /// Why nobody may succeed a primary, whoever could: another one is writable, or a replication group chooses for itself.
@@ -321,6 +333,7 @@ struct Frame {
     victim_identity: Option<Identity>,
     instances: BTreeSet<InstanceKey>,
     sources: BTreeMap<InstanceKey, InstanceKey>,
+    manners: BTreeMap<InstanceKey, Manner>,
     remembered: Option<GtidSet>,
     order: Option<Order>,
 }
@@ -334,6 +347,22 @@ fn sources_below(topology: &Topology, victim: &InstanceKey) -> BTreeMap<Instance
         .collect()
 }
 
+/// How those below `victim` replicate, where that is not simply.
+fn manners_below(topology: &Topology, victim: &InstanceKey) -> BTreeMap<InstanceKey, Manner> {
+    topology
+        .descendants_of(victim)
+        .into_iter()
+        .filter_map(|replica| {
+            let channel = replica.valid_facts()?.managed_channel()?;
+            let manner = Manner {
+                stopped: channel.io == ThreadState::Stopped,
+                delay_seconds: channel.delay_seconds,
+            };
+            (manner != Manner::default()).then(|| (replica.key.clone(), manner))
+        })
+        .collect()
+}
+
 fn assemble(frame: Frame, choice: Choice, topology: &Topology) -> Option<Plan> {
     let Frame {
         code,
@@ -341,6 +370,7 @@ fn assemble(frame: Frame, choice: Choice, topology: &Topology) -> Option<Plan> {
         victim_identity,
         instances,
         sources,
+        manners,
         remembered,
         order,
     } = frame;
@@ -391,6 +421,7 @@ fn assemble(frame: Frame, choice: Choice, topology: &Topology) -> Option<Plan> {
         lost,
         steps,
         sources,
+        manners,
         remembered,
         order,
     })
@@ -449,6 +480,7 @@ pub(super) fn rechoose_without(
             .or_else(|| identity_of(fresh, &plan.victim)),
         instances: plan.instances.clone(),
         sources: plan.sources.clone(),
+        manners: plan.manners.clone(),
         remembered: plan.remembered.clone(),
         order: plan.order.clone(),
     };
@@ -460,7 +492,7 @@ pub(super) fn rechoose_without(
                 .unwrap_or_else(|| "no replica can be promoted".to_owned())
         })?;
     keep_within(&mut again.steps, &plan.instances);
-    Ok(again)
+    Ok(with_fencer(again, policy))
 }
 
 /// Answering instances of a plan that replicate from another one of it than they did when it was made, with their source then.
@@ -511,6 +543,7 @@ pub(super) fn keep_within(steps: &mut Vec<Step>, instances: &BTreeSet<InstanceKe
         | Step::Demote { .. }
         | Step::Drain { .. }
         | Step::Redial { .. }
+        | Step::CallFencer { .. }
         | Step::Open { .. }
         | Step::Locate { .. }
         | Step::Match { .. }

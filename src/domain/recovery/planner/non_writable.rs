@@ -38,6 +38,7 @@ pub(super) fn plan_non_writable(finding: &Finding, topology: &Topology, policy: 
         lost: None,
         remembered: None,
         sources: BTreeMap::new(),
+        manners: BTreeMap::new(),
         order: None,
         steps: vec![Step::MakeWritable {
             primary: primary.clone(),

@@ -82,6 +82,7 @@ pub fn plan_match(
             },
         ],
         sources: BTreeMap::new(),
+        manners: BTreeMap::new(),
     })
 }
 

@@ -95,6 +95,7 @@ fn rejoin(quarantine: &Quarantine, topology: &Topology, policy: &Policy) -> Resu
             },
         ],
         sources: std::collections::BTreeMap::new(),
+        manners: std::collections::BTreeMap::new(),
         remembered: None,
     })
 }
@@ -151,6 +152,7 @@ fn reattach(lost: &InstanceKey, topology: &Topology, policy: &Policy) -> Result<
         lost: None,
         remembered: None,
         sources: std::collections::BTreeMap::new(),
+        manners: std::collections::BTreeMap::new(),
         steps: vec![Step::Repoint {
             successor: primary,
             replicas: BTreeSet::from([replica.key.clone()]),

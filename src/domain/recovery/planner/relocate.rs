@@ -102,6 +102,7 @@ fn assemble(
         lost: None,
         steps: steps.collect(),
         sources: std::collections::BTreeMap::new(),
+        manners: std::collections::BTreeMap::new(),
         remembered: None,
     })
 }

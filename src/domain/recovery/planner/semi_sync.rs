@@ -93,6 +93,7 @@ fn make(finding: &Finding, topology: &Topology, policy: &Policy, report: &mut Pl
         lost: None,
         remembered: None,
         sources: BTreeMap::new(),
+        manners: BTreeMap::new(),
         order: None,
         steps: steps.collect(),
     })

@@ -100,6 +100,7 @@ fn prepare(
             },
         ],
         sources: BTreeMap::new(),
+        manners: BTreeMap::new(),
         remembered: None,
         order: Some(order),
     };

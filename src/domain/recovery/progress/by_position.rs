@@ -10,7 +10,6 @@ use crate::domain::recovery::outcome::{Next, Outcome};
 use crate::domain::recovery::plan::{Place, Plan, Refusal, RefusalReason, Step};
 use crate::domain::recovery::planner::by_position::{follows_by_gtid, plan_for};
 use crate::domain::recovery::planner::{keep_within, not_claimed};
-use crate::domain::recovery::receipt::receipt;
 use crate::domain::time::Wall;
 
 use super::dead_primary::MAX_RESULTS;
@@ -98,7 +97,10 @@ impl Course<'_> {
         }
         plan.lost_replicas.extend(lost);
         let position = plan.position.clone();
-        let receipt = receipt(&plan, self.done, self.fresh, now);
+        let receipt = match self.proof(&plan, policy, now)? {
+            Ok(receipt) => receipt,
+            Err(step) => return Ok(Next::Run(step)),
+        };
         Ok(Next::CommitOpen {
             plan: Box::new(plan),
             successor,

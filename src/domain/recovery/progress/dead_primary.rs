@@ -10,7 +10,7 @@ use crate::domain::recovery::outcome::{Next, Outcome};
 use crate::domain::recovery::plan::{Plan, Refusal, RefusalReason, Step};
 use crate::domain::recovery::planner::{is_frozen, rechoose_without};
 use crate::domain::recovery::position::Holdings;
-use crate::domain::recovery::receipt::receipt;
+use crate::domain::recovery::receipt::{FenceReceipt, receipt};
 use crate::domain::time::Wall;
 
 use super::reconnect::Silence;
@@ -117,13 +117,33 @@ impl Course<'_> {
             }
         }
         let (successor, position) = (plan.successor.clone(), plan.position.clone());
-        let receipt = receipt(&plan, self.done, self.fresh, now);
+        let receipt = match self.proof(&plan, policy, now)? {
+            Ok(receipt) => receipt,
+            Err(step) => return Ok(Next::Run(step)),
+        };
         Ok(Next::CommitOpen {
             plan: Box::new(plan),
             successor,
             position,
             receipt,
         })
+    }
+
+    /// The proof that allows the opening, or the step that gets a better one: who has a fencer does not want to go without. An error is
+    /// the fencer's failure: the old primary may live.
+    pub(super) fn proof(&self, plan: &Plan, policy: &Policy, now: Wall) -> Result<Result<FenceReceipt, Step>, String> {
+        let receipt = receipt(plan, self.done, self.fresh, now);
+        if !policy.fences_outside || !matches!(receipt, FenceReceipt::AcceptedByPolicy { .. }) {
+            return Ok(Ok(receipt));
+        }
+        let victim = &plan.victim;
+        match self.last(|step| matches!(step, Step::CallFencer { .. }), victim) {
+            None => Ok(Err(Step::CallFencer { victim: victim.clone() })),
+            Some((_, outcome)) => Err(format!(
+                "nothing proves that {victim} takes no writes: {}",
+                outcome.told()
+            )),
+        }
     }
 
     /// The old primary answered the redial: a reason to abort, a step to do before the opening, or nothing in the way.

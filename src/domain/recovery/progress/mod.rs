@@ -144,21 +144,26 @@ impl Course<'_> {
         }
         replicas.remove(&self.plan.victim);
         let moved = self.moved();
-        replicas.retain(|key| !moved.contains_key(key));
+        replicas.retain(|key| !moved.contains_key(key) && !self.was_stopped(key));
         if may_be_fenced {
             undo.push(Undo::Reopen {
                 victim: self.plan.victim.clone(),
             });
         }
-        undo.extend(
-            moved
-                .into_iter()
-                .map(|(replica, source)| Undo::PointBack { replica, source }),
-        );
+        undo.extend(moved.into_iter().map(|(replica, source)| Undo::PointBack {
+            starts: !self.was_stopped(&replica),
+            replica,
+            source,
+        }));
         if !replicas.is_empty() {
             undo.push(Undo::StartReceiving { replicas });
         }
         Next::Abort { reason, undo }
+    }
+
+    /// Somebody had stopped its receiving thread before the recovery.
+    fn was_stopped(&self, key: &InstanceKey) -> bool {
+        self.plan.manners.get(key).is_some_and(|manner| manner.stopped)
     }
 
     /// Those that were pointed at another claimed server, by this actor or the one before it, with the source that they had. One that

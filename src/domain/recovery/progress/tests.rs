@@ -86,7 +86,7 @@ impl World {
             Step::Fence { .. } | Step::Demote { .. } => facts.read_only = true,
             Step::Freeze { .. } => facts.channels[0].io = ThreadState::Stopped,
             Step::Drain { .. } => facts.executed = facts.received(),
-            Step::Redial { .. } | Step::Locate { .. } | Step::Match { .. } => {}
+            Step::Redial { .. } | Step::CallFencer { .. } | Step::Locate { .. } | Step::Match { .. } => {}
             Step::Feed { successor, from } => {
                 facts.executed = facts.received().union(&given);
                 if key == successor {
@@ -135,7 +135,10 @@ impl World {
             };
             let keys: BTreeSet<InstanceKey> = match &step {
                 Step::ReconnectTest { victim, replicas } => replicas.iter().chain([victim]).cloned().collect(),
-                Step::Fence { victim } | Step::Demote { victim } | Step::Redial { victim } => [victim.clone()].into(),
+                Step::Fence { victim }
+                | Step::Demote { victim }
+                | Step::Redial { victim }
+                | Step::CallFencer { victim } => [victim.clone()].into(),
                 Step::Feed { successor, from } => [successor.clone(), from.clone()].into(),
                 Step::Drain { successor } | Step::Open { successor } => [successor.clone()].into(),
                 Step::MakeWritable { primary: one }

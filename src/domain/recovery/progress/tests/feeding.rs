@@ -41,6 +41,7 @@ fn point_back() -> Undo {
     Undo::PointBack {
         replica: key(2),
         source: key(1),
+        starts: true,
     }
 }
 
@@ -121,6 +122,30 @@ fn a_fed_replica_is_pointed_back_when_the_primary_is_back() {
         None
     }));
     assert_eq!(undo, [point_back(), start(3)]);
+}
+
+#[test]
+fn what_somebody_had_stopped_is_left_stopped_when_it_is_put_back() {
+    let comes_back = |world: &mut World, step: &Step, key: &InstanceKey| {
+        if matches!(step, Step::Redial { .. }) {
+            world.server(key).failure = None;
+        }
+        None
+    };
+    // The one that was fed.
+    let rules = BTreeMap::from([(key(2), PromotionRule::Prefer)]);
+    let stopped = cut(2, "1:1-90").channel(|channel| channel.io = ThreadState::Stopped);
+    let mut world = world_with([db1(), stopped, cut(3, "1:1-100")], rules.clone());
+    let back = Undo::PointBack {
+        replica: key(2),
+        source: key(1),
+        starts: false,
+    };
+    assert_eq!(aborted(world.run(comes_back)).1, [back, start(3)]);
+    // The one that it was fed from, and one that a feeding had frozen again.
+    let stopped = cut(3, "1:1-100").channel(|channel| channel.io = ThreadState::Stopped);
+    let mut world = world_with([db1(), cut(2, "1:1-90"), stopped], rules);
+    assert_eq!(aborted(world.run(comes_back)).1, [point_back()]);
 }
 
 #[test]

@@ -1,0 +1,63 @@
+//! The user's own fencer: called where nothing else proves that the old primary takes no writes, and its word is needed then.
+
+use crate::domain::hooks::HookList;
+use crate::domain::recovery::receipt::FenceReceipt;
+
+use super::{Rig, Script};
+
+async fn rig(members: u64) -> Rig {
+    let mut rig = Rig::new(3, members);
+    rig.hook_settings.lists = [(HookList::Fencing, vec!["fence".to_owned()])].into();
+    rig.policy.fences_outside = true;
+    for id in 1..=members {
+        rig.start(id);
+    }
+    rig.settled().await;
+    rig
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_primary_that_does_not_answer_is_fenced_from_outside_before_another_one_is_opened() {
+    let rig = rig(3).await;
+    rig.world.kill(1);
+    let recovery = rig.recovered(1).await.remove(0);
+    assert!(recovery.is_successful(), "{recovery:#?}");
+    assert_eq!(recovery.receipt, Some(FenceReceipt::FencedOutside));
+    let ran = rig.hooks.ran();
+    assert_eq!(ran.len(), 1);
+    let told = |name: &str| ran[0].variables[name].clone();
+    assert_eq!(
+        (told("HAM4DB_FAILED"), told("HAM4DB_EPOCH"), told("HAM4DB_HOOK")),
+        ("db1:3306".to_owned(), "1".to_owned(), "FencingProcesses".to_owned())
+    );
+    rig.world.assert_sound();
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_the_fencers_success_nobody_is_opened_and_the_replicas_are_put_back() {
+    let rig = rig(3).await;
+    rig.hooks.plan(
+        "fence",
+        Script {
+            code: 3,
+            ..Script::good()
+        },
+    );
+    rig.world.kill(1);
+    let recovery = rig.recovered(1).await.remove(0);
+    assert!(!recovery.is_successful() && recovery.successor().is_none());
+    assert!(
+        recovery.errors[0].contains("nothing proves that db1:3306 takes no writes")
+            && recovery.errors[0].contains("exited with 3"),
+        "{:?}",
+        recovery.errors
+    );
+    assert_eq!(recovery.receipt, None);
+    for n in [2, 3] {
+        assert!(rig.world.with(n, |server| server.channel.as_ref().unwrap().receives));
+    }
+    // It is asked again with the next recovery.
+    let recoveries = rig.recovered(2).await;
+    assert_eq!(recoveries[1].receipt, Some(FenceReceipt::FencedOutside));
+    rig.world.assert_sound();
+}
