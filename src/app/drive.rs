@@ -334,6 +334,12 @@ impl Drive<'_> {
             Step::Repoint { successor, replicas } if recovery.plan.kind == RecoveryKind::Takeover => {
                 self.repoint_all(recovery, fresh, successor, replicas).await
             }
+            Step::PersistReadOnly { servers } => self
+                .hands
+                .persist_read_only(servers)
+                .await
+                .unwrap_or_else(|effect| to_all(servers, &effect)),
+            Step::CheckBoot { primary } => BTreeMap::from([(primary.clone(), self.hands.check_boot(primary).await)]),
             Step::Repoint { successor, replicas } => self
                 .hands
                 .repoint(successor, replicas)
@@ -433,7 +439,7 @@ impl Drive<'_> {
             .as_ref()
             .map_or_else(|| String::from("none"), |(key, _)| key.to_string());
         if finish.successful {
-            let role = if recovery.plan.kind.replaces_primary() {
+            let role = if recovery.plan.kind.opens_a_server() {
                 "primary"
             } else {
                 "new source"

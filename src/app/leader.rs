@@ -86,6 +86,7 @@ impl Leader {
             let clusters = self.pictures.clusters();
             self.recoverer.consider(&clusters);
             self.hooks.consider(&self.pictures.state());
+            self.recoverer.tend_boots(&clusters);
             self.guard.stand(&leading);
             self.recoverer.reattach(&clusters);
             keeper::end_downtimes(&self.pictures, &clusters, &self.consensus).await;

@@ -19,6 +19,7 @@ pub mod log_source;
 pub mod memory;
 pub mod observatory;
 pub mod opinions;
+pub mod ownership;
 pub mod picture;
 pub mod placing;
 pub mod ports;

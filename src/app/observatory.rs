@@ -207,6 +207,26 @@ impl Observatory {
         }
     }
 
+    /// Notes who else controls a server. Returns whether that is news.
+    pub fn note_controller(&self, key: &InstanceKey, controller: Option<String>) -> bool {
+        let mut inner = self.lock();
+        let revision = inner.revision + 1;
+        let Some(tracked) = inner.tracked.get_mut(key) else {
+            return false;
+        };
+        let is_news = tracked.instance.another_controller != controller;
+        if is_news {
+            tracked.instance.another_controller = controller;
+            tracked.revision = revision;
+            inner.revision = revision;
+        }
+        drop(inner);
+        if is_news {
+            self.touch();
+        }
+        is_news
+    }
+
     /// Replicas of an address by their last word.
     pub fn replicas_of(&self, key: &InstanceKey) -> Vec<InstanceKey> {
         let inner = self.lock();
@@ -332,6 +352,7 @@ fn take_in(
         Ok(told) => {
             let mut facts = told.as_ref().clone();
             places.complete(&observation.key, &mut facts);
+            keep_settings(instance, &mut facts, observation.ended);
             let is_back = first || instance.failure.is_some();
             noticed.changed = is_back || instance.facts.as_ref().is_none_or(|before| differs(before, &facts));
             tells_anew = noticed.changed || instance.facts.as_ref().is_none_or(|before| lag_differs(before, &facts));
@@ -415,6 +436,25 @@ fn is_lost_to_its_replicas(inner: &Inner, key: &InstanceKey) -> bool {
         && replicas.all(|channel| channel.is_failing_to_connect() && channel.io_error.number == 2003)
 }
 
+/// Two starts that lie so close together, milliseconds, are one: uptimes are whole seconds.
+const SAME_START_MILLIS: u64 = 2000;
+
+/// What was not read this time is what it was, as long as the process is the same.
+fn keep_settings(known: &Instance, facts: &mut InstanceFacts, seen: Wall) {
+    let Some(before) = known.facts.as_ref().filter(|_| facts.settings.is_none()) else {
+        return;
+    };
+    let uptime = i64::try_from(facts.uptime_seconds.saturating_mul(1000)).unwrap_or(i64::MAX);
+    let started = seen.plus_millis(-uptime);
+    let is_same = known.started().is_some_and(|then| {
+        started.millis_since(then).max(then.millis_since(started)) <= SAME_START_MILLIS
+            && before.identity == facts.identity
+    });
+    if is_same {
+        facts.settings.clone_from(&before.settings);
+    }
+}
+
 /// Whether facts differ in what a decision could depend on: time that passed and lag are no news.
 fn differs(before: &InstanceFacts, after: &InstanceFacts) -> bool {
     let plain = |facts: &InstanceFacts| {
@@ -430,7 +470,7 @@ fn differs(before: &InstanceFacts, after: &InstanceFacts) -> bool {
 }
 
 /// The address under which the same server is already watched. Two live addresses with one identity are the same server only when
-/// host name, server id, reported address and start time agree as well: a copied data directory has the identity and not the rest.
+/// host name, server id, reported address, data directory and start time agree as well: a copied data directory has the identity and not the rest.
 fn same_server(
     tracked: &BTreeMap<InstanceKey, Tracked>,
     key: &InstanceKey,
@@ -450,6 +490,7 @@ fn same_server(
                 && theirs.hostname == facts.hostname
                 && theirs.server_id == facts.server_id
                 && theirs.reported == facts.reported
+                && theirs.data_directory == facts.data_directory
                 && (started(theirs, then) - started(facts, seen)).abs() <= 2;
             // A MariaDB identity is a server_id: without a reported address, two servers of two topologies look alike.
             alike && (matches!(facts.identity, Identity::ServerUuid(_)) || facts.reported.is_some())

@@ -10,6 +10,7 @@ use crate::domain::analysis;
 use crate::domain::finding::Finding;
 use crate::domain::grouping::{self, Grouping};
 use crate::domain::instance::Instance;
+use crate::domain::intent::Origin;
 use crate::domain::key::InstanceKey;
 use crate::domain::policy::{HeldBack, Policy};
 use crate::domain::recovery::planner;
@@ -21,7 +22,7 @@ use crate::domain::topology::{ClusterId, Topology};
 use super::changelog::{AnalysisChange, AnalysisLog};
 use super::filter::HostnameFilters;
 use super::observatory::{Observatory, Snapshot};
-use super::ports::Clock;
+use super::ports::{Clock, CredentialsByOrigin};
 
 /// A finding, and what keeps a recovery from following it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,6 +82,7 @@ pub struct Pictures {
     ignore: HostnameFilters,
     clock: Arc<dyn Clock>,
     analyses: Arc<Analyses>,
+    accounts: Option<watch::Receiver<CredentialsByOrigin>>,
 }
 
 impl Pictures {
@@ -99,6 +101,7 @@ impl Pictures {
             ignore,
             clock,
             analyses: Arc::default(),
+            accounts: None,
         }
     }
 
@@ -110,6 +113,29 @@ impl Pictures {
     /// How many times a cluster was analysed.
     pub fn analyses(&self) -> u64 {
         self.analyses.count.load(Ordering::Relaxed)
+    }
+
+    /// The same, which also know whether replication accounts are configured.
+    #[must_use]
+    pub fn with_accounts(self, accounts: watch::Receiver<CredentialsByOrigin>) -> Self {
+        Self {
+            accounts: Some(accounts),
+            ..self
+        }
+    }
+
+    fn policy(&self, state: &State, cluster: &Cluster, topology: &Topology, now: Wall) -> Policy {
+        Policy {
+            replication_account: self.has_replication_account(cluster),
+            ..policy_of(state, cluster, &self.settings, topology, now)
+        }
+    }
+
+    /// Whether an account for new replication channels is known for the servers of a cluster; `None` while none of its accounts is.
+    fn has_replication_account(&self, cluster: &Cluster) -> Option<bool> {
+        let origin = cluster.document.clone().unwrap_or(Origin::Api);
+        let known = self.accounts.as_ref()?.borrow().get(&origin)?.replication.is_some();
+        Some(known)
     }
 
     /// The applied state.
@@ -172,7 +198,7 @@ impl Pictures {
         revisions: BTreeMap<InstanceKey, u64>,
         now: Wall,
     ) -> ClusterPicture {
-        let policy = policy_of(state, &cluster, &self.settings, &topology, now);
+        let policy = self.policy(state, &cluster, &topology, now);
         let quarantines = quarantines_of(state, &cluster);
         let is_of_now = |memo: &&Memo| {
             memo.revisions == revisions
@@ -180,10 +206,10 @@ impl Pictures {
                 && memo.recorded_primary == topology.recorded_primary
                 && memo.policy == policy
                 && memo.quarantines == quarantines
-                && !memo
-                    .findings
-                    .iter()
-                    .any(|judged| judged.finding.code.changes_with_time())
+                && !memo.findings.iter().any(|judged| {
+                    let ends_by_itself = matches!(judged.held_back, Some(HeldBack::StartupGrace { .. }));
+                    ends_by_itself || judged.finding.code.changes_with_time()
+                })
         };
         let lock = || self.analyses.memos.lock().unwrap_or_else(PoisonError::into_inner);
         let known = lock()
@@ -253,7 +279,7 @@ impl Pictures {
     /// The same cluster on another topology of it.
     pub fn judge(&self, cluster: &Cluster, topology: Topology) -> ClusterPicture {
         let (state, now) = (self.state(), self.clock.wall());
-        let policy = policy_of(&state, cluster, &self.settings, &topology, now);
+        let policy = self.policy(&state, cluster, &topology, now);
         let findings = self.find(&topology, &policy, &quarantines_of(&state, cluster), now);
         let findings = self.and_lost_successor(&state, cluster, &topology, &policy, findings);
         ClusterPicture {

@@ -14,6 +14,7 @@ use crate::domain::gtid::GtidSet;
 use crate::domain::instance::{BinlogCoordinates, Identity, InstanceFacts, Observation};
 use crate::domain::intent::Origin;
 use crate::domain::key::InstanceKey;
+use crate::domain::settings::ServerSettings;
 use crate::domain::state::{Applied, ClaimToken, Command, Epoch, MemberId, State};
 use crate::domain::time::{Mono, Wall};
 use crate::domain::topology::ClusterId;
@@ -306,6 +307,12 @@ pub trait StepSession: LogSource {
     /// Writes the epoch of the cluster into a table of the user, on a server that takes writes.
     async fn write_epoch(&mut self, table: &EpochTable, row: &EpochRow, deadline: Duration) -> Result<(), StepError>;
 
+    /// Lets the next start of the server be read-only; the running one stays as it is. An error where it cannot be persisted.
+    async fn set_boot_read_only(&mut self, deadline: Duration) -> Result<(), StepError>;
+
+    /// What the server is set to now, and who may do what on it.
+    async fn settings(&mut self, deadline: Duration) -> Result<ServerSettings, StepError>;
+
     /// Releases the lock and closes. Dropping without it closes too.
     async fn end(self: Box<Self>);
 }
@@ -354,6 +361,30 @@ pub struct HookEnd {
 pub trait Hooks: Send + Sync {
     /// Runs one command to its end, at the latest to its deadline. Never fails: the failure is part of the answer.
     async fn run(&self, call: HookCall) -> HookEnd;
+}
+
+/// Who holds the owner's lock on a server (design §4.15).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Owner {
+    /// Nobody.
+    Nobody,
+    /// A session of a member of this group.
+    ThisGroup,
+    /// Anybody else, as `user@host` where that can be seen.
+    Another(String),
+}
+
+/// The lock on each primary that says which group acts on its cluster.
+#[async_trait]
+pub trait OwnerLocks: Send + Sync {
+    /// Looks who holds the lock of a server; with `take` takes it when it is free, without gives back what this member holds.
+    ///
+    /// # Errors
+    /// Why it could not be seen within the deadline (one for connecting, one for looking).
+    async fn look(&self, target: &Target, group: &str, take: bool, deadline: Duration) -> Result<Owner, String>;
+
+    /// Closes what is kept open to a server; a lock that was held is free then.
+    async fn release(&self, instance: &InstanceKey);
 }
 
 // === consensus ===

@@ -28,6 +28,7 @@ impl Recoverer {
         for picture in pictures
             .iter()
             .filter(|picture| picture.policy.old_primary == OldPrimary::Rejoin)
+            .filter(|picture| planner::another_controller(&picture.topology).is_none())
         {
             let waiting = state::lost(&state).filter_map(|(key, _)| picture.topology.get(key));
             for lost in waiting {

@@ -1,5 +1,7 @@
 //! Repairing on the leader: finding → agreement → plan → claim → hands, one recovery per cluster at a time.
 
+mod boot;
+
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -177,6 +179,12 @@ impl Recoverer {
         if finding.code == Code::NoProblem || running {
             return;
         }
+        if finding.code.is_advice() {
+            if self.news_once(&finding.instance, finding.code.as_str(), &finding.description) {
+                info!(instance = %finding.instance, code = %finding.code, "{}: {}", finding.code, finding.description);
+            }
+            return;
+        }
         let held_back = judged.held_back.clone().or_else(|| self.held_back(&finding.instance));
         let Some(held_back) = held_back else {
             if self.news(&finding.instance, finding.code.as_str(), "", 0) {
@@ -218,6 +226,14 @@ impl Recoverer {
                 }
             }
         });
+    }
+
+    /// Whether a piece of advice is new, and has been given for a second. It is not said again.
+    fn news_once(&self, instance: &InstanceKey, code: &'static str, text: &str) -> bool {
+        let key = (instance.clone(), code);
+        let is_said = |said: &Said| said.text == text && said.at.is_some();
+        let known = self.desk().said.get(&key).is_some_and(is_said);
+        !known && self.news(instance, code, text, SETTLE_MILLIS)
     }
 
     /// Whether a text about a finding is new, and has been so for `settle_millis`. The same is said again after a minute.
@@ -464,6 +480,12 @@ impl Recoverer {
     /// Makes a returned primary a replica of the present one.
     pub async fn rejoin(self: &Arc<Self>, key: &str, quarantine: &Quarantine, picture: &ClusterPicture) {
         if self.rests(&quarantine.instance) {
+            return;
+        }
+        if let Some(why) = planner::another_controller(&picture.topology) {
+            if self.news(&quarantine.instance, "rejoin", &why.to_string(), 0) {
+                warn!(instance = %quarantine.instance, "{} does not rejoin: {why}", quarantine.instance);
+            }
             return;
         }
         let (plan, report) = planner::plan_rejoin(quarantine, &picture.topology, &picture.policy);

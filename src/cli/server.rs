@@ -18,7 +18,7 @@ use crate::adapter::hooks::ShellHooks;
 use crate::adapter::http;
 use crate::adapter::kube;
 use crate::adapter::manifests::ManifestDirectory;
-use crate::adapter::mysql::{MySqlBinlogReader, MySqlExecutor, MySqlProber, ProbeSettings};
+use crate::adapter::mysql::{MySqlBinlogReader, MySqlExecutor, MySqlOwnerLocks, MySqlProber, ProbeSettings};
 use crate::adapter::raft::{RaftMember, RaftSettings, Surroundings, Timings};
 use crate::adapter::single::Single;
 use crate::adapter::store::SqliteStore;
@@ -33,6 +33,7 @@ use crate::app::leader::Leader;
 use crate::app::memory::{PositionMemory, PositionStore as _};
 use crate::app::observatory::{Observatory, Places};
 use crate::app::opinions::Eyes;
+use crate::app::ownership::Owners;
 use crate::app::picture::Pictures;
 use crate::app::placing::PlacingDesk;
 use crate::app::ports::{Clock, Consensus, Credentials, CredentialsByOrigin, OpinionSource, Prober, StateStore};
@@ -183,7 +184,9 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
         Arc::clone(&policy),
         settings.recovery.ignore.clone(),
         Arc::clone(&clock),
-    );
+    )
+    .with_accounts(credentials.clone());
+    let credentials_for_locks = credentials.clone();
     let hooks = HookRunner::new(
         Arc::new(ShellHooks::new(&settings.hooks.shell, settings.hooks.hidden.clone())),
         settings.hooks.run.clone(),
@@ -231,6 +234,14 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
         };
         tasks.spawn(injector.run(stop.child_token()));
     }
+    let owners = Owners {
+        locks: Arc::new(MySqlOwnerLocks::new(credentials_for_locks)),
+        pictures: pictures.clone(),
+        observatory: Arc::clone(&observatory),
+        consensus: Arc::clone(&consensus),
+        clock: Arc::clone(&clock),
+    };
+    tasks.spawn(owners.run(stop.child_token()));
     tasks.spawn(plant_seeds(
         settings.clone(),
         Arc::clone(&consensus),
@@ -460,6 +471,7 @@ fn policy_settings(settings: &Settings) -> anyhow::Result<PolicySettings> {
         stalled: recovery.stalled,
         stalled_timeout_millis: u64::try_from(recovery.stalled_timeout.as_millis()).context("StalledPrimarySeconds")?,
         reasonable_lag_seconds: settings.discovery.reasonable_lag.as_secs(),
+        boot_read_only: recovery.boot_read_only,
         loss: promotion.loss,
         loss_timeout_millis: u64::try_from(promotion.loss_timeout.as_millis()).context("LossTimeoutSeconds")?,
         max_promotion_lag_seconds: promotion.max_lag.as_secs(),

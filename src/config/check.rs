@@ -11,7 +11,7 @@ use crate::app::filter::{ClusterFilters, HostnameFilters};
 use crate::app::ports::{Account, TlsMode};
 use crate::domain::epoch_row::EpochTable;
 use crate::domain::key::InstanceKey;
-use crate::domain::policy::{RecoveryQuorum, StalledPrimary};
+use crate::domain::policy::{BootReadOnly, RecoveryQuorum, StalledPrimary};
 
 use super::accepted::ACCEPTED;
 use super::file::File;
@@ -554,6 +554,15 @@ impl Check<'_> {
                     .map_err(|why| self.wrong("EpochTable", why))
                     .ok()
             });
+        let boot_read_only = match keys.BootReadOnly.as_str() {
+            "Enforce" => BootReadOnly::Enforce,
+            "Advise" => BootReadOnly::Advise,
+            "Off" => BootReadOnly::Off,
+            other => {
+                self.wrong("BootReadOnly", format!("`{other}` is none of Enforce, Advise and Off"));
+                BootReadOnly::Advise
+            }
+        };
         RecoverySettings {
             stalled,
             stalled_timeout: Duration::from_secs(self.positive("StalledPrimarySeconds", keys.StalledPrimarySeconds)),
@@ -576,6 +585,7 @@ impl Check<'_> {
             epoch_table,
             concurrency: usize::try_from(self.positive("MaxConcurrentRecoveries", keys.MaxConcurrentRecoveries))
                 .unwrap_or(usize::MAX),
+            boot_read_only,
             quorum,
             member_data_center: keys.MemberDataCenter.clone(),
             transaction_wait: Duration::from_secs(u64::from(keys.TakeoverTransactionWaitSeconds)),

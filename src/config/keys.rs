@@ -248,6 +248,8 @@ keys! {
         TakeoverTransactionWaitSeconds: u32 = 5;
         /// (own key) What becomes of transactions that run longer: `Kill` ends them, `Refuse` ends the takeover.
         TakeoverLongTransactions: String = "Kill".to_owned();
+        /// (own key) What is done about servers that are writable as soon as they start, without a document: `Enforce` (their next start is read-only, and the primary is opened again after one), `Advise` or `Off`.
+        BootReadOnly: String = "Advise".to_owned();
         /// (own key) Who must agree before a failover: `Leader`, `Majority` (of the voters) or `MajorityOfDataCenters` (such a majority, out of more than half of the voters' data centres). Default: `Majority` with `RaftEnabled`, `Leader` otherwise.
         RecoveryQuorum: String = String::new();
         /// (own key) What to do about a primary that accepts connections and answers none: `Observe` or `Failover`, which needs a majority and no replica that receives. It cannot be fenced then.

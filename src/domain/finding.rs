@@ -198,6 +198,21 @@ impl Code {
     }
 }
 
+impl Code {
+    /// Advice: what could be better before something fails. Shown, said once, never a detection.
+    pub fn is_advice(self) -> bool {
+        matches!(
+            self,
+            Self::MissingReplicationCredentials
+                | Self::MissingPrivileges
+                | Self::FenceIneffective
+                | Self::BootsWritable
+                | Self::UnsafeSettings
+                | Self::QuorumInOneDataCenter
+        )
+    }
+}
+
 impl fmt::Display for Code {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())

@@ -76,6 +76,8 @@ fn facts(n: u32, flavour: Flavour, executed: GtidSet) -> InstanceFacts {
         data_center: String::new(),
         region: String::new(),
         environment: String::new(),
+        data_directory: format!("/data/{n}/"),
+        settings: None,
         group_name: String::new(),
         group: None,
         problems: Vec::new(),

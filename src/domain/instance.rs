@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::group_replication::{GroupMember, GroupState};
 use super::gtid::{GtidSet, Origin};
 use super::key::InstanceKey;
+use super::settings::ServerSettings;
 use super::time::Wall;
 use super::version::ServerVersion;
 
@@ -239,7 +240,7 @@ pub struct InstanceFacts {
     pub version_comment: String,
     /// `@@server_id`.
     pub server_id: u32,
-    /// Seconds since the server started.
+    /// Seconds since the server started, at least 1; 0 is unknown.
     #[serde(default)]
     pub uptime_seconds: u64,
     /// When its process began, by its own clock: seconds since 1970. Two looks at one process may differ by a second.
@@ -295,6 +296,12 @@ pub struct InstanceFacts {
     /// Environment; empty when unknown.
     #[serde(default)]
     pub environment: String,
+    /// `@@datadir`.
+    #[serde(default)]
+    pub data_directory: String,
+    /// Settings and rights, read about once a minute; `None` while they were not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub settings: Option<ServerSettings>,
     /// Name of the Group Replication group; empty outside one.
     #[serde(default)]
     pub group_name: String,
@@ -452,6 +459,9 @@ pub struct Instance {
     /// Since when this member has seen the end of its binary log where it is; `None` without a binary log.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub binlog_unmoved_since: Option<Wall>,
+    /// Who has held the owner's lock on it for some seconds and is no member of this group.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub another_controller: Option<String>,
 }
 
 impl Instance {
@@ -466,6 +476,7 @@ impl Instance {
             partial: false,
             latency_micros: 0,
             binlog_unmoved_since: None,
+            another_controller: None,
         }
     }
 
@@ -482,6 +493,13 @@ impl Instance {
     /// The managed channel of the last facts, valid or not.
     pub fn channel(&self) -> Option<&Channel> {
         self.facts.as_ref().and_then(InstanceFacts::managed_channel)
+    }
+
+    /// When its process began, by its last facts, about a second more or less; `None` when that is unknown.
+    pub fn started(&self) -> Option<Wall> {
+        let facts = self.facts.as_ref().filter(|facts| facts.uptime_seconds > 0)?;
+        let millis = i64::try_from(facts.uptime_seconds.saturating_mul(1000)).unwrap_or(i64::MAX);
+        Some(self.last_seen?.plus_millis(-millis))
     }
 
     /// The address that it replicates from by its last facts.

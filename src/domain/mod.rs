@@ -23,6 +23,7 @@ pub mod key;
 pub mod policy;
 pub mod quote;
 pub mod recovery;
+pub mod settings;
 pub mod simulate;
 pub mod state;
 pub mod time;

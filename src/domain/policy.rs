@@ -68,6 +68,18 @@ pub enum StalledPrimary {
     Failover,
 }
 
+/// What to do about servers that are writable as soon as they start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum BootReadOnly {
+    /// Let the next start of every server be read-only, and open the primary again when it comes back so.
+    Enforce,
+    /// Say so.
+    #[default]
+    Advise,
+    /// Nothing.
+    Off,
+}
+
 /// Why no recovery runs although a finding calls for one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -110,6 +122,11 @@ pub enum HeldBack {
         /// Its id.
         uid: String,
     },
+    /// The primary and its replicas have just started, and nobody has seen the primary yet.
+    StartupGrace {
+        /// Until when it may take.
+        until: Wall,
+    },
     /// The finding has no recovery.
     NotActionable,
     /// It is waited for something, told in words.
@@ -143,6 +160,9 @@ impl std::fmt::Display for HeldBack {
             Self::Vetoed { uid, why, .. } => write!(f, "a hook stopped recovery {uid}: {why}"),
             Self::RecoveryRuns { uid } => write!(f, "recovery {uid} of this cluster runs"),
             Self::NotAskedFor { key } => write!(f, "not asked for ({key})"),
+            Self::StartupGrace { .. } => {
+                f.write_str("all replicas have just started, and the primary may still be starting (StartupGrace)")
+            }
             Self::NotActionable => f.write_str("no recovery exists for this finding"),
             Self::Waits(what) => f.write_str(what),
             Self::NoAgreement(why) => write!(f, "members do not agree: {why}"),
@@ -235,6 +255,11 @@ pub struct Policy {
     pub stalled: StalledPrimary,
     /// With [`StalledPrimary::Failover`]: after how long without an answer, milliseconds.
     pub stalled_timeout_millis: u64,
+    /// What to do about servers that are writable as soon as they start.
+    pub boot_read_only: BootReadOnly,
+    /// Whether an account for new replication channels is configured; `None` is unknown.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub replication_account: Option<bool>,
     /// How long an unacknowledged recovery blocks the next one, milliseconds from its end.
     pub block_millis: u64,
     /// Instances of the recoveries that run: what happens to them is part of these.

@@ -185,6 +185,8 @@ fn write_plan(plan: Option<&Plan>, report: &PlanReport, topology: &Topology, out
                 | RecoveryKind::MatchBelow => "follow",
                 RecoveryKind::ResolveErrant => "agree with",
                 RecoveryKind::SemiSync | RecoveryKind::NonWritablePrimary => "keep",
+                RecoveryKind::BootReadOnly => "persist from",
+                RecoveryKind::ReopenPrimary => "reopen",
             };
             writeln!(
                 out,

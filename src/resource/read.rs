@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::domain::declared::{DeclaredCandidate, DeclaredCluster, DeclaredDowntime, ObservedBy, SecretStanding, Tls};
 use crate::domain::intent::{Origin, PromotionRule};
 use crate::domain::key::InstanceKey;
-use crate::domain::policy::{LossPolicy, Mode, OldPrimary};
+use crate::domain::policy::{BootReadOnly, LossPolicy, Mode, OldPrimary};
 use crate::domain::state::Document;
 use crate::domain::time::Wall;
 
@@ -161,6 +161,11 @@ fn declared(spec: &MySQLClusterSpec, origin: Origin) -> Result<DeclaredCluster, 
         old_primary: match recovery.old_primary {
             spec::OldPrimary::Hold => OldPrimary::Hold,
             spec::OldPrimary::Rejoin => OldPrimary::Rejoin,
+        },
+        boot_read_only: match recovery.boot_read_only {
+            spec::BootReadOnly::Enforce => BootReadOnly::Enforce,
+            spec::BootReadOnly::Advise => BootReadOnly::Advise,
+            spec::BootReadOnly::Off => BootReadOnly::Off,
         },
     };
     Ok(DeclaredCluster {

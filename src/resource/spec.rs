@@ -146,6 +146,10 @@ pub struct Recovery {
     /// Rejoin: it becomes a replica.
     #[serde(default)]
     pub old_primary: OldPrimary,
+    /// What is done about servers that are writable as soon as they start. Advise: it is shown; Enforce: their next start is
+    /// read-only, and the primary is opened again after one; Off: nothing.
+    #[serde(default)]
+    pub boot_read_only: BootReadOnly,
 }
 
 impl Default for Recovery {
@@ -156,6 +160,7 @@ impl Default for Recovery {
             loss_policy: None,
             loss_timeout: default_loss_timeout(),
             old_primary: OldPrimary::default(),
+            boot_read_only: BootReadOnly::default(),
         }
     }
 }
@@ -195,6 +200,19 @@ pub enum OldPrimary {
     #[default]
     Hold,
     Rejoin,
+}
+
+/// What is done about servers that are writable as soon as they start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[expect(
+    missing_docs,
+    reason = "a described variant becomes a oneOf in the schema; the field describes the values"
+)]
+pub enum BootReadOnly {
+    Enforce,
+    #[default]
+    Advise,
+    Off,
 }
 
 /// An instance to leave alone for a while.

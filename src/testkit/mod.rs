@@ -7,7 +7,6 @@
 //! - [`scripts`]: the port `Hooks`, with commands that do what the test says, and a list of what was run.
 //! - [`rig`]: members that run the real watcher, recoverer, guard and leader on all that.
 
-mod boot_tests;
 mod clock;
 mod group;
 mod logs;
@@ -17,6 +16,8 @@ mod scripts;
 mod session;
 mod world;
 
+mod boot_read_only_tests;
+mod boot_tests;
 mod failover_tests;
 mod fencer_tests;
 mod guard_tests;

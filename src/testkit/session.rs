@@ -13,6 +13,7 @@ use crate::domain::epoch_row::{EpochRow, EpochTable};
 use crate::domain::gtid::GtidSet;
 use crate::domain::instance::{BinlogCoordinates, Identity, InstanceFacts, Observation, ProbeFailure};
 use crate::domain::key::InstanceKey;
+use crate::domain::settings::ServerSettings;
 
 use super::clock::PausedClock;
 use super::world::{Inner, World};
@@ -298,7 +299,7 @@ impl SimSession {
             let mut inner = self.world.lock();
             inner.settle();
             if self.is_connected(&inner) {
-                if what != "facts" {
+                if what != "facts" && what != "settings" {
                     let line = format!("{} {what} by {}", self.instance, self.member);
                     inner.log.push(line);
                 }
@@ -334,7 +335,9 @@ impl StepSession for SimSession {
     async fn set_read_only(&mut self, deadline: Duration) -> Result<(), StepError> {
         let key = self.instance.clone();
         self.run("set_read_only", deadline, |inner| {
-            inner.servers.get_mut(&key).unwrap().read_only = true;
+            let server = inner.servers.get_mut(&key).unwrap();
+            server.read_only = true;
+            server.read_only_since_boot = false;
         })
         .await
     }
@@ -342,7 +345,9 @@ impl StepSession for SimSession {
     async fn set_writable(&mut self, deadline: Duration) -> Result<(), StepError> {
         let key = self.instance.clone();
         self.run("set_writable", deadline, |inner| {
-            inner.servers.get_mut(&key).unwrap().read_only = false;
+            let server = inner.servers.get_mut(&key).unwrap();
+            server.read_only = false;
+            server.read_only_since_boot = false;
             // Whom nobody reaches cannot be helped, nor one that started this moment: between the last look and this statement.
             let can_be_known = |other: &InstanceKey| {
                 let server = &inner.servers[other];
@@ -503,6 +508,14 @@ impl StepSession for SimSession {
         .await
     }
 
+    async fn set_boot_read_only(&mut self, deadline: Duration) -> Result<(), StepError> {
+        let key = self.instance.clone();
+        self.run("set_boot_read_only", deadline, |inner| {
+            inner.servers.get_mut(&key).unwrap().boots_read_only = true;
+        })
+        .await
+    }
+
     /// All servers of the world count their logs alike, so a place is the same in every one.
     async fn locate(
         &mut self,
@@ -538,6 +551,14 @@ impl StepSession for SimSession {
                 return;
             }
             server.executed = keep.clone();
+        })
+        .await
+    }
+
+    async fn settings(&mut self, deadline: Duration) -> Result<ServerSettings, StepError> {
+        let key = self.instance.clone();
+        self.run("settings", deadline, |inner| {
+            inner.facts(&key).settings.unwrap_or_default()
         })
         .await
     }

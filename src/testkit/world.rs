@@ -12,6 +12,7 @@ use crate::domain::instance::{
     Channel, Identity, InstanceFacts, ProbeFailure, SeenReplica, SemiSync, ThreadError, ThreadState,
 };
 use crate::domain::key::InstanceKey;
+use crate::domain::settings::{Boot, ServerSettings};
 
 use super::session::Fault;
 
@@ -42,6 +43,8 @@ pub(crate) struct Server {
     /// When that life began.
     pub(crate) started: Instant,
     pub(crate) boots_read_only: bool,
+    /// Read-only since its start, touched by no statement.
+    pub(crate) read_only_since_boot: bool,
     pub(crate) read_only: bool,
     /// Its applying thread does nothing, whatever is asked.
     pub(crate) applier_hangs: bool,
@@ -111,6 +114,7 @@ impl World {
                 life: 1,
                 started: Instant::now(),
                 boots_read_only: false,
+                read_only_since_boot: false,
                 read_only: facts.read_only,
                 applier_hangs: false,
                 executed: facts.executed.clone(),
@@ -226,6 +230,7 @@ impl Inner {
         server.life += 1;
         server.started = Instant::now();
         server.read_only = server.boots_read_only;
+        server.read_only_since_boot = server.boots_read_only;
         self.settle();
     }
 
@@ -331,6 +336,15 @@ impl Inner {
             replicas: replicas.collect(),
             uptime_seconds: 1000 * server.life,
             started: i64::try_from(1000 * server.life).ok(),
+            settings: Some(ServerSettings {
+                boot: if server.boots_read_only {
+                    Boot::ReadOnly
+                } else {
+                    Boot::Writable
+                },
+                read_only_since_boot: Some(server.read_only_since_boot),
+                ..ServerSettings::default()
+            }),
             ..server.facts.clone()
         };
         self.by_position(key, facts)

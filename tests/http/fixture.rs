@@ -115,6 +115,8 @@ pub(crate) fn instance(port: u16, source: Option<u16>) -> Instance {
         data_center: String::new(),
         region: String::new(),
         environment: String::new(),
+        data_directory: String::new(),
+        settings: None,
         group_name: String::new(),
         group: None,
         problems: Vec::new(),
@@ -128,6 +130,7 @@ pub(crate) fn instance(port: u16, source: Option<u16>) -> Instance {
         partial: false,
         latency_micros: 23_540,
         binlog_unmoved_since: None,
+        another_controller: None,
     }
 }
 

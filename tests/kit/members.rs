@@ -49,11 +49,22 @@ pub(crate) struct Members {
 impl Members {
     /// Prepares three members on 127.0.0.1, or each in a network namespace of its own. Nothing runs yet.
     pub(crate) fn prepare(run: &Arc<Run>, topology: &Topology, intent: &Intent, net: Option<&Net>) -> Result<Self> {
+        Self::prepare_as("member", run, topology, intent, net)
+    }
+
+    /// The same under another name: a second group on the same servers.
+    pub(crate) fn prepare_as(
+        name: &str,
+        run: &Arc<Run>,
+        topology: &Topology,
+        intent: &Intent,
+        net: Option<&Net>,
+    ) -> Result<Self> {
         let mut leases = Vec::new();
         let mut places: Vec<(Address, Address, Option<Host>)> = Vec::new();
         for number in 1..=MEMBERS {
             places.push(if let Some(net) = net {
-                let host = net.host(&format!("member{number}"))?;
+                let host = net.host(&format!("{name}{number}"))?;
                 let at = |port| Address::new(&host.address, port);
                 (at(3000), at(10_008), Some(host))
             } else {
@@ -82,7 +93,7 @@ impl Members {
             let configuration = configuration(&api, &raft, &nodes, topology, intent);
             list.push(Member::prepare(
                 run,
-                &format!("member{number}"),
+                &format!("{name}{number}"),
                 &api,
                 host,
                 configuration,

@@ -26,3 +26,4 @@ mod returned;
 mod silence;
 mod stage;
 mod takeover;
+mod two_groups;

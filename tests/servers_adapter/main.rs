@@ -12,4 +12,5 @@ mod failover;
 mod failures;
 mod gtid_oracle;
 mod server;
+mod settings;
 mod watched;

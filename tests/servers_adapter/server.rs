@@ -135,6 +135,10 @@ impl Server {
             Software::MySql => "mysqld",
             Software::MariaDb => "mariadbd",
         });
+        if self.software == Software::MySql {
+            // Comes first. With --no-defaults, which it takes the place of, persisted variables are not read either.
+            command.arg("--defaults-file=/dev/null");
+        }
         command.args([
             format!("--datadir={}", path("data")),
             format!("--socket={}", path("s")),

@@ -85,7 +85,8 @@ pub(super) fn assemble(
         version: learned.version.clone(),
         version_comment: learned.variable("version_comment").to_owned(),
         server_id,
-        uptime_seconds: learned.uptime + learned.at.elapsed().as_secs(),
+        // 0 is for what is not known.
+        uptime_seconds: (learned.uptime + learned.at.elapsed().as_secs()).max(1),
         started: started(learned),
         read_only,
         super_read_only: variables.optional(&["super_read_only"]).and_then(|text| as_flag(&text)),
@@ -107,6 +108,8 @@ pub(super) fn assemble(
         data_center: learned.data_center.clone(),
         region: learned.region.clone(),
         environment: learned.environment.clone(),
+        data_directory: learned.variable("datadir").to_owned(),
+        settings: None,
         group_name: learned.variable("group_replication_group_name").to_owned(),
         group,
         problems,

@@ -15,11 +15,13 @@ use crate::domain::instance::{Identity, InstanceFacts, ProbeFailure};
 use crate::domain::key::InstanceKey;
 use crate::domain::recovery::acknowledging::PRIORITY_PART;
 use crate::domain::recovery::pseudo_gtid;
+use crate::domain::settings::ServerSettings;
 use crate::domain::version::ServerVersion;
 
 use super::connection::{self, SqlFailure};
 use super::facts;
-use super::queries::{self, Part, SemiSyncNames};
+use super::queries::{self, Part, SemiSyncNames, SlowPart};
+use super::settings;
 use super::text_row::TextRow;
 
 /// After so long what rarely changes is read again: plugins may have been installed, and places are configured queries.
@@ -130,6 +132,10 @@ pub(super) struct Line {
     instance: InstanceKey,
     settings: Arc<ProbeSettings>,
     learned: Learned,
+    /// Facts were read on it before.
+    is_used: bool,
+    /// What the server is set to, and when that was read.
+    slow: Option<(Instant, ServerSettings)>,
 }
 
 impl Line {
@@ -146,6 +152,8 @@ impl Line {
             instance: instance.clone(),
             settings: Arc::clone(settings),
             learned,
+            is_used: false,
+            slow: None,
         })
     }
 
@@ -160,6 +168,9 @@ impl Line {
     }
 
     /// One full probe: one round trip, and one more for each statement that the server refuses.
+    ///
+    /// Settings are read from the second time on, and then once a minute: a connection that is opened to look at a suspect, or for a
+    /// step, is in a hurry.
     pub(super) async fn facts(&mut self) -> Result<InstanceFacts, SqlFailure> {
         if self.learned.at.elapsed() > LEARN_AGAIN_AFTER {
             self.learned = learn(&mut self.connection, &self.settings)
@@ -175,7 +186,25 @@ impl Line {
         if assembled.has_unreported_replicas {
             self.add_connected_replicas(&mut facts).await?;
         }
+        let is_due = self
+            .slow
+            .as_ref()
+            .is_none_or(|(read, _)| read.elapsed() > LEARN_AGAIN_AFTER);
+        if self.is_used && is_due {
+            self.slow = Some((Instant::now(), self.server_settings().await?));
+        }
+        self.is_used = true;
+        facts.settings = self.slow.as_ref().map(|(_, settings)| settings.clone());
         Ok(facts)
+    }
+
+    /// What the server is set to now, and who may do what on it.
+    pub(super) async fn server_settings(&mut self) -> Result<ServerSettings, SqlFailure> {
+        let (parts, statements): (Vec<SlowPart>, Vec<String>) =
+            queries::slow_parts(&self.learned.dialect).into_iter().unzip();
+        let together = statements.join("; ").into();
+        let answers = answers(&mut self.connection, &statements, together).await?;
+        Ok(settings::assemble(&self.learned, parts.into_iter().zip(answers)))
     }
 
     /// Replicas that tell no address of their own are known by their connections only.

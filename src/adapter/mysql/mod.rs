@@ -19,13 +19,16 @@ mod group;
 mod handover;
 mod line;
 mod log_events;
+mod owner;
 mod prober;
 mod queries;
 mod replication;
 mod session;
+mod settings;
 mod text_row;
 
 pub use self::binlog::MySqlBinlogReader;
 pub use self::executor::MySqlExecutor;
 pub use self::line::ProbeSettings;
+pub use self::owner::MySqlOwnerLocks;
 pub use self::prober::MySqlProber;

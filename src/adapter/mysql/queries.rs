@@ -12,7 +12,8 @@ pub(super) const FIRST_CONTACT: &str = "SET SESSION sql_mode = '', autocommit = 
      SHOW GLOBAL VARIABLES WHERE Variable_name IN ('version', 'version_comment', 'hostname', 'port', 'report_host', 'report_port', \
      'server_uuid', 'log_bin', 'log_slave_updates', 'log_replica_updates', 'performance_schema', 'group_replication_group_name', \
      'server_id', 'read_only', 'super_read_only', 'binlog_format', 'binlog_row_image', 'gtid_mode', 'gtid_executed', 'gtid_purged', \
-     'gtid_binlog_state', 'gtid_slave_pos', 'group_replication_single_primary_mode') OR Variable_name LIKE 'rpl_semi_sync_%'; \
+     'gtid_binlog_state', 'gtid_slave_pos', 'datadir', 'sync_binlog', 'innodb_flush_log_at_trx_commit', 'relay_log_recovery', \
+     'replica_net_timeout', 'slave_net_timeout', 'group_replication_single_primary_mode') OR Variable_name LIKE 'rpl_semi_sync_%'; \
      SHOW GLOBAL STATUS LIKE 'Uptime'; SELECT UNIX_TIMESTAMP()";
 
 /// Where the results of [`FIRST_CONTACT`] stand among its statements: variables, status, the server's clock.
@@ -25,6 +26,44 @@ pub(super) const FIRST_CONTACT_CLOCK: usize = 3;
 /// Whether the server shows the replication account with its password. Many accounts of ours may not read the table.
 pub(super) const REPLICATION_CREDENTIALS: &str =
     "SELECT COUNT(*) FROM mysql.slave_master_info WHERE User_name <> '' AND User_password <> ''";
+
+/// What is asked for about once a minute, beyond what [`FIRST_CONTACT`] tells, in the order to be sent. Some of it many accounts of
+/// ours may not read: an error makes that one part unknown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum SlowPart {
+    /// The account that let us in.
+    Account,
+    /// What it may do.
+    Grants,
+    /// How often the source says that it is there.
+    Heartbeat,
+    /// Read-only at the next start.
+    Persisted,
+    /// Where the present value of read-only comes from.
+    Sources,
+    /// Accounts that `read_only` does not stop.
+    PastReadOnly,
+}
+
+/// The statements of the slow part of the facts. The one that fails most often comes last: those behind a failed one are sent again.
+pub(super) fn slow_parts(dialect: &Dialect) -> Vec<(SlowPart, String)> {
+    let mut parts = vec![
+        (SlowPart::Account, dialect.select_own_account().to_owned()),
+        (SlowPart::Grants, dialect.show_grants().to_owned()),
+    ];
+    let of_boot = [
+        (SlowPart::Persisted, dialect.select_persisted_read_only()),
+        (SlowPart::Sources, dialect.select_read_only_sources()),
+    ];
+    parts.extend(
+        of_boot
+            .into_iter()
+            .filter_map(|(part, statement)| Some((part, statement?.to_owned()))),
+    );
+    parts.push((SlowPart::Heartbeat, dialect.select_heartbeat_period().to_owned()));
+    parts.push((SlowPart::PastReadOnly, dialect.select_accounts_past_read_only()));
+    parts
+}
 
 /// The variables that every probe reads, in order, where they exist; the column of each has its name.
 const MEASURED: [&str; 11] = [

@@ -15,6 +15,7 @@ use crate::domain::epoch_row::{EpochRow, EpochTable};
 use crate::domain::gtid::GtidSet;
 use crate::domain::instance::{BinlogCoordinates, Channel, InstanceFacts};
 use crate::domain::key::InstanceKey;
+use crate::domain::settings::ServerSettings;
 
 use super::channel;
 use super::connection::SqlFailure;
@@ -377,6 +378,18 @@ impl StepSession for MySqlSession {
         self.send_as(&what, &statement, Instant::now() + deadline)
             .await
             .map(drop)
+    }
+
+    async fn set_boot_read_only(&mut self, deadline: Duration) -> Result<(), StepError> {
+        match self.dialect.set_boot_read_only(true) {
+            Some(statement) => self.send(statement, Instant::now() + deadline).await.map(drop),
+            None => Err(self.refused("boot read-only", 0, "this server persists no variables".to_owned())),
+        }
+    }
+
+    async fn settings(&mut self, deadline: Duration) -> Result<ServerSettings, StepError> {
+        let end = Instant::now() + deadline;
+        self.on_line("reading its settings", end, Line::server_settings).await
     }
 
     async fn end(mut self: Box<Self>) {

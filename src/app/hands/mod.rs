@@ -1,5 +1,6 @@
 //! The hands of one recovery: runs the steps that it is told, each after the right to act was proved, and takes no decision.
 
+mod boot;
 mod by_position;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -90,6 +90,17 @@ pub fn is_failing_to_connect(replica: &Instance) -> bool {
     valid_channel(replica).is_some_and(Channel::is_failing_to_connect)
 }
 
+/// It answers, and has not been connected to its source since its own start: it tries in vain, or was not told to try. MySQL says "Error
+/// connecting to source", MariaDB "error connecting to master"; once they were connected both say "reconnecting".
+pub fn never_met_its_source(replica: &Instance) -> bool {
+    let Some(channel) = valid_channel(replica) else {
+        return false;
+    };
+    let tries_anew = channel.io_error.message.contains("rror connecting to ");
+    let was_not_told = channel.io == ThreadState::Stopped && channel.io_error.number == 0;
+    (tries_anew && channel.is_failing_to_connect()) || was_not_told
+}
+
 /// It lags more than is reasonable, beyond what it delays on purpose. Lag that the server does not tell is unknown, not lag.
 fn is_lagging(replica: &Instance, policy: &Policy) -> bool {
     replica.channel().is_some_and(|channel| {

@@ -6,6 +6,8 @@
 //! - [`evidence`]: what was counted over the direct replicas.
 //! - [`silence`]: what tells a primary that is cut off from everybody from one that only we do not reach.
 //! - [`structure`]: warnings about the shape of the topology.
+//! - [`settings`], [`identity`]: what a server's own settings, rights and identity say; advice that triggers nothing.
+//! - [`startup`]: whether a primary is perhaps still starting.
 //! - [`opinion`]: what a member answers when it is asked about a suspect, and when the members agree.
 //!
 //! The codes are orchestrator's, and so are their conditions, but for these:
@@ -34,12 +36,16 @@ use super::topology::Topology;
 pub mod co_primary;
 pub mod evidence;
 pub mod group;
+pub mod identity;
 pub mod intermediate;
 pub mod node;
 pub mod opinion;
 pub mod primary;
 pub mod semi_sync;
+mod servers;
+mod settings;
 pub mod silence;
+pub mod startup;
 pub mod structure;
 
 pub use node::{current_primary, group_primary, other_writable_tops};
@@ -84,6 +90,7 @@ pub fn findings(topology: &Topology, policy: &Policy, quarantines: &[Quarantine]
             found.push(finding(topology, policy, key, code, description, evidence, structure));
         }
     }
+    found.extend(servers::findings(topology, policy));
     found.sort_by(|left, right| (left.code, &left.instance).cmp(&(right.code, &right.instance)));
     found
 }

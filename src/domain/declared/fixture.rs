@@ -44,6 +44,7 @@ pub(crate) fn document(namespace: &str, name: &str) -> DeclaredCluster {
             loss: crate::domain::policy::LossPolicy::Allow,
             loss_timeout_millis: 60_000,
             old_primary: crate::domain::policy::OldPrimary::Hold,
+            boot_read_only: crate::domain::policy::BootReadOnly::Advise,
         },
         created: Some(Wall(NOW.0 - 1_000_000)),
         downtime: Vec::new(),

@@ -287,7 +287,7 @@ fn problems(instance: &Instance, role: Role, quarantine: Option<&Quarantine>, fi
         }
     }
     for finding in findings.iter().filter(|finding| finding.instance == instance.key) {
-        if finding.code != Code::NoProblem {
+        if finding.code != Code::NoProblem && !finding.code.is_advice() {
             problems.push(format!("{}: {}", finding.code, finding.description));
         }
         problems.extend(finding.structure.iter().map(|warning| format!("{warning:?}")));
@@ -320,7 +320,7 @@ fn running(picture: &ClusterPicture, state: &State) -> Option<RecoveryStatus> {
     let cause = picture
         .findings
         .iter()
-        .filter(|finding| finding.code != Code::NoProblem)
+        .filter(|finding| finding.code != Code::NoProblem && !finding.code.is_advice())
         .min_by_key(|finding| (!finding.code.is_actionable(), finding.code))?;
     Some(RecoveryStatus {
         uid: None,

@@ -15,10 +15,14 @@
 mod errant;
 #[cfg(test)]
 mod golden_tests;
+mod ownership;
+mod privileges;
 mod replication;
 mod semi_sync;
 mod source;
 
+pub use self::ownership::OWNER_LOCK;
+pub use self::privileges::Need;
 pub use self::semi_sync::{SemiSyncReplicaNames, SemiSyncSourceNames};
 pub use self::source::{ChangeSource, SourcePosition, SourceTls, Statement};
 

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::analysis::current_primary;
 use super::analysis::evidence::is_receiving;
+use super::analysis::startup::startup_grace;
 use super::finding::{Code, Finding};
 use super::gtid::GtidSet;
 use super::instance::Instance;
@@ -115,6 +116,12 @@ pub fn explain<'a>(
         .unwrap_or_default();
     obstacles.extend(rehearsal.obstacle.clone());
     let plan = rehearsal.plan.as_ref();
+    let findings: Vec<_> = findings.into_iter().collect();
+    // Its first step on the successor would be refused.
+    obstacles.extend(findings.iter().filter_map(|(finding, _)| {
+        let is_successor = plan.is_some_and(|plan| plan.successor == finding.instance);
+        (is_successor && finding.code == Code::MissingPrivileges).then(|| finding.description.clone())
+    }));
     Explanation {
         cluster: topology.cluster.0.clone(),
         name: topology.cluster_name.clone(),
@@ -172,9 +179,13 @@ fn held(primary: &InstanceKey, topology: &Topology, policy: &Policy) -> Vec<Stri
         .find(|(downtimed, _)| topology.resolve(downtimed) == primary)
         .map(|(_, why)| format!("{primary} is {why}"));
     let general = policy.held_back.as_ref().map(ToString::to_string);
+    let controlled = planner::another_controller(topology).map(|why| why.to_string());
+    let grace = startup_grace(topology, primary).map(|until| HeldBack::StartupGrace { until }.to_string());
     general
         .into_iter()
         .chain(downtime)
+        .chain(controlled)
+        .chain(grace)
         .chain(read_only(primary, topology, policy))
         .collect()
 }

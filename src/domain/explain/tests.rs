@@ -4,6 +4,7 @@ use crate::domain::instance::Instance;
 use crate::domain::intent::PromotionRule;
 use crate::domain::policy::{HeldBack, LossPolicy, Policy};
 use crate::domain::recovery::planner::held_back;
+use crate::domain::settings::{Privileges, ServerSettings};
 
 use super::{Explanation, explain};
 
@@ -208,4 +209,65 @@ fn a_read_only_primary_is_an_obstacle_with_its_reason() {
         ..Policy::default()
     };
     assert!(explained([read_only(), behind()], &held).ready);
+}
+
+#[test]
+fn another_controller_and_missing_privileges_are_named_before_anything_breaks() {
+    let owned = Instance {
+        another_controller: Some("ham4db@10.0.0.9".to_owned()),
+        ..primary(1, "1:1-100")
+    };
+    let told = explained([owned, replica(2, 1, "1:1-100")], &Policy::default());
+    assert!(!told.ready);
+    assert!(
+        told.obstacles.iter().any(|why| why.contains("ham4db@10.0.0.9")),
+        "{told}"
+    );
+
+    let poor = |n: u32| {
+        replica(n, 1, "1:1-100").facts(|facts| {
+            facts.settings = Some(ServerSettings {
+                account: "ham4db@%".to_owned(),
+                privileges: Some(Privileges::default()),
+                ..ServerSettings::default()
+            });
+        })
+    };
+    let told = explained(
+        [primary(1, "1:1-100"), poor(2), replica(3, 1, "1:1-90")],
+        &Policy::default(),
+    );
+    assert_eq!((told.ready, &told.successor), (false, &Some(key(2))));
+    assert!(
+        told.obstacles.iter().any(|why| why.contains("SYSTEM_VARIABLES_ADMIN")),
+        "{told}"
+    );
+    // One that would only follow is said among what is wrong, and stops nothing.
+    let told = explained(
+        [primary(1, "1:1-100"), replica(2, 1, "1:1-100"), poor(3)],
+        &Policy::default(),
+    );
+    assert!(told.ready, "{told}");
+    assert!(
+        told.findings.iter().any(|held| held.code == "MissingPrivileges"),
+        "{told}"
+    );
+}
+
+#[test]
+fn a_primary_that_may_still_be_starting_is_said_to_have_its_time() {
+    let restarted = |n: u32| {
+        replica(n, 1, "1:1-100")
+            .cut()
+            .facts(|facts| facts.uptime_seconds = 10)
+            .channel(|channel| {
+                channel.io_error.message = "Error connecting to source 'repl@db1:3306'".to_owned();
+            })
+    };
+    let told = explained(
+        [Instance::unseen(key(1)), restarted(2), restarted(3)],
+        &Policy::default(),
+    );
+    assert!(!told.ready);
+    assert!(told.obstacles.iter().any(|why| why.contains("start")), "{told}");
 }

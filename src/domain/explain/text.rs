@@ -62,7 +62,7 @@ impl Explanation {
             (Some(successor), false) => {
                 writeln!(
                     f,
-                    "NOT READY: if {primary} died now, nothing would be done; {successor} could be promoted"
+                    "NOT READY: if {primary} died now, it would not be replaced; {successor} could be promoted"
                 )?;
                 list(f, "because:", self.obstacles.iter().cloned())
             }

@@ -155,7 +155,11 @@ pub fn lists_of(kind: RecoveryKind) -> KindLists {
             command: "graceful-master-takeover",
         },
         // Orchestrator never attaches an old primary by itself, and calls nothing when a replica is moved: its scripts expect no call.
-        RecoveryKind::Rejoin | RecoveryKind::ResolveErrant | RecoveryKind::MatchBelow => KindLists {
+        RecoveryKind::Rejoin
+        | RecoveryKind::ResolveErrant
+        | RecoveryKind::MatchBelow
+        | RecoveryKind::BootReadOnly
+        | RecoveryKind::ReopenPrimary => KindLists {
             before: &[],
             succeeded: &[],
             failed: &[],

@@ -10,6 +10,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::domain::analysis::identity::twin_of;
 use crate::domain::gtid::GtidSet;
 use crate::domain::instance::{Instance, InstanceFacts};
 use crate::domain::key::InstanceKey;
@@ -314,7 +315,13 @@ fn followers(
         .filter(|replica| topology.source_of(replica) == Some(victim) || moment.moved.contains(&replica.key))
         .filter(|replica| replica.key != *victim && replica.key != best.candidate.instance.key)
     {
-        match obstacle(replica, best, holdings) {
+        let twin = twin_of(topology, replica).map(|(twin, why)| {
+            RefusalReason::Unknown(format!(
+                "{} has the same identity and is another server ({why})",
+                twin.key
+            ))
+        });
+        match twin.or_else(|| obstacle(replica, best, holdings)) {
             None => {
                 followers.insert(replica.key.clone());
             }

@@ -50,6 +50,8 @@ pub fn lint(plan: &Plan, topology: &Topology) -> Vec<String> {
         RecoveryKind::SemiSync => living::check_semi_sync(plan, topology, &mut wrong),
         RecoveryKind::NonWritablePrimary => living::check_make_writable(plan, topology, &mut wrong),
         RecoveryKind::MatchBelow => relocate::check_match(plan, topology, &mut wrong),
+        RecoveryKind::BootReadOnly => check_boot_read_only(plan, &mut wrong),
+        RecoveryKind::ReopenPrimary => check_reopening(plan, topology, &mut wrong),
     }
     wrong
 }
@@ -74,6 +76,8 @@ fn touched(step: &Step) -> BTreeSet<&InstanceKey> {
         Step::InjectEmpty { primary: one, .. }
         | Step::ResetGtids { instance: one, .. }
         | Step::MakeWritable { primary: one } => BTreeSet::from([one]),
+        Step::PersistReadOnly { servers } => servers.iter().collect(),
+        Step::CheckBoot { primary } => BTreeSet::from([primary]),
     }
 }
 
@@ -86,7 +90,13 @@ fn check_instances(plan: &Plan, wrong: &mut Vec<String>) {
             ));
         }
     }
-    let stays = matches!(plan.kind, RecoveryKind::SemiSync | RecoveryKind::NonWritablePrimary);
+    let stays = matches!(
+        plan.kind,
+        RecoveryKind::SemiSync
+            | RecoveryKind::NonWritablePrimary
+            | RecoveryKind::BootReadOnly
+            | RecoveryKind::ReopenPrimary
+    );
     if plan.successor == plan.victim && !stays {
         wrong.push(format!("{} would succeed itself", plan.victim));
     }
@@ -111,6 +121,8 @@ fn place(step: &Step) -> (u8, &'static str) {
         Step::ResetGtids { .. } => (11, "reset"),
         Step::Acknowledge { .. } => (12, "semi-sync"),
         Step::MakeWritable { .. } => (13, "make writable"),
+        Step::PersistReadOnly { .. } => (14, "boot read-only"),
+        Step::CheckBoot { .. } => (15, "check boot"),
     }
 }
 
@@ -151,7 +163,9 @@ fn check_roles(plan: &Plan, topology: &Topology, wrong: &mut Vec<String>) {
             Step::InjectEmpty { .. }
             | Step::ResetGtids { .. }
             | Step::Acknowledge { .. }
-            | Step::MakeWritable { .. } => {
+            | Step::MakeWritable { .. }
+            | Step::PersistReadOnly { .. }
+            | Step::CheckBoot { .. } => {
                 wrong.push(format!("`{}` has no place in a failover", step.describe()));
                 continue;
             }
@@ -423,5 +437,30 @@ fn check_takeover(plan: &Plan, topology: &Topology, wrong: &mut Vec<String>) {
         if followers.contains(&replica.key) == is_left {
             wrong.push(format!("{} must either follow or be left behind", replica.key));
         }
+    }
+}
+
+fn check_boot_read_only(plan: &Plan, wrong: &mut Vec<String>) {
+    if !matches!(plan.steps.as_slice(), [Step::PersistReadOnly { servers }] if *servers == plan.instances) {
+        wrong.push("what servers are after their next start is one step, on all that are claimed".to_owned());
+    }
+}
+
+fn check_reopening(plan: &Plan, topology: &Topology, wrong: &mut Vec<String>) {
+    let is_as_wanted = matches!(
+        plan.steps.as_slice(),
+        [Step::CheckBoot { primary }, Step::Open { successor }] if *primary == plan.victim && *successor == plan.victim
+    );
+    if !is_as_wanted || plan.successor != plan.victim || plan.victim_identity.is_some() {
+        wrong.push("a reopening is: check the primary, then open it, and nobody takes its place".to_owned());
+    }
+    if current_primary(topology).as_ref() != Some(&plan.successor) {
+        wrong.push(format!("{} is not the primary", plan.successor));
+    }
+    for other in other_writable_tops(topology, &plan.successor) {
+        wrong.push(format!(
+            "{other} is a writable primary of the cluster: opening {} makes two",
+            plan.successor
+        ));
     }
 }

@@ -90,6 +90,16 @@ pub enum Step {
         /// All that follow it.
         replicas: BTreeSet<InstanceKey>,
     },
+    /// Lets the next start of these servers be read-only, in parallel; the running ones stay as they are.
+    PersistReadOnly {
+        /// All that would start writable.
+        servers: BTreeSet<InstanceKey>,
+    },
+    /// Looks whether a primary is read-only since its last start and by its own settings: a statement is a person's wish.
+    CheckBoot {
+        /// Which.
+        primary: InstanceKey,
+    },
     /// Waits until each of these has applied all that it received, told without GTIDs, side by side.
     ApplyAll {
         /// The successor and all that will follow it.
@@ -170,6 +180,8 @@ impl Step {
                 "reset: {instance} forgets its binary logs and has executed {}",
                 excerpt(keep)
             ),
+            Self::PersistReadOnly { servers } => format!("boot read-only from the next start on: {}", list(servers)),
+            Self::CheckBoot { primary } => format!("check that {primary} is read-only since its start"),
             Self::Repoint { successor, replicas } => format!("repoint {} to {successor}", list(replicas)),
             Self::ApplyAll { replicas } => format!("drain: {} apply all that they received", list(replicas)),
             Self::Locate { successor, replicas } => {
@@ -220,6 +232,10 @@ pub enum RecoveryKind {
     NonWritablePrimary,
     /// A person had a replica put below another server by Pseudo-GTID.
     MatchBelow,
+    /// Servers that would start writable start read-only from now on.
+    BootReadOnly,
+    /// The primary has started read-only, and is opened again.
+    ReopenPrimary,
 }
 
 /// Which recovery each actionable finding calls for.
@@ -258,8 +274,13 @@ impl RecoveryKind {
             .map(|(_, kind)| *kind)
     }
 
-    /// Whether it ends with another server as the cluster's primary. Only such a recovery commits an Open entry, changes the recorded
-    /// primary and leaves the victim in quarantine.
+    /// Whether it makes a server writable, and so commits an Open entry.
+    pub fn opens_a_server(self) -> bool {
+        self.replaces_primary() || self == Self::ReopenPrimary
+    }
+
+    /// Whether it ends with another server as the cluster's primary. Only such a recovery changes the recorded primary and leaves the
+    /// victim in quarantine.
     pub fn replaces_primary(self) -> bool {
         match self {
             Self::DeadPrimary | Self::DeadPrimaryByPosition | Self::Takeover => true,
@@ -269,7 +290,9 @@ impl RecoveryKind {
             | Self::SemiSync
             | Self::NonWritablePrimary
             | Self::ResolveErrant
-            | Self::MatchBelow => false,
+            | Self::MatchBelow
+            | Self::BootReadOnly
+            | Self::ReopenPrimary => false,
         }
     }
 
@@ -282,7 +305,13 @@ impl RecoveryKind {
             | Self::IntermediatePrimary
             | Self::GroupMember
             | Self::NonWritablePrimary => true,
-            Self::Rejoin | Self::ResolveErrant | Self::Takeover | Self::SemiSync | Self::MatchBelow => false,
+            Self::Rejoin
+            | Self::ResolveErrant
+            | Self::Takeover
+            | Self::SemiSync
+            | Self::MatchBelow
+            | Self::BootReadOnly
+            | Self::ReopenPrimary => false,
         }
     }
 
@@ -297,7 +326,9 @@ impl RecoveryKind {
             | Self::SemiSync
             | Self::NonWritablePrimary
             | Self::ResolveErrant
-            | Self::MatchBelow => true,
+            | Self::MatchBelow
+            | Self::BootReadOnly
+            | Self::ReopenPrimary => true,
         }
     }
 }

@@ -33,7 +33,7 @@ pub(super) fn grant(
         .clusters
         .get_mut(&claim.plan.cluster)
         .ok_or_else(|| RefusedCommand::Unknown(format!("cluster {}", claim.plan.cluster)))?;
-    if claim.plan.kind.replaces_primary()
+    if claim.plan.kind.opens_a_server()
         && cluster
             .primary
             .as_ref()
@@ -58,11 +58,16 @@ pub(super) fn grant(
     }
     // When nobody saw the victim, its record still says who it is; without that it could not be quarantined.
     let mut plan = claim.plan.clone();
-    if plan.victim_identity.is_none() {
+    if plan.victim_identity.is_none() && plan.kind.replaces_primary() {
         let recorded = cluster.primary.as_ref();
         plan.victim_identity = recorded
             .filter(|primary| primary.instance == plan.victim)
             .map(|primary| primary.identity.clone());
+    }
+    // Whoever is held must not be opened, whatever a member that lags behind believes.
+    let held = quarantine_key(&claim.plan.cluster, &claim.plan.successor_identity);
+    if claim.plan.kind == RecoveryKind::ReopenPrimary && state.quarantines.contains_key(&held) {
+        return Err(RefusedCommand::NotPrimary(claim.plan.victim.clone()));
     }
     cluster.epoch = cluster.epoch.max(claim.above) + 1;
     let epoch = cluster.epoch;
@@ -237,7 +242,7 @@ pub(super) fn open(
     let now = state.clock;
     let recovery = current(state, token)?;
     let uid = &token.uid;
-    if !recovery.plan.kind.replaces_primary() {
+    if !recovery.plan.kind.opens_a_server() {
         return Err(RefusedCommand::OutOfOrder(format!("recovery {uid} opens nobody")));
     }
     match &recovery.phase {

@@ -8,7 +8,8 @@ use crate::domain::instance::{Identity, is_same_process};
 use crate::domain::intent::{Intent, Origin, PromotionRule, Wish};
 use crate::domain::key::InstanceKey;
 use crate::domain::policy::{
-    HeldBack, LossPolicy, Mode, OldPrimary, Policy, RecentRepair, StalledPrimary, TakeoverTerms, Unapplied,
+    BootReadOnly, HeldBack, LossPolicy, Mode, OldPrimary, Policy, RecentRepair, StalledPrimary, TakeoverTerms,
+    Unapplied,
 };
 use crate::domain::recovery::plan::{RecoveryKind, Step};
 use crate::domain::time::Wall;
@@ -112,6 +113,8 @@ pub struct PolicySettings {
     pub stalled: StalledPrimary,
     /// `StalledPrimarySeconds`, milliseconds.
     pub stalled_timeout_millis: u64,
+    /// What to do about servers that start writable, without a document.
+    pub boot_read_only: BootReadOnly,
     /// `ReasonableReplicationLagSeconds`.
     pub reasonable_lag_seconds: u64,
     /// How long a successor may take to apply what it received, milliseconds.
@@ -149,6 +152,7 @@ impl Default for PolicySettings {
             locked_semi_sync_millis: 10_000,
             stalled: StalledPrimary::Observe,
             stalled_timeout_millis: 30_000,
+            boot_read_only: BootReadOnly::Advise,
             reasonable_lag_seconds: 10,
             catch_up_millis: 60_000,
             max_promotion_lag_seconds: 0,
@@ -197,6 +201,8 @@ pub fn policy_of(
         old_primary: document.map_or(settings.old_primary, |document| document.old_primary),
         stalled: settings.stalled,
         stalled_timeout_millis: settings.stalled_timeout_millis,
+        boot_read_only: document.map_or(settings.boot_read_only, |document| document.boot_read_only),
+        replication_account: None,
         block_millis,
         in_recovery: in_recovery(state, cluster),
         quarantined: quarantined(state, cluster, topology),

@@ -52,6 +52,7 @@ fn document() -> Document {
         loss: LossPolicy::Refuse,
         loss_timeout_millis: 0,
         old_primary: OldPrimary::Rejoin,
+        boot_read_only: crate::domain::policy::BootReadOnly::Off,
     }
 }
 

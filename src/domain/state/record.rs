@@ -10,7 +10,7 @@ use crate::domain::hooks::HookLedger;
 use crate::domain::instance::Identity;
 use crate::domain::intent::Origin;
 use crate::domain::key::InstanceKey;
-use crate::domain::policy::{HeldBack, LossPolicy, Mode, OldPrimary};
+use crate::domain::policy::{BootReadOnly, HeldBack, LossPolicy, Mode, OldPrimary};
 use crate::domain::recovery::plan::{Plan, PlanReport, Refusal};
 use crate::domain::recovery::receipt::FenceReceipt;
 use crate::domain::time::Wall;
@@ -128,6 +128,9 @@ pub struct Document {
     /// `spec.recovery.oldPrimary`.
     #[serde(default)]
     pub old_primary: OldPrimary,
+    /// `spec.recovery.bootReadOnly`.
+    #[serde(default)]
+    pub boot_read_only: BootReadOnly,
 }
 
 /// How far a recovery got. Claimed and Opened are committed before their effects (design §4.2).

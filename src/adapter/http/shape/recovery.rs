@@ -101,6 +101,8 @@ impl RecoveryShape {
             RecoveryKind::Rejoin => ("Rejoin", "NotMasterRecovery"),
             RecoveryKind::ResolveErrant => ("ResolveErrant", "NotMasterRecovery"),
             RecoveryKind::MatchBelow => ("MatchBelow", "NotMasterRecovery"),
+            RecoveryKind::BootReadOnly => ("BootReadOnly", "NotMasterRecovery"),
+            RecoveryKind::ReopenPrimary => ("ReopenPrimary", "NotMasterRecovery"),
         };
         Self {
             id: recovery.id,

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::domain::analysis::evidence::is_receiving;
+use crate::domain::analysis::startup::startup_grace;
 use crate::domain::analysis::{current_primary, is_silent, other_writable_tops};
 use crate::domain::finding::{Code, Finding};
 use crate::domain::gtid::GtidSet;
@@ -12,6 +13,7 @@ use crate::domain::policy::{HeldBack, Policy};
 use crate::domain::time::Wall;
 use crate::domain::topology::Topology;
 
+mod boot;
 pub(super) mod by_position;
 mod designated;
 mod errant;
@@ -25,6 +27,8 @@ mod silent;
 mod successor;
 mod takeover;
 
+pub(super) use boot::check_reopen;
+pub use boot::{plan_boot_read_only, plan_reopen};
 use designated::choose_designated;
 pub use errant::{MOST_INJECTED, plan_errant};
 pub use forced::plan_forced;
@@ -85,11 +89,23 @@ pub fn held_back(finding: &Finding, topology: &Topology, policy: &Policy) -> Opt
             uid: recent.uid.clone(),
             until: recent.until,
         });
-    general
+    let grace = || startup_grace(topology, key).map(|until| HeldBack::StartupGrace { until });
+    let controlled = || another_controller(topology);
+    let held = general
         .clone()
         .or_else(|| not_asked_for(finding.code, key, policy))
         .or(recent)
-        .or_else(|| downtime.or_else(of_replicas).cloned())
+        .or_else(|| downtime.or_else(of_replicas).cloned());
+    held.or_else(controlled).or_else(grace)
+}
+
+/// Another controller owns the primary, or did until that failed: its cluster is not ours to repair.
+pub fn another_controller(topology: &Topology) -> Option<HeldBack> {
+    let primary = current_primary(topology)?;
+    let who = topology.get(&primary)?.another_controller.clone()?;
+    Some(HeldBack::OwnedByAnotherGroup(format!(
+        "{who} holds the lock on {primary}"
+    )))
 }
 
 /// The key that would have to be set, where a repair is made only when asked for.
@@ -162,7 +178,9 @@ pub fn plan_as_asked(
             | RecoveryKind::Rejoin
             | RecoveryKind::ResolveErrant
             | RecoveryKind::Takeover
-            | RecoveryKind::MatchBelow,
+            | RecoveryKind::MatchBelow
+            | RecoveryKind::BootReadOnly
+            | RecoveryKind::ReopenPrimary,
         )
         | None => {}
     }
@@ -538,6 +556,10 @@ pub(super) fn keep_within(steps: &mut Vec<Step>, instances: &BTreeSet<InstanceKe
             replicas.retain(|key, _| instances.contains(key));
             !replicas.is_empty()
         }
+        Step::PersistReadOnly { servers } => {
+            servers.retain(|key| instances.contains(key));
+            !servers.is_empty()
+        }
         Step::Fence { .. }
         | Step::Feed { .. }
         | Step::Demote { .. }
@@ -549,6 +571,7 @@ pub(super) fn keep_within(steps: &mut Vec<Step>, instances: &BTreeSet<InstanceKe
         | Step::Match { .. }
         | Step::InjectEmpty { .. }
         | Step::ResetGtids { .. }
-        | Step::MakeWritable { .. } => true,
+        | Step::MakeWritable { .. }
+        | Step::CheckBoot { .. } => true,
     });
 }

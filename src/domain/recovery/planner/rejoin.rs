@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use crate::domain::analysis::current_primary;
 use crate::domain::analysis::evidence::is_receiving;
+use crate::domain::analysis::identity::twin_of;
 use crate::domain::finding::Code;
 use crate::domain::instance::{Instance, InstanceFacts};
 use crate::domain::key::InstanceKey;
@@ -70,6 +71,7 @@ fn rejoin(quarantine: &Quarantine, topology: &Topology, policy: &Policy) -> Resu
         .get(&primary)
         .and_then(Instance::valid_facts)
         .ok_or_else(|| format!("{primary} does not answer"))?;
+    check_twin(topology, returned)?;
     check_rejoin(facts, source).map_err(|why| format!("{}: {why}", returned.key))?;
     Ok(Plan {
         kind: RecoveryKind::Rejoin,
@@ -136,6 +138,7 @@ fn reattach(lost: &InstanceKey, topology: &Topology, policy: &Policy) -> Result<
     if replica.channel().is_none() {
         return Err(format!("{} is no replica any more", replica.key));
     }
+    check_twin(topology, replica)?;
     check_reattach(facts, source).map_err(|why| format!("{}: {why}", replica.key))?;
     Ok(Plan {
         order: None,
@@ -158,6 +161,14 @@ fn reattach(lost: &InstanceKey, topology: &Topology, policy: &Policy) -> Result<
             replicas: BTreeSet::from([replica.key.clone()]),
         }],
     })
+}
+
+/// Which of two servers with one identity is meant cannot be told.
+fn check_twin(topology: &Topology, server: &Instance) -> Result<(), String> {
+    match twin_of(topology, server) {
+        Some((twin, why)) => Err(format!("{} has the same identity as {} ({why})", server.key, twin.key)),
+        None => Ok(()),
+    }
 }
 
 /// Whether a replica that was left behind can follow the primary: what it received and executed is there, what it lacks is not purged,

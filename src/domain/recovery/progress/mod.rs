@@ -20,6 +20,7 @@ use crate::domain::state::Phase;
 use crate::domain::time::Wall;
 use crate::domain::topology::Topology;
 
+mod boot;
 mod by_position;
 mod dead_primary;
 mod errant;
@@ -68,6 +69,13 @@ pub fn next(plan: &Plan, phase: &Phase, done: &[StepResult], fresh: &Topology, p
             .towards_takeover(policy)
             .unwrap_or_else(|reason| takeover::undo(plan, reason)),
         (RecoveryKind::Takeover, Phase::Opened { successor, .. }) => course.forward_takeover(successor),
+        (RecoveryKind::BootReadOnly, Phase::Claimed | Phase::Opened { .. }) => course.boot_read_only(),
+        (RecoveryKind::ReopenPrimary, Phase::Claimed) => {
+            course.towards_reopening().unwrap_or_else(|reason| Next::Abort {
+                reason,
+                undo: Vec::new(),
+            })
+        }
         (RecoveryKind::SemiSync, Phase::Claimed | Phase::Opened { .. }) => course.switch_semi_sync(policy),
         (RecoveryKind::NonWritablePrimary, Phase::Claimed | Phase::Opened { .. }) => {
             course.make_writable(policy).unwrap_or_else(|reason| Next::Abort {
@@ -75,6 +83,7 @@ pub fn next(plan: &Plan, phase: &Phase, done: &[StepResult], fresh: &Topology, p
                 undo: Vec::new(),
             })
         }
+        (RecoveryKind::ReopenPrimary, Phase::Opened { .. }) => course.reopen(),
         (RecoveryKind::MatchBelow, Phase::Claimed | Phase::Opened { .. }) => course.put_below(),
         (RecoveryKind::Rejoin, Phase::Claimed | Phase::Opened { .. }) => {
             course.rejoin().unwrap_or_else(|reason| Next::Abort {

@@ -86,7 +86,12 @@ impl World {
             Step::Fence { .. } | Step::Demote { .. } => facts.read_only = true,
             Step::Freeze { .. } => facts.channels[0].io = ThreadState::Stopped,
             Step::Drain { .. } => facts.executed = facts.received(),
-            Step::Redial { .. } | Step::CallFencer { .. } | Step::Locate { .. } | Step::Match { .. } => {}
+            Step::Redial { .. }
+            | Step::CallFencer { .. }
+            | Step::Locate { .. }
+            | Step::Match { .. }
+            | Step::PersistReadOnly { .. }
+            | Step::CheckBoot { .. } => {}
             Step::Feed { successor, from } => {
                 facts.executed = facts.received().union(&given);
                 if key == successor {
@@ -150,6 +155,8 @@ impl World {
                 | Step::ApplyAll { replicas } => replicas.clone(),
                 Step::Locate { replicas, .. } | Step::Match { replicas, .. } => replicas.keys().cloned().collect(),
                 Step::RepointAt { replicas, .. } => replicas.keys().cloned().collect(),
+                Step::PersistReadOnly { servers } => servers.clone(),
+                Step::CheckBoot { primary } => [primary.clone()].into(),
             };
             self.log
                 .push(step.describe().split([':', ' ']).next().unwrap().to_owned());

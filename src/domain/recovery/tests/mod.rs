@@ -19,6 +19,7 @@ use crate::domain::state::{Quarantine, QuarantineState};
 use crate::domain::topology::{ClusterId, Topology};
 use crate::domain::version::ServerVersion;
 
+mod boot;
 mod by_position;
 mod choice;
 mod feeding;

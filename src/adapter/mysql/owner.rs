@@ -1,0 +1,150 @@
+//! The port [`OwnerLocks`]: one connection to each primary, which holds the owner's lock or looks who does.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex as PlainMutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::sync::{Mutex, watch};
+
+use crate::app::ports::{CredentialsByOrigin, Owner, OwnerLocks, Target};
+use crate::domain::key::InstanceKey;
+
+use super::connection::{SqlFailure, credentials_of, within};
+use super::line::{Line, ProbeSettings};
+use super::queries;
+use super::text_row::TextRow;
+
+/// `wait_timeout` of the session, seconds: a member that is cut off or stopped keeps the lock no longer. The session is used every
+/// second, and this is less than the time for which a stranger has to be seen before anything is said.
+const OWN_SESSION: &str = "SET SESSION wait_timeout = 4";
+
+/// Holds and looks at owner's locks over sqlx.
+pub struct MySqlOwnerLocks {
+    credentials: watch::Receiver<CredentialsByOrigin>,
+    settings: Arc<ProbeSettings>,
+    lines: PlainMutex<BTreeMap<InstanceKey, Arc<Mutex<Option<Line>>>>>,
+}
+
+impl MySqlOwnerLocks {
+    /// Takes the accounts from `credentials` whenever a connection is opened.
+    pub fn new(credentials: watch::Receiver<CredentialsByOrigin>) -> Self {
+        Self {
+            credentials,
+            settings: Arc::new(ProbeSettings::default()),
+            lines: PlainMutex::default(),
+        }
+    }
+
+    fn line_of(&self, instance: &InstanceKey) -> Arc<Mutex<Option<Line>>> {
+        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(lines.entry(instance.clone()).or_default())
+    }
+
+    async fn open(&self, target: &Target, deadline: Duration) -> Result<Line, String> {
+        let credentials = credentials_of(&self.credentials, target).map_err(|failure| failure.to_string())?;
+        let opened = within(&target.instance, deadline, async {
+            let mut line = Line::open(&target.instance, &credentials, &self.settings).await?;
+            line.rows(OWN_SESSION).await.map_err(SqlFailure::into_probe_failure)?;
+            Ok(line)
+        });
+        opened.await.map_err(|failure| failure.to_string())
+    }
+}
+
+/// The connection ids of one look.
+struct Look {
+    owner: Option<u64>,
+    ours: Option<u64>,
+    me: u64,
+}
+
+async fn look(line: &mut Line, group: &str) -> Result<Look, SqlFailure> {
+    let statement = line.dialect().look_at_owner(group);
+    let rows = line.rows(&statement).await?;
+    let Some(row) = rows.first() else {
+        return Ok(Look {
+            owner: None,
+            ours: None,
+            me: 0,
+        });
+    };
+    Ok(Look {
+        owner: row.optional_number(&["owner"])?,
+        ours: row.optional_number(&["ours"])?,
+        me: row.number(&["me"])?,
+    })
+}
+
+async fn find_out(line: &mut Line, group: &str, take: bool) -> Result<(Owner, bool), SqlFailure> {
+    let mut seen = look(line, group).await?;
+    if take && seen.owner.is_none() {
+        let statement = line.dialect().take_ownership(group);
+        line.rows(&statement).await?;
+        seen = look(line, group).await?;
+    }
+    let holds_any = [seen.owner, seen.ours].contains(&Some(seen.me));
+    let owner = match seen.owner {
+        None => Owner::Nobody,
+        Some(owner) if seen.ours == Some(owner) => Owner::ThisGroup,
+        Some(owner) => Owner::Another(describe(line, owner).await?),
+    };
+    Ok((owner, holds_any))
+}
+
+/// Whose the holder's connection is, as far as we may see it.
+async fn describe(line: &mut Line, connection: u64) -> Result<String, SqlFailure> {
+    let statement = line.dialect().select_connection(connection);
+    let statement = queries::processes(statement, line.learned().has_performance_schema());
+    let row = match line.rows(&statement).await {
+        Ok(rows) => rows.into_iter().next(),
+        Err(SqlFailure::Answered { .. }) => None,
+        Err(broken @ SqlFailure::Broken(_)) => return Err(broken),
+    };
+    let whose = |row: &TextRow| {
+        // The port of its end is news at each reconnect.
+        let host = row.text_or_empty(&["HOST", "Host"]);
+        let host = host.rsplit_once(':').map_or(host.as_str(), |(host, _)| host).to_owned();
+        format!("{}@{host}", row.text_or_empty(&["USER", "User"]))
+    };
+    Ok(row.as_ref().map_or_else(|| String::from("an unseen account"), whose))
+}
+
+#[async_trait]
+impl OwnerLocks for MySqlOwnerLocks {
+    async fn look(&self, target: &Target, group: &str, take: bool, deadline: Duration) -> Result<Owner, String> {
+        let place = self.line_of(&target.instance);
+        let mut kept = place.lock().await;
+        let mut line = match kept.take() {
+            Some(line) => line,
+            None => self.open(target, deadline).await?,
+        };
+        let found = tokio::time::timeout(deadline, find_out(&mut line, group, take)).await;
+        match found {
+            // What this member may not hold any more goes with the connection.
+            Ok(Ok((owner, true))) if !take => {
+                line.close().await;
+                Ok(owner)
+            }
+            Ok(Ok((owner, _))) => {
+                *kept = Some(line);
+                Ok(owner)
+            }
+            Ok(Err(failure)) => Err(failure.into_probe_failure().to_string()),
+            Err(_) => Err(format!("no answer within {} ms", deadline.as_millis())),
+        }
+    }
+
+    async fn release(&self, instance: &InstanceKey) {
+        let released = self
+            .lines
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(instance);
+        let Some(place) = released else { return };
+        let line = place.lock().await.take();
+        if let Some(line) = line {
+            line.close().await;
+        }
+    }
+}

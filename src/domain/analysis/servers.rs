@@ -1,0 +1,56 @@
+//! Findings about servers one by one, whatever their place in the topology: identity, rights, settings, other controllers.
+
+use crate::domain::dialect::OWNER_LOCK;
+use crate::domain::finding::{Code, Evidence, Finding};
+use crate::domain::instance::Instance;
+use crate::domain::policy::Policy;
+use crate::domain::topology::Topology;
+
+use super::{current_primary, evidence, identity, settings};
+
+/// All of them, at most one per server and code.
+pub(super) fn findings(topology: &Topology, policy: &Policy) -> Vec<Finding> {
+    let current = current_primary(topology);
+    let mut found = Vec::new();
+    for instance in topology.instances.values() {
+        let duplicate = identity::duplicate(topology, instance).map(|why| (Code::DuplicateIdentity, why));
+        let controller = instance
+            .another_controller
+            .as_ref()
+            .filter(|_| current.as_ref() == Some(&instance.key));
+        let controller = controller.map(|who| {
+            let told = format!(
+                "{} is owned by another controller ({who} holds {OWNER_LOCK}): this group does not repair the cluster",
+                instance.key
+            );
+            (Code::AnotherController, told)
+        });
+        for (code, description) in controller
+            .into_iter()
+            .chain(duplicate)
+            .chain(settings::advice(topology, policy, instance))
+        {
+            found.push(finding(topology, policy, instance, code, description));
+        }
+    }
+    found
+}
+
+fn finding(topology: &Topology, policy: &Policy, instance: &Instance, code: Code, description: String) -> Finding {
+    Finding {
+        code,
+        instance: instance.key.clone(),
+        cluster: topology.cluster.clone(),
+        description,
+        evidence: Evidence {
+            last_check_valid: instance.is_valid(),
+            last_check_partial: instance.partial,
+            is_primary: instance.source().is_none(),
+            depth: topology.depth_of(instance),
+            ..Evidence::default()
+        },
+        structure: Vec::new(),
+        downtimed: evidence::is_downtimed(topology, policy, &instance.key),
+        replicas_downtimed: false,
+    }
+}

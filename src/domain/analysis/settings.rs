@@ -1,0 +1,206 @@
+//! What a server's own settings and rights say about the next failure: advice, one finding per server and code. It triggers nothing.
+//!
+//! Only what is known is judged, of servers that answer.
+
+use crate::domain::dialect::Dialect;
+use crate::domain::finding::Code;
+use crate::domain::instance::{Instance, InstanceFacts};
+use crate::domain::key::InstanceKey;
+use crate::domain::policy::{BootReadOnly, Policy};
+use crate::domain::settings::{Boot, ServerSettings};
+use crate::domain::topology::Topology;
+
+/// `replica_net_timeout` up to this, seconds, is no delay worth a word: a member makes replicas reconnect by itself when it suspects
+/// a silent partition, and only what it does not suspect waits for the timeout. The server's default is 60.
+const LONG_NET_TIMEOUT_SECONDS: u64 = 10;
+
+/// Everything that the settings of one server call for, in the order of the codes.
+pub(super) fn advice(topology: &Topology, policy: &Policy, instance: &Instance) -> Vec<(Code, String)> {
+    let Some(facts) = instance.valid_facts() else {
+        return Vec::new();
+    };
+    let key = &instance.key;
+    let mut found = Vec::new();
+    let mut say = |code, description: Option<String>| found.extend(description.map(|description| (code, description)));
+    say(
+        Code::MissingReplicationCredentials,
+        missing_account(topology, policy, instance, facts),
+    );
+    let settings = facts.settings.as_ref();
+    say(
+        Code::MissingPrivileges,
+        settings.and_then(|settings| missing_privileges(key, facts, settings)),
+    );
+    say(
+        Code::FenceIneffective,
+        settings.and_then(|settings| ineffective_fence(key, facts, settings)),
+    );
+    say(
+        Code::BootsWritable,
+        settings.and_then(|settings| boots_writable(key, policy, settings)),
+    );
+    say(Code::UnsafeSettings, unsafe_settings(topology, instance, facts));
+    found
+}
+
+/// No account is configured for new channels, and this server has no channel that holds one: nothing could make it a replica.
+fn missing_account(topology: &Topology, policy: &Policy, instance: &Instance, facts: &InstanceFacts) -> Option<String> {
+    let has_one = facts.managed_channel().is_some_and(|channel| !channel.user.is_empty());
+    if policy.replication_account != Some(false) || has_one || topology.instances.len() < 2 {
+        return None;
+    }
+    Some(format!(
+        "{} has no replication channel with an account, and none is configured (replicationUser in the Secret, \
+         MySQLReplicationUser): it could not be made a replica",
+        instance.key
+    ))
+}
+
+fn missing_privileges(key: &InstanceKey, facts: &InstanceFacts, settings: &ServerSettings) -> Option<String> {
+    let privileges = settings.privileges.as_ref()?;
+    let dialect = Dialect::new(&facts.version);
+    let missing: Vec<_> = dialect
+        .needed_privileges()
+        .into_iter()
+        .filter(|need| !privileges.has(need.privilege) && !need.or.iter().any(|other| privileges.has(other)))
+        .collect();
+    if missing.is_empty() {
+        return None;
+    }
+    let names: Vec<&str> = missing.iter().map(|need| need.privilege).collect();
+    let purposes: Vec<String> = missing
+        .iter()
+        .map(|need| format!("{} for {}", need.privilege, need.purpose))
+        .collect();
+    Some(format!(
+        "a recovery on {key} would fail for want of privileges ({}): {}",
+        purposes.join("; "),
+        dialect.grant(&names, &settings.account)
+    ))
+}
+
+/// On `MariaDB` the fence is `read_only`, which these accounts pass. On `MySQL` it is `super_read_only`, which nobody does: there only
+/// a server that has one without the other takes their writes.
+fn ineffective_fence(key: &InstanceKey, facts: &InstanceFacts, settings: &ServerSettings) -> Option<String> {
+    let accounts = settings.unstopped.as_ref().filter(|accounts| accounts.count > 0)?;
+    if facts.version.flavour.is_mariadb() {
+        return Some(format!(
+            "read_only on {key} would not stop {} of its accounts ({accounts}): their sessions can only be ended",
+            accounts.count
+        ));
+    }
+    let is_half_closed = facts.read_only && facts.super_read_only == Some(false);
+    is_half_closed.then(|| {
+        format!(
+            "{key} is read_only and not super_read_only: {} of its accounts may write there ({accounts})",
+            accounts.count
+        )
+    })
+}
+
+fn boots_writable(key: &InstanceKey, policy: &Policy, settings: &ServerSettings) -> Option<String> {
+    let is_asked_for = policy.boot_read_only != BootReadOnly::Off;
+    (is_asked_for && settings.boot == Boot::Writable).then(|| {
+        format!(
+            "{key} is writable as soon as it starts: a failed primary takes writes until it is held; \
+             SET PERSIST_ONLY super_read_only = ON, or bootReadOnly: Enforce"
+        )
+    })
+}
+
+/// Each setting with its value, the wanted one, and why.
+fn unsafe_settings(topology: &Topology, instance: &Instance, facts: &InstanceFacts) -> Option<String> {
+    let mut complaints = Vec::new();
+    let mut complain = |setting: &str, value: &dyn std::fmt::Display, wanted: &str, why: &str| {
+        complaints.push(format!("{setting} = {value}, wanted {wanted}: {why}"));
+    };
+    let is_replica = facts.managed_channel().is_some();
+    let semi_sync = &facts.semi_sync;
+    if let Some(settings) = &facts.settings {
+        if let Some(commits) = settings.sync_binlog.filter(|commits| facts.log_bin && *commits != 1) {
+            complain(
+                "sync_binlog",
+                &commits,
+                "1",
+                "a crash of the host loses transactions that replicas have",
+            );
+        }
+        if let Some(mode) = settings.flush_log_at_commit.filter(|mode| *mode != 1) {
+            complain(
+                "innodb_flush_log_at_trx_commit",
+                &mode,
+                "1",
+                "a crash of the host loses committed transactions",
+            );
+        }
+        match settings.relay_log_recovery.filter(|_| is_replica) {
+            Some(true) if semi_sync.replica_enabled => complain(
+                "relay_log_recovery",
+                &"ON",
+                "OFF",
+                "with semi-sync, a restart drops what it acknowledged and had not applied",
+            ),
+            Some(false) if !semi_sync.replica_enabled => complain(
+                "relay_log_recovery",
+                &"OFF",
+                "ON",
+                "after a crash of its host replication may stop at a torn relay log",
+            ),
+            Some(true | false) | None => {}
+        }
+        if let Some(seconds) = settings.replica_net_timeout_seconds.filter(|_| is_replica) {
+            if seconds > LONG_NET_TIMEOUT_SECONDS {
+                complain(
+                    "replica_net_timeout",
+                    &seconds,
+                    &format!("{LONG_NET_TIMEOUT_SECONDS} or less"),
+                    "it takes so many seconds to notice that its source fell silent",
+                );
+            }
+            match settings.heartbeat_millis {
+                Some(0) => complain(
+                    "heartbeat period",
+                    &0,
+                    "half of replica_net_timeout",
+                    "a quiet source looks like a lost one",
+                ),
+                Some(millis) if millis >= seconds.saturating_mul(1000) => complain(
+                    "heartbeat period",
+                    &format!("{millis} ms"),
+                    "half of replica_net_timeout",
+                    "a quiet source looks like a lost one",
+                ),
+                Some(_) | None => {}
+            }
+        }
+    }
+    let lacks_acknowledgements = semi_sync.wait_no_replica && semi_sync.clients < semi_sync.wait_for_count.max(1);
+    if is_replica && semi_sync.source_enabled && lacks_acknowledgements {
+        complain(
+            "semi-sync source",
+            &"enabled",
+            "disabled on a replica",
+            "its applier waits for acknowledgements of replicas that it does not have",
+        );
+    }
+    let twin = topology.instances.values().find(|other| {
+        let same = |other: &&InstanceFacts| other.server_id == facts.server_id && other.identity != facts.identity;
+        other.key != instance.key && other.valid_facts().as_ref().is_some_and(same)
+    });
+    if let Some(twin) = twin {
+        complain(
+            "server_id",
+            &facts.server_id,
+            "one of its own",
+            &format!(
+                "{} has the same, and a source drops one of two replicas with one id",
+                twin.key
+            ),
+        );
+    }
+    (!complaints.is_empty()).then(|| format!("{}: {}", instance.key, complaints.join("; ")))
+}
+
+#[cfg(test)]
+#[path = "settings_tests.rs"]
+mod tests;

@@ -1,0 +1,259 @@
+use crate::domain::analysis::findings;
+use crate::domain::finding::Code;
+use crate::domain::fixture::{Adjust, NOW, key, mariadb_primary, mariadb_replica, primary, replica, topology};
+use crate::domain::instance::Instance;
+use crate::domain::policy::{BootReadOnly, Policy};
+use crate::domain::settings::{Accounts, Boot, Privileges, ServerSettings};
+use crate::domain::topology::Topology;
+
+/// Nothing to complain about.
+fn sound() -> ServerSettings {
+    ServerSettings {
+        sync_binlog: Some(1),
+        flush_log_at_commit: Some(1),
+        relay_log_recovery: Some(true),
+        replica_net_timeout_seconds: Some(4),
+        heartbeat_millis: Some(2000),
+        boot: Boot::ReadOnly,
+        read_only_since_boot: Some(false),
+        account: "ham4db@%".to_owned(),
+        privileges: Some(Privileges {
+            all: true,
+            ..Privileges::default()
+        }),
+        unstopped: Some(Accounts::default()),
+    }
+}
+
+fn set(instance: Instance, change: impl FnOnce(&mut ServerSettings)) -> Instance {
+    let mut settings = sound();
+    change(&mut settings);
+    instance.facts(|facts| facts.settings = Some(settings))
+}
+
+fn app() -> Accounts {
+    Accounts::of_grantees(["'app'@'%'"], "", "")
+}
+
+/// The findings with this code, as text.
+fn told(topology: &Topology, policy: &Policy, code: Code) -> Vec<String> {
+    findings(topology, policy, &[], NOW)
+        .into_iter()
+        .filter(|finding| finding.code == code)
+        .map(|finding| finding.description)
+        .collect()
+}
+
+#[test]
+fn servers_that_are_set_well_get_no_advice_and_unknown_is_none() {
+    let well = topology([set(primary(1, "1:1-9"), |_| {}), set(replica(2, 1, "1:1-9"), |_| {})]);
+    let unread = topology([primary(1, "1:1-9"), replica(2, 1, "1:1-9")]);
+    for picture in [well, unread] {
+        assert_eq!(findings(&picture, &Policy::default(), &[], NOW), []);
+    }
+}
+
+#[test]
+fn each_unsafe_setting_is_named_with_its_value_the_wanted_one_and_why() {
+    type Change = fn(&mut ServerSettings);
+    let table: [(Change, &str); 6] = [
+        (|set| set.sync_binlog = Some(0), "sync_binlog = 0, wanted 1: "),
+        (
+            |set| set.flush_log_at_commit = Some(2),
+            "innodb_flush_log_at_trx_commit = 2, wanted 1: ",
+        ),
+        (
+            |set| set.relay_log_recovery = Some(false),
+            "relay_log_recovery = OFF, wanted ON: ",
+        ),
+        (
+            |set| set.replica_net_timeout_seconds = Some(60),
+            "replica_net_timeout = 60, wanted 10 or less: ",
+        ),
+        (
+            |set| set.heartbeat_millis = Some(0),
+            "heartbeat period = 0, wanted half of ",
+        ),
+        (
+            |set| set.heartbeat_millis = Some(4000),
+            "heartbeat period = 4000 ms, wanted half of ",
+        ),
+    ];
+    for (change, wanted) in table {
+        let picture = topology([set(primary(1, "1:1-9"), |_| {}), set(replica(2, 1, "1:1-9"), change)]);
+        let told = told(&picture, &Policy::default(), Code::UnsafeSettings);
+        assert!(told.len() == 1 && told[0].contains(wanted), "{wanted}: {told:?}");
+    }
+}
+
+#[test]
+fn a_semi_sync_replica_must_keep_its_relay_log_over_a_restart() {
+    let semi_sync = |recovery| {
+        set(replica(2, 1, "1:1-9"), |set| set.relay_log_recovery = Some(recovery))
+            .facts(|facts| facts.semi_sync.replica_enabled = true)
+    };
+    let told = |recovery| {
+        let picture = topology([set(primary(1, "1:1-9"), |_| {}), semi_sync(recovery)]);
+        told(&picture, &Policy::default(), Code::UnsafeSettings)
+    };
+    assert!(told(true)[0].contains("relay_log_recovery = ON, wanted OFF"));
+    assert_eq!(told(false), [] as [String; 0]);
+}
+
+#[test]
+fn a_replica_whose_source_side_waits_for_nobody_is_named() {
+    let waiting = |clients| {
+        replica(2, 1, "1:1-9").facts(|facts| {
+            facts.semi_sync.source_enabled = true;
+            facts.semi_sync.wait_no_replica = true;
+            facts.semi_sync.wait_for_count = 1;
+            facts.semi_sync.clients = clients;
+        })
+    };
+    let told = |replica| {
+        told(
+            &topology([primary(1, "1:1-9"), replica]),
+            &Policy::default(),
+            Code::UnsafeSettings,
+        )
+    };
+    assert!(told(waiting(0))[0].contains("semi-sync source = enabled"));
+    assert_eq!(told(waiting(1)), [] as [String; 0]);
+}
+
+#[test]
+fn two_servers_with_one_server_id_are_both_named() {
+    let twin = replica(3, 1, "1:1-9").facts(|facts| facts.server_id = 2);
+    let picture = topology([primary(1, "1:1-9"), replica(2, 1, "1:1-9"), twin]);
+    let told = told(&picture, &Policy::default(), Code::UnsafeSettings);
+    assert_eq!(told.len(), 2);
+    assert!(
+        told[0].contains("server_id = 2, wanted one of its own: db3:3306 has the same"),
+        "{told:?}"
+    );
+}
+
+#[test]
+fn a_missing_grant_is_a_statement_to_be_sent() {
+    let poor = |set: &mut ServerSettings| {
+        set.privileges = Some(Privileges::of_grants([
+            "GRANT RELOAD, PROCESS, REPLICATION SLAVE, REPLICATION CLIENT ON *.* TO `ham4db`@`%`",
+            "GRANT REPLICATION_SLAVE_ADMIN ON *.* TO `ham4db`@`%`",
+        ]));
+    };
+    let picture = topology([set(primary(1, "1:1-9"), poor), set(replica(2, 1, "1:1-9"), |_| {})]);
+    let told = told(&picture, &Policy::default(), Code::MissingPrivileges);
+    assert_eq!(told.len(), 1);
+    assert!(
+        told[0].ends_with("GRANT SYSTEM_VARIABLES_ADMIN, CONNECTION_ADMIN ON *.* TO 'ham4db'@'%'"),
+        "{told:?}"
+    );
+    let by_super = |set: &mut ServerSettings| {
+        set.privileges = Some(Privileges::of_grants([
+            "GRANT RELOAD, PROCESS, REPLICATION SLAVE, SUPER ON *.* TO `ham4db`@`%`",
+        ]));
+    };
+    let picture = topology([set(primary(1, "1:1-9"), by_super)]);
+    assert_eq!(findings(&picture, &Policy::default(), &[], NOW).len(), 0);
+}
+
+#[test]
+fn super_stands_for_less_from_one_mariadb_to_the_next() {
+    let missing = |version: &str| {
+        let poor = set(mariadb_primary(1, "0-1-9"), |set| {
+            set.privileges = Some(Privileges::of_grants([
+                "GRANT RELOAD, PROCESS, BINLOG MONITOR, SUPER ON *.* TO `ham4db`@`%`",
+            ]));
+        });
+        let poor = poor.facts(|facts| {
+            facts.version = crate::domain::version::ServerVersion::parse(version, "").unwrap();
+        });
+        told(&topology([poor]), &Policy::default(), Code::MissingPrivileges)
+    };
+    assert_eq!(missing("10.6.5-MariaDB"), [] as [String; 0]);
+    assert!(missing("10.11.5-MariaDB")[0].ends_with("GRANT READ_ONLY ADMIN ON *.* TO 'ham4db'@'%'"));
+    assert!(missing("11.4.2-MariaDB")[0].contains("CONNECTION ADMIN"));
+}
+
+#[test]
+fn a_fence_that_accounts_pass_is_said_before_it_is_needed() {
+    let told = |instances: Vec<Instance>| told(&topology(instances), &Policy::default(), Code::FenceIneffective);
+    let apps = |set: &mut ServerSettings| set.unstopped = Some(app());
+    let mariadb = told(vec![
+        set(mariadb_primary(1, "0-1-9"), apps),
+        set(mariadb_replica(2, 1, "0-1-9"), |_| {}),
+    ]);
+    assert_eq!(mariadb.len(), 1);
+    assert!(mariadb[0].contains("(app@%)"), "{mariadb:?}");
+    // super_read_only stops them on MySQL; read_only alone does not.
+    let with_super = |on| {
+        told(vec![
+            set(primary(1, "1:1-9"), apps),
+            set(replica(2, 1, "1:1-9"), apps).facts(|facts| facts.super_read_only = Some(on)),
+        ])
+    };
+    assert_eq!(with_super(true), [] as [String; 0]);
+    assert!(with_super(false)[0].starts_with("db2:3306 is read_only and not super_read_only"));
+}
+
+#[test]
+fn a_server_that_boots_writable_is_named_unless_nobody_wants_to_know() {
+    let picture = topology([set(primary(1, "1:1-9"), |set| set.boot = Boot::Writable)]);
+    let with = |boot_read_only| {
+        let policy = Policy {
+            boot_read_only,
+            ..Policy::default()
+        };
+        told(&picture, &policy, Code::BootsWritable).len()
+    };
+    assert_eq!(
+        (
+            with(BootReadOnly::Advise),
+            with(BootReadOnly::Enforce),
+            with(BootReadOnly::Off)
+        ),
+        (1, 1, 0)
+    );
+}
+
+#[test]
+fn a_server_that_could_not_be_attached_for_want_of_an_account_is_named() {
+    let picture = topology([primary(1, "1:1-9"), replica(2, 1, "1:1-9")]);
+    let with = |replication_account| {
+        let policy = Policy {
+            replication_account,
+            ..Policy::default()
+        };
+        told(&picture, &policy, Code::MissingReplicationCredentials)
+    };
+    assert_eq!(with(None), [] as [String; 0]);
+    assert_eq!(with(Some(true)), [] as [String; 0]);
+    let told = with(Some(false));
+    assert!(
+        told.len() == 1 && told[0].starts_with("db1:3306 has no replication channel"),
+        "{told:?}"
+    );
+}
+
+#[test]
+fn one_identity_at_two_addresses_is_a_duplicate_only_when_they_are_two_servers() {
+    let copy = |change: &dyn Fn(&mut crate::domain::instance::InstanceFacts)| {
+        let identity = replica(2, 1, "").facts.unwrap();
+        let copy = replica(3, 1, "1:1-9").facts(|facts| {
+            facts.identity = identity.identity.clone();
+            facts.hostname.clone_from(&identity.hostname);
+            facts.data_directory.clone_from(&identity.data_directory);
+            change(facts);
+        });
+        let picture = topology([primary(1, "1:1-9"), replica(2, 1, "1:1-9"), copy]);
+        let found = findings(&picture, &Policy::default(), &[], NOW);
+        let about = found.iter().filter(|finding| finding.code == Code::DuplicateIdentity);
+        about.map(|finding| finding.instance.clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(copy(&|_| {}), []);
+    assert_eq!(copy(&|facts| facts.uptime_seconds -= 2), []);
+    let both = [key(2), key(3)];
+    assert_eq!(copy(&|facts| facts.uptime_seconds -= 100), both);
+    assert_eq!(copy(&|facts| facts.hostname = "other".to_owned()), both);
+    assert_eq!(copy(&|facts| facts.data_directory = "/other/".to_owned()), both);
+}

@@ -1,0 +1,167 @@
+//! The plans for `bootReadOnly: Enforce`: servers that start read-only, and a primary that has started so and is opened again.
+
+use std::collections::BTreeSet;
+
+use crate::domain::analysis::evidence::is_downtimed;
+use crate::domain::analysis::identity::twin_of;
+use crate::domain::analysis::{current_primary, other_writable_tops};
+use crate::domain::finding::Code;
+use crate::domain::gtid::GtidSet;
+use crate::domain::instance::{Instance, InstanceFacts};
+use crate::domain::key::InstanceKey;
+use crate::domain::policy::{BootReadOnly, Policy};
+use crate::domain::recovery::candidate::excerpt;
+use crate::domain::recovery::eligibility::why_unreachable;
+use crate::domain::recovery::plan::{Plan, RecoveryKind, Step};
+use crate::domain::settings::Boot;
+use crate::domain::topology::Topology;
+
+/// Makes the next start of every answering server read-only that would be writable; `None` when there is none, or nobody wants it.
+pub fn plan_boot_read_only(topology: &Topology, policy: &Policy) -> Option<Plan> {
+    if policy.boot_read_only != BootReadOnly::Enforce {
+        return None;
+    }
+    let boots_writable = |instance: &&Instance| {
+        instance.valid_facts().is_some_and(|facts| {
+            facts.group_name.is_empty()
+                && facts
+                    .settings
+                    .as_ref()
+                    .is_some_and(|settings| settings.boot == Boot::Writable)
+        }) && !is_downtimed(topology, policy, &instance.key)
+            && twin_of(topology, instance).is_none()
+    };
+    let servers: BTreeSet<InstanceKey> = topology
+        .instances
+        .values()
+        .filter(boots_writable)
+        .map(|instance| instance.key.clone())
+        .collect();
+    let first = topology.get(servers.first()?)?;
+    let facts = first.valid_facts()?;
+    Some(Plan {
+        kind: RecoveryKind::BootReadOnly,
+        code: Code::BootsWritable,
+        cluster: topology.cluster.clone(),
+        victim: first.key.clone(),
+        victim_identity: None,
+        successor: first.key.clone(),
+        successor_identity: facts.identity.clone(),
+        position: GtidSet::empty(facts.version.flavour),
+        instances: servers.clone(),
+        lost_replicas: Vec::new(),
+        lost: None,
+        remembered: None,
+        order: None,
+        manners: std::collections::BTreeMap::new(),
+        sources: std::collections::BTreeMap::new(),
+        steps: vec![Step::PersistReadOnly { servers }],
+    })
+}
+
+/// Opens the recorded primary again that has started read-only; `Ok(None)` when it has not.
+///
+/// # Errors
+/// What speaks against opening it, in words for the log.
+pub fn plan_reopen(topology: &Topology, policy: &Policy) -> Result<Option<Plan>, String> {
+    if policy.boot_read_only != BootReadOnly::Enforce {
+        return Ok(None);
+    }
+    let Some(recorded) = &topology.recorded_primary else {
+        return Ok(None);
+    };
+    let Some(primary) = topology.get(recorded) else {
+        return Ok(None);
+    };
+    let Some(facts) = primary.valid_facts().filter(|facts| is_read_only_since_boot(facts)) else {
+        return Ok(None);
+    };
+    if is_downtimed(topology, policy, &primary.key) {
+        return Err(format!("{} is in downtime", primary.key));
+    }
+    check_reopen(topology, &primary.key)?;
+    let key = primary.key.clone();
+    Ok(Some(Plan {
+        kind: RecoveryKind::ReopenPrimary,
+        code: Code::NoWriteableMasterStructureWarning,
+        cluster: topology.cluster.clone(),
+        victim: key.clone(),
+        // It is not replaced, so it is not to be quarantined.
+        victim_identity: None,
+        successor: key.clone(),
+        successor_identity: facts.identity.clone(),
+        position: facts.executed.clone(),
+        instances: BTreeSet::from([key.clone()]),
+        lost_replicas: Vec::new(),
+        lost: None,
+        remembered: None,
+        order: None,
+        manners: std::collections::BTreeMap::new(),
+        sources: std::collections::BTreeMap::new(),
+        steps: vec![Step::CheckBoot { primary: key.clone() }, Step::Open { successor: key }],
+    }))
+}
+
+/// Read-only by what it was started with; by a statement is a person's or a recovery's wish.
+fn is_read_only_since_boot(facts: &InstanceFacts) -> bool {
+    let since_boot = facts
+        .settings
+        .as_ref()
+        .and_then(|settings| settings.read_only_since_boot);
+    !facts.is_writable() && since_boot == Some(true)
+}
+
+/// Whether a primary that is read-only may be made writable: it is the primary, nobody else is or could be, everybody follows it, and
+/// it holds what its replicas received.
+///
+/// # Errors
+/// What speaks against it.
+pub(in crate::domain::recovery) fn check_reopen(topology: &Topology, key: &InstanceKey) -> Result<(), String> {
+    let primary = topology
+        .get(key)
+        .ok_or_else(|| format!("{key} is not in the picture"))?;
+    let facts = primary
+        .valid_facts()
+        .ok_or_else(|| format!("{key}: {}", why_unreachable(primary)))?;
+    if current_primary(topology).as_ref() != Some(key) {
+        return Err(format!("{key} is not the primary"));
+    }
+    if !facts.channels.is_empty() {
+        return Err(format!("{key} replicates"));
+    }
+    if !facts.group_name.is_empty() {
+        return Err(format!(
+            "{key} is a member of the replication group {}",
+            facts.group_name
+        ));
+    }
+    if let Some(other) = other_writable_tops(topology, key).first() {
+        return Err(format!("{other} is a writable primary of the same cluster"));
+    }
+    if let Some((twin, why)) = twin_of(topology, primary) {
+        return Err(format!("{} has the same identity ({why})", twin.key));
+    }
+    let below = topology.descendants_of(key);
+    let stranger = topology
+        .instances
+        .values()
+        .find(|instance| instance.key != *key && !below.iter().any(|replica| replica.key == instance.key));
+    if let Some(stranger) = stranger {
+        return Err(format!(
+            "{} belongs to the cluster and does not replicate from it",
+            stranger.key
+        ));
+    }
+    for replica in below {
+        let received = replica
+            .facts
+            .as_ref()
+            .ok_or_else(|| format!("what {} holds was never seen", replica.key))?
+            .received();
+        if !facts.executed.covers(&received) {
+            let ahead = received.missing_from(&facts.executed);
+            return Err(format!("{} holds what {key} lacks: {}", replica.key, excerpt(&ahead)));
+        }
+    }
+    Ok(())
+}

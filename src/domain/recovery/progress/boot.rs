@@ -1,0 +1,101 @@
+//! Servers that are to start read-only, and a primary that has started so and is opened again.
+
+use crate::domain::instance::{Instance, InstanceFacts};
+use crate::domain::key::InstanceKey;
+use crate::domain::recovery::outcome::{Finish, Next, Outcome};
+use crate::domain::recovery::plan::Step;
+use crate::domain::recovery::planner::check_reopen;
+use crate::domain::recovery::receipt::FenceReceipt;
+
+use super::Course;
+
+/// How often the opening is tried before the primary is left read-only, for a person.
+const OPEN_TRIES: usize = 3;
+
+impl Course<'_> {
+    /// One step on all servers; what failed is said, and tried again by the next recovery.
+    pub(super) fn boot_read_only(&self) -> Next {
+        let Some(result) = self.done.last() else {
+            return match self.plan.steps.first() {
+                Some(step) => Next::Run(step.clone()),
+                None => Next::Finish(over(Vec::new())),
+            };
+        };
+        let failed = result
+            .outcomes
+            .iter()
+            .filter(|(_, outcome)| **outcome != Outcome::Done)
+            .map(|(key, outcome)| format!("{key} still boots as before: {}", outcome.told()));
+        Next::Finish(over(failed.collect()))
+    }
+
+    /// Before the Open entry: looks at the primary on a session of its own, and holds it against the fresh picture.
+    pub(super) fn towards_reopening(&self) -> Result<Next, String> {
+        let primary = &self.plan.successor;
+        match self.last(|step| matches!(step, Step::CheckBoot { .. }), primary) {
+            None => {
+                return Ok(Next::Run(Step::CheckBoot {
+                    primary: primary.clone(),
+                }));
+            }
+            Some((_, Outcome::Done)) => {}
+            Some((_, outcome)) => return Err(format!("{primary} is not opened again: {}", outcome.told())),
+        }
+        let facts = self.primary_facts(primary)?;
+        if facts.is_writable() {
+            return Ok(Next::Finish(over(Vec::new())));
+        }
+        check_reopen(self.fresh, primary)?;
+        let mut plan = self.plan.clone();
+        plan.position.clone_from(&facts.executed);
+        Ok(Next::CommitOpen {
+            position: facts.executed.clone(),
+            plan: Box::new(plan),
+            successor: primary.clone(),
+            // It is the old primary itself, and was asked.
+            receipt: FenceReceipt::OldPrimaryReadOnly,
+        })
+    }
+
+    /// After it: only forward. It stays the primary whatever happens.
+    pub(super) fn reopen(&self) -> Next {
+        let primary = &self.plan.successor;
+        let is_open = |step: &Step| matches!(step, Step::Open { .. });
+        match self.last(is_open, primary) {
+            Some((_, Outcome::Done)) => Next::Finish(Finish {
+                successor: Some((primary.clone(), self.plan.successor_identity.clone())),
+                ..over(Vec::new())
+            }),
+            Some((_, outcome)) if self.tries(is_open, primary) >= OPEN_TRIES => Next::Finish(over(vec![format!(
+                "{primary} was not made writable: {}",
+                outcome.told()
+            )])),
+            Some(_) | None => Next::Run(Step::Open {
+                successor: primary.clone(),
+            }),
+        }
+    }
+
+    fn primary_facts(&self, primary: &InstanceKey) -> Result<&InstanceFacts, String> {
+        let facts = self
+            .fresh
+            .get(primary)
+            .and_then(Instance::valid_facts)
+            .ok_or_else(|| format!("{primary} does not answer"))?;
+        if facts.identity != self.plan.successor_identity {
+            return Err(format!("{primary} is {} now", facts.identity));
+        }
+        Ok(facts)
+    }
+}
+
+/// The end of a recovery that replaces nobody.
+fn over(errors: Vec<String>) -> Finish {
+    Finish {
+        successful: errors.is_empty(),
+        successor: None,
+        lost_replicas: Vec::new(),
+        lost: None,
+        errors,
+    }
+}

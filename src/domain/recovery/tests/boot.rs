@@ -1,0 +1,104 @@
+//! Servers that are to start read-only, and a primary that has started so.
+
+use crate::domain::fixture::{Adjust, key, primary, replica, topology};
+use crate::domain::instance::Instance;
+use crate::domain::policy::{BootReadOnly, Policy};
+use crate::domain::recovery::lint::lint;
+use crate::domain::recovery::planner::{plan_boot_read_only, plan_reopen};
+use crate::domain::settings::{Boot, ServerSettings};
+use crate::domain::topology::Topology;
+
+fn enforce() -> Policy {
+    Policy {
+        boot_read_only: BootReadOnly::Enforce,
+        ..Policy::default()
+    }
+}
+
+fn told(instance: Instance, boot: Boot, read_only_since_boot: bool) -> Instance {
+    instance.facts(|facts| {
+        facts.settings = Some(ServerSettings {
+            boot,
+            read_only_since_boot: Some(read_only_since_boot),
+            ..ServerSettings::default()
+        });
+    })
+}
+
+/// A primary that has started read-only.
+fn closed() -> Instance {
+    told(primary(1, "1:1-100"), Boot::ReadOnly, true).facts(|facts| facts.read_only = true)
+}
+
+#[test]
+fn only_servers_that_answer_and_would_start_writable_are_touched_and_only_with_enforce() {
+    let tree = topology([
+        told(primary(1, "1:1-9"), Boot::Writable, false),
+        told(replica(2, 1, "1:1-9"), Boot::ReadOnly, true),
+        told(replica(3, 1, "1:1-9"), Boot::Writable, false).dead(),
+        told(replica(4, 1, "1:1-9"), Boot::Unknown("MariaDB".to_owned()), false),
+        told(replica(5, 1, "1:1-9"), Boot::Writable, false),
+    ]);
+    let plan = plan_boot_read_only(&tree, &enforce()).unwrap();
+    assert_eq!(plan.instances, [key(1), key(5)].into());
+    assert_eq!(lint(&plan, &tree), [] as [String; 0]);
+    assert_eq!(plan_boot_read_only(&tree, &Policy::default()), None);
+    let done = topology([told(primary(1, "1:1-9"), Boot::ReadOnly, false)]);
+    assert_eq!(plan_boot_read_only(&done, &enforce()), None);
+}
+
+#[test]
+fn a_primary_that_started_read_only_is_opened_again_when_it_holds_everything() {
+    let tree = topology([closed(), replica(2, 1, "1:1-100"), replica(3, 2, "1:1-90").dead()]);
+    let plan = plan_reopen(&tree, &enforce()).unwrap().unwrap();
+    assert_eq!(
+        (&plan.victim, &plan.successor, &plan.victim_identity),
+        (&key(1), &key(1), &None)
+    );
+    assert_eq!(plan.instances, [key(1)].into());
+    assert_eq!(lint(&plan, &tree), [] as [String; 0]);
+    assert_eq!(plan_reopen(&tree, &Policy::default()), Ok(None));
+}
+
+#[test]
+fn what_is_writable_or_was_closed_by_a_statement_is_left_alone() {
+    let open = told(primary(1, "1:1-100"), Boot::ReadOnly, true);
+    let by_hand = told(primary(1, "1:1-100"), Boot::ReadOnly, false).facts(|facts| facts.read_only = true);
+    let unknown = closed().facts(|facts| facts.settings = None);
+    for top in [open, by_hand, unknown, closed().dead()] {
+        let tree = topology([top, replica(2, 1, "1:1-100")]);
+        assert_eq!(plan_reopen(&tree, &enforce()), Ok(None));
+    }
+}
+
+#[test]
+fn whatever_could_make_two_primaries_or_lose_something_refuses_the_reopening() {
+    let why = |tree: Topology| plan_reopen(&tree, &enforce()).unwrap_err();
+    let ahead = topology([closed(), replica(2, 1, "1:1-90").received("1:1-101")]);
+    assert!(why(ahead).starts_with("db2:3306 holds what db1:3306 lacks"));
+    let unseen = Instance {
+        facts: None,
+        ..replica(2, 1, "").dead()
+    };
+    assert!(why(topology([closed(), unseen])).contains("does not replicate from it"));
+    let other = topology([closed(), replica(2, 1, "1:1-100"), primary(3, "3:1")]);
+    assert!(why(other).starts_with("db3:3306 is a writable primary"));
+    let away = topology([closed(), replica(2, 1, "1:1-100"), primary(3, "3:1").dead()]);
+    assert!(why(away).starts_with("db3:3306 belongs to the cluster"));
+    let replicating = topology([
+        closed().facts(|facts| facts.channels = replica(1, 9, "").facts.unwrap().channels),
+        replica(2, 1, "1:1-100"),
+    ]);
+    assert!(plan_reopen(&replicating, &enforce()).is_err());
+}
+
+#[test]
+fn the_check_finds_a_reopening_that_makes_two() {
+    let alone = topology([closed(), replica(2, 1, "1:1-100")]);
+    let plan = plan_reopen(&alone, &enforce()).unwrap().unwrap();
+    let beside = topology([closed(), replica(2, 1, "1:1-100"), primary(3, "3:1")]);
+    assert!(lint(&plan, &beside).join("; ").contains("makes two"));
+    let mut replacing = plan;
+    replacing.victim_identity = Some(replacing.successor_identity.clone());
+    assert!(lint(&replacing, &alone).join("; ").contains("nobody takes its place"));
+}
