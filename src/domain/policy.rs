@@ -237,6 +237,9 @@ pub struct Policy {
     pub held_back_living: Option<HeldBack>,
     /// A primary that waits for more semi-sync replicas than it has gets more.
     pub recover_locked_semi_sync: bool,
+    /// A reconnect test that ended a short while ago without a failover: the next test waits. A primary that is seen dead does not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub recent_test: Option<HeldBack>,
     /// Repairs that ended a short while ago: the same kind of repair of the same instance waits.
     pub recent_repairs: Vec<RecentRepair>,
     /// Instances in downtime, with the one that lasts longest.

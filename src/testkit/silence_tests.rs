@@ -81,6 +81,29 @@ async fn one_replica_that_reaches_it_keeps_it_whichever_that_is() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_failed_test_holds_back_the_next_test_and_no_failover_of_a_primary_that_dies() {
+    for refuses in [true, false] {
+        let rig = Rig::started(4, 3).await;
+        cut_off(&rig, [2, 3]);
+        assert!(!only(rig.recovered(1).await).is_successful());
+        rig.wait(5000).await;
+        assert_eq!(rig.recoveries().len(), 1, "the next test waits");
+        // Whether it refuses, or is silent as before and its last replica has lost it too: it is seen dead.
+        if refuses {
+            rig.world.with(1, |server| server.reach = Reach::Answers);
+        }
+        let died = Instant::now();
+        rig.world.kill(1);
+        let recoveries = rig.recovered(2).await;
+        assert!(died.elapsed() < Duration::from_secs(5), "{:?}", died.elapsed());
+        assert!(recoveries[1].is_successful(), "{:#?}", recoveries[1]);
+        assert_eq!(recoveries[1].finding.code, Code::DeadMaster);
+        assert_eq!(rig.world.opened(), ["db2:3306"]);
+        rig.world.assert_sound();
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_arrives_at_a_replica_is_proof_enough_and_nothing_is_touched() {
     let rig = Rig::started(3, 3).await;
     cut_off(&rig, [2]);

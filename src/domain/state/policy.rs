@@ -193,6 +193,7 @@ pub fn policy_of(
             .or_else(|| runs(state, cluster, false)),
         recover_locked_semi_sync: settings.recover_locked_semi_sync,
         recent_repairs: recent_repairs(state, cluster, topology, block_millis, now),
+        recent_test: recent_test(state, cluster, block_millis, now),
         downtimes: downtimes(state, topology, now),
         promotion_rules: promotion_rules(state, topology, now),
         promotion_ignored: topology.instances.keys().filter(ignored).cloned().collect(),
@@ -236,18 +237,42 @@ fn held_back(
     if let Some(running) = runs(state, cluster, true) {
         return Some(running);
     }
-    let blocks = recoveries_of(state, cluster)
-        .filter_map(|recovery| Some((blocked_until(recovery, block_millis)?, &recovery.uid)));
-    let (until, uid) = blocks.max()?;
-    if now >= until {
-        return None;
-    }
+    let (until, uid) = last_block(state, cluster, block_millis, false).filter(|(until, _)| now < *until)?;
     let veto = state.recoveries.get(uid).and_then(|recovery| recovery.hooks.veto());
-    let uid = uid.clone();
+    let uid = uid.to_owned();
     Some(match veto.and_then(|run| run.failure.clone()) {
         Some(why) => HeldBack::Vetoed { uid, until, why },
         None => HeldBack::RecentRecovery { uid, until },
     })
+}
+
+/// The reconnect test that holds back the next one.
+fn recent_test(state: &State, cluster: &Cluster, block_millis: u64, now: Wall) -> Option<HeldBack> {
+    let (until, uid) = last_block(state, cluster, block_millis, true).filter(|(until, _)| now < *until)?;
+    Some(HeldBack::RecentRecovery {
+        uid: uid.to_owned(),
+        until,
+    })
+}
+
+/// The block that ends last, and the recovery that it is for: of failed tests, or of everything else.
+fn last_block<'a>(
+    state: &'a State,
+    cluster: &'a Cluster,
+    block_millis: u64,
+    of_tests: bool,
+) -> Option<(Wall, &'a str)> {
+    recoveries_of(state, cluster)
+        .filter(|recovery| is_failed_test(recovery) == of_tests)
+        .filter_map(|recovery| Some((blocked_until(recovery, block_millis)?, recovery.uid.as_str())))
+        .max()
+}
+
+/// Whether a recovery began with a reconnect test and promoted nobody: that a silent primary was reached again says nothing about one
+/// that is dead. What a hook forbade stays forbidden.
+fn is_failed_test(recovery: &Recovery) -> bool {
+    let is_test = |step: &Step| matches!(step, Step::ReconnectTest { .. });
+    recovery.successor().is_none() && recovery.hooks.veto().is_none() && recovery.plan.steps.iter().any(is_test)
 }
 
 /// Global switch, then the document, or without one the filters.
@@ -373,10 +398,9 @@ fn blocked_until(recovery: &Recovery, block_millis: u64) -> Option<Wall> {
     if recovery.successor().is_some() && !recovery.is_successful() {
         return None;
     }
-    let is_test = |step: &Step| matches!(step, Step::ReconnectTest { .. });
     let millis = if recovery.successor().is_some() {
         block_millis
-    } else if recovery.plan.steps.iter().any(is_test) {
+    } else if is_failed_test(recovery) {
         // Each test interrupts replicas that may be fine, so it has its pace whatever the block is.
         RETRY_MILLIS
     } else {

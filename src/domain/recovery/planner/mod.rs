@@ -71,7 +71,8 @@ pub fn held_back(finding: &Finding, topology: &Topology, policy: &Policy) -> Opt
         policy.downtimes.get(topology.resolve(first))
     };
     // A primary that is silent or stalled is replaced like a dead one, once it is proved that it is no better.
-    let kind = if finding.code == Code::StalledPrimary || is_silent(finding) {
+    let is_by_silence = finding.code == Code::StalledPrimary || is_silent(finding);
+    let kind = if is_by_silence {
         Some(RecoveryKind::DeadPrimary)
     } else {
         RecoveryKind::for_code(finding.code)
@@ -91,9 +92,11 @@ pub fn held_back(finding: &Finding, topology: &Topology, policy: &Policy) -> Opt
         });
     let grace = || startup_grace(topology, key).map(|until| HeldBack::StartupGrace { until });
     let controlled = || another_controller(topology);
+    let tested = policy.recent_test.clone().filter(|_| is_by_silence);
     let held = general
         .clone()
         .or_else(|| not_asked_for(finding.code, key, policy))
+        .or(tested)
         .or(recent)
         .or_else(|| downtime.or_else(of_replicas).cloned());
     held.or_else(controlled).or_else(grace)
