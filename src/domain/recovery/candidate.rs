@@ -336,6 +336,9 @@ fn obstacle(replica: &Instance, best: &Bid<'_, '_>, holdings: &Holdings) -> Opti
     let Some(facts) = replica.valid_facts() else {
         return Some(RefusalReason::Unreachable(why_unreachable(replica)));
     };
+    if facts.is_binlog_server() {
+        return Some(RefusalReason::BinlogServer);
+    }
     let source = best.candidate.facts;
     let is_mariadb = facts.version.flavour.is_mariadb();
     if !is_mariadb && !matches!(facts.gtid_mode.as_str(), "ON" | "ON_PERMISSIVE") {

@@ -449,7 +449,7 @@ fn assemble(frame: Frame, choice: Choice, topology: &Topology) -> Option<Plan> {
 }
 
 /// Whose receiving thread must be stopped: the answering direct replicas of the victim, and the successor and its feeder wherever
-/// they are. One whose thread is stopped already is frozen already; leaving it out also keeps an undo from starting what a person had stopped.
+/// they are; no binlog server, which is left alone. One whose thread is stopped already is frozen already; leaving it out also keeps an undo from starting what a person had stopped.
 fn to_freeze(
     topology: &Topology,
     victim: &InstanceKey,
@@ -460,7 +460,7 @@ fn to_freeze(
         .replicas_of(victim)
         .chain(topology.get(successor))
         .chain(feeder.and_then(|feeder| topology.get(feeder)))
-        .filter(|replica| replica.is_valid() && !is_frozen(replica))
+        .filter(|replica| replica.is_valid() && !is_frozen(replica) && !by_position::is_binlog_server(replica))
         .map(|replica| replica.key.clone())
         .collect()
 }
