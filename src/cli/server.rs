@@ -466,6 +466,7 @@ fn policy_settings(settings: &Settings) -> anyhow::Result<PolicySettings> {
         promotion_ignore: promotion.ignore.patterns().to_vec(),
         block_millis: u64::try_from(recovery.block.as_millis()).context("RecoveryPeriodBlockSeconds")?,
         recover_non_writable_primary: recovery.recover_non_writable_primary,
+        must_promote_other_co_primary: recovery.must_promote_other_co_primary,
         enforce_exact_semi_sync: recovery.enforce_exact_semi_sync,
         locked_semi_sync_millis: recovery.locked_semi_sync.as_secs() * 1000,
         stalled: recovery.stalled,

@@ -122,7 +122,6 @@ pub const ACCEPTED: &[Accepted] = &[
     Accepted { name: "AuthUserHeader", default: Usual::Text("X-Forwarded-User"), about: "header that names the user behind a proxy", refusal: None },
     Accepted { name: "AuthenticationMethod", default: Usual::Text(""), about: "empty, basic, multi, proxy, token or oauth", refusal: Some("the API has no authentication yet and would be open to whoever reaches the port") },
     Accepted { name: "BufferInstanceWrites", default: Usual::Bool(false), about: "write observations in batches", refusal: None },
-    Accepted { name: "CoMasterRecoveryMustPromoteOtherCoMaster", default: Usual::Bool(true), about: "promote only the other co-primary", refusal: None },
     Accepted { name: "ConsulAclToken", default: Usual::Secret, about: "token for Consul", refusal: None },
     Accepted { name: "ConsulAddress", default: Usual::Text(""), about: "address of Consul", refusal: None },
     Accepted { name: "ConsulCrossDataCenterDistribution", default: Usual::Bool(false), about: "write to all data centres", refusal: None },

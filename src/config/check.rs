@@ -577,6 +577,7 @@ impl Check<'_> {
             recover_locked_semi_sync: keys.RecoverLockedSemiSyncMaster,
             promotion: self.promotion(file),
             recover_non_writable_primary: keys.RecoverNonWriteableMaster,
+            must_promote_other_co_primary: keys.CoMasterRecoveryMustPromoteOtherCoMaster,
             enforce_exact_semi_sync: keys.EnforceExactSemiSyncReplicas,
             locked_semi_sync: Duration::from_secs(u64::from(match keys.ReasonableLockedSemiSyncMasterSeconds {
                 0 => file.discovery.ReasonableReplicationLagSeconds,

@@ -226,6 +226,8 @@ keys! {
         EnforceExactSemiSyncReplicas: bool = false;
         /// Seconds that the binary log of a primary which waits for too many semi-sync replicas stands still before it counts as locked; 0: `ReasonableReplicationLagSeconds`.
         ReasonableLockedSemiSyncMasterSeconds: u32 = 0;
+        /// When one of two servers that replicate from each other dies and was the primary, the other one is promoted, or nobody is. `false`: a replica may be. One that takes writes already is always the one.
+        CoMasterRecoveryMustPromoteOtherCoMaster: bool = true;
         /// Never promote across data centres.
         PreventCrossDataCenterMasterFailover: bool = false;
         /// Never promote across regions.

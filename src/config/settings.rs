@@ -188,6 +188,8 @@ pub struct RecoverySettings {
     pub recover_locked_semi_sync: bool,
     /// A read-only primary is a failure.
     pub recover_non_writable_primary: bool,
+    /// Of two co-primaries the other one is promoted, or nobody is.
+    pub must_promote_other_co_primary: bool,
     /// More semi-sync replicas than the primary waits for are a failure.
     pub enforce_exact_semi_sync: bool,
     /// How long the binary log of a primary that waits for semi-sync replicas stands still before it counts as locked.

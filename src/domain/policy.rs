@@ -274,6 +274,8 @@ pub struct Policy {
     pub booted_read_only: Option<InstanceKey>,
     /// A read-only primary is a failure, whoever made it so.
     pub recover_non_writable_primary: bool,
+    /// Of two co-primaries the other one is promoted, or nobody is.
+    pub must_promote_other_co_primary: bool,
     /// More semi-sync replicas than the primary waits for are a failure.
     pub enforce_exact_semi_sync: bool,
     /// How long the binary log of a primary that waits for too many semi-sync replicas must stand still before it counts as locked,

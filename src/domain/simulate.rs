@@ -178,7 +178,10 @@ fn write_plan(plan: Option<&Plan>, report: &PlanReport, topology: &Topology, out
         )?,
         Some(plan) => {
             let verb = match plan.kind {
-                RecoveryKind::DeadPrimary | RecoveryKind::DeadPrimaryByPosition | RecoveryKind::Takeover => "promote",
+                RecoveryKind::DeadPrimary
+                | RecoveryKind::DeadPrimaryByPosition
+                | RecoveryKind::CoPrimary
+                | RecoveryKind::Takeover => "promote",
                 RecoveryKind::Rejoin
                 | RecoveryKind::IntermediatePrimary
                 | RecoveryKind::GroupMember

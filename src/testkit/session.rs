@@ -358,7 +358,16 @@ impl StepSession for SimSession {
             if writable.len() > 1 {
                 inner.violations.push(format!("two writable at once: {writable:?}"));
             }
-            if inner.servers[&key].channel.is_some() {
+            // Co-primaries replicate from each other, writable or not.
+            let is_of_two = |link: &super::world::Link| {
+                let other = inner.servers.get(&link.source).and_then(|other| other.channel.as_ref());
+                other.is_some_and(|other| other.source == key)
+            };
+            if inner.servers[&key]
+                .channel
+                .as_ref()
+                .is_some_and(|link| !is_of_two(link))
+            {
                 inner.violations.push(format!("{key} is writable and replicates"));
             }
         })

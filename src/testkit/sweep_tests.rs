@@ -67,16 +67,21 @@ enum Scene {
     Equal,
     /// db2, in the primary's data centre, is behind db3, which is elsewhere: it is fed from it.
     Feeding,
+    /// The primary and db2 replicate from each other.
+    CoPrimaries,
 }
 
 impl Scene {
     async fn rig(self) -> Rig {
-        let rig = Rig::new(4, 3);
+        let mut rig = Rig::new(4, 3);
+        if self == Self::CoPrimaries {
+            rig.world.lock().follow(&key(1), &key(2));
+            rig.policy.must_promote_other_co_primary = false;
+        }
         for n in 1..=4 {
             let place = if self == Self::Feeding && n > 2 { "b" } else { "a" };
             rig.world.with(n, |server| server.facts.data_center = place.to_owned());
         }
-        let mut rig = rig;
         for id in 1..=3 {
             rig.start(id);
         }
@@ -105,7 +110,7 @@ impl Scene {
 
     fn statements(self) -> &'static [(u32, &'static str)] {
         match self {
-            Self::Equal => &STATEMENTS,
+            Self::Equal | Self::CoPrimaries => &STATEMENTS,
             Self::Feeding => &FEEDING_STATEMENTS,
         }
     }
@@ -233,7 +238,7 @@ fn rounds(scene: Scene, n: u32, statement: &str) -> u32 {
     match (scene, statement) {
         (_, "facts") => 4,
         (Scene::Feeding, "stop_receiving" | "wait_applied") if n == 2 => 2,
-        (Scene::Equal | Scene::Feeding, _) => 1,
+        (Scene::Equal | Scene::Feeding | Scene::CoPrimaries, _) => 1,
     }
 }
 
@@ -251,7 +256,7 @@ async fn statements_seen(scene: Scene) -> BTreeSet<String> {
 
 #[tokio::test(start_paused = true)]
 async fn the_lists_of_statements_are_complete() {
-    for scene in [Scene::Equal, Scene::Feeding] {
+    for scene in [Scene::Equal, Scene::Feeding, Scene::CoPrimaries] {
         let listed: BTreeSet<String> = scene
             .statements()
             .iter()
@@ -294,4 +299,9 @@ async fn whatever_goes_wrong_at_whatever_statement_there_is_one_primary_at_the_e
 #[tokio::test(start_paused = true)]
 async fn whatever_goes_wrong_while_the_successor_is_fed_there_is_one_primary_at_the_end() {
     sweep(Scene::Feeding).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn whatever_goes_wrong_with_co_primaries_there_is_one_primary_at_the_end() {
+    sweep(Scene::CoPrimaries).await;
 }

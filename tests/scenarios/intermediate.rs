@@ -99,6 +99,42 @@ async fn a_replica_with_an_errant_transaction_is_left_behind_and_named() -> Resu
     .await
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn replicas_of_a_dead_intermediate_go_to_a_sibling_of_it() -> Result<()> {
+    // The second and the third replicate from the first, the others from the second.
+    scenario("intermediate-sibling", |run| moved_to(run, &[0, 0, 1, 1], 2)).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_single_replica_of_a_dead_intermediate_without_siblings_goes_up() -> Result<()> {
+    scenario("intermediate-up", |run| moved_to(run, &[0, 1], 0)).await
+}
+
+/// The second server dies, and those below it are moved to the one that is wanted.
+async fn moved_to(run: Arc<Run>, sources: &[usize], wanted: usize) -> Result<()> {
+    let shape = Shape {
+        sources: sources.to_vec(),
+        ..Shape::asynchronous(Flavour::MySql, sources.len())
+    };
+    let intent = Intent::Configuration(serde_json::json!({
+        "RecoverIntermediateMasterClusterFilters": ["*"],
+    }));
+    let mut stage = Stage::set(&run, &shape, &intent).await?;
+    let wanted = stage.address(wanted)?;
+    stage.topology.server_mut(1)?.kill()?;
+    let recovery = ended(&stage).await?;
+    ensure!(
+        recovery.get("IsSuccessful") == Some(&Value::Bool(true)),
+        "not successful: {recovery}"
+    );
+    for (index, _) in sources.iter().enumerate().filter(|(_, source)| **source == 1) {
+        stage.topology.server(index + 1)?.follows(&wanted, DEADLINE).await?;
+    }
+    stage.writers.progress(300, DEADLINE).await?;
+    let (topology, ..) = stage.judge(Duration::ZERO).await?;
+    topology.caught_up(0, DEADLINE).await
+}
+
 /// The one recovery, when it is over.
 async fn ended(stage: &Stage) -> Result<Value> {
     until(DEADLINE, "the recovery of the intermediate to be over", async || {

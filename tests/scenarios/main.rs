@@ -11,6 +11,7 @@ mod kit;
 mod booting;
 mod by_position;
 mod choice;
+mod co_primaries;
 mod errant;
 mod feeding;
 mod fencing;

@@ -112,7 +112,7 @@ pub struct KindLists {
 /// The lists of each kind of recovery. A new kind must find its place here.
 pub fn lists_of(kind: RecoveryKind) -> KindLists {
     match kind {
-        RecoveryKind::DeadPrimary | RecoveryKind::DeadPrimaryByPosition => KindLists {
+        RecoveryKind::DeadPrimary | RecoveryKind::DeadPrimaryByPosition | RecoveryKind::CoPrimary => KindLists {
             before: &[HookList::PreFailover],
             succeeded: &[HookList::PostMasterFailover, HookList::PostFailover],
             failed: &[HookList::PostUnsuccessfulFailover],

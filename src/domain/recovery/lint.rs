@@ -27,7 +27,7 @@ pub fn lint(plan: &Plan, topology: &Topology) -> Vec<String> {
     let mut wrong = Vec::new();
     check_instances(plan, &mut wrong);
     match plan.kind {
-        RecoveryKind::DeadPrimary => {
+        RecoveryKind::DeadPrimary | RecoveryKind::CoPrimary => {
             check_order(plan, &mut wrong);
             check_silence(plan, topology, &mut wrong);
             check_roles(plan, topology, &mut wrong);

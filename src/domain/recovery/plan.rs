@@ -216,6 +216,8 @@ pub enum RecoveryKind {
     DeadPrimary,
     /// A dead primary is replaced, by file and position.
     DeadPrimaryByPosition,
+    /// A dead primary that replicated from another server, as that one did from it, is replaced, by GTID.
+    CoPrimary,
     /// A returned primary becomes a replica.
     Rejoin,
     /// The replicas of a dead intermediate primary get another source.
@@ -243,6 +245,8 @@ const CALLS_FOR: &[(Code, RecoveryKind)] = &[
     (Code::DeadMaster, RecoveryKind::DeadPrimary),
     (Code::DeadMasterAndSomeReplicas, RecoveryKind::DeadPrimary),
     (Code::SuccessorLost, RecoveryKind::DeadPrimary),
+    (Code::DeadCoMaster, RecoveryKind::CoPrimary),
+    (Code::DeadCoMasterAndSomeReplicas, RecoveryKind::CoPrimary),
     (Code::DeadIntermediateMaster, RecoveryKind::IntermediatePrimary),
     (
         Code::DeadIntermediateMasterAndSomeReplicas,
@@ -283,7 +287,7 @@ impl RecoveryKind {
     /// victim in quarantine.
     pub fn replaces_primary(self) -> bool {
         match self {
-            Self::DeadPrimary | Self::DeadPrimaryByPosition | Self::Takeover => true,
+            Self::DeadPrimary | Self::DeadPrimaryByPosition | Self::CoPrimary | Self::Takeover => true,
             Self::Rejoin
             | Self::IntermediatePrimary
             | Self::GroupMember
@@ -302,6 +306,7 @@ impl RecoveryKind {
         match self {
             Self::DeadPrimary
             | Self::DeadPrimaryByPosition
+            | Self::CoPrimary
             | Self::IntermediatePrimary
             | Self::GroupMember
             | Self::NonWritablePrimary => true,
@@ -319,7 +324,7 @@ impl RecoveryKind {
     /// done, every one of its steps is complete in itself, and the other recovery looks at the servers afresh.
     pub fn gives_way(self) -> bool {
         match self {
-            Self::DeadPrimary | Self::DeadPrimaryByPosition | Self::Takeover => false,
+            Self::DeadPrimary | Self::DeadPrimaryByPosition | Self::CoPrimary | Self::Takeover => false,
             Self::Rejoin
             | Self::IntermediatePrimary
             | Self::GroupMember

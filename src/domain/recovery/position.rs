@@ -10,7 +10,7 @@
 //! replica passes its errant transactions on.
 //!
 //! When nothing is known of the primary's set and no other replica was ever seen, there is nothing to compare with, and nothing
-//! counts as errant. MariaDB's positions do not name the servers that wrote before a replica was provisioned; so, while the primary's
+//! counts as errant. Nor is what the source of the top committed: of co-primaries each replicates from the other one. MariaDB's positions do not name the servers that wrote before a replica was provisioned; so, while the primary's
 //! set is unknown, only a server that names the origin at all can testify that something of that origin is missing elsewhere.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -80,6 +80,9 @@ impl Holdings {
             (Some(seen), Some(remembered)) => Some(seen.union(remembered)),
             (seen, remembered) => seen.or_else(|| remembered.cloned()),
         };
+        let top_source = top_facts
+            .and_then(|facts| facts.managed_channel())
+            .map(|channel| topology.resolve(&channel.source));
         let top_identity = top_facts.map(|facts| &facts.identity);
         let replicas = branches
             .iter()
@@ -87,7 +90,9 @@ impl Holdings {
                 let is_above =
                     |other: &&Branch<'_>| other.members.contains(key) && Some(&other.facts.identity) != top_identity;
                 let errant = branches
-                    .values()
+                    .iter()
+                    .filter(|(root, _)| Some(**root) != top_source)
+                    .map(|(_, branch)| branch)
                     .filter(is_above)
                     .filter_map(|origin| errant_of(origin, &branch.received, top_set.as_ref(), &branches))
                     .reduce(|all, part| all.union(&part));

@@ -105,6 +105,8 @@ pub struct PolicySettings {
     pub old_primary: OldPrimary,
     /// `RecoverNonWriteableMaster`.
     pub recover_non_writable_primary: bool,
+    /// `CoMasterRecoveryMustPromoteOtherCoMaster`.
+    pub must_promote_other_co_primary: bool,
     /// `EnforceExactSemiSyncReplicas`.
     pub enforce_exact_semi_sync: bool,
     /// `ReasonableLockedSemiSyncMasterSeconds`, milliseconds.
@@ -148,6 +150,7 @@ impl Default for PolicySettings {
             loss_timeout_millis: 0,
             old_primary: OldPrimary::Hold,
             recover_non_writable_primary: false,
+            must_promote_other_co_primary: true,
             enforce_exact_semi_sync: false,
             locked_semi_sync_millis: 10_000,
             stalled: StalledPrimary::Observe,
@@ -209,6 +212,7 @@ pub fn policy_of(
         quarantined: quarantined(state, cluster, topology),
         booted_read_only: booted_read_only(cluster, topology),
         recover_non_writable_primary: settings.recover_non_writable_primary,
+        must_promote_other_co_primary: settings.must_promote_other_co_primary,
         enforce_exact_semi_sync: settings.enforce_exact_semi_sync,
         locked_semi_sync_millis: settings.locked_semi_sync_millis,
         reasonable_lag_seconds: settings.reasonable_lag_seconds,

@@ -93,6 +93,7 @@ impl RecoveryShape {
         let (kind, recovery_type) = match recovery.plan.kind {
             // Orchestrator's takeover is a forced recovery of the primary, and so it is called.
             RecoveryKind::DeadPrimary | RecoveryKind::Takeover => ("MasterRecovery", "MasterRecoveryGTID"),
+            RecoveryKind::CoPrimary => ("CoMasterRecovery", "MasterRecoveryGTID"),
             RecoveryKind::IntermediatePrimary => ("IntermediateMasterRecovery", "NotMasterRecovery"),
             RecoveryKind::GroupMember => ("ReplicationGroupMemberRecovery", "NotMasterRecovery"),
             RecoveryKind::DeadPrimaryByPosition => ("MasterRecovery", "MasterRecoveryPosition"),

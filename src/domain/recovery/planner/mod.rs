@@ -15,6 +15,7 @@ use crate::domain::topology::Topology;
 
 mod boot;
 pub(super) mod by_position;
+mod co_primary;
 mod designated;
 mod errant;
 mod forced;
@@ -178,6 +179,7 @@ pub fn plan_as_asked(
         Some(
             RecoveryKind::DeadPrimary
             | RecoveryKind::DeadPrimaryByPosition
+            | RecoveryKind::CoPrimary
             | RecoveryKind::Rejoin
             | RecoveryKind::ResolveErrant
             | RecoveryKind::Takeover
@@ -188,6 +190,11 @@ pub fn plan_as_asked(
         | None => {}
     }
     let topology = &*view(finding.code, topology, victim);
+    let is_of_two = RecoveryKind::for_code(finding.code) == Some(RecoveryKind::CoPrimary);
+    if is_of_two && current_primary(topology).is_some_and(|primary| primary != *victim) {
+        // The primary lives on. Who else replicated from the dead one needs another source.
+        return relocate::plan_relocation(finding, RecoveryKind::IntermediatePrimary, topology, policy);
+    }
     if let Err(why) = check_finding(finding, victim, topology) {
         return no_plan(why);
     }
@@ -208,7 +215,10 @@ fn no_plan(why: String) -> (Option<Plan>, PlanReport) {
 /// What would be done if the present primary died now: shown before anything breaks.
 pub fn rehearse(topology: &Topology, policy: &Policy, now: Wall) -> (Option<Plan>, PlanReport) {
     match current_primary(topology) {
-        Some(primary) => plan_for(Code::DeadMaster, &primary, topology, policy, Asked::default(), now),
+        Some(primary) => {
+            let code = co_primary::death_of(topology, &primary);
+            plan_for(code, &primary, topology, policy, Asked::default(), now)
+        }
         None => (
             None,
             PlanReport {
@@ -250,7 +260,13 @@ fn plan_for(
     asked: Asked<'_>,
     now: Wall,
 ) -> (Option<Plan>, PlanReport) {
+    let kind = co_primary::kind_for(code);
     if by_position::applies(topology, victim) {
+        if kind == RecoveryKind::CoPrimary {
+            return no_plan(format!(
+                "the replicas of {victim} do not use GTIDs: without them no co-primary is replaced"
+            ));
+        }
         if asked.designated.is_some() || asked.order.as_ref().is_some_and(|order| order.forced) {
             return no_plan(format!(
                 "the replicas of {victim} do not use GTIDs: without them nobody can be named, and no living primary replaced"
@@ -265,7 +281,11 @@ fn plan_for(
         remembered: asked.remembered,
         ..Moment::at(now)
     };
-    let (choice, report) = choose_designated(topology, victim, policy, &moment, asked.designated);
+    let only = (kind == RecoveryKind::CoPrimary)
+        .then(|| co_primary::only_successor(topology, victim, policy))
+        .flatten();
+    let wanted = asked.designated.or(only.as_ref());
+    let (choice, report) = choose_designated(topology, victim, policy, &moment, wanted);
     let plan = choice.and_then(|choice| {
         let instances = topology
             .descendants_of(victim)
@@ -273,6 +293,7 @@ fn plan_for(
             .map(|instance| instance.key.clone())
             .chain([victim.clone()]);
         let frame = Frame {
+            kind,
             code,
             victim: victim.clone(),
             victim_identity: identity_of(topology, victim),
@@ -349,6 +370,7 @@ fn identity_of(topology: &Topology, key: &InstanceKey) -> Option<Identity> {
 
 /// What stays the same when the choice is made again.
 struct Frame {
+    kind: RecoveryKind,
     code: Code,
     victim: InstanceKey,
     victim_identity: Option<Identity>,
@@ -386,6 +408,7 @@ fn manners_below(topology: &Topology, victim: &InstanceKey) -> BTreeMap<Instance
 
 fn assemble(frame: Frame, choice: Choice, topology: &Topology) -> Option<Plan> {
     let Frame {
+        kind,
         code,
         victim,
         victim_identity,
@@ -429,7 +452,7 @@ fn assemble(frame: Frame, choice: Choice, topology: &Topology) -> Option<Plan> {
         });
     }
     Some(Plan {
-        kind: RecoveryKind::DeadPrimary,
+        kind,
         code,
         cluster: topology.cluster.clone(),
         victim,
@@ -491,8 +514,13 @@ pub(super) fn rechoose_without(
     moment.remembered.clone_from(&plan.remembered);
     moment.moved = moved(plan, fresh).into_keys().collect();
     moment.excluded.extend(not_claimed(plan, fresh));
-    let (choice, report) = choose_designated(fresh, &plan.victim, policy, &moment, plan.designated());
+    let only = (plan.kind == RecoveryKind::CoPrimary)
+        .then(|| co_primary::only_successor(fresh, &plan.victim, policy))
+        .flatten();
+    let wanted = plan.designated().or(only.as_ref());
+    let (choice, report) = choose_designated(fresh, &plan.victim, policy, &moment, wanted);
     let frame = Frame {
+        kind: plan.kind,
         code: plan.code,
         victim: plan.victim.clone(),
         victim_identity: plan

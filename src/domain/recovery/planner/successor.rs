@@ -8,6 +8,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 
+use crate::domain::analysis::current_primary;
 use crate::domain::analysis::evidence::{evidence, is_downtimed};
 use crate::domain::finding::{Code, Finding};
 use crate::domain::gtid::GtidSet;
@@ -16,6 +17,7 @@ use crate::domain::instance::{
 };
 use crate::domain::key::InstanceKey;
 use crate::domain::policy::Policy;
+use crate::domain::recovery::plan::RecoveryKind;
 use crate::domain::state::{Phase, Recovery};
 use crate::domain::topology::Topology;
 
@@ -64,13 +66,28 @@ pub fn lost_successor<'a>(
     })
 }
 
-/// The picture that a finding or plan of this code is judged on: as it is, but for [`Code::SuccessorLost`].
-pub fn view<'a>(code: Code, topology: &'a Topology, lost: &InstanceKey) -> Cow<'a, Topology> {
+/// The picture that a finding or plan of this code about `victim` is judged on: as it is, but for [`Code::SuccessorLost`], and for a
+/// dead co-primary that is not the primary: then the primary stands at the top, as if it had never replicated from that one.
+pub fn view<'a>(code: Code, topology: &'a Topology, victim: &InstanceKey) -> Cow<'a, Topology> {
+    let victim = topology.resolve(victim);
     if code == Code::SuccessorLost {
-        Cow::Owned(with_lost_successor_on_top(topology, topology.resolve(lost)))
-    } else {
-        Cow::Borrowed(topology)
+        return Cow::Owned(with_lost_successor_on_top(topology, victim));
     }
+    if RecoveryKind::for_code(code) == Some(RecoveryKind::CoPrimary)
+        && let Some(primary) = current_primary(topology).filter(|primary| primary != victim)
+        && topology.get(&primary).and_then(|instance| topology.source_of(instance)) == Some(victim)
+    {
+        let mut view = topology.clone();
+        if let Some(facts) = view
+            .instances
+            .get_mut(&primary)
+            .and_then(|instance| instance.facts.as_mut())
+        {
+            facts.channels.clear();
+        }
+        return Cow::Owned(view);
+    }
+    Cow::Borrowed(topology)
 }
 
 fn with_lost_successor_on_top(topology: &Topology, lost: &InstanceKey) -> Topology {
@@ -102,6 +119,15 @@ fn with_lost_successor_on_top(topology: &Topology, lost: &InstanceKey) -> Topolo
             // It is no part of what follows; its replicas are.
             Some(_) | None => rehang(&mut view, &top, lost),
         }
+    }
+    // A co-primary that was the primary before, and is gone: no top, since it replicated from the lost one.
+    let former: Vec<InstanceKey> = view
+        .replicas_of(lost)
+        .filter(|replica| !replica.is_valid() && replica.facts.as_ref().is_some_and(InstanceFacts::is_writable))
+        .map(|replica| replica.key.clone())
+        .collect();
+    for key in former {
+        rehang(&mut view, &key, lost);
     }
     view
 }

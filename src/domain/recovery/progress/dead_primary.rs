@@ -7,7 +7,7 @@ use crate::domain::key::InstanceKey;
 use crate::domain::policy::Policy;
 use crate::domain::recovery::candidate::Moment;
 use crate::domain::recovery::outcome::{Next, Outcome};
-use crate::domain::recovery::plan::{Plan, Refusal, RefusalReason, Step};
+use crate::domain::recovery::plan::{Plan, RecoveryKind, Refusal, RefusalReason, Step};
 use crate::domain::recovery::planner::{is_frozen, rechoose_without};
 use crate::domain::recovery::position::Holdings;
 use crate::domain::recovery::receipt::{FenceReceipt, receipt};
@@ -184,7 +184,12 @@ impl Course<'_> {
                 .get(key)
                 .is_none_or(|holding| facts.executed.covers(&holding.position))
         });
-        !self.is_another(facts) && facts.managed_channel().is_none() && has_all
+        // A co-primary replicates from the other one all its life.
+        let is_primary = facts.managed_channel().is_none_or(|channel| {
+            self.plan.kind == RecoveryKind::CoPrimary
+                && self.plan.instances.contains(self.fresh.resolve(&channel.source))
+        });
+        !self.is_another(facts) && is_primary && has_all
     }
 
     /// After the Open entry.

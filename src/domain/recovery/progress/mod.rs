@@ -54,10 +54,12 @@ pub fn next(plan: &Plan, phase: &Phase, done: &[StepResult], fresh: &Topology, p
     }
     match (plan.kind, phase) {
         (_, Phase::Ended { .. }) => Next::Over,
-        (RecoveryKind::DeadPrimary, Phase::Claimed) => course
+        (RecoveryKind::DeadPrimary | RecoveryKind::CoPrimary, Phase::Claimed) => course
             .towards_opening(policy, now)
             .unwrap_or_else(|reason| course.abort(reason)),
-        (RecoveryKind::DeadPrimary, Phase::Opened { successor, .. }) => course.forward(successor),
+        (RecoveryKind::DeadPrimary | RecoveryKind::CoPrimary, Phase::Opened { successor, .. }) => {
+            course.forward(successor)
+        }
         (RecoveryKind::IntermediatePrimary | RecoveryKind::GroupMember, Phase::Claimed | Phase::Opened { .. }) => {
             course.relocate(policy)
         }

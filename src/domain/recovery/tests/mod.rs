@@ -22,6 +22,7 @@ use crate::domain::version::ServerVersion;
 mod boot;
 mod by_position;
 mod choice;
+mod co_primaries;
 mod feeding;
 mod living;
 mod plans;

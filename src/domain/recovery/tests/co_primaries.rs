@@ -1,0 +1,168 @@
+//! db1, the primary, and db2 replicate from each other; db3 replicates from db1, db4 from db2.
+
+use super::*;
+use crate::domain::recovery::outcome::{Next, Outcome, StepResult};
+use crate::domain::recovery::progress::next;
+use crate::domain::state::Phase;
+
+fn first() -> Instance {
+    replica(1, 2, "1:1-100").facts(|facts| facts.read_only = false)
+}
+
+fn others() -> [Instance; 3] {
+    [
+        replica(2, 1, "1:1-100").cut(),
+        replica(3, 1, "1:1-100").cut(),
+        replica(4, 2, "1:1-100"),
+    ]
+}
+
+fn dead(code: Code, n: u32) -> Finding {
+    Finding {
+        code,
+        instance: key(n),
+        ..dead_primary()
+    }
+}
+
+fn must() -> Policy {
+    Policy {
+        must_promote_other_co_primary: true,
+        ..Policy::default()
+    }
+}
+
+fn tree(change: impl Fn(u32, Instance) -> Instance) -> Topology {
+    let all = others().into_iter().chain([first().dead()]);
+    topology(all.map(|instance| {
+        let n = (1..=4).find(|n| key(*n) == instance.key).unwrap();
+        change(n, instance)
+    }))
+}
+
+fn planned(tree: &Topology, policy: &Policy) -> Result<Plan, String> {
+    let (made, report) = plan(&dead(Code::DeadCoMaster, 1), tree, policy, NOW);
+    if let Some(made) = &made {
+        assert_eq!(made.kind, RecoveryKind::CoPrimary);
+        assert_eq!(lint(made, tree), Vec::<String>::new());
+    }
+    made.ok_or_else(|| report.no_plan.unwrap())
+}
+
+fn follows(plan: &Plan) -> BTreeSet<InstanceKey> {
+    let repoint = |step: &Step| {
+        if let Step::Repoint { replicas, .. } = step {
+            Some(replicas.clone())
+        } else {
+            None
+        }
+    };
+    plan.steps.iter().find_map(repoint).unwrap_or_default()
+}
+
+#[test]
+fn the_other_one_takes_over_with_the_dead_ones_replicas() {
+    let plan = planned(&tree(|_, it| it), &must()).unwrap();
+    assert_eq!(plan.successor, key(2));
+    assert_eq!(follows(&plan), [key(3)].into());
+    let told = plan.steps.iter().map(Step::describe).collect::<Vec<_>>().join("; ");
+    assert!(told.contains("freeze: stop receiving on db2:3306, db3:3306"), "{told}");
+}
+
+#[test]
+fn nobody_else_is_promoted_unless_the_configuration_allows_it() {
+    let unfit = tree(|n, it| {
+        if n == 2 {
+            it.facts(|facts| facts.log_bin = false)
+        } else {
+            it
+        }
+    });
+    let why = planned(&unfit, &must()).unwrap_err();
+    assert!(why.contains("db2:3306"), "{why}");
+    let plan = planned(&unfit, &Policy::default()).unwrap();
+    assert_eq!(plan.successor, key(3));
+    assert!(follows(&plan).contains(&key(2)));
+}
+
+#[test]
+fn one_that_takes_writes_is_the_one_and_what_it_wrote_is_not_errant() {
+    let active = tree(|n, it| match n {
+        2 => it.facts(|facts| {
+            facts.read_only = false;
+            facts.executed = mysql_set("1:1-100,2:1-5");
+        }),
+        _ => it,
+    });
+    let plan = planned(&active, &Policy::default()).unwrap();
+    assert_eq!(
+        (&plan.successor, &plan.position),
+        (&key(2), &mysql_set("1:1-100,2:1-5"))
+    );
+}
+
+#[test]
+fn without_gtids_nothing_is_done() {
+    let by_position = tree(|_, it| {
+        it.facts(|facts| {
+            facts.gtid_mode = "OFF".to_owned();
+            for channel in &mut facts.channels {
+                channel.positioning = Positioning::FilePosition;
+            }
+        })
+    });
+    let why = planned(&by_position, &must()).unwrap_err();
+    assert!(why.contains("do not use GTIDs"), "{why}");
+}
+
+#[test]
+fn of_a_dead_one_that_is_not_the_primary_the_replicas_move_and_the_primary_does_not() {
+    let tree = topology([
+        first().cut(),
+        replica(2, 1, "1:1-100").dead(),
+        replica(3, 1, "1:1-100"),
+        replica(4, 2, "1:1-100").cut(),
+    ]);
+    let (made, report) = plan(&dead(Code::DeadCoMaster, 2), &tree, &must(), NOW);
+    let made = made.unwrap_or_else(|| panic!("{report:?}"));
+    assert_eq!(made.kind, RecoveryKind::IntermediatePrimary);
+    assert_eq!(lint(&made, &tree), Vec::<String>::new());
+    assert_eq!(made.instances, [key(2), key(4)].into());
+    assert_eq!(follows(&made), [key(4)].into());
+}
+
+#[test]
+fn one_that_comes_back_with_everything_stays_the_primary() {
+    let gone = tree(|_, it| it);
+    let plan = planned(&gone, &must()).unwrap();
+    let frozen = |it: Instance| {
+        it.facts(|facts| {
+            for channel in &mut facts.channels {
+                channel.io = crate::domain::instance::ThreadState::Stopped;
+            }
+        })
+    };
+    let back = topology(
+        others()
+            .map(|it| if it.key == key(4) { it } else { frozen(it) })
+            .into_iter()
+            .chain([first()]),
+    );
+    let done = |step: Step, outcomes: &[(u32, Outcome)]| StepResult {
+        step,
+        outcomes: outcomes.iter().map(|(n, outcome)| (key(*n), outcome.clone())).collect(),
+    };
+    let fence = Step::Fence { victim: key(1) };
+    let freeze = Step::Freeze {
+        replicas: [key(2), key(3)].into(),
+    };
+    let results = [
+        done(fence, &[(1, Outcome::NoAnswer("refused".to_owned()))]),
+        done(freeze, &[(2, Outcome::Done), (3, Outcome::Done)]),
+    ];
+    let step = next(&plan, &Phase::Claimed, &results, &back, &must(), NOW);
+    assert!(
+        matches!(&step, Next::Abort { reason, .. } if reason.contains("came back")),
+        "{step:?}"
+    );
+}

@@ -1,0 +1,89 @@
+//! The primary and another server replicate from each other.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use serde_json::Value;
+
+use crate::kit::http::text;
+use crate::kit::members::{Intent, Members};
+use crate::kit::replication::Flavour;
+use crate::kit::run::{Run, scenario};
+use crate::kit::topology::{Shape, Topology};
+use crate::kit::wait::until;
+use crate::stage::{DEADLINE, Stage};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn when_a_mysql_primary_dies_its_co_primary_takes_over() -> Result<()> {
+    scenario("co-primary-mysql", |run| primary_dies(run, Flavour::MySql)).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn when_a_mariadb_primary_dies_its_co_primary_takes_over() -> Result<()> {
+    scenario("co-primary-mariadb", |run| primary_dies(run, Flavour::MariaDb)).await
+}
+
+/// Two servers in a ring, the second read-only, and a replica of the first.
+async fn stage(run: &Arc<Run>, flavour: Flavour, sources: Vec<usize>) -> Result<Stage> {
+    let shape = Shape {
+        sources,
+        ..Shape::asynchronous(flavour, 2)
+    };
+    let topology = Topology::start(run, &shape).await?;
+    let (first, second) = (topology.server(0)?, topology.server(1)?);
+    let account = &topology.accounts.replication;
+    first.run(&flavour.attach(second.address(), account)).await?;
+    first.follows(second.address(), DEADLINE).await?;
+    let members = Members::start(run, &topology, &Intent::default_document(), None).await?;
+    members.knows(&topology).await?;
+    Stage::begin(topology, members).await
+}
+
+async fn primary_dies(run: Arc<Run>, flavour: Flavour) -> Result<()> {
+    let mut stage = stage(&run, flavour, vec![0, 0]).await?;
+    let measured = stage.fail_over(DEADLINE).await?;
+    ensure!(
+        measured.successor == 1,
+        "{} was promoted, not the co-primary",
+        measured.to
+    );
+    let recovery = stage
+        .members
+        .one_recovery(DEADLINE, &measured.from, &measured.to)
+        .await?;
+    ensure!(text(&recovery, "/Type") == "CoMasterRecovery", "{recovery}");
+    stage.topology.server(2)?.follows(&measured.to, DEADLINE).await?;
+    ensure!(
+        stage.topology.server(1)?.replica_status().await?.is_none(),
+        "the new primary still replicates from the dead one"
+    );
+    stage.writers.progress(300, DEADLINE).await?;
+    stage.judge(Duration::ZERO).await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn when_the_other_one_dies_its_replica_moves_and_the_primary_stays() -> Result<()> {
+    scenario("co-primary-passive", |run| async move {
+        let mut stage = stage(&run, Flavour::MySql, vec![0, 1]).await?;
+        let primary = stage.address(0)?;
+        stage.topology.server_mut(1)?.kill()?;
+        stage.topology.server(2)?.follows(&primary, DEADLINE).await?;
+        let recoveries = until(DEADLINE, "the recovery to be over", async || {
+            let recoveries = stage.members.recoveries().await?;
+            let is_over = |recovery: &Value| recovery.get("IsActive") == Some(&Value::Bool(false));
+            Ok((!recoveries.is_empty() && recoveries.iter().all(is_over)).then_some(recoveries))
+        })
+        .await?;
+        ensure!(
+            matches!(recoveries.as_slice(), [only] if text(only, "/Type") == "IntermediateMasterRecovery"),
+            "{}",
+            Value::from(recoveries)
+        );
+        stage.writers.progress(300, DEADLINE).await?;
+        stage.judge(Duration::ZERO).await?;
+        Ok(())
+    })
+    .await
+}
