@@ -242,8 +242,8 @@ mod tests {
         Owner::Another("ham4db@10.0.0.9".to_owned())
     }
 
-    fn named() -> Result<Option<String>, NotSettled> {
-        Ok(Some("ham4db@10.0.0.9".to_owned()))
+    fn named() -> String {
+        "ham4db@10.0.0.9".to_owned()
     }
 
     #[test]
@@ -254,24 +254,24 @@ mod tests {
         assert_eq!(watched.see(&Owner::ThisGroup, at(5)), Ok(None));
         assert_eq!(watched.see(&stranger(), at(6)), Err(NotSettled));
         assert_eq!(watched.see(&stranger(), at(10)), Err(NotSettled));
-        assert_eq!(watched.see(&stranger(), at(11)), named());
+        assert_eq!(watched.see(&stranger(), at(11)), Ok(Some(named())));
     }
 
     #[test]
     fn a_strangers_cluster_is_free_when_its_lock_was_for_ten_seconds() {
         let mut watched = Watched::default();
         assert_eq!(watched.see(&stranger(), at(0)), Err(NotSettled));
-        assert_eq!(watched.see(&stranger(), at(5)), named());
+        assert_eq!(watched.see(&stranger(), at(5)), Ok(Some(named())));
         // Its leader changes, or it has replaced the primary.
-        assert_eq!(watched.see(&Owner::Nobody, at(6)), named());
+        assert_eq!(watched.see(&Owner::Nobody, at(6)), Ok(Some(named())));
         assert!(!watched.may_take(at(6)));
         assert_eq!(
             watched.see(&stranger(), at(8)),
-            named(),
+            Ok(Some(named())),
             "at once: it was theirs before"
         );
-        assert_eq!(watched.see(&Owner::Nobody, at(9)), named());
-        assert_eq!(watched.see(&Owner::Nobody, at(18)), named());
+        assert_eq!(watched.see(&Owner::Nobody, at(9)), Ok(Some(named())));
+        assert_eq!(watched.see(&Owner::Nobody, at(18)), Ok(Some(named())));
         assert!(!watched.may_take(at(18)));
         assert_eq!(watched.see(&Owner::Nobody, at(19)), Ok(None));
         assert!(watched.may_take(at(19)));

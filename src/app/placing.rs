@@ -125,11 +125,12 @@ impl PlacingDesk {
 
     /// Where a replica of a replica goes one up.
     fn above(&self, source: &InstanceKey) -> Result<InstanceKey, ApiError> {
-        self.source_of(source).map_err(|error| match error {
-            ApiError::Conflict(_) => {
+        self.source_of(source).map_err(|error| {
+            if matches!(error, ApiError::Conflict(_)) {
                 ApiError::Conflict(format!("{source} has no source: nothing is above it to go on from"))
+            } else {
+                error
             }
-            other => other,
         })
     }
 }

@@ -83,7 +83,7 @@ async fn fenced(run: Arc<Run>, flavour: Flavour) -> Result<()> {
         "the proof is '{}'",
         text(&recovery, "/Fencing")
     );
-    let epoch = &recovery["Epoch"];
+    let epoch = recovery.get("Epoch").context("the recovery shows no epoch")?;
     let asked = fs::read_to_string(&calls).context("read what the fencer was told")?;
     ensure!(
         asked.lines().last() == Some(format!("{from} {epoch}").as_str()) && asked.lines().count() >= 2,

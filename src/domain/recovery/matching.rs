@@ -122,7 +122,7 @@ impl<'a> Cutter<'a> {
         if open.begin.file == event.file {
             open.end = open.end.max(event.end);
         }
-        let Some(part) = part(event) else { return None };
+        let part = part(event)?;
         if self.marks.skips(event) {
             open.is_reduced = true;
         } else if !(is_row_change(&part) && open.parts.last() == Some(&part)) {

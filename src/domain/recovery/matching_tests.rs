@@ -319,15 +319,14 @@ proptest! {
             Err(_) => prop_assert!(has <= places[0]),
             Ok(tail) => {
                 let found = place(&target, &tail, &marks);
-                match begin_of(&target, has) {
-                    Some(next) => prop_assert_eq!(found, Ok(next)),
-                    None => {
-                        let end = found.unwrap();
-                        let is_beyond = |event: &LogEvent| {
-                            event.kind == "Anonymous_Gtid" && event.file >= end.file && event.position >= end.position
-                        };
-                        prop_assert!(!target.iter().any(is_beyond));
-                    }
+                if let Some(next) = begin_of(&target, has) {
+                    prop_assert_eq!(found, Ok(next));
+                } else {
+                    let end = found.unwrap();
+                    let is_beyond = |event: &LogEvent| {
+                        event.kind == "Anonymous_Gtid" && event.file >= end.file && event.position >= end.position
+                    };
+                    prop_assert!(!target.iter().any(is_beyond));
                 }
             }
         }

@@ -33,12 +33,8 @@ pub(super) fn grant(
         .clusters
         .get_mut(&claim.plan.cluster)
         .ok_or_else(|| RefusedCommand::Unknown(format!("cluster {}", claim.plan.cluster)))?;
-    if claim.plan.kind.opens_a_server()
-        && cluster
-            .primary
-            .as_ref()
-            .is_some_and(|primary| primary.instance != claim.plan.victim)
-    {
+    let is_other = |primary: &RecordedPrimary| primary.instance != claim.plan.victim;
+    if claim.plan.kind.opens_a_server() && cluster.primary.as_ref().is_some_and(is_other) {
         return Err(RefusedCommand::NotPrimary(claim.plan.victim.clone()));
     }
     if claim.plan.kind == RecoveryKind::NonWritablePrimary {

@@ -162,6 +162,38 @@ fn choose(
     }
     report.successor = Some(successor.key.clone());
     report.refused.sort_by(|left, right| left.instance.cmp(&right.instance));
+    let instances = topology
+        .descendants_of(victim)
+        .into_iter()
+        .map(|instance| instance.key.clone())
+        .chain([victim.clone()]);
+    Ok(Plan {
+        order: None,
+        kind: RecoveryKind::DeadPrimaryByPosition,
+        code,
+        cluster: topology.cluster.clone(),
+        victim: victim.clone(),
+        victim_identity: identity_of(topology, victim),
+        successor: successor.key.clone(),
+        successor_identity: facts.identity.clone(),
+        position: facts.executed.clone(),
+        instances: instances.collect(),
+        lost_replicas,
+        lost: None,
+        steps: steps(victim, successor, followers, &readers),
+        sources: BTreeMap::new(),
+        manners: BTreeMap::new(),
+        remembered: None,
+    })
+}
+
+/// The old primary is fenced, its readers stop and apply what they have, the successor opens, and the others follow it.
+fn steps(
+    victim: &InstanceKey,
+    successor: &Instance,
+    followers: BTreeSet<InstanceKey>,
+    readers: &[&Instance],
+) -> Vec<Step> {
     let mut applying = followers.clone();
     applying.insert(successor.key.clone());
     let mut steps = vec![Step::Fence { victim: victim.clone() }];
@@ -186,29 +218,7 @@ fn choose(
             replicas: followers.into_iter().map(|key| (key, None)).collect(),
         });
     }
-    let instances = topology
-        .descendants_of(victim)
-        .into_iter()
-        .map(|instance| instance.key.clone())
-        .chain([victim.clone()]);
-    Ok(Plan {
-        order: None,
-        kind: RecoveryKind::DeadPrimaryByPosition,
-        code,
-        cluster: topology.cluster.clone(),
-        victim: victim.clone(),
-        victim_identity: identity_of(topology, victim),
-        successor: successor.key.clone(),
-        successor_identity: facts.identity.clone(),
-        position: facts.executed.clone(),
-        instances: instances.collect(),
-        lost_replicas,
-        lost: None,
-        steps,
-        sources: BTreeMap::new(),
-        manners: BTreeMap::new(),
-        remembered: None,
-    })
+    steps
 }
 
 /// Up to where a replica received its source's log.

@@ -202,10 +202,10 @@ impl Course<'_> {
         is_wanted: impl Fn(&Step) -> bool,
     ) -> Option<Result<BinlogCoordinates, String>> {
         let (index, outcome) = self.last(is_wanted, key)?;
-        let place = match &self.done.get(index)?.step {
-            Step::Locate { replicas, .. } | Step::Match { replicas, .. } => replicas.get(key)?,
-            _ => return None,
+        let (Step::Locate { replicas, .. } | Step::Match { replicas, .. }) = &self.done.get(index)?.step else {
+            return None;
         };
+        let place = replicas.get(key)?;
         Some(match &place.found {
             Some(found) if place.after == *at => Ok(found.clone()),
             Some(_) | None => Err(outcome.told()),

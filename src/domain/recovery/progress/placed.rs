@@ -66,9 +66,11 @@ impl Course<'_> {
                 replicas: BTreeMap::from([(replica.clone(), place)]),
             }));
         };
-        let found = self.done.get(index).and_then(|result| match &result.step {
-            Step::Match { replicas, .. } => replicas.get(replica)?.found.clone(),
-            _ => None,
+        let found = self.done.get(index).and_then(|result| {
+            let Step::Match { replicas, .. } = &result.step else {
+                return None;
+            };
+            replicas.get(replica)?.found.clone()
         });
         let found = found.ok_or_else(|| outcome.told())?;
         Ok(Next::Run(Step::RepointAt {

@@ -131,14 +131,16 @@ fn replicas_of_a_binlog_server_are_chosen_from_by_the_dead_primarys_log() {
     let (made, report) = planned(&tree, &Policy::default());
     let made = made.unwrap();
     assert_eq!(made.successor, key(4));
-    let frozen = made.steps.iter().find_map(|step| match step {
-        Step::Freeze { replicas } => Some(replicas.clone()),
-        _ => None,
+    let frozen = made.steps.iter().find_map(|step| {
+        let Step::Freeze { replicas } = step else { return None };
+        Some(replicas.clone())
     });
     assert_eq!(frozen.unwrap(), BTreeSet::from([key(3), key(4), key(5)]));
-    let moved = made.steps.iter().find_map(|step| match step {
-        Step::RepointAt { replicas, .. } => Some(replicas.keys().cloned().collect::<Vec<_>>()),
-        _ => None,
+    let moved = made.steps.iter().find_map(|step| {
+        let Step::RepointAt { replicas, .. } = step else {
+            return None;
+        };
+        Some(replicas.keys().cloned().collect::<Vec<_>>())
     });
     assert_eq!(moved.unwrap(), [key(3), key(5)]);
     assert_eq!(reason(&made.lost_replicas, 2), &RefusalReason::BinlogServer);
