@@ -74,6 +74,7 @@ pub struct Observatory {
     inner: Mutex<Inner>,
     changes: watch::Sender<u64>,
     places: Places,
+    before: BTreeMap<InstanceKey, Wall>,
 }
 
 /// Where a server is, by its host name: patterns whose first group is the value. What the server itself says wins.
@@ -119,6 +120,14 @@ impl Observatory {
         }
     }
 
+    /// The same, which knows when earlier processes of this member saw a primary last: what is asked of its last answer (a time to come
+    /// back, whether it was up at all) does not begin anew with each start of a member.
+    #[must_use]
+    pub fn seen_before(mut self, before: impl IntoIterator<Item = (InstanceKey, Wall)>) -> Self {
+        self.before = before.into_iter().collect();
+        self
+    }
+
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -152,7 +161,10 @@ impl Observatory {
         inner.tracked.insert(
             key.clone(),
             Tracked {
-                instance: Instance::unseen(key.clone()),
+                instance: Instance {
+                    last_seen: self.before.get(key).copied(),
+                    ..Instance::unseen(key.clone())
+                },
                 origin: origin.clone(),
                 wanted,
                 since: now,

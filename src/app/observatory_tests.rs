@@ -53,6 +53,23 @@ fn an_observation_that_began_earlier_is_ignored_however_late_it_ends() {
 }
 
 #[test]
+fn what_an_earlier_process_saw_last_counts_until_it_is_seen_again() {
+    let before = NOW.plus_millis(-5_000);
+    let observatory = Observatory::default().seen_before([(key(1), before)]);
+    observatory.track(&key(1), &Origin::Api, true, Mono(1));
+    observatory.track(&key(2), &Origin::Api, true, Mono(1));
+    record(&observatory, &saw(&primary(1, "").dead(), 1), 100);
+    let seen = |n| {
+        let instance = observatory.get(&key(n)).unwrap().instance;
+        (instance.last_seen, instance.is_valid())
+    };
+    assert_eq!(seen(1), (Some(before), false));
+    assert_eq!(seen(2), (None, false));
+    record(&observatory, &saw(&primary(1, ""), 1), 200);
+    assert_eq!(seen(1), (Some(NOW), true));
+}
+
+#[test]
 fn what_is_not_watched_is_not_recorded() {
     let observatory = watching(&[1]);
     assert_eq!(record(&observatory, &saw(&primary(2, ""), 2), 1), Noticed::default());

@@ -132,16 +132,21 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
         probe_settings.clone(),
         Arc::clone(&clock),
     ));
-    let observatory = Arc::new(Observatory::new(Places {
+    let positions = store.load_positions().await?;
+    let places = Places {
         data_center: settings.discovery.data_center.pattern.clone(),
         region: settings.discovery.region.pattern.clone(),
         environment: settings.discovery.environment.pattern.clone(),
-    }));
+    };
+    let before = positions
+        .iter()
+        .map(|position| (position.instance.clone(), position.at));
+    let observatory = Arc::new(Observatory::new(places).seen_before(before));
+    let memory = Arc::new(PositionMemory::of(positions));
     let name = settings
         .raft
         .as_ref()
         .map_or_else(|| settings.http.advertise.clone(), |raft| raft.advertise.clone());
-    let memory = Arc::new(PositionMemory::of(store.load_positions().await?));
     let eyes: Arc<dyn OpinionSource> = Arc::new(Eyes::new(
         Arc::clone(&observatory),
         Arc::clone(&prober),

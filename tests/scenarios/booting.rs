@@ -14,6 +14,9 @@ use crate::kit::topology::Shape;
 use crate::kit::wait::{throughout, until};
 use crate::stage::{DEADLINE, Stage};
 
+/// How many seconds a server runs before it ends.
+const OLD_ENOUGH: u64 = 5;
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_promoted_mysql_server_that_starts_read_only_takes_writes_again() -> Result<()> {
     scenario("boots-read-only-mysql", |run| starts_read_only(run, Flavour::MySql)).await
@@ -34,6 +37,17 @@ async fn starts_read_only(run: Arc<Run>, flavour: Flavour) -> Result<()> {
         .one_recovery(DEADLINE, &measured.from, &measured.to)
         .await?;
     stage.writers.progress(100, DEADLINE).await?;
+    let schema = match flavour {
+        Flavour::MySql => "performance_schema",
+        Flavour::MariaDb => "information_schema",
+    };
+    let uptime = format!("SELECT VARIABLE_VALUE FROM {schema}.global_status WHERE VARIABLE_NAME = 'Uptime'");
+    // Processes are told apart by when they began, in whole seconds: here the first one would end before it is old enough.
+    until(DEADLINE, "the new primary to have run for some seconds", async || {
+        let uptime = stage.topology.server(1)?.value(&uptime).await?;
+        Ok((uptime.parse::<u64>()? >= OLD_ENOUGH).then_some(()))
+    })
+    .await?;
     stage.topology.server_mut(1)?.kill()?;
     stage.topology.server_mut(1)?.start_again().await?;
     let repair = until(DEADLINE, "the repair of the read-only primary", async || {
