@@ -6,7 +6,7 @@
 //! - [`evidence`]: what was counted over the direct replicas.
 //! - [`silence`]: what tells a primary that is cut off from everybody from one that only we do not reach.
 //! - [`structure`]: warnings about the shape of the topology.
-//! - [`settings`], [`identity`]: what a server's own settings, rights and identity say; advice that triggers nothing.
+//! - `settings`, `identity`: what a server's own settings, rights and identity say; advice that triggers nothing.
 //! - [`startup`]: whether a primary is perhaps still starting.
 //! - [`opinion`]: what a member answers when it is asked about a suspect, and when the members agree.
 //!
