@@ -13,6 +13,9 @@ use crate::kit::wait::until;
 use crate::kit::writers::{Acknowledged, missing};
 use crate::stage::{DEADLINE, FAILOVER, Stage};
 
+/// How long a writer rests after each row.
+pub(crate) const REST: Duration = Duration::from_millis(20);
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_gtids_the_mysql_replica_that_received_most_is_promoted_and_one_behind_goes_on_where_it_was()
 -> Result<()> {
@@ -30,7 +33,7 @@ async fn one_behind(run: Arc<Run>, flavour: Flavour) -> Result<()> {
     let topology = Topology::start(&run, &Shape::star(flavour, 3)).await?;
     switch_off_gtids(&topology).await?;
     let members = Members::start(&run, &topology, &Intent::default_document(), None).await?;
-    let mut stage = Stage::begin(topology, members).await?;
+    let mut stage = Stage::begin_paced(topology, members, REST).await?;
     stage.writers.progress(50, DEADLINE).await?;
     stage
         .topology

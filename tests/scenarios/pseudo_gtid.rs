@@ -6,20 +6,16 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
-use crate::by_position::{has_all, switch_off_gtids};
+use crate::by_position::{REST, has_all, switch_off_gtids};
 use crate::kit::http::text;
 use crate::kit::members::{Intent, Members};
 use crate::kit::replication::Flavour;
 use crate::kit::run::{Run, scenario};
-use crate::kit::sampler::Sampler;
 use crate::kit::server::Server;
 use crate::kit::topology::{Shape, Topology};
 use crate::kit::wait::until;
-use crate::kit::writers::Writers;
 use crate::stage::{DEADLINE, Stage};
 
-/// How long a writer rests after each row: who lags is rightly refused to others as their source.
-const REST: Duration = Duration::from_millis(50);
 /// How long a move may take: MySQL stops an applier that has half a transaction only after a minute (error log MY-010584).
 const MOVE: Duration = Duration::from_secs(100);
 
@@ -133,13 +129,7 @@ async fn with_entries(run: &Arc<Run>) -> Result<Stage> {
     switch_off_gtids(&topology).await?;
     let intent = Intent::Configuration(json!({"AutoPseudoGTID": true, "BinlogEventsChunkSize": 500}));
     let members = Members::start(run, &topology, &intent, None).await?;
-    let stage = Stage {
-        sampler: Sampler::start(&topology, &members),
-        writers: Writers::start_paced(&topology, 4, REST)?,
-        topology,
-        members,
-    };
-    stage.writers.progress(100, DEADLINE).await?;
+    let stage = Stage::begin_paced(topology, members, REST).await?;
     for server in stage.topology.servers.iter().skip(1) {
         until(DEADLINE, "an entry in a replica's binary log", async || {
             Ok((entries(server).await? > 0).then_some(()))

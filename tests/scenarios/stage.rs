@@ -52,8 +52,14 @@ impl Stage {
 
     /// Lets writers and sampler begin.
     pub(crate) async fn begin(topology: Topology, members: Members) -> Result<Self> {
+        Self::begin_paced(topology, members, Duration::ZERO).await
+    }
+
+    /// The same with writers that rest after each row. Without GTIDs a place is looked for by hand, and what the writers do matters: who
+    /// lags is rightly refused to others as their source, and a receiver that is stopped between two rows is not in the middle of one.
+    pub(crate) async fn begin_paced(topology: Topology, members: Members, rest: Duration) -> Result<Self> {
         let sampler = Sampler::start(&topology, &members);
-        let writers = Writers::start(&topology, WRITERS)?;
+        let writers = Writers::start_paced(&topology, WRITERS, rest)?;
         writers.progress(ROWS, DEADLINE).await?;
         Ok(Self {
             topology,
