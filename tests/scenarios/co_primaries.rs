@@ -42,6 +42,13 @@ async fn stage(run: &Arc<Run>, flavour: Flavour, sources: Vec<usize>) -> Result<
 
 async fn primary_dies(run: Arc<Run>, flavour: Flavour) -> Result<()> {
     let mut stage = stage(&run, flavour, vec![0, 0]).await?;
+    // It must not hold more of the primary's last writes than the co-primary: then nobody is promoted in the other one's place.
+    stage
+        .topology
+        .server(2)?
+        .run(&flavour.thread("STOP", "IO_THREAD"))
+        .await?;
+    stage.writers.progress(50, DEADLINE).await?;
     let measured = stage.fail_over(DEADLINE).await?;
     ensure!(
         measured.successor == 1,
