@@ -24,8 +24,8 @@ mod times;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
-use tokio::signal::unix::{SignalKind, signal};
 
+use kit::program::{number, run_until_stopped};
 use kit::replication::Flavour;
 use kit::run::{cache, command};
 use phases::PhaseTable;
@@ -42,23 +42,7 @@ const RARER: usize = 3;
 
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
 async fn main() -> ExitCode {
-    let outcome = tokio::select! {
-        measured = measure() => measured.map(|()| ExitCode::SUCCESS),
-        // As a shell says of a program that was interrupted.
-        stopped = stopped() => stopped.map(|()| ExitCode::from(130)),
-    };
-    outcome.unwrap_or_else(|error| {
-        println!("\nbench failed: {error:#}");
-        ExitCode::FAILURE
-    })
-}
-
-async fn stopped() -> Result<()> {
-    let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
-    tokio::select! {
-        interrupted = tokio::signal::ctrl_c() => interrupted.context("listen for Ctrl-C"),
-        _ = terminate.recv() => Ok(()),
-    }
+    run_until_stopped("bench", measure()).await
 }
 
 async fn measure() -> Result<()> {
@@ -75,8 +59,8 @@ async fn measure() -> Result<()> {
         Ok("both" | "") | Err(_) => vec![Flavour::MySql, Flavour::MariaDb],
         Ok(_) => vec![Flavour::from_environment()?],
     };
-    let (failovers, servers) = (number("FAILOVERS", FAILOVERS)?, number("SERVERS", SERVERS)?);
-    let partitions = number("PARTITION", PARTITIONS)?;
+    let (failovers, servers) = (times("FAILOVERS", FAILOVERS)?, times("SERVERS", SERVERS)?);
+    let partitions = times("PARTITION", PARTITIONS)?;
     let cores = std::thread::available_parallelism().context("count the cores")?;
     println!("3 members on SQLite, {cores} cores, file system {file_system}");
     for flavour in &flavours {
@@ -126,12 +110,11 @@ fn head(flavour: Flavour) -> String {
     )
 }
 
-/// A number from the environment.
-fn number(name: &str, otherwise: usize) -> Result<usize> {
-    match std::env::var(name) {
-        Ok(number) if !number.is_empty() => number.parse().with_context(|| format!("{name}={number} is no number")),
-        Ok(_) | Err(_) => Ok(otherwise),
-    }
+/// How often something is done: as the environment says, or else so often.
+fn times(name: &str, otherwise: usize) -> Result<usize> {
+    number(name)?.map_or(Ok(otherwise), |wanted| {
+        usize::try_from(wanted).with_context(|| format!("{name}={wanted} is too much"))
+    })
 }
 
 /// Failovers of one flavour, with a table at the end.

@@ -21,8 +21,8 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
-use tokio::signal::unix::{SignalKind, signal};
 
+use kit::program::{number, run_until_stopped};
 use kit::run::scenario;
 use random::Random;
 use stage::{Counts, Stage};
@@ -36,33 +36,7 @@ const LEAST_RECOVERIES: usize = 30;
 
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
 async fn main() -> ExitCode {
-    let outcome = tokio::select! {
-        campaign = campaign() => campaign.map(|()| ExitCode::SUCCESS),
-        // As a shell says of a program that was interrupted.
-        stopped = stopped() => stopped.map(|()| ExitCode::from(130)),
-    };
-    outcome.unwrap_or_else(|error| {
-        println!("\nchaos failed: {error:#}");
-        ExitCode::FAILURE
-    })
-}
-
-async fn stopped() -> Result<()> {
-    let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
-    tokio::select! {
-        interrupted = tokio::signal::ctrl_c() => interrupted.context("listen for Ctrl-C"),
-        _ = terminate.recv() => Ok(()),
-    }
-}
-
-fn number(name: &str) -> Result<Option<u64>> {
-    match std::env::var(name) {
-        Ok(text) if !text.is_empty() => {
-            let number = text.parse().with_context(|| format!("{name}={text} is no number"))?;
-            Ok(Some(number))
-        }
-        _ => Ok(None),
-    }
+    run_until_stopped("chaos", campaign()).await
 }
 
 async fn campaign() -> Result<()> {

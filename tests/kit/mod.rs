@@ -18,6 +18,7 @@ pub(crate) mod members;
 pub(crate) mod netns;
 pub(crate) mod ports;
 pub(crate) mod process;
+pub(crate) mod program;
 pub(crate) mod replication;
 pub(crate) mod run;
 pub(crate) mod sampler;
