@@ -12,6 +12,8 @@ use crate::domain::intent::Origin;
 use crate::domain::key::InstanceKey;
 use crate::domain::time::{Mono, Wall};
 
+use super::ports::Target;
+
 /// An instance as this member watches it.
 #[derive(Clone, Debug)]
 pub struct Tracked {
@@ -130,6 +132,15 @@ impl Observatory {
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How a watched address is asked; `None` for one that is not watched.
+    pub fn target(&self, instance: &InstanceKey) -> Option<Target> {
+        let tracked = self.get(instance)?;
+        Some(Target {
+            instance: tracked.instance.key,
+            origin: tracked.origin,
+        })
     }
 
     /// Counts changes.

@@ -107,14 +107,9 @@ impl Service {
     }
 
     fn known(&self, instance: &InstanceKey) -> Result<Target, ApiError> {
-        let tracked = self
-            .observatory
-            .get(instance)
-            .ok_or_else(|| ApiError::NotFound(format!("Cannot read instance: {instance}")))?;
-        Ok(Target {
-            instance: tracked.instance.key,
-            origin: tracked.origin,
-        })
+        self.observatory
+            .target(instance)
+            .ok_or_else(|| ApiError::NotFound(format!("Cannot read instance: {instance}")))
     }
 
     async fn look(&self, target: &Target) -> Result<Instance, ApiError> {

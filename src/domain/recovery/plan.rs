@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::domain::finding::Code;
 use crate::domain::gtid::GtidSet;
-use crate::domain::instance::{BinlogCoordinates, Identity};
+use crate::domain::instance::{BinlogCoordinates, Identity, InstanceFacts};
 use crate::domain::key::InstanceKey;
 use crate::domain::topology::ClusterId;
 
@@ -412,6 +412,34 @@ pub struct Manner {
 }
 
 impl Plan {
+    /// A plan about one server that keeps its place: it is its own successor, alone in the claim, and there are no steps yet.
+    pub(super) fn of_one(
+        kind: RecoveryKind,
+        code: Code,
+        cluster: &ClusterId,
+        key: &InstanceKey,
+        facts: &InstanceFacts,
+    ) -> Self {
+        Self {
+            kind,
+            code,
+            cluster: cluster.clone(),
+            victim: key.clone(),
+            victim_identity: Some(facts.identity.clone()),
+            successor: key.clone(),
+            successor_identity: facts.identity.clone(),
+            position: facts.executed.clone(),
+            instances: BTreeSet::from([key.clone()]),
+            lost_replicas: Vec::new(),
+            lost: None,
+            remembered: None,
+            order: None,
+            sources: BTreeMap::new(),
+            manners: BTreeMap::new(),
+            steps: Vec::new(),
+        }
+    }
+
     /// The only one who may be promoted, if somebody was named.
     pub fn designated(&self) -> Option<&InstanceKey> {
         let is_named = self.order.as_ref().is_some_and(|order| order.designated);

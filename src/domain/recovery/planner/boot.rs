@@ -40,22 +40,17 @@ pub fn plan_boot_read_only(topology: &Topology, policy: &Policy) -> Option<Plan>
     let first = topology.get(servers.first()?)?;
     let facts = first.valid_facts()?;
     Some(Plan {
-        kind: RecoveryKind::BootReadOnly,
-        code: Code::BootsWritable,
-        cluster: topology.cluster.clone(),
-        victim: first.key.clone(),
         victim_identity: None,
-        successor: first.key.clone(),
-        successor_identity: facts.identity.clone(),
         position: GtidSet::empty(facts.version.flavour),
         instances: servers.clone(),
-        lost_replicas: Vec::new(),
-        lost: None,
-        remembered: None,
-        order: None,
-        manners: std::collections::BTreeMap::new(),
-        sources: std::collections::BTreeMap::new(),
         steps: vec![Step::PersistReadOnly { servers }],
+        ..Plan::of_one(
+            RecoveryKind::BootReadOnly,
+            Code::BootsWritable,
+            &topology.cluster,
+            &first.key,
+            facts,
+        )
     })
 }
 
@@ -81,24 +76,15 @@ pub fn plan_reopen(topology: &Topology, policy: &Policy) -> Result<Option<Plan>,
     }
     check_reopen(topology, &primary.key)?;
     let key = primary.key.clone();
+    let code = Code::NoWriteableMasterStructureWarning;
     Ok(Some(Plan {
-        kind: RecoveryKind::ReopenPrimary,
-        code: Code::NoWriteableMasterStructureWarning,
-        cluster: topology.cluster.clone(),
-        victim: key.clone(),
         // It is not replaced, so it is not to be quarantined.
         victim_identity: None,
-        successor: key.clone(),
-        successor_identity: facts.identity.clone(),
-        position: facts.executed.clone(),
-        instances: BTreeSet::from([key.clone()]),
-        lost_replicas: Vec::new(),
-        lost: None,
-        remembered: None,
-        order: None,
-        manners: std::collections::BTreeMap::new(),
-        sources: std::collections::BTreeMap::new(),
-        steps: vec![Step::CheckBoot { primary: key.clone() }, Step::Open { successor: key }],
+        steps: vec![
+            Step::CheckBoot { primary: key.clone() },
+            Step::Open { successor: key.clone() },
+        ],
+        ..Plan::of_one(RecoveryKind::ReopenPrimary, code, &topology.cluster, &key, facts)
     }))
 }
 

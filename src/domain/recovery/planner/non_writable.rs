@@ -1,7 +1,5 @@
 //! The plan that makes a read-only primary writable again.
 
-use std::collections::{BTreeMap, BTreeSet};
-
 use crate::domain::analysis::current_primary;
 use crate::domain::finding::Finding;
 use crate::domain::instance::{Instance, InstanceFacts};
@@ -25,24 +23,16 @@ pub(super) fn plan_non_writable(finding: &Finding, topology: &Topology, policy: 
     };
     report.successor = Some(primary.clone());
     let plan = Plan {
-        kind: RecoveryKind::NonWritablePrimary,
-        code: finding.code,
-        cluster: topology.cluster.clone(),
-        victim: primary.clone(),
-        victim_identity: Some(facts.identity.clone()),
-        successor: primary.clone(),
-        successor_identity: facts.identity.clone(),
-        position: facts.executed.clone(),
-        instances: BTreeSet::from([primary.clone()]),
-        lost_replicas: Vec::new(),
-        lost: None,
-        remembered: None,
-        sources: BTreeMap::new(),
-        manners: BTreeMap::new(),
-        order: None,
         steps: vec![Step::MakeWritable {
             primary: primary.clone(),
         }],
+        ..Plan::of_one(
+            RecoveryKind::NonWritablePrimary,
+            finding.code,
+            &topology.cluster,
+            primary,
+            facts,
+        )
     };
     (Some(plan), report)
 }

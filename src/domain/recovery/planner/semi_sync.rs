@@ -1,6 +1,6 @@
 //! The plan that gives a semi-sync primary as many acknowledging replicas as its commits wait for, and where asked for no more.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use crate::domain::analysis::current_primary;
 use crate::domain::finding::Finding;
@@ -80,21 +80,8 @@ fn make(finding: &Finding, topology: &Topology, policy: &Policy, report: &mut Pl
     // Never fewer than are waited for: first on, then off.
     let steps = [switch(enable, true), switch(disable, false)].into_iter().flatten();
     Ok(Plan {
-        kind: RecoveryKind::SemiSync,
-        code: finding.code,
-        cluster: topology.cluster.clone(),
-        victim: primary.clone(),
-        victim_identity: Some(facts.identity.clone()),
-        successor: primary.clone(),
-        successor_identity: facts.identity.clone(),
-        position: facts.executed.clone(),
         instances,
-        lost_replicas: Vec::new(),
-        lost: None,
-        remembered: None,
-        sources: BTreeMap::new(),
-        manners: BTreeMap::new(),
-        order: None,
         steps: steps.collect(),
+        ..Plan::of_one(RecoveryKind::SemiSync, finding.code, &topology.cluster, primary, facts)
     })
 }
