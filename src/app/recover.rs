@@ -15,7 +15,7 @@ use crate::domain::policy::HeldBack;
 use crate::domain::recovery::plan::{Order, Plan, PlanReport, RecoveryKind};
 use crate::domain::recovery::{lint, planner};
 use crate::domain::state::record::Blocked;
-use crate::domain::state::{Applied, Claim, ClaimToken, Command, Quarantine, Recovery};
+use crate::domain::state::{Applied, Claim, ClaimToken, Command, Quarantine};
 use crate::domain::topology::ClusterId;
 
 use super::desk::{Desk, Occupied, Said};
@@ -28,6 +28,7 @@ use super::refresh;
 
 mod agreement;
 mod order;
+mod resume;
 
 use agreement::{calls_for, has_recovery};
 
@@ -35,8 +36,6 @@ use agreement::{calls_for, has_recovery};
 const SAY_AGAIN_MILLIS: u64 = 60_000;
 /// What nothing is done about is said when it has lasted so long.
 const SETTLE_MILLIS: u64 = 1000;
-/// An unfinished recovery that stopped again is taken over again after this.
-const RESUME_AGAIN_MILLIS: u64 = 500;
 
 /// Takes up findings and unfinished recoveries.
 pub struct Recoverer {
@@ -418,63 +417,6 @@ impl Recoverer {
 
     async fn drive(self: &Arc<Self>, token: &ClaimToken, resumed: bool) {
         drive::drive(&self.shop, &self.pictures, token, resumed).await;
-    }
-
-    /// Recoveries that are not over and that no task of this process runs are taken over, whoever held them.
-    fn resume_unfinished(self: &Arc<Self>) {
-        let state = self.pictures.state();
-        for recovery in state.recoveries.values().filter(|recovery| recovery.is_active()) {
-            let looked_at = |key: &InstanceKey| {
-                self.shop
-                    .observatory
-                    .get(key)
-                    .is_none_or(|tracked| tracked.instance.last_checked.is_some())
-            };
-            if self.pictures.cluster(&recovery.plan.cluster).is_none() || !recovery.plan.instances.iter().all(looked_at)
-            {
-                continue;
-            }
-            let now = self.shop.clock.mono();
-            let mut desk = self.desk();
-            let rested = desk
-                .tried
-                .get(&recovery.plan.cluster)
-                .is_none_or(|tried| now.millis_since(*tried) >= RESUME_AGAIN_MILLIS);
-            if desk.running.contains(&recovery.uid)
-                || !desk.is_free(&recovery.plan.cluster, recovery.plan.kind.gives_way())
-                || !rested
-            {
-                continue;
-            }
-            desk.running.insert(recovery.uid.clone());
-            drop(desk);
-            let Some(busy) = self.occupy(&recovery.plan.cluster, recovery.plan.kind.gives_way()) else {
-                self.desk().running.remove(&recovery.uid);
-                continue;
-            };
-            self.tracker.spawn(Arc::clone(self).resume(busy, recovery.clone()));
-        }
-    }
-
-    async fn resume(self: Arc<Self>, busy: Busy, recovery: Recovery) {
-        let me = self.shop.consensus.me();
-        info!(
-            "taking over recovery {} of {} from {}",
-            recovery.uid, recovery.plan.victim, recovery.holder_name
-        );
-        let command = Command::Resume {
-            uid: recovery.uid.clone(),
-            holder: me.id,
-            holder_name: me.name,
-            above: recovery.epoch,
-        };
-        match self.shop.consensus.propose(command).await {
-            Ok(Applied::Claimed { token }) => self.drive(&token, true).await,
-            Ok(other) => warn!("recovery {} was not taken over: {other}", recovery.uid),
-            Err(error) => warn!("recovery {} was not taken over: {error}", recovery.uid),
-        }
-        self.desk().running.remove(&recovery.uid);
-        drop(busy);
     }
 
     /// Makes a returned primary a replica of the present one.

@@ -8,8 +8,10 @@
 //! - [`rig`]: members that run the real watcher, recoverer, guard and leader on all that.
 
 mod clock;
+mod fault;
 mod group;
 mod logs;
+mod prober;
 mod repair_tests;
 mod rig;
 mod scripts;
@@ -30,8 +32,9 @@ mod sweep_tests;
 mod takeover_tests;
 
 pub(crate) use clock::PausedClock;
+pub(crate) use fault::Fault;
 pub(crate) use group::{CommitFault, CommitFaultKind};
+pub(crate) use prober::SimProber;
 pub(crate) use rig::{Rig, state_of};
 pub(crate) use scripts::Script;
-pub(crate) use session::{Fault, SimProber};
 pub(crate) use world::{Reach, World};

@@ -34,8 +34,9 @@ use crate::domain::topology::ClusterId;
 
 use super::clock::PausedClock;
 use super::group::Group;
+use super::prober::SimProber;
 use super::scripts::Scripts;
-use super::session::{SimExecutor, SimProber};
+use super::session::SimExecutor;
 use super::world::World;
 
 /// The longest that a test waits, in the test's own time.

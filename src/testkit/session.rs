@@ -6,163 +6,21 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use crate::app::ports::{
-    Account, Approach, Attachment, Clock, Executor, OpenTransaction, Prober, Pulse, StepError, StepSession, Target,
-};
+use crate::app::ports::{Account, Attachment, Executor, OpenTransaction, StepError, StepSession, Target};
 use crate::domain::epoch_row::{EpochRow, EpochTable};
 use crate::domain::gtid::GtidSet;
-use crate::domain::instance::{BinlogCoordinates, Identity, InstanceFacts, Observation, ProbeFailure};
+use crate::domain::instance::{BinlogCoordinates, Identity, InstanceFacts, ProbeFailure};
 use crate::domain::key::InstanceKey;
 use crate::domain::settings::ServerSettings;
 
-use super::clock::PausedClock;
+use super::fault::FaultKind;
 use super::world::{Inner, World};
 
 /// How long everything that is answered takes.
-const ROUND_TRIP: Duration = Duration::from_millis(1);
+pub(super) const ROUND_TRIP: Duration = Duration::from_millis(1);
 
 /// A server that has run for less may be unknown to the members.
 const JUST_STARTED: Duration = Duration::from_millis(50);
-
-/// What goes wrong at a statement, and how often it goes well before.
-pub(crate) struct Fault {
-    pub(crate) server: InstanceKey,
-    /// The name of the session's method.
-    pub(crate) statement: &'static str,
-    /// So many go well before.
-    pub(crate) after: u32,
-    pub(crate) kind: FaultKind,
-}
-
-pub(crate) enum FaultKind {
-    /// The server says no.
-    Refuse,
-    /// The connection breaks before the server has read it.
-    Break,
-    /// It has its effect, and the connection breaks before the answer.
-    DoAndBreak,
-    /// No answer until the deadline, and no effect.
-    Hang,
-    /// Something happens in the world just before it.
-    First(Box<dyn FnOnce(&mut Inner) + Send>),
-    /// Something happens just after it had its effect, before the answer.
-    Then(Box<dyn FnOnce(&mut Inner) + Send>),
-}
-
-impl Fault {
-    pub(crate) fn new(n: u32, statement: &'static str, kind: FaultKind) -> Self {
-        Self {
-            server: crate::domain::fixture::key(n),
-            statement,
-            after: 0,
-            kind,
-        }
-    }
-
-    pub(crate) fn refuse(n: u32, statement: &'static str) -> Self {
-        Self::new(n, statement, FaultKind::Refuse)
-    }
-
-    pub(crate) fn broken(n: u32, statement: &'static str) -> Self {
-        Self::new(n, statement, FaultKind::Break)
-    }
-
-    pub(crate) fn done_and_broken(n: u32, statement: &'static str) -> Self {
-        Self::new(n, statement, FaultKind::DoAndBreak)
-    }
-
-    pub(crate) fn hang(n: u32, statement: &'static str) -> Self {
-        Self::new(n, statement, FaultKind::Hang)
-    }
-
-    pub(crate) fn first(n: u32, statement: &'static str, change: impl FnOnce(&mut Inner) + Send + 'static) -> Self {
-        Self::new(n, statement, FaultKind::First(Box::new(change)))
-    }
-
-    pub(crate) fn then(n: u32, statement: &'static str, change: impl FnOnce(&mut Inner) + Send + 'static) -> Self {
-        Self::new(n, statement, FaultKind::Then(Box::new(change)))
-    }
-}
-
-impl Inner {
-    /// The fault that is due at this statement.
-    fn due(&mut self, server: &InstanceKey, statement: &str) -> Option<FaultKind> {
-        let at = self
-            .faults
-            .iter()
-            .position(|fault| fault.server == *server && fault.statement == statement)?;
-        if self.faults[at].after > 0 {
-            self.faults[at].after -= 1;
-            return None;
-        }
-        Some(self.faults.remove(at).kind)
-    }
-}
-
-// === prober ===
-
-/// Looks at the world from one member.
-pub(crate) struct SimProber {
-    pub(crate) world: World,
-    pub(crate) clock: PausedClock,
-}
-
-impl SimProber {
-    pub(crate) fn new(world: &World) -> Self {
-        Self {
-            world: world.clone(),
-            clock: PausedClock::new(),
-        }
-    }
-
-    async fn look(&self, key: &InstanceKey, deadline: Duration) -> Result<Box<InstanceFacts>, ProbeFailure> {
-        let unreached = self.world.lock().unreached(key);
-        match unreached {
-            Some(failure @ (ProbeFailure::NoAnswer | ProbeFailure::Stalled)) => {
-                sleep(deadline).await;
-                Err(failure)
-            }
-            Some(failure) => {
-                sleep(ROUND_TRIP).await;
-                Err(failure)
-            }
-            None => {
-                sleep(ROUND_TRIP).await;
-                let mut inner = self.world.lock();
-                inner.settle();
-                // It may have died meanwhile.
-                match inner.unreached(key) {
-                    Some(_) => Err(ProbeFailure::Lost("gone".to_owned())),
-                    None => Ok(Box::new(inner.facts(key))),
-                }
-            }
-        }
-    }
-}
-
-#[async_trait]
-impl Prober for SimProber {
-    async fn probe(&self, target: &Target, _approach: Approach, deadline: Duration) -> Observation {
-        let (begun, mono) = (self.clock.wall(), self.clock.mono());
-        let outcome = self.look(&target.instance, deadline).await;
-        Observation {
-            key: target.instance.clone(),
-            begun,
-            ended: self.clock.wall(),
-            micros: self.clock.mono().micros_since(mono),
-            outcome,
-        }
-    }
-
-    async fn pulse(&self, target: &Target, deadline: Duration) -> Pulse {
-        match self.look(&target.instance, deadline).await {
-            Ok(_) => Pulse::Alive(1000),
-            Err(failure) => Pulse::Doubt(failure.to_string()),
-        }
-    }
-
-    async fn release(&self, _instance: &InstanceKey) {}
-}
 
 // === executor ===
 

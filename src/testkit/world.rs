@@ -14,7 +14,7 @@ use crate::domain::instance::{
 use crate::domain::key::InstanceKey;
 use crate::domain::settings::{Boot, ServerSettings};
 
-use super::session::Fault;
+use super::fault::Fault;
 
 /// How a server is reached, by the members; replicas reach it while its process runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

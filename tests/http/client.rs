@@ -4,8 +4,9 @@ use ham4db::app::api::OrderOutcome;
 use ham4db::client::arguments::Arguments;
 use ham4db::client::run;
 
-use crate::fixture::{Member, view_with_dead_primary};
+use crate::fixture::view_with_dead_primary;
 use crate::group::peer;
+use crate::member::Member;
 use crate::records::{ended, recovery};
 use clap::Parser;
 

@@ -4,7 +4,7 @@ use axum::http::{Method, StatusCode};
 use ham4db::adapter::http::Options;
 use serde_json::json;
 
-use crate::fixture::Member;
+use crate::member::Member;
 
 #[tokio::test]
 async fn bad_input_is_400_and_the_unknown_404_in_the_envelope() {

@@ -7,8 +7,8 @@ use axum::http::StatusCode;
 use ham4db::app::ports::{Health, Leadership, Unconfirmed};
 use serde_json::json;
 
-use crate::fixture::Member;
 use crate::group::peer;
+use crate::member::Member;
 
 #[tokio::test]
 async fn constant_routes_answer_ok() {

@@ -13,6 +13,7 @@ mod errors;
 mod fixture;
 mod group;
 mod leadership;
+mod member;
 mod placing;
 mod proxy;
 mod reading;

@@ -9,7 +9,8 @@ use ham4db::domain::key::InstanceKey;
 use ham4db::domain::recovery::pseudo_gtid::Entry;
 use serde_json::json;
 
-use crate::fixture::{FakeApi, Member, key};
+use crate::fixture::{FakeApi, key};
+use crate::member::Member;
 
 const ENTRY: &str = "drop view if exists `_pseudo_gtid_`.`_asc:5a5aa70e:00000011:c7b8154ff5c3c6d8`";
 

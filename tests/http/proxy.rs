@@ -4,8 +4,8 @@ use axum::http::{Method, StatusCode};
 use ham4db::app::ports::{Leadership, Peer};
 use serde_json::json;
 
-use crate::fixture::Member;
 use crate::group::peer;
+use crate::member::Member;
 
 fn at(id: u64, uri: &str) -> Peer {
     Peer {

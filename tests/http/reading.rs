@@ -7,7 +7,8 @@ use ham4db::domain::instance::{ProbeFailure, ThreadState};
 use ham4db::domain::key::InstanceKey;
 use serde_json::json;
 
-use crate::fixture::{Member, NOW, document_downtime, gtid, key, ports, view, view_with_dead_primary};
+use crate::fixture::{NOW, document_downtime, gtid, key, ports, view, view_with_dead_primary};
+use crate::member::Member;
 
 /// As recorded, with 21102 in downtime.
 const BRACKETS: &str = "127.0.0.1:21100     [0s,ok,10.11.19-MariaDB-0+deb12u1-log,rw,MIXED,>>]\n+ 127.0.0.1:21101   [0s,ok,10.11.19-MariaDB-0+deb12u1-log,ro,MIXED,>>,GTID]\n+ 127.0.0.1:21102   [0s,ok,10.11.19-MariaDB-0+deb12u1-log,ro,MIXED,>>,GTID,downtimed]\n  + 127.0.0.1:21103 [0s,ok,10.11.19-MariaDB-0+deb12u1-log,ro,MIXED,>>,GTID]";

@@ -9,7 +9,8 @@ use ham4db::domain::state::{Phase, Recovery};
 use ham4db::domain::topology::ClusterId;
 use serde_json::{Value, json};
 
-use crate::fixture::{Member, NOW, dead_primary, gtid, key};
+use crate::fixture::{NOW, dead_primary, gtid, key};
+use crate::member::Member;
 
 pub(crate) fn recovery(id: u64, phase: Phase) -> Recovery {
     let plan = Plan {

@@ -2,7 +2,8 @@
 
 use serde_json::Value;
 
-use crate::fixture::{Member, view_with_dead_primary};
+use crate::fixture::view_with_dead_primary;
+use crate::member::Member;
 use crate::records::with_records;
 
 /// Fields of ours that orchestrator does not have.

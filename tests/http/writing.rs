@@ -7,7 +7,8 @@ use ham4db::domain::intent::{Intent, Origin, Wish};
 use ham4db::domain::recovery::plan::Order;
 use serde_json::{Value, json};
 
-use crate::fixture::{Member, NOW, document_downtime, key};
+use crate::fixture::{NOW, document_downtime, key};
+use crate::member::Member;
 use crate::records::{ended, recovery};
 
 fn ok(message: &str, details: &Value) -> Value {

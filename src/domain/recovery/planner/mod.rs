@@ -21,6 +21,7 @@ mod errant;
 mod forced;
 mod non_writable;
 mod placed;
+mod rechoice;
 mod rejoin;
 mod relocate;
 mod semi_sync;
@@ -35,6 +36,8 @@ pub use errant::{MOST_INJECTED, plan_errant};
 pub use forced::plan_forced;
 pub use non_writable::check_non_writable;
 pub use placed::plan_match;
+pub use rechoice::rechoose;
+pub(super) use rechoice::{keep_within, moved, not_claimed, rechoose_without};
 pub(super) use rejoin::{check_reattach, check_rejoin};
 pub use rejoin::{plan_reattach, plan_rejoin};
 pub use silent::plan_silent;
@@ -43,7 +46,7 @@ pub(super) use takeover::check_target;
 pub use takeover::plan_takeover;
 
 use super::candidate::{Choice, Moment, choose};
-use super::plan::{Manner, Order, Plan, PlanReport, RecoveryKind, RefusalReason, Step};
+use super::plan::{Manner, Order, Plan, PlanReport, RecoveryKind, Step};
 
 /// Why nothing may be done about a finding, whoever could be promoted; `None` when the policy allows it.
 ///
@@ -494,115 +497,4 @@ pub(super) fn is_frozen(replica: &Instance) -> bool {
         .valid_facts()
         .and_then(InstanceFacts::managed_channel)
         .is_some_and(|channel| channel.io == ThreadState::Stopped)
-}
-
-/// The second verdict, after the freeze: the same choice on a fresh picture, within the instances that were claimed.
-///
-/// # Errors
-/// Why nobody may be promoted after all; nothing is opened yet then, and everything can be put back.
-pub fn rechoose(plan: &Plan, fresh: &Topology, policy: &Policy, now: Wall) -> Result<Plan, String> {
-    rechoose_without(plan, fresh, policy, Moment::at(now))
-}
-
-/// [`rechoose`], with what speaks against servers at the moment.
-pub(super) fn rechoose_without(
-    plan: &Plan,
-    fresh: &Topology,
-    policy: &Policy,
-    mut moment: Moment,
-) -> Result<Plan, String> {
-    moment.remembered.clone_from(&plan.remembered);
-    moment.moved = moved(plan, fresh).into_keys().collect();
-    moment.excluded.extend(not_claimed(plan, fresh));
-    let only = (plan.kind == RecoveryKind::CoPrimary)
-        .then(|| co_primary::only_successor(fresh, &plan.victim, policy))
-        .flatten();
-    let wanted = plan.designated().or(only.as_ref());
-    let (choice, report) = choose_designated(fresh, &plan.victim, policy, &moment, wanted);
-    let frame = Frame {
-        kind: plan.kind,
-        code: plan.code,
-        victim: plan.victim.clone(),
-        victim_identity: plan
-            .victim_identity
-            .clone()
-            .or_else(|| identity_of(fresh, &plan.victim)),
-        instances: plan.instances.clone(),
-        sources: plan.sources.clone(),
-        manners: plan.manners.clone(),
-        remembered: plan.remembered.clone(),
-        order: plan.order.clone(),
-    };
-    let mut again = choice
-        .and_then(|choice| assemble(frame, choice, fresh))
-        .ok_or_else(|| {
-            report
-                .no_plan
-                .unwrap_or_else(|| "no replica can be promoted".to_owned())
-        })?;
-    keep_within(&mut again.steps, &plan.instances);
-    Ok(with_fencer(again, policy))
-}
-
-/// Answering instances of a plan that replicate from another one of it than they did when it was made, with their source then.
-pub(super) fn moved(plan: &Plan, fresh: &Topology) -> BTreeMap<InstanceKey, InstanceKey> {
-    plan.sources
-        .iter()
-        .filter(|(key, before)| {
-            fresh
-                .get(key)
-                .filter(|replica| replica.is_valid())
-                .and_then(|replica| fresh.source_of(replica))
-                .is_some_and(|now| now != fresh.resolve(before) && plan.instances.contains(now))
-        })
-        .map(|(key, before)| (key.clone(), before.clone()))
-        .collect()
-}
-
-/// Servers below the victim that the recovery did not claim: they came after it, and it may not touch them.
-pub(super) fn not_claimed(plan: &Plan, fresh: &Topology) -> BTreeMap<InstanceKey, RefusalReason> {
-    fresh
-        .descendants_of(&plan.victim)
-        .into_iter()
-        .filter(|instance| !plan.instances.contains(&instance.key))
-        .map(|instance| {
-            let reason = RefusalReason::Unknown("not claimed by this recovery".to_owned());
-            (instance.key.clone(), reason)
-        })
-        .collect()
-}
-
-/// Takes what was not claimed out of the steps.
-pub(super) fn keep_within(steps: &mut Vec<Step>, instances: &BTreeSet<InstanceKey>) {
-    steps.retain_mut(|step| match step {
-        Step::ReconnectTest { replicas, .. }
-        | Step::Freeze { replicas }
-        | Step::Repoint { replicas, .. }
-        | Step::Acknowledge { replicas, .. }
-        | Step::ApplyAll { replicas } => {
-            replicas.retain(|key| instances.contains(key));
-            !replicas.is_empty()
-        }
-        Step::RepointAt { replicas, .. } => {
-            replicas.retain(|key, _| instances.contains(key));
-            !replicas.is_empty()
-        }
-        Step::PersistReadOnly { servers } => {
-            servers.retain(|key| instances.contains(key));
-            !servers.is_empty()
-        }
-        Step::Fence { .. }
-        | Step::Feed { .. }
-        | Step::Demote { .. }
-        | Step::Drain { .. }
-        | Step::Redial { .. }
-        | Step::CallFencer { .. }
-        | Step::Open { .. }
-        | Step::Locate { .. }
-        | Step::Match { .. }
-        | Step::InjectEmpty { .. }
-        | Step::ResetGtids { .. }
-        | Step::MakeWritable { .. }
-        | Step::CheckBoot { .. } => true,
-    });
 }
