@@ -26,6 +26,10 @@ pub(crate) enum Act {
     KillMember(usize),
     /// SIGSTOP of a member... of which the others hear nothing, and which wakes up with old beliefs.
     PauseMember(usize),
+    /// Every write of a member to its disk takes long.
+    SlowDisk(usize),
+    /// The same of the leader, and the primary is killed meanwhile.
+    SlowDiskAndKillPrimary,
     /// Nothing that one of two servers sends reaches the other.
     CutServers(usize, usize),
     /// The same between a member and a server.
@@ -49,6 +53,8 @@ impl fmt::Display for Act {
             Self::PauseServer(server) => write!(f, "stop db{} (SIGSTOP)", server + 1),
             Self::KillMember(member) => write!(f, "kill member{}", member + 1),
             Self::PauseMember(member) => write!(f, "stop member{} (SIGSTOP)", member + 1),
+            Self::SlowDisk(member) => write!(f, "slow disk of member{}", member + 1),
+            Self::SlowDiskAndKillPrimary => f.write_str("slow disk of the leader, and kill the primary"),
             Self::CutServers(one, other) => write!(f, "cut db{} from db{}", one + 1, other + 1),
             Self::CutMemberFromServer(member, server) => write!(f, "cut member{} from db{}", member + 1, server + 1),
             Self::CutMembers(one, other) => write!(f, "cut member{} from member{}", one + 1, other + 1),
@@ -66,7 +72,9 @@ pub(crate) fn next(random: &mut Random, servers: usize) -> (Act, Duration) {
     let another = if another >= member { another + 1 } else { another };
     let hold = Duration::from_millis(200 + 100 * u64::try_from(random.below(25)).unwrap_or_default());
     let act = match random.below(100) {
-        0..=34 => Act::KillPrimary,
+        0..=28 => Act::KillPrimary,
+        29..=30 => Act::SlowDisk(member),
+        31..=34 => Act::SlowDiskAndKillPrimary,
         35..=42 => Act::RestartPrimary,
         43..=50 => Act::KillPrimaryAndLeader,
         51..=54 => Act::PausePrimary,

@@ -15,6 +15,7 @@ mod kit;
 
 mod acts;
 mod random;
+mod slow_disk;
 mod stage;
 
 use std::process::ExitCode;

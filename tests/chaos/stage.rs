@@ -18,6 +18,7 @@ use crate::kit::sql::Address;
 use crate::kit::topology::{Shape, Topology};
 use crate::kit::wait::until;
 use crate::kit::writers::{Writers, missing};
+use crate::slow_disk::SlowDisk;
 
 /// An eligible replica, a quorum of members and nothing that blocks: a server is writable again within this.
 const LIVE: Duration = Duration::from_secs(10);
@@ -39,6 +40,7 @@ struct Disturbed {
     paused: BTreeSet<usize>,
     killed_members: BTreeSet<usize>,
     paused_members: BTreeSet<usize>,
+    slow_disk: Option<SlowDisk>,
     cuts: Vec<(Host, Host)>,
     downtimed: Option<Address>,
 }
@@ -170,6 +172,15 @@ impl Stage {
                 self.members.member(member)?.process()?.signal("STOP")?;
                 disturbed.paused_members.insert(member);
             }
+            Act::SlowDisk(member) => {
+                disturbed.slow_disk = Some(SlowDisk::of(&self.members.member(member)?.data()).await?);
+            }
+            Act::SlowDiskAndKillPrimary => {
+                let leader = self.members.leader().await?;
+                disturbed.slow_disk = Some(SlowDisk::of(&self.members.member(leader)?.data()).await?);
+                self.topology.server_mut(primary)?.kill()?;
+                disturbed.killed.insert(primary);
+            }
             Act::CutServers(one, other) => {
                 let pair = (self.topology.server(one)?.host()?, self.topology.server(other)?.host()?);
                 cut(pair.0, pair.1)?;
@@ -224,6 +235,9 @@ impl Stage {
     }
 
     async fn mend(&mut self, disturbed: Disturbed) -> Result<()> {
+        if let Some(slow_disk) = disturbed.slow_disk {
+            slow_disk.mend().await?;
+        }
         for (one, other) in &disturbed.cuts {
             heal(one, other)?;
         }

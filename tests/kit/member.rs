@@ -125,6 +125,11 @@ impl Member {
         self.folder.join("manifests")
     }
 
+    /// Where its raft log and its backend lie.
+    pub(crate) fn data(&self) -> PathBuf {
+        self.folder.join("data")
+    }
+
     /// Sets an environment variable for its next start, or takes it away again.
     pub(crate) fn set_environment(&mut self, name: &str, value: Option<&str>) {
         self.launch.environment.retain(|(known, _)| known != name);
@@ -216,7 +221,7 @@ impl Member {
     /// Removes all that it has stored, as a lost disk does. Only while it does not run.
     pub(crate) fn wipe(&mut self) -> Result<()> {
         ensure!(!self.is_running()?, "{} runs: its data cannot be removed", self.name);
-        let data = self.folder.join("data");
+        let data = self.data();
         fs::remove_dir_all(&data).with_context(|| format!("remove {}", data.display()))?;
         fs::create_dir(&data).with_context(|| format!("create {}", data.display()))?;
         hand_over(&data)
