@@ -117,6 +117,7 @@ impl Single {
             id: OWN_ID,
             name: name.to_owned(),
             understands: COMMAND_VERSION,
+            data_center: String::new(),
         };
         if single.state.borrow().members.get(&OWN_ID) != Some(&record) {
             single.run(Command::Hello { member: record }).await?;

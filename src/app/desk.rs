@@ -5,7 +5,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::domain::finding::Opinion;
 use crate::domain::key::InstanceKey;
 use crate::domain::policy::HeldBack;
-use crate::domain::state::MemberId;
 use crate::domain::time::Mono;
 use crate::domain::topology::ClusterId;
 
@@ -43,8 +42,6 @@ pub(super) struct Desk {
     pub(super) held_back: BTreeMap<InstanceKey, HeldBack>,
     /// What the members said of a suspect when they were asked last, without what they saw.
     pub(super) opinions: BTreeMap<InstanceKey, Vec<Opinion>>,
-    /// The data centre that each member named when it answered last.
-    pub(super) places: BTreeMap<MemberId, String>,
 }
 
 impl Desk {

@@ -22,7 +22,7 @@ use crate::domain::topology::{ClusterId, Topology};
 use super::changelog::{AnalysisChange, AnalysisLog};
 use super::filter::HostnameFilters;
 use super::observatory::{Observatory, Snapshot};
-use super::ports::{Clock, CredentialsByOrigin};
+use super::ports::{Clock, Consensus, CredentialsByOrigin};
 
 /// A finding, and what keeps a recovery from following it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -83,6 +83,7 @@ pub struct Pictures {
     clock: Arc<dyn Clock>,
     analyses: Arc<Analyses>,
     accounts: Option<watch::Receiver<CredentialsByOrigin>>,
+    members: Option<Arc<dyn Consensus>>,
 }
 
 impl Pictures {
@@ -102,6 +103,7 @@ impl Pictures {
             clock,
             analyses: Arc::default(),
             accounts: None,
+            members: None,
         }
     }
 
@@ -124,8 +126,29 @@ impl Pictures {
         }
     }
 
+    /// The same, which also know who would have to agree.
+    #[must_use]
+    pub fn with_members(self, consensus: Arc<dyn Consensus>) -> Self {
+        Self {
+            members: Some(consensus),
+            ..self
+        }
+    }
+
+    /// The voters by name, and where each of them is; nobody without a group.
+    fn voters(&self, state: &State) -> BTreeMap<String, String> {
+        let peers = self.members.as_ref().filter(|consensus| consensus.is_raft());
+        let peers = peers.map(|consensus| consensus.peers()).unwrap_or_default();
+        let voters = peers.into_iter().filter(|peer| peer.voter).map(|peer| {
+            let place = state.members.get(&peer.id).map(|member| member.data_center.clone());
+            (peer.name, place.unwrap_or_default())
+        });
+        voters.collect()
+    }
+
     fn policy(&self, state: &State, cluster: &Cluster, topology: &Topology, now: Wall) -> Policy {
         Policy {
+            voters: self.voters(state),
             replication_account: self.has_replication_account(cluster),
             ..policy_of(state, cluster, &self.settings, topology, now)
         }

@@ -190,7 +190,8 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
         settings.recovery.ignore.clone(),
         Arc::clone(&clock),
     )
-    .with_accounts(credentials.clone());
+    .with_accounts(credentials.clone())
+    .with_members(Arc::clone(&consensus));
     let credentials_for_locks = credentials.clone();
     let hooks = HookRunner::new(
         Arc::new(ShellHooks::new(&settings.hooks.shell, settings.hooks.hidden.clone())),
@@ -345,6 +346,7 @@ async fn agreement(
         http_uri: settings.http.advertise.clone(),
         data_dir: raft.data_dir.clone(),
         founders: membership.founders,
+        data_center: settings.recovery.member_data_center.clone(),
         group_key: raft.group_key.clone(),
         timings: Timings {
             heartbeat: raft.heartbeat,

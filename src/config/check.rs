@@ -588,7 +588,7 @@ impl Check<'_> {
                 .unwrap_or(usize::MAX),
             boot_read_only,
             quorum,
-            member_data_center: keys.MemberDataCenter.clone(),
+            member_data_center: self.expand("MemberDataCenter", &keys.MemberDataCenter),
             transaction_wait: Duration::from_secs(u64::from(keys.TakeoverTransactionWaitSeconds)),
             ends_transactions,
         }

@@ -258,7 +258,7 @@ keys! {
         StalledPrimary: String = "Observe".to_owned();
         /// (own key) With `StalledPrimary: Failover`: after so many seconds without an answer.
         StalledPrimarySeconds: u32 = 30;
-        /// (own key) Data centre of this member, for `RecoveryQuorum: MajorityOfDataCenters`. Members without one count as being in one of their own, all together.
+        /// (own key) Data centre of this member, for `RecoveryQuorum: MajorityOfDataCenters`; `${NAME}` is a variable of the environment. A member without one counts as one more data centre that does not agree.
         MemberDataCenter: String = String::new();
     }
 }

@@ -218,8 +218,8 @@ pub enum RecoveryQuorum {
     /// A majority of the voters of the committed membership.
     #[default]
     Majority,
-    /// Such a majority, out of more than half of the data centres that voters are in. Voters whose data centre is not known count as
-    /// being in one of their own, all together.
+    /// Such a majority, out of more than half of the data centres that voters are in. A voter whose data centre is not known counts as
+    /// one more that does not agree.
     MajorityOfDataCenters,
 }
 
@@ -299,4 +299,7 @@ pub struct Policy {
     pub pseudo_gtid: bool,
     /// There are commands that fence servers from outside.
     pub fences_outside: bool,
+    /// The voters of the group by name, each with its data centre (empty: not known); nobody where a single member decides.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub voters: BTreeMap<String, String>,
 }

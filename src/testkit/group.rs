@@ -124,6 +124,11 @@ impl Group {
         self.shared().said.insert(member, verdict);
     }
 
+    /// The member looks with its own eyes again.
+    pub(crate) fn sees_again(&self, member: MemberId) {
+        self.shared().said.remove(&member);
+    }
+
     /// The member is cut off from the others, who elect another one.
     pub(crate) fn depose(&self, member: MemberId) {
         self.shared().cut_off.insert(member);

@@ -27,6 +27,7 @@ mod handover_sweep_tests;
 mod handover_tests;
 mod hook_tests;
 mod position_tests;
+mod quorum_tests;
 mod silence_tests;
 mod sweep_tests;
 mod takeover_tests;

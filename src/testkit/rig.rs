@@ -26,7 +26,7 @@ use crate::app::watch::Watcher;
 use crate::domain::fixture::{NOW, key, uuid};
 use crate::domain::instance::Identity;
 use crate::domain::key::InstanceKey;
-use crate::domain::policy::OldPrimary;
+use crate::domain::policy::{OldPrimary, RecoveryQuorum};
 use crate::domain::recovery::pseudo_gtid::Marks;
 use crate::domain::state::record::RecordedPrimary;
 use crate::domain::state::{Cluster, ClusterFilter, MemberId, PolicySettings, Recovery, State};
@@ -47,6 +47,10 @@ pub(crate) struct Rig {
     pub(crate) world: World,
     pub(crate) group: Group,
     pub(crate) policy: PolicySettings,
+    /// Who must agree.
+    pub(crate) quorum: RecoveryQuorum,
+    /// Where members are, as they are told at their start.
+    pub(crate) places: BTreeMap<MemberId, String>,
     /// What members take for Pseudo-GTID entries.
     pub(crate) pseudo_gtid: Option<Marks>,
     /// What hooks of all members do, and what was run.
@@ -110,6 +114,8 @@ impl Rig {
             world: World::of_primary_and_replicas(servers),
             group: Group::new(members, state_of(servers)),
             policy,
+            quorum: RecoveryQuorum::default(),
+            places: BTreeMap::new(),
             pseudo_gtid: None,
             hooks: Scripts::default(),
             hook_settings: HookSettings::default(),
@@ -144,13 +150,14 @@ impl Rig {
             Arc::new(self.policy.clone()),
             HostnameFilters::default(),
             Arc::clone(&clock),
-        );
+        )
+        .with_members(consensus.clone());
         let eyes = Arc::new(Eyes::new(
             Arc::clone(&observatory),
             Arc::clone(&prober),
             Arc::clone(&clock),
             format!("member{id}"),
-            String::new(),
+            self.places.get(&id).cloned().unwrap_or_default(),
             Arc::clone(&memory),
         ));
         self.group.set_eyes(id, eyes.clone());
@@ -179,6 +186,7 @@ impl Rig {
             credentials: watch::Sender::new(CredentialsByOrigin::default()).subscribe(),
             clock,
             settings: RecoverySettings {
+                quorum: self.quorum,
                 pseudo_gtid: self.pseudo_gtid.clone(),
                 ..RecoverySettings::default()
             },

@@ -167,6 +167,8 @@ pub struct Node {
     pub store: MemoryStore,
     pub wanted: watch::Sender<Vec<Wanted>>,
     pub running: Option<Arc<RaftMember>>,
+    /// Where it says that it is.
+    pub data_center: String,
     /// The host under which peers know it, when not by its address.
     host: Option<String>,
     api: SocketAddr,
@@ -278,6 +280,7 @@ impl Group {
             store: MemoryStore::default(),
             wanted: watch::Sender::new(Vec::new()),
             running: None,
+            data_center: String::new(),
             host: None,
             api: api_address,
             _api_server: tokio::spawn(async move { axum::serve(api, router).await.unwrap() }),
@@ -349,6 +352,7 @@ impl Group {
             http_uri: format!("http://{}", node.api),
             data_dir: node.directory.path().join("raft"),
             founders,
+            data_center: node.data_center.clone(),
             group_key: self.key.clone().map(Into::into),
             timings: self.timings.clone(),
         };

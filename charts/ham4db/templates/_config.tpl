@@ -17,6 +17,7 @@
       "RaftDataDir" "/var/lib/ham4db/raft"
       "RaftGroupKeyFile" "/etc/ham4db/group-key"
       "RaftStatefulSet" $statefulSet
+      "MemberDataCenter" "${HAM4DB_DATA_CENTER}"
       "Kubernetes" (dict
         "Enabled" .Values.controller.enabled
         "Namespace" .Release.Namespace

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, PoisonError};
+use std::time::Instant;
 
 use futures::future::join_all;
 use openraft::async_runtime::WatchReceiver;
@@ -25,6 +26,8 @@ use crate::domain::state::{Applied, Command, Group, MemberId};
 
 /// A learner this close to the leader's last entry is made a voter.
 const CLOSE_ENOUGH: u64 = 16;
+/// A leader asks all members what they understand, and where they are, once in so many rounds.
+const ROUNDS_BETWEEN_GREETINGS: u32 = 10;
 /// Members that may wait to be let in at once; more is a mistake or an attack.
 const MAX_WAITING: usize = 32;
 
@@ -169,6 +172,7 @@ pub(super) async fn answer_members(shared: &Arc<Shared>) -> MembershipAnswer {
 
 /// Brings the membership to what is wanted, while this member leads.
 pub(super) async fn lead(shared: &Arc<Shared>, life: &Arc<Life>) {
+    let mut introduced: Option<Instant> = None;
     loop {
         tokio::select! {
             () = tokio::time::sleep(shared.settings.timings.look_around) => {}
@@ -177,9 +181,15 @@ pub(super) async fn lead(shared: &Arc<Shared>, life: &Arc<Life>) {
         let metrics = metrics_of(life);
         if metrics.state != ServerState::Leader {
             shared.waiting.lock().unwrap_or_else(PoisonError::into_inner).clear();
+            introduced = None;
             continue;
         }
-        if let Err(why) = one_round(shared, life, &metrics).await
+        let pause = shared.settings.timings.look_around * ROUNDS_BETWEEN_GREETINGS;
+        let is_due = introduced.is_none_or(|at| at.elapsed() >= pause);
+        if is_due {
+            introduced = Some(Instant::now());
+        }
+        if let Err(why) = one_round(shared, life, &metrics, is_due).await
             && let Some(times) = shared.throttle.admit(&why)
         {
             tracing::warn!("membership of group {}: {why}{times}", life.own.cluster_uuid);
@@ -187,14 +197,14 @@ pub(super) async fn lead(shared: &Arc<Shared>, life: &Arc<Life>) {
     }
 }
 
-/// At most one change of the membership.
-async fn one_round(shared: &Arc<Shared>, life: &Arc<Life>, metrics: &Metrics) -> Result<(), String> {
+/// At most one change of the membership. With `greets` members that are on record are asked again what they understand.
+async fn one_round(shared: &Arc<Shared>, life: &Arc<Life>, metrics: &Metrics, greets: bool) -> Result<(), String> {
     if metrics.membership_config.get_joint_config().len() > 1 {
         // A former leader died between the two halves of a change.
         return change(life, ChangeMembers::AddVoterIds(BTreeSet::new()), "finish a change").await;
     }
     name_group(shared, life, metrics).await?;
-    introduce(shared, metrics).await?;
+    introduce(shared, metrics, greets).await?;
     let next = shared
         .waiting
         .lock()
@@ -246,51 +256,43 @@ async fn name_group(shared: &Arc<Shared>, life: &Life, metrics: &Metrics) -> Res
         .map_err(|error| format!("cannot name the group: {error}"))
 }
 
-/// Records what each member understands, so that nobody is sent a command that it cannot apply.
-async fn introduce(shared: &Arc<Shared>, metrics: &Metrics) -> Result<(), String> {
-    let own = metrics.id;
-    let missing: Vec<(MemberId, MemberNode)> = {
-        let state = shared.state.borrow();
-        let unknown = |id: &MemberId| {
-            state
-                .members
-                .get(id)
-                .is_none_or(|record| *id == own && record.understands != COMMAND_VERSION)
-        };
-        metrics
-            .membership_config
-            .nodes()
-            .filter(|(id, _)| unknown(id))
-            .map(|(id, node)| (*id, node.clone()))
-            .collect()
-    };
-    for (id, node) in missing {
-        let understands = if id == own {
-            COMMAND_VERSION
-        } else {
-            let to = Recipient {
-                node: &node,
-                member: None,
-            };
-            match shared
-                .dialer
-                .call::<_, Hello>(to, "hello", &(), None, ASK_DEADLINE)
-                .await
-            {
-                Ok(hello) if hello.member == Some(id) => hello.understands,
-                Ok(_) | Err(_) => continue,
-            }
-        };
-        let member = MemberRecord {
-            id,
-            name: node.name,
-            understands,
-        };
+/// Records what each member understands and where it is. Members that are on record are asked again now and then: they may have been
+/// restarted with another version, or elsewhere.
+async fn introduce(shared: &Arc<Shared>, metrics: &Metrics, known_too: bool) -> Result<(), String> {
+    let present = shared.state.borrow().clone();
+    let asked = metrics
+        .membership_config
+        .nodes()
+        .filter(|(id, _)| known_too || **id == metrics.id || !present.members.contains_key(id));
+    let told = join_all(asked.map(|(id, node)| tell_of(shared, metrics.id, *id, node))).await;
+    for member in told.into_iter().flatten() {
+        let id = member.id;
+        if present.members.get(&id) == Some(&member) {
+            continue;
+        }
         consensus::propose(shared, Command::Hello { member })
             .await
             .map_err(|error| format!("cannot introduce member {id}: {error}"))?;
     }
     Ok(())
+}
+
+/// What a member says of itself; `None` when it does not answer, or another one does at its address.
+async fn tell_of(shared: &Shared, own: MemberId, id: MemberId, node: &MemberNode) -> Option<MemberRecord> {
+    let (understands, data_center) = if id == own {
+        (COMMAND_VERSION, shared.settings.data_center.clone())
+    } else {
+        let to = Recipient { node, member: None };
+        let asked = shared.dialer.call::<_, Hello>(to, "hello", &(), None, ASK_DEADLINE);
+        let hello = asked.await.ok().filter(|hello| hello.member == Some(id))?;
+        (hello.understands, hello.data_center)
+    };
+    Some(MemberRecord {
+        id,
+        name: node.name.clone(),
+        understands,
+        data_center,
+    })
 }
 
 async fn admit(shared: &Arc<Shared>, life: &Arc<Life>, id: MemberId, node: MemberNode) -> Result<(), String> {

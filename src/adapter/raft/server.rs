@@ -283,6 +283,7 @@ async fn hello(State(shared): State<Arc<Shared>>) -> Reply {
         node: shared.node.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         understands: COMMAND_VERSION,
+        data_center: shared.settings.data_center.clone(),
         pristine: identity.is_none() && shared.backend_group.is_none(),
         cluster_uuid: identity.as_ref().map(|identity| identity.cluster_uuid.clone()),
         member: identity.and_then(|identity| identity.member),

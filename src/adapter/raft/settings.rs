@@ -28,6 +28,8 @@ pub struct RaftSettings {
     /// Who founds the group: all of `RaftNodes`, or the ordinals below the replicas at install. Fixed at install: a list that follows
     /// the current size could found a second group. Empty: this member alone.
     pub founders: Vec<Wanted>,
+    /// Data centre of this member; empty: not known.
+    pub data_center: String,
     /// Shared secret of the group, sent with every peer RPC.
     pub group_key: Option<SecretString>,
     /// How long things take.

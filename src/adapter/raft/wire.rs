@@ -28,6 +28,9 @@ pub struct Hello {
     pub version: String,
     /// Highest command version that it understands.
     pub understands: u32,
+    /// Data centre that it is in; empty: not known.
+    #[serde(default)]
+    pub data_center: String,
     /// Its group, when it knows one.
     pub cluster_uuid: Option<String>,
     /// Its id, when it has one.

@@ -111,19 +111,16 @@ impl Recoverer {
         }
     }
 
-    /// The voters, and where each of them said it is when it answered last. One that never answered is in a place of its own.
+    /// The voters, and where each of them is: as it said just now, or as it is on record when it did not answer.
     fn voters(&self, opinions: &[Opinion]) -> BTreeMap<MemberId, String> {
-        let mut desk = self.desk();
-        for opinion in opinions {
-            if !matches!(opinion.verdict, Verdict::Missing(_)) {
-                desk.places.insert(opinion.member, opinion.data_center.clone());
-            }
-        }
         let peers = self.shop.consensus.peers();
         let voters = peers.iter().filter(|peer| peer.voter).map(|peer| peer.id);
+        let state = self.pictures.state();
         let place = |id: MemberId| {
-            let told = desk.places.get(&id).cloned();
-            told.unwrap_or_else(|| format!("of member {id}"))
+            let answered = |opinion: &&Opinion| opinion.member == id && !matches!(opinion.verdict, Verdict::Missing(_));
+            let told = opinions.iter().find(answered).map(|opinion| &opinion.data_center);
+            let recorded = || state.members.get(&id).map(|member| &member.data_center);
+            told.or_else(recorded).cloned().unwrap_or_default()
         };
         voters
             .chain([self.shop.consensus.me().id])

@@ -7,6 +7,7 @@
 //! - [`silence`]: what tells a primary that is cut off from everybody from one that only we do not reach.
 //! - [`structure`]: warnings about the shape of the topology.
 //! - `settings`, `identity`: what a server's own settings, rights and identity say; advice that triggers nothing.
+//! - `quorum`: where the members are that would have to agree; advice too.
 //! - [`startup`]: whether a primary is perhaps still starting.
 //! - [`opinion`]: what a member answers when it is asked about a suspect, and when the members agree.
 //!
@@ -41,6 +42,7 @@ pub mod intermediate;
 pub mod node;
 pub mod opinion;
 pub mod primary;
+mod quorum;
 pub mod semi_sync;
 mod servers;
 mod settings;

@@ -143,6 +143,10 @@ pub enum Consent {
 /// count as no. Several opinions of one member count once. With [`RecoveryQuorum::Leader`] one, the leader's own, is enough; a veto
 /// still holds.
 ///
+/// With [`RecoveryQuorum::MajorityOfDataCenters`] a majority of the voters is needed as well, and those who agree must be in more than
+/// half of the data centres that voters are in. A voter whose data centre is not known counts as a data centre more that does not agree,
+/// whatever it says: so the rule holds wherever it really is, and where nobody was told where it is, nobody is replaced.
+///
 /// # Errors
 /// Why not, in words for the record: the vetoes with their reasons, or the count with who said otherwise.
 pub fn agreement(
@@ -193,18 +197,42 @@ pub fn agreement(
         ));
     }
     if quorum == RecoveryQuorum::MajorityOfDataCenters {
-        let all: BTreeSet<&String> = voters.values().collect();
-        let agreeing: BTreeSet<&String> = dead.iter().filter_map(|member| voters.get(member)).collect();
-        let needed = all.len() / 2 + 1;
+        let is_known = |place: &&String| !place.is_empty();
+        let known: BTreeSet<&String> = voters.values().filter(is_known).collect();
+        let agreeing = dead.iter().filter_map(|member| voters.get(member)).filter(is_known);
+        let agreeing: BTreeSet<&String> = agreeing.collect();
+        let unknown: Vec<u64> = voters
+            .iter()
+            .filter(|(_, place)| place.is_empty())
+            .map(|(member, _)| *member)
+            .collect();
+        let all = known.len() + unknown.len();
+        let needed = all / 2 + 1;
         if agreeing.len() < needed {
+            let unknown = unknown_places(opinions, &unknown);
             return Err(format!(
-                "voters in {} of {} data centres see it dead, {needed} are needed{others}",
+                "voters in {} of {all} data centres see it dead, {needed} are needed{unknown}{others}",
                 agreeing.len(),
-                all.len()
             ));
         }
     }
     Ok(consent)
+}
+
+/// Says of which members it is not known where they are; nothing when it is known of all.
+fn unknown_places(opinions: &[Opinion], members: &[u64]) -> String {
+    if members.is_empty() {
+        return String::new();
+    }
+    let name = |member: &u64| {
+        let opinion = opinions.iter().find(|opinion| opinion.member == *member);
+        opinion.map_or_else(|| format!("member {member}"), |opinion| opinion.name.clone())
+    };
+    let names: Vec<String> = members.iter().map(name).collect();
+    format!(
+        "; the data centre of {} is not known and counts as one that does not (MemberDataCenter)",
+        names.join(", ")
+    )
 }
 
 #[cfg(test)]

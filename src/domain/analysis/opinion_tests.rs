@@ -204,11 +204,23 @@ fn a_majority_of_data_centres_is_one_of_voters_too() {
         agree(&[dead(), missing(), dead()], &["a", "a", "b"]),
         Ok(Consent::Failover)
     );
-    // Nobody was told where it is: all are in one place.
+    // Nobody was told where it is.
     assert_eq!(
-        agree(&[dead(), dead(), missing()], &["", "", ""]),
+        agree(&[dead(), dead(), dead()], &["", "", ""]).unwrap_err(),
+        "voters in 0 of 3 data centres see it dead, 2 are needed; the data centre of m0, m1, m2 is not known and counts as one that \
+         does not (MemberDataCenter)"
+    );
+    // One was not: it may be anywhere, also in a third place.
+    assert_eq!(
+        agree(&[dead(), dead(), missing()], &["a", "b", ""]),
         Ok(Consent::Failover)
     );
+    assert_eq!(
+        agree(&[dead(), missing(), dead()], &["a", "b", ""]).unwrap_err(),
+        "voters in 1 of 3 data centres see it dead, 2 are needed; the data centre of m2 is not known and counts as one that does \
+         not (MemberDataCenter) (m1 did not answer: 500 ms)"
+    );
+    assert!(agree(&[dead(), dead(), dead()], &["a", "a", ""]).is_err());
     assert_eq!(
         agree(&[silent(), silent(), missing()], &["a", "b", "c"]),
         Ok(Consent::Test)

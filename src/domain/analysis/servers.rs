@@ -6,7 +6,7 @@ use crate::domain::instance::Instance;
 use crate::domain::policy::Policy;
 use crate::domain::topology::Topology;
 
-use super::{current_primary, evidence, identity, settings};
+use super::{current_primary, evidence, identity, quorum, settings};
 
 /// All of them, at most one per server and code.
 pub(super) fn findings(topology: &Topology, policy: &Policy) -> Vec<Finding> {
@@ -25,10 +25,13 @@ pub(super) fn findings(topology: &Topology, policy: &Policy) -> Vec<Finding> {
             );
             (Code::AnotherController, told)
         });
+        let quorum = (current.as_ref() == Some(&instance.key)).then(|| quorum::in_one_data_center(topology, policy));
+        let quorum = quorum.flatten().map(|told| (Code::QuorumInOneDataCenter, told));
         for (code, description) in controller
             .into_iter()
             .chain(duplicate)
             .chain(settings::advice(topology, policy, instance))
+            .chain(quorum)
         {
             found.push(finding(topology, policy, instance, code, description));
         }

@@ -224,6 +224,7 @@ pub fn policy_of(
         takeover: settings.takeover,
         pseudo_gtid: settings.pseudo_gtid,
         fences_outside: settings.fences_outside,
+        voters: BTreeMap::new(),
     }
 }
 

@@ -334,6 +334,9 @@ pub struct MemberRecord {
     pub name: String,
     /// Highest command version that it understands.
     pub understands: u32,
+    /// Data centre that it is in; empty: not known, as of members before this was told.
+    #[serde(default)]
+    pub data_center: String,
 }
 
 /// A detection: the first sight of a finding.

@@ -258,6 +258,7 @@ impl Sample {
                     id: u64::from(dice.roll(4)),
                     name: "m".to_owned(),
                     understands: 1,
+                    data_center: "west".to_owned(),
                 },
             },
             3 => Command::Discover {

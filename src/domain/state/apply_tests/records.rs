@@ -396,6 +396,7 @@ fn small_records_are_kept() {
         id: 3,
         name: "c".to_owned(),
         understands: 1,
+        data_center: "west".to_owned(),
     };
     run(&mut state, 1, Command::Hello { member: member.clone() });
     let blocked = Blocked {
