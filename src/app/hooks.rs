@@ -156,6 +156,11 @@ impl HookRunner {
         self.configured(hooks::lists_after(kind, ledger, successful))
     }
 
+    /// What is to be run when a replication group has chosen another primary.
+    pub(super) fn after_group_choice(&self) -> Vec<HookList> {
+        self.configured(hooks::AFTER_GROUP_CHOICE)
+    }
+
     /// Asks the hooks before a recovery. `lines` are put before theirs in the record. Nothing was touched as long as one is due.
     pub(super) async fn ask(&self, token: &ClaimToken, lines: Vec<StepRecord>) -> Answer {
         let subject = HookSubject::Recovery {
@@ -380,7 +385,7 @@ impl HookRunner {
         };
         let successor = match subject {
             Subject::Recovery(recovery) => recovery.successor(),
-            Subject::Detection(_) => None,
+            Subject::Detection(detection) => detection.successor.as_ref(),
         };
         let member = self.0.consensus.me().name;
         let occasion = Occasion {

@@ -4,12 +4,15 @@ use std::sync::Arc;
 
 use tracing::{info, warn};
 
+use crate::domain::analysis::group;
 use crate::domain::grouping;
 use crate::domain::intent::Origin;
 use crate::domain::recovery::lost;
-use crate::domain::state::{Applied, Command};
+use crate::domain::state::command::GroupChoice;
+use crate::domain::state::{Applied, Command, State};
 use crate::domain::topology::ClusterId;
 
+use super::hooks::HookRunner;
 use super::picture::{ClusterPicture, Group, Pictures};
 use super::ports::Consensus;
 
@@ -29,7 +32,7 @@ impl Aliases {
 }
 
 /// Brings the records of all groups up to date. Each command is proposed only when something differs.
-pub async fn keep_records(pictures: &Pictures, aliases: &Aliases, consensus: &Arc<dyn Consensus>) {
+pub async fn keep_records(pictures: &Pictures, aliases: &Aliases, hooks: &HookRunner, consensus: &Arc<dyn Consensus>) {
     let state = pictures.state();
     for Group { grouping, mut topology } in pictures.groups() {
         if grouping.recorded.is_empty() {
@@ -39,9 +42,10 @@ pub async fn keep_records(pictures: &Pictures, aliases: &Aliases, consensus: &Ar
             Some(Origin::Document { name, .. }) => name,
             Some(Origin::Api | Origin::Recovery) | None => aliases.of(&topology.cluster_name),
         };
-        let Some(command) = grouping::describe(&state, &grouping, &topology, &alias) else {
+        let Some(mut command) = grouping::describe(&state, &grouping, &topology, &alias) else {
             continue;
         };
+        tell_choice(&mut command, &state, pictures, hooks, consensus);
         if let Command::DescribeCluster {
             id,
             instances,
@@ -63,6 +67,38 @@ pub async fn keep_records(pictures: &Pictures, aliases: &Aliases, consensus: &Ar
                 return;
             }
         }
+    }
+}
+
+/// Adds to the record of another primary that its replication group has chosen it, when that is so.
+fn tell_choice(
+    command: &mut Command,
+    state: &State,
+    pictures: &Pictures,
+    hooks: &HookRunner,
+    consensus: &Arc<dyn Consensus>,
+) {
+    let Command::DescribeCluster {
+        id,
+        primary: Some((to, _)),
+        chosen,
+        ..
+    } = command
+    else {
+        return;
+    };
+    let before = state.clusters.get(id).and_then(|cluster| cluster.primary.as_ref());
+    let Some(before) = before.filter(|before| before.instance != *to) else {
+        return;
+    };
+    let Some(picture) = pictures.cluster(id) else { return };
+    if let Some(finding) = group::choice(&picture.topology, &picture.policy, &before.instance, to) {
+        info!(cluster = %id, "{}", finding.description);
+        *chosen = Some(Box::new(GroupChoice {
+            finding,
+            member_name: consensus.me().name,
+            hooks: hooks.after_group_choice(),
+        }));
     }
 }
 

@@ -90,7 +90,7 @@ impl Leader {
             self.guard.stand(&leading);
             self.recoverer.reattach(&clusters);
             keeper::end_downtimes(&self.pictures, &clusters, &self.consensus).await;
-            keeper::keep_records(&self.pictures, &self.aliases, &self.consensus).await;
+            keeper::keep_records(&self.pictures, &self.aliases, &self.hooks, &self.consensus).await;
             tokio::select! {
                 changed = changes.changed() => if changed.is_err() { return },
                 changed = state.changed() => if changed.is_err() { return },

@@ -103,6 +103,8 @@ pub enum Code {
     UnsafeSettings,
     /// A majority of the members is in one data centre (own code).
     QuorumInOneDataCenter,
+    /// A replication group has chosen another of its members as its primary (own code). Told when it happens, never a state of things.
+    GroupPrimaryChanged,
     /// Nothing to report for the instance but structure warnings.
     NoProblem,
 }
@@ -162,6 +164,7 @@ impl Code {
             Self::BootsWritable => "BootsWritable",
             Self::UnsafeSettings => "UnsafeSettings",
             Self::QuorumInOneDataCenter => "QuorumInOneDataCenter",
+            Self::GroupPrimaryChanged => "GroupPrimaryChanged",
             Self::NoProblem => "NoProblem",
         }
     }

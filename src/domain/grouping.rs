@@ -202,7 +202,12 @@ pub fn describe(state: &State, grouping: &Grouping, topology: &Topology, alias: 
                 top.key != *topology.resolve(&primary.instance) && !are_one_node(topology, &top.key, &primary.instance)
             })
     });
-    let primary = only.filter(|_| !still_followed).and_then(|top| {
+    // Its own entries say who the primary is.
+    let recovering = state
+        .recoveries
+        .values()
+        .any(|recovery| recovery.is_active() && recovery.plan.cluster == topology.cluster);
+    let primary = only.filter(|_| !still_followed && !recovering).and_then(|top| {
         top.facts
             .as_ref()
             .map(|facts| (top.key.clone(), facts.identity.clone()))
@@ -238,6 +243,7 @@ pub fn describe(state: &State, grouping: &Grouping, topology: &Topology, alias: 
         alias: alias.to_owned(),
         absorbs: grouping.recorded.iter().skip(1).cloned().collect(),
         document,
+        chosen: None,
     })
 }
 

@@ -403,3 +403,26 @@ fn the_process_of_a_primary_that_takes_writes_is_recorded_once() {
     assert_eq!(told(&state, &seen(1060, false)), Some(1060));
     assert_eq!(described(&state, &seen(1060, true)), None);
 }
+
+#[test]
+fn while_a_recovery_runs_nobody_else_says_who_the_primary_is() {
+    use crate::domain::state::sample::{claim, plan};
+    use crate::domain::state::{Proposal, apply};
+    let (mut state, _) = world();
+    let mut plan = plan(1, 1, 2, &[1, 2]);
+    plan.cluster = ClusterId("c1".to_owned());
+    let proposal = Proposal {
+        version: 1,
+        at: NOW,
+        command: Command::Claim {
+            claim: Box::new(claim("u1", plan)),
+        },
+    };
+    let (applied, _) = apply(&mut state, &proposal);
+    assert!(
+        matches!(applied, crate::domain::state::Applied::Claimed { .. }),
+        "{applied}"
+    );
+    let elsewhere = topology([primary(1, "1:1-9").dead(), primary(2, "1:1-9"), replica(3, 2, "1:1-9")]);
+    assert_eq!(described(&state, &elsewhere), None);
+}

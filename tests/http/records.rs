@@ -82,6 +82,7 @@ pub(crate) fn with_records() -> Member {
             member_name: "member-1.example".to_owned(),
             held_back: None,
             recovery: Some("uid-2".to_owned()),
+            successor: None,
             hooks: ham4db::domain::hooks::HookLedger::default(),
         };
         state.detections.insert(1, detection);

@@ -11,6 +11,7 @@
 //! [`until`]: wait::until
 
 pub(crate) mod failover;
+pub(crate) mod group;
 pub(crate) mod http;
 pub(crate) mod manifests;
 pub(crate) mod member;

@@ -35,6 +35,8 @@ pub(crate) struct ServerOptions {
     pub(crate) performance_schema: bool,
     /// A network namespace of its own, or 127.0.0.1.
     pub(crate) host: Option<Host>,
+    /// More options of the server, like `--general-log=ON`; the last of two with one name counts.
+    pub(crate) more: Vec<String>,
 }
 
 /// A server, running or not.
@@ -127,6 +129,7 @@ impl Server {
             ),
         ];
         arguments.extend(options.flavour.options(options.boots_read_only, options.semi_sync));
+        arguments.extend(options.more.iter().cloned());
         let launch = Launch {
             name: name.to_owned(),
             program: home.join("run"),
@@ -220,6 +223,23 @@ impl Server {
         let argument = argument.with_context(|| format!("{} is read-only after a start already", self.name))?;
         *argument = argument.replace("=OFF", "=ON");
         Ok(())
+    }
+
+    /// From its next start on it has another value for an option that it was started with.
+    pub(crate) fn set_option(&mut self, name: &str, value: &str) -> Result<()> {
+        let begins = format!("--{name}=");
+        let is_it = |argument: &&mut String| argument.starts_with(&begins);
+        let argument = self.launch.arguments.iter_mut().rfind(is_it);
+        let argument = argument.with_context(|| format!("{} is not told its {name}", self.name))?;
+        *argument = format!("{begins}{value}");
+        Ok(())
+    }
+
+    /// What it wrote into a file of its data directory.
+    pub(crate) fn data_file(&self, name: &str) -> Result<String> {
+        let file = self.socket.with_file_name("data").join(name);
+        let content = fs::read(&file).with_context(|| format!("read {}", file.display()))?;
+        Ok(String::from_utf8_lossy(&content).into_owned())
     }
 
     /// From its next start on it does not log what it replicates.

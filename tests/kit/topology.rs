@@ -70,7 +70,7 @@ pub(crate) struct Accounts {
 }
 
 impl Accounts {
-    fn new(run: &Run) -> Self {
+    pub(super) fn new(run: &Run) -> Self {
         let account = |user: String| Credentials {
             user,
             password: run.secret(),
@@ -83,7 +83,7 @@ impl Accounts {
         }
     }
 
-    fn create(&self, flavour: Flavour) -> String {
+    pub(super) fn create(&self, flavour: Flavour) -> String {
         let mut sql = flavour.create_topology_user(&self.topology);
         sql += &Flavour::create_replication_user(&self.replication);
         for account in self.writers.iter().chain([&self.sampler]) {
@@ -147,6 +147,7 @@ impl Topology {
                 boots_read_only: number > before + 1,
                 performance_schema: false,
                 host: net.map(|net| net.host(&format!("db{number}"))).transpose()?,
+                more: Vec::new(),
             })
         };
         let starting: Vec<_> = (before + 1..=before + count)

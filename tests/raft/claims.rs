@@ -30,6 +30,7 @@ pub async fn claim(member: &dyn Consensus, uid: &str) -> ClaimToken {
         alias: String::new(),
         absorbs: Vec::new(),
         document: None,
+        chosen: None,
     };
     assert_eq!(member.propose(describe).await, Ok(Applied::Done));
     let finding = Finding {

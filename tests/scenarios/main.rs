@@ -16,6 +16,7 @@ mod errant;
 mod feeding;
 mod fencing;
 mod findings;
+mod group;
 mod hooks;
 mod intermediate;
 mod kit_itself;

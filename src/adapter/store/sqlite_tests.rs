@@ -278,6 +278,7 @@ async fn the_switch_the_alias_the_block_and_the_detection_are_shown() {
                 alias: "shop".to_owned(),
                 absorbs: Vec::new(),
                 document: None,
+                chosen: None,
             },
         )
         .await;
@@ -327,6 +328,7 @@ async fn recover(kept: &mut Kept, uid: &str) {
             alias: "shop".to_owned(),
             absorbs: Vec::new(),
             document: None,
+            chosen: None,
         },
     )
     .await;

@@ -138,3 +138,25 @@ fn a_server_that_only_could_join_a_group_is_an_ordinary_one() {
         [(Code::DeadReplicationGroupMemberWithReplicas, "db1".to_owned())]
     );
 }
+
+#[test]
+fn another_primary_is_told_when_it_is_of_the_same_group() {
+    let mut instances = group(&[2]);
+    instances[0] = instances[0].clone().dead();
+    instances.push(replica(4, 2, "9:1-100"));
+    let tree = topology(instances);
+    let told = group::choice(&tree, &policy(), &key(1), &key(2)).unwrap();
+    assert_eq!((told.code, &told.instance), (Code::GroupPrimaryChanged, &key(1)));
+    assert!(told.evidence.is_primary && told.evidence.is_group_member);
+    assert!(
+        told.description.contains("has chosen db2:3306") && told.description.contains("unreachable"),
+        "{}",
+        told.description
+    );
+    assert_eq!(
+        group::choice(&tree, &policy(), &key(1), &key(4)),
+        None,
+        "db4 is outside"
+    );
+    assert_eq!(group::choice(&tree, &policy(), &key(4), &key(1)), None);
+}

@@ -37,7 +37,10 @@ pub(super) fn advice(topology: &Topology, policy: &Policy, instance: &Instance) 
     );
     say(
         Code::BootsWritable,
-        settings.and_then(|settings| boots_writable(key, policy, settings)),
+        settings
+            // Whether a member of a replication group takes writes after its start is the group's business.
+            .filter(|_| !facts.is_group_member())
+            .and_then(|settings| boots_writable(key, policy, settings)),
     );
     say(Code::UnsafeSettings, unsafe_settings(topology, instance, facts));
     found
@@ -46,7 +49,8 @@ pub(super) fn advice(topology: &Topology, policy: &Policy, instance: &Instance) 
 /// No account is configured for new channels, and this server has no channel that holds one: nothing could make it a replica.
 fn missing_account(topology: &Topology, policy: &Policy, instance: &Instance, facts: &InstanceFacts) -> Option<String> {
     let has_one = facts.managed_channel().is_some_and(|channel| !channel.user.is_empty());
-    if policy.replication_account != Some(false) || has_one || topology.instances.len() < 2 {
+    // A member of a replication group has a channel of the group's own.
+    if policy.replication_account != Some(false) || has_one || facts.is_group_member() || topology.instances.len() < 2 {
         return None;
     }
     Some(format!(

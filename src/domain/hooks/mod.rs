@@ -179,6 +179,10 @@ pub fn lists_after(kind: RecoveryKind, ledger: &HookLedger, successful: bool) ->
     }
 }
 
+/// What is called when a replication group has chosen another primary: scripts that follow a failover have the same to do. Nothing is
+/// asked before, for nobody could be stopped. Orchestrator calls nothing (its issue 1239).
+pub const AFTER_GROUP_CHOICE: &[HookList] = &[HookList::PostMasterFailover, HookList::PostFailover];
+
 /// Whether a finding of this code is told to `OnFailureDetectionProcesses`: failures of servers that others replicate from, and what
 /// keeps such a one from being repaired. Advice about settings is not, nor is a single replica's trouble. Orchestrator leaves out
 /// `DeadMasterWithoutReplicas`, dead intermediate sources with one replica, and unreachable intermediate and co-primaries: a failure
@@ -230,6 +234,7 @@ pub fn is_told(code: Code) -> bool {
         | Code::BootsWritable
         | Code::UnsafeSettings
         | Code::QuorumInOneDataCenter
+        | Code::GroupPrimaryChanged
         | Code::NoProblem => false,
     }
 }

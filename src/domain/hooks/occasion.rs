@@ -119,7 +119,10 @@ impl<'a> Occasion<'a> {
     /// Who is the new primary. Before a takeover it is certain who that will be; before a failover it is chosen once more when nothing
     /// moves any more, so nobody is named yet.
     fn successor(&self) -> Option<&'a InstanceKey> {
-        let recovery = self.recovery()?;
+        let recovery = match self.subject {
+            Subject::Recovery(recovery) => recovery,
+            Subject::Detection(detection) => return detection.successor.as_ref(),
+        };
         if self.list == HookList::PreGracefulTakeover {
             return Some(&recovery.plan.successor);
         }
@@ -201,7 +204,12 @@ impl<'a> Occasion<'a> {
             ),
             (
                 "ORC_IS_SUCCESSFUL",
-                self.recovery().is_some_and(Recovery::is_successful).to_string(),
+                match self.subject {
+                    Subject::Recovery(recovery) => recovery.is_successful(),
+                    // The group has done it, without anybody's help.
+                    Subject::Detection(detection) => detection.successor.is_some(),
+                }
+                .to_string(),
             ),
             ("ORC_LOST_REPLICAS", listed(self.lost_replicas())),
             ("ORC_REPLICA_HOSTS", listed(evidence.replicas.iter())),

@@ -79,6 +79,24 @@ fn occasion(recovery: &Recovery) -> Occasion<'_> {
     }
 }
 
+#[test]
+fn what_a_group_has_chosen_is_told_as_a_failover_is() {
+    let detection = Detection {
+        successor: Some(key(2)),
+        ..detection()
+    };
+    let recovery = recovery();
+    let told = Occasion {
+        subject: Subject::Detection(&detection),
+        ..occasion(&recovery)
+    };
+    let variables = told.variables();
+    assert_eq!(variables["ORC_SUCCESSOR_HOST"], "db2");
+    assert_eq!(variables["ORC_IS_SUCCESSFUL"], "true");
+    assert_eq!(variables["ORC_SUCCESSOR_BINLOG_COORDINATES"], "bin.000007:680");
+    assert!(AFTER_GROUP_CHOICE.iter().all(|list| !list.may_veto()));
+}
+
 fn detection() -> Detection {
     Detection {
         id: 9,
@@ -89,6 +107,7 @@ fn detection() -> Detection {
         member_name: "member1".to_owned(),
         held_back: None,
         recovery: None,
+        successor: None,
         hooks: HookLedger::default(),
     }
 }

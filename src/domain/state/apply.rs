@@ -9,7 +9,7 @@ use crate::domain::time::Wall;
 use crate::domain::topology::ClusterId;
 
 use super::claims::{current, end, grant, open, quarantine_key, record, resume};
-use super::command::{Applied, COMMAND_VERSION, Command, Proposal, RefusedCommand};
+use super::command::{Applied, COMMAND_VERSION, Command, GroupChoice, Proposal, RefusedCommand};
 use super::hooks;
 use super::record::{Cluster, Detection, Epoch, MemberId, QuarantineState, RecordedPrimary, Recovery, State};
 use super::{MAX_SEEDS, bounds};
@@ -123,6 +123,7 @@ fn run(state: &mut State, command: &Command, changes: &mut BTreeSet<Change>) -> 
                 member_name: member_name.clone(),
                 held_back: held_back.clone(),
                 recovery: None,
+                successor: None,
                 hooks: HookLedger::of(hooks),
             };
             state.detections.insert(id, detection);
@@ -272,6 +273,7 @@ fn describe_cluster(state: &mut State, command: &Command, changes: &mut BTreeSet
         alias,
         absorbs,
         document,
+        chosen,
     } = command
     else {
         return;
@@ -298,6 +300,9 @@ fn describe_cluster(state: &mut State, command: &Command, changes: &mut BTreeSet
         .recoveries
         .values()
         .any(|recovery| recovery.is_active() && recovery.plan.cluster == *id);
+    // The names under which the cluster was known before.
+    let known_as = labels(state, id);
+    let mut replaced = None;
     let cluster = state.clusters.entry(id.clone()).or_insert_with(|| Cluster {
         id: id.clone(),
         minted,
@@ -326,7 +331,7 @@ fn describe_cluster(state: &mut State, command: &Command, changes: &mut BTreeSet
         match same {
             Some(present) => present.process = process.or(present.process),
             None => {
-                cluster.primary = Some(RecordedPrimary {
+                replaced = cluster.primary.replace(RecordedPrimary {
                     instance: instance.clone(),
                     identity: identity.clone(),
                     since: now,
@@ -341,6 +346,34 @@ fn describe_cluster(state: &mut State, command: &Command, changes: &mut BTreeSet
         cluster.name = instances.first().map(ToString::to_string).unwrap_or_default();
     }
     changes.insert(Change::Cluster(id.clone()));
+    if let (Some(_), Some(choice), Some((successor, _))) = (replaced, chosen, primary) {
+        note_choice(state, choice, known_as, successor, changes);
+    }
+}
+
+/// Tells of the primary that a replication group has chosen: in the entry that records it, so that it is told once.
+fn note_choice(
+    state: &mut State,
+    choice: &GroupChoice,
+    (cluster_name, cluster_alias): (String, String),
+    successor: &InstanceKey,
+    changes: &mut BTreeSet<Change>,
+) {
+    let id = next_number(state);
+    let detection = Detection {
+        id,
+        finding: choice.finding.clone(),
+        cluster_name,
+        cluster_alias,
+        at: state.clock,
+        member_name: choice.member_name.clone(),
+        held_back: None,
+        recovery: None,
+        successor: Some(successor.clone()),
+        hooks: HookLedger::of(&choice.hooks),
+    };
+    state.detections.insert(id, detection);
+    changes.insert(Change::Detection(id));
 }
 
 /// Recoveries and quarantines of a cluster that turned out to be another one go on under that one's id.

@@ -7,7 +7,7 @@ mod recoveries;
 use std::collections::BTreeSet;
 
 use super::claims::quarantine_key;
-use super::command::COMMAND_VERSION;
+use super::command::{COMMAND_VERSION, GroupChoice};
 use super::record::{Acknowledgement, Blocked, ClaimToken, Detection, MemberRecord, StepRecord};
 use super::sample::{Sample, claim, cluster_id, document, downtime, finding, identity, key, plan};
 use super::*;
@@ -51,6 +51,7 @@ fn two_clusters() -> State {
                 alias: String::new(),
                 absorbs: Vec::new(),
                 document: None,
+                chosen: None,
             },
         );
         assert_eq!(described, Applied::Done);

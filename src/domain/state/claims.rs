@@ -114,6 +114,7 @@ pub(super) fn grant(
             member_name: claim.holder_name.clone(),
             held_back: None,
             recovery: Some(claim.uid.clone()),
+            successor: None,
             hooks: HookLedger::default(),
         },
     );

@@ -41,6 +41,19 @@ impl std::fmt::Display for Proposal {
     }
 }
 
+/// What is told of the primary that a replication group has chosen.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct GroupChoice {
+    /// About the one that was the primary.
+    pub finding: Finding,
+    /// Who saw it.
+    pub member_name: String,
+    /// Lists of hooks to be run for it.
+    #[serde(default)]
+    pub hooks: Vec<HookList>,
+}
+
 /// Everything that changes the replicated state.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", tag = "op")]
@@ -93,6 +106,9 @@ pub enum Command {
         absorbs: Vec<ClusterId>,
         /// The document that owns it.
         document: Option<Origin>,
+        /// The primary is another one because its replication group has chosen so.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        chosen: Option<Box<GroupChoice>>,
     },
     /// Asks for something.
     SetIntent {

@@ -361,6 +361,9 @@ pub struct Detection {
     /// The recovery that followed.
     #[serde(default)]
     pub recovery: Option<String>,
+    /// Who is the primary instead, where that is what was detected: a replication group has chosen another one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub successor: Option<InstanceKey>,
     /// Lists of hooks that are still to be run for it, and that were; those of a claim stand in its recovery.
     #[serde(default)]
     pub hooks: HookLedger,

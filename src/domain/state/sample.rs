@@ -382,6 +382,7 @@ impl Sample {
             alias: ["", "shop"][usize::try_from(dice.roll(2)).unwrap()].to_owned(),
             absorbs,
             document: (dice.roll(3) == 0).then(|| document("shop").origin),
+            chosen: None,
         }
     }
 

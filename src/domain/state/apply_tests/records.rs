@@ -32,6 +32,7 @@ fn a_merge_keeps_the_older_mint_the_higher_epoch_and_what_was_under_way() {
             alias: String::new(),
             absorbs: vec![cluster_id(2)],
             document: None,
+            chosen: None,
         },
     );
     assert_eq!(state.clusters.keys().collect::<Vec<_>>(), [&cluster_id(1)]);
@@ -75,9 +76,62 @@ fn an_instance_belongs_to_one_cluster() {
             alias: String::new(),
             absorbs: Vec::new(),
             document: None,
+            chosen: None,
         },
     );
     assert_eq!(state.clusters[&cluster_id(2)].instances, [4, 5].map(key).into());
+}
+
+#[test]
+fn a_primary_that_its_group_has_chosen_is_told_once_with_the_entry_that_records_it() {
+    let mut state = two_clusters();
+    let chosen = GroupChoice {
+        finding: finding(1, 1),
+        member_name: "a".to_owned(),
+        hooks: vec![HookList::PostMasterFailover],
+    };
+    let describe = |chosen: Option<GroupChoice>| Command::DescribeCluster {
+        id: cluster_id(1),
+        instances: [1, 2, 3].map(key).into(),
+        primary: Some((key(2), identity(2))),
+        process: None,
+        alias: String::new(),
+        absorbs: Vec::new(),
+        document: None,
+        chosen: chosen.map(Box::new),
+    };
+    for _ in 0..2 {
+        run(&mut state, 2000, describe(Some(chosen.clone())));
+    }
+    let told: Vec<_> = state.detections.values().collect();
+    let [detection] = told.as_slice() else {
+        panic!("{told:?}")
+    };
+    assert_eq!(detection.successor, Some(key(2)));
+    assert_eq!(detection.cluster_name, key(1).to_string(), "the name it had");
+    assert_eq!(detection.hooks.next_due(), Some(HookList::PostMasterFailover));
+    // While a recovery has the cluster, its own entries say who the primary is.
+    claimed(&mut state, claim("one", plan(1, 2, 3, &[1, 2, 3])));
+    let back = Command::DescribeCluster {
+        id: cluster_id(1),
+        instances: [1, 2, 3].map(key).into(),
+        primary: Some((key(1), identity(1))),
+        process: None,
+        alias: String::new(),
+        absorbs: Vec::new(),
+        document: None,
+        chosen: Some(Box::new(chosen)),
+    };
+    run(&mut state, 3000, back);
+    assert_eq!(
+        state.clusters[&cluster_id(1)].primary.as_ref().unwrap().instance,
+        key(2)
+    );
+    let with_successor = state
+        .detections
+        .values()
+        .filter(|detection| detection.successor.is_some());
+    assert_eq!(with_successor.count(), 1);
 }
 
 #[test]

@@ -274,6 +274,7 @@ fn while_a_recovery_runs_a_description_does_not_say_who_the_primary_is() {
         alias: "shop".to_owned(),
         absorbs: Vec::new(),
         document: None,
+        chosen: None,
     };
     run(&mut state, 2000, describe());
     assert_eq!(
