@@ -133,11 +133,7 @@ impl Single {
             written.doubt = None;
         }
         let mut state = self.state.borrow().as_ref().clone();
-        let proposal = Proposal {
-            version: COMMAND_VERSION,
-            at: self.clock.wall(),
-            command,
-        };
+        let proposal = Proposal::new(self.clock.wall(), command);
         let (applied, changes) = apply(&mut state, &proposal);
         if let Err(error) = self.store.write(&state, &changes, &written.mark).await {
             written.doubt = Some(error.clone());

@@ -18,7 +18,7 @@ use crate::domain::state::{Applied, State};
 use crate::domain::time::Wall;
 
 use super::documents::{ClusterSource, DocumentSet, Pictures, StatusError};
-use super::ports::{Clock, Consensus};
+use super::ports::{Clock, Consensus, ProposeError};
 use super::status_pace::StatusPace;
 
 /// Without any change the documents are looked at this often: downtimes expire, other groups fall silent, holds end.
@@ -169,6 +169,7 @@ impl Declare {
                 Ok(Applied::Done | Applied::Number { .. } | Applied::Claimed { .. }) => {
                     info!(command = command.name(), document = %subject(command), "from documents: applied");
                 }
+                Err(ProposeError::NotUnderstood(_)) => {}
                 Err(why) => {
                     // The next round holds the documents against the state again: what is still missing is proposed again.
                     warn!(command = command.name(), %why, "a document's command was not applied; trying again");

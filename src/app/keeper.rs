@@ -14,7 +14,7 @@ use crate::domain::topology::ClusterId;
 
 use super::hooks::HookRunner;
 use super::picture::{ClusterPicture, Group, Pictures};
-use super::ports::Consensus;
+use super::ports::{Consensus, ProposeError};
 
 /// Aliases by pattern on the cluster's name (`ClusterNameToAlias`); the first match counts.
 #[derive(Clone, Debug, Default)]
@@ -46,7 +46,7 @@ pub async fn keep_records(pictures: &Pictures, aliases: &Aliases, hooks: &HookRu
             continue;
         };
         tell_choice(&mut command, &state, pictures, hooks, consensus);
-        if let Command::DescribeCluster {
+        let told = if let Command::DescribeCluster {
             id,
             instances,
             primary,
@@ -57,11 +57,15 @@ pub async fn keep_records(pictures: &Pictures, aliases: &Aliases, hooks: &HookRu
             let primary = primary
                 .as_ref()
                 .map_or_else(|| String::from("not seen"), |(key, _)| key.to_string());
-            info!(cluster = %id, "cluster {id}: {} instances, primary {primary}{}", instances.len(), if absorbs.is_empty() { "" } else { ", merged" });
-        }
+            let merged = if absorbs.is_empty() { "" } else { ", merged" };
+            format!("cluster {id}: {} instances, primary {primary}{merged}", instances.len())
+        } else {
+            String::from("a cluster")
+        };
         match consensus.propose(command).await {
             Ok(Applied::Refused { why }) => warn!("cluster record refused: {why}"),
-            Ok(Applied::Done | Applied::Number { .. } | Applied::Claimed { .. }) => {}
+            Ok(Applied::Done | Applied::Number { .. } | Applied::Claimed { .. }) => info!("{told}"),
+            Err(ProposeError::NotUnderstood(_)) => {}
             Err(error) => {
                 warn!("cluster record not written: {error}");
                 return;

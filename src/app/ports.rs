@@ -439,6 +439,10 @@ pub enum ProposeError {
     /// The member is broken and must be restarted.
     #[error("consensus stopped: {0}")]
     Stopped(String),
+    /// Members run an older program that would not understand the command; nothing was proposed. Who refuses says it in the log, now and
+    /// then: callers that ask again and again need not.
+    #[error("{0}")]
+    NotUnderstood(String),
 }
 
 /// Why the right to act could not be proved.

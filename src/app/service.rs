@@ -63,7 +63,7 @@ impl Service {
             Ok(Applied::Refused { why }) => Err(ApiError::Conflict(why.to_string())),
             Ok(applied) => Ok(applied),
             Err(ProposeError::NotLeader(peer)) => Err(ApiError::NotLeader(peer.map(|peer| peer.name))),
-            Err(ProposeError::NoQuorum(why)) => Err(ApiError::Unavailable(why)),
+            Err(ProposeError::NoQuorum(why) | ProposeError::NotUnderstood(why)) => Err(ApiError::Unavailable(why)),
             Err(ProposeError::OutcomeUnknown(why)) => Err(ApiError::OutcomeUnknown(why)),
             Err(ProposeError::Stopped(why)) => Err(ApiError::Internal(why)),
         }

@@ -13,7 +13,6 @@ use crate::app::ports::{
     Clock, Consensus, Health, Leadership, OpinionSource, Peer, ProposeError, Question, Unconfirmed,
 };
 use crate::domain::finding::{Opinion, Verdict};
-use crate::domain::state::command::COMMAND_VERSION;
 use crate::domain::state::{Applied, ClaimToken, Command, Epoch, MemberId, Proposal, State, apply};
 
 use super::clock::PausedClock;
@@ -160,14 +159,7 @@ impl Group {
             at.map(|at| shared.afterwards.remove(at).1)
         };
         let mut state = self.state.borrow().as_ref().clone();
-        let (applied, _) = apply(
-            &mut state,
-            &Proposal {
-                version: COMMAND_VERSION,
-                at: self.clock.wall(),
-                command,
-            },
-        );
+        let (applied, _) = apply(&mut state, &Proposal::new(self.clock.wall(), command));
         self.state.send_replace(Arc::new(state));
         if let Some(change) = afterwards {
             change();

@@ -167,6 +167,8 @@ pub struct Node {
     pub store: MemoryStore,
     pub wanted: watch::Sender<Vec<Wanted>>,
     pub running: Option<Arc<RaftMember>>,
+    /// What it says that it understands, when not what the program does.
+    pub understands: Option<u32>,
     /// Where it says that it is.
     pub data_center: String,
     /// The host under which peers know it, when not by its address.
@@ -280,6 +282,7 @@ impl Group {
             store: MemoryStore::default(),
             wanted: watch::Sender::new(Vec::new()),
             running: None,
+            understands: None,
             data_center: String::new(),
             host: None,
             api: api_address,
@@ -363,6 +366,7 @@ impl Group {
             node.wanted.subscribe(),
         );
         around.links = Arc::new(self.cuts.clone());
+        around.understands = node.understands.unwrap_or(around.understands);
         if let Some(dns) = &self.dns {
             around.resolver = Arc::new(dns.clone());
         }

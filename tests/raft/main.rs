@@ -20,3 +20,4 @@ mod single;
 mod storage;
 mod store;
 mod suite;
+mod versions;

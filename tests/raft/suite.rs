@@ -101,7 +101,7 @@ async fn command_of_a_newer_program_stops_the_member_with_a_sentence() {
     .unwrap_err();
     assert_eq!(
         error.to_string(),
-        "entry 2: a command has version 7, this program understands up to 1: upgrade ham4db on this member"
+        "entry 2: a command has version 8, this program understands up to 2: upgrade ham4db on this member"
     );
     let (state, _) = store.content().await;
     assert_eq!(state.seeds.len(), 1, "what came before it is applied and stored");
@@ -114,9 +114,9 @@ async fn entry_of_an_unknown_shape_is_named_when_the_log_is_read() {
     let mut log = log(&directory).await;
     let text = serde_json::to_string(&entry(1, 1))
         .unwrap()
-        .replace("\"version\":1", "\"version\":2")
+        .replace("\"version\":1", "\"version\":3")
         .replace("\"discover\"", "\"fly\"");
-    assert!(text.contains("\"fly\"") && text.contains("\"version\":2"), "{text}");
+    assert!(text.contains("\"fly\"") && text.contains("\"version\":3"), "{text}");
     let options = sqlx::sqlite::SqliteConnectOptions::new().filename(directory.path().join("raft.db"));
     let pool = sqlx::SqlitePool::connect_with(options).await.unwrap();
     sqlx::query("INSERT INTO raft_log (idx, entry) VALUES (1, ?)")
@@ -128,7 +128,7 @@ async fn entry_of_an_unknown_shape_is_named_when_the_log_is_read() {
     let error = openraft::RaftLogReader::try_get_log_entries(&mut reader, 1..2)
         .await
         .unwrap_err();
-    assert!(error.to_string().contains("a command has version 2"), "{error}");
+    assert!(error.to_string().contains("a command has version 3"), "{error}");
 }
 
 #[tokio::test]
@@ -227,7 +227,7 @@ async fn snapshot_of_a_newer_program_is_refused_with_a_sentence() {
         .unwrap_err();
     assert_eq!(
         error.to_string(),
-        "a snapshot has version 9, this program understands up to 1: upgrade ham4db on this member"
+        "a snapshot has version 9, this program understands up to 2: upgrade ham4db on this member"
     );
 }
 

@@ -324,6 +324,7 @@ async fn ask_to_join(shared: &Arc<Shared>, hello: &Hello, known: Option<String>)
     }
     let request = JoinRequest {
         node: shared.node.clone(),
+        understands: shared.around.understands,
         cluster_uuid: known.or_else(|| hello.cluster_uuid.clone()),
         member: None,
     };

@@ -18,7 +18,6 @@ use super::types::{MemberNode, TypeConfig};
 use crate::app::claim::check_claim;
 use crate::app::ports::{Consensus, Health, Leadership, Peer, ProposeError, Question, Unconfirmed};
 use crate::domain::finding::{Opinion, Verdict};
-use crate::domain::state::command::COMMAND_VERSION;
 use crate::domain::state::{Applied, ClaimToken, Command, Epoch, Proposal, State};
 
 /// Between two looks whether a leader's lease has come back.
@@ -32,6 +31,15 @@ pub(super) async fn propose(shared: &Shared, command: Command) -> Result<Applied
     let Some(life) = shared.life.load_full() else {
         return Err(ProposeError::NotLeader(None));
     };
+    let metrics = metrics_of(&life);
+    if metrics.state == ServerState::Leader
+        && let Some(why) = membership::not_understood(shared, &metrics, &command)
+    {
+        if let Some(times) = shared.throttle.admit(&why) {
+            tracing::warn!("not proposed: {why}{times}");
+        }
+        return Err(ProposeError::NotUnderstood(why));
+    }
     let what = command.name();
     let deadline = shared.settings.timings.propose;
     let written = tokio::time::timeout(deadline, write(shared, &life, command)).await;
@@ -44,11 +52,7 @@ pub(super) async fn propose(shared: &Shared, command: Command) -> Result<Applied
 }
 
 async fn write(shared: &Shared, life: &Life, command: Command) -> Result<Applied, ProposeError> {
-    let proposal = Proposal {
-        version: COMMAND_VERSION,
-        at: shared.around.clock.wall(),
-        command,
-    };
+    let proposal = Proposal::new(shared.around.clock.wall(), command);
     // Right after its election a leader has no lease yet: refused before anything was appended, so asking again is safe.
     let give_up = Instant::now() + shared.settings.timings.election_max;
     loop {

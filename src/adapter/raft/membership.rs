@@ -20,7 +20,6 @@ use super::network::Recipient;
 use super::types::MemberNode;
 use super::wire::{Hello, JoinAnswer, JoinRequest, MembershipAnswer};
 use crate::app::ports::Peer;
-use crate::domain::state::command::COMMAND_VERSION;
 use crate::domain::state::record::MemberRecord;
 use crate::domain::state::{Applied, Command, Group, MemberId};
 
@@ -95,6 +94,13 @@ pub(super) async fn answer_join(shared: &Arc<Shared>, request: JoinRequest) -> J
         return refused("the group is being founded".to_owned());
     }
     let name = &request.node.name;
+    let needed = shared.state.borrow().version;
+    if request.understands < needed {
+        return refused(format!(
+            "{name} understands commands up to version {}, and the state needs {needed}: upgrade ham4db there",
+            request.understands
+        ));
+    }
     if !shared.wanted().iter().any(|wanted| wanted.name == *name) {
         return refused(format!("{name} is not in the leader's list of members"));
     }
@@ -265,22 +271,63 @@ async fn introduce(shared: &Arc<Shared>, metrics: &Metrics, known_too: bool) -> 
         .nodes()
         .filter(|(id, _)| known_too || **id == metrics.id || !present.members.contains_key(id));
     let told = join_all(asked.map(|(id, node)| tell_of(shared, metrics.id, *id, node))).await;
-    for member in told.into_iter().flatten() {
-        let id = member.id;
-        if present.members.get(&id) == Some(&member) {
-            continue;
-        }
-        consensus::propose(shared, Command::Hello { member })
-            .await
-            .map_err(|error| format!("cannot introduce member {id}: {error}"))?;
+    let told: Vec<MemberRecord> = told.into_iter().flatten().collect();
+    // Twice: with the last of them on record it is known what may be said of the first.
+    for member in told.iter().chain(&told) {
+        record(shared, metrics, member.clone()).await?;
     }
     Ok(())
+}
+
+/// Writes what a member said, unless it stands there. As long as somebody does not understand where members are, or has not said what it
+/// understands, that is left away.
+async fn record(shared: &Shared, metrics: &Metrics, mut member: MemberRecord) -> Result<(), String> {
+    let id = member.id;
+    let has_told = |other: &MemberId| *other == id || shared.state.borrow().members.contains_key(other);
+    let all_have_told = metrics.membership_config.nodes().all(|(other, _)| has_told(other));
+    let hello = Command::Hello { member: member.clone() };
+    if !all_have_told || not_understood(shared, metrics, &hello).is_some() {
+        member.data_center.clear();
+    }
+    if shared.state.borrow().members.get(&id) == Some(&member) {
+        return Ok(());
+    }
+    consensus::propose(shared, Command::Hello { member })
+        .await
+        .map(drop)
+        .map_err(|error| format!("cannot introduce member {id}: {error}"))
+}
+
+/// Why a command cannot be proposed: it is newer than what members understand, of the membership that is committed or of the one that is
+/// about to be. A member that has not said yet what it understands holds nothing back: it is asked before it is let in, and a founder
+/// within moments, but one that is down must not keep the others from repairing. It would stop with a sentence, at the worst.
+pub(super) fn not_understood(shared: &Shared, metrics: &Metrics, command: &Command) -> Option<String> {
+    let version = command.since();
+    let state = shared.state.borrow();
+    let nodes = [&metrics.committed_membership_config, &metrics.membership_config];
+    let members: BTreeSet<MemberId> = nodes
+        .into_iter()
+        .flat_map(|membership| membership.nodes().map(|(id, _)| *id))
+        .collect();
+    let behind: Vec<String> = members
+        .iter()
+        .filter_map(|id| state.members.get(id))
+        .filter(|member| member.understands < version)
+        .map(|member| format!("{} (up to {})", member.name, member.understands))
+        .collect();
+    (!behind.is_empty()).then(|| {
+        format!(
+            "{} needs command version {version}, which not all members understand; upgrade ham4db on {}",
+            command.name(),
+            behind.join(", ")
+        )
+    })
 }
 
 /// What a member says of itself; `None` when it does not answer, or another one does at its address.
 async fn tell_of(shared: &Shared, own: MemberId, id: MemberId, node: &MemberNode) -> Option<MemberRecord> {
     let (understands, data_center) = if id == own {
-        (COMMAND_VERSION, shared.settings.data_center.clone())
+        (shared.around.understands, shared.settings.data_center.clone())
     } else {
         let to = Recipient { node, member: None };
         let asked = shared.dialer.call::<_, Hello>(to, "hello", &(), None, ASK_DEADLINE);
@@ -302,6 +349,9 @@ async fn admit(shared: &Arc<Shared>, life: &Arc<Life>, id: MemberId, node: Membe
     }
     let name = node.name.clone();
     let failed = |why: String| format!("cannot let {name} in as member {id}: {why}");
+    let told = tell_of(shared, metrics.id, id, &node).await;
+    let told = told.ok_or_else(|| failed("it does not say what it understands".to_owned()))?;
+    record(shared, &metrics, told).await?;
     life.raft
         .add_learner(id, node, false)
         .await

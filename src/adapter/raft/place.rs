@@ -82,6 +82,7 @@ async fn ask_for_admission(shared: &Arc<Shared>, life: &Life) {
     };
     let request = JoinRequest {
         node: shared.node.clone(),
+        understands: shared.around.understands,
         cluster_uuid: Some(life.own.cluster_uuid.clone()),
         member: Some(life.own.member),
     };

@@ -26,7 +26,6 @@ use super::types::{Snapshot, TypeConfig};
 use super::wire::{GROUP_HEADER, Hello, KEY_HEADER, SENDER_NAME_HEADER, SnapshotTransfer, TARGET_HEADER};
 use super::{bootstrap, membership};
 use crate::app::ports::Question;
-use crate::domain::state::command::COMMAND_VERSION;
 
 /// The largest request: a snapshot with every bounded list full, several times over.
 const MAX_BODY: usize = 256 * 1024 * 1024;
@@ -282,7 +281,7 @@ async fn hello(State(shared): State<Arc<Shared>>) -> Reply {
     Ok(json(&Hello {
         node: shared.node.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        understands: COMMAND_VERSION,
+        understands: shared.around.understands,
         data_center: shared.settings.data_center.clone(),
         pristine: identity.is_none() && shared.backend_group.is_none(),
         cluster_uuid: identity.as_ref().map(|identity| identity.cluster_uuid.clone()),

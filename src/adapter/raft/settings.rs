@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use super::types::MemberNode;
 use crate::app::ports::{BootstrapMarker, Clock, OpinionSource, StateStore};
 use crate::domain::state::MemberId;
+use crate::domain::state::command::COMMAND_VERSION;
 
 /// Settings of one member.
 #[derive(Clone, Debug)]
@@ -190,6 +191,8 @@ pub struct Surroundings {
     pub links: Arc<dyn LinkFilter>,
     /// Sees the bootstrap's steps, in tests.
     pub witness: Arc<dyn BootstrapWitness>,
+    /// Highest command version that the member says it understands: the program's own, lower in tests.
+    pub understands: u32,
 }
 
 impl Surroundings {
@@ -209,6 +212,7 @@ impl Surroundings {
             resolver: Arc::new(SystemResolver),
             links: Arc::new(AllLinks),
             witness: Arc::new(Unhindered),
+            understands: COMMAND_VERSION,
         }
     }
 }

@@ -8,14 +8,11 @@ use super::types::SnapshotMeta;
 use crate::domain::state::State;
 use crate::domain::state::command::COMMAND_VERSION;
 
-/// The version of the snapshot format that this program writes.
-pub(super) const SNAPSHOT_VERSION: u32 = 1;
-
 /// A snapshot as it is kept in `raft.db` and sent to members.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct SnapshotDocument {
-    /// [`SNAPSHOT_VERSION`] of the writer.
+    /// The highest version of the commands that made the state, 1 at least: what a reader must understand.
     pub(super) version: u32,
     /// What it covers.
     pub(super) meta: SnapshotMeta,
@@ -37,7 +34,7 @@ impl SnapshotDocument {
             last_membership: applied.membership.clone(),
         };
         Self {
-            version: SNAPSHOT_VERSION,
+            version: state.version.max(1),
             meta,
             state,
         }
@@ -58,9 +55,9 @@ impl SnapshotDocument {
     pub(super) fn decode(text: &[u8]) -> io::Result<Self> {
         let damaged = |error| io::Error::other(format!("decode a snapshot: {error}"));
         let Versioned { version } = serde_json::from_slice(text).map_err(damaged)?;
-        if version > SNAPSHOT_VERSION {
+        if version > COMMAND_VERSION {
             return Err(io::Error::other(format!(
-                "a snapshot has version {version}, this program understands up to {SNAPSHOT_VERSION}: upgrade ham4db on this member"
+                "a snapshot has version {version}, this program understands up to {COMMAND_VERSION}: upgrade ham4db on this member"
             )));
         }
         serde_json::from_slice(text).map_err(damaged)

@@ -71,6 +71,14 @@ pub struct JoinRequest {
     pub cluster_uuid: Option<String>,
     /// The id that was allocated to it, once it is stored durably.
     pub member: Option<MemberId>,
+    /// Highest command version that it understands.
+    #[serde(default = "first_version")]
+    pub understands: u32,
+}
+
+/// What members understand that do not say it when they ask to be let in.
+fn first_version() -> u32 {
+    1
 }
 
 /// What becomes of it.

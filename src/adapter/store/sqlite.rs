@@ -38,6 +38,7 @@ pub struct SqliteStore {
 struct Meta {
     group: Option<Group>,
     clock: Wall,
+    version: u32,
     last_number: u64,
     recoveries_disabled: bool,
     seeds: BTreeSet<Seed>,
@@ -186,6 +187,7 @@ impl StateStore for SqliteStore {
         let mut state = State {
             group: meta.group,
             clock: meta.clock,
+            version: meta.version,
             last_number: meta.last_number,
             recoveries_disabled: meta.recoveries_disabled,
             seeds: meta.seeds,
@@ -273,6 +275,7 @@ async fn write_change(connection: &mut SqliteConnection, state: &State, change: 
             let meta = Meta {
                 group: state.group.clone(),
                 clock: state.clock,
+                version: state.version,
                 last_number: state.last_number,
                 recoveries_disabled: state.recoveries_disabled,
                 seeds: state.seeds.clone(),

@@ -55,6 +55,7 @@ pub fn apply(state: &mut State, proposal: &Proposal) -> (Applied, BTreeSet<Chang
         );
     }
     state.clock = state.clock.max(proposal.at);
+    state.version = state.version.max(proposal.version);
     changes.insert(Change::Meta);
     let applied = match run(state, &proposal.command, &mut changes) {
         Ok(applied) => applied,

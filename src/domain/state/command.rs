@@ -20,19 +20,31 @@ use super::record::{
     Acknowledgement, ClaimToken, Document, Epoch, Group, MemberId, MemberRecord, QuarantineState, Seed, StepRecord,
 };
 
-/// The version of the commands that this program writes. A member that meets a higher one stops with a sentence.
-pub const COMMAND_VERSION: u32 = 1;
+/// The highest version of commands that this program understands ([`Command::since`]). A member that meets a higher one stops with a
+/// sentence.
+pub const COMMAND_VERSION: u32 = 2;
 
 /// A command with its version and the proposer's clock.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Proposal {
-    /// [`COMMAND_VERSION`] of the proposer.
+    /// [`Command::since`]: who applies it must understand this version.
     pub version: u32,
     /// When it was proposed.
     pub at: Wall,
     /// What.
     pub command: Command,
+}
+
+impl Proposal {
+    /// A command, proposed at this time.
+    pub fn new(at: Wall, command: Command) -> Self {
+        Self {
+            version: command.since(),
+            at,
+            command,
+        }
+    }
 }
 
 impl std::fmt::Display for Proposal {
@@ -243,6 +255,41 @@ pub enum Command {
 }
 
 impl Command {
+    /// The first version whose members read this command as it is meant. Older ones would not know the command, or not a value in it, or
+    /// would leave a field away: then their state would differ from everybody else's.
+    ///
+    /// A new command, and a new field or value that changes the state, is of a version above the last released one.
+    pub fn since(&self) -> u32 {
+        match self {
+            Self::Found { .. }
+            | Self::AllocateMember { .. }
+            | Self::Discover { .. }
+            | Self::Forget { .. }
+            | Self::SetIntent { .. }
+            | Self::EndIntent { .. }
+            | Self::WithdrawDocument { .. }
+            | Self::SetGlobalRecoveries { .. }
+            | Self::Resume { .. }
+            | Self::Record { .. }
+            | Self::Judge { .. }
+            | Self::Release { .. }
+            | Self::Acknowledge { .. }
+            | Self::Block { .. } => 1,
+            // Where a member is.
+            Self::Hello { member } => 1 + u32::from(!member.data_center.is_empty()),
+            // When the primary's process began, and why a replication group has another one.
+            Self::DescribeCluster { process, chosen, .. } => 1 + u32::from(process.is_some() || chosen.is_some()),
+            // Plans of more kinds with more steps, more findings and verdicts, more policies of documents, lists of hooks.
+            Self::PutDocument { .. }
+            | Self::Detect { .. }
+            | Self::Claim { .. }
+            | Self::Open { .. }
+            | Self::End { .. }
+            | Self::HooksBegin { .. }
+            | Self::HooksRan { .. } => 2,
+        }
+    }
+
     /// Short name for logs.
     pub fn name(&self) -> &'static str {
         match self {
@@ -401,3 +448,7 @@ pub enum RefusedCommand {
     #[error("command version {0} is newer than this program understands")]
     TooNew(u32),
 }
+
+#[cfg(test)]
+#[path = "command_tests.rs"]
+mod tests;

@@ -393,6 +393,8 @@ pub struct State {
     pub group: Option<Group>,
     /// The state's clock: the maximum of all times that commands carried.
     pub clock: Wall,
+    /// The highest version of the commands that made it: who takes it over must understand that. 0 in states from before this was kept.
+    pub version: u32,
     /// Source of numbers: recoveries, detections, steps, member ids.
     pub last_number: u64,
     /// Addresses where discovery starts, as asked through API and configuration (documents carry their own).

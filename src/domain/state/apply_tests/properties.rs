@@ -69,6 +69,7 @@ fn take(copy: &mut State, from: &State, change: &Change) {
         Change::Meta => {
             copy.group.clone_from(&from.group);
             copy.clock = from.clock;
+            copy.version = from.version;
             copy.last_number = from.last_number;
             copy.recoveries_disabled = from.recoveries_disabled;
         }
