@@ -275,21 +275,18 @@ impl Drive<'_> {
                 patience(&picture.policy)
             });
         let effects = match &mut step {
-            Step::ReconnectTest { victim, replicas } => self
-                .hands
-                .test_reconnect(victim, replicas, recovery.plan.code == Code::StalledPrimary)
-                .await
-                .unwrap_or_else(|effect| to_all(replicas, &effect)),
+            Step::ReconnectTest { victim, replicas } => or_all(
+                self.hands
+                    .test_reconnect(victim, replicas, recovery.plan.code == Code::StalledPrimary)
+                    .await,
+                replicas,
+            ),
             Step::Fence { victim } => BTreeMap::from([(victim.clone(), self.hands.fence(victim).await)]),
             Step::Demote { victim } => BTreeMap::from([(victim.clone(), self.demote(recovery, victim).await)]),
             Step::Freeze { replicas } if recovery.plan.is_forced() => {
                 self.freeze_after_last_words(recovery, fresh, replicas).await
             }
-            Step::Freeze { replicas } => self
-                .hands
-                .freeze(replicas)
-                .await
-                .unwrap_or_else(|effect| to_all(replicas, &effect)),
+            Step::Freeze { replicas } => or_all(self.hands.freeze(replicas).await, replicas),
             Step::Drain { successor } if recovery.plan.kind == RecoveryKind::Takeover => {
                 BTreeMap::from([(successor.clone(), self.let_catch_up(recovery, fresh, successor).await)])
             }
@@ -323,33 +320,18 @@ impl Drive<'_> {
             Step::ResetGtids { instance, keep } => {
                 BTreeMap::from([(instance.clone(), self.hands.reset_gtids(instance, keep).await)])
             }
-            Step::Acknowledge { replicas, on } => self
-                .hands
-                .acknowledge(replicas, *on)
-                .await
-                .unwrap_or_else(|effect| to_all(replicas, &effect)),
+            Step::Acknowledge { replicas, on } => or_all(self.hands.acknowledge(replicas, *on).await, replicas),
+            Step::GoOn { replicas } => or_all(self.hands.go_on(replicas).await, replicas),
             Step::MakeWritable { primary } => {
                 BTreeMap::from([(primary.clone(), self.hands.make_writable(primary).await)])
             }
             Step::Repoint { successor, replicas } if recovery.plan.kind == RecoveryKind::Takeover => {
                 self.repoint_all(recovery, fresh, successor, replicas).await
             }
-            Step::PersistReadOnly { servers } => self
-                .hands
-                .persist_read_only(servers)
-                .await
-                .unwrap_or_else(|effect| to_all(servers, &effect)),
+            Step::PersistReadOnly { servers } => or_all(self.hands.persist_read_only(servers).await, servers),
             Step::CheckBoot { primary } => BTreeMap::from([(primary.clone(), self.hands.check_boot(primary).await)]),
-            Step::Repoint { successor, replicas } => self
-                .hands
-                .repoint(successor, replicas)
-                .await
-                .unwrap_or_else(|effect| to_all(replicas, &effect)),
-            Step::ApplyAll { replicas } => self
-                .hands
-                .apply_all(replicas, self.catch_up())
-                .await
-                .unwrap_or_else(|effect| to_all(replicas, &effect)),
+            Step::Repoint { successor, replicas } => or_all(self.hands.repoint(successor, replicas).await, replicas),
+            Step::ApplyAll { replicas } => or_all(self.hands.apply_all(replicas, self.catch_up()).await, replicas),
             Step::Locate { successor, replicas } => {
                 let deadline = self.catch_up();
                 self.hands.locate(successor, replicas, deadline).await
@@ -550,6 +532,14 @@ fn unconfirmed(effects: &BTreeMap<InstanceKey, Effect>) -> Option<String> {
 
 fn to_all(keys: &BTreeSet<InstanceKey>, effect: &Effect) -> BTreeMap<InstanceKey, Effect> {
     keys.iter().map(|key| (key.clone(), effect.clone())).collect()
+}
+
+/// Where nothing could be begun at all, all of them tell why.
+fn or_all(
+    effects: Result<BTreeMap<InstanceKey, Effect>, Effect>,
+    keys: &BTreeSet<InstanceKey>,
+) -> BTreeMap<InstanceKey, Effect> {
+    effects.unwrap_or_else(|effect| to_all(keys, &effect))
 }
 
 fn outcome(effect: Effect) -> Outcome {

@@ -25,7 +25,7 @@ const LIVE: Duration = Duration::from_secs(10);
 /// After everything runs again the cluster is one primary and its replicas within this.
 const WHOLE: Duration = Duration::from_secs(90);
 /// A server that is not attached by itself for so long is looked at, as a person would.
-const PATIENCE: Duration = Duration::from_secs(8);
+const PATIENCE: Duration = Duration::from_secs(6);
 /// How long a primary that returns may take writes: ten times the budget of 0.3 s.
 const READ_ONLY: Duration = Duration::from_secs(3);
 /// How many write at the same time.

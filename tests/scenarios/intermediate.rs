@@ -6,12 +6,14 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use serde_json::Value;
 
+use crate::by_position::{REST, has_all};
 use crate::kit::http::{key, text};
 use crate::kit::members::{Intent, Members};
 use crate::kit::replication::Flavour;
 use crate::kit::run::{Run, scenario};
 use crate::kit::topology::{Shape, Topology};
 use crate::kit::wait::until;
+use crate::pseudo_gtid::{MOVE, with_entries};
 use crate::stage::{DEADLINE, Stage};
 
 /// The second server replicates from the first, the third and the fourth from the second.
@@ -120,6 +122,15 @@ async fn moved_to(run: Arc<Run>, sources: &[usize], wanted: usize) -> Result<()>
         "RecoverIntermediateMasterClusterFilters": ["*"],
     }));
     let mut stage = Stage::set(&run, &shape, &intent).await?;
+    // It hands out nothing more, so that whoever is to feed the others has all that they have.
+    let dying = stage.topology.server(1)?;
+    dying.run(&Flavour::MySql.thread("STOP", "SQL_THREAD")).await?;
+    let handed_out = dying.executed().await?;
+    stage
+        .topology
+        .server(wanted)?
+        .has_executed(&handed_out, DEADLINE)
+        .await?;
     let wanted = stage.address(wanted)?;
     stage.topology.server_mut(1)?.kill()?;
     let recovery = ended(&stage).await?;
@@ -133,6 +144,85 @@ async fn moved_to(run: Arc<Run>, sources: &[usize], wanted: usize) -> Result<()>
     stage.writers.progress(300, DEADLINE).await?;
     let (topology, ..) = stage.judge(Duration::ZERO).await?;
     topology.caught_up(0, DEADLINE).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn replicas_without_gtid_channels_leave_a_dead_mariadb_intermediate_by_gtid() -> Result<()> {
+    scenario("intermediate-position", |run| async move {
+        let topology = Topology::start(&run, &shape(Flavour::MariaDb)).await?;
+        for (replica, source) in [(1, 0), (2, 1), (3, 1)] {
+            let source = topology.server(source)?.address().clone();
+            let replica = topology.server(replica)?;
+            replica
+                .run("STOP SLAVE; CHANGE MASTER TO MASTER_USE_GTID=no; START SLAVE;")
+                .await?;
+            replica.follows(&source, DEADLINE).await?;
+        }
+        let members = Members::start(&run, &topology, &Intent::default_document(), None).await?;
+        let mut stage = Stage::begin_paced(topology, members, REST).await?;
+        stage.writers.progress(50, DEADLINE).await?;
+        left_by_all(&mut stage).await?;
+        let (topology, _, rows) = stage.judge(Duration::ZERO).await?;
+        has_all(&topology, &rows).await
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn replicas_without_gtids_leave_a_dead_intermediate_by_pseudo_gtid() -> Result<()> {
+    scenario("intermediate-pseudo-gtid", |run| async move {
+        let mut stage = with_entries(&run).await?;
+        let (middle, leader) = (stage.address(1)?, stage.members.leader().await?);
+        for index in [2, 3] {
+            let below = stage.address(index)?;
+            let route = format!(
+                "match-below/{}/{}/{}/{}",
+                below.host, below.port, middle.host, middle.port
+            );
+            let (code, told) = stage.members.member(leader)?.api().get_within(&route, MOVE).await?;
+            ensure!(code == 200, "{route} answers {code}: {told}");
+            stage.topology.server(index)?.follows(&middle, DEADLINE).await?;
+        }
+        stage.writers.progress(50, DEADLINE).await?;
+        left_by_all(&mut stage).await?;
+        let (topology, _, rows) = stage.judge(Duration::ZERO).await?;
+        has_all(&topology, &rows).await
+    })
+    .await
+}
+
+/// The second server dies, and the two below it get another source.
+async fn left_by_all(stage: &mut Stage) -> Result<()> {
+    let dead = stage.address(1)?.to_string();
+    stage.topology.server_mut(1)?.kill()?;
+    until(MOVE, "both replicas to replicate from a living server", async || {
+        for index in [2, 3] {
+            let status = stage.topology.server(index)?.replica_status().await?;
+            let moved = status
+                .is_some_and(|status| status.source != dead && status.io_thread == "Yes" && status.sql_thread == "Yes");
+            if !moved {
+                return Ok(None);
+            }
+        }
+        Ok(Some(()))
+    })
+    .await?;
+    until(DEADLINE, "the recovery of the intermediate to be over", async || {
+        let recoveries = stage.members.recoveries().await?;
+        let of_the_dead = recoveries.iter().find(|recovery| {
+            text(recovery, "/Type") == "IntermediateMasterRecovery" && recovery.get("IsActive") == Some(&false.into())
+        });
+        let Some(recovery) = of_the_dead else { return Ok(None) };
+        let is_whole = recovery.get("IsSuccessful") == Some(&true.into())
+            && recovery
+                .get("LostReplicas")
+                .and_then(Value::as_array)
+                .is_none_or(Vec::is_empty);
+        ensure!(is_whole, "{recovery}");
+        Ok(Some(()))
+    })
+    .await?;
+    stage.writers.progress(100, DEADLINE).await
 }
 
 /// The one recovery, when it is over.

@@ -17,7 +17,7 @@ use crate::kit::wait::until;
 use crate::stage::{DEADLINE, Stage};
 
 /// How long a move may take: MySQL stops an applier that has half a transaction only after a minute (error log MY-010584).
-const MOVE: Duration = Duration::from_secs(100);
+pub(crate) const MOVE: Duration = Duration::from_secs(100);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_gtids_and_relay_logs_the_replica_that_is_behind_goes_on_by_pseudo_gtid_where_it_was() -> Result<()> {
@@ -119,7 +119,7 @@ async fn moved_about(run: Arc<Run>) -> Result<()> {
 }
 
 /// A primary with three replicas, none with GTIDs, writers at work, and an entry in every replica's binary log.
-async fn with_entries(run: &Arc<Run>) -> Result<Stage> {
+pub(crate) async fn with_entries(run: &Arc<Run>) -> Result<Stage> {
     let topology = Topology::start(run, &Shape::star(Flavour::MySql, 3)).await?;
     let grant = format!(
         "GRANT DROP ON `_pseudo_gtid_`.* TO '{}'@'%'",
@@ -127,7 +127,8 @@ async fn with_entries(run: &Arc<Run>) -> Result<Stage> {
     );
     topology.server(0)?.run(&grant).await?;
     switch_off_gtids(&topology).await?;
-    let intent = Intent::Configuration(json!({"AutoPseudoGTID": true, "BinlogEventsChunkSize": 500}));
+    let intent = Intent::Configuration(json!({"AutoPseudoGTID": true, "BinlogEventsChunkSize": 500,
+        "RecoverIntermediateMasterClusterFilters": ["*"]}));
     let members = Members::start(run, &topology, &intent, None).await?;
     let stage = Stage::begin_paced(topology, members, REST).await?;
     for server in stage.topology.servers.iter().skip(1) {

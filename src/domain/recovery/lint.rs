@@ -70,6 +70,7 @@ fn touched(step: &Step) -> BTreeSet<&InstanceKey> {
         | Step::Freeze { replicas }
         | Step::Repoint { replicas, .. }
         | Step::Acknowledge { replicas, .. }
+        | Step::GoOn { replicas }
         | Step::ApplyAll { replicas } => replicas.iter().collect(),
         Step::Match { successor, replicas } => replicas.keys().chain([successor]).collect(),
         Step::RepointAt { replicas, .. } => replicas.keys().collect(),
@@ -123,6 +124,7 @@ fn place(step: &Step) -> (u8, &'static str) {
         Step::MakeWritable { .. } => (13, "make writable"),
         Step::PersistReadOnly { .. } => (14, "boot read-only"),
         Step::CheckBoot { .. } => (15, "check boot"),
+        Step::GoOn { .. } => (16, "go on"),
     }
 }
 
@@ -165,6 +167,7 @@ fn check_roles(plan: &Plan, topology: &Topology, wrong: &mut Vec<String>) {
             | Step::Acknowledge { .. }
             | Step::MakeWritable { .. }
             | Step::PersistReadOnly { .. }
+            | Step::GoOn { .. }
             | Step::CheckBoot { .. } => {
                 wrong.push(format!("`{}` has no place in a failover", step.describe()));
                 continue;

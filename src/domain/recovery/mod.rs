@@ -7,6 +7,7 @@
 //! - `rank`, `feed`, `loss`, `eligibility`: the parts of that choice.
 //! - [`planner`]: the plan with its report, and the second choice after the freeze.
 //! - `acknowledging`: which replicas should acknowledge a semi-sync primary's commits.
+//! - `passage`: by what a replica finds its place below another server.
 //! - `relocation`: where the replicas of a dead intermediate server can go.
 //! - [`lost`]: servers that recoveries left behind.
 //! - [`lint`]: what must hold of any plan.
@@ -24,6 +25,7 @@ pub mod loss;
 pub mod lost;
 pub mod matching;
 pub mod outcome;
+mod passage;
 pub mod plan;
 pub mod planner;
 pub mod position;

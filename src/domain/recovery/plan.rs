@@ -127,6 +127,11 @@ pub enum Step {
         /// Where each goes on; `None` is by GTID.
         replicas: BTreeMap<InstanceKey, Option<BinlogCoordinates>>,
     },
+    /// Starts both threads of replicas that were stopped to be moved, and stay where they were.
+    GoOn {
+        /// Which.
+        replicas: BTreeSet<InstanceKey>,
+    },
     /// Makes replicas acknowledge commits of their source (semi-sync), or not, in parallel.
     Acknowledge {
         /// All that are switched.
@@ -153,6 +158,17 @@ pub struct Place {
 }
 
 impl Step {
+    /// Who gets which source by this step; `None` for a step that points nobody anywhere.
+    pub(super) fn points(&self) -> Option<(&InstanceKey, BTreeSet<&InstanceKey>)> {
+        if let Self::Repoint { successor, replicas } = self {
+            Some((successor, replicas.iter().collect()))
+        } else if let Self::RepointAt { successor, replicas } = self {
+            Some((successor, replicas.keys().collect()))
+        } else {
+            None
+        }
+    }
+
     /// One line for the record of a recovery.
     pub fn describe(&self) -> String {
         let list = |keys: &BTreeSet<InstanceKey>| keys.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
@@ -202,6 +218,7 @@ impl Step {
                     list(&replicas.keys().cloned().collect())
                 )
             }
+            Self::GoOn { replicas } => format!("go on where they were: {}", list(replicas)),
             Self::Acknowledge { replicas, on: true } => format!("semi-sync on: {}", list(replicas)),
             Self::Acknowledge { replicas, on: false } => format!("semi-sync off: {}", list(replicas)),
             Self::MakeWritable { primary } => format!("make {primary} writable"),

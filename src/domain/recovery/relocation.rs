@@ -1,7 +1,8 @@
 //! Where the replicas of a dead intermediate primary, or of a dead member of a replication group, can go.
 //!
-//! By GTID a replica finds its place below any server that holds all that it received and has kept all that it lacks, so nothing has
-//! to be matched and nothing is lost by moving: the question is which source suits. In order of preference, as orchestrator has it:
+//! By GTID a replica finds its place below any server that holds all that it received and has kept all that it lacks, and nothing is
+//! lost by moving; one without finds it by Pseudo-GTID ([`super::passage`]). The question is which source suits. In order of
+//! preference, as orchestrator has it:
 //! - **A** a sibling of the failed server in its data centre;
 //! - **B** the replicas are regrouped: one of them takes the failed server's place, the others go below it;
 //! - **C** a sibling in another data centre;
@@ -21,9 +22,12 @@ use crate::domain::key::InstanceKey;
 use crate::domain::policy::Policy;
 use crate::domain::topology::Topology;
 
-use super::candidate::{excerpt, purged};
+use super::candidate::excerpt;
 use super::eligibility::{judge_parts, why_unreachable};
+use super::equivalence::is_after;
+use super::passage::{Passage, passage};
 use super::plan::{RecoveryKind, Refusal, RefusalReason};
+use super::planner::by_position::read;
 use super::position::Holdings;
 
 /// How a replica gets its new source, best first.
@@ -172,68 +176,6 @@ pub(super) fn another_source(
         .map(|source| source.instance.key.clone())
 }
 
-/// Why a replica cannot follow a source by GTID; `None` when it can.
-///
-/// Unlike orchestrator, which compares positions when it moves, everything that is needed is on both servers' word beforehand. A
-/// replica that holds what the source lacks is refused whoever wrote it: MariaDB would stop with error 1236, and so would MySQL for
-/// transactions of the source's own.
-pub(super) fn obstacle(replica: &Instance, source: &Instance) -> Option<RefusalReason> {
-    let Some(facts) = replica.valid_facts() else {
-        return Some(RefusalReason::Unreachable(why_unreachable(replica)));
-    };
-    let Some(above) = source.valid_facts() else {
-        return Some(RefusalReason::Unknown(format!(
-            "{} does not answer: {}",
-            source.key,
-            why_unreachable(source)
-        )));
-    };
-    if above.is_binlog_server() {
-        return Some(RefusalReason::BinlogServer);
-    }
-    if facts.identity == above.identity {
-        return Some(RefusalReason::Unknown(format!("{} has the same identity", source.key)));
-    }
-    let is_mariadb = facts.version.flavour.is_mariadb();
-    let has_gtid = |facts: &InstanceFacts| is_mariadb || matches!(facts.gtid_mode.as_str(), "ON" | "ON_PERMISSIVE");
-    let uses_gtid = replica.channel().is_some_and(|channel| channel.positioning.is_gtid());
-    if !uses_gtid || !has_gtid(facts) || !has_gtid(above) {
-        return Some(RefusalReason::NoGtid);
-    }
-    let is_older = (facts.version.major, facts.version.minor) < (above.version.major, above.version.minor);
-    if is_mariadb != above.version.flavour.is_mariadb() || is_older {
-        return Some(RefusalReason::Version(format!(
-            "{}, and {} runs {}",
-            facts.version, source.key, above.version
-        )));
-    }
-    if facts.log_bin && facts.log_replica_updates && format_rank(facts) < format_rank(above) {
-        return Some(RefusalReason::Version(format!(
-            "binlog_format {}, and {} has {}",
-            facts.binlog_format, source.key, above.binlog_format
-        )));
-    }
-    let received = facts.received();
-    if !above.executed.covers(&received) {
-        let own = received.missing_from(&above.executed);
-        return Some(RefusalReason::Errant(format!(
-            "{} (which {} lacks)",
-            excerpt(&own),
-            source.key
-        )));
-    }
-    purged(above, facts).map(|set| RefusalReason::Purged(excerpt(&set)))
-}
-
-/// STATEMENT, MIXED, ROW: events of a higher one cannot be logged by a server with a lower one. Unknown formats are not judged.
-fn format_rank(facts: &InstanceFacts) -> u8 {
-    match facts.binlog_format.as_str() {
-        "STATEMENT" => 1,
-        "MIXED" => 2,
-        _ => 3,
-    }
-}
-
 impl<'a> Place<'a> {
     fn of(topology: &'a Topology, victim: &'a InstanceKey, policy: &'a Policy) -> Self {
         Self {
@@ -274,7 +216,7 @@ impl<'a> Place<'a> {
     /// Why a replica is not to follow a source.
     fn against(&self, replica: &Instance, source: &Instance) -> Option<RefusalReason> {
         self.unlike(source)
-            .or_else(|| obstacle(replica, source))
+            .or_else(|| passage(replica, source, self.policy).err())
             .or_else(|| self.strayed(replica))
     }
 
@@ -417,8 +359,17 @@ impl<'a> Place<'a> {
             && (way == Way::Above || !is_replica || (is_replicating(instance) && delay == 0))
     }
 
+    /// Whether one orphan can follow another. Both read the failed server's log, so without GTIDs its positions tell who has more.
     fn can_follow(&self, replica: &Instance, leader: &Instance) -> bool {
-        obstacle(replica, leader).is_none() && self.strayed(replica).is_none()
+        let is_ahead = || {
+            let facts = replica.valid_facts().zip(leader.valid_facts());
+            facts.is_some_and(|(replica, leader)| is_after(read(replica), read(leader)))
+        };
+        match passage(replica, leader, self.policy) {
+            Err(_) => false,
+            Ok(Passage::PseudoGtid) => !is_ahead(),
+            Ok(Passage::Gtid | Passage::GtidFromNowOn) => self.strayed(replica).is_none(),
+        }
     }
 
     /// Strategy B: one of those that wait takes the failed server's place, the others go below it as far as they can.

@@ -35,6 +35,7 @@ use designated::choose_designated;
 pub use errant::{MOST_INJECTED, plan_errant};
 pub use forced::plan_forced;
 pub use non_writable::check_non_writable;
+pub(super) use placed::check_match;
 pub use placed::plan_match;
 pub use rechoice::rechoose;
 pub(super) use rechoice::{keep_within, moved, not_claimed, rechoose_without};

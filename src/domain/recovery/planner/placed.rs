@@ -40,8 +40,7 @@ pub fn plan_match(
         instance.valid_facts().ok_or_else(|| format!("{key} does not answer"))
     };
     let (own, source) = (facts(replica)?, facts(target)?);
-    check_replica(replica, own)?;
-    check_target(replica, own, target, source)?;
+    check_match(replica, own, target, source)?;
     if topology
         .descendants_of(replica)
         .iter()
@@ -84,6 +83,17 @@ pub fn plan_match(
         sources: BTreeMap::new(),
         manners: BTreeMap::new(),
     })
+}
+
+/// Why a replica's place in a server's log could not be found by Pseudo-GTID, whatever the logs hold.
+pub(in crate::domain::recovery) fn check_match(
+    replica: &InstanceKey,
+    own: &InstanceFacts,
+    target: &InstanceKey,
+    source: &InstanceFacts,
+) -> Result<(), String> {
+    check_replica(replica, own)?;
+    check_target(replica, own, target, source)
 }
 
 fn check_replica(replica: &InstanceKey, own: &InstanceFacts) -> Result<(), String> {

@@ -1,14 +1,15 @@
 //! The plan that gives the replicas of a dead intermediate primary, or of a dead member of a replication group, another source.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::domain::analysis::current_primary;
 use crate::domain::analysis::evidence::is_receiving;
 use crate::domain::finding::{Code, Finding};
-use crate::domain::instance::Instance;
+use crate::domain::instance::{Instance, ThreadState};
 use crate::domain::key::InstanceKey;
 use crate::domain::policy::Policy;
-use crate::domain::recovery::plan::{Plan, PlanReport, RecoveryKind, Step};
+use crate::domain::recovery::passage::{Passage, passage};
+use crate::domain::recovery::plan::{Manner, Place, Plan, PlanReport, RecoveryKind, Step};
 use crate::domain::recovery::relocation::{Moves, assign};
 use crate::domain::topology::Topology;
 
@@ -33,7 +34,7 @@ pub(super) fn plan_relocation(
     let moves = assign(topology, victim, kind, policy);
     report.refused.clone_from(&moves.lost);
     report.remarks.clone_from(&moves.remarks);
-    let plan = assemble(finding, victim, kind, moves, topology);
+    let plan = assemble(finding, victim, kind, moves, topology, policy);
     match &plan {
         Some(plan) => report.successor = Some(plan.successor.clone()),
         None => report.no_plan = Some(format!("no replica of {victim} can follow another server")),
@@ -71,6 +72,7 @@ fn assemble(
     kind: RecoveryKind,
     moves: Moves,
     topology: &Topology,
+    policy: &Policy,
 ) -> Option<Plan> {
     let is_moved = |key: &InstanceKey| moves.groups.iter().any(|(_, replicas)| replicas.contains(key));
     let (successor, _) = moves
@@ -80,12 +82,14 @@ fn assemble(
         .max_by_key(|(source, replicas)| (replicas.len(), is_moved(source)))?
         .clone();
     let facts = topology.get(&successor)?.facts.as_ref()?;
+    let Way {
+        steps,
+        compared,
+        manners,
+    } = way(&moves, topology, policy);
     let moved = moves.groups.iter().flat_map(|(_, replicas)| replicas).cloned();
-    let instances: BTreeSet<InstanceKey> = moved.chain([victim.clone()]).collect();
-    let steps = moves
-        .groups
-        .into_iter()
-        .map(|(successor, replicas)| Step::Repoint { successor, replicas });
+    // Sources are only read from: claiming them would stand in the way of their own recoveries. Only to compare logs takes a session.
+    let instances: BTreeSet<InstanceKey> = moved.chain(compared).chain([victim.clone()]).collect();
     Some(Plan {
         order: None,
         kind,
@@ -96,13 +100,85 @@ fn assemble(
         successor_identity: facts.identity.clone(),
         position: facts.executed.clone(),
         successor,
-        // Sources are only read from: claiming them would stand in the way of their own recoveries.
         instances,
         lost_replicas: moves.lost,
         lost: None,
-        steps: steps.collect(),
-        sources: std::collections::BTreeMap::new(),
-        manners: std::collections::BTreeMap::new(),
+        steps,
+        sources: BTreeMap::new(),
+        manners,
         remembered: None,
     })
+}
+
+/// What moves replicas, and what has to be known for it.
+struct Way {
+    steps: Vec<Step>,
+    /// The sources whose logs are compared.
+    compared: Vec<InstanceKey>,
+    /// How those were set up that are stopped before they are moved.
+    manners: BTreeMap<InstanceKey, Manner>,
+}
+
+/// Those that follow by GTID are pointed elsewhere as they are. The others stop, apply what they have, and get a place.
+fn way(moves: &Moves, topology: &Topology, policy: &Policy) -> Way {
+    let (mut stopped, mut matches, mut points) = (BTreeSet::new(), Vec::new(), Vec::new());
+    let (mut compared, mut manners) = (Vec::new(), BTreeMap::new());
+    for (successor, replicas) in &moves.groups {
+        let (mut by_gtid, mut placed, mut matched) = (BTreeSet::new(), BTreeMap::new(), BTreeMap::new());
+        for key in replicas {
+            let pair = topology.get(key).zip(topology.get(successor));
+            let passage = pair.and_then(|(replica, source)| passage(replica, source, policy).ok());
+            if let None | Some(Passage::Gtid) = passage {
+                by_gtid.insert(key.clone());
+                continue;
+            }
+            let channel = topology.get(key).and_then(Instance::channel);
+            if passage == Some(Passage::PseudoGtid) {
+                let after = channel.map(|channel| channel.exec.clone()).unwrap_or_default();
+                matched.insert(key.clone(), Place { after, found: None });
+            }
+            let manner = Manner {
+                stopped: channel.is_some_and(|channel| channel.io == ThreadState::Stopped),
+                delay_seconds: channel.map_or(0, |channel| channel.delay_seconds),
+            };
+            if manner != Manner::default() {
+                manners.insert(key.clone(), manner);
+            }
+            stopped.insert(key.clone());
+            placed.insert(key.clone(), None);
+        }
+        let successor = || successor.clone();
+        if !matched.is_empty() {
+            compared.push(successor());
+            matches.push(Step::Match {
+                successor: successor(),
+                replicas: matched,
+            });
+        }
+        if !by_gtid.is_empty() {
+            points.push(Step::Repoint {
+                successor: successor(),
+                replicas: by_gtid,
+            });
+        }
+        if !placed.is_empty() {
+            points.push(Step::RepointAt {
+                successor: successor(),
+                replicas: placed,
+            });
+        }
+    }
+    let mut steps = Vec::new();
+    if !stopped.is_empty() {
+        steps.push(Step::Freeze {
+            replicas: stopped.clone(),
+        });
+        steps.push(Step::ApplyAll { replicas: stopped });
+    }
+    steps.extend(matches.into_iter().chain(points));
+    Way {
+        steps,
+        compared,
+        manners,
+    }
 }

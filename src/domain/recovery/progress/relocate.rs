@@ -1,14 +1,15 @@
-//! Replicas of a dead intermediate primary get another source, group by group. There is nothing to open and nothing to put back: a
-//! replica that could not be moved is where it was.
+//! Replicas of a dead intermediate primary get another source, group by group. There is nothing to open: a replica that could not be
+//! moved is where it was, and one that was stopped for it goes on there.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::domain::instance::{InstanceFacts, ThreadState};
+use crate::domain::instance::{BinlogCoordinates, Instance, InstanceFacts, ThreadState};
 use crate::domain::key::InstanceKey;
 use crate::domain::policy::Policy;
 use crate::domain::recovery::outcome::{Finish, Next, Outcome};
-use crate::domain::recovery::plan::{Refusal, RefusalReason, Step};
-use crate::domain::recovery::relocation::{another_source, obstacle};
+use crate::domain::recovery::passage::{Passage, passage};
+use crate::domain::recovery::plan::{Place, Refusal, RefusalReason, Step};
+use crate::domain::recovery::relocation::another_source;
 
 use super::{Course, REPOINT_TRIES};
 
@@ -30,7 +31,7 @@ impl Course<'_> {
         let mut errors = Vec::new();
         let mut due: BTreeMap<InstanceKey, BTreeSet<InstanceKey>> = BTreeMap::new();
         for step in &self.plan.steps {
-            let Step::Repoint { successor, replicas } = step else {
+            let Some((successor, replicas)) = step.points() else {
                 continue;
             };
             for replica in replicas {
@@ -52,8 +53,18 @@ impl Course<'_> {
             }
             // One that takes the victim's place is moved before those that will follow it.
             if let Some((successor, replicas)) = due.pop_first() {
-                return Next::Run(Step::Repoint { successor, replicas });
+                return Next::Run(self.towards(successor, replicas, policy));
             }
+        }
+        let left: BTreeSet<InstanceKey> = lost
+            .iter()
+            .map(|refusal| &refusal.instance)
+            .filter(|key| self.freeze_outcome(key).is_some() && !self.was_stopped(key))
+            .filter(|key| self.tries(|step| matches!(step, Step::GoOn { .. }), key) == 0)
+            .cloned()
+            .collect();
+        if !left.is_empty() {
+            return Next::Run(Step::GoOn { replicas: left });
         }
         let is_better_off = !moved.is_empty();
         Next::Finish(Finish {
@@ -78,23 +89,29 @@ impl Course<'_> {
         let Some(instance) = self.fresh.get(replica) else {
             return Standing::Lost(RefusalReason::Unreachable("it is gone".to_owned()));
         };
-        let is_spent =
-            |source: &InstanceKey| self.results_of(replica).filter(|(to, _)| *to == source).count() >= REPOINT_TRIES;
+        for halt in [
+            |step: &Step| matches!(step, Step::Freeze { .. }),
+            |step: &Step| matches!(step, Step::ApplyAll { .. }),
+        ] {
+            if let Some((_, outcome)) = self.last(halt, replica).filter(|(_, it)| **it != Outcome::Done) {
+                return Standing::Lost(RefusalReason::ApplierFailed(outcome.told()));
+            }
+        }
+        let is_spent = |source: &InstanceKey| {
+            let has_no_place = self.place_below(replica, source).is_some_and(|place| place.is_err());
+            has_no_place || self.results_of(replica).filter(|(to, _)| *to == source).count() >= REPOINT_TRIES
+        };
         // The planned source was to be moved itself and was not: below it nothing would be better.
         let is_adrift = self.is_planned_to_move(planned) && !moved.contains(planned);
         let against = match self.fresh.get(planned) {
             None => Some(RefusalReason::Unknown(format!("{planned} is gone"))),
             Some(_) if is_adrift => Some(RefusalReason::Unknown(format!("{planned} was not moved"))),
-            Some(source) => obstacle(instance, source),
+            Some(source) => passage(instance, source, policy).err(),
         };
         if against.is_none() && !is_spent(planned) {
             return Standing::Due(planned.clone());
         }
-        let tried: BTreeSet<InstanceKey> = self
-            .results_of(replica)
-            .map(|(to, _)| to.clone())
-            .filter(|to| is_spent(to))
-            .collect();
+        let tried: BTreeSet<InstanceKey> = self.targets_of(replica).filter(|to| is_spent(to)).cloned().collect();
         // One other source, then it is enough: this must stay short.
         let excluded: BTreeSet<InstanceKey> = tried.iter().cloned().chain([planned.clone()]).collect();
         let other = (tried.len() < 2 && instance.is_valid())
@@ -112,16 +129,97 @@ impl Course<'_> {
         if let Some(other) = other {
             return Standing::Due(other);
         }
+        let unplaced = self
+            .targets_of(replica)
+            .find_map(|to| self.place_below(replica, to)?.err());
         let told = self.results_of(replica).last().map(|(_, outcome)| outcome.told());
-        Standing::Lost(against.unwrap_or_else(|| RefusalReason::Unreachable(told.unwrap_or_default())))
+        Standing::Lost(match (against, unplaced) {
+            (Some(reason), _) => reason,
+            (None, Some(why)) => RefusalReason::Behind(why),
+            (None, None) => RefusalReason::Unreachable(told.unwrap_or_default()),
+        })
+    }
+
+    /// What is next for replicas that go to one source: by GTID at once; the others stop, apply what they have, and get a place.
+    fn towards(&self, source: InstanceKey, replicas: BTreeSet<InstanceKey>, policy: &Policy) -> Step {
+        let passage_of = |key: &InstanceKey| {
+            let pair = self.fresh.get(key).zip(self.fresh.get(&source));
+            pair.and_then(|(replica, source)| passage(replica, source, policy).ok())
+        };
+        let (placed, by_gtid): (BTreeSet<_>, BTreeSet<_>) = replicas
+            .into_iter()
+            .partition(|key| !matches!(passage_of(key), None | Some(Passage::Gtid)));
+        if !by_gtid.is_empty() {
+            return Step::Repoint {
+                successor: source,
+                replicas: by_gtid,
+            };
+        }
+        let without = |is_wanted: fn(&Step) -> bool| -> BTreeSet<InstanceKey> {
+            let is_due = |key: &&InstanceKey| self.last(is_wanted, key).is_none();
+            placed.iter().filter(is_due).cloned().collect()
+        };
+        let running = without(|step| matches!(step, Step::Freeze { .. }));
+        if !running.is_empty() {
+            return Step::Freeze { replicas: running };
+        }
+        let behind = without(|step| matches!(step, Step::ApplyAll { .. }));
+        if !behind.is_empty() {
+            return Step::ApplyAll { replicas: behind };
+        }
+        let (mut unknown, mut places) = (BTreeMap::new(), BTreeMap::new());
+        for key in placed {
+            let channel = self.fresh.get(&key).and_then(Instance::channel);
+            if passage_of(&key) == Some(Passage::GtidFromNowOn) {
+                places.insert(key, None);
+            } else if let Some(Ok(found)) = self.place_below(&key, &source) {
+                places.insert(key, Some(found));
+            } else {
+                let after = channel.map(|channel| channel.exec.clone()).unwrap_or_default();
+                unknown.insert(key, Place { after, found: None });
+            }
+        }
+        if unknown.is_empty() {
+            return Step::RepointAt {
+                successor: source,
+                replicas: places,
+            };
+        }
+        Step::Match {
+            successor: source,
+            replicas: unknown,
+        }
+    }
+
+    /// What the comparison of its logs with a source's came to; `None` before it was made.
+    fn place_below(&self, replica: &InstanceKey, source: &InstanceKey) -> Option<Result<BinlogCoordinates, String>> {
+        self.done.iter().rev().find_map(|result| {
+            let Step::Match { successor, replicas } = &result.step else {
+                return None;
+            };
+            let outcome = result.outcomes.get(replica).filter(|_| successor == source)?;
+            let found = replicas.get(replica)?.found.clone();
+            Some(found.ok_or_else(|| outcome.told()))
+        })
+    }
+
+    /// The sources that were tried for a replica.
+    fn targets_of<'a>(&'a self, replica: &'a InstanceKey) -> impl Iterator<Item = &'a InstanceKey> {
+        self.done.iter().filter_map(move |result| {
+            let compared = if let Step::Match { successor, .. } = &result.step {
+                Some(successor)
+            } else {
+                None
+            };
+            let source = compared.or_else(|| Some(result.step.points()?.0))?;
+            result.outcomes.contains_key(replica).then_some(source)
+        })
     }
 
     /// What came of pointing a replica anywhere, in order.
     fn results_of<'a>(&'a self, replica: &'a InstanceKey) -> impl Iterator<Item = (&'a InstanceKey, &'a Outcome)> {
         self.done.iter().filter_map(move |result| {
-            let Step::Repoint { successor, .. } = &result.step else {
-                return None;
-            };
+            let (successor, _) = result.step.points()?;
             Some((successor, result.outcomes.get(replica)?))
         })
     }
@@ -139,9 +237,7 @@ impl Course<'_> {
     }
 
     fn is_planned_to_move(&self, key: &InstanceKey) -> bool {
-        self.plan
-            .steps
-            .iter()
-            .any(|step| matches!(step, Step::Repoint { replicas, .. } if replicas.contains(key)))
+        let mut moved = self.plan.steps.iter().filter_map(Step::points);
+        moved.any(|(_, replicas)| replicas.contains(key))
     }
 }

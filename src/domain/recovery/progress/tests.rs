@@ -91,6 +91,7 @@ impl World {
             | Step::Locate { .. }
             | Step::Match { .. }
             | Step::PersistReadOnly { .. }
+            | Step::GoOn { .. }
             | Step::CheckBoot { .. } => {}
             Step::Feed { successor, from } => {
                 facts.executed = facts.received().union(&given);
@@ -152,6 +153,7 @@ impl World {
                 Step::Freeze { replicas }
                 | Step::Repoint { replicas, .. }
                 | Step::Acknowledge { replicas, .. }
+                | Step::GoOn { replicas }
                 | Step::ApplyAll { replicas } => replicas.clone(),
                 Step::Locate { replicas, .. } | Step::Match { replicas, .. } => replicas.keys().cloned().collect(),
                 Step::RepointAt { replicas, .. } => replicas.keys().cloned().collect(),

@@ -1,8 +1,12 @@
 //! A dead intermediate primary, or group member: where its replicas go. db1 is the primary, db2 the dead one.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use super::*;
+use crate::domain::instance::{BinlogCoordinates, Positioning};
 use crate::domain::policy::RecentRepair;
 use crate::domain::recovery::outcome::{Finish, Next, Outcome, StepResult};
+use crate::domain::recovery::plan::Place;
 use crate::domain::recovery::progress::next;
 use crate::domain::state::Phase;
 
@@ -185,7 +189,7 @@ fn who_cannot_follow_anybody_is_left_behind_with_the_reason() {
             orphan(5, "1:1-90").facts(|facts| facts.purged = mysql_set("1:1-50")),
             orphan(6, "1:1-90").dead(),
             orphan(7, "1:1-90").facts(|facts| facts.version = ServerVersion::parse("8.0.36", "").unwrap()),
-            orphan(8, "1:1-90").channel(|channel| channel.positioning = Positioning::FilePosition),
+            by_position(orphan(8, ""), "OFF"),
         ],
     );
     assert_eq!(plan.steps, [to(1, &[5])]);
@@ -378,4 +382,173 @@ fn intermediates_have_their_own_filters_and_their_own_pauses() {
     assert_eq!(held_back(&finding, &tree, &policy), None);
     policy.held_back_intermediates = Some(HeldBack::Paused);
     assert_eq!(held_back(&finding, &tree, &policy), Some(HeldBack::Paused));
+}
+
+/// A server whose channel, if it has one, works by position.
+fn by_position(instance: Instance, mode: &str) -> Instance {
+    let is_replica = instance.facts.as_ref().is_some_and(|facts| !facts.channels.is_empty());
+    let instance = instance.facts(|facts| mode.clone_into(&mut facts.gtid_mode));
+    if !is_replica {
+        return instance;
+    }
+    instance.channel(|channel| {
+        channel.positioning = Positioning::FilePosition;
+        channel.read = read_up_to(900);
+        channel.exec = read_up_to(900);
+    })
+}
+
+fn read_up_to(position: u64) -> BinlogCoordinates {
+    BinlogCoordinates {
+        file: "binlog.000007".to_owned(),
+        position,
+    }
+}
+
+fn placed_at(n: u32, replicas: &[(u32, Option<u64>)]) -> Step {
+    let place = |(n, at): &(u32, Option<u64>)| (key(*n), at.map(read_up_to));
+    Step::RepointAt {
+        successor: key(n),
+        replicas: replicas.iter().map(place).collect(),
+    }
+}
+
+fn stopped(keys: &[u32]) -> [Step; 2] {
+    let replicas: BTreeSet<InstanceKey> = keys.iter().map(|n| key(*n)).collect();
+    [
+        Step::Freeze {
+            replicas: replicas.clone(),
+        },
+        Step::ApplyAll { replicas },
+    ]
+}
+
+#[test]
+fn channels_by_position_of_servers_with_gtids_go_on_by_gtid_once_all_is_applied() {
+    let orphan = by_position(orphan(3, "1:1-90"), "ON");
+    let tree = || [top(), middle(), orphan.clone(), sibling(5)];
+    let plan = moves(&Policy::default(), tree());
+    let [freeze, apply] = stopped(&[3]);
+    assert_eq!(plan.steps, [freeze.clone(), apply.clone(), placed_at(5, &[(3, None)])]);
+    let tree = topology(tree());
+    let mut done = Vec::new();
+    for wanted in plan.steps.clone() {
+        let next = next(&plan, &Phase::Claimed, &done, &tree, &Policy::default(), NOW);
+        assert_eq!(next, Next::Run(wanted.clone()));
+        done.push(all_done(wanted, &[3]));
+    }
+    let end = finished(next(&plan, &Phase::Claimed, &done, &tree, &Policy::default(), NOW));
+    assert!(end.successful && end.lost_replicas.is_empty(), "{end:?}");
+}
+
+fn all_done(step: Step, replicas: &[u32]) -> StepResult {
+    StepResult {
+        step,
+        outcomes: replicas.iter().map(|n| (key(*n), Outcome::Done)).collect(),
+    }
+}
+
+/// db3 received more than db4, and both know no GTIDs; db1 is all that is above.
+fn plain_tree() -> Topology {
+    let behind = by_position(orphan(4, ""), "OFF").channel(|channel| channel.read = read_up_to(800));
+    topology([
+        by_position(top(), "OFF"),
+        by_position(middle(), "OFF"),
+        by_position(orphan(3, ""), "OFF"),
+        behind,
+    ])
+}
+
+fn pseudo_gtid() -> Policy {
+    Policy {
+        pseudo_gtid: true,
+        ..Policy::default()
+    }
+}
+
+#[test]
+fn without_gtids_nobody_is_moved_unless_there_is_pseudo_gtid() {
+    let (made, report) = made(Code::DeadIntermediateMaster, &plain_tree(), &Policy::default());
+    assert_eq!(made, None);
+    let no_gtid = |refusal: &&Refusal| refusal.reason == RefusalReason::NoGtid;
+    assert_eq!(report.refused.iter().filter(no_gtid).count(), 2, "{report:?}");
+}
+
+#[test]
+fn by_pseudo_gtid_the_one_that_received_most_leads_and_the_other_is_matched_below_it() {
+    let policy = pseudo_gtid();
+    let (plan, _) = made(Code::DeadIntermediateMaster, &plain_tree(), &policy);
+    let plan = plan.unwrap();
+    // Logs are compared with those of db1 and db3, so these are claimed as well.
+    assert_eq!(plan.instances, [1, 2, 3, 4].map(key).into());
+    let matching = |source: u32, replica: u32, found: Option<u64>| Step::Match {
+        successor: key(source),
+        replicas: BTreeMap::from([(
+            key(replica),
+            Place {
+                after: read_up_to(900),
+                found: found.map(read_up_to),
+            },
+        )]),
+    };
+    let tree = plain_tree();
+    let [freeze, apply] = stopped(&[3]);
+    let [freeze_other, apply_other] = stopped(&[4]);
+    let course = [
+        (freeze, 3, None),
+        (apply, 3, None),
+        (matching(1, 3, None), 3, Some(matching(1, 3, Some(70)))),
+        (placed_at(1, &[(3, Some(70))]), 3, None),
+        (freeze_other, 4, None),
+        (apply_other, 4, None),
+        (matching(3, 4, None), 4, Some(matching(3, 4, Some(50)))),
+        (placed_at(3, &[(4, Some(50))]), 4, None),
+    ];
+    let mut done = Vec::new();
+    for (wanted, replica, filled) in course {
+        let step = next(&plan, &Phase::Claimed, &done, &tree, &policy, NOW);
+        assert_eq!(step, Next::Run(wanted.clone()));
+        done.push(all_done(filled.unwrap_or(wanted), &[replica]));
+    }
+    let end = finished(next(&plan, &Phase::Claimed, &done, &tree, &policy, NOW));
+    assert!(end.successful && end.lost_replicas.is_empty(), "{end:?}");
+}
+
+#[test]
+fn one_whose_place_is_not_found_goes_on_where_it_was() {
+    let policy = pseudo_gtid();
+    let tree = topology([
+        by_position(top(), "OFF"),
+        by_position(middle(), "OFF"),
+        by_position(orphan(3, ""), "OFF"),
+    ]);
+    let (plan, _) = made(Code::DeadIntermediateMaster, &tree, &policy);
+    let plan = plan.unwrap();
+    let mut done = Vec::new();
+    let mut ran = Vec::new();
+    let end = loop {
+        match next(&plan, &Phase::Claimed, &done, &tree, &policy, NOW) {
+            Next::Run(step) => {
+                ran.push(step.describe().split([':', ' ']).next().unwrap().to_owned());
+                let outcome = if matches!(step, Step::Match { .. }) {
+                    Outcome::Failed("db1:3306 lacks the entry".to_owned())
+                } else {
+                    Outcome::Done
+                };
+                done.push(StepResult {
+                    step,
+                    outcomes: [(key(3), outcome)].into(),
+                });
+            }
+            over @ (Next::CommitOpen { .. } | Next::Finish(_) | Next::Abort { .. } | Next::Over) => {
+                break finished(over);
+            }
+        }
+    };
+    assert_eq!(ran, ["freeze", "drain", "match", "go"]);
+    assert!(!end.successful);
+    assert!(
+        matches!(&end.lost_replicas[..], [Refusal { reason: RefusalReason::Behind(why), .. }] if why.contains("lacks the entry")),
+        "{end:?}"
+    );
 }
