@@ -1,9 +1,9 @@
-//! A semi-sync primary that has more acknowledging replicas than it waits for.
+//! A semi-sync primary that waits for replicas which nobody is, and one that has too many of them.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 use crate::kit::http::text;
@@ -13,6 +13,46 @@ use crate::kit::run::{Run, scenario};
 use crate::kit::topology::{Shape, Topology};
 use crate::kit::wait::until;
 use crate::stage::{DEADLINE, Stage};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_locked_mysql_primary_gets_another_acknowledging_replica() -> Result<()> {
+    scenario("semi-sync-locked-mysql", |run| locked(run, Flavour::MySql)).await
+}
+
+/// Its only acknowledging replica dies; the other one could acknowledge, and does not yet. One commit waits: more of them would move
+/// the binary log, and a primary whose log moves is not known to be locked.
+async fn locked(run: Arc<Run>, flavour: Flavour) -> Result<()> {
+    let intent = Intent::Configuration(json!({
+        "RecoverLockedSemiSyncMaster": true,
+        "ReasonableLockedSemiSyncMasterSeconds": 2,
+    }));
+    let mut topology = Topology::start(&run, &Shape::star(flavour, 2)).await?;
+    topology
+        .server(2)?
+        .run(&format!(
+            "{}; {}; {}",
+            acknowledge(flavour, false),
+            flavour.thread("STOP", "IO_THREAD"),
+            flavour.thread("START", "IO_THREAD")
+        ))
+        .await?;
+    clients(&topology, 1).await?;
+    let members = Members::start(&run, &topology, &intent, None).await?;
+    members.knows(&topology).await?;
+    topology.server_mut(1)?.kill()?;
+    let mut session = topology.server(0)?.session().await?;
+    let commit = tokio::spawn(async move { session.run_within("CREATE DATABASE waited", 2 * DEADLINE).await });
+    let recovery = repair(&members).await?;
+    ensure!(recovery.get("IsSuccessful") == Some(&Value::Bool(true)), "{recovery}");
+    ensure!(
+        text(&recovery, "/AnalysisEntry/Analysis") == "LockedSemiSyncMaster",
+        "{recovery}"
+    );
+    // What the new one had received before it acknowledged is acknowledged with the next transaction only.
+    topology.server(0)?.run("CREATE DATABASE after_it").await?;
+    commit.await.context("wait for the commit")??;
+    clients(&topology, 1).await
+}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn of_too_many_acknowledging_mysql_replicas_one_stays() -> Result<()> {
@@ -38,6 +78,14 @@ async fn surplus(run: Arc<Run>, flavour: Flavour) -> Result<()> {
     stage.writers.progress(300, DEADLINE).await?;
     stage.judge(Duration::ZERO).await?;
     Ok(())
+}
+
+fn acknowledge(flavour: Flavour, on: bool) -> String {
+    let variable = match flavour {
+        Flavour::MySql => "rpl_semi_sync_replica_enabled",
+        Flavour::MariaDb => "rpl_semi_sync_slave_enabled",
+    };
+    format!("SET GLOBAL {variable} = {}", if on { "ON" } else { "OFF" })
 }
 
 /// Waits until so many acknowledging replicas are connected to the primary.
