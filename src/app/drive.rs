@@ -23,6 +23,7 @@ use super::hooks::Answer;
 use super::picture::Pictures;
 
 mod put_back;
+mod semi_sync;
 mod takeover;
 
 /// Before a step is tried again on a server on which it failed: a broken connection is there again at once, a restarting server is not.
@@ -232,7 +233,8 @@ impl Drive<'_> {
             | (Step::InjectEmpty { .. }, Step::InjectEmpty { .. })
             | (Step::ResetGtids { .. }, Step::ResetGtids { .. }) => true,
             (Step::Repoint { replicas: before, .. }, Step::Repoint { replicas, .. })
-            | (Step::Acknowledge { replicas: before, .. }, Step::Acknowledge { replicas, .. }) => {
+            | (Step::Acknowledge { replicas: before, .. }, Step::Acknowledge { replicas, .. })
+            | (Step::AcknowledgeReceived { replicas: before }, Step::AcknowledgeReceived { replicas }) => {
                 !before.is_disjoint(replicas)
             }
             _ => false,
@@ -320,8 +322,8 @@ impl Drive<'_> {
             Step::ResetGtids { instance, keep } => {
                 BTreeMap::from([(instance.clone(), self.hands.reset_gtids(instance, keep).await)])
             }
-            Step::Acknowledge { replicas, on } => or_all(self.hands.acknowledge(replicas, *on).await, replicas),
             Step::GoOn { replicas } => or_all(self.hands.go_on(replicas).await, replicas),
+            Step::Acknowledge { .. } | Step::AcknowledgeReceived { .. } => self.switch_semi_sync(recovery, &step).await,
             Step::MakeWritable { primary } => {
                 BTreeMap::from([(primary.clone(), self.hands.make_writable(primary).await)])
             }

@@ -35,6 +35,9 @@ pub struct Tracked {
     pub facts_begun: Option<Mono>,
     /// Something has arrived from its source after this moment: the beginning of the last look at which it had not.
     pub received_after: Option<Mono>,
+    /// Since when commits of it were seen to wait for acknowledgements at every look, its binary log where it was. One look tells
+    /// nothing: on a busy semi-sync primary some commit waits at almost every moment.
+    pub commits_wait_since: Option<Wall>,
 }
 
 /// All instances at one moment.
@@ -184,6 +187,7 @@ impl Observatory {
                 revision,
                 facts_begun: None,
                 received_after: None,
+                commits_wait_since: None,
             },
         );
         true
@@ -366,7 +370,7 @@ fn take_in(
     places: &Places,
 ) -> (Noticed, bool) {
     let mut noticed = Noticed::default();
-    let tells_anew;
+    let mut tells_anew;
     let instance = &mut tracked.instance;
     let first = instance.last_checked.is_none();
     tracked.begun = Some(begun);
@@ -404,6 +408,13 @@ fn take_in(
                 instance.binlog_unmoved_since = None;
             } else if has_moved || instance.binlog_unmoved_since.is_none() {
                 instance.binlog_unmoved_since = Some(observation.ended);
+            }
+            let waits = facts.semi_sync.wait_sessions > 0;
+            let awaited_since = tracked.commits_wait_since.filter(|_| waits && !has_moved);
+            tracked.commits_wait_since = awaited_since.or_else(|| waits.then_some(observation.ended));
+            if instance.acks_awaited_since != awaited_since {
+                instance.acks_awaited_since = awaited_since;
+                (noticed.changed, tells_anew) = (true, true);
             }
             let has_arrived = match (instance.channel(), facts.managed_channel()) {
                 (Some(before), Some(now)) => silence::has_arrived(before, now),
@@ -483,6 +494,7 @@ fn differs(before: &InstanceFacts, after: &InstanceFacts) -> bool {
     let plain = |facts: &InstanceFacts| {
         let mut facts = facts.clone();
         facts.uptime_seconds = 0;
+        facts.semi_sync.wait_sessions = 0;
         for channel in &mut facts.channels {
             channel.lag_seconds = None;
             channel.heartbeats = None;

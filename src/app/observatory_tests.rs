@@ -325,3 +325,37 @@ fn a_binary_log_stands_still_from_when_it_was_first_seen_where_it_is() {
     assert_eq!(see(None, 10), None);
     assert_eq!(see(Some(101), 11), Some(11));
 }
+
+#[test]
+fn commits_wait_in_vain_when_two_looks_see_them_wait_and_the_log_where_it_is() {
+    let observatory = watching(&[1]);
+    let see = |position: u64, waiting: u32, seconds: i64| {
+        let instance = primary(1, "1:1-9").facts(|facts| {
+            facts.semi_sync.wait_sessions = waiting;
+            facts.binlog = Some(crate::domain::instance::BinlogCoordinates {
+                file: "bin.000001".to_owned(),
+                position,
+            });
+        });
+        let observation = Observation {
+            ended: NOW.plus_millis(seconds * 1000),
+            ..saw(&instance, 1)
+        };
+        record(&observatory, &observation, u64::try_from(seconds).unwrap() * 1000);
+        let tracked = observatory.get(&key(1)).unwrap();
+        let since = tracked.instance.acks_awaited_since;
+        since.map(|since| since.millis_since(NOW) / 1000)
+    };
+    assert_eq!(
+        see(100, 1, 1),
+        None,
+        "a busy source has a commit that waits at any moment"
+    );
+    assert_eq!(see(200, 1, 2), None, "the log moved: another one");
+    assert_eq!(see(200, 3, 4), Some(2));
+    assert_eq!(see(200, 1, 5), Some(2));
+    assert_eq!(see(200, 0, 6), None);
+    assert_eq!(see(200, 1, 7), None);
+    assert_eq!(see(200, 1, 8), Some(7));
+    assert_eq!(see(300, 1, 9), None);
+}

@@ -248,6 +248,10 @@ pub trait StepSession: LogSource {
     /// [`StepError::Refused`] also where the plugin is missing.
     async fn acknowledge(&mut self, on: bool, deadline: Duration) -> Result<(), StepError>;
 
+    /// Lets the managed channel, which is by GTID and acknowledges, connect by position once, after all that was received is applied,
+    /// and go back to GTID. The source takes what lies before that position for acknowledged.
+    async fn acknowledge_received(&mut self, deadline: Duration) -> Result<(), StepError>;
+
     /// Points the managed channel at a new source by GTID, keeping account and TLS options, and starts it.
     /// `account` replaces the channel's account (needed where it never had one).
     async fn follow(

@@ -204,6 +204,8 @@ pub struct SemiSync {
     pub source_active: bool,
     /// Semi-sync replicas connected.
     pub clients: u32,
+    /// Commits that wait for acknowledgements now.
+    pub wait_sessions: u32,
     /// This replica acknowledges now.
     pub replica_active: bool,
     /// What `DetectSemiSyncEnforcedQuery` says: higher is asked first, 0 never; `None` without the query.
@@ -459,6 +461,10 @@ pub struct Instance {
     /// Since when this member has seen the end of its binary log where it is; `None` without a binary log.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub binlog_unmoved_since: Option<Wall>,
+    /// Since when this member has seen commits of it wait for acknowledgements at every look, while its binary log stood still: no
+    /// commit got through.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub acks_awaited_since: Option<Wall>,
     /// Who has held the owner's lock on it for some seconds and is no member of this group.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub another_controller: Option<String>,
@@ -476,6 +482,7 @@ impl Instance {
             partial: false,
             latency_micros: 0,
             binlog_unmoved_since: None,
+            acks_awaited_since: None,
             another_controller: None,
         }
     }

@@ -237,6 +237,11 @@ fn living(kind: RecoveryKind, code: Code, servers: &[u32], steps: Vec<Step>) -> 
 
 /// db1 waits for one of db2 to db4, which can acknowledge and do not.
 async fn locked() -> Rig {
+    locked_with(0).await
+}
+
+/// The same, with so many commits that wait for what db2 received already.
+async fn locked_with(waiting: u32) -> Rig {
     let rig = Rig::started(4, 3).await;
     for n in 1..=4 {
         rig.world.with(n, |server| server.facts.semi_sync.available = true);
@@ -244,6 +249,7 @@ async fn locked() -> Rig {
     rig.world.with(1, |server| {
         server.facts.semi_sync.source_enabled = true;
         server.facts.semi_sync.wait_for_count = 1;
+        server.facts.semi_sync.wait_sessions = waiting;
     });
     // Everybody has to have seen it.
     rig.wait(6000).await;
@@ -251,12 +257,15 @@ async fn locked() -> Rig {
         replicas: [key(2)].into(),
         on: true,
     };
-    let plan = living(
-        RecoveryKind::SemiSync,
-        Code::LockedSemiSyncMaster,
-        &[1, 2, 3, 4],
-        vec![on],
-    );
+    let told = Step::AcknowledgeReceived {
+        replicas: [key(2)].into(),
+    };
+    let position = rig.world.with(1, |server| server.executed.clone());
+    let code = Code::LockedSemiSyncMaster;
+    let plan = Plan {
+        position,
+        ..living(RecoveryKind::SemiSync, code, &[1, 2, 3, 4], vec![on, told])
+    };
     rig.world.kill(4);
     claim_plan(&rig, plan).await;
     rig
@@ -278,6 +287,36 @@ async fn a_locked_primary_gets_an_acknowledging_replica() {
     assert_eq!(acknowledging(&rig), [2]);
     assert_eq!(rig.world.log(), ["db2:3306 acknowledge by member1"]);
     rig.world.assert_sound();
+}
+
+#[tokio::test(start_paused = true)]
+async fn commits_that_wait_for_what_a_replica_has_already_are_let_go() {
+    let rig = locked_with(3).await;
+    rig.until("over", |rig| !repair(rig).is_active()).await;
+    assert!(repair(&rig).is_successful(), "{:#?}", repair(&rig));
+    assert_eq!(
+        rig.world.log(),
+        [
+            "db2:3306 acknowledge by member1",
+            "db2:3306 acknowledge_received by member1"
+        ]
+    );
+    assert_eq!(rig.world.with(1, |server| server.facts.semi_sync.wait_sessions), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn commits_that_nobody_lets_go_are_told() {
+    let rig = locked_with(3).await;
+    for _ in 0..2 {
+        rig.world.plan(Fault::refuse(2, "acknowledge_received"));
+    }
+    rig.until("over", |rig| !repair(rig).is_active()).await;
+    let repair = repair(&rig);
+    assert!(!repair.is_successful());
+    assert!(
+        format!("{repair:?}").contains("commits on db1:3306 still wait"),
+        "{repair:#?}"
+    );
 }
 
 #[tokio::test(start_paused = true)]

@@ -320,6 +320,12 @@ impl StepSession for SimSession {
         .await
     }
 
+    async fn acknowledge_received(&mut self, deadline: Duration) -> Result<(), StepError> {
+        let key = self.instance.clone();
+        self.run("acknowledge_received", deadline, |inner| inner.let_go_of_commits(&key))
+            .await
+    }
+
     async fn follow(
         &mut self,
         source: &InstanceKey,

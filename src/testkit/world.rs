@@ -371,6 +371,14 @@ impl Inner {
         self.settle();
     }
 
+    /// What a replica holds counts as acknowledged: commits of its source that waited end.
+    pub(crate) fn let_go_of_commits(&mut self, replica: &InstanceKey) {
+        let link = self.servers[replica].channel.as_ref().unwrap();
+        let source = link.source.clone();
+        let source = self.servers.get_mut(&source).unwrap();
+        source.facts.semi_sync.wait_sessions = 0;
+    }
+
     /// Points the channel at a source and starts it.
     pub(crate) fn follow(&mut self, key: &InstanceKey, source: &InstanceKey) {
         let like = self

@@ -123,6 +123,7 @@ pub(crate) fn instance(port: u16, source: Option<u16>) -> Instance {
         partial: false,
         latency_micros: 23_540,
         binlog_unmoved_since: None,
+        acks_awaited_since: None,
         another_controller: None,
     }
 }

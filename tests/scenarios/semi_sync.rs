@@ -19,8 +19,13 @@ async fn a_locked_mysql_primary_gets_another_acknowledging_replica() -> Result<(
     scenario("semi-sync-locked-mysql", |run| locked(run, Flavour::MySql)).await
 }
 
-/// Its only acknowledging replica dies; the other one could acknowledge, and does not yet. One commit waits: more of them would move
-/// the binary log, and a primary whose log moves is not known to be locked.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_locked_mariadb_primary_gets_another_acknowledging_replica() -> Result<()> {
+    scenario("semi-sync-locked-mariadb", |run| locked(run, Flavour::MariaDb)).await
+}
+
+/// Its only acknowledging replica dies; the other one could acknowledge, and does not yet. Several commits wait, and the other one has
+/// received the first of them already: on MariaDB the second holds the lock of the binary log, so that nothing can follow it.
 async fn locked(run: Arc<Run>, flavour: Flavour) -> Result<()> {
     let intent = Intent::Configuration(json!({
         "RecoverLockedSemiSyncMaster": true,
@@ -40,18 +45,29 @@ async fn locked(run: Arc<Run>, flavour: Flavour) -> Result<()> {
     let members = Members::start(&run, &topology, &intent, None).await?;
     members.knows(&topology).await?;
     topology.server_mut(1)?.kill()?;
-    let mut session = topology.server(0)?.session().await?;
-    let commit = tokio::spawn(async move { session.run_within("CREATE DATABASE waited", 2 * DEADLINE).await });
+    let mut commits = Vec::new();
+    for number in 1..=4 {
+        let mut session = topology.server(0)?.session().await?;
+        let row = format!("INSERT INTO ham4db_test.written VALUES (9, {number}, 'waited')");
+        commits.push(tokio::spawn(
+            async move { session.run_within(&row, 3 * DEADLINE).await },
+        ));
+    }
     let recovery = repair(&members).await?;
     ensure!(recovery.get("IsSuccessful") == Some(&Value::Bool(true)), "{recovery}");
     ensure!(
         text(&recovery, "/AnalysisEntry/Analysis") == "LockedSemiSyncMaster",
         "{recovery}"
     );
-    // What the new one had received before it acknowledged is acknowledged with the next transaction only.
+    for commit in commits {
+        commit.await.context("wait for the commit")??;
+    }
+    clients(&topology, 1).await?;
     topology.server(0)?.run("CREATE DATABASE after_it").await?;
-    commit.await.context("wait for the commit")??;
-    clients(&topology, 1).await
+    let written = topology.server(0)?.executed().await?;
+    topology.server(2)?.has_executed(&written, DEADLINE).await?;
+    let primary = topology.server(0)?.address().clone();
+    topology.server(2)?.follows(&primary, DEADLINE).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -100,7 +116,7 @@ async fn clients(topology: &Topology, wanted: u32) -> Result<()> {
     .await
 }
 
-/// The one repair, when it is over.
+/// The first repair, when it is over.
 async fn repair(members: &Members) -> Result<Value> {
     until(DEADLINE, "the repair of semi-sync to be over", async || {
         let recoveries = members.recoveries().await?;

@@ -50,7 +50,7 @@ pub(super) fn assemble(
                 let message = format!("{}: {message}", part.name());
                 return Err(SqlFailure::Answered { number, message });
             }
-            (Part::BinaryLog, Ok(rows)) => binlog = rows.first().map(binlog_end).transpose()?,
+            (Part::BinaryLog, Ok(rows)) => binlog = rows.first().map(binlog_end).transpose()?.flatten(),
             (Part::Replicas, Ok(rows)) => (replicas, has_unreported_replicas) = registered_replicas(instance, &rows)?,
             (Part::SemiSyncStatus, Ok(rows)) => semi_sync_status = rows,
             (Part::Lag, Ok(rows)) => lag = rows.first().and_then(TextRow::first).map(Cow::into_owned),
@@ -132,11 +132,14 @@ fn reported(instance: &InstanceKey, learned: &Learned) -> Option<InstanceKey> {
     (!host.is_empty()).then(|| InstanceKey::new(host, port.unwrap_or(instance.port)))
 }
 
-fn binlog_end(row: &TextRow) -> Result<BinlogCoordinates, ColumnError> {
-    Ok(BinlogCoordinates {
-        file: row.text_or_empty(&["File"]),
-        position: row.number(&["Position"])?,
-    })
+/// MariaDB's status values are a row in any case, of NULLs where there is no binary log.
+fn binlog_end(row: &TextRow) -> Result<Option<BinlogCoordinates>, ColumnError> {
+    let file = row.text_or_empty(&["File"]);
+    if file.is_empty() {
+        return Ok(None);
+    }
+    let position = row.number(&["Position"])?;
+    Ok(Some(BinlogCoordinates { file, position }))
 }
 
 /// An unreadable set is an unreadable answer: taken as empty it would make the server look like one that has nothing to lose.
@@ -182,6 +185,7 @@ fn semi_sync(learned: &Learned, variables: &TextRow, status: &[TextRow]) -> Resu
         semi_sync.after_sync = variables.text(&[source.wait_point])?.eq_ignore_ascii_case("AFTER_SYNC");
         semi_sync.source_active = as_flag(&status_of(source.status)).unwrap_or_default();
         semi_sync.clients = status_of(source.clients).parse().unwrap_or_default();
+        semi_sync.wait_sessions = status_of(source.wait_sessions).parse().unwrap_or_default();
     }
     if let Some(replica) = names.replica {
         semi_sync.replica_enabled = variables.flag(&[replica.enabled])?;

@@ -265,11 +265,15 @@ async fn learn(connection: &mut MySqlConnection, settings: &ProbeSettings) -> Re
         replica: dialect.semi_sync_replica(has_variable),
     };
     let in_group = !value("group_replication_group_name").is_empty();
+    let waits = semi_sync
+        .source
+        .is_some_and(|names| value(names.enabled).eq_ignore_ascii_case("ON"));
     let parts = queries::probe_parts(
         &dialect,
         &semi_sync,
         has_variable,
         in_group,
+        waits,
         settings.lag_query.as_deref(),
     );
     let (parts, statements): (Vec<Part>, Vec<String>) = parts.into_iter().unzip();

@@ -118,18 +118,24 @@ impl Part {
 }
 
 /// The statements of one probe, in the order to be sent. Variables come before the replication status: what was executed then cannot
-/// be missing from what was received. `in_group`: the server names a replication group.
+/// be missing from what was received. `in_group`: the server names a replication group. `is_semi_sync_source`: its commits may wait.
 pub(super) fn probe_parts(
     dialect: &Dialect,
     semi_sync: &SemiSyncNames,
     has_variable: impl Fn(&str) -> bool,
     in_group: bool,
+    is_semi_sync_source: bool,
     lag_query: Option<&str>,
 ) -> Vec<(Part, String)> {
+    let binary_log = if is_semi_sync_source {
+        dialect.show_binary_log_status_while_commits_wait()
+    } else {
+        dialect.show_binary_log_status()
+    };
     let mut parts = vec![
         (Part::Variables, select_variables(semi_sync, has_variable)),
         (Part::ReplicationStatus, dialect.show_replica_status().to_owned()),
-        (Part::BinaryLog, dialect.show_binary_log_status().to_owned()),
+        (Part::BinaryLog, binary_log.to_owned()),
         (Part::Replicas, dialect.show_replicas().to_owned()),
     ];
     if semi_sync.source.is_some() || semi_sync.replica.is_some() {
@@ -205,6 +211,7 @@ mod tests {
             &semi_sync,
             has,
             in_group,
+            known.contains(&"waits"),
             Some(" SELECT lag FROM meta.heartbeat; "),
         )
     }
@@ -246,6 +253,17 @@ mod tests {
                 "SELECT lag FROM meta.heartbeat",
             ]
         );
+    }
+
+    #[test]
+    fn the_end_of_a_log_that_may_be_locked_is_read_without_its_lock() {
+        let asked = |version: &str| {
+            let parts = parts_of(version, &["server_id", "waits"]);
+            let found = parts.into_iter().find(|(part, _)| *part == Part::BinaryLog);
+            found.unwrap().1
+        };
+        assert_eq!(asked("9.7.4"), "SHOW BINARY LOG STATUS");
+        assert!(asked("10.11.19-MariaDB").contains("BINLOG_SNAPSHOT_POSITION"));
     }
 
     #[test]

@@ -299,6 +299,10 @@ impl StepSession for MySqlSession {
         self.receive_again(end.saturating_duration_since(Instant::now())).await
     }
 
+    async fn acknowledge_received(&mut self, deadline: Duration) -> Result<(), StepError> {
+        self.reconnect_by_position(deadline).await
+    }
+
     async fn follow(
         &mut self,
         source: &InstanceKey,

@@ -1,10 +1,18 @@
 //! The steps on a primary that answers: who acknowledges its commits, and its being writable.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use crate::domain::key::InstanceKey;
 
 use super::{Effect, Hands};
+
+/// How long commits may take to go on after they were let go.
+const COMMITS_END_WITHIN: Duration = Duration::from_secs(2);
+/// Between two looks at them.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 impl Hands {
     /// Makes replicas acknowledge, or not, side by side. One entry per replica.
@@ -22,6 +30,48 @@ impl Hands {
             })
         })
         .await
+    }
+
+    /// Lets replicas acknowledge what they received before they acknowledged, side by side. One entry per replica. Each applies all
+    /// that it has first, which is what takes its time.
+    pub async fn acknowledge_received(
+        &mut self,
+        primary: &InstanceKey,
+        replicas: &BTreeSet<InstanceKey>,
+        deadline: Duration,
+    ) -> Result<BTreeMap<InstanceKey, Effect>, Effect> {
+        let effects = self
+            .each(replicas, move |session| {
+                Box::pin(async move {
+                    session.acknowledge_received(deadline).await?;
+                    Ok(format!("{} acknowledged what it had received", session.instance()))
+                })
+            })
+            .await?;
+        self.see_commits_end(primary).await;
+        Ok(effects)
+    }
+
+    /// Waits a moment until commits are seen to get through: those that are let go count as waiting until each of them runs again.
+    async fn see_commits_end(&mut self, primary: &InstanceKey) {
+        let end = Instant::now() + COMMITS_END_WITHIN;
+        let deadline = self.shop.settings.step_deadline;
+        let Ok(session) = self.session_of(primary, deadline).await else {
+            return;
+        };
+        let mut session = session.lock().await;
+        let mut first = None;
+        while Instant::now() < end {
+            let Ok(facts) = session.facts(deadline).await else {
+                return;
+            };
+            let place = (facts.binlog, facts.executed);
+            if facts.semi_sync.wait_sessions == 0 || first.as_ref().is_some_and(|first| *first != place) {
+                return;
+            }
+            first = first.or(Some(place));
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
     }
 
     /// Makes the present primary writable, with the right to act proved right before.

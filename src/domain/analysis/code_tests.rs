@@ -276,6 +276,18 @@ fn a_primary_that_waits_for_missing_replicas_is_locked_when_its_log_stands_still
 }
 
 #[test]
+fn a_primary_whose_replicas_are_connected_and_acknowledge_nothing_is_locked_after_a_while() {
+    let with = |awaited_millis: Option<i64>| {
+        let mut primary = waiting(1, 1, Some(60_000)).facts(|facts| facts.semi_sync.wait_sessions = 2);
+        primary.acks_awaited_since = awaited_millis.map(|millis| NOW.plus_millis(-millis));
+        found(&policy(), &topology([primary, below(2, 1)]))
+    };
+    assert_eq!(with(None), [], "one commit that waits at one look is nothing");
+    assert_eq!(with(Some(9_999)), about(Code::LockedSemiSyncMasterHypothesis, 1));
+    assert_eq!(with(Some(10_000)), about(Code::LockedSemiSyncMaster, 1));
+}
+
+#[test]
 fn too_many_semi_sync_replicas_are_a_failure_where_the_number_is_to_be_exact() {
     let tree = topology([waiting(2, 1, None), below(2, 1)]);
     assert_eq!(found(&policy(), &tree), []);

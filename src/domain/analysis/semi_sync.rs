@@ -11,6 +11,9 @@ use crate::domain::time::Wall;
 /// Commits wait while semi-sync is active (not fallen back to asynchronous replication) and fewer replicas are connected than
 /// acknowledgements are wanted. That this locks the primary is a hypothesis until its binary log stood still for a while; how long
 /// is counted from when this member first saw the log where it is.
+///
+/// The number of connected replicas is not enough: a source notices that a replica is gone when it next writes to it, and one that is
+/// connected may not answer. Then commits are seen to wait at every look while the log stands still.
 pub(super) fn judge(primary: &Instance, policy: &Policy, now: Wall) -> Option<(Code, String)> {
     let key = &primary.key;
     let semi_sync = &primary.valid_facts()?.semi_sync;
@@ -28,6 +31,20 @@ pub(super) fn judge(primary: &Instance, policy: &Policy, now: Wall) -> Option<(C
             ),
             Some(_) | None => (Code::LockedSemiSyncMasterHypothesis, told),
         });
+    }
+    if let Some(since) = primary.acks_awaited_since {
+        let awaited = now.millis_since(since);
+        let told = format!(
+            "{} commits on {key} wait for {wanted} semi-sync replicas; {clients} are connected, and nothing was acknowledged for {} s",
+            semi_sync.wait_sessions,
+            awaited / 1000
+        );
+        let code = if awaited >= policy.locked_semi_sync_millis {
+            Code::LockedSemiSyncMaster
+        } else {
+            Code::LockedSemiSyncMasterHypothesis
+        };
+        return Some((code, told));
     }
     (policy.enforce_exact_semi_sync && clients > wanted).then(|| {
         (

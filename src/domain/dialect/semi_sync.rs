@@ -24,6 +24,8 @@ pub struct SemiSyncSourceNames {
     pub status: &'static str,
     /// Status: connected semi-sync replicas.
     pub clients: &'static str,
+    /// Status: commits that wait now.
+    pub wait_sessions: &'static str,
 }
 
 /// The names of the replica's side.
@@ -43,6 +45,7 @@ const CURRENT_SOURCE: SemiSyncSourceNames = SemiSyncSourceNames {
     wait_point: "rpl_semi_sync_source_wait_point",
     status: "Rpl_semi_sync_source_status",
     clients: "Rpl_semi_sync_source_clients",
+    wait_sessions: "Rpl_semi_sync_source_wait_sessions",
 };
 
 const OLD_SOURCE: SemiSyncSourceNames = SemiSyncSourceNames {
@@ -53,6 +56,7 @@ const OLD_SOURCE: SemiSyncSourceNames = SemiSyncSourceNames {
     wait_point: "rpl_semi_sync_master_wait_point",
     status: "Rpl_semi_sync_master_status",
     clients: "Rpl_semi_sync_master_clients",
+    wait_sessions: "Rpl_semi_sync_master_wait_sessions",
 };
 
 const MARIADB_SOURCE: SemiSyncSourceNames = SemiSyncSourceNames {

@@ -71,6 +71,7 @@ fn touched(step: &Step) -> BTreeSet<&InstanceKey> {
         | Step::Repoint { replicas, .. }
         | Step::Acknowledge { replicas, .. }
         | Step::GoOn { replicas }
+        | Step::AcknowledgeReceived { replicas }
         | Step::ApplyAll { replicas } => replicas.iter().collect(),
         Step::Match { successor, replicas } => replicas.keys().chain([successor]).collect(),
         Step::RepointAt { replicas, .. } => replicas.keys().collect(),
@@ -120,7 +121,7 @@ fn place(step: &Step) -> (u8, &'static str) {
         Step::Repoint { .. } | Step::RepointAt { .. } => (9, "repoint"),
         Step::InjectEmpty { .. } => (10, "inject"),
         Step::ResetGtids { .. } => (11, "reset"),
-        Step::Acknowledge { .. } => (12, "semi-sync"),
+        Step::Acknowledge { .. } | Step::AcknowledgeReceived { .. } => (12, "semi-sync"),
         Step::MakeWritable { .. } => (13, "make writable"),
         Step::PersistReadOnly { .. } => (14, "boot read-only"),
         Step::CheckBoot { .. } => (15, "check boot"),
@@ -165,6 +166,7 @@ fn check_roles(plan: &Plan, topology: &Topology, wrong: &mut Vec<String>) {
             Step::InjectEmpty { .. }
             | Step::ResetGtids { .. }
             | Step::Acknowledge { .. }
+            | Step::AcknowledgeReceived { .. }
             | Step::MakeWritable { .. }
             | Step::PersistReadOnly { .. }
             | Step::GoOn { .. }

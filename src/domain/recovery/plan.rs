@@ -139,6 +139,13 @@ pub enum Step {
         /// On or off.
         on: bool,
     },
+    /// Lets replicas that acknowledge connect by position once, so that their source counts all that they have received before as
+    /// acknowledged: a transaction that reached a replica before it acknowledged is never acknowledged by itself, and by GTID a
+    /// source takes nothing for received when a replica connects.
+    AcknowledgeReceived {
+        /// All that may be asked for it, not all at once.
+        replicas: BTreeSet<InstanceKey>,
+    },
     /// Makes a primary that is read-only writable. It stays the primary that it is: no Open entry, nobody in quarantine.
     MakeWritable {
         /// The primary.
@@ -221,6 +228,9 @@ impl Step {
             Self::GoOn { replicas } => format!("go on where they were: {}", list(replicas)),
             Self::Acknowledge { replicas, on: true } => format!("semi-sync on: {}", list(replicas)),
             Self::Acknowledge { replicas, on: false } => format!("semi-sync off: {}", list(replicas)),
+            Self::AcknowledgeReceived { replicas } => {
+                format!("semi-sync: {} acknowledge what they received before", list(replicas))
+            }
             Self::MakeWritable { primary } => format!("make {primary} writable"),
         }
     }

@@ -13,7 +13,19 @@ use crate::domain::topology::Topology;
 /// Only replicas of the primary are switched, each once, on before off, and never so that fewer acknowledge than are waited for.
 pub(super) fn check_semi_sync(plan: &Plan, topology: &Topology, wrong: &mut Vec<String>) {
     let (mut on, mut off): (BTreeSet<&InstanceKey>, BTreeSet<&InstanceKey>) = (BTreeSet::new(), BTreeSet::new());
+    let mut told = false;
+    let is_replica = |key: &InstanceKey| {
+        let replica = topology.get(key);
+        replica.is_some_and(|replica| topology.source_of(replica) == Some(&plan.victim) && is_replicating(replica))
+    };
     for step in &plan.steps {
+        if let Step::AcknowledgeReceived { replicas } = step {
+            for key in replicas.iter().filter(|key| !is_replica(key)) {
+                wrong.push(format!("{key} is no replicating replica of {}", plan.victim));
+            }
+            told |= !replicas.is_empty();
+            continue;
+        }
         let Step::Acknowledge {
             replicas,
             on: switch_on,
@@ -29,10 +41,7 @@ pub(super) fn check_semi_sync(plan: &Plan, topology: &Topology, wrong: &mut Vec<
             if !(if *switch_on { &mut on } else { &mut off }).insert(key) {
                 wrong.push(format!("{key} is switched twice"));
             }
-            let is_replica = topology
-                .get(key)
-                .is_some_and(|replica| topology.source_of(replica) == Some(&plan.victim) && is_replicating(replica));
-            if !is_replica {
+            if !is_replica(key) {
                 wrong.push(format!("{key} is no replicating replica of {}", plan.victim));
             }
         }
@@ -40,7 +49,7 @@ pub(super) fn check_semi_sync(plan: &Plan, topology: &Topology, wrong: &mut Vec<
     if let Some(both) = on.intersection(&off).next() {
         wrong.push(format!("{both} is switched on and off"));
     }
-    if on.is_empty() && off.is_empty() {
+    if on.is_empty() && off.is_empty() && !told {
         wrong.push("nothing would be switched".to_owned());
     }
     let Some(facts) = topology.get(&plan.victim).and_then(Instance::valid_facts) else {

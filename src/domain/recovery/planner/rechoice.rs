@@ -95,6 +95,7 @@ pub(in crate::domain::recovery) fn keep_within(steps: &mut Vec<Step>, instances:
         | Step::Repoint { replicas, .. }
         | Step::Acknowledge { replicas, .. }
         | Step::GoOn { replicas }
+        | Step::AcknowledgeReceived { replicas }
         | Step::ApplyAll { replicas } => {
             replicas.retain(|key| instances.contains(key));
             !replicas.is_empty()

@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use crate::domain::analysis::current_primary;
-use crate::domain::finding::Finding;
-use crate::domain::instance::Instance;
+use crate::domain::finding::{Code, Finding};
+use crate::domain::instance::{Channel, Instance};
 use crate::domain::key::InstanceKey;
 use crate::domain::policy::Policy;
 use crate::domain::recovery::acknowledging::{acknowledging, waited_for};
@@ -23,6 +23,12 @@ pub(super) fn plan_semi_sync(finding: &Finding, topology: &Topology, policy: &Po
     }
 }
 
+fn connects_by_gtid(replica: &Instance) -> bool {
+    // One that delays on purpose would have to apply all first.
+    let is_fit = |channel: &Channel| channel.positioning.is_gtid() && channel.delay_seconds == 0;
+    replica.channel().is_some_and(is_fit)
+}
+
 fn make(finding: &Finding, topology: &Topology, policy: &Policy, report: &mut PlanReport) -> Result<Plan, String> {
     let primary = topology.resolve(&finding.instance);
     if current_primary(topology).as_ref() != Some(primary) {
@@ -34,7 +40,16 @@ fn make(finding: &Finding, topology: &Topology, policy: &Policy, report: &mut Pl
         .ok_or_else(|| format!("{primary} does not answer"))?;
     let wanted = waited_for(&facts.semi_sync).ok_or_else(|| format!("{primary} waits for no acknowledgement"))?;
     let present = acknowledging(topology, primary, policy);
+    let is_stuck = topology
+        .get(primary)
+        .is_some_and(|instance| instance.acks_awaited_since.is_some());
     let connected = usize::try_from(facts.semi_sync.clients).unwrap_or(usize::MAX);
+    // Where nothing is acknowledged, some that the source counts are gone, or never answer.
+    let connected = if is_stuck {
+        connected.min(present.active.len())
+    } else {
+        connected
+    };
     let missing = wanted.saturating_sub(connected);
     let is_on = |key: &&InstanceKey| present.active.contains(*key);
     let best: BTreeSet<&InstanceKey> = present.ranked.iter().take(wanted).collect();
@@ -64,7 +79,12 @@ fn make(finding: &Finding, topology: &Topology, policy: &Policy, report: &mut Pl
             reason: RefusalReason::RankedLower("it is not needed for the count".to_owned()),
         });
     }
-    if enable.is_empty() && disable.is_empty() {
+    let waits = finding.code == Code::LockedSemiSyncMaster && (is_stuck || facts.semi_sync.wait_sessions > 0);
+    let may_tell = |key: &&InstanceKey| !disable.contains(*key) && topology.get(key).is_some_and(connects_by_gtid);
+    let tellers = present.ranked.iter().filter(|_| waits).filter(may_tell);
+    let tellers: BTreeSet<InstanceKey> = tellers.cloned().collect();
+    let has_teller = is_stuck && tellers.iter().any(|key| is_on(&key));
+    if enable.is_empty() && disable.is_empty() && !has_teller {
         return Err("no other replica can acknowledge, and none is too many".to_owned());
     }
     // Those that may be asked when one of the chosen fails are claimed as well.
@@ -77,8 +97,11 @@ fn make(finding: &Finding, topology: &Topology, policy: &Policy, report: &mut Pl
         .collect();
     let switch =
         |replicas: BTreeSet<InstanceKey>, on| (!replicas.is_empty()).then_some(Step::Acknowledge { replicas, on });
+    let told = (!tellers.is_empty()).then_some(Step::AcknowledgeReceived { replicas: tellers });
     // Never fewer than are waited for: first on, then off.
-    let steps = [switch(enable, true), switch(disable, false)].into_iter().flatten();
+    let steps = [switch(enable, true), told, switch(disable, false)]
+        .into_iter()
+        .flatten();
     Ok(Plan {
         instances,
         steps: steps.collect(),

@@ -21,6 +21,12 @@ impl Course<'_> {
     pub(super) fn switch_semi_sync(&self, policy: &Policy) -> Next {
         let mut errors = Vec::new();
         for step in &self.plan.steps {
+            if let Step::AcknowledgeReceived { replicas } = step {
+                if let Some(step) = self.tell_what_was_received(replicas, &mut errors) {
+                    return Next::Run(step);
+                }
+                continue;
+            }
             let Step::Acknowledge { replicas, on } = step else {
                 continue;
             };
@@ -56,7 +62,43 @@ impl Course<'_> {
                 self.plan.victim
             ));
         }
-        Next::Finish(self.stays(is_enough, errors))
+        let is_free = !self.is_stuck();
+        if !is_free {
+            errors.push(format!("commits on {} still wait", self.plan.victim));
+        }
+        Next::Finish(self.stays(is_enough && is_free, errors))
+    }
+
+    /// Commits wait, and none got through since the plan was made. One that does not answer is not known to be free.
+    fn is_stuck(&self) -> bool {
+        let has_moved = |facts: &InstanceFacts| facts.executed != self.plan.position;
+        self.primary()
+            .is_none_or(|facts| facts.semi_sync.wait_sessions > 0 && !has_moved(facts))
+    }
+
+    /// The next replicas to connect by position, while commits still wait: as many at a time as are waited for.
+    fn tell_what_was_received(&self, replicas: &BTreeSet<InstanceKey>, errors: &mut Vec<String>) -> Option<Step> {
+        let is_it = |step: &Step| matches!(step, Step::AcknowledgeReceived { .. });
+        let mut left = BTreeSet::new();
+        for key in replicas.iter().filter(|key| self.is_acknowledging(key)) {
+            match self.last(is_it, key) {
+                Some((_, Outcome::Done)) if self.tries(is_it, key) >= TRIES => {}
+                Some((_, outcome)) if self.tries(is_it, key) >= TRIES => errors.push(format!(
+                    "{key} could not acknowledge what it received before: {}",
+                    outcome.told()
+                )),
+                // One that did it may have connected before it had read to the end.
+                _ => drop(left.insert(key.clone())),
+            }
+        }
+        if !self.is_stuck() || left.is_empty() {
+            return None;
+        }
+        let wanted = self.primary().and_then(|facts| waited_for(&facts.semi_sync));
+        // Who was asked comes last.
+        let (again, fresh): (Vec<_>, Vec<_>) = left.into_iter().partition(|key| self.last(is_it, key).is_some());
+        let replicas = fresh.into_iter().chain(again).take(wanted.unwrap_or(1)).collect();
+        Some(Step::AcknowledgeReceived { replicas })
     }
 
     /// Of these, who is still to be switched, and what is to be said of those that could not be.
@@ -96,16 +138,19 @@ impl Course<'_> {
 
     /// Switched on by this actor, or seen to acknowledge; without those it switched off.
     fn count_acknowledging(&self) -> usize {
+        let replicas = self.fresh.replicas_of(&self.plan.victim);
+        replicas.filter(|replica| self.is_acknowledging(&replica.key)).count()
+    }
+
+    fn is_acknowledging(&self, key: &InstanceKey) -> bool {
         let is_switch = |step: &Step| matches!(step, Step::Acknowledge { .. });
-        let is_on = |step: &Step| matches!(step, Step::Acknowledge { on: true, .. });
-        let count =
-            self.fresh
-                .replicas_of(&self.plan.victim)
-                .filter(|replica| match self.last(is_switch, &replica.key) {
-                    Some((_, Outcome::Done)) => matches!(self.last(is_on, &replica.key), Some((_, Outcome::Done))),
-                    _ => acknowledges(replica),
-                });
-        count.count()
+        match self.last(is_switch, key) {
+            Some((at, Outcome::Done)) => {
+                let step = self.done.get(at).map(|result| &result.step);
+                matches!(step, Some(Step::Acknowledge { on: true, .. }))
+            }
+            _ => self.fresh.get(key).is_some_and(acknowledges),
+        }
     }
 
     /// Opens a read-only primary, when what called for it still holds.

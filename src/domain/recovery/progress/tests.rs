@@ -92,6 +92,7 @@ impl World {
             | Step::Match { .. }
             | Step::PersistReadOnly { .. }
             | Step::GoOn { .. }
+            | Step::AcknowledgeReceived { .. }
             | Step::CheckBoot { .. } => {}
             Step::Feed { successor, from } => {
                 facts.executed = facts.received().union(&given);
@@ -154,6 +155,7 @@ impl World {
                 | Step::Repoint { replicas, .. }
                 | Step::Acknowledge { replicas, .. }
                 | Step::GoOn { replicas }
+                | Step::AcknowledgeReceived { replicas }
                 | Step::ApplyAll { replicas } => replicas.clone(),
                 Step::Locate { replicas, .. } | Step::Match { replicas, .. } => replicas.keys().cloned().collect(),
                 Step::RepointAt { replicas, .. } => replicas.keys().cloned().collect(),

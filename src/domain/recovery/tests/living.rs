@@ -201,6 +201,57 @@ fn when_the_chosen_one_cannot_be_switched_on_another_one_is() {
     assert_eq!(finish.errors.len(), 1);
 }
 
+fn let_go(servers: &[u32]) -> Step {
+    Step::AcknowledgeReceived {
+        replicas: keys(servers),
+    }
+}
+
+#[test]
+fn commits_that_wait_are_let_go_by_those_that_acknowledge_one_after_the_other() {
+    let waiting = |clients| source(1, clients).facts(|facts| facts.semi_sync.wait_sessions = 2);
+    let mut stuck = waiting(1);
+    stuck.acks_awaited_since = Some(NOW);
+    let tree = topology([waiting(0), able(2), able(3)]);
+    let code = Code::LockedSemiSyncMaster;
+    let locked = plan(&finding(code), &tree, &Policy::default(), NOW).0.unwrap();
+    assert_eq!(locked.steps, [switch_on(&[2]), let_go(&[2, 3])]);
+    assert_eq!(lint(&locked, &tree), Vec::<String>::new());
+    // db2 is counted by the source, and does not answer.
+    let gone = [stuck.clone(), on(2).dead(), able(3)];
+    assert_eq!(
+        switched(code, &Policy::default(), gone),
+        [switch_on(&[3]), let_go(&[3])]
+    );
+    // It acknowledges, and what waits it had received before.
+    let late = [stuck, on(2)];
+    assert_eq!(switched(code, &Policy::default(), late), [let_go(&[2])]);
+
+    let step = |done: &[StepResult], fresh: &Topology| next(&locked, &Phase::Claimed, done, fresh, &exact(), NOW);
+    let mut results = vec![done(switch_on(&[2]), &[(2, Outcome::Done)])];
+    assert_eq!(
+        step(&results, &tree),
+        Next::Run(let_go(&[2])),
+        "db3 does not acknowledge"
+    );
+    let moved = topology([
+        waiting(1).facts(|facts| facts.executed = mysql_set("1:1-101")),
+        on(2),
+        able(3),
+    ]);
+    assert!(
+        finished(step(&results, &moved)).successful,
+        "commits get through: others wait now"
+    );
+    results.push(done(let_go(&[2]), &[(2, failed())]));
+    assert_eq!(step(&results, &tree), Next::Run(let_go(&[2])));
+    results.push(done(let_go(&[2]), &[(2, failed())]));
+    let finish = finished(step(&results, &tree));
+    assert!(!finish.successful && finish.errors.len() == 2, "{:?}", finish.errors);
+    let free = topology([source(1, 1), on(2), able(3)]);
+    assert!(finished(step(&results, &free)).successful, "it was free all the same");
+}
+
 #[test]
 fn nobody_is_switched_off_when_switching_on_failed() {
     let tree = topology([source(1, 1), with_priority(1, on(2)), with_priority(9, able(3))]);
