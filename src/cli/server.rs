@@ -47,8 +47,9 @@ use crate::domain::declared::ClusterPicture;
 use crate::domain::hooks::HookList;
 use crate::domain::intent::Origin;
 use crate::domain::policy::TakeoverTerms;
-use crate::domain::state::{Command, PolicySettings, Seed};
+use crate::domain::state::PolicySettings;
 
+use super::seeds::plant_seeds;
 use super::{membership, signals};
 
 /// How long leadership may take to be handed over at the end.
@@ -108,7 +109,9 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     let stop = CancellationToken::new();
     let tasks = TaskTracker::new();
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
-    let store = SqliteStore::open(&settings.backend.sqlite_file).await?;
+    let store = SqliteStore::open(&settings.backend.sqlite_file)
+        .await?
+        .keeping_audit_for(settings.backend.audit_for);
     let backend = format!("sqlite {}", settings.backend.sqlite_file.display());
 
     let listen = settings.http.listen.clone();
@@ -508,40 +511,12 @@ fn http_options(settings: &Settings, backend: String) -> http::Options {
         maintenance_lag: settings.discovery.maintenance_lag,
         default_port: settings.topology.default_port,
         candidate_expiry: settings.discovery.candidate_expiry,
+        audit_for: settings.backend.audit_for,
         primary_filters: settings.recovery.primaries.texts().to_vec(),
         intermediate_filters: settings.recovery.intermediates.texts().to_vec(),
         recovery_ignore: settings.recovery.ignore_texts.clone(),
         raft_bind: settings.raft.as_ref().map(|raft| raft.bind.clone()).unwrap_or_default(),
         backend,
-    }
-}
-
-/// The seeds of the configuration become seeds of the state, once there is a leader that can be this member.
-async fn plant_seeds(settings: Settings, consensus: Arc<dyn Consensus>, stop: CancellationToken) {
-    let mut leadership = consensus.leadership();
-    loop {
-        let leads = leadership.borrow_and_update().is_leader;
-        let mut planted = leads;
-        if leads {
-            for instance in &settings.discovery.seeds {
-                let seed = Seed {
-                    instance: instance.clone(),
-                    origin: Origin::Api,
-                };
-                if consensus.state().borrow().seeds.contains(&seed) {
-                    continue;
-                }
-                if let Err(error) = consensus.propose(Command::Discover { seed }).await {
-                    warn!("seed {instance} is not planted yet: {error}");
-                    planted = false;
-                }
-            }
-        }
-        tokio::select! {
-            () = stop.cancelled() => return,
-            changed = leadership.changed() => if changed.is_err() { return },
-            () = tokio::time::sleep(Duration::from_secs(1)), if leads && !planted => {}
-        }
     }
 }
 

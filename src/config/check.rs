@@ -18,10 +18,11 @@ use super::file::File;
 use super::my_cnf;
 use super::secret::Secret;
 use super::settings::{
-    BackendSettings, Classification, DiscoverySettings, Environment, HttpSettings, RaftSettings, RecoverySettings,
-    Settings, StatefulSetSettings, TopologySettings,
+    Classification, DiscoverySettings, Environment, HttpSettings, RaftSettings, RecoverySettings, Settings,
+    StatefulSetSettings, TopologySettings,
 };
 
+mod backend;
 mod hooks;
 mod promotion;
 mod pseudo_gtid;
@@ -360,24 +361,6 @@ impl Check<'_> {
                 None
             }
         }
-    }
-
-    fn backend(&mut self, file: &File) -> BackendSettings {
-        let keys = &file.group;
-        match keys.BackendDB.as_str() {
-            "sqlite" | "sqlite3" => {}
-            "mysql" => self.wrong("BackendDB", "mysql is not supported yet; use sqlite"),
-            other => self.wrong("BackendDB", format!("`{other}` is no backend; use sqlite")),
-        }
-        let sqlite_file = match (keys.SQLite3DataFile.as_str(), keys.RaftEnabled) {
-            ("", true) => Path::new(&keys.RaftDataDir).join("ham4db.db"),
-            ("", false) => {
-                self.wrong("SQLite3DataFile", "required with BackendDB sqlite");
-                PathBuf::new()
-            }
-            (given, _) => PathBuf::from(given),
-        };
-        BackendSettings { sqlite_file }
     }
 
     // === managed servers ===

@@ -130,6 +130,8 @@ keys! {
         BackendDB: String = "sqlite".to_owned();
         /// File of the SQLite backend. With `RaftEnabled` the default is `ham4db.db` in `RaftDataDir`; without, the key is required.
         SQLite3DataFile: String = String::new();
+        /// Days that entries of the audit are shown by the API and kept in the table `audit`. There are never more than the last 1000.
+        AuditPurgeDays: u32 = 7;
         /// Several members agree through raft.
         RaftEnabled: bool = false;
         /// Address of the peer listener, `host` or `host:port`.

@@ -91,6 +91,8 @@ pub struct RaftSettings {
 pub struct BackendSettings {
     /// File of the SQLite database, or `:memory:`.
     pub sqlite_file: PathBuf,
+    /// How long entries of the audit are shown, and kept in its table.
+    pub audit_for: Duration,
 }
 
 /// How managed servers are reached.

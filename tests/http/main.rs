@@ -7,6 +7,7 @@
     reason = "a test that cannot go on fails where it stands"
 )]
 
+mod audit;
 mod client;
 mod config;
 mod errors;

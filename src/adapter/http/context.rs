@@ -39,6 +39,8 @@ pub struct Options {
     pub default_port: u16,
     /// How long a promotion rule of `register-candidate` counts; `None`: until it is replaced.
     pub candidate_expiry: Option<Duration>,
+    /// How long entries of the audit are shown (`AuditPurgeDays`).
+    pub audit_for: Duration,
     /// `RecoverMasterClusterFilters` as configured.
     pub primary_filters: Vec<String>,
     /// `RecoverIntermediateMasterClusterFilters` as configured.
@@ -63,6 +65,7 @@ impl Default for Options {
             maintenance_lag: Duration::from_secs(20),
             default_port: crate::domain::key::DEFAULT_PORT,
             candidate_expiry: None,
+            audit_for: Duration::from_hours(7 * 24),
             primary_filters: Vec::new(),
             intermediate_filters: Vec::new(),
             recovery_ignore: Vec::new(),

@@ -8,7 +8,7 @@ use axum::routing::{MethodRouter, get};
 
 use super::reply::Failure;
 use super::routes::{
-    analysis, clusters, errants, explain, group, instances, intents, matching, records, recoveries, takeovers,
+    analysis, audit, clusters, errants, explain, group, instances, intents, matching, records, recoveries, takeovers,
 };
 use super::server::Shared;
 use super::{guard, metrics, proxy};
@@ -106,6 +106,10 @@ fn reads() -> Router<Shared> {
 
 fn record_reads() -> Router<Shared> {
     Router::new()
+        .route("/audit", get(audit::all))
+        .route("/audit/{page}", get(audit::page))
+        .route("/audit/instance/{host}/{port}", get(audit::of_instance))
+        .route("/audit/instance/{host}/{port}/{page}", get(audit::of_instance_page))
         .route("/audit-recovery", get(records::all))
         .route("/audit-recovery/{page}", get(records::page))
         .route("/audit-recovery/id/{id}", get(records::by_id))

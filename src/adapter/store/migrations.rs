@@ -8,7 +8,7 @@ use sqlx::error::BoxDynError;
 use sqlx::migrate::{Migration, MigrationSource, MigrationType};
 
 /// All migrations in their order.
-const MIGRATIONS: [(i64, &str, &str); 3] = [
+const MIGRATIONS: [(i64, &str, &str); 4] = [
     (1, "own tables", include_str!("migrations/0001_own_tables.sql")),
     (
         2,
@@ -16,6 +16,7 @@ const MIGRATIONS: [(i64, &str, &str); 3] = [
         include_str!("migrations/0002_orchestrator_tables.sql"),
     ),
     (3, "positions", include_str!("migrations/0003_positions.sql")),
+    (4, "audit", include_str!("migrations/0004_audit.sql")),
 ];
 
 /// Hands the compiled-in migrations to sqlx.

@@ -3,6 +3,9 @@
 //! Every record is kept as a JSON body (`ham4db_object`, `ham4db_intent`); orchestrator's tables beside them are projections, written
 //! in the same transaction and never read back.
 
+mod audit;
+#[cfg(test)]
+mod audit_tests;
 mod migrations;
 mod positions;
 mod projection;

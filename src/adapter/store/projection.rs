@@ -19,12 +19,14 @@ pub(super) const TABLES: &[(&str, &str)] = &[
     ("topology_failure_detection", "detection_id > 0"),
     ("topology_recovery", "recovery_id > 0"),
     ("topology_recovery_steps", "recovery_step_id > 0"),
+    ("audit", "audit_id > 0"),
 ];
 
 /// Numbers that orchestrator gave, made negative at the first opening of its database: its history stays, and ours starts at 1.
 pub(super) const KEEP_FORMER_NUMBERS: &str = "UPDATE topology_failure_detection SET detection_id = -detection_id WHERE detection_id > 0; \
      UPDATE topology_recovery SET recovery_id = -recovery_id WHERE recovery_id > 0; \
-     UPDATE topology_recovery_steps SET recovery_step_id = -recovery_step_id WHERE recovery_step_id > 0";
+     UPDATE topology_recovery_steps SET recovery_step_id = -recovery_step_id WHERE recovery_step_id > 0; \
+     UPDATE audit SET audit_id = -audit_id WHERE audit_id > 0";
 
 /// Wall times are bound as milliseconds and written as orchestrator writes them.
 const STAMP: &str = "strftime('%Y-%m-%d %H:%M:%S', ? / 1000, 'unixepoch')";
@@ -57,13 +59,18 @@ pub(super) async fn write(
             Change::Recovery(uid) => recovery(connection, state, uid).await?,
             Change::Detection(id) => detection(connection, *id, state.detections.get(id)).await?,
             Change::Blocked(key) => blocked(connection, state, key).await?,
-            Change::Seeds | Change::Forgotten(_) | Change::Document(_) | Change::Quarantine(_) | Change::Member(_) => {}
+            Change::Seeds
+            | Change::Forgotten(_)
+            | Change::Document(_)
+            | Change::Quarantine(_)
+            | Change::Member(_)
+            | Change::Audit(_) => {}
         }
     }
     Ok(())
 }
 
-fn safe(sql: &str) -> sqlx::AssertSqlSafe<String> {
+pub(super) fn safe(sql: &str) -> sqlx::AssertSqlSafe<String> {
     sqlx::AssertSqlSafe(sql.replace("@STAMP", STAMP))
 }
 

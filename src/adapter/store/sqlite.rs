@@ -14,15 +14,17 @@ use sqlx::{Row, SqliteConnection, SqlitePool};
 use crate::app::ports::{AppliedMark, StateStore, StoreError};
 use crate::domain::intent::Intent;
 use crate::domain::state::record::{
-    Blocked, Cluster, Detection, Document, Group, MemberRecord, Quarantine, Recovery, Seed,
+    AuditEntry, Blocked, Cluster, Detection, Document, Group, MemberRecord, Quarantine, Recovery, Seed,
 };
 use crate::domain::state::{Change, State};
 use crate::domain::time::Wall;
 
-use super::{migrations, projection};
+use super::{audit, migrations, projection};
 
 /// How long a statement waits for another process that holds the file.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+/// Orchestrator's `AuditPurgeDays`.
+const AUDIT_FOR: Duration = Duration::from_hours(7 * 24);
 
 /// The replicated state in a SQLite file. One writer; safe against a power cut up to the last few transactions, which the raft log
 /// holds (it is synced, this file is not at every commit).
@@ -30,6 +32,7 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 pub struct SqliteStore {
     pub(super) pool: SqlitePool,
     name: String,
+    audit_for: Duration,
 }
 
 /// What has no record of its own.
@@ -88,7 +91,17 @@ impl SqliteStore {
             let kept = sqlx::raw_sql(projection::KEEP_FORMER_NUMBERS).execute(&pool).await;
             kept.map_err(|error| failed("keep the former history", &error))?;
         }
-        Ok(Self { pool, name })
+        Ok(Self {
+            pool,
+            name,
+            audit_for: AUDIT_FOR,
+        })
+    }
+
+    /// Rows of the table `audit` that are older are dropped when the next one is written (`AuditPurgeDays`). Default: 7 days.
+    #[must_use]
+    pub fn keeping_audit_for(self, audit_for: Duration) -> Self {
+        Self { audit_for, ..self }
     }
 
     /// Closes the file: everything committed is in it.
@@ -172,6 +185,9 @@ impl SqliteStore {
             write_change(connection, state, change).await.map_err(&failed)?;
         }
         projection::write(connection, state, changes).await.map_err(&failed)?;
+        audit::write(connection, state, changes, self.audit_for)
+            .await
+            .map_err(&failed)?;
         put_meta(connection, "applied", mark).await.map_err(&failed)?;
         transaction.commit().await.map_err(&failed)
     }
@@ -238,6 +254,12 @@ impl StateStore for SqliteStore {
             .into_iter()
             .map(|(_, body)| (body.id, body))
             .collect();
+        state.audit = self
+            .bodies::<AuditEntry>(connection, "audit")
+            .await?
+            .into_iter()
+            .map(|(_, body)| (body.id, body))
+            .collect();
         let rows = sqlx::query("SELECT body FROM ham4db_intent ORDER BY kind, host, port, origin")
             .fetch_all(&mut *connection)
             .await
@@ -265,6 +287,7 @@ impl StateStore for SqliteStore {
         all.extend(state.detections.keys().copied().map(Change::Detection));
         all.extend(state.blocked.keys().cloned().map(Change::Blocked));
         all.extend(state.members.keys().copied().map(Change::Member));
+        all.extend(state.audit.keys().copied().map(Change::Audit));
         self.save(state, &all, mark, true).await
     }
 }
@@ -290,6 +313,7 @@ async fn write_change(connection: &mut SqliteConnection, state: &State, change: 
         Change::Detection(id) => put(connection, "detection", &format!("{id:020}"), state.detections.get(id)).await,
         Change::Blocked(key) => put(connection, "blocked", &key.to_string(), state.blocked.get(key)).await,
         Change::Member(id) => put(connection, "member", &format!("{id:020}"), state.members.get(id)).await,
+        Change::Audit(id) => put(connection, "audit", &format!("{id:020}"), state.audit.get(id)).await,
         Change::Intent(id) => {
             let row = (
                 id.kind.as_str(),

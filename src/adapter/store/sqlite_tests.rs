@@ -94,6 +94,7 @@ fn kind(change: &Change) -> &'static str {
         Change::Detection(_) => "detection",
         Change::Blocked(_) => "blocked",
         Change::Member(_) => "member",
+        Change::Audit(_) => "audit",
     }
 }
 
@@ -116,7 +117,7 @@ async fn what_was_written_change_by_change_is_what_is_read() {
         assert_eq!(store.load().await.unwrap().0, sample.state);
     }
     // The sequences went everywhere.
-    assert_eq!(kinds.len(), 11, "{kinds:?}");
+    assert_eq!(kinds.len(), 12, "{kinds:?}");
 }
 
 #[tokio::test]

@@ -10,9 +10,9 @@ use crate::domain::topology::ClusterId;
 
 use super::claims::{current, end, grant, open, quarantine_key, record, resume};
 use super::command::{Applied, COMMAND_VERSION, Command, GroupChoice, Proposal, RefusedCommand};
-use super::hooks;
 use super::record::{Cluster, Detection, Epoch, MemberId, QuarantineState, RecordedPrimary, Recovery, State};
 use super::{MAX_SEEDS, bounds};
+use super::{audit, hooks};
 
 /// A record that a command touched: the store writes it when the state still has it, and deletes its row when not.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -39,6 +39,8 @@ pub enum Change {
     Blocked(InstanceKey),
     /// A member.
     Member(MemberId),
+    /// An entry of the audit.
+    Audit(u64),
 }
 
 /// Applies a proposal. Every member that applies the same proposals in the same order has the same state.
@@ -57,10 +59,14 @@ pub fn apply(state: &mut State, proposal: &Proposal) -> (Applied, BTreeSet<Chang
     state.clock = state.clock.max(proposal.at);
     state.version = state.version.max(proposal.version);
     changes.insert(Change::Meta);
+    let told = audit::tell(state, &proposal.command);
     let applied = match run(state, &proposal.command, &mut changes) {
         Ok(applied) => applied,
         Err(why) => Applied::Refused { why },
     };
+    if let Some(told) = told.filter(|_| audit::did_something(&applied)) {
+        audit::write(state, told, &mut changes);
+    }
     expire(state, &mut changes);
     (applied, changes)
 }

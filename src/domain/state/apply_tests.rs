@@ -1,5 +1,6 @@
 //! What commands do to the state.
 
+mod audit;
 mod properties;
 mod records;
 mod recoveries;

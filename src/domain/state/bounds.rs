@@ -6,7 +6,7 @@ use crate::domain::key::InstanceKey;
 
 use super::apply::Change;
 use super::record::{Recovery, State};
-use super::{MAX_BLOCKED, MAX_DETECTIONS, MAX_ERRORS, MAX_FORGOTTEN, MAX_MEMBERS, MAX_RECOVERIES};
+use super::{MAX_AUDIT, MAX_BLOCKED, MAX_DETECTIONS, MAX_ERRORS, MAX_FORGOTTEN, MAX_MEMBERS, MAX_RECOVERIES};
 
 /// Brings every list back within its bound. Seeds are refused instead when there are too many: each is somebody's wish.
 pub(super) fn trim(state: &mut State, changes: &mut BTreeSet<Change>) {
@@ -44,6 +44,11 @@ pub(super) fn trim(state: &mut State, changes: &mut BTreeSet<Change>) {
         };
         state.forgotten.remove(&instance);
         changes.insert(Change::Forgotten(instance));
+    }
+    while state.audit.len() > MAX_AUDIT {
+        if let Some((id, _)) = state.audit.pop_first() {
+            changes.insert(Change::Audit(id));
+        }
     }
     while state.members.len() > MAX_MEMBERS {
         // Ids only grow: the lowest is the one that joined first.

@@ -6,6 +6,7 @@
 pub mod apply;
 #[cfg(test)]
 mod apply_tests;
+mod audit;
 mod bounds;
 pub mod claims;
 pub mod command;
@@ -28,6 +29,8 @@ pub use record::{
 pub const MAX_STEPS: usize = 500;
 /// Ended recoveries kept.
 pub const MAX_RECOVERIES: usize = 1000;
+/// Entries of the audit kept.
+pub const MAX_AUDIT: usize = 1000;
 /// Detections kept.
 pub const MAX_DETECTIONS: usize = 1000;
 /// Refused recoveries kept.

@@ -385,6 +385,27 @@ pub struct Blocked {
     pub blocking_recovery: u64,
 }
 
+/// An entry of the audit: what was done, when, and to which server.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AuditEntry {
+    /// Number, growing, of the audit alone.
+    pub id: u64,
+    /// When.
+    pub at: Wall,
+    /// What, in orchestrator's words where it has them: `begin-downtime`, `recover-dead-master`.
+    pub kind: String,
+    /// To which server; `None` when it is about all of them.
+    #[serde(default)]
+    pub instance: Option<InstanceKey>,
+    /// Name of its cluster at that moment; empty when it was in none.
+    #[serde(default)]
+    pub cluster_name: String,
+    /// The rest, for people.
+    #[serde(default)]
+    pub message: String,
+}
+
 /// Everything a decision needs, replicated, the same on every member.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -420,4 +441,6 @@ pub struct State {
     pub blocked: BTreeMap<InstanceKey, Blocked>,
     /// Members by id.
     pub members: BTreeMap<MemberId, MemberRecord>,
+    /// The audit by number, at most [`crate::domain::state::MAX_AUDIT`] entries. No decision rests on it.
+    pub audit: BTreeMap<u64, AuditEntry>,
 }

@@ -1,6 +1,7 @@
 //! The handlers, a module for each resource. They read a [`Scene`](super::scene::Scene), call the application, and shape the answer.
 
 pub(super) mod analysis;
+pub(super) mod audit;
 pub(super) mod clusters;
 pub(super) mod errants;
 pub(super) mod explain;

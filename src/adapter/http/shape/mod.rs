@@ -3,6 +3,7 @@
 //! Nothing here decides anything; the values come from [`crate::app::api`].
 
 pub(super) mod analysis;
+pub(super) mod audit;
 pub(super) mod cluster;
 pub(super) mod health;
 pub(super) mod instance;

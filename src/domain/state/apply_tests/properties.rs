@@ -83,5 +83,6 @@ fn take(copy: &mut State, from: &State, change: &Change) {
         Change::Detection(key) => put(&mut copy.detections, &from.detections, key),
         Change::Blocked(key) => put(&mut copy.blocked, &from.blocked, key),
         Change::Member(key) => put(&mut copy.members, &from.members, key),
+        Change::Audit(key) => put(&mut copy.audit, &from.audit, key),
     }
 }
