@@ -1,16 +1,30 @@
-//! How the analysis of each instance changed, as this member saw it: in memory, bounded, gone with the process.
+//! How the analysis of each instance changed, as this member saw it: in memory, bounded, and over restarts of its process.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::time::{MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
 
 use crate::domain::finding::{Code, Finding};
 use crate::domain::key::InstanceKey;
 use crate::domain::time::Wall;
 
+use super::ports::{Clock, StoreError};
+
 /// Changes kept of one instance.
 const MOST_CHANGES: usize = 100;
 /// Instances that are kept; beyond, those are dropped whose last change is the oldest.
 const MOST_INSTANCES: usize = 10_000;
+/// Changes that wait to be written; beyond, the oldest are not.
+const MOST_UNWRITTEN: usize = 10_000;
+/// How often changes are written. A write shares the backend with the entries of a recovery, so it is rare.
+const WRITE_EVERY: Duration = Duration::from_secs(5);
+/// How often old changes are dropped.
+const PURGE_EVERY: Duration = Duration::from_hours(1);
 
 /// An instance's code from some moment on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,15 +35,69 @@ pub struct AnalysisChange {
     pub code: Code,
 }
 
+/// Keeps changes on this member's own disk; they are no part of the replicated state.
+#[async_trait]
+pub trait ChangeStore: Send + Sync {
+    /// All that are kept, the oldest first. Codes that this program does not know are left out.
+    async fn load_changes(&self) -> Result<Vec<(InstanceKey, AnalysisChange)>, StoreError>;
+
+    /// Adds these.
+    async fn add_changes(&self, changes: &[(InstanceKey, AnalysisChange)]) -> Result<(), StoreError>;
+
+    /// Drops changes from before this moment, but of each instance the last.
+    async fn purge_changes(&self, before: Wall) -> Result<(), StoreError>;
+}
+
+#[derive(Debug, Default)]
+struct Held {
+    changes: BTreeMap<InstanceKey, VecDeque<AnalysisChange>>,
+    unwritten: VecDeque<(InstanceKey, AnalysisChange)>,
+}
+
+impl Held {
+    fn add(&mut self, instance: &InstanceKey, change: AnalysisChange) {
+        let list = self.changes.entry(instance.clone()).or_default();
+        list.push_back(change);
+        if list.len() > MOST_CHANGES {
+            list.pop_front();
+        }
+    }
+
+    fn bound(&mut self) {
+        while self.changes.len() > MOST_INSTANCES {
+            let oldest = self
+                .changes
+                .iter()
+                .min_by_key(|(_, list)| list.back().map(|last| last.at))
+                .map(|(instance, _)| instance.clone());
+            let Some(oldest) = oldest else { break };
+            self.changes.remove(&oldest);
+        }
+        while self.unwritten.len() > MOST_UNWRITTEN {
+            self.unwritten.pop_front();
+        }
+    }
+}
+
 /// The changes of all instances.
 #[derive(Debug, Default)]
 pub struct AnalysisLog {
-    changes: Mutex<BTreeMap<InstanceKey, VecDeque<AnalysisChange>>>,
+    held: Mutex<Held>,
 }
 
 impl AnalysisLog {
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<InstanceKey, VecDeque<AnalysisChange>>> {
-        self.changes.lock().unwrap_or_else(PoisonError::into_inner)
+    /// A log that begins with what was kept, the oldest first.
+    pub fn of(changes: impl IntoIterator<Item = (InstanceKey, AnalysisChange)>) -> Self {
+        let mut held = Held::default();
+        for (instance, change) in changes {
+            held.add(&instance, change);
+        }
+        held.bound();
+        Self { held: Mutex::new(held) }
+    }
+
+    fn held(&self) -> MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes in what was found about these instances; of several findings of one the first counts, and none is [`Code::NoProblem`].
@@ -44,34 +112,78 @@ impl AnalysisLog {
                 codes.insert(&finding.instance, finding.code);
             }
         }
-        let mut changes = self.lock();
+        let mut held = self.held();
         for (instance, code) in codes {
-            let present = changes.get(instance).and_then(|list| list.back()).map(|last| last.code);
-            if present == Some(code) {
+            let present = held.changes.get(instance).and_then(VecDeque::back);
+            if present.is_some_and(|last| last.code == code) {
                 continue;
             }
-            let list = changes.entry(instance.clone()).or_default();
-            list.push_back(AnalysisChange { at, code });
-            if list.len() > MOST_CHANGES {
-                list.pop_front();
-            }
+            let change = AnalysisChange { at, code };
+            held.add(instance, change);
+            held.unwritten.push_back((instance.clone(), change));
         }
-        while changes.len() > MOST_INSTANCES {
-            let oldest = changes
-                .iter()
-                .min_by_key(|(_, list)| list.back().map(|last| last.at))
-                .map(|(instance, _)| instance.clone());
-            let Some(oldest) = oldest else { break };
-            changes.remove(&oldest);
-        }
+        held.bound();
     }
 
     /// All changes, by instance, the oldest first.
     pub fn all(&self) -> Vec<(InstanceKey, Vec<AnalysisChange>)> {
-        self.lock()
+        self.held()
+            .changes
             .iter()
             .map(|(instance, list)| (instance.clone(), list.iter().copied().collect()))
             .collect()
+    }
+
+    /// Drops changes from before this moment, but of each instance the last: it still is so.
+    fn purge(&self, before: Wall) {
+        for list in self.held().changes.values_mut() {
+            while list.len() > 1 && list.front().is_some_and(|change| change.at < before) {
+                list.pop_front();
+            }
+        }
+    }
+
+    /// Writes what is new every few seconds until it is cancelled, and once more then; drops every hour, and at once, what is older than
+    /// `kept`. What could not be written is tried again.
+    pub async fn keep(
+        self: Arc<Self>,
+        store: Arc<dyn ChangeStore>,
+        clock: Arc<dyn Clock>,
+        kept: Duration,
+        stop: CancellationToken,
+    ) {
+        let kept_millis = i64::try_from(kept.as_millis()).unwrap_or(i64::MAX);
+        let (mut ticks, mut purges) = (interval(WRITE_EVERY), interval(PURGE_EVERY));
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        purges.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let is_over = tokio::select! {
+                () = stop.cancelled() => true,
+                _ = ticks.tick() => false,
+                _ = purges.tick() => {
+                    let before = Wall(clock.wall().0.saturating_sub(kept_millis));
+                    self.purge(before);
+                    if let Err(error) = store.purge_changes(before).await {
+                        warn!("old changes of the analysis were not dropped: {error}");
+                    }
+                    continue;
+                }
+            };
+            let changes: Vec<(InstanceKey, AnalysisChange)> = self.held().unwritten.drain(..).collect();
+            if !changes.is_empty()
+                && let Err(error) = store.add_changes(&changes).await
+            {
+                warn!("changes of the analysis were not written: {error}");
+                let mut held = self.held();
+                for change in changes.into_iter().rev() {
+                    held.unwritten.push_front(change);
+                }
+                held.bound();
+            }
+            if is_over {
+                return;
+            }
+        }
     }
 }
 
@@ -128,5 +240,77 @@ mod tests {
         let all = log.all();
         assert_eq!(all[0].1.len(), MOST_CHANGES);
         assert_eq!(all[0].1[0].at, NOW.plus_millis(i64::try_from(MOST_CHANGES).unwrap()));
+    }
+
+    #[derive(Default)]
+    struct Disk {
+        kept: Mutex<Vec<(InstanceKey, AnalysisChange)>>,
+        failures: Mutex<u32>,
+        purged: Mutex<Vec<Wall>>,
+    }
+
+    #[async_trait]
+    impl ChangeStore for Disk {
+        async fn load_changes(&self) -> Result<Vec<(InstanceKey, AnalysisChange)>, StoreError> {
+            Ok(self.kept.lock().unwrap().clone())
+        }
+
+        async fn add_changes(&self, changes: &[(InstanceKey, AnalysisChange)]) -> Result<(), StoreError> {
+            let mut failures = self.failures.lock().unwrap();
+            if *failures > 0 {
+                *failures -= 1;
+                return Err(StoreError {
+                    backend: "disk".to_owned(),
+                    what: "add".to_owned(),
+                    why: "full".to_owned(),
+                });
+            }
+            self.kept.lock().unwrap().extend_from_slice(changes);
+            Ok(())
+        }
+
+        async fn purge_changes(&self, before: Wall) -> Result<(), StoreError> {
+            self.purged.lock().unwrap().push(before);
+            Ok(())
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn changes_are_written_in_order_and_go_on_after_a_restart() {
+        let disk = Arc::new(Disk::default());
+        *disk.failures.lock().unwrap() = 2;
+        let log = Arc::new(AnalysisLog::default());
+        let clock = Arc::new(crate::testkit::PausedClock::new());
+        let now = clock.wall();
+        let stop = CancellationToken::new();
+        let kept = Duration::from_hours(1);
+        let task = tokio::spawn(Arc::clone(&log).keep(disk.clone(), clock, kept, stop.clone()));
+        log.note(&[key(1)], &[], now);
+        tokio::time::sleep(WRITE_EVERY).await;
+        log.note(&[key(1)], &found(Code::DeadMaster), now.plus_millis(1));
+        tokio::time::sleep(WRITE_EVERY * 3).await;
+        assert_eq!(disk.kept.lock().unwrap().len(), 2, "written in the end, once");
+        log.note(&[key(1)], &[], now.plus_millis(2));
+        stop.cancel();
+        task.await.unwrap();
+        assert_eq!(*disk.purged.lock().unwrap(), [Wall(now.0 - 3_600_000)]);
+
+        let again = AnalysisLog::of(disk.load_changes().await.unwrap());
+        let all = [Code::NoProblem, Code::DeadMaster, Code::NoProblem];
+        assert_eq!(codes(&again, 1), all, "the last one was written at the end");
+        again.note(&[key(1)], &[], now.plus_millis(3));
+        assert_eq!(codes(&again, 1), all, "nothing is new");
+    }
+
+    #[test]
+    fn what_is_old_is_dropped_but_what_still_holds() {
+        let log = AnalysisLog::default();
+        log.note(&[key(1), key(2)], &[], NOW);
+        log.note(&[key(1)], &found(Code::DeadMaster), NOW.plus_millis(10));
+        log.note(&[key(1)], &[], NOW.plus_millis(20));
+        log.purge(NOW.plus_millis(15));
+        assert_eq!(codes(&log, 1), [Code::NoProblem]);
+        assert_eq!(codes(&log, 2), [Code::NoProblem], "so since long ago");
+        assert_eq!(log.all()[0].1[0].at, NOW.plus_millis(20));
     }
 }

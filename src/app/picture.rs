@@ -69,7 +69,6 @@ struct Memo {
 #[derive(Default)]
 struct Analyses {
     memos: Mutex<BTreeMap<ClusterId, Memo>>,
-    log: AnalysisLog,
     count: AtomicU64,
 }
 
@@ -82,6 +81,7 @@ pub struct Pictures {
     ignore: HostnameFilters,
     clock: Arc<dyn Clock>,
     analyses: Arc<Analyses>,
+    log: Arc<AnalysisLog>,
     accounts: Option<watch::Receiver<CredentialsByOrigin>>,
     members: Option<Arc<dyn Consensus>>,
 }
@@ -102,6 +102,7 @@ impl Pictures {
             ignore,
             clock,
             analyses: Arc::default(),
+            log: Arc::default(),
             accounts: None,
             members: None,
         }
@@ -109,7 +110,7 @@ impl Pictures {
 
     /// How the analysis of each instance changed, as seen by this member.
     pub fn analysis_changes(&self) -> Vec<(InstanceKey, Vec<AnalysisChange>)> {
-        self.analyses.log.all()
+        self.log.all()
     }
 
     /// How many times a cluster was analysed.
@@ -124,6 +125,12 @@ impl Pictures {
             accounts: Some(accounts),
             ..self
         }
+    }
+
+    /// The same, which write down in this log how findings change.
+    #[must_use]
+    pub fn with_log(self, log: Arc<AnalysisLog>) -> Self {
+        Self { log, ..self }
     }
 
     /// The same, which also know who would have to agree.
@@ -243,7 +250,7 @@ impl Pictures {
             let findings = self.find(&topology, &policy, &quarantines, now);
             let told: Vec<Finding> = findings.iter().map(|judged| judged.finding.clone()).collect();
             let shown = topology.instances.keys().filter(|key| !self.ignore.matches(key));
-            self.analyses.log.note(shown, &told, now);
+            self.log.note(shown, &told, now);
             let memo = Memo {
                 revisions,
                 aliases: topology.aliases.clone(),

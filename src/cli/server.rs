@@ -22,6 +22,7 @@ use crate::adapter::mysql::{MySqlBinlogReader, MySqlExecutor, MySqlOwnerLocks, M
 use crate::adapter::raft::{RaftMember, RaftSettings, Surroundings, Timings};
 use crate::adapter::single::Single;
 use crate::adapter::store::SqliteStore;
+use crate::app::changelog::{AnalysisLog, ChangeStore as _};
 use crate::app::declare::Declare;
 use crate::app::documents::ClusterSource;
 use crate::app::errant::ErrantDesk;
@@ -185,6 +186,13 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     );
     tasks.spawn(Arc::clone(&watcher).run());
 
+    let changes = Arc::new(AnalysisLog::of(store.load_changes().await?));
+    tasks.spawn(Arc::clone(&changes).keep(
+        Arc::new(store.clone()),
+        Arc::clone(&clock),
+        settings.backend.changes_for,
+        stop.child_token(),
+    ));
     let policy = Arc::new(policy_settings(&settings)?);
     let pictures = Pictures::new(
         Arc::clone(&observatory),
@@ -194,7 +202,8 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
         Arc::clone(&clock),
     )
     .with_accounts(credentials.clone())
-    .with_members(Arc::clone(&consensus));
+    .with_members(Arc::clone(&consensus))
+    .with_log(Arc::clone(&changes));
     let credentials_for_locks = credentials.clone();
     let hooks = HookRunner::new(
         Arc::new(ShellHooks::new(&settings.hooks.shell, settings.hooks.hidden.clone())),

@@ -222,7 +222,6 @@ pub const ACCEPTED: &[Accepted] = &[
     Accepted { name: "SupportFuzzyPoolHostnames", default: Usual::Bool(true), about: "parts of names in submit-pool-instances", refusal: None },
     Accepted { name: "TLSCacheTTLFactor", default: Usual::Number(100), about: "how long that is remembered, in poll intervals", refusal: None },
     Accepted { name: "UnseenAgentForgetHours", default: Usual::Number(6), about: "when an agent is forgotten", refusal: None },
-    Accepted { name: "UnseenInstanceForgetHours", default: Usual::Number(240), about: "forget an instance that was not seen for so long", refusal: None },
     Accepted { name: "UseMutualTLS", default: Usual::Bool(false), about: "demand client certificates", refusal: Some("the API speaks plain HTTP so far") },
     Accepted { name: "UseSSL", default: Usual::Bool(false), about: "HTTPS", refusal: Some("the API speaks plain HTTP so far") },
     Accepted { name: "UseSuperReadOnly", default: Usual::Bool(false), about: "super_read_only is always set where the server has it", refusal: None },

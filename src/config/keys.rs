@@ -132,6 +132,8 @@ keys! {
         SQLite3DataFile: String = String::new();
         /// Days that entries of the audit are shown by the API and kept in the table `audit`. There are never more than the last 1000.
         AuditPurgeDays: u32 = 7;
+        /// Hours that changes of the analysis are kept (`replication-analysis-changelog`). Instances that were not seen for so long are not forgotten yet.
+        UnseenInstanceForgetHours: u32 = 240;
         /// Several members agree through raft.
         RaftEnabled: bool = false;
         /// Address of the peer listener, `host` or `host:port`.

@@ -93,6 +93,8 @@ pub struct BackendSettings {
     pub sqlite_file: PathBuf,
     /// How long entries of the audit are shown, and kept in its table.
     pub audit_for: Duration,
+    /// How long changes of the analysis are kept.
+    pub changes_for: Duration,
 }
 
 /// How managed servers are reached.

@@ -8,7 +8,7 @@ use sqlx::error::BoxDynError;
 use sqlx::migrate::{Migration, MigrationSource, MigrationType};
 
 /// All migrations in their order.
-const MIGRATIONS: [(i64, &str, &str); 4] = [
+const MIGRATIONS: [(i64, &str, &str); 5] = [
     (1, "own tables", include_str!("migrations/0001_own_tables.sql")),
     (
         2,
@@ -17,6 +17,7 @@ const MIGRATIONS: [(i64, &str, &str); 4] = [
     ),
     (3, "positions", include_str!("migrations/0003_positions.sql")),
     (4, "audit", include_str!("migrations/0004_audit.sql")),
+    (5, "analysis", include_str!("migrations/0005_analysis.sql")),
 ];
 
 /// Hands the compiled-in migrations to sqlx.

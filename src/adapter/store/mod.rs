@@ -6,6 +6,7 @@
 mod audit;
 #[cfg(test)]
 mod audit_tests;
+mod changes;
 mod migrations;
 mod positions;
 mod projection;

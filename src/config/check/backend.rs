@@ -25,9 +25,11 @@ impl Check<'_> {
             (given, _) => PathBuf::from(given),
         };
         let days = self.positive("AuditPurgeDays", keys.AuditPurgeDays);
+        let hours = self.positive("UnseenInstanceForgetHours", keys.UnseenInstanceForgetHours);
         BackendSettings {
             sqlite_file,
             audit_for: Duration::from_hours(days * 24),
+            changes_for: Duration::from_hours(hours),
         }
     }
 }
