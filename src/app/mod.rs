@@ -3,6 +3,7 @@
 pub mod api;
 pub mod changelog;
 pub mod claim;
+pub mod commits;
 pub mod declare;
 mod desk;
 pub mod documents;

@@ -7,6 +7,7 @@ use regex::Regex;
 use tokio::sync::watch;
 
 use crate::domain::analysis::silence;
+use crate::domain::commit_stall::CommitStall;
 use crate::domain::instance::{Identity, Instance, InstanceFacts, Observation, ProbeFailure};
 use crate::domain::intent::Origin;
 use crate::domain::key::InstanceKey;
@@ -252,6 +253,25 @@ impl Observatory {
             self.touch();
         }
         is_news
+    }
+
+    /// Notes why a primary commits nothing, or that it does.
+    pub fn note_commit_stall(&self, key: &InstanceKey, stall: Option<CommitStall>) {
+        let mut inner = self.lock();
+        let revision = inner.revision + 1;
+        let Some(tracked) = inner.tracked.get_mut(key) else {
+            return;
+        };
+        let is_news = tracked.instance.commit_stall != stall;
+        if is_news {
+            tracked.instance.commit_stall = stall;
+            tracked.revision = revision;
+            inner.revision = revision;
+        }
+        drop(inner);
+        if is_news {
+            self.touch();
+        }
     }
 
     /// Replicas of an address by their last word.

@@ -228,7 +228,15 @@ impl Watcher {
         }
         let tracked = self.observatory.get(key);
         // A stopped process accepts connections until its queue is full: dialling it often would make it look dead.
-        if tracked.is_some_and(|tracked| tracked.instance.failure == Some(ProbeFailure::Stalled)) {
+        if tracked
+            .as_ref()
+            .is_some_and(|tracked| tracked.instance.failure == Some(ProbeFailure::Stalled))
+        {
+            return None;
+        }
+        // One that is full has no connection for a pulse, and its reserved one is not worn out.
+        let facts = tracked.as_ref().and_then(|tracked| tracked.instance.valid_facts());
+        if facts.is_some_and(|facts| facts.by_reserved_door) {
             return None;
         }
         let quarantined = self

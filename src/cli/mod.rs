@@ -2,6 +2,7 @@
 
 mod logging;
 mod membership;
+mod parts;
 mod seeds;
 mod server;
 mod signals;

@@ -18,11 +18,14 @@ use crate::adapter::hooks::ShellHooks;
 use crate::adapter::http;
 use crate::adapter::kube;
 use crate::adapter::manifests::ManifestDirectory;
-use crate::adapter::mysql::{MySqlBinlogReader, MySqlExecutor, MySqlOwnerLocks, MySqlProber, ProbeSettings};
+use crate::adapter::mysql::{
+    MySqlBinlogReader, MySqlCommitLooks, MySqlExecutor, MySqlOwnerLocks, MySqlProber, ProbeSettings,
+};
 use crate::adapter::raft::{RaftMember, RaftSettings, Surroundings, Timings};
 use crate::adapter::single::Single;
 use crate::adapter::store::SqliteStore;
 use crate::app::changelog::{AnalysisLog, ChangeStore as _};
+use crate::app::commits::Commits;
 use crate::app::declare::Declare;
 use crate::app::documents::ClusterSource;
 use crate::app::errant::ErrantDesk;
@@ -41,7 +44,7 @@ use crate::app::ports::{Clock, Consensus, Credentials, CredentialsByOrigin, Opin
 use crate::app::quarantine::Guard;
 use crate::app::recover::Recoverer;
 use crate::app::service::Service;
-use crate::app::settings::{RecoverySettings, WatchSettings};
+use crate::app::settings::RecoverySettings;
 use crate::app::watch::Watcher;
 use crate::config::{self, Environment, Settings};
 use crate::domain::declared::ClusterPicture;
@@ -51,7 +54,7 @@ use crate::domain::policy::TakeoverTerms;
 use crate::domain::state::PolicySettings;
 
 use super::seeds::plant_seeds;
-use super::{membership, signals};
+use super::{membership, parts, signals};
 
 /// How long leadership may take to be handed over at the end.
 const HAND_OVER_DEADLINE: Duration = Duration::from_secs(5);
@@ -174,7 +177,7 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
         keep_accounts(&settings, source, &consensus, accounts, &stop, &tasks);
     }
 
-    let watch_settings = watch_settings(&settings);
+    let watch_settings = parts::watch_settings(&settings);
     let watcher = Watcher::new(
         Arc::clone(&observatory),
         Arc::clone(&prober),
@@ -205,6 +208,7 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     .with_members(Arc::clone(&consensus))
     .with_log(Arc::clone(&changes));
     let credentials_for_locks = credentials.clone();
+    let credentials_for_commits = credentials.clone();
     let hooks = HookRunner::new(
         Arc::new(ShellHooks::new(&settings.hooks.shell, settings.hooks.hidden.clone())),
         settings.hooks.run.clone(),
@@ -252,6 +256,15 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
         };
         tasks.spawn(injector.run(stop.child_token()));
     }
+    let commits = Commits {
+        looks: Arc::new(MySqlCommitLooks::new(credentials_for_commits)),
+        consensus: Arc::clone(&consensus),
+        observatory: Arc::clone(&observatory),
+        pictures: pictures.clone(),
+        clock: Arc::clone(&clock),
+        settings: settings.recovery.commits.clone(),
+    };
+    tasks.spawn(commits.run(stop.child_token()));
     let owners = Owners {
         locks: Arc::new(MySqlOwnerLocks::new(credentials_for_locks)),
         pictures: pictures.clone(),
@@ -307,7 +320,7 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
         api: Arc::new(service),
         consensus: Arc::clone(&consensus),
         clock,
-        options: Arc::new(http_options(&settings, backend)),
+        options: Arc::new(parts::http_options(&settings, backend)),
     };
     let draining = CancellationToken::new();
     let serving = tasks.spawn(http::serve(listener, context, draining.clone()));
@@ -462,19 +475,6 @@ fn keep_accounts(
     });
 }
 
-fn watch_settings(settings: &Settings) -> WatchSettings {
-    let discovery = &settings.discovery;
-    WatchSettings {
-        poll: discovery.poll,
-        pulse: discovery.pulse,
-        ignore: discovery.ignore.clone(),
-        ignore_replicas: discovery.ignore_replicas.clone(),
-        ignore_sources: discovery.ignore_sources.clone(),
-        forget_for: discovery.poll * 3,
-        ..WatchSettings::default()
-    }
-}
-
 fn policy_settings(settings: &Settings) -> anyhow::Result<PolicySettings> {
     let recovery = &settings.recovery;
     let promotion = &recovery.promotion;
@@ -508,25 +508,6 @@ fn policy_settings(settings: &Settings) -> anyhow::Result<PolicySettings> {
         fences_outside: settings.hooks.run.lists.contains_key(&HookList::Fencing),
         ..PolicySettings::default()
     })
-}
-
-fn http_options(settings: &Settings, backend: String) -> http::Options {
-    http::Options {
-        url_prefix: settings.http.url_prefix.clone(),
-        status_endpoint: settings.http.status_endpoint.clone(),
-        read_only: settings.http.read_only,
-        problem_ignore: settings.http.problem_ignore.clone(),
-        poll: settings.discovery.poll,
-        maintenance_lag: settings.discovery.maintenance_lag,
-        default_port: settings.topology.default_port,
-        candidate_expiry: settings.discovery.candidate_expiry,
-        audit_for: settings.backend.audit_for,
-        primary_filters: settings.recovery.primaries.texts().to_vec(),
-        intermediate_filters: settings.recovery.intermediates.texts().to_vec(),
-        recovery_ignore: settings.recovery.ignore_texts.clone(),
-        raft_bind: settings.raft.as_ref().map(|raft| raft.bind.clone()).unwrap_or_default(),
-        backend,
-    }
 }
 
 /// Pictures for the documents' status, made anew whenever something changed.

@@ -23,6 +23,7 @@ use super::settings::{
 };
 
 mod backend;
+mod commits;
 mod hooks;
 mod promotion;
 mod pseudo_gtid;
@@ -547,6 +548,7 @@ impl Check<'_> {
             }
         };
         RecoverySettings {
+            commits: self.commits(file),
             stalled,
             stalled_timeout: Duration::from_secs(self.positive("StalledPrimarySeconds", keys.StalledPrimarySeconds)),
             block: Duration::from_secs(block),

@@ -262,6 +262,10 @@ keys! {
         StalledPrimary: String = "Observe".to_owned();
         /// (own key) With `StalledPrimary: Failover`: after so many seconds without an answer.
         StalledPrimarySeconds: u32 = 30;
+        /// (own key) A primary that answers counts as stalled when a commit has waited for so many seconds while its binary log stood still; commits that wait for semi-sync replicas do not count. It is shown, and not replaced.
+        StalledCommitSeconds: u32 = 10;
+        /// (own key) `schema.table`, a table that you made on the servers: every two seconds a row is written there on each primary, so that one which commits nothing is found although no client writes. Columns `cluster` (key), `written_at` (BIGINT, milliseconds); the account needs INSERT, SELECT and UPDATE on it. Empty: nothing is written.
+        StallCanary: String = String::new();
         /// (own key) Data centre of this member, for `RecoveryQuorum: MajorityOfDataCenters`; `${NAME}` is a variable of the environment. A member without one counts as one more data centre that does not agree.
         MemberDataCenter: String = String::new();
     }

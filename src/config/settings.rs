@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use secrecy::SecretString;
 
+use crate::app::commits::CommitSettings;
 use crate::app::filter::{ClusterFilters, HostnameFilters};
 use crate::app::ports::{Account, Credentials, TlsMode};
 use crate::domain::epoch_row::EpochTable;
@@ -210,6 +211,8 @@ pub struct RecoverySettings {
     pub stalled: StalledPrimary,
     /// After how long without an answer.
     pub stalled_timeout: Duration,
+    /// Whether primaries commit anything.
+    pub commits: CommitSettings,
     /// Where this member is; empty: not told.
     pub member_data_center: String,
     /// How long transactions may take to end when a takeover begins.

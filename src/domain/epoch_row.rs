@@ -43,6 +43,11 @@ impl EpochTable {
             _ => Err(format!("`{text}` is no table: schema.table is")),
         }
     }
+
+    /// Its name in a statement.
+    pub(super) fn quoted(&self) -> String {
+        format!("{}.{}", quote_identifier(&self.schema), quote_identifier(&self.table))
+    }
 }
 
 impl std::fmt::Display for EpochTable {
@@ -56,7 +61,7 @@ impl Dialect {
     pub fn write_epoch(&self, table: &EpochTable, row: &EpochRow) -> String {
         let (epoch, cluster) = (row.epoch, quote_string(&row.cluster));
         let (primary, recovery) = (quote_string(&row.primary.to_string()), quote_string(&row.recovery));
-        let name = format!("{}.{}", quote_identifier(&table.schema), quote_identifier(&table.table));
+        let name = table.quoted();
         // Assignments are made from left to right, so the epoch, which the others are judged by, comes last.
         format!(
             "INSERT INTO {name} (cluster, epoch, primary_address, recovery) VALUES ({cluster}, {epoch}, {primary}, {recovery}) \

@@ -4,6 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::commit_stall::CommitStall;
 use super::gtid::GtidSet;
 use super::instance::{Observation, ProbeFailure};
 use super::key::InstanceKey;
@@ -303,6 +304,9 @@ pub struct Evidence {
     pub semi_sync_replicas: u32,
     /// The instance itself cannot connect to its source.
     pub is_failing_to_connect: bool,
+    /// Why it commits nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub commit_stall: Option<CommitStall>,
 }
 
 impl Evidence {

@@ -4,6 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::commit_stall::CommitStall;
 use super::group_replication::{GroupMember, GroupState};
 use super::gtid::{GtidSet, Origin};
 use super::key::InstanceKey;
@@ -310,6 +311,9 @@ pub struct InstanceFacts {
     /// Its membership of that group; `None` outside one, and where it could not be read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub group: Option<GroupMember>,
+    /// It has no connection left, and was asked through the one that it keeps for administrators.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub by_reserved_door: bool,
     /// Parts of the probe that failed, each as `what: why`; what depends on them is unknown (design rule 13).
     #[serde(default)]
     pub problems: Vec<String>,
@@ -468,6 +472,9 @@ pub struct Instance {
     /// Who has held the owner's lock on it for some seconds and is no member of this group.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub another_controller: Option<String>,
+    /// Why it commits nothing although it is there; `None` also where nobody looks, which is everywhere but on primaries.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub commit_stall: Option<CommitStall>,
 }
 
 impl Instance {
@@ -484,6 +491,7 @@ impl Instance {
             binlog_unmoved_since: None,
             acks_awaited_since: None,
             another_controller: None,
+            commit_stall: None,
         }
     }
 

@@ -5,6 +5,7 @@
 
 pub mod analysis;
 pub mod case;
+pub mod commit_stall;
 pub mod declared;
 pub mod dialect;
 pub mod epoch_row;

@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::domain::declared::{DeclaredCandidate, DeclaredCluster, DeclaredDowntime, ObservedBy, SecretStanding, Tls};
 use crate::domain::intent::{Origin, PromotionRule};
 use crate::domain::key::InstanceKey;
-use crate::domain::policy::{BootReadOnly, LossPolicy, Mode, OldPrimary};
+use crate::domain::policy::{BootReadOnly, LossPolicy, Mode, OldPrimary, StalledPrimary};
 use crate::domain::state::Document;
 use crate::domain::time::Wall;
 
@@ -167,6 +167,10 @@ fn declared(spec: &MySQLClusterSpec, origin: Origin) -> Result<DeclaredCluster, 
             spec::BootReadOnly::Advise => BootReadOnly::Advise,
             spec::BootReadOnly::Off => BootReadOnly::Off,
         },
+        stalled: recovery.stalled_primary.map(|stalled| match stalled {
+            spec::StalledPrimary::Observe => StalledPrimary::Observe,
+            spec::StalledPrimary::Failover => StalledPrimary::Failover,
+        }),
     };
     Ok(DeclaredCluster {
         document,

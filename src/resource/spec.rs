@@ -150,6 +150,10 @@ pub struct Recovery {
     /// read-only, and the primary is opened again after one; Off: nothing.
     #[serde(default)]
     pub boot_read_only: BootReadOnly,
+    /// What is done about a primary that accepts connections and answers none. Observe: it is shown; Failover: it is replaced when no
+    /// replica can reach it anew. Unset: as the configuration says (StalledPrimary).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stalled_primary: Option<StalledPrimary>,
 }
 
 impl Default for Recovery {
@@ -161,8 +165,20 @@ impl Default for Recovery {
             loss_timeout: default_loss_timeout(),
             old_primary: OldPrimary::default(),
             boot_read_only: BootReadOnly::default(),
+            stalled_primary: None,
         }
     }
+}
+
+/// What is done about a stalled primary.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[expect(
+    missing_docs,
+    reason = "a described variant becomes a oneOf in the schema; the field describes the values"
+)]
+pub enum StalledPrimary {
+    Observe,
+    Failover,
 }
 
 /// What ham4db does about a failure.

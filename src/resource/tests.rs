@@ -7,7 +7,7 @@ use crate::domain::declared::{
 };
 use crate::domain::intent::{Origin, PromotionRule};
 use crate::domain::key::InstanceKey;
-use crate::domain::policy::{LossPolicy, Mode, OldPrimary};
+use crate::domain::policy::{LossPolicy, Mode, OldPrimary, StalledPrimary};
 use crate::domain::time::Wall;
 
 const DEFINITION: &str = include_str!("../../crds/mysqlclusters.ham4db.io.yaml");
@@ -139,6 +139,21 @@ fn defaults_are_filled_in() {
         (policy.block_millis, policy.loss_timeout_millis, policy.paused),
         (1_800_000, 60_000, false)
     );
+    assert_eq!(policy.stalled, None, "the configuration decides");
+}
+
+#[test]
+fn what_is_done_about_a_stalled_primary_is_read_where_it_is_said() {
+    for (told, wanted) in [
+        ("Observe", StalledPrimary::Observe),
+        ("Failover", StalledPrimary::Failover),
+    ] {
+        let read = document(&minimal(&json!({"recovery": {"stalledPrimary": told}})), "default").unwrap();
+        assert_eq!(read.declared.document.stalled, Some(wanted));
+        assert_eq!(read.unknown, Vec::<String>::new());
+    }
+    let wrong = document(&minimal(&json!({"recovery": {"stalledPrimary": "Kill"}})), "default");
+    assert!(wrong.unwrap_err().why.contains("stalledPrimary"));
 }
 
 #[test]

@@ -118,5 +118,7 @@ pub(crate) fn shape(random: &mut Random) -> Shape {
         flavour,
         sources,
         semi_sync,
+        reserved: false,
+        first: Vec::new(),
     }
 }

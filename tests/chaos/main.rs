@@ -37,7 +37,7 @@ const LEAST_RECOVERIES: usize = 30;
 
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
 async fn main() -> ExitCode {
-    run_until_stopped("chaos", campaign()).await
+    run_until_stopped("chaos", Box::pin(campaign())).await
 }
 
 async fn campaign() -> Result<()> {

@@ -415,6 +415,8 @@ pub(crate) fn describe(shape: &Shape) -> String {
         flavour,
         sources,
         semi_sync,
+        reserved: _,
+        first: _,
     } = shape;
     let sources: Vec<String> = sources
         .iter()

@@ -112,6 +112,7 @@ pub(crate) fn instance(port: u16, source: Option<u16>) -> Instance {
         settings: None,
         group_name: String::new(),
         group: None,
+        by_reserved_door: false,
         problems: Vec::new(),
     };
     Instance {
@@ -125,6 +126,7 @@ pub(crate) fn instance(port: u16, source: Option<u16>) -> Instance {
         binlog_unmoved_since: None,
         acks_awaited_since: None,
         another_controller: None,
+        commit_stall: None,
     }
 }
 

@@ -62,6 +62,7 @@ impl Group {
                 // The group tells who its members are there and nowhere else.
                 performance_schema: place < shape.members,
                 host: None,
+                reserved: false,
                 more,
             })
         };

@@ -26,6 +26,7 @@ pub(crate) mod sampler;
 pub(crate) mod server;
 pub(crate) mod sql;
 pub(crate) mod timeline;
+pub(crate) mod tiny_disk;
 pub(crate) mod topology;
 pub(crate) mod wait;
 pub(crate) mod writers;

@@ -193,7 +193,7 @@ fn ip_says(arguments: &[&str]) -> Result<String> {
 }
 
 /// Runs a command as root.
-fn privileged(program: &str, arguments: &[&str]) -> Result<String> {
+pub(super) fn privileged(program: &str, arguments: &[&str]) -> Result<String> {
     if is_root() {
         return command(program, arguments);
     }

@@ -23,6 +23,10 @@ const SOCKET_PATH: usize = 107;
 
 /// How a server is set up.
 #[derive(Clone, Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "independent settings, each of its own name"
+)]
 pub(crate) struct ServerOptions {
     pub(crate) flavour: Flavour,
     /// Its number in the topology, from 1: names it `db1` and gives it its server id.
@@ -35,6 +39,8 @@ pub(crate) struct ServerOptions {
     pub(crate) performance_schema: bool,
     /// A network namespace of its own, or 127.0.0.1.
     pub(crate) host: Option<Host>,
+    /// It has a door for administrators that is open when it is full.
+    pub(crate) reserved: bool,
     /// More options of the server, like `--general-log=ON`; the last of two with one name counts.
     pub(crate) more: Vec<String>,
 }
@@ -49,7 +55,7 @@ pub(crate) struct Server {
     launch: Launch,
     socket: PathBuf,
     process: Option<Process>,
-    _lease: Option<PortLease>,
+    _leases: Vec<PortLease>,
 }
 
 /// Sets up the servers of a flavour in the cache, unless they are there, and returns their folder.
@@ -129,6 +135,19 @@ impl Server {
             ),
         ];
         arguments.extend(options.flavour.options(options.boots_read_only, options.semi_sync));
+        let mut leases: Vec<PortLease> = lease.into_iter().collect();
+        if options.reserved {
+            let door = PortLease::take()?;
+            let port = door.port();
+            arguments.extend(match options.flavour {
+                Flavour::MySql => [
+                    format!("--admin-address={}", address.host),
+                    format!("--admin-port={port}"),
+                ],
+                Flavour::MariaDb => [format!("--extra-port={port}"), "--extra-max-connections=30".to_owned()],
+            });
+            leases.push(door);
+        }
         arguments.extend(options.more.iter().cloned());
         let launch = Launch {
             name: name.to_owned(),
@@ -146,7 +165,7 @@ impl Server {
             launch,
             socket,
             process: None,
-            _lease: lease,
+            _leases: leases,
         })
     }
 

@@ -27,6 +27,10 @@ pub(crate) struct Shape {
     pub(crate) sources: Vec<usize>,
     /// Commits wait for one replica (`AFTER_SYNC`).
     pub(crate) semi_sync: bool,
+    /// Every server has a door for administrators that is open when it is full.
+    pub(crate) reserved: bool,
+    /// More options of the first server.
+    pub(crate) first: Vec<String>,
 }
 
 impl Shape {
@@ -36,6 +40,8 @@ impl Shape {
             flavour,
             sources: vec![0; replicas],
             semi_sync: true,
+            reserved: false,
+            first: Vec::new(),
         }
     }
 
@@ -147,7 +153,12 @@ impl Topology {
                 boots_read_only: number > before + 1,
                 performance_schema: false,
                 host: net.map(|net| net.host(&format!("db{number}"))).transpose()?,
-                more: Vec::new(),
+                reserved: shape.reserved,
+                more: if number == before + 1 {
+                    shape.first.clone()
+                } else {
+                    Vec::new()
+                },
             })
         };
         let starting: Vec<_> = (before + 1..=before + count)

@@ -59,7 +59,8 @@ impl Executor for MySqlExecutor {
         };
         let credentials =
             credentials_of(&self.credentials, target).map_err(|failure| not_connected(failure.to_string()))?;
-        let opened = within(instance, deadline, Line::open(instance, &credentials, &self.settings)).await;
+        let opening = Line::open_by_any_door(instance, &credentials, &self.settings);
+        let opened = within(instance, deadline, opening).await;
         let mut line = opened.map_err(|failure| not_connected(failure.to_string()))?;
         match timeout_at(end, prepare(&mut line, instance, identity, end)).await {
             Ok(Ok(())) => Ok(Box::new(MySqlSession::new(instance.clone(), line, credentials.tls))),

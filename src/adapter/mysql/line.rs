@@ -19,6 +19,7 @@ use crate::domain::settings::ServerSettings;
 use crate::domain::version::ServerVersion;
 
 use super::connection::{self, SqlFailure};
+use super::door::Doors;
 use super::facts;
 use super::queries::{self, Part, SemiSyncNames, SlowPart};
 use super::settings;
@@ -50,6 +51,8 @@ pub struct ProbeSettings {
     /// Connection attempts of this process at one moment, over all servers. A dead data centre makes each attempt last its whole
     /// deadline: with fewer than there are servers, the living ones would wait for their turn.
     pub most_attempts: usize,
+    /// Where servers that are full let administrators in.
+    pub doors: Doors,
 }
 
 impl Default for ProbeSettings {
@@ -64,6 +67,7 @@ impl Default for ProbeSettings {
             pseudo_gtid_query: None,
             writes_pseudo_gtid: false,
             most_attempts: 512,
+            doors: Doors::default(),
         }
     }
 }
@@ -132,6 +136,8 @@ pub(super) struct Line {
     instance: InstanceKey,
     settings: Arc<ProbeSettings>,
     learned: Learned,
+    /// The server is full, and this is the connection that it keeps for administrators.
+    is_reserved: bool,
     /// Facts were read on it before.
     is_used: bool,
     /// What the server is set to, and when that was read.
@@ -145,16 +151,70 @@ impl Line {
         credentials: &Credentials,
         settings: &Arc<ProbeSettings>,
     ) -> Result<Self, ProbeFailure> {
-        let mut connection = connection::open(instance, credentials).await?;
+        let line = Self::open_at(instance, instance, credentials, settings).await?;
+        settings.doors.remember(instance, &line.learned);
+        Ok(line)
+    }
+
+    /// The same; a server that is full is entered by its reserved door, where it has one. Not for connections that are kept: there may
+    /// be a single one.
+    pub(super) async fn open_by_any_door(
+        instance: &InstanceKey,
+        credentials: &Credentials,
+        settings: &Arc<ProbeSettings>,
+    ) -> Result<Self, ProbeFailure> {
+        let opened = Self::open(instance, credentials, settings).await;
+        let door = settings
+            .doors
+            .of(instance)
+            .filter(|_| matches!(opened, Err(ProbeFailure::Saturated)));
+        let Some(door) = door else { return opened };
+        // Whatever is wrong with the door, the server is full.
+        match Self::open_at(instance, &door.at, credentials, settings).await {
+            Ok(line) if line.identity() == door.identity => Ok(Self {
+                is_reserved: true,
+                ..line
+            }),
+            Ok(line) => {
+                tracing::debug!(%instance, "at {} is {}, and not {instance}", door.at, line.identity());
+                line.close().await;
+                opened
+            }
+            Err(failure) => {
+                tracing::debug!(%instance, "{instance} is full, and its reserved door {} does not help: {failure}", door.at);
+                opened
+            }
+        }
+    }
+
+    async fn open_at(
+        instance: &InstanceKey,
+        address: &InstanceKey,
+        credentials: &Credentials,
+        settings: &Arc<ProbeSettings>,
+    ) -> Result<Self, ProbeFailure> {
+        let mut connection = connection::open(address, credentials).await?;
         let learned = learn(&mut connection, settings).await?;
         Ok(Self {
             connection,
             instance: instance.clone(),
             settings: Arc::clone(settings),
             learned,
+            is_reserved: false,
             is_used: false,
             slow: None,
         })
+    }
+
+    /// Whether the server is full, and this is its reserved connection.
+    pub(super) fn is_reserved(&self) -> bool {
+        self.is_reserved
+    }
+
+    /// Who the server is.
+    fn identity(&self) -> Identity {
+        self.learned
+            .identity(self.learned.variable("server_id").parse().unwrap_or_default())
     }
 
     /// What was learned.
@@ -194,6 +254,7 @@ impl Line {
             self.slow = Some((Instant::now(), self.server_settings().await?));
         }
         self.is_used = true;
+        facts.by_reserved_door = self.is_reserved;
         facts.settings = self.slow.as_ref().map(|(_, settings)| settings.clone());
         Ok(facts)
     }

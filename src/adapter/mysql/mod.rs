@@ -11,7 +11,9 @@
 
 mod binlog;
 mod channel;
+mod commits;
 mod connection;
+mod door;
 mod errant;
 mod executor;
 mod facts;
@@ -28,6 +30,8 @@ mod settings;
 mod text_row;
 
 pub use self::binlog::MySqlBinlogReader;
+pub use self::commits::MySqlCommitLooks;
+pub use self::door::Doors;
 pub use self::executor::MySqlExecutor;
 pub use self::line::ProbeSettings;
 pub use self::owner::MySqlOwnerLocks;

@@ -119,13 +119,18 @@ impl MySqlProber {
             return begun.end(target, outcome);
         }
         let (begun, opened) = self.open_and_ask(target, credentials, deadline).await;
-        begun.end(
-            target,
-            opened.map(|(line, facts)| {
-                *kept = Some(line);
-                facts
-            }),
-        )
+        let (line, facts) = match opened {
+            Ok(opened) => opened,
+            Err(failure) => return begun.end(target, Err(failure)),
+        };
+        let observation = begun.end(target, Ok(facts));
+        if line.open.is_reserved() {
+            // Administrators want it too, and the usual way may be free the next time.
+            line.open.close().await;
+        } else {
+            *kept = Some(line);
+        }
+        observation
     }
 
     /// A full probe on a new connection, which replaces the kept one. A failure leaves the kept one alone: at "too many connections"
@@ -143,6 +148,10 @@ impl MySqlProber {
             Err(failure) => return begun.end(target, Err(failure)),
         };
         let observation = begun.end(target, Ok(facts));
+        if line.open.is_reserved() {
+            line.open.close().await;
+            return observation;
+        }
         // While a probe runs on the kept connection, that one is to be kept or dropped by its own outcome.
         let surplus = match server.probe.try_lock() {
             Ok(mut kept) => kept.replace(line),
@@ -167,7 +176,7 @@ impl MySqlProber {
             Err(failure) => return (begun, Err(failure)),
         };
         let opened = within(&target.instance, deadline, async {
-            let mut line = Line::open(&target.instance, &credentials, &self.settings).await?;
+            let mut line = Line::open_by_any_door(&target.instance, &credentials, &self.settings).await?;
             let facts = facts(&mut line).await?;
             Ok((line, facts))
         });
@@ -248,7 +257,7 @@ impl Prober for MySqlProber {
             Approach::Kept => self.probe_kept(target, &server, deadline).await,
             Approach::Fresh => self.probe_fresh(target, &server, deadline).await,
         };
-        if observation.outcome.is_ok() {
+        if observation.outcome.as_ref().is_ok_and(|facts| !facts.by_reserved_door) {
             server.pulse_may_connect.store(true, Ordering::Release);
         }
         observation
@@ -266,6 +275,7 @@ impl Prober for MySqlProber {
     }
 
     async fn release(&self, instance: &InstanceKey) {
+        self.settings.doors.forget(instance);
         let released = self
             .servers
             .lock()

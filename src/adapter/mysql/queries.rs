@@ -13,7 +13,8 @@ pub(super) const FIRST_CONTACT: &str = "SET SESSION sql_mode = '', autocommit = 
      'server_uuid', 'log_bin', 'log_slave_updates', 'log_replica_updates', 'performance_schema', 'group_replication_group_name', \
      'server_id', 'read_only', 'super_read_only', 'binlog_format', 'binlog_row_image', 'gtid_mode', 'gtid_executed', 'gtid_purged', \
      'gtid_binlog_state', 'gtid_slave_pos', 'datadir', 'sync_binlog', 'innodb_flush_log_at_trx_commit', 'relay_log_recovery', \
-     'replica_net_timeout', 'slave_net_timeout', 'group_replication_single_primary_mode') OR Variable_name LIKE 'rpl_semi_sync_%'; \
+     'replica_net_timeout', 'slave_net_timeout', 'admin_address', 'admin_port', 'extra_port', \
+     'group_replication_single_primary_mode') OR Variable_name LIKE 'rpl_semi_sync_%'; \
      SHOW GLOBAL STATUS LIKE 'Uptime'; SELECT UNIX_TIMESTAMP()";
 
 /// Where the results of [`FIRST_CONTACT`] stand among its statements: variables, status, the server's clock.

@@ -61,6 +61,7 @@ pub fn evidence(topology: &Topology, policy: &Policy, key: &InstanceKey) -> Evid
                 .is_some_and(|facts| facts.semi_sync.replica_enabled)
         }),
         is_failing_to_connect: instance.is_some_and(is_failing_to_connect),
+        commit_stall: instance.and_then(|instance| instance.commit_stall.clone()),
         replicas: replicas.iter().map(|replica| replica.key.clone()).collect(),
     }
 }

@@ -1,7 +1,7 @@
 //! The codes of servers at the top.
 
 use crate::domain::finding::{Code, Evidence};
-use crate::domain::instance::{Instance, ProbeFailure};
+use crate::domain::instance::{Instance, InstanceFacts, ProbeFailure};
 use crate::domain::key::InstanceKey;
 use crate::domain::policy::Policy;
 use crate::domain::recovery::candidate::excerpt;
@@ -62,7 +62,9 @@ pub(super) fn judge(
     let instance = topology.get(key)?;
     split(topology, key)
         .or_else(|| semi_sync::judge(instance, policy, now))
+        .or_else(|| commits_nothing(instance, current))
         .or_else(|| non_writable(topology, policy, instance, current, evidence))
+        .or_else(|| full(instance, current, evidence))
         .or_else(|| judge_reachable(key, evidence))
 }
 
@@ -81,6 +83,41 @@ pub(super) fn split(topology: &Topology, key: &InstanceKey) -> Option<(Code, Str
             writable.len()
         ),
     ))
+}
+
+/// The primary answers, takes writes, and commits none of them.
+fn commits_nothing(instance: &Instance, current: Option<&InstanceKey>) -> Option<(Code, String)> {
+    let key = &instance.key;
+    let stall = instance.commit_stall.as_ref()?;
+    let takes_writes = instance.valid_facts().is_some_and(InstanceFacts::is_writable);
+    (current == Some(key) && takes_writes).then(|| {
+        (
+            Code::StalledPrimary,
+            format!("{key} answers and commits nothing: {stall}"),
+        )
+    })
+}
+
+/// The primary has no connection left but the one that it keeps for administrators.
+fn full(instance: &Instance, current: Option<&InstanceKey>, evidence: &Evidence) -> Option<(Code, String)> {
+    let key = &instance.key;
+    let is_full = current == Some(key) && instance.valid_facts().is_some_and(|facts| facts.by_reserved_door);
+    is_full.then(|| {
+        let told = format!(
+            "{key} has no connection left, and was asked through the one that it keeps for administrators; {}",
+            receivers(evidence)
+        );
+        (Code::SaturatedPrimary, told)
+    })
+}
+
+/// How many replicas say that they receive.
+fn receivers(evidence: &Evidence) -> String {
+    match evidence.receiving_replicas {
+        0 => "no replica receives from it".to_owned(),
+        1 => "1 replica says that it receives from it".to_owned(),
+        more => format!("{more} replicas say that they receive from it"),
+    }
 }
 
 /// The primary is read-only, and that counts as a failure: it came back so after ham4db had made it writable, or its replicas replicate
@@ -118,7 +155,7 @@ fn judge_unreachable(key: &InstanceKey, failure: &ProbeFailure, evidence: &Evide
     let count = evidence.replica_count();
     let valid = evidence.valid_replicas;
     let receiving = evidence.receiving_replicas;
-    if let Some(own) = stalled_or_saturated(key, failure, receiving) {
+    if let Some(own) = stalled_or_saturated(key, failure, evidence) {
         return own;
     }
     if receiving > 0 {
@@ -168,7 +205,7 @@ pub(super) fn all_lag(evidence: &Evidence) -> bool {
 
 /// A stopped process and one that is full have findings of their own, whatever replicas say: those of a stopped one go on saying that
 /// they receive until their `replica_net_timeout`.
-fn stalled_or_saturated(key: &InstanceKey, failure: &ProbeFailure, receiving: u32) -> Option<(Code, String)> {
+fn stalled_or_saturated(key: &InstanceKey, failure: &ProbeFailure, evidence: &Evidence) -> Option<(Code, String)> {
     let (code, told) = if *failure == ProbeFailure::Stalled {
         (Code::StalledPrimary, "accepts connections and does not answer")
     } else if *failure == ProbeFailure::Saturated {
@@ -176,12 +213,12 @@ fn stalled_or_saturated(key: &InstanceKey, failure: &ProbeFailure, receiving: u3
     } else {
         return None;
     };
-    let replicas = match receiving {
-        0 => "no replica receives from it".to_owned(),
-        1 => "1 replica says that it receives from it".to_owned(),
-        more => format!("{more} replicas say that they receive from it"),
-    };
-    Some((code, format!("{key} {told}; {replicas}")))
+    let replicas = receivers(evidence);
+    let stall = evidence
+        .commit_stall
+        .as_ref()
+        .map_or_else(String::new, |stall| format!("; {stall}"));
+    Some((code, format!("{key} {told}; {replicas}{stall}")))
 }
 
 /// The finding for a failure that is no evidence of death although no replica receives.

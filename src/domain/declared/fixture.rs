@@ -45,6 +45,7 @@ pub(crate) fn document(namespace: &str, name: &str) -> DeclaredCluster {
             loss_timeout_millis: 60_000,
             old_primary: crate::domain::policy::OldPrimary::Hold,
             boot_read_only: crate::domain::policy::BootReadOnly::Advise,
+            stalled: None,
         },
         created: Some(Wall(NOW.0 - 1_000_000)),
         downtime: Vec::new(),

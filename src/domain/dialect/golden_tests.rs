@@ -48,6 +48,7 @@ fn list_server_statements(dialect: &Dialect, to: &mut Listing) {
         dialect.select_binlog_dump_connections(),
     );
     to.line("select_client_connections", dialect.select_client_connections());
+    to.line("select_waiting_commits", dialect.select_waiting_commits());
     to.line("select_open_transactions", dialect.select_open_transactions());
     to.line("kill", dialect.kill(42));
     to.line("get_lock", dialect.get_lock("ham4db.step", 2));

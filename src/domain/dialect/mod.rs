@@ -26,6 +26,7 @@ pub use self::privileges::Need;
 pub use self::semi_sync::{SemiSyncReplicaNames, SemiSyncSourceNames};
 pub use self::source::{ChangeSource, SourcePosition, SourceTls, Statement};
 
+use super::commit_stall::quoted_states;
 use super::quote::quote_string;
 use super::version::ServerVersion;
 
@@ -137,6 +138,16 @@ impl Dialect {
              AND COMMAND NOT IN ('Binlog Dump', 'Binlog Dump GTID', 'Daemon') \
              AND USER NOT IN ('system user', 'event_scheduler') AND USER <> SUBSTRING_INDEX(USER(), '@', 1)",
             self.processlist()
+        )
+    }
+
+    /// The sessions of clients that wait in the middle of a commit (`ID`, `TIME` of their statement in seconds, `STATE`), at most a
+    /// thousand. Takes no lock that a commit holds. Needs the PROCESS privilege.
+    pub fn select_waiting_commits(&self) -> String {
+        format!(
+            "SELECT ID, TIME, STATE FROM {} WHERE COMMAND IN ('Query', 'Execute') AND STATE IN ({}) LIMIT 1000",
+            self.processlist(),
+            quoted_states()
         )
     }
 

@@ -203,7 +203,9 @@ pub fn policy_of(
         loss: document.map_or(settings.loss, |document| document.loss),
         loss_timeout_millis: document.map_or(settings.loss_timeout_millis, |document| document.loss_timeout_millis),
         old_primary: document.map_or(settings.old_primary, |document| document.old_primary),
-        stalled: settings.stalled,
+        stalled: document
+            .and_then(|document| document.stalled)
+            .unwrap_or(settings.stalled),
         stalled_timeout_millis: settings.stalled_timeout_millis,
         boot_read_only: document.map_or(settings.boot_read_only, |document| document.boot_read_only),
         replication_account: None,

@@ -53,6 +53,37 @@ fn document() -> Document {
         loss_timeout_millis: 0,
         old_primary: OldPrimary::Rejoin,
         boot_read_only: crate::domain::policy::BootReadOnly::Off,
+        stalled: None,
+    }
+}
+
+#[test]
+fn a_document_says_what_is_done_about_a_stalled_primary_and_else_the_configuration() {
+    use crate::domain::policy::StalledPrimary::{Failover, Observe};
+    for (asked, configured, wanted) in [
+        (None, Observe, Observe),
+        (None, Failover, Failover),
+        (Some(Observe), Failover, Observe),
+        (Some(Failover), Observe, Failover),
+    ] {
+        let settings = PolicySettings {
+            stalled: configured,
+            ..settings(&[])
+        };
+        let document = Document {
+            stalled: asked,
+            ..document()
+        };
+        let cluster = Cluster {
+            document: Some(document.origin.clone()),
+            ..cluster()
+        };
+        let state = State {
+            documents: [(document.origin.clone(), document)].into(),
+            ..State::default()
+        };
+        let policy = policy_of(&state, &cluster, &settings, &tree(), NOW);
+        assert_eq!(policy.stalled, wanted, "{asked:?} {configured:?}");
     }
 }
 

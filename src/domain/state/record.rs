@@ -10,7 +10,7 @@ use crate::domain::hooks::HookLedger;
 use crate::domain::instance::Identity;
 use crate::domain::intent::Origin;
 use crate::domain::key::InstanceKey;
-use crate::domain::policy::{BootReadOnly, HeldBack, LossPolicy, Mode, OldPrimary};
+use crate::domain::policy::{BootReadOnly, HeldBack, LossPolicy, Mode, OldPrimary, StalledPrimary};
 use crate::domain::recovery::plan::{Plan, PlanReport, Refusal};
 use crate::domain::recovery::receipt::FenceReceipt;
 use crate::domain::time::Wall;
@@ -131,6 +131,9 @@ pub struct Document {
     /// `spec.recovery.bootReadOnly`.
     #[serde(default)]
     pub boot_read_only: BootReadOnly,
+    /// `spec.recovery.stalledPrimary`; `None`: the configuration decides.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stalled: Option<StalledPrimary>,
 }
 
 /// How far a recovery got. Claimed and Opened are committed before their effects (design §4.2).

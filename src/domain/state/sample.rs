@@ -152,6 +152,7 @@ pub(crate) fn document(name: &str) -> Document {
         loss_timeout_millis: 0,
         old_primary: OldPrimary::Rejoin,
         boot_read_only: crate::domain::policy::BootReadOnly::Enforce,
+        stalled: None,
     }
 }
 

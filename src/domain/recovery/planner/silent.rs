@@ -71,7 +71,16 @@ pub(super) fn not_yet(key: &InstanceKey, topology: &Topology, policy: &Policy) -
     if policy.stalled == StalledPrimary::Observe {
         return Some(HeldBack::NotActionable);
     }
-    let seen = topology.get(key).and_then(|instance| instance.last_seen);
+    let instance = topology.get(key);
+    if let Some(stall) = instance
+        .filter(|instance| instance.is_valid())
+        .and_then(|instance| instance.commit_stall.as_ref())
+    {
+        return Some(HeldBack::Waits(format!(
+            "it answers, and what answers may still commit: it is replaced when it has ended, or does not answer any more ({stall})"
+        )));
+    }
+    let seen = instance.and_then(|instance| instance.last_seen);
     let since = seen.map(|seen| topology.taken.millis_since(seen));
     if since.is_some_and(|since| since >= policy.stalled_timeout_millis) {
         return None;

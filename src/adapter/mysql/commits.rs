@@ -1,0 +1,144 @@
+//! The port [`CommitLooks`]: which sessions wait in the middle of a commit, and whether a row gets in.
+//!
+//! Both on connections of their own: what a probe asks for waits behind the same locks as the commits do (the end of the binary log, on
+//! a full disk), and the list of sessions does not.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex as PlainMutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::sync::{Mutex, watch};
+
+use crate::app::commits::CommitLooks;
+use crate::app::ports::{CredentialsByOrigin, Target};
+use crate::domain::commit_stall::WaitingSession;
+use crate::domain::instance::Identity;
+use crate::domain::key::InstanceKey;
+
+use super::connection::{SqlFailure, credentials_of, within};
+use super::line::{Line, ProbeSettings};
+use super::queries;
+use super::text_row::TextRow;
+
+/// How long the canary may take to connect and to be let in.
+const CONNECT: Duration = Duration::from_secs(2);
+
+/// A row that somebody holds, or a table that somebody locks, is no stall: the server says so after a second.
+const CANARY_SESSION: &str = "SET SESSION lock_wait_timeout = 1, innodb_lock_wait_timeout = 1";
+
+/// Looks over sqlx.
+pub struct MySqlCommitLooks {
+    credentials: watch::Receiver<CredentialsByOrigin>,
+    settings: Arc<ProbeSettings>,
+    lines: PlainMutex<BTreeMap<InstanceKey, Arc<Mutex<Option<Line>>>>>,
+}
+
+impl MySqlCommitLooks {
+    /// Takes the accounts from `credentials` whenever a connection is opened.
+    pub fn new(credentials: watch::Receiver<CredentialsByOrigin>) -> Self {
+        Self {
+            credentials,
+            settings: Arc::new(ProbeSettings::default()),
+            lines: PlainMutex::default(),
+        }
+    }
+
+    fn line_of(&self, instance: &InstanceKey) -> Arc<Mutex<Option<Line>>> {
+        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(lines.entry(instance.clone()).or_default())
+    }
+
+    async fn open(&self, target: &Target, deadline: Duration) -> Result<Line, String> {
+        let credentials = credentials_of(&self.credentials, target).map_err(|failure| failure.to_string())?;
+        let opening = Line::open(&target.instance, &credentials, &self.settings);
+        within(&target.instance, deadline, opening)
+            .await
+            .map_err(|failure| failure.to_string())
+    }
+}
+
+#[async_trait]
+impl CommitLooks for MySqlCommitLooks {
+    async fn waiting(&self, target: &Target, deadline: Duration) -> Result<Vec<WaitingSession>, String> {
+        let place = self.line_of(&target.instance);
+        let mut kept = place.lock().await;
+        let mut line = match kept.take() {
+            Some(line) => line,
+            None => self.open(target, deadline).await?,
+        };
+        let statement = line.dialect().select_waiting_commits();
+        let statement = queries::processes(statement, line.learned().has_performance_schema());
+        let told = |failure: SqlFailure| failure.into_probe_failure().to_string();
+        let rows = tokio::time::timeout(deadline, line.rows(&statement))
+            .await
+            .map_err(|_| format!("no answer within {} ms", deadline.as_millis()))?;
+        let rows = match rows {
+            Err(broken @ SqlFailure::Broken(_)) => return Err(told(broken)),
+            answered => {
+                *kept = Some(line);
+                answered.map_err(told)?
+            }
+        };
+        rows.iter()
+            .map(session)
+            .collect::<Result<_, SqlFailure>>()
+            .map_err(told)
+    }
+
+    async fn canary(&self, target: &Target, identity: &Identity, statement: &str) -> Result<(), String> {
+        let mut line = self.open(target, CONNECT).await?;
+        let told = |failure: SqlFailure| match failure {
+            SqlFailure::Answered { number, message } => format!("error {number}: {message}"),
+            SqlFailure::Broken(failure) => failure.to_string(),
+        };
+        let prepare = async {
+            let found = line
+                .learned()
+                .identity(line.learned().variable("server_id").parse().unwrap_or_default());
+            if found != *identity {
+                return Err(format!("it is {found}, not {identity}"));
+            }
+            line.rows(CANARY_SESSION).await.map_err(told)?;
+            // An account that read_only does not bind must not write behind a fence.
+            let read_only = line.rows("SELECT @@GLOBAL.read_only").await.map_err(told)?;
+            let is_writable = read_only
+                .first()
+                .and_then(TextRow::first)
+                .is_some_and(|value| value == "0");
+            if is_writable {
+                Ok(())
+            } else {
+                Err("it is read-only".to_owned())
+            }
+        };
+        tokio::time::timeout(CONNECT, prepare)
+            .await
+            .map_err(|_| format!("no answer within {} ms", CONNECT.as_millis()))??;
+        line.rows(statement).await.map_err(told)?;
+        line.close().await;
+        Ok(())
+    }
+
+    async fn release(&self, instance: &InstanceKey) {
+        let released = self
+            .lines
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(instance);
+        let Some(place) = released else { return };
+        let line = place.lock().await.take();
+        if let Some(line) = line {
+            line.close().await;
+        }
+    }
+}
+
+fn session(row: &TextRow) -> Result<WaitingSession, SqlFailure> {
+    Ok(WaitingSession {
+        id: row.number(&["ID", "Id"])?,
+        // MariaDB's clock may be a little negative.
+        seconds: row.text_or_empty(&["TIME", "Time"]).parse().unwrap_or_default(),
+        state: row.text_or_empty(&["STATE", "State"]),
+    })
+}

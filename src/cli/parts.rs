@@ -1,0 +1,37 @@
+//! Parts of the settings as the subsystems take them.
+
+use crate::adapter::http;
+use crate::app::settings::WatchSettings;
+use crate::config::Settings;
+
+pub(super) fn watch_settings(settings: &Settings) -> WatchSettings {
+    let discovery = &settings.discovery;
+    WatchSettings {
+        poll: discovery.poll,
+        pulse: discovery.pulse,
+        ignore: discovery.ignore.clone(),
+        ignore_replicas: discovery.ignore_replicas.clone(),
+        ignore_sources: discovery.ignore_sources.clone(),
+        forget_for: discovery.poll * 3,
+        ..WatchSettings::default()
+    }
+}
+
+pub(super) fn http_options(settings: &Settings, backend: String) -> http::Options {
+    http::Options {
+        url_prefix: settings.http.url_prefix.clone(),
+        status_endpoint: settings.http.status_endpoint.clone(),
+        read_only: settings.http.read_only,
+        problem_ignore: settings.http.problem_ignore.clone(),
+        poll: settings.discovery.poll,
+        maintenance_lag: settings.discovery.maintenance_lag,
+        default_port: settings.topology.default_port,
+        candidate_expiry: settings.discovery.candidate_expiry,
+        audit_for: settings.backend.audit_for,
+        primary_filters: settings.recovery.primaries.texts().to_vec(),
+        intermediate_filters: settings.recovery.intermediates.texts().to_vec(),
+        recovery_ignore: settings.recovery.ignore_texts.clone(),
+        raft_bind: settings.raft.as_ref().map(|raft| raft.bind.clone()).unwrap_or_default(),
+        backend,
+    }
+}
