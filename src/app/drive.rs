@@ -323,7 +323,8 @@ impl Drive<'_> {
                 BTreeMap::from([(instance.clone(), self.hands.reset_gtids(instance, keep).await)])
             }
             Step::GoOn { replicas } => or_all(self.hands.go_on(replicas).await, replicas),
-            Step::Acknowledge { .. } | Step::AcknowledgeReceived { .. } => self.switch_semi_sync(recovery, &step).await,
+            Step::Acknowledge { replicas, on } => or_all(self.hands.acknowledge(replicas, *on).await, replicas),
+            Step::AcknowledgeReceived { replicas } => self.acknowledge_received(recovery, replicas).await,
             Step::MakeWritable { primary } => {
                 BTreeMap::from([(primary.clone(), self.hands.make_writable(primary).await)])
             }
