@@ -278,6 +278,7 @@ fn subject(picture: &ClusterPicture, now: Wall) -> Option<Subject> {
         || !facts.is_writable()
         || !is_in_reach
         || !picture.policy.in_recovery.is_empty()
+        || (instance.is_valid() && facts.semi_sync.wait_sessions > 0)
     {
         return None;
     }

@@ -22,6 +22,7 @@ use super::hands::{Effect, Hands, Patience, Workshop};
 use super::hooks::Answer;
 use super::picture::Pictures;
 
+mod durable;
 mod put_back;
 mod semi_sync;
 mod takeover;
@@ -231,6 +232,7 @@ impl Drive<'_> {
             | (Step::MakeWritable { .. }, Step::MakeWritable { .. })
             | (Step::RepointAt { .. }, Step::RepointAt { .. })
             | (Step::InjectEmpty { .. }, Step::InjectEmpty { .. })
+            | (Step::SetSemiSyncSource { .. }, Step::SetSemiSyncSource { .. })
             | (Step::ResetGtids { .. }, Step::ResetGtids { .. }) => true,
             (Step::Repoint { replicas: before, .. }, Step::Repoint { replicas, .. })
             | (Step::Acknowledge { replicas: before, .. }, Step::Acknowledge { replicas, .. })
@@ -312,7 +314,8 @@ impl Drive<'_> {
             Step::CallFencer { victim } => BTreeMap::from([(victim.clone(), self.call_fencer(victim).await)]),
             Step::Open { successor } => {
                 let semi_sync = is_semi_sync(fresh, &recovery.plan.victim, successor);
-                let effect = self.hands.open(successor, semi_sync).await;
+                let terms = self.durable(recovery, fresh, successor).map(|(terms, _)| terms);
+                let effect = self.hands.open(successor, semi_sync, terms).await;
                 failpoint::reached("after-open-statement");
                 BTreeMap::from([(successor.clone(), effect)])
             }
@@ -325,6 +328,9 @@ impl Drive<'_> {
             Step::GoOn { replicas } => or_all(self.hands.go_on(replicas).await, replicas),
             Step::Acknowledge { replicas, on } => or_all(self.hands.acknowledge(replicas, *on).await, replicas),
             Step::AcknowledgeReceived { replicas } => self.acknowledge_received(recovery, replicas).await,
+            Step::SetSemiSyncSource { servers, terms } => {
+                or_all(self.hands.set_semi_sync_source(servers, *terms).await, servers)
+            }
             Step::MakeWritable { primary } => {
                 BTreeMap::from([(primary.clone(), self.hands.make_writable(primary).await)])
             }
@@ -333,7 +339,14 @@ impl Drive<'_> {
             }
             Step::PersistReadOnly { servers } => or_all(self.hands.persist_read_only(servers).await, servers),
             Step::CheckBoot { primary } => BTreeMap::from([(primary.clone(), self.hands.check_boot(primary).await)]),
-            Step::Repoint { successor, replicas } => or_all(self.hands.repoint(successor, replicas).await, replicas),
+            Step::Repoint { successor, replicas } => {
+                let durable = self.durable(recovery, fresh, successor);
+                let acknowledging = durable.as_ref().map(|(_, acknowledging)| acknowledging);
+                or_all(
+                    self.hands.repoint_as(successor, replicas, acknowledging).await,
+                    replicas,
+                )
+            }
             Step::ApplyAll { replicas } => or_all(self.hands.apply_all(replicas, self.catch_up()).await, replicas),
             Step::Locate { successor, replicas } => {
                 let deadline = self.catch_up();

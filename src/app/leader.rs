@@ -87,6 +87,7 @@ impl Leader {
             self.recoverer.consider(&clusters);
             self.hooks.consider(&self.pictures.state());
             self.recoverer.tend_boots(&clusters);
+            self.recoverer.tend_durability(&clusters);
             self.guard.stand(&leading);
             self.recoverer.reattach(&clusters);
             keeper::end_downtimes(&self.pictures, &clusters, &self.consensus).await;

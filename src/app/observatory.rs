@@ -420,10 +420,7 @@ fn take_in(
             instance.failure = None;
             instance.partial = !facts.problems.is_empty();
             let before = instance.source().cloned();
-            let has_moved = instance
-                .facts
-                .as_ref()
-                .is_none_or(|before| before.binlog != facts.binlog);
+            let has_moved = instance.facts.as_ref().is_none_or(|before| facts.went_on_since(before));
             if facts.binlog.is_none() {
                 instance.binlog_unmoved_since = None;
             } else if has_moved || instance.binlog_unmoved_since.is_none() {

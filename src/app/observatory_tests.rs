@@ -359,3 +359,30 @@ fn commits_wait_in_vain_when_two_looks_see_them_wait_and_the_log_where_it_is() {
     assert_eq!(see(200, 1, 8), Some(7));
     assert_eq!(see(300, 1, 9), None);
 }
+
+#[test]
+fn clients_that_try_again_at_a_semi_sync_source_are_no_commits_that_get_through() {
+    let observatory = watching(&[1]);
+    let see = |executed: &str, position: u64, seconds: i64| {
+        let instance = primary(1, executed).facts(|facts| {
+            facts.semi_sync.source_enabled = true;
+            facts.semi_sync.wait_sessions = 1;
+            facts.binlog = Some(crate::domain::instance::BinlogCoordinates {
+                file: "bin.000001".to_owned(),
+                position,
+            });
+        });
+        let observation = Observation {
+            ended: NOW.plus_millis(seconds * 1000),
+            ..saw(&instance, 1)
+        };
+        record(&observatory, &observation, u64::try_from(seconds).unwrap() * 1000);
+        let tracked = observatory.get(&key(1)).unwrap().instance;
+        let told = |since: Option<Wall>| since.map(|since| since.millis_since(NOW) / 1000);
+        (told(tracked.binlog_unmoved_since), told(tracked.acks_awaited_since))
+    };
+    assert_eq!(see("1:1-9", 100, 1), (Some(1), None));
+    assert_eq!(see("1:1-9", 200, 2), (Some(1), Some(1)));
+    assert_eq!(see("1:1-9", 300, 3), (Some(1), Some(1)));
+    assert_eq!(see("1:1-10", 400, 4), (Some(4), None));
+}

@@ -242,6 +242,12 @@ pub trait StepSession: LogSource {
     /// Switches semi-sync's source side on or off, where the plugin is there and the server was a semi-sync member; else does nothing.
     async fn set_semi_sync_source(&mut self, on: bool, deadline: Duration) -> Result<(), StepError>;
 
+    /// Makes commits wait for so many replicas, whoever is connected and as good as for ever; 0: for none.
+    ///
+    /// # Errors
+    /// [`StepError::Refused`] also where the plugin is missing.
+    async fn wait_for_replicas(&mut self, count: u32, deadline: Duration) -> Result<(), StepError>;
+
     /// Makes the replica acknowledge, or not, and reconnects its receiving thread, which makes it count.
     ///
     /// # Errors

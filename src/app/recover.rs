@@ -1,6 +1,7 @@
 //! Repairing on the leader: finding → agreement → plan → claim → hands, one recovery per cluster at a time.
 
 mod boot;
+mod durability;
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

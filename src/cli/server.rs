@@ -492,6 +492,7 @@ fn policy_settings(settings: &Settings) -> anyhow::Result<PolicySettings> {
         stalled_timeout_millis: u64::try_from(recovery.stalled_timeout.as_millis()).context("StalledPrimarySeconds")?,
         reasonable_lag_seconds: settings.discovery.reasonable_lag.as_secs(),
         boot_read_only: recovery.boot_read_only,
+        durability: recovery.durability,
         loss: promotion.loss,
         loss_timeout_millis: u64::try_from(promotion.loss_timeout.as_millis()).context("LossTimeoutSeconds")?,
         max_promotion_lag_seconds: promotion.max_lag.as_secs(),

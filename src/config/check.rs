@@ -24,6 +24,7 @@ use super::settings::{
 
 mod backend;
 mod commits;
+mod durability;
 mod hooks;
 mod promotion;
 mod pseudo_gtid;
@@ -549,6 +550,7 @@ impl Check<'_> {
         };
         RecoverySettings {
             commits: self.commits(file),
+            durability: self.durability(file),
             stalled,
             stalled_timeout: Duration::from_secs(self.positive("StalledPrimarySeconds", keys.StalledPrimarySeconds)),
             block: Duration::from_secs(block),

@@ -256,6 +256,12 @@ keys! {
         TakeoverLongTransactions: String = "Kill".to_owned();
         /// (own key) What is done about servers that are writable as soon as they start, without a document: `Enforce` (their next start is read-only, and the primary is opened again after one), `Advise` or `Off`.
         BootReadOnly: String = "Advise".to_owned();
+        /// (own key) Which transactions survive the loss of a primary, without a document: `None` (semi-sync is left as it is), `SemiSync` (commits wait for replicas) or `CrossDataCenter` (for replicas in other data centres than the primary's).
+        Durability: String = "None".to_owned();
+        /// (own key) With `Durability`: for how many replicas commits wait, 1 to 64. MariaDB waits for one.
+        DurabilityCount: u32 = 1;
+        /// (own key) With `Durability`: commits go on waiting while fewer replicas than that can acknowledge. Otherwise they wait for as many as there are, and without any for none.
+        DurabilityStrict: bool = false;
         /// (own key) Who must agree before a failover: `Leader`, `Majority` (of the voters) or `MajorityOfDataCenters` (such a majority, out of more than half of the voters' data centres). Default: `Majority` with `RaftEnabled`, `Leader` otherwise.
         RecoveryQuorum: String = String::new();
         /// (own key) What to do about a primary that accepts connections and answers none: `Observe` or `Failover`, which needs a majority and no replica that receives. It cannot be fenced then.

@@ -11,7 +11,7 @@ use crate::app::filter::{ClusterFilters, HostnameFilters};
 use crate::app::ports::{Account, Credentials, TlsMode};
 use crate::domain::epoch_row::EpochTable;
 use crate::domain::key::InstanceKey;
-use crate::domain::policy::{BootReadOnly, LossPolicy, RecoveryQuorum, StalledPrimary, Unapplied};
+use crate::domain::policy::{BootReadOnly, Durability, LossPolicy, RecoveryQuorum, StalledPrimary, Unapplied};
 use crate::domain::recovery::pseudo_gtid::Marks;
 
 pub use super::keys::{Kubernetes as KubernetesSettings, StatefulSet as StatefulSetSettings};
@@ -205,6 +205,8 @@ pub struct RecoverySettings {
     pub concurrency: usize,
     /// What is done about servers that start writable.
     pub boot_read_only: BootReadOnly,
+    /// Which transactions survive the loss of a primary.
+    pub durability: Durability,
     /// Who must agree.
     pub quorum: RecoveryQuorum,
     /// What to do about a stalled primary.

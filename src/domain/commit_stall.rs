@@ -8,7 +8,8 @@
 //! - storage that does not answer, or a semaphore that nobody gives back: commits stand in their last stage;
 //! - a lock of a person's, or of a backup: `FLUSH TABLES WITH READ LOCK`, `BACKUP STAGE BLOCK_COMMIT`. Nothing is broken then.
 //!
-//! Commits that wait for semi-sync replicas have a finding of their own and are not looked for.
+//! Commits that wait for semi-sync replicas have a finding of their own: while some do, the others wait behind them, and nothing is
+//! looked for.
 
 use std::collections::BTreeMap;
 

@@ -102,6 +102,8 @@ pub enum Code {
     BootsWritable,
     /// Settings with which a crash loses data or a failure is seen late (own code).
     UnsafeSettings,
+    /// Semi-sync is not as the durability policy of the cluster wants it (own code).
+    DurabilityNotKept,
     /// A majority of the members is in one data centre (own code).
     QuorumInOneDataCenter,
     /// A replication group has chosen another of its members as its primary (own code). Told when it happens, never a state of things.
@@ -164,6 +166,7 @@ impl Code {
             Self::FenceIneffective => "FenceIneffective",
             Self::BootsWritable => "BootsWritable",
             Self::UnsafeSettings => "UnsafeSettings",
+            Self::DurabilityNotKept => "DurabilityNotKept",
             Self::QuorumInOneDataCenter => "QuorumInOneDataCenter",
             Self::GroupPrimaryChanged => "GroupPrimaryChanged",
             Self::NoProblem => "NoProblem",
@@ -211,6 +214,7 @@ impl Code {
                 | Self::MissingPrivileges
                 | Self::FenceIneffective
                 | Self::BootsWritable
+                | Self::DurabilityNotKept
                 | Self::UnsafeSettings
                 | Self::QuorumInOneDataCenter
         )

@@ -332,6 +332,17 @@ pub fn is_same_process(one: Option<i64>, other: Option<i64>) -> bool {
 }
 
 impl InstanceFacts {
+    /// Whether commits got through since an earlier look: the end of the binary log is elsewhere. A MySQL semi-sync source writes into
+    /// it before it waits (`AFTER_SYNC`), so clients that give up and try again move it as well; its executed set tells what got through.
+    pub fn went_on_since(&self, before: &Self) -> bool {
+        let tells_by_gtid = self.semi_sync.source_enabled && self.gtid_mode == "ON" && before.gtid_mode == "ON";
+        if tells_by_gtid {
+            self.executed != before.executed
+        } else {
+            self.binlog != before.binlog
+        }
+    }
+
     /// The managed channel: the default one, or the only one.
     pub fn managed_channel(&self) -> Option<&Channel> {
         self.channels
@@ -462,11 +473,10 @@ pub struct Instance {
     /// Duration of the last complete probe, microseconds.
     #[serde(default)]
     pub latency_micros: u64,
-    /// Since when this member has seen the end of its binary log where it is; `None` without a binary log.
+    /// Since when this member has seen nothing get through ([`InstanceFacts::went_on_since`]); `None` without a binary log.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub binlog_unmoved_since: Option<Wall>,
-    /// Since when this member has seen commits of it wait for acknowledgements at every look, while its binary log stood still: no
-    /// commit got through.
+    /// Since when this member has seen commits of it wait for acknowledgements at every look, and none get through.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub acks_awaited_since: Option<Wall>,
     /// Who has held the owner's lock on it for some seconds and is no member of this group.

@@ -80,6 +80,52 @@ pub enum BootReadOnly {
     Off,
 }
 
+/// How many servers have to have a transaction before its client is told that it is committed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum DurabilityMode {
+    /// Semi-sync is left as it is.
+    #[default]
+    None,
+    /// The primary, and so many replicas that acknowledge.
+    SemiSync,
+    /// The primary, and so many replicas in other data centres.
+    CrossDataCenter,
+}
+
+/// The durability policy of a cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Durability {
+    /// Who has to have a transaction.
+    pub mode: DurabilityMode,
+    /// How many replicas, at least 1. MariaDB waits for one and cannot be told otherwise.
+    pub count: u32,
+    /// Commits wait although fewer replicas can acknowledge; otherwise they wait for those that there are.
+    pub strict: bool,
+}
+
+impl Default for Durability {
+    fn default() -> Self {
+        Self {
+            mode: DurabilityMode::None,
+            count: 1,
+            strict: false,
+        }
+    }
+}
+
+impl Durability {
+    /// Nothing was asked for.
+    pub fn is_unset(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Whether semi-sync is kept as the policy says.
+    pub fn is_kept(&self) -> bool {
+        self.mode != DurabilityMode::None
+    }
+}
+
 /// Why no recovery runs although a finding calls for one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -260,6 +306,9 @@ pub struct Policy {
     pub stalled_timeout_millis: u64,
     /// What to do about servers that are writable as soon as they start.
     pub boot_read_only: BootReadOnly,
+    /// Which transactions survive the loss of the primary.
+    #[serde(skip_serializing_if = "Durability::is_unset")]
+    pub durability: Durability,
     /// Whether an account for new replication channels is configured; `None` is unknown.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub replication_account: Option<bool>,

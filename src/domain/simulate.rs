@@ -187,7 +187,7 @@ fn write_plan(plan: Option<&Plan>, report: &PlanReport, topology: &Topology, out
                 | RecoveryKind::GroupMember
                 | RecoveryKind::MatchBelow => "follow",
                 RecoveryKind::ResolveErrant => "agree with",
-                RecoveryKind::SemiSync | RecoveryKind::NonWritablePrimary => "keep",
+                RecoveryKind::SemiSync | RecoveryKind::NonWritablePrimary | RecoveryKind::Durability => "keep",
                 RecoveryKind::BootReadOnly => "persist from",
                 RecoveryKind::ReopenPrimary => "reopen",
             };

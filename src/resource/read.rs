@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::domain::declared::{DeclaredCandidate, DeclaredCluster, DeclaredDowntime, ObservedBy, SecretStanding, Tls};
 use crate::domain::intent::{Origin, PromotionRule};
 use crate::domain::key::InstanceKey;
-use crate::domain::policy::{BootReadOnly, LossPolicy, Mode, OldPrimary, StalledPrimary};
+use crate::domain::policy::{BootReadOnly, Durability, DurabilityMode, LossPolicy, Mode, OldPrimary, StalledPrimary};
 use crate::domain::state::Document;
 use crate::domain::time::Wall;
 
@@ -171,6 +171,7 @@ fn declared(spec: &MySQLClusterSpec, origin: Origin) -> Result<DeclaredCluster, 
             spec::StalledPrimary::Observe => StalledPrimary::Observe,
             spec::StalledPrimary::Failover => StalledPrimary::Failover,
         }),
+        durability: spec.durability.map(durability).transpose()?,
     };
     Ok(DeclaredCluster {
         document,
@@ -185,6 +186,21 @@ fn declared(spec: &MySQLClusterSpec, origin: Origin) -> Result<DeclaredCluster, 
         },
         secret: SecretStanding::Unread,
         observed_by: None,
+    })
+}
+
+fn durability(wanted: spec::Durability) -> Result<Durability, String> {
+    let count = u32::try_from(wanted.count)
+        .ok()
+        .filter(|count| (1..=64).contains(count));
+    Ok(Durability {
+        mode: match wanted.mode {
+            spec::DurabilityMode::None => DurabilityMode::None,
+            spec::DurabilityMode::SemiSync => DurabilityMode::SemiSync,
+            spec::DurabilityMode::CrossDataCenter => DurabilityMode::CrossDataCenter,
+        },
+        count: count.ok_or_else(|| format!("spec.durability.count: {} is not from 1 to 64", wanted.count))?,
+        strict: wanted.strict,
     })
 }
 

@@ -64,6 +64,9 @@ pub struct MySQLClusterSpec {
     /// What is done when the primary fails.
     #[serde(default)]
     pub recovery: Recovery,
+    /// Which transactions survive the loss of the primary: semi-sync is kept so on source and replicas. Unset: as the configuration says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub durability: Option<Durability>,
     /// Instances to leave alone for a while: shown, and not acted on. An entry ends at its time, with or without the API server.
     #[x_kube(merge_strategy = ListMerge::Map(vec!["host".into(), "port".into()]))]
     #[schemars(length(max = 64))]
@@ -231,6 +234,36 @@ pub enum BootReadOnly {
     Off,
 }
 
+/// Which transactions survive the loss of the primary.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Durability {
+    /// None: semi-sync is left as it is; SemiSync: commits wait for replicas; CrossDataCenter: for replicas in other data centres than
+    /// the primary's.
+    #[serde(default)]
+    pub mode: DurabilityMode,
+    /// For how many replicas commits wait. MariaDB waits for one.
+    #[schemars(range(min = 1, max = 64))]
+    #[serde(default = "default_count")]
+    pub count: i32,
+    /// Whether commits go on waiting while fewer replicas than that can acknowledge. Otherwise they wait for as many as there are, and
+    /// without any for none.
+    #[serde(default)]
+    pub strict: bool,
+}
+
+/// Who has to have a transaction before its client is told that it is committed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[expect(
+    missing_docs,
+    reason = "a described variant becomes a oneOf in the schema; the field describes the values"
+)]
+pub enum DurabilityMode {
+    #[default]
+    None,
+    SemiSync,
+    CrossDataCenter,
+}
+
 /// An instance to leave alone for a while.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[x_kube(validation = Rule::new("has(self.until) != self.indefinite").message("a downtime needs either until or indefinite: true"))]
@@ -285,6 +318,10 @@ pub enum PromotionRule {
     Neutral,
     PreferNot,
     MustNot,
+}
+
+fn default_count() -> i32 {
+    1
 }
 
 fn default_port() -> i32 {

@@ -310,6 +310,22 @@ impl StepSession for SimSession {
         self.run("set_semi_sync_source", deadline, |_| ()).await
     }
 
+    async fn wait_for_replicas(&mut self, count: u32, deadline: Duration) -> Result<(), StepError> {
+        let key = self.instance.clone();
+        self.run("wait_for_replicas", deadline, |inner| {
+            let semi_sync = &mut inner.servers.get_mut(&key).unwrap().facts.semi_sync;
+            semi_sync.source_enabled = count > 0;
+            semi_sync.source_active = count > 0;
+            if count > 0 {
+                semi_sync.wait_for_count = count;
+                semi_sync.wait_no_replica = true;
+                semi_sync.after_sync = true;
+                semi_sync.timeout_millis = u64::from(u32::MAX);
+            }
+        })
+        .await
+    }
+
     async fn acknowledge(&mut self, on: bool, deadline: Duration) -> Result<(), StepError> {
         let key = self.instance.clone();
         self.run("acknowledge", deadline, |inner| {
@@ -464,8 +480,14 @@ impl StepSession for SimSession {
         .await
     }
 
-    async fn set_semi_sync_replica(&mut self, _on: bool, deadline: Duration) -> Result<(), StepError> {
-        self.run("set_semi_sync_replica", deadline, |_| ()).await
+    async fn set_semi_sync_replica(&mut self, on: bool, deadline: Duration) -> Result<(), StepError> {
+        let key = self.instance.clone();
+        self.run("set_semi_sync_replica", deadline, |inner| {
+            let semi_sync = &mut inner.servers.get_mut(&key).unwrap().facts.semi_sync;
+            semi_sync.replica_enabled = on;
+            semi_sync.replica_active = on;
+        })
+        .await
     }
 
     async fn write_epoch(&mut self, _table: &EpochTable, row: &EpochRow, deadline: Duration) -> Result<(), StepError> {

@@ -38,15 +38,21 @@ impl Document {
                 "replicationUser": self.replication.user, "replicationPassword": self.replication.password,
             },
         });
-        let cluster = json!({
+        // Given among these for short, and a part of its own in the document.
+        let mut recovery = self.recovery.clone();
+        let durability = recovery.as_object_mut().and_then(|keys| keys.remove("durability"));
+        let mut cluster = json!({
             "apiVersion": "ham4db.io/v1alpha1", "kind": "MySQLCluster",
             "metadata": {"name": CLUSTER, "namespace": "default"},
             "spec": {
                 "seeds": seeds,
                 "credentialsSecretRef": {"name": format!("{CLUSTER}-topology")},
-                "recovery": self.recovery,
+                "recovery": recovery,
             },
         });
+        if let (Some(durability), Some(Value::Object(spec))) = (durability, cluster.get_mut("spec")) {
+            spec.insert("durability".to_owned(), durability);
+        }
         Ok(format!(
             "{}---\n{}",
             serde_yaml::to_string(&secret)?,

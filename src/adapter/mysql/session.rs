@@ -279,6 +279,25 @@ impl StepSession for MySqlSession {
         self.send(&statement, end).await.map(drop)
     }
 
+    async fn wait_for_replicas(&mut self, count: u32, deadline: Duration) -> Result<(), StepError> {
+        let end = Instant::now() + deadline;
+        let names = self
+            .on_line("semi-sync", end, async |line| Ok(line.learned().semi_sync.source))
+            .await?;
+        let Some(names) = names else {
+            let message = "the semi-sync plugin is not installed".to_owned();
+            return Err(self.refused("switching semi-sync", 0, message));
+        };
+        let statements = match u16::try_from(count).unwrap_or(u16::MAX) {
+            0 => vec![self.dialect.set_semi_sync_source(names, false)],
+            count => self.dialect.wait_for_acknowledgements(names, count),
+        };
+        for statement in statements {
+            self.send(&statement, end).await?;
+        }
+        Ok(())
+    }
+
     async fn acknowledge(&mut self, on: bool, deadline: Duration) -> Result<(), StepError> {
         let end = Instant::now() + deadline;
         let names = self

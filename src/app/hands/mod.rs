@@ -15,6 +15,7 @@ use crate::domain::epoch_row::{EpochRow, EpochTable};
 use crate::domain::instance::{Identity, Instance, InstanceFacts, Observation};
 use crate::domain::intent::Origin;
 use crate::domain::key::InstanceKey;
+use crate::domain::recovery::durability::SourceTerms;
 use crate::domain::state::ClaimToken;
 use crate::domain::topology::Topology;
 
@@ -398,7 +399,7 @@ impl Hands {
     }
 
     /// Makes the successor a writable primary. The Open entry is committed.
-    pub async fn open(&mut self, successor: &InstanceKey, semi_sync: bool) -> Effect {
+    pub async fn open(&mut self, successor: &InstanceKey, semi_sync: bool, terms: Option<SourceTerms>) -> Effect {
         let deadline = self.shop.settings.step_deadline;
         let session = match self.session_of(successor, deadline).await {
             Ok(session) => session,
@@ -408,10 +409,14 @@ impl Hands {
         let prepared = {
             let mut session = session.lock().await;
             let reset = session.reset_replication(deadline).await;
-            if reset.is_ok()
-                && semi_sync
-                && let Err(error) = session.set_semi_sync_source(true, deadline).await
-            {
+            let set = match terms {
+                _ if reset.is_err() => Ok(()),
+                // It may have waited before: what it applied itself was held up by nobody.
+                Some(terms) => session.wait_for_replicas(terms.wait_for, deadline).await,
+                None if semi_sync => session.set_semi_sync_source(true, deadline).await,
+                None => Ok(()),
+            };
+            if let Err(error) = set {
                 remark = format!("; semi-sync source was not enabled: {error}");
             }
             reset
@@ -457,6 +462,16 @@ impl Hands {
         successor: &InstanceKey,
         replicas: &BTreeSet<InstanceKey>,
     ) -> Result<BTreeMap<InstanceKey, Effect>, Effect> {
+        self.repoint_as(successor, replicas, None).await
+    }
+
+    /// [`Hands::repoint`]; `acknowledging`: these of them acknowledge from now on, the others do not, and none of them waits itself.
+    pub async fn repoint_as(
+        &mut self,
+        successor: &InstanceKey,
+        replicas: &BTreeSet<InstanceKey>,
+        acknowledging: Option<&BTreeSet<InstanceKey>>,
+    ) -> Result<BTreeMap<InstanceKey, Effect>, Effect> {
         let deadline = self.shop.settings.step_deadline;
         let credentials = self.shop.credentials.borrow().clone();
         let failed = self.open_sessions(replicas, deadline).await?;
@@ -468,8 +483,22 @@ impl Hands {
         });
         let results = join_all(sessions.map(|(key, session, account)| async move {
             let mut session = session.lock().await;
+            let mut remark = String::new();
+            if let Some(acknowledging) = acknowledging {
+                for switched in [
+                    session.set_semi_sync_source(false, deadline).await,
+                    session
+                        .set_semi_sync_replica(acknowledging.contains(&key), deadline)
+                        .await,
+                ] {
+                    if let Err(error) = switched {
+                        remark = format!("; semi-sync: {error}");
+                    }
+                }
+            }
             let followed = session.follow(successor, account.as_ref(), deadline).await;
-            (key.clone(), followed.map(|()| format!("{key} follows {successor}")))
+            let told = format!("{key} follows {successor}{remark}");
+            (key.clone(), followed.map(|()| told))
         }))
         .await;
         Ok(self.settle(&failed, results))

@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::domain::key::InstanceKey;
+use crate::domain::recovery::durability::SourceTerms;
 
 use super::{Effect, Hands};
 
@@ -27,6 +28,22 @@ impl Hands {
                 session.acknowledge(on, deadline).await?;
                 let word = if on { "acknowledges" } else { "no longer acknowledges" };
                 Ok(format!("{} {word}", session.instance()))
+            })
+        })
+        .await
+    }
+
+    /// Makes commits of servers wait for so many replicas, or not at all, side by side. One entry per server.
+    pub async fn set_semi_sync_source(
+        &mut self,
+        servers: &BTreeSet<InstanceKey>,
+        terms: SourceTerms,
+    ) -> Result<BTreeMap<InstanceKey, Effect>, Effect> {
+        let deadline = self.shop.settings.step_deadline;
+        self.each(servers, move |session| {
+            Box::pin(async move {
+                session.wait_for_replicas(terms.wait_for, deadline).await?;
+                Ok(format!("commits on {} wait for {}", session.instance(), terms.wait_for))
             })
         })
         .await

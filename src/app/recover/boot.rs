@@ -41,17 +41,13 @@ impl Recoverer {
     }
 
     /// Nobody works on the cluster, every instance was looked at since this process started, and the last try is a little while ago.
-    fn is_at_rest(&self, picture: &ClusterPicture) -> bool {
+    pub(super) fn is_at_rest(&self, picture: &ClusterPicture) -> bool {
         let now = self.shop.clock.mono();
         let desk = self.desk();
         let is_rested = |tried: &crate::domain::time::Mono| now.millis_since(*tried) >= TRY_AGAIN_MILLIS;
         desk.is_free(&picture.cluster.id, true)
             && desk.tried.get(&picture.cluster.id).is_none_or(is_rested)
-            && picture
-                .topology
-                .instances
-                .values()
-                .all(|instance| instance.last_checked.is_some())
+            && is_seen_whole(picture)
     }
 
     fn reopening(&self, picture: &ClusterPicture) -> Option<Plan> {
@@ -78,7 +74,7 @@ impl Recoverer {
     }
 
     /// No recovery of this kind has ended a short while ago.
-    fn is_rested(&self, picture: &ClusterPicture, kind: RecoveryKind, millis: u64) -> bool {
+    pub(super) fn is_rested(&self, picture: &ClusterPicture, kind: RecoveryKind, millis: u64) -> bool {
         let now = self.shop.clock.wall();
         let ended = |recovery: &crate::domain::state::Recovery| {
             let is_of_it = recovery.plan.cluster == picture.cluster.id && recovery.plan.kind == kind;
@@ -92,7 +88,7 @@ impl Recoverer {
             .all(|ended| now.millis_since(ended) >= millis)
     }
 
-    fn tend(self: &Arc<Self>, picture: &ClusterPicture, plan: Plan, told: String) {
+    pub(super) fn tend(self: &Arc<Self>, picture: &ClusterPicture, plan: Plan, told: String) {
         let Some(busy) = self.occupy(&picture.cluster.id, true) else {
             return;
         };
@@ -118,15 +114,21 @@ impl Recoverer {
                 .act(&picture, finding, Vec::new(), plan, PlanReport::default())
                 .await
             {
-                warn!(instance = %victim, "{victim}: bootReadOnly was not enforced: {why}");
+                warn!(instance = %victim, "{victim}: what the policy wants was not done: {why}");
             }
             drop(busy);
         });
     }
 }
 
+/// Every server was looked at once at least.
+pub(super) fn is_seen_whole(picture: &ClusterPicture) -> bool {
+    let mut instances = picture.topology.instances.values();
+    instances.all(|instance| instance.last_checked.is_some())
+}
+
 /// A recent failover is no reason to leave a primary closed, anything else that holds recoveries back is.
-fn may_act(picture: &ClusterPicture) -> bool {
+pub(super) fn may_act(picture: &ClusterPicture) -> bool {
     let is_ours = planner::another_controller(&picture.topology).is_none();
     is_ours && matches!(picture.policy.held_back, None | Some(HeldBack::RecentRecovery { .. }))
 }

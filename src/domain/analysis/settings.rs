@@ -42,6 +42,7 @@ pub(super) fn advice(topology: &Topology, policy: &Policy, instance: &Instance) 
             .filter(|_| !facts.is_group_member())
             .and_then(|settings| boots_writable(key, policy, settings)),
     );
+    say(Code::DurabilityNotKept, without_semi_sync(policy, key, facts));
     say(Code::UnsafeSettings, unsafe_settings(topology, instance, facts));
     found
 }
@@ -58,6 +59,20 @@ fn missing_account(topology: &Topology, policy: &Policy, instance: &Instance, fa
          MySQLReplicationUser): it could not be made a replica",
         instance.key
     ))
+}
+
+/// The policy needs semi-sync, and the server has not got it.
+fn without_semi_sync(policy: &Policy, key: &InstanceKey, facts: &InstanceFacts) -> Option<String> {
+    let needs = policy.durability.is_kept() && !facts.is_group_member() && !facts.is_binlog_server();
+    if !needs || facts.semi_sync.available {
+        return None;
+    }
+    let statements = Dialect::new(&facts.version).install_semi_sync();
+    let told = match statements {
+        [] => "semi-sync is not available".to_owned(),
+        statements => format!("the semi-sync plugins are not installed: {}", statements.join("; ")),
+    };
+    Some(format!("{key}: {told}; the durability policy cannot be kept with it"))
 }
 
 fn missing_privileges(key: &InstanceKey, facts: &InstanceFacts, settings: &ServerSettings) -> Option<String> {

@@ -124,6 +124,36 @@ impl Dialect {
             .find(|names| has_variable(names.enabled))
     }
 
+    /// What installs the plugins of both sides, where they have to be installed: under the new names from MySQL 8.0.26 on.
+    pub fn install_semi_sync(&self) -> &'static [&'static str] {
+        if self.is_mariadb() {
+            &[]
+        } else if self.version.has_semi_sync_source_plugin() {
+            &[
+                "INSTALL PLUGIN rpl_semi_sync_source SONAME 'semisync_source.so'",
+                "INSTALL PLUGIN rpl_semi_sync_replica SONAME 'semisync_replica.so'",
+            ]
+        } else {
+            &[
+                "INSTALL PLUGIN rpl_semi_sync_master SONAME 'semisync_master.so'",
+                "INSTALL PLUGIN rpl_semi_sync_slave SONAME 'semisync_slave.so'",
+            ]
+        }
+    }
+
+    /// Makes commits wait for so many replicas, whoever is connected and as good as for ever (the longest time that all versions
+    /// take, 49 days), before the client is told and others see them; in the order to be sent, with the switch last.
+    pub fn wait_for_acknowledgements(&self, names: &SemiSyncSourceNames, count: u16) -> Vec<String> {
+        let mut statements = vec![
+            format!("SET GLOBAL {} = 'AFTER_SYNC'", names.wait_point),
+            self.set_semi_sync_timeout(names, u32::MAX),
+            format!("SET GLOBAL {} = 1", names.wait_no_replica),
+        ];
+        statements.extend(self.set_semi_sync_wait_for_replica_count(names, count));
+        statements.push(self.set_semi_sync_source(names, true));
+        statements
+    }
+
     /// Makes commits wait for acknowledgements, or not.
     pub fn set_semi_sync_source(&self, names: &SemiSyncSourceNames, enabled: bool) -> String {
         format!("SET GLOBAL {} = {}", names.enabled, u8::from(enabled))

@@ -159,7 +159,8 @@ pub fn lists_of(kind: RecoveryKind) -> KindLists {
         | RecoveryKind::ResolveErrant
         | RecoveryKind::MatchBelow
         | RecoveryKind::BootReadOnly
-        | RecoveryKind::ReopenPrimary => KindLists {
+        | RecoveryKind::ReopenPrimary
+        | RecoveryKind::Durability => KindLists {
             before: &[],
             succeeded: &[],
             failed: &[],
@@ -233,6 +234,7 @@ pub fn is_told(code: Code) -> bool {
         | Code::FenceIneffective
         | Code::BootsWritable
         | Code::UnsafeSettings
+        | Code::DurabilityNotKept
         | Code::QuorumInOneDataCenter
         | Code::GroupPrimaryChanged
         | Code::NoProblem => false,

@@ -48,6 +48,7 @@ pub fn lint(plan: &Plan, topology: &Topology) -> Vec<String> {
         RecoveryKind::ResolveErrant => check_errant(plan, topology, &mut wrong),
         RecoveryKind::Takeover => check_takeover(plan, topology, &mut wrong),
         RecoveryKind::SemiSync => living::check_semi_sync(plan, topology, &mut wrong),
+        RecoveryKind::Durability => living::check_durability(plan, topology, &mut wrong),
         RecoveryKind::NonWritablePrimary => living::check_make_writable(plan, topology, &mut wrong),
         RecoveryKind::MatchBelow => relocate::check_match(plan, topology, &mut wrong),
         RecoveryKind::BootReadOnly => check_boot_read_only(plan, &mut wrong),
@@ -78,7 +79,7 @@ fn touched(step: &Step) -> BTreeSet<&InstanceKey> {
         Step::InjectEmpty { primary: one, .. }
         | Step::ResetGtids { instance: one, .. }
         | Step::MakeWritable { primary: one } => BTreeSet::from([one]),
-        Step::PersistReadOnly { servers } => servers.iter().collect(),
+        Step::PersistReadOnly { servers } | Step::SetSemiSyncSource { servers, .. } => servers.iter().collect(),
         Step::CheckBoot { primary } => BTreeSet::from([primary]),
     }
 }
@@ -98,6 +99,7 @@ fn check_instances(plan: &Plan, wrong: &mut Vec<String>) {
             | RecoveryKind::NonWritablePrimary
             | RecoveryKind::BootReadOnly
             | RecoveryKind::ReopenPrimary
+            | RecoveryKind::Durability
     );
     if plan.successor == plan.victim && !stays {
         wrong.push(format!("{} would succeed itself", plan.victim));
@@ -121,7 +123,9 @@ fn place(step: &Step) -> (u8, &'static str) {
         Step::Repoint { .. } | Step::RepointAt { .. } => (9, "repoint"),
         Step::InjectEmpty { .. } => (10, "inject"),
         Step::ResetGtids { .. } => (11, "reset"),
-        Step::Acknowledge { .. } | Step::AcknowledgeReceived { .. } => (12, "semi-sync"),
+        Step::Acknowledge { .. } | Step::AcknowledgeReceived { .. } | Step::SetSemiSyncSource { .. } => {
+            (12, "semi-sync")
+        }
         Step::MakeWritable { .. } => (13, "make writable"),
         Step::PersistReadOnly { .. } => (14, "boot read-only"),
         Step::CheckBoot { .. } => (15, "check boot"),
@@ -167,6 +171,7 @@ fn check_roles(plan: &Plan, topology: &Topology, wrong: &mut Vec<String>) {
             | Step::ResetGtids { .. }
             | Step::Acknowledge { .. }
             | Step::AcknowledgeReceived { .. }
+            | Step::SetSemiSyncSource { .. }
             | Step::MakeWritable { .. }
             | Step::PersistReadOnly { .. }
             | Step::GoOn { .. }

@@ -17,6 +17,7 @@
 
 pub(crate) mod acknowledging;
 pub mod candidate;
+pub mod durability;
 mod eligibility;
 pub mod equivalence;
 mod feed;

@@ -11,6 +11,7 @@ use crate::domain::key::InstanceKey;
 use crate::domain::topology::ClusterId;
 
 use super::candidate::excerpt;
+use super::durability::SourceTerms;
 
 /// One item of a plan. Every step is idempotent and re-observed; the executor takes no decision.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -139,6 +140,13 @@ pub enum Step {
         /// On or off.
         on: bool,
     },
+    /// Makes commits of these servers wait for acknowledgements, of whomever and as good as for ever, or not at all.
+    SetSemiSyncSource {
+        /// Side by side.
+        servers: BTreeSet<InstanceKey>,
+        /// How they wait.
+        terms: SourceTerms,
+    },
     /// Lets replicas that acknowledge connect by position once, so that their source counts all that they have received before as
     /// acknowledged: a transaction that reached a replica before it acknowledged is never acknowledged by itself, and by GTID a
     /// source takes nothing for received when a replica connects.
@@ -166,7 +174,7 @@ pub struct Place {
 
 impl Step {
     /// Who gets which source by this step; `None` for a step that points nobody anywhere.
-    pub(super) fn points(&self) -> Option<(&InstanceKey, BTreeSet<&InstanceKey>)> {
+    pub fn points(&self) -> Option<(&InstanceKey, BTreeSet<&InstanceKey>)> {
         if let Self::Repoint { successor, replicas } = self {
             Some((successor, replicas.iter().collect()))
         } else if let Self::RepointAt { successor, replicas } = self {
@@ -228,6 +236,7 @@ impl Step {
             Self::GoOn { replicas } => format!("go on where they were: {}", list(replicas)),
             Self::Acknowledge { replicas, on: true } => format!("semi-sync on: {}", list(replicas)),
             Self::Acknowledge { replicas, on: false } => format!("semi-sync off: {}", list(replicas)),
+            Self::SetSemiSyncSource { servers, terms } => format!("{terms}: {}", list(servers)),
             Self::AcknowledgeReceived { replicas } => {
                 format!("semi-sync: {} acknowledge what they received before", list(replicas))
             }
@@ -265,6 +274,8 @@ pub enum RecoveryKind {
     BootReadOnly,
     /// The primary has started read-only, and is opened again.
     ReopenPrimary,
+    /// Primary and replicas are set as the durability policy wants them.
+    Durability,
 }
 
 /// Which recovery each actionable finding calls for.
@@ -323,7 +334,8 @@ impl RecoveryKind {
             | Self::ResolveErrant
             | Self::MatchBelow
             | Self::BootReadOnly
-            | Self::ReopenPrimary => false,
+            | Self::ReopenPrimary
+            | Self::Durability => false,
         }
     }
 
@@ -343,25 +355,15 @@ impl RecoveryKind {
             | Self::SemiSync
             | Self::MatchBelow
             | Self::BootReadOnly
-            | Self::ReopenPrimary => false,
+            | Self::ReopenPrimary
+            | Self::Durability => false,
         }
     }
 
     /// Whether it gives way: a claim of a recovery that replaces the primary ends it, instead of waiting for it. What it did stays
     /// done, every one of its steps is complete in itself, and the other recovery looks at the servers afresh.
     pub fn gives_way(self) -> bool {
-        match self {
-            Self::DeadPrimary | Self::DeadPrimaryByPosition | Self::CoPrimary | Self::Takeover => false,
-            Self::Rejoin
-            | Self::IntermediatePrimary
-            | Self::GroupMember
-            | Self::SemiSync
-            | Self::NonWritablePrimary
-            | Self::ResolveErrant
-            | Self::MatchBelow
-            | Self::BootReadOnly
-            | Self::ReopenPrimary => true,
-        }
+        !self.replaces_primary()
     }
 }
 

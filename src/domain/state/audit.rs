@@ -209,5 +209,6 @@ fn recovers(kind: RecoveryKind) -> &'static str {
         RecoveryKind::ResolveErrant => "resolve-errant",
         RecoveryKind::MatchBelow => "match-below",
         RecoveryKind::BootReadOnly => "boot-read-only",
+        RecoveryKind::Durability => "keep-durability",
     }
 }

@@ -8,8 +8,8 @@ use crate::domain::instance::{Identity, is_same_process};
 use crate::domain::intent::{Intent, Origin, PromotionRule, Wish};
 use crate::domain::key::InstanceKey;
 use crate::domain::policy::{
-    BootReadOnly, HeldBack, LossPolicy, Mode, OldPrimary, Policy, RecentRepair, StalledPrimary, TakeoverTerms,
-    Unapplied,
+    BootReadOnly, Durability, HeldBack, LossPolicy, Mode, OldPrimary, Policy, RecentRepair, StalledPrimary,
+    TakeoverTerms, Unapplied,
 };
 use crate::domain::recovery::plan::{RecoveryKind, Step};
 use crate::domain::time::Wall;
@@ -117,6 +117,8 @@ pub struct PolicySettings {
     pub stalled_timeout_millis: u64,
     /// What to do about servers that start writable, without a document.
     pub boot_read_only: BootReadOnly,
+    /// `Durability` and its keys.
+    pub durability: Durability,
     /// `ReasonableReplicationLagSeconds`.
     pub reasonable_lag_seconds: u64,
     /// How long a successor may take to apply what it received, milliseconds.
@@ -156,6 +158,7 @@ impl Default for PolicySettings {
             stalled: StalledPrimary::Observe,
             stalled_timeout_millis: 30_000,
             boot_read_only: BootReadOnly::Advise,
+            durability: Durability::default(),
             reasonable_lag_seconds: 10,
             catch_up_millis: 60_000,
             max_promotion_lag_seconds: 0,
@@ -208,6 +211,9 @@ pub fn policy_of(
             .unwrap_or(settings.stalled),
         stalled_timeout_millis: settings.stalled_timeout_millis,
         boot_read_only: document.map_or(settings.boot_read_only, |document| document.boot_read_only),
+        durability: document
+            .and_then(|document| document.durability)
+            .unwrap_or(settings.durability),
         replication_account: None,
         block_millis,
         in_recovery: in_recovery(state, cluster),

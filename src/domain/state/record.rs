@@ -134,6 +134,9 @@ pub struct Document {
     /// `spec.recovery.stalledPrimary`; `None`: the configuration decides.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stalled: Option<StalledPrimary>,
+    /// `spec.durability`; without it the configuration's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub durability: Option<crate::domain::policy::Durability>,
 }
 
 /// How far a recovery got. Claimed and Opened are committed before their effects (design §4.2).

@@ -153,6 +153,7 @@ pub(crate) fn document(name: &str) -> Document {
         old_primary: OldPrimary::Rejoin,
         boot_read_only: crate::domain::policy::BootReadOnly::Enforce,
         stalled: None,
+        durability: Some(crate::domain::policy::Durability::default()),
     }
 }
 

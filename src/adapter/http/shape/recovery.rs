@@ -103,6 +103,7 @@ impl RecoveryShape {
             RecoveryKind::ResolveErrant => ("ResolveErrant", "NotMasterRecovery"),
             RecoveryKind::MatchBelow => ("MatchBelow", "NotMasterRecovery"),
             RecoveryKind::BootReadOnly => ("BootReadOnly", "NotMasterRecovery"),
+            RecoveryKind::Durability => ("Durability", "NotMasterRecovery"),
             RecoveryKind::ReopenPrimary => ("ReopenPrimary", "NotMasterRecovery"),
         };
         Self {

@@ -62,6 +62,43 @@ pub(super) fn check_semi_sync(plan: &Plan, topology: &Topology, wrong: &mut Vec<
     }
 }
 
+/// Replicas of the primary begin to acknowledge before it waits for them, and stop after it; only the primary is made to wait.
+pub(super) fn check_durability(plan: &Plan, topology: &Topology, wrong: &mut Vec<String>) {
+    let primary = &plan.victim;
+    let recorded = topology.recorded_primary.as_ref().map(|key| topology.resolve(key));
+    if recorded != Some(primary) || current_primary(topology).as_ref() != Some(primary) {
+        wrong.push(format!("{primary} is not the recorded primary"));
+    }
+    let (mut waits_for, mut is_off) = (None, false);
+    for step in &plan.steps {
+        if let Step::Acknowledge { replicas, on } = step {
+            let is_replica = |key: &&InstanceKey| {
+                let source = topology.get(key).and_then(|replica| topology.source_of(replica));
+                source == Some(primary)
+            };
+            for key in replicas.iter().filter(|key| !is_replica(key)) {
+                wrong.push(format!("{key} is no replica of {primary}"));
+            }
+            if *on && (waits_for.is_some() || is_off) {
+                wrong.push("replicas are switched on after the primary waits for them".to_owned());
+            }
+            is_off |= !on;
+        } else if let Step::SetSemiSyncSource { servers, terms } = step
+            && servers.contains(primary)
+        {
+            if is_off || waits_for.is_some() || servers.len() > 1 {
+                wrong.push(format!("{primary} is set too late, twice or with others"));
+            }
+            waits_for = Some(terms.wait_for);
+        } else if !matches!(step, Step::SetSemiSyncSource { terms, .. } if terms.wait_for == 0) {
+            wrong.push(format!("`{}` has no place in keeping a policy", step.describe()));
+        }
+    }
+    if plan.steps.is_empty() {
+        wrong.push("nothing would be done".to_owned());
+    }
+}
+
 fn count(number: usize) -> u32 {
     u32::try_from(number).unwrap_or(u32::MAX)
 }

@@ -17,6 +17,7 @@ mod boot;
 pub(super) mod by_position;
 mod co_primary;
 mod designated;
+mod durability;
 mod errant;
 mod forced;
 mod non_writable;
@@ -32,6 +33,7 @@ mod takeover;
 pub(super) use boot::check_reopen;
 pub use boot::{plan_boot_read_only, plan_reopen};
 use designated::choose_designated;
+pub use durability::plan_durability;
 pub use errant::{MOST_INJECTED, plan_errant};
 pub use forced::plan_forced;
 pub use non_writable::check_non_writable;
@@ -119,7 +121,8 @@ pub fn another_controller(topology: &Topology) -> Option<HeldBack> {
 /// The key that would have to be set, where a repair is made only when asked for.
 fn not_asked_for(code: Code, key: &InstanceKey, policy: &Policy) -> Option<HeldBack> {
     let (is_asked_for, key) = if code == Code::LockedSemiSyncMaster {
-        let is_asked_for = policy.recover_locked_semi_sync || policy.enforce_exact_semi_sync;
+        let is_asked_for =
+            policy.recover_locked_semi_sync || policy.enforce_exact_semi_sync || policy.durability.is_kept();
         (is_asked_for, "RecoverLockedSemiSyncMaster")
     } else if code == Code::MasterWithTooManySemiSyncReplicas {
         (policy.enforce_exact_semi_sync, "EnforceExactSemiSyncReplicas")
@@ -189,7 +192,8 @@ pub fn plan_as_asked(
             | RecoveryKind::Takeover
             | RecoveryKind::MatchBelow
             | RecoveryKind::BootReadOnly
-            | RecoveryKind::ReopenPrimary,
+            | RecoveryKind::ReopenPrimary
+            | RecoveryKind::Durability,
         )
         | None => {}
     }

@@ -104,7 +104,7 @@ pub(in crate::domain::recovery) fn keep_within(steps: &mut Vec<Step>, instances:
             replicas.retain(|key, _| instances.contains(key));
             !replicas.is_empty()
         }
-        Step::PersistReadOnly { servers } => {
+        Step::PersistReadOnly { servers } | Step::SetSemiSyncSource { servers, .. } => {
             servers.retain(|key| instances.contains(key));
             !servers.is_empty()
         }

@@ -142,7 +142,7 @@ impl Course<'_> {
         replicas.filter(|replica| self.is_acknowledging(&replica.key)).count()
     }
 
-    fn is_acknowledging(&self, key: &InstanceKey) -> bool {
+    pub(super) fn is_acknowledging(&self, key: &InstanceKey) -> bool {
         let is_switch = |step: &Step| matches!(step, Step::Acknowledge { .. });
         match self.last(is_switch, key) {
             Some((at, Outcome::Done)) => {
@@ -177,7 +177,7 @@ impl Course<'_> {
     }
 
     /// The end of a repair after which the primary is the one that it was.
-    fn stays(&self, successful: bool, errors: Vec<String>) -> Finish {
+    pub(super) fn stays(&self, successful: bool, errors: Vec<String>) -> Finish {
         let primary = (self.plan.successor.clone(), self.plan.successor_identity.clone());
         Finish {
             successful,

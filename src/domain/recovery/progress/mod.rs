@@ -23,6 +23,7 @@ use crate::domain::topology::Topology;
 mod boot;
 mod by_position;
 mod dead_primary;
+mod durability;
 mod errant;
 mod living;
 mod placed;
@@ -78,6 +79,7 @@ pub fn next(plan: &Plan, phase: &Phase, done: &[StepResult], fresh: &Topology, p
                 undo: Vec::new(),
             })
         }
+        (RecoveryKind::Durability, Phase::Claimed | Phase::Opened { .. }) => course.keep_durable(policy),
         (RecoveryKind::SemiSync, Phase::Claimed | Phase::Opened { .. }) => course.switch_semi_sync(policy),
         (RecoveryKind::NonWritablePrimary, Phase::Claimed | Phase::Opened { .. }) => {
             course.make_writable(policy).unwrap_or_else(|reason| Next::Abort {

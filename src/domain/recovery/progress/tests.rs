@@ -93,6 +93,7 @@ impl World {
             | Step::PersistReadOnly { .. }
             | Step::GoOn { .. }
             | Step::AcknowledgeReceived { .. }
+            | Step::SetSemiSyncSource { .. }
             | Step::CheckBoot { .. } => {}
             Step::Feed { successor, from } => {
                 facts.executed = facts.received().union(&given);
@@ -159,7 +160,7 @@ impl World {
                 | Step::ApplyAll { replicas } => replicas.clone(),
                 Step::Locate { replicas, .. } | Step::Match { replicas, .. } => replicas.keys().cloned().collect(),
                 Step::RepointAt { replicas, .. } => replicas.keys().cloned().collect(),
-                Step::PersistReadOnly { servers } => servers.clone(),
+                Step::PersistReadOnly { servers } | Step::SetSemiSyncSource { servers, .. } => servers.clone(),
                 Step::CheckBoot { primary } => [primary.clone()].into(),
             };
             self.log

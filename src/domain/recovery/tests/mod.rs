@@ -23,6 +23,7 @@ mod boot;
 mod by_position;
 mod choice;
 mod co_primaries;
+mod durability;
 mod feeding;
 mod living;
 mod plans;
