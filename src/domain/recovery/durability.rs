@@ -1,6 +1,6 @@
 //! Who is to acknowledge commits, and how many a commit is to wait for, under the durability policy of a cluster.
 //!
-//! Those that acknowledge already come first ([`acknowledging`](super::acknowledging)). One more than a commit waits for is asked, so
+//! Those that acknowledge already come first (`acknowledging`). One more than a commit waits for is asked, so
 //! that the loss of one stops nobody.
 
 use std::collections::BTreeSet;
@@ -15,6 +15,7 @@ use crate::domain::policy::{Durability, DurabilityMode, Policy};
 use crate::domain::topology::Topology;
 
 use super::acknowledging::{acknowledges, acknowledging};
+
 /// How commits of a semi-sync source wait: for acknowledgements of so many replicas, whoever is connected and as good as for ever.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
