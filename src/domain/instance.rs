@@ -520,7 +520,7 @@ impl Instance {
         self.facts.as_ref().and_then(InstanceFacts::managed_channel)
     }
 
-    /// When its process began, by its last facts, about a second more or less; `None` when that is unknown.
+    /// When its process began, by its last facts, up to two seconds too late or one too early; `None` when that is unknown.
     pub fn started(&self) -> Option<Wall> {
         let facts = self.facts.as_ref().filter(|facts| facts.uptime_seconds > 0)?;
         let millis = i64::try_from(facts.uptime_seconds.saturating_mul(1000)).unwrap_or(i64::MAX);

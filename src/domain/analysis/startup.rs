@@ -11,6 +11,10 @@ use super::evidence::never_met_its_source;
 /// has to recover its redo log takes longer than replicas that were idle.
 const GRACE_MILLIS: i64 = 60_000;
 
+/// How much later than in truth a start may seem, milliseconds: servers tell how long they run in whole seconds, cut off, and the
+/// time since they were asked is cut off too.
+const START_PRECISION_MILLIS: i64 = 2_000;
+
 /// Until when a primary that does not answer is left alone because everything around it has just started; `None` when it is not.
 ///
 /// All replicas that answer have started within the last minute, and nobody has seen the primary since: not this member, and none of
@@ -25,8 +29,8 @@ pub fn startup_grace(topology: &Topology, primary: &InstanceKey) -> Option<Wall>
     let has_just_started = |start: Wall| start.plus_millis(GRACE_MILLIS) > topology.taken;
     let seen = topology.get(primary).and_then(|instance| instance.last_seen);
     let is_new = starts.len() == replicas.len() && has_just_started(first);
-    let was_seen =
-        seen.is_some_and(|seen| seen >= first) || !replicas.iter().all(|replica| never_met_its_source(replica));
+    let was_seen = seen.is_some_and(|seen| seen.plus_millis(START_PRECISION_MILLIS) >= first)
+        || !replicas.iter().all(|replica| never_met_its_source(replica));
     (is_new && !was_seen).then(|| last.plus_millis(GRACE_MILLIS))
 }
 
@@ -59,7 +63,7 @@ mod tests {
         let young = topology([never_seen(), restarted(2, 20, false), restarted(3, 5, false)]);
         assert_eq!(startup_grace(&young, &key(1)), Some(NOW.plus_millis(55_000)));
         let seen_before_the_starts = Instance {
-            last_seen: Some(NOW.plus_millis(-21_000)),
+            last_seen: Some(NOW.plus_millis(-22_001)),
             ..primary(1, "1:1-100").dead()
         };
         let young = topology([seen_before_the_starts, restarted(2, 20, false), restarted(3, 5, false)]);
@@ -73,6 +77,15 @@ mod tests {
             ..primary(1, "1:1-100").dead()
         };
         let by_us = topology([seen, restarted(2, 20, false), restarted(3, 5, false)]);
+        let seen_in_the_second_of_the_start = Instance {
+            last_seen: Some(NOW.plus_millis(-21_900)),
+            ..primary(1, "1:1-100").dead()
+        };
+        let about_then = topology([
+            seen_in_the_second_of_the_start,
+            restarted(2, 20, false),
+            restarted(3, 5, false),
+        ]);
         let by_a_replica = topology([never_seen(), restarted(2, 20, false), restarted(3, 5, true)]);
         let old_replica = topology([never_seen(), restarted(2, 3600, false), restarted(3, 5, false)]);
         let a_minute_ago = topology([never_seen(), restarted(2, 60, false), restarted(3, 59, false)]);
@@ -83,6 +96,7 @@ mod tests {
         let nobody_answers = topology([never_seen(), restarted(2, 5, false).dead()]);
         for picture in [
             by_us,
+            about_then,
             by_a_replica,
             old_replica,
             a_minute_ago,

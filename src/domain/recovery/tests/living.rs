@@ -253,6 +253,18 @@ fn commits_that_wait_are_let_go_by_those_that_acknowledge_one_after_the_other() 
 }
 
 #[test]
+fn a_commit_on_its_way_is_no_failure_of_switching_off() {
+    let commits = source(1, 2).facts(|facts| facts.semi_sync.wait_sessions = 1);
+    let tree = topology([commits, on(2), on(3)]);
+    let plan = plan(&finding(Code::MasterWithTooManySemiSyncReplicas), &tree, &exact(), NOW);
+    let plan = plan.0.unwrap();
+    assert_eq!(plan.steps, [switch_off(&[3])]);
+    let good = [done(switch_off(&[3]), &[(3, Outcome::Done)])];
+    let finish = finished(next(&plan, &Phase::Claimed, &good, &tree, &exact(), NOW));
+    assert!(finish.successful, "{:?}", finish.errors);
+}
+
+#[test]
 fn nobody_is_switched_off_when_switching_on_failed() {
     let tree = topology([source(1, 1), with_priority(1, on(2)), with_priority(9, able(3))]);
     let plan = plan(&finding(Code::MasterWithTooManySemiSyncReplicas), &tree, &exact(), NOW);
