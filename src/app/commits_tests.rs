@@ -1,36 +1,7 @@
 use super::*;
-use crate::domain::fixture::{Adjust as _, NOW, key, primary, replica, topology};
-use crate::domain::policy::{Mode, Policy};
-use crate::domain::state::Cluster;
-use crate::domain::state::record::RecordedPrimary;
-
-fn picture(top: Instance, others: impl IntoIterator<Item = Instance>) -> ClusterPicture {
-    let recorded = RecordedPrimary {
-        instance: key(1),
-        identity: top.facts.as_ref().unwrap().identity.clone(),
-        since: NOW,
-        epoch: 0,
-        opened_by: None,
-        process: None,
-    };
-    let topology = topology([top].into_iter().chain(others));
-    let cluster = Cluster {
-        id: topology.cluster.clone(),
-        minted: NOW,
-        name: "c".to_owned(),
-        alias: String::new(),
-        epoch: 0,
-        instances: topology.instances.keys().cloned().collect(),
-        primary: Some(recorded),
-        document: None,
-    };
-    ClusterPicture {
-        cluster,
-        topology,
-        policy: Policy::default(),
-        findings: Vec::new(),
-    }
-}
+use crate::app::picture::of_recorded as picture;
+use crate::domain::fixture::{Adjust as _, NOW, key, primary, replica};
+use crate::domain::policy::Mode;
 
 fn still_for(millis: i64) -> Instance {
     Instance {
@@ -52,6 +23,12 @@ fn only_a_primary_whose_log_stands_still_or_that_does_not_answer_is_looked_at() 
         "a dead one commits nothing anyway"
     );
     assert_eq!(suspect(still_for(5000).facts(|facts| facts.read_only = true)), None);
+    let waits_for_replicas = still_for(5000).facts(|facts| facts.semi_sync.wait_sessions = 1);
+    assert_eq!(
+        suspect(waits_for_replicas),
+        None,
+        "others wait behind the one that waits for acknowledgements"
+    );
 }
 
 #[test]

@@ -153,39 +153,10 @@ fn due(picture: &ClusterPicture) -> Option<Due> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::fixture::{Adjust as _, NOW, key, mariadb_primary, primary, replica, topology};
+    use crate::app::picture::of_recorded as picture;
+    use crate::domain::fixture::{Adjust as _, key, mariadb_primary, primary, replica};
     use crate::domain::instance::Instance;
-    use crate::domain::policy::{Mode, Policy};
-    use crate::domain::state::Cluster;
-    use crate::domain::state::record::RecordedPrimary;
-
-    fn picture(top: Instance, others: impl IntoIterator<Item = Instance>) -> ClusterPicture {
-        let recorded = RecordedPrimary {
-            instance: key(1),
-            identity: top.facts.as_ref().unwrap().identity.clone(),
-            since: NOW,
-            epoch: 0,
-            opened_by: None,
-            process: None,
-        };
-        let topology = topology([top].into_iter().chain(others));
-        let cluster = Cluster {
-            id: topology.cluster.clone(),
-            minted: NOW,
-            name: "c".to_owned(),
-            alias: String::new(),
-            epoch: 0,
-            instances: topology.instances.keys().cloned().collect(),
-            primary: Some(recorded),
-            document: None,
-        };
-        ClusterPicture {
-            cluster,
-            topology,
-            policy: Policy::default(),
-            findings: Vec::new(),
-        }
-    }
+    use crate::domain::policy::Mode;
 
     fn plain() -> Instance {
         primary(1, "").facts(|facts| facts.gtid_mode = "OFF".to_owned())

@@ -237,14 +237,24 @@ impl Observatory {
 
     /// Notes who else controls a server. Returns whether that is news.
     pub fn note_controller(&self, key: &InstanceKey, controller: Option<String>) -> bool {
+        self.note(key, |instance| &mut instance.another_controller, controller)
+    }
+
+    /// Notes why a primary commits nothing, or that it does. Returns whether that is news.
+    pub fn note_commit_stall(&self, key: &InstanceKey, stall: Option<CommitStall>) -> bool {
+        self.note(key, |instance| &mut instance.commit_stall, stall)
+    }
+
+    fn note<T: PartialEq>(&self, key: &InstanceKey, of: impl FnOnce(&mut Instance) -> &mut T, value: T) -> bool {
         let mut inner = self.lock();
         let revision = inner.revision + 1;
         let Some(tracked) = inner.tracked.get_mut(key) else {
             return false;
         };
-        let is_news = tracked.instance.another_controller != controller;
+        let noted = of(&mut tracked.instance);
+        let is_news = *noted != value;
         if is_news {
-            tracked.instance.another_controller = controller;
+            *noted = value;
             tracked.revision = revision;
             inner.revision = revision;
         }
@@ -253,25 +263,6 @@ impl Observatory {
             self.touch();
         }
         is_news
-    }
-
-    /// Notes why a primary commits nothing, or that it does.
-    pub fn note_commit_stall(&self, key: &InstanceKey, stall: Option<CommitStall>) {
-        let mut inner = self.lock();
-        let revision = inner.revision + 1;
-        let Some(tracked) = inner.tracked.get_mut(key) else {
-            return;
-        };
-        let is_news = tracked.instance.commit_stall != stall;
-        if is_news {
-            tracked.instance.commit_stall = stall;
-            tracked.revision = revision;
-            inner.revision = revision;
-        }
-        drop(inner);
-        if is_news {
-            self.touch();
-        }
     }
 
     /// Replicas of an address by their last word.

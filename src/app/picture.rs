@@ -46,6 +46,39 @@ pub struct ClusterPicture {
     pub findings: Vec<Judged>,
 }
 
+/// For tests: the first server of the fixtures is the recorded primary of a cluster with nothing else on record.
+#[cfg(test)]
+pub(crate) fn of_recorded(top: Instance, others: impl IntoIterator<Item = Instance>) -> ClusterPicture {
+    use crate::domain::fixture::{NOW, key, topology};
+    use crate::domain::state::record::RecordedPrimary;
+
+    let recorded = RecordedPrimary {
+        instance: key(1),
+        identity: top.facts.as_ref().unwrap().identity.clone(),
+        since: NOW,
+        epoch: 0,
+        opened_by: None,
+        process: None,
+    };
+    let topology = topology([top].into_iter().chain(others));
+    let cluster = Cluster {
+        id: topology.cluster.clone(),
+        minted: NOW,
+        name: "c".to_owned(),
+        alias: String::new(),
+        epoch: 0,
+        instances: topology.instances.keys().cloned().collect(),
+        primary: Some(recorded),
+        document: None,
+    };
+    ClusterPicture {
+        cluster,
+        topology,
+        policy: Policy::default(),
+        findings: Vec::new(),
+    }
+}
+
 /// A group of instances with the topology that they form; recorded, or about to be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Group {

@@ -3,12 +3,10 @@
 //! Both on connections of their own: what a probe asks for waits behind the same locks as the commits do (the end of the binary log, on
 //! a full disk), and the list of sessions does not.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex as PlainMutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use tokio::sync::{Mutex, watch};
+use tokio::sync::watch;
 
 use crate::app::commits::CommitLooks;
 use crate::app::ports::{CredentialsByOrigin, Target};
@@ -16,8 +14,8 @@ use crate::domain::commit_stall::WaitingSession;
 use crate::domain::instance::Identity;
 use crate::domain::key::InstanceKey;
 
-use super::connection::{SqlFailure, credentials_of, within};
-use super::line::{Line, ProbeSettings};
+use super::connection::SqlFailure;
+use super::kept_lines::KeptLines;
 use super::queries;
 use super::text_row::TextRow;
 
@@ -29,43 +27,26 @@ const CANARY_SESSION: &str = "SET SESSION lock_wait_timeout = 1, innodb_lock_wai
 
 /// Looks over sqlx.
 pub struct MySqlCommitLooks {
-    credentials: watch::Receiver<CredentialsByOrigin>,
-    settings: Arc<ProbeSettings>,
-    lines: PlainMutex<BTreeMap<InstanceKey, Arc<Mutex<Option<Line>>>>>,
+    lines: KeptLines,
 }
 
 impl MySqlCommitLooks {
     /// Takes the accounts from `credentials` whenever a connection is opened.
     pub fn new(credentials: watch::Receiver<CredentialsByOrigin>) -> Self {
         Self {
-            credentials,
-            settings: Arc::new(ProbeSettings::default()),
-            lines: PlainMutex::default(),
+            lines: KeptLines::new(credentials, None),
         }
-    }
-
-    fn line_of(&self, instance: &InstanceKey) -> Arc<Mutex<Option<Line>>> {
-        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(lines.entry(instance.clone()).or_default())
-    }
-
-    async fn open(&self, target: &Target, deadline: Duration) -> Result<Line, String> {
-        let credentials = credentials_of(&self.credentials, target).map_err(|failure| failure.to_string())?;
-        let opening = Line::open(&target.instance, &credentials, &self.settings);
-        within(&target.instance, deadline, opening)
-            .await
-            .map_err(|failure| failure.to_string())
     }
 }
 
 #[async_trait]
 impl CommitLooks for MySqlCommitLooks {
     async fn waiting(&self, target: &Target, deadline: Duration) -> Result<Vec<WaitingSession>, String> {
-        let place = self.line_of(&target.instance);
+        let place = self.lines.place_of(&target.instance);
         let mut kept = place.lock().await;
         let mut line = match kept.take() {
             Some(line) => line,
-            None => self.open(target, deadline).await?,
+            None => self.lines.open(target, deadline).await?,
         };
         let statement = line.dialect().select_waiting_commits();
         let statement = queries::processes(statement, line.learned().has_performance_schema());
@@ -87,7 +68,7 @@ impl CommitLooks for MySqlCommitLooks {
     }
 
     async fn canary(&self, target: &Target, identity: &Identity, statement: &str) -> Result<(), String> {
-        let mut line = self.open(target, CONNECT).await?;
+        let mut line = self.lines.open(target, CONNECT).await?;
         let told = |failure: SqlFailure| match failure {
             SqlFailure::Answered { number, message } => format!("error {number}: {message}"),
             SqlFailure::Broken(failure) => failure.to_string(),
@@ -121,16 +102,7 @@ impl CommitLooks for MySqlCommitLooks {
     }
 
     async fn release(&self, instance: &InstanceKey) {
-        let released = self
-            .lines
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(instance);
-        let Some(place) = released else { return };
-        let line = place.lock().await.take();
-        if let Some(line) = line {
-            line.close().await;
-        }
+        self.lines.release(instance).await;
     }
 }
 

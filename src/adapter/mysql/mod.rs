@@ -19,6 +19,7 @@ mod executor;
 mod facts;
 mod group;
 mod handover;
+mod kept_lines;
 mod line;
 mod log_events;
 mod owner;

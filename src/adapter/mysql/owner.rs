@@ -1,17 +1,16 @@
 //! The port [`OwnerLocks`]: one connection to each primary, which holds the owner's lock or looks who does.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex as PlainMutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use tokio::sync::{Mutex, watch};
+use tokio::sync::watch;
 
 use crate::app::ports::{CredentialsByOrigin, Owner, OwnerLocks, Target};
 use crate::domain::key::InstanceKey;
 
-use super::connection::{SqlFailure, credentials_of, within};
-use super::line::{Line, ProbeSettings};
+use super::connection::SqlFailure;
+use super::kept_lines::KeptLines;
+use super::line::Line;
 use super::queries;
 use super::text_row::TextRow;
 
@@ -21,34 +20,15 @@ const OWN_SESSION: &str = "SET SESSION wait_timeout = 4";
 
 /// Holds and looks at owner's locks over sqlx.
 pub struct MySqlOwnerLocks {
-    credentials: watch::Receiver<CredentialsByOrigin>,
-    settings: Arc<ProbeSettings>,
-    lines: PlainMutex<BTreeMap<InstanceKey, Arc<Mutex<Option<Line>>>>>,
+    lines: KeptLines,
 }
 
 impl MySqlOwnerLocks {
     /// Takes the accounts from `credentials` whenever a connection is opened.
     pub fn new(credentials: watch::Receiver<CredentialsByOrigin>) -> Self {
         Self {
-            credentials,
-            settings: Arc::new(ProbeSettings::default()),
-            lines: PlainMutex::default(),
+            lines: KeptLines::new(credentials, Some(OWN_SESSION)),
         }
-    }
-
-    fn line_of(&self, instance: &InstanceKey) -> Arc<Mutex<Option<Line>>> {
-        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(lines.entry(instance.clone()).or_default())
-    }
-
-    async fn open(&self, target: &Target, deadline: Duration) -> Result<Line, String> {
-        let credentials = credentials_of(&self.credentials, target).map_err(|failure| failure.to_string())?;
-        let opened = within(&target.instance, deadline, async {
-            let mut line = Line::open(&target.instance, &credentials, &self.settings).await?;
-            line.rows(OWN_SESSION).await.map_err(SqlFailure::into_probe_failure)?;
-            Ok(line)
-        });
-        opened.await.map_err(|failure| failure.to_string())
     }
 }
 
@@ -113,11 +93,11 @@ async fn describe(line: &mut Line, connection: u64) -> Result<String, SqlFailure
 #[async_trait]
 impl OwnerLocks for MySqlOwnerLocks {
     async fn look(&self, target: &Target, group: &str, take: bool, deadline: Duration) -> Result<Owner, String> {
-        let place = self.line_of(&target.instance);
+        let place = self.lines.place_of(&target.instance);
         let mut kept = place.lock().await;
         let mut line = match kept.take() {
             Some(line) => line,
-            None => self.open(target, deadline).await?,
+            None => self.lines.open(target, deadline).await?,
         };
         let found = tokio::time::timeout(deadline, find_out(&mut line, group, take)).await;
         match found {
@@ -136,15 +116,6 @@ impl OwnerLocks for MySqlOwnerLocks {
     }
 
     async fn release(&self, instance: &InstanceKey) {
-        let released = self
-            .lines
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(instance);
-        let Some(place) = released else { return };
-        let line = place.lock().await.take();
-        if let Some(line) = line {
-            line.close().await;
-        }
+        self.lines.release(instance).await;
     }
 }

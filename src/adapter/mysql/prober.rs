@@ -118,18 +118,8 @@ impl MySqlProber {
             }
             return begun.end(target, outcome);
         }
-        let (begun, opened) = self.open_and_ask(target, credentials, deadline).await;
-        let (line, facts) = match opened {
-            Ok(opened) => opened,
-            Err(failure) => return begun.end(target, Err(failure)),
-        };
-        let observation = begun.end(target, Ok(facts));
-        if line.open.is_reserved() {
-            // Administrators want it too, and the usual way may be free the next time.
-            line.open.close().await;
-        } else {
-            *kept = Some(line);
-        }
+        let (observation, line) = self.open_and_ask(target, credentials, deadline).await;
+        *kept = line;
         observation
     }
 
@@ -142,16 +132,10 @@ impl MySqlProber {
             .await
             .expect("because the semaphore is never closed");
         let credentials = credentials_of(&self.credentials, target);
-        let (begun, opened) = self.open_and_ask(target, credentials, deadline).await;
-        let (line, facts) = match opened {
-            Ok(opened) => opened,
-            Err(failure) => return begun.end(target, Err(failure)),
-        };
-        let observation = begun.end(target, Ok(facts));
-        if line.open.is_reserved() {
-            line.open.close().await;
+        let (observation, line) = self.open_and_ask(target, credentials, deadline).await;
+        let Some(line) = line else {
             return observation;
-        }
+        };
         // While a probe runs on the kept connection, that one is to be kept or dropped by its own outcome.
         let surplus = match server.probe.try_lock() {
             Ok(mut kept) => kept.replace(line),
@@ -163,25 +147,35 @@ impl MySqlProber {
         observation
     }
 
+    /// A full probe on a new connection, and that connection where it may be kept.
     async fn open_and_ask(
         &self,
         target: &Target,
         credentials: Result<Credentials, ProbeFailure>,
         deadline: Duration,
-    ) -> (Begun, Result<(Kept<Line>, Box<InstanceFacts>), ProbeFailure>) {
+    ) -> (Observation, Option<Kept<Line>>) {
         let _turn = self.turn().await;
         let begun = self.begin();
         let credentials = match credentials {
             Ok(credentials) => credentials,
-            Err(failure) => return (begun, Err(failure)),
+            Err(failure) => return (begun.end(target, Err(failure)), None),
         };
         let opened = within(&target.instance, deadline, async {
             let mut line = Line::open_by_any_door(&target.instance, &credentials, &self.settings).await?;
             let facts = facts(&mut line).await?;
             Ok((line, facts))
         });
-        let opened = opened.await.map(|(open, facts)| (Kept { open, credentials }, facts));
-        (begun, opened)
+        let (open, facts) = match opened.await {
+            Ok(opened) => opened,
+            Err(failure) => return (begun.end(target, Err(failure)), None),
+        };
+        let observation = begun.end(target, Ok(facts));
+        if open.is_reserved() {
+            // Administrators want it too, and the usual way may be free the next time.
+            open.close().await;
+            return (observation, None);
+        }
+        (observation, Some(Kept { open, credentials }))
     }
 
     fn begin(&self) -> Begun {
