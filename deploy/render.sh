@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
 # Writes the files that are made from others, and nothing else:
-#   crds/*.yaml     -> charts/ham4db/files/, deploy/crds.yaml
-#   charts/ham4db   -> deploy/install.yaml           (needs helm)
+#   crds/*.yaml                          -> charts/ham4db/files/, deploy/crds.yaml
+#   charts/ham4db/files/alerts.yaml      -> deploy/prometheus/ham4db.rules.yaml
+#   charts/ham4db/files/dashboard.json   -> deploy/grafana/ham4db.json
+#   charts/ham4db                        -> deploy/install.yaml, deploy/examples/several-namespaces/install.yaml   (need helm)
 #
 #   render.sh              all of them
 #   render.sh crds         the copies of the resource definition only (no helm)
@@ -15,7 +17,7 @@ what=${1:-all}
 helm=$(command -v helm || echo "${XDG_CACHE_HOME:-$HOME/.cache}/ham4db/bin/helm")
 [ "$what" = crds ] || [ -x "$helm" ] || { echo "no helm; tests/setup/ensure.sh helm builds one" >&2; exit 1; }
 work=$(mktemp -d); trap 'rm -rf "$work"' EXIT
-mkdir -p "$work/charts/ham4db/files" "$work/deploy"
+mkdir -p "$work"/charts/ham4db/files "$work"/deploy/{prometheus,grafana,examples/several-namespaces}
 
 cp "$root/crds/$crd" "$work/charts/ham4db/files/$crd"
 {
@@ -24,10 +26,18 @@ cp "$root/crds/$crd" "$work/charts/ham4db/files/$crd"
     cat "$root/crds/$crd"
 } >"$work/deploy/crds.yaml"
 
-if [ "$what" != crds ]; then
+{
+    echo "# Made by deploy/render.sh from charts/ham4db/files/alerts.yaml: change it there."
+    cat "$root/charts/ham4db/files/alerts.yaml"
+} >"$work/deploy/prometheus/ham4db.rules.yaml"
+cp "$root/charts/ham4db/files/dashboard.json" "$work/deploy/grafana/ham4db.json"
+
+# plain FILE DESCRIPTION FLAGS... : the chart with these flags, as it is applied without helm. Its group key cannot be written down.
+plain() {
+    local file=$1 description=$2; shift 2
     {
+        echo "# Made by deploy/render.sh from charts/ham4db $description. Read deploy/README.md first: it needs crds.yaml, and a"
         cat <<'HEAD'
-# Made by deploy/render.sh from charts/ham4db with its default values. Read deploy/README.md first: it needs crds.yaml, and a
 # Secret that cannot be written down here.
 apiVersion: v1
 kind: Namespace
@@ -39,9 +49,13 @@ metadata:
 HEAD
         # Helm's own marks say that helm owns these objects, which is not so here.
         "$helm" template ham4db "$root/charts/ham4db" --namespace ham4db --kube-version 1.33.0 --skip-tests \
-            --set crds.install=false --set groupKey.existingSecret=ham4db-group-key |
+            --set crds.install=false --set groupKey.existingSecret=ham4db-group-key "$@" |
             grep -v -e 'app.kubernetes.io/managed-by: Helm' -e 'helm.sh/chart:'
-    } >"$work/deploy/install.yaml"
+    } >"$work/deploy/$file"
+}
+if [ "$what" != crds ]; then
+    plain install.yaml 'with its default values'
+    plain examples/several-namespaces/install.yaml 'with watchNamespaces=[orders, billing]' --set 'watchNamespaces={orders,billing}'
 fi
 
 stale=0

@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# The chart and the plain manifests, without a node: helm's own lint, what the values change, whether the rendered files are
-# current, and all of it before a real API server (started here, about 5 s) in a namespace with Pod Security "restricted".
+# The chart and the plain manifests, without a node: helm's own lint, what each value changes (values.txt), alerts and dashboard,
+# whether the rendered files are current, and all of it before a real API server (started here, about 5 s) in a namespace with Pod
+# Security "restricted".
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 . "$root/tests/cluster/env.sh"; . "$root/tests/e2e/checks.sh"
-"$root/tests/setup/ensure.sh" kube-api kubectl helm
+"$root/tests/setup/ensure.sh" kube-api kubectl helm promtool
 chart=$root/charts/ham4db
 export RUN=$HAM4DB_TEST_DIR/run/chart-$$
 work=$(mktemp -d)
@@ -43,11 +44,32 @@ refuses() {
 "$root/tests/cluster/apiserver-up.sh" >/dev/null
 export KUBECONFIG=$RUN/kubeconfig
 
+kubectl apply -f "$root/tests/e2e/monitoring-crds.yaml" >/dev/null
+
 check 'helm lint --strict' helm lint --strict --quiet "$chart"
 for values in "$chart"/ci/*.yaml; do
     check "helm lint --strict with $(basename "$values")" helm lint --strict --quiet "$chart" -f "$values"
 done
 check 'deploy/install.yaml, deploy/crds.yaml and the copy in the chart are current' "$root/deploy/render.sh" --check
+
+values() { "$root/tests/e2e/values.py" "$1"; }
+check 'every value is documented with its default' values documented
+check 'the schema has every value, and refuses wrong types and unknown keys' values schema
+check 'every value has the effect that values.txt says' values effects
+
+# Alerts and dashboard.
+check 'metrics, findings, commands and anchors of alerts and dashboard exist, and none is forgotten' "$root/tests/e2e/alerts.py" check
+alerts_fire() { sed "s#ALERTS\]#$chart/files/alerts.yaml]#" "$root/tests/e2e/alerts.yaml" >"$work/alerts.yaml" && promtool test rules "$work/alerts.yaml"; }
+check 'each alert fires on its series, and none on a healthy group' alerts_fire
+check 'the scrape configuration for machines is one, with its rules' promtool check config "$root/deploy/prometheus/scrape.yaml"
+queries_parse() { "$root/tests/e2e/alerts.py" queries >"$work/queries.yaml" && promtool check rules "$work/queries.yaml"; }
+check 'the queries of the dashboard parse' queries_parse
+one_version() {
+    local version; version=$(sed -n 's/^version = "\(.*\)"/\1/p' "$root/Cargo.toml" | head -1)
+    grep -qxF "appVersion: \"$version\"" "$chart/Chart.yaml" && grep -qxF "ARG VERSION=$version" "$root/Dockerfile" &&
+        grep -qF "ham4db:$version" "$root/deploy/README.md"
+}
+check 'Cargo.toml, chart, Dockerfile and deploy/README.md have one version' one_version
 
 renders 'three members start together, each with a volume' \
     'the("StatefulSet","ham4db")["spec"]["replicas"] == 3 and the("StatefulSet","ham4db")["spec"]["podManagementPolicy"] == "Parallel" and len(the("StatefulSet","ham4db")["spec"]["volumeClaimTemplates"]) == 1'
@@ -59,6 +81,22 @@ renders 'readiness is raft-health, liveness and startup are local' \
 renders 'the disruption budget is one, and says what it does with unready pods' \
     'the("PodDisruptionBudget","ham4db")["spec"]["maxUnavailable"] == 1 and the("PodDisruptionBudget","ham4db")["spec"]["unhealthyPodEvictionPolicy"] == "IfHealthyBudget"'
 renders 'one member: raft as well, and no budget that would block its node' 'config()["RaftEnabled"] and not kinds("PodDisruptionBudget")' --set replicas=1
+renders 'members reach both ports of each other, the test pod and the namespace the API, nobody else anything' \
+    '[([sorted(f["podSelector"].get("matchLabels",{}).items()) for f in r["from"]], [p["port"] for p in r["ports"]]) for r in the("NetworkPolicy","ham4db")["spec"]["ingress"]] == [([[("app.kubernetes.io/instance","ham4db"),("app.kubernetes.io/name","ham4db")]],[10008,3000]), ([[("app.kubernetes.io/instance","ham4db"),("app.kubernetes.io/name","ham4db-test")],[]],[3000])]'
+renders 'members and the test pod are let in whoever else is' \
+    '[r["from"][0]["podSelector"]["matchLabels"]["app.kubernetes.io/name"] for r in the("NetworkPolicy","ham4db")["spec"]["ingress"]] == ["ham4db","ham4db-test"] and len(the("NetworkPolicy","ham4db")["spec"]["ingress"][1]["from"]) == 1' --set networkPolicy.apiFrom=null
+renders 'limited connections: still to the members and to DNS' \
+    '[[p["port"] for p in r.get("ports",[])] for r in the("NetworkPolicy","ham4db")["spec"]["egress"]] == [[10008,3000],[53,53],[]]' --set 'networkPolicy.egress[0].to[0].ipBlock.cidr=10.0.0.0/8'
+renders 'Prometheus finds the peers Service, and not both' \
+    '[s["metadata"]["name"] for s in o if s["kind"] == "Service" and the("ServiceMonitor","ham4db")["spec"]["selector"]["matchLabels"].items() <= s["metadata"]["labels"].items()] == ["ham4db-peers"]' --set metrics.serviceMonitor.enabled=true
+renders 'the rules of the release are the rules of the file' \
+    'len(the("PrometheusRule","ham4db")["spec"]["groups"][0]["rules"]) == open("'"$chart"'/files/alerts.yaml").read().count("- alert:")' --set metrics.prometheusRule.enabled=true
+renders 'nothing of Prometheus Operator unless asked for' 'not [x for x in o if "monitoring" in x["apiVersion"]] and kinds("ConfigMap") == ["ham4db"]'
+refuses 'an address of the members in config is refused' 'config.listenAddress: Services' --set config.listenAddress=:80
+refuses 'a password in config is refused' 'config.MySQLTopologyPassword: everybody' --set config.MySQLTopologyPassword=x
+renders 'one from the environment is not' 'config()["MySQLTopologyPassword"] == "${PASSWORD}"' --set-string 'config.MySQLTopologyPassword=${PASSWORD}'
+renders 'a key of the chart in another case comes out once' \
+    '[k for k in config() if k.lower() == "memberdatacenter"] == ["memberDataCenter"]' --set config.memberDataCenter=a
 renders 'config goes over the keys of the chart' 'config()["RecoveryPeriodBlockSeconds"] == 600 and config()["RaftEnabled"]' --set config.RecoveryPeriodBlockSeconds=600
 renders 'no volumes: an emptyDir in their place' \
     '"volumeClaimTemplates" not in the("StatefulSet","ham4db")["spec"] and [v for v in pod()["spec"]["volumes"] if v["name"] == "data" and "emptyDir" in v]' --set persistence.enabled=false

@@ -6,6 +6,7 @@
 #   kube-node    all of a node: system packages (root or sudo), kubelet, CoreDNS, the images of a bare cluster; has kube-api, kubectl, helm
 #   bases        base images for `make image` by buildah (root or sudo)       tools     the small programs that the scripts call
 #   node-packages  the system packages of kube-node alone                     lint-tools  shellcheck
+#   promtool     promtool of this distribution, only when the machine has none
 # ensure.sh --check WHAT... : 0 when all is there, else says what is missing. Changes nothing.
 # ensure.sh --where mysql|mariadb : the folder of that server, on stdout (see below), set up or not.
 #
@@ -54,6 +55,7 @@ describe() {
         kube-node) echo 'kubelet, controllers, CoreDNS and images (6 min, 450 MB)' ;;
         bases) echo 'base images for buildah (2 min, 180 MB in the image store)' ;;
         node-packages) echo 'node packages by apt (1 min, 300 MB installed)' ;;
+        promtool) echo 'promtool (30 s, 50 MB)' ;;
         lint-tools) echo 'shellcheck by apt (1 min, 30 MB)' ;;
         tools) echo 'small tools by apt (1 min, 50 MB)' ;;
     esac
@@ -78,7 +80,7 @@ for what in "$@"; do
         "$flavour_of_own") want own ;;
         bases) want node-packages; want bases ;;
         mysql|mariadb|tools|node-packages|lint-tools) want "$what" ;;
-        go) want go ;;
+        go|promtool) want "$what" ;;
         kubectl|kube-api|helm) want tools; want "$what" ;;
         kube-node) want tools; want node-packages; want kube-api; want kubectl; want helm; want kube-node ;;
         *) die "unknown part '$what': see ensure.sh --help" ;;

@@ -1,6 +1,6 @@
 # shellcheck shell=bash
-# Sourced. Go, Kubernetes and helm, all from their sources or Debian's packages: no prebuilt binary is fetched. How they are built
-# stands in tests/cluster/.
+# Sourced. Go, Kubernetes and helm, all from their sources or Debian's packages, and promtool: no prebuilt binary is fetched but theirs.
+# How they are built stands in tests/cluster/.
 
 cluster=$repository/tests/cluster
 bin=$CACHE/bin
@@ -28,6 +28,7 @@ kubectl_ready() {
 }
 kube_api_ready() { [ -x "$bin/kube-apiserver" ] && [ -x "$bin/etcd" ]; }
 helm_ready() { have helm; }
+promtool_ready() { have promtool; }
 node_programs=(kube-controller-manager kube-scheduler kubelet kube-proxy coredns)
 node_images=(pause busybox coredns)
 kube_node_ready() {
@@ -78,6 +79,19 @@ set_up_go() {
     mkdir -p "$bin"
     mv "$partial/go" "$bin/go"
     say "$("$bin/go" version)"
+}
+
+# One program out of Prometheus' package, which is not installed: it would start a service.
+set_up_promtool() {
+    ! promtool_ready || return 0
+    partial promtool
+    private_apt "$partial/apt" "$codename" "$([ "$ID" = ubuntu ] && echo 'main universe' || echo main)"
+    say "downloading promtool"
+    (cd "$partial/apt" && quietly apt-get "${apt_options[@]}" download prometheus)
+    quietly dpkg-deb -x "$partial"/apt/prometheus_*.deb "$partial/root"
+    mkdir -p "$bin"
+    mv "$partial/root/usr/bin/promtool" "$bin/promtool"
+    say "$("$bin/promtool" --version 2>&1 | head -n 1)"
 }
 
 # All builds share modules and compiled packages, so one at a time.

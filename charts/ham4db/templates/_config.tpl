@@ -22,7 +22,28 @@
         "Enabled" .Values.controller.enabled
         "Namespace" .Release.Namespace
         "WatchNamespaces" (.Values.watchNamespaces | default list)) -}}
-{{- toPrettyJson (mergeOverwrite $config (deepCopy .Values.config)) -}}
+{{- $owned := list "listenaddress" "httpadvertise" "raftenabled" "raftbind" "raftadvertise" "defaultraftport" "raftnodes" "raftgroupkeyfile" "raftstatefulset" "kubernetes" -}}
+{{- range $key, $value := .Values.config -}}
+{{- if has (lower $key) $owned -}}
+{{- fail (printf "config.%s: Services, probes and members rely on what the chart sets there" $key) -}}
+{{- end -}}
+{{- if and (regexMatch "(?i)(password|acltoken|secret)$" $key) (ne (toString $value) "") (not (regexMatch "^\\$\\{[A-Za-z_][A-Za-z0-9_]*\\}$" (toString $value))) -}}
+{{- fail (printf "config.%s: everybody who reads ConfigMaps would read it. Write ${NAME}, and bring NAME from a Secret by extraEnv" $key) -}}
+{{- end -}}
+{{- /* The case of keys does not matter to the program: one key in two cases must not come out twice. */ -}}
+{{- range $ours := keys $config -}}
+{{- if eq (lower $ours) (lower $key) }}{{ $_ := unset $config $ours }}{{ end -}}
+{{- end -}}
+{{- $_ := set $config $key $value -}}
+{{- end -}}
+{{- toPrettyJson $config -}}
+{{- end }}
+
+{{/* What paths begin with: config.URLPrefix as the program reads it, "" or "/x". */}}
+{{- define "ham4db.urlPrefix" -}}
+{{- range $key, $value := .Values.config -}}
+{{- if eq (lower $key) "urlprefix" }}{{ with $value | trimAll "/" }}/{{ . }}{{ end }}{{ end -}}
+{{- end -}}
 {{- end }}
 
 {{/* The number of members is left out: a scaled group is told by its StatefulSet, and must not be rolled for it. */}}
