@@ -348,6 +348,10 @@ pub struct Policy {
     pub pseudo_gtid: bool,
     /// There are commands that fence servers from outside.
     pub fences_outside: bool,
+    /// When ham4db last changed what commits of this cluster wait for, or may have; what was seen by then tells nothing of it. Now
+    /// while it is at it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub acks_changed_at: Option<Wall>,
     /// The voters of the group by name, each with its data centre (empty: not known); nobody where a single member decides.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub voters: BTreeMap<String, String>,

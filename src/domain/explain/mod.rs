@@ -139,7 +139,7 @@ pub fn explain<'a>(
             .unwrap_or_default(),
         loss: rehearsal.loss(),
         fencing: plan
-            .map(|plan| receipt::predict(plan, topology, now).to_string())
+            .map(|plan| receipt::predict(plan, topology, policy.acks_changed_at, now).to_string())
             .unwrap_or_default(),
         replicas: outlooks(topology, primary.as_ref(), &rehearsal),
         left_behind: plan

@@ -59,8 +59,15 @@ impl fmt::Display for FenceReceipt {
     }
 }
 
-/// What allows the opening now: `done` are the actor's steps, `fresh` the picture after them.
-pub fn receipt(plan: &Plan, done: &[StepResult], fresh: &Topology, now: Wall) -> FenceReceipt {
+/// What allows the opening now: `done` are the actor's steps, `fresh` the picture after them, and nothing of semi-sync that was seen
+/// until `acks_changed_at` ([`super::super::policy::Policy::acks_changed_at`]) counts.
+pub fn receipt(
+    plan: &Plan,
+    done: &[StepResult],
+    fresh: &Topology,
+    acks_changed_at: Option<Wall>,
+    now: Wall,
+) -> FenceReceipt {
     let victim = &plan.victim;
     let last = |is_wanted: fn(&Step) -> bool| {
         let mut wanted = done.iter().rev().filter(|result| is_wanted(&result.step));
@@ -74,7 +81,7 @@ pub fn receipt(plan: &Plan, done: &[StepResult], fresh: &Topology, now: Wall) ->
         replica.is_valid() && (super::planner::is_frozen(replica) || fresh.source_of(replica) != Some(victim))
     };
     let fenced_outside = last(|step| matches!(step, Step::CallFencer { .. })) == Some(&Outcome::Done);
-    acks_revoked(plan, fresh, now, is_stopped).unwrap_or_else(|why| {
+    acks_revoked(plan, fresh, acks_changed_at, now, is_stopped).unwrap_or_else(|why| {
         if fenced_outside {
             FenceReceipt::FencedOutside
         } else {
@@ -85,9 +92,9 @@ pub fn receipt(plan: &Plan, done: &[StepResult], fresh: &Topology, now: Wall) ->
 
 /// What would allow the opening if the present primary died now and did not answer any more: all replicas that answer would be
 /// stopped, and the fencer would do its work.
-pub fn predict(plan: &Plan, topology: &Topology, now: Wall) -> FenceReceipt {
+pub fn predict(plan: &Plan, topology: &Topology, acks_changed_at: Option<Wall>, now: Wall) -> FenceReceipt {
     let calls_fencer = plan.steps.iter().any(|step| matches!(step, Step::CallFencer { .. }));
-    acks_revoked(plan, topology, now, Instance::is_valid).unwrap_or_else(|why| {
+    acks_revoked(plan, topology, acks_changed_at, now, Instance::is_valid).unwrap_or_else(|why| {
         if calls_fencer {
             FenceReceipt::FencedOutside
         } else {
@@ -100,6 +107,7 @@ pub fn predict(plan: &Plan, topology: &Topology, now: Wall) -> FenceReceipt {
 fn acks_revoked(
     plan: &Plan,
     topology: &Topology,
+    acks_changed_at: Option<Wall>,
     now: Wall,
     is_stopped: impl Fn(&Instance) -> bool,
 ) -> Result<FenceReceipt, String> {
@@ -108,6 +116,12 @@ fn acks_revoked(
     let (facts, seen) = instance
         .and_then(|instance| Some((instance.facts.as_ref()?, instance.last_seen?)))
         .ok_or_else(|| format!("{victim} was never seen"))?;
+    let is_outdated = |seen: Wall| acks_changed_at.is_some_and(|changed| seen <= changed);
+    if is_outdated(seen) {
+        return Err(format!(
+            "{victim} was not seen since it was changed what its commits wait for"
+        ));
+    }
     let semi_sync: &SemiSync = &facts.semi_sync;
     if !promises_no_loss(semi_sync) {
         return Err(format!(
@@ -122,7 +136,10 @@ fn acks_revoked(
         ));
     }
     let acknowledges = |key: &InstanceKey| {
-        let facts = topology.get(key).and_then(|instance| instance.facts.as_ref());
+        let known = topology
+            .get(key)
+            .filter(|instance| !instance.last_seen.is_none_or(is_outdated));
+        let facts = known.and_then(|instance| instance.facts.as_ref());
         facts.is_none_or(|facts: &InstanceFacts| facts.semi_sync.replica_enabled)
     };
     let known: Vec<&InstanceKey> = plan

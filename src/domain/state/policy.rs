@@ -232,6 +232,7 @@ pub fn policy_of(
         takeover: settings.takeover,
         pseudo_gtid: settings.pseudo_gtid,
         fences_outside: settings.fences_outside,
+        acks_changed_at: acks_changed_at(state, cluster, now),
         voters: BTreeMap::new(),
     }
 }
@@ -257,6 +258,16 @@ fn held_back(
         Some(why) => HeldBack::Vetoed { uid, until, why },
         None => HeldBack::RecentRecovery { uid, until },
     })
+}
+
+/// When the last recovery of the cluster ended; each may have switched semi-sync. Those that do nothing else are at it while they run.
+fn acks_changed_at(state: &State, cluster: &Cluster, now: Wall) -> Option<Wall> {
+    let switches = |kind| matches!(kind, RecoveryKind::Durability | RecoveryKind::SemiSync);
+    let changed = |recovery: &Recovery| {
+        let at_it = (recovery.is_active() && switches(recovery.plan.kind)).then_some(now);
+        at_it.or_else(|| recovery.ended())
+    };
+    recoveries_of(state, cluster).filter_map(changed).max()
 }
 
 /// The reconnect test that holds back the next one.

@@ -304,6 +304,20 @@ fn a_recovery_blocks_the_next_one_from_its_end_until_it_is_acknowledged() {
 }
 
 #[test]
+fn semi_sync_counts_as_changed_at_the_end_of_each_recovery_and_while_one_switches_it() {
+    let changed = |recoveries: Vec<Recovery>| {
+        let now = NOW.plus_millis(100);
+        policy_of(&with(recoveries), &cluster(), &settings(&["*"]), &tree(), now).acks_changed_at
+    };
+    assert_eq!(changed(Vec::new()), None);
+    assert_eq!(changed(vec![ended("r1", true)]), Some(NOW));
+    let mut failover = recovery("r2", Phase::Claimed);
+    assert_eq!(changed(vec![ended("r1", true), failover.clone()]), Some(NOW));
+    failover.plan.kind = RecoveryKind::Durability;
+    assert_eq!(changed(vec![ended("r1", true), failover]), Some(NOW.plus_millis(100)));
+}
+
+#[test]
 fn a_recovery_that_promoted_nobody_blocks_only_shortly() {
     let settings = settings(&["*"]);
     let state = with([ended("r1", false)]);

@@ -132,7 +132,7 @@ impl Course<'_> {
     /// The proof that allows the opening, or the step that gets a better one: who has a fencer does not want to go without. An error is
     /// the fencer's failure: the old primary may live.
     pub(super) fn proof(&self, plan: &Plan, policy: &Policy, now: Wall) -> Result<Result<FenceReceipt, Step>, String> {
-        let receipt = receipt(plan, self.done, self.fresh, now);
+        let receipt = receipt(plan, self.done, self.fresh, policy.acks_changed_at, now);
         if !policy.fences_outside || !matches!(receipt, FenceReceipt::AcceptedByPolicy { .. }) {
             return Ok(Ok(receipt));
         }

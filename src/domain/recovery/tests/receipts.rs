@@ -44,11 +44,11 @@ fn the_old_primarys_word_is_the_best_proof() {
     let tree = topology([db1(), cut(2, "1:1-100")]);
     let plan = plan_of(&tree);
     assert_eq!(
-        receipt(&plan, &fenced(Outcome::Done), &tree, NOW),
+        receipt(&plan, &fenced(Outcome::Done), &tree, None, NOW),
         FenceReceipt::OldPrimaryReadOnly
     );
     let unanswered = fenced(Outcome::NoAnswer("refused".to_owned()));
-    let told = receipt(&plan, &unanswered, &tree, NOW).to_string();
+    let told = receipt(&plan, &unanswered, &tree, None, NOW).to_string();
     assert!(told.starts_with("none") && told.contains("without semi-sync"), "{told}");
 }
 
@@ -65,7 +65,7 @@ fn a_primary_that_cannot_get_its_acknowledgements_takes_no_write() {
         ])
     };
     let plan = plan_of(&tree(Connecting));
-    let revoked = receipt(&plan, &[], &tree(Connecting), NOW.plus_millis(9_999));
+    let revoked = receipt(&plan, &[], &tree(Connecting), None, NOW.plus_millis(9_999));
     let wanted = FenceReceipt::AcksRevoked {
         stopped: 2,
         of: 3,
@@ -74,7 +74,7 @@ fn a_primary_that_cannot_get_its_acknowledgements_takes_no_write() {
     };
     assert_eq!(revoked, wanted);
     // It may have given up waiting.
-    let late = receipt(&plan, &[], &tree(Connecting), NOW.plus_millis(10_000)).to_string();
+    let late = receipt(&plan, &[], &tree(Connecting), None, NOW.plus_millis(10_000)).to_string();
     assert!(late.contains("stops waiting"), "{late}");
     let one = topology([
         waiting(2),
@@ -82,15 +82,44 @@ fn a_primary_that_cannot_get_its_acknowledgements_takes_no_write() {
         acknowledging(3, Stopped).dead(),
         acknowledging(4, Connecting),
     ]);
-    let told = receipt(&plan, &[], &one, NOW).to_string();
+    let told = receipt(&plan, &[], &one, None, NOW).to_string();
     assert!(
         told.contains("1 of 3 semi-sync replicas") && told.contains("2 are needed"),
         "{told}"
     );
     // One that the primary counted and nobody knows may acknowledge.
     let few = topology([waiting(1), acknowledging(2, Stopped)]);
-    let told = receipt(&plan_of(&few), &[], &few, NOW).to_string();
+    let told = receipt(&plan_of(&few), &[], &few, None, NOW).to_string();
     assert!(told.contains("1 of 3") && told.contains("3 are needed"), "{told}");
+}
+
+#[test]
+fn what_was_seen_before_semi_sync_was_changed_proves_nothing() {
+    let tree = topology([
+        waiting(1),
+        acknowledging(2, ThreadState::Stopped),
+        acknowledging(3, ThreadState::Stopped),
+        acknowledging(4, ThreadState::Stopped),
+    ]);
+    let proof = |tree: &Topology, changed| receipt(&plan_of(tree), &[], tree, changed, NOW);
+    let before = Some(NOW.plus_millis(-1));
+    assert!(matches!(proof(&tree, before), FenceReceipt::AcksRevoked { of: 3, .. }));
+    let told = proof(&tree, Some(NOW)).to_string();
+    assert!(told.contains("not seen since"), "{told}");
+    // Who did not acknowledge then may do so now, and does not answer: four may acknowledge, and three of them are stopped.
+    let gone = Instance {
+        last_seen: Some(NOW.plus_millis(-5_000)),
+        ..cut(5, "1:1-100").dead()
+    };
+    let mut tree = tree;
+    tree.instances.insert(key(5), gone);
+    let proof_of = |changed: i64| proof(&tree, Some(NOW.plus_millis(changed)));
+    assert!(matches!(proof_of(-6_000), FenceReceipt::AcksRevoked { of: 3, .. }));
+    let told = proof_of(-4_000).to_string();
+    assert!(
+        told.contains("3 of 4 semi-sync replicas") && told.contains("4 are needed"),
+        "{told}"
+    );
 }
 
 #[test]
@@ -105,7 +134,7 @@ fn any_weaker_semi_sync_is_no_proof() {
         let primary = waiting(1).facts(|facts| weaken(&mut facts.semi_sync));
         let tree = topology([primary, acknowledging(2, ThreadState::Stopped)]);
         assert!(matches!(
-            receipt(&plan_of(&tree), &[], &tree, NOW),
+            receipt(&plan_of(&tree), &[], &tree, None, NOW),
             FenceReceipt::AcceptedByPolicy { .. }
         ));
     }
@@ -121,7 +150,7 @@ fn a_proof_is_foretold_for_the_replicas_that_answer() {
     ]);
     let plan = plan_of(&tree);
     assert!(matches!(
-        predict(&plan, &tree, NOW),
+        predict(&plan, &tree, None, NOW),
         FenceReceipt::AcksRevoked { stopped: 3, .. }
     ));
 }
