@@ -8,7 +8,7 @@ use tokio::sync::watch;
 
 use crate::domain::analysis::silence;
 use crate::domain::commit_stall::CommitStall;
-use crate::domain::instance::{Identity, Instance, InstanceFacts, Observation, ProbeFailure};
+use crate::domain::instance::{Identity, Instance, InstanceFacts, Observation, ProbeFailure, is_same_process};
 use crate::domain::intent::Origin;
 use crate::domain::key::InstanceKey;
 use crate::domain::time::{Mono, Wall};
@@ -424,6 +424,11 @@ fn take_in(
                 instance.acks_awaited_since = awaited_since;
                 (noticed.changed, tells_anew) = (true, true);
             }
+            let has_reopened = instance
+                .facts
+                .as_ref()
+                .is_some_and(|before| !before.is_writable() && !is_same_process(before.started, facts.started));
+            instance.reopened_by_start = facts.is_writable() && (has_reopened || instance.reopened_by_start);
             let has_arrived = match (instance.channel(), facts.managed_channel()) {
                 (Some(before), Some(now)) => silence::has_arrived(before, now),
                 (None, _) | (_, None) => false,

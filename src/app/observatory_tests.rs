@@ -386,3 +386,29 @@ fn clients_that_try_again_at_a_semi_sync_source_are_no_commits_that_get_through(
     assert_eq!(see("1:1-9", 300, 3), (Some(1), Some(1)));
     assert_eq!(see("1:1-10", 400, 4), (Some(4), None));
 }
+
+#[test]
+fn a_server_that_was_read_only_and_starts_writable_is_told_from_one_that_a_person_opens() {
+    let observatory = watching(&[2]);
+    let see = |read_only: bool, started: i64, seconds: i64| {
+        let instance = replica(2, 1, "1:1-9").facts(|facts| {
+            facts.read_only = read_only;
+            facts.started = Some(started);
+        });
+        let observation = Observation {
+            ended: NOW.plus_millis(seconds * 1000),
+            ..saw(&instance, 2)
+        };
+        record(&observatory, &observation, u64::try_from(seconds).unwrap() * 1000);
+        observatory.get(&key(2)).unwrap().instance.reopened_by_start
+    };
+    assert!(!see(false, 100, 1), "nobody knows what it was before");
+    assert!(!see(true, 100, 2));
+    assert!(!see(false, 100, 3), "a person's statement");
+    assert!(!see(true, 100, 4));
+    assert!(see(false, 200, 5));
+    assert!(see(false, 200, 6), "until it is read-only");
+    assert!(!see(true, 200, 7));
+    assert!(!see(false, 200, 8));
+    assert!(!see(false, 300, 9), "it was writable before");
+}

@@ -254,7 +254,7 @@ keys! {
         TakeoverTransactionWaitSeconds: u32 = 5;
         /// (own key) What becomes of transactions that run longer: `Kill` ends them, `Refuse` ends the takeover.
         TakeoverLongTransactions: String = "Kill".to_owned();
-        /// (own key) What is done about servers that are writable as soon as they start, without a document: `Enforce` (their next start is read-only, and the primary is opened again after one), `Advise` or `Off`.
+        /// (own key) What is done about servers that are writable as soon as they start, without a document: `Enforce` (their next start is read-only, and the primary is opened again after one), `Advise` or `Off`. With the first two a replica that was read-only and starts writable is made read-only again.
         BootReadOnly: String = "Advise".to_owned();
         /// (own key) Which transactions survive the loss of a primary, without a document: `None` (semi-sync is left as it is), `SemiSync` (commits wait for replicas) or `CrossDataCenter` (for replicas in other data centres than the primary's).
         Durability: String = "None".to_owned();

@@ -479,6 +479,10 @@ pub struct Instance {
     /// Since when this member has seen commits of it wait for acknowledgements at every look, and none get through.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub acks_awaited_since: Option<Wall>,
+    /// It takes writes since its process began, and did not when this member last saw the process before: nobody's wish, a configuration
+    /// file's.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub reopened_by_start: bool,
     /// Who has held the owner's lock on it for some seconds and is no member of this group.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub another_controller: Option<String>,
@@ -500,6 +504,7 @@ impl Instance {
             latency_micros: 0,
             binlog_unmoved_since: None,
             acks_awaited_since: None,
+            reopened_by_start: false,
             another_controller: None,
             commit_stall: None,
         }

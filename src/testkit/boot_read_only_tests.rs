@@ -126,3 +126,37 @@ async fn a_failed_primary_that_returns_read_only_is_never_opened_again() {
     );
     rig.world.assert_sound();
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_replica_that_starts_writable_is_made_read_only_again() {
+    let rig = rig(3, BootReadOnly::Advise);
+    rig.settled().await;
+    rig.world.plan(Fault::refuse(2, "set_read_only"));
+    rig.world.kill(2);
+    rig.world.start(2);
+    assert_eq!(rig.world.writable(), [key(1), key(2)]);
+    rig.until("one is writable", |rig| rig.world.writable() == [key(1)])
+        .await;
+    let recoveries = rig.recovered(2).await;
+    assert!(!recoveries[0].is_successful() && recoveries[1].is_successful());
+    assert!(
+        recoveries
+            .iter()
+            .all(|recovery| recovery.plan.kind == RecoveryKind::BootReadOnly)
+    );
+    rig.world.with(2, |server| server.read_only = false);
+    rig.wait(60_000).await;
+    assert_eq!(rig.world.writable(), [key(1), key(2)], "a person's statement");
+    assert_eq!(rig.recoveries().len(), 2);
+
+    let off = rig_without_it();
+    off.settled().await;
+    off.world.kill(2);
+    off.world.start(2);
+    off.wait(60_000).await;
+    assert_eq!(off.world.writable(), [key(1), key(2)]);
+}
+
+fn rig_without_it() -> Rig {
+    rig(2, BootReadOnly::Off)
+}

@@ -125,6 +125,7 @@ pub(crate) fn instance(port: u16, source: Option<u16>) -> Instance {
         latency_micros: 23_540,
         binlog_unmoved_since: None,
         acks_awaited_since: None,
+        reopened_by_start: false,
         another_controller: None,
         commit_stall: None,
     }

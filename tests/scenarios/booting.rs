@@ -37,17 +37,7 @@ async fn starts_read_only(run: Arc<Run>, flavour: Flavour) -> Result<()> {
         .one_recovery(DEADLINE, &measured.from, &measured.to)
         .await?;
     stage.writers.progress(100, DEADLINE).await?;
-    let schema = match flavour {
-        Flavour::MySql => "performance_schema",
-        Flavour::MariaDb => "information_schema",
-    };
-    let uptime = format!("SELECT VARIABLE_VALUE FROM {schema}.global_status WHERE VARIABLE_NAME = 'Uptime'");
-    // Processes are told apart by when they began, in whole seconds: here the first one would end before it is old enough.
-    until(DEADLINE, "the new primary to have run for some seconds", async || {
-        let uptime = stage.topology.server(1)?.value(&uptime).await?;
-        Ok((uptime.parse::<u64>()? >= OLD_ENOUGH).then_some(()))
-    })
-    .await?;
+    old_enough(&stage, 1).await?;
     stage.topology.server_mut(1)?.kill()?;
     stage.topology.server_mut(1)?.start_again().await?;
     let repair = until(DEADLINE, "the repair of the read-only primary", async || {
@@ -82,6 +72,20 @@ async fn starts_read_only(run: Arc<Run>, flavour: Flavour) -> Result<()> {
     ensure!(recoveries.len() == 2, "{}", Value::from(recoveries));
     stage.judge(Duration::ZERO).await?;
     Ok(())
+}
+
+/// Processes are told apart by when they began, in whole seconds: here one would end before it is old enough.
+pub(crate) async fn old_enough(stage: &Stage, index: usize) -> Result<()> {
+    let schema = match stage.topology.flavour {
+        Flavour::MySql => "performance_schema",
+        Flavour::MariaDb => "information_schema",
+    };
+    let uptime = format!("SELECT VARIABLE_VALUE FROM {schema}.global_status WHERE VARIABLE_NAME = 'Uptime'");
+    until(DEADLINE, "the server to have run for some seconds", async || {
+        let uptime = stage.topology.server(index)?.value(&uptime).await?;
+        Ok((uptime.parse::<u64>()? >= OLD_ENOUGH).then_some(()))
+    })
+    .await
 }
 
 /// What `explain` says about the primary's being read-only.

@@ -7,6 +7,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use tokio::task::JoinHandle;
 
+use crate::booting::old_enough;
 use crate::kit::http::{key, text};
 use crate::kit::members::{Intent, Members};
 use crate::kit::replication::Flavour;
@@ -266,4 +267,49 @@ async fn a_leader_that_dies_after_it_recorded_the_new_primary_is_finished_for() 
         Ok(())
     })
     .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_former_mysql_primary_that_starts_again_writable_is_made_read_only() -> Result<()> {
+    scenario("takeover-restart-mysql", |run| starts_writable(run, Flavour::MySql)).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_former_mariadb_primary_that_starts_again_writable_is_made_read_only() -> Result<()> {
+    scenario("takeover-restart-mariadb", |run| starts_writable(run, Flavour::MariaDb)).await
+}
+
+/// It handed over and is a replica; its configuration has not heard of that.
+async fn starts_writable(run: Arc<Run>, flavour: Flavour) -> Result<()> {
+    let mut stage = Stage::set(&run, &Shape::star(flavour, 2), &Intent::default_document()).await?;
+    let (first, second) = (stage.address(0)?, stage.address(1)?);
+    taken_over(&stage, "graceful-master-takeover-auto", &first, &second).await?;
+    settled(&stage, 1).await?;
+    ensure!(
+        stage.topology.server(0)?.is_read_only().await?,
+        "it was not made read-only"
+    );
+    old_enough(&stage, 0).await?;
+    stage.topology.server_mut(0)?.kill()?;
+    stage.topology.server_mut(0)?.start_again().await?;
+    until(DEADLINE, "the restarted replica to be read-only", async || {
+        Ok(stage.topology.server(0)?.is_read_only().await?.then_some(()))
+    })
+    .await?;
+    until(DEADLINE, "the record of it", async || {
+        let recoveries = stage.members.recoveries().await?;
+        let is_it = |recovery: &Value| {
+            text(recovery, "/Type") == "BootReadOnly"
+                && key(recovery, "/AnalysisEntry/AnalyzedInstanceKey") == first.to_string()
+                && recovery.get("IsSuccessful") == Some(&Value::Bool(true))
+        };
+        ensure!(recoveries.iter().any(is_it), "{}", Value::from(recoveries));
+        Ok(Some(()))
+    })
+    .await?;
+    ensure!(
+        !stage.topology.server(1)?.is_read_only().await?,
+        "the primary was touched"
+    );
+    Ok(())
 }

@@ -1,4 +1,5 @@
-//! `bootReadOnly: Enforce`: sees to it that servers start read-only, and that a primary which has started so is opened again.
+//! How servers start. A replica that was read-only and starts writable is made read-only again; with `bootReadOnly: Enforce` servers
+//! start read-only, and a primary which has started so is opened again.
 
 use std::sync::Arc;
 
@@ -19,16 +20,23 @@ const REOPEN_AGAIN_MILLIS: u64 = 30_000;
 /// What a server is after its next start is looked at again after this, milliseconds: what it told before the change is a minute old
 /// at most, and a server that refuses is not to fill the records.
 const ENFORCE_AGAIN_MILLIS: u64 = 300_000;
+/// A replica that could not be made read-only is tried again after this, milliseconds.
+const HOLD_AGAIN_MILLIS: u64 = 5_000;
 
 impl Recoverer {
     /// Takes up what the policies call for. Returns at once; the work goes on in tasks.
     pub fn tend_boots(self: &Arc<Self>, pictures: &[ClusterPicture]) {
-        let wanting = |picture: &&ClusterPicture| picture.policy.boot_read_only == BootReadOnly::Enforce;
+        let wanting = |picture: &&ClusterPicture| picture.policy.boot_read_only != BootReadOnly::Off;
         for picture in pictures.iter().filter(wanting) {
             if !may_act(picture) || !self.is_at_rest(picture) {
                 continue;
             }
-            if let Some(plan) = self.reopening(picture) {
+            if let Some(plan) = planner::plan_hold(&picture.topology, &picture.policy) {
+                if self.has_not_failed_lately(&plan) {
+                    let told = format!("{} is a replica, was read-only, and has started writable", plan.victim);
+                    self.tend(picture, plan, told);
+                }
+            } else if let Some(plan) = self.reopening(picture) {
                 let told = format!("{} has started read-only and is the primary", plan.victim);
                 self.tend(picture, plan, told);
             } else if self.is_rested(picture, RecoveryKind::BootReadOnly, ENFORCE_AGAIN_MILLIS)
@@ -86,6 +94,18 @@ impl Recoverer {
             .values()
             .filter_map(ended)
             .all(|ended| now.millis_since(ended) >= millis)
+    }
+
+    fn has_not_failed_lately(&self, plan: &Plan) -> bool {
+        let now = self.shop.clock.wall();
+        let state = self.pictures.state();
+        let failed = state.recoveries.values().filter(|recovery| {
+            let past = &recovery.plan;
+            !recovery.is_successful() && (past.kind, &past.victim) == (plan.kind, &plan.victim)
+        });
+        failed
+            .filter_map(crate::domain::state::Recovery::ended)
+            .all(|ended| now.millis_since(ended) >= HOLD_AGAIN_MILLIS)
     }
 
     pub(super) fn tend(self: &Arc<Self>, picture: &ClusterPicture, plan: Plan, told: String) {

@@ -51,7 +51,7 @@ pub fn lint(plan: &Plan, topology: &Topology) -> Vec<String> {
         RecoveryKind::Durability => living::check_durability(plan, topology, &mut wrong),
         RecoveryKind::NonWritablePrimary => living::check_make_writable(plan, topology, &mut wrong),
         RecoveryKind::MatchBelow => relocate::check_match(plan, topology, &mut wrong),
-        RecoveryKind::BootReadOnly => check_boot_read_only(plan, &mut wrong),
+        RecoveryKind::BootReadOnly => check_boot_read_only(plan, topology, &mut wrong),
         RecoveryKind::ReopenPrimary => check_reopening(plan, topology, &mut wrong),
     }
     wrong
@@ -450,8 +450,19 @@ fn check_takeover(plan: &Plan, topology: &Topology, wrong: &mut Vec<String>) {
     }
 }
 
-fn check_boot_read_only(plan: &Plan, wrong: &mut Vec<String>) {
-    if !matches!(plan.steps.as_slice(), [Step::PersistReadOnly { servers }] if *servers == plan.instances) {
+fn check_boot_read_only(plan: &Plan, topology: &Topology, wrong: &mut Vec<String>) {
+    if let [Step::Fence { victim }] = plan.steps.as_slice() {
+        if *victim != plan.victim || plan.instances != BTreeSet::from([victim.clone()]) {
+            wrong.push("a replica that is made read-only is the only one that is claimed".to_owned());
+        }
+        let is_below = current_primary(topology).is_some_and(|primary| {
+            let mut below = topology.descendants_of(&primary).into_iter();
+            primary != *victim && below.any(|replica| replica.key == *victim)
+        });
+        if !is_below || plan.victim_identity.is_some() {
+            wrong.push(format!("{victim} is no replica of a primary, or would be quarantined"));
+        }
+    } else if !matches!(plan.steps.as_slice(), [Step::PersistReadOnly { servers }] if *servers == plan.instances) {
         wrong.push("what servers are after their next start is one step, on all that are claimed".to_owned());
     }
 }

@@ -54,6 +54,75 @@ pub fn plan_boot_read_only(topology: &Topology, policy: &Policy) -> Option<Plan>
     })
 }
 
+/// Makes a replica read-only that takes writes since its last start and took none before it; one at a time, `None` when there is none.
+/// Whoever keeps a replica writable is left alone, and so is everything while no primary takes writes.
+pub fn plan_hold(topology: &Topology, policy: &Policy) -> Option<Plan> {
+    if policy.boot_read_only == BootReadOnly::Off {
+        return None;
+    }
+    let is_it = |instance: &&Instance| {
+        instance.reopened_by_start
+            && !is_downtimed(topology, policy, &instance.key)
+            && !policy.quarantined.contains(&instance.key)
+            && check_hold(topology, &instance.key).is_ok()
+    };
+    let replica = topology.instances.values().find(is_it)?;
+    Some(Plan {
+        // It is a replica and stays one: nobody is quarantined.
+        victim_identity: None,
+        steps: vec![Step::Fence {
+            victim: replica.key.clone(),
+        }],
+        ..Plan::of_one(
+            RecoveryKind::BootReadOnly,
+            Code::BootsWritable,
+            &topology.cluster,
+            &replica.key,
+            replica.valid_facts()?,
+        )
+    })
+}
+
+/// Whether a server is a writable replica of a primary that takes writes itself, and no co-primary of it.
+///
+/// # Errors
+/// What speaks against making it read-only.
+pub(in crate::domain::recovery) fn check_hold(topology: &Topology, key: &InstanceKey) -> Result<(), String> {
+    let replica = topology
+        .get(key)
+        .ok_or_else(|| format!("{key} is not in the picture"))?;
+    let facts = replica
+        .valid_facts()
+        .ok_or_else(|| format!("{key}: {}", why_unreachable(replica)))?;
+    if !facts.is_writable() {
+        return Err(format!("{key} takes no writes"));
+    }
+    if !facts.group_name.is_empty() {
+        return Err(format!(
+            "{key} is a member of the replication group {}",
+            facts.group_name
+        ));
+    }
+    if let Some((twin, why)) = twin_of(topology, replica) {
+        return Err(format!("{} has the same identity ({why})", twin.key));
+    }
+    let primary = current_primary(topology).ok_or("the picture does not tell who the primary is")?;
+    let takes_writes = |instance: &Instance| instance.valid_facts().is_some_and(InstanceFacts::is_writable);
+    if primary == *key || !topology.get(&primary).is_some_and(takes_writes) {
+        return Err(format!(
+            "no other server of the cluster is a writable primary than {key}"
+        ));
+    }
+    let is_below = |upper: &InstanceKey, lower: &InstanceKey| {
+        let mut below = topology.descendants_of(upper).into_iter();
+        below.any(|instance| instance.key == *lower)
+    };
+    if !is_below(&primary, key) || is_below(key, &primary) {
+        return Err(format!("{key} is no replica of {primary}, or a co-primary"));
+    }
+    Ok(())
+}
+
 /// Opens the recorded primary again that has started read-only; `Ok(None)` when it has not.
 ///
 /// # Errors

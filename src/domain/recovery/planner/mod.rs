@@ -30,8 +30,8 @@ mod silent;
 mod successor;
 mod takeover;
 
-pub(super) use boot::check_reopen;
-pub use boot::{plan_boot_read_only, plan_reopen};
+pub(super) use boot::{check_hold, check_reopen};
+pub use boot::{plan_boot_read_only, plan_hold, plan_reopen};
 use designated::choose_designated;
 pub use durability::plan_durability;
 pub use errant::{MOST_INJECTED, plan_errant};

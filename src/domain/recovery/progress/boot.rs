@@ -4,7 +4,7 @@ use crate::domain::instance::{Instance, InstanceFacts};
 use crate::domain::key::InstanceKey;
 use crate::domain::recovery::outcome::{Finish, Next, Outcome};
 use crate::domain::recovery::plan::Step;
-use crate::domain::recovery::planner::check_reopen;
+use crate::domain::recovery::planner::{check_hold, check_reopen};
 use crate::domain::recovery::receipt::FenceReceipt;
 
 use super::Course;
@@ -15,18 +15,43 @@ const OPEN_TRIES: usize = 3;
 impl Course<'_> {
     /// One step on all servers; what failed is said, and tried again by the next recovery.
     pub(super) fn boot_read_only(&self) -> Next {
+        let Some(step) = self.plan.steps.first() else {
+            return Next::Finish(over(Vec::new()));
+        };
+        let holds = matches!(step, Step::Fence { .. });
         let Some(result) = self.done.last() else {
-            return match self.plan.steps.first() {
-                Some(step) => Next::Run(step.clone()),
-                None => Next::Finish(over(Vec::new())),
-            };
+            let obsolete = if holds { self.why_not_held() } else { None };
+            return obsolete.map_or_else(
+                || Next::Run(step.clone()),
+                |reason| Next::Abort {
+                    reason,
+                    undo: Vec::new(),
+                },
+            );
+        };
+        let remains = if holds {
+            "still takes writes"
+        } else {
+            "still boots as before"
         };
         let failed = result
             .outcomes
             .iter()
             .filter(|(_, outcome)| **outcome != Outcome::Done)
-            .map(|(key, outcome)| format!("{key} still boots as before: {}", outcome.told()));
+            .map(|(key, outcome)| format!("{key} {remains}: {}", outcome.told()));
         Next::Finish(over(failed.collect()))
+    }
+
+    /// What changed since a replica was to be made read-only.
+    fn why_not_held(&self) -> Option<String> {
+        let replica = &self.plan.victim;
+        let facts = self.fresh.get(replica).and_then(Instance::valid_facts);
+        match facts {
+            Some(facts) if facts.identity != self.plan.successor_identity => {
+                Some(format!("{replica} is {} now", facts.identity))
+            }
+            _ => check_hold(self.fresh, replica).err(),
+        }
     }
 
     /// Before the Open entry: looks at the primary on a session of its own, and holds it against the fresh picture.

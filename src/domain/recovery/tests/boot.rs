@@ -1,11 +1,15 @@
 //! Servers that are to start read-only, and a primary that has started so.
 
-use crate::domain::fixture::{Adjust, key, primary, replica, topology};
+use crate::domain::fixture::{Adjust, NOW, key, primary, replica, topology};
 use crate::domain::instance::Instance;
 use crate::domain::policy::{BootReadOnly, Policy};
 use crate::domain::recovery::lint::lint;
-use crate::domain::recovery::planner::{plan_boot_read_only, plan_reopen};
+use crate::domain::recovery::outcome::{Next, Outcome, StepResult};
+use crate::domain::recovery::plan::Step;
+use crate::domain::recovery::planner::{plan_boot_read_only, plan_hold, plan_reopen};
+use crate::domain::recovery::progress::next;
 use crate::domain::settings::{Boot, ServerSettings};
+use crate::domain::state::Phase;
 use crate::domain::topology::Topology;
 
 fn enforce() -> Policy {
@@ -101,4 +105,94 @@ fn the_check_finds_a_reopening_that_makes_two() {
     let mut replacing = plan;
     replacing.victim_identity = Some(replacing.successor_identity.clone());
     assert!(lint(&replacing, &alone).join("; ").contains("nobody takes its place"));
+}
+
+/// A writable replica that was read-only before its start.
+fn reopened(n: u32, source: u32) -> Instance {
+    Instance {
+        reopened_by_start: true,
+        ..replica(n, source, "1:1-100").facts(|facts| facts.read_only = false)
+    }
+}
+
+#[test]
+fn a_replica_whose_start_made_it_writable_is_made_read_only_one_at_a_time() {
+    let tree = topology([primary(1, "1:1-100"), reopened(2, 1), reopened(3, 2)]);
+    for wanted in [BootReadOnly::Advise, BootReadOnly::Enforce] {
+        let policy = Policy {
+            boot_read_only: wanted,
+            ..Policy::default()
+        };
+        let plan = plan_hold(&tree, &policy).unwrap();
+        assert_eq!((&plan.victim, &plan.victim_identity), (&key(2), &None));
+        assert_eq!(plan.instances, [key(2)].into());
+        assert_eq!(plan.steps, [Step::Fence { victim: key(2) }]);
+        assert_eq!(lint(&plan, &tree), [] as [String; 0]);
+    }
+    let off = Policy {
+        boot_read_only: BootReadOnly::Off,
+        ..Policy::default()
+    };
+    assert_eq!(plan_hold(&tree, &off), None);
+    let held = topology([primary(1, "1:1-100"), replica(2, 1, "1:1-100"), reopened(3, 2)]);
+    assert_eq!(plan_hold(&held, &Policy::default()).unwrap().victim, key(3));
+}
+
+#[test]
+fn who_keeps_a_replica_writable_is_left_alone_and_so_is_whoever_may_be_the_primary() {
+    let on_purpose = replica(2, 1, "1:1-100").facts(|facts| facts.read_only = false);
+    let co_primary = Instance {
+        ..replica(1, 2, "1:1-100").facts(|facts| facts.read_only = false)
+    };
+    let closed = primary(1, "1:1-100").facts(|facts| facts.read_only = true);
+    let in_a_group = reopened(2, 1).facts(|facts| facts.group_name = "g".to_owned());
+    for tree in [
+        topology([primary(1, "1:1-100"), on_purpose]),
+        topology([co_primary, reopened(2, 1)]),
+        topology([primary(1, "1:1-100").dead(), reopened(2, 1)]),
+        topology([closed, reopened(2, 1)]),
+        topology([primary(1, "1:1-100"), in_a_group]),
+        topology([primary(1, "1:1-100"), reopened(2, 1).dead()]),
+    ] {
+        assert_eq!(plan_hold(&tree, &Policy::default()), None, "{tree:?}");
+    }
+    let policy = Policy {
+        quarantined: [key(2)].into(),
+        ..Policy::default()
+    };
+    let tree = topology([primary(1, "1:1-100"), reopened(2, 1)]);
+    assert_eq!(plan_hold(&tree, &policy), None, "the guard holds it");
+}
+
+#[test]
+fn a_replica_that_changed_since_the_plan_is_not_touched() {
+    let tree = topology([primary(1, "1:1-100"), reopened(2, 1)]);
+    let plan = plan_hold(&tree, &Policy::default()).unwrap();
+    let step =
+        |done: &[StepResult], fresh: &Topology| next(&plan, &Phase::Claimed, done, fresh, &Policy::default(), NOW);
+    assert_eq!(step(&[], &tree), Next::Run(Step::Fence { victim: key(2) }));
+    let held = topology([primary(1, "1:1-100"), replica(2, 1, "1:1-100")]);
+    assert!(matches!(step(&[], &held), Next::Abort { .. }));
+    let another = reopened(2, 1).facts(|facts| facts.identity = primary(9, "").facts.unwrap().identity);
+    assert!(matches!(
+        step(&[], &topology([primary(1, "1:1-100"), another])),
+        Next::Abort { .. }
+    ));
+    let result = |outcome| StepResult {
+        step: Step::Fence { victim: key(2) },
+        outcomes: [(key(2), outcome)].into(),
+    };
+    let over = |outcome| {
+        let Next::Finish(finish) = step(&[result(outcome)], &held) else {
+            panic!("it goes on");
+        };
+        finish
+    };
+    assert!(over(Outcome::Done).successful);
+    let failed = over(Outcome::Failed("no".to_owned()));
+    assert!(
+        !failed.successful && failed.errors[0].contains("still takes writes"),
+        "{:?}",
+        failed.errors
+    );
 }
