@@ -133,12 +133,16 @@ check 'the API server takes deploy/install.yaml, without a warning' plain
 check 'the API server takes deploy/crds.yaml, without a warning' kubectl apply --server-side -f "$root/deploy/crds.yaml"
 check 'the definition is established' kubectl wait --for=condition=Established crd/mysqlclusters.ham4db.io --timeout=10s
 check 'and takes deploy/examples/servers-outside.yaml' kubectl -n ham4db apply --server-side --dry-run=server -f "$root/deploy/examples/servers-outside.yaml"
+check 'and takes those of deploy/examples/several-namespaces' kubectl apply --server-side --dry-run=server -f "$root/deploy/examples/several-namespaces/clusters.yaml"
+several() { sed -n '/^kind: Namespace/,/^---/!p' "$root/deploy/examples/several-namespaces/install.yaml" >"$work/several.yaml" && accepted "$work/several.yaml"; }
+check 'the API server takes its install.yaml, without a warning' several
+check 'it takes deploy/examples/servers-in-pods.yaml' kubectl -n orders apply --server-side --dry-run=server -f "$root/deploy/examples/servers-in-pods.yaml"
 check 'kustomize builds deploy/' kubectl kustomize "$root/deploy"
 
 # The pods as the StatefulSet would make them, which is where "restricted" is enforced.
+# pod_allowed FILE : the pod of the StatefulSet in this file.
 pod_allowed() {
-    render >"$work/rendered.yaml"
-    python3 - "$work/rendered.yaml" >"$work/pod.json" <<'PY'
+    python3 - "$1" >"$work/pod.json" <<'PY'
 import json, subprocess, sys
 text = subprocess.run(["kubectl", "create", "--dry-run=client", "--validate=false", "-o", "json", "-f", sys.argv[1]], check=True, capture_output=True, text=True).stdout
 decoder, at = json.JSONDecoder(), 0
@@ -147,14 +151,16 @@ while text[at:].strip():
     x, at = decoder.raw_decode(text, at)
     if x["kind"] == "StatefulSet":
         t = x["spec"]["template"]
-        t["metadata"]["name"] = "ham4db-0"
+        t["metadata"]["name"] = "pod-0"
         t["spec"]["volumes"].append({"name": "data", "emptyDir": {}})
         t["spec"]["serviceAccountName"] = "default"
         print(json.dumps({"apiVersion": "v1", "kind": "Pod", **t}))
 PY
-    kubectl -n ham4db apply --dry-run=server -f "$work/pod.json"
+    [ -s "$work/pod.json" ] && kubectl -n ham4db apply --dry-run=server -f "$work/pod.json"
 }
-check 'Pod Security "restricted" lets the pods in' pod_allowed
+render >"$work/rendered.yaml"
+check 'Pod Security "restricted" lets the pods in' pod_allowed "$work/rendered.yaml"
+check 'and those of deploy/examples/servers-in-pods.yaml' pod_allowed "$root/deploy/examples/servers-in-pods.yaml"
 
 # Permissions, asked as the ServiceAccount.
 kubectl -n ham4db apply --server-side --force-conflicts -f "$work/plain.yaml" >/dev/null

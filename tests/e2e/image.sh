@@ -2,11 +2,12 @@
 # Builds the image from the static binaries of target/release-static/ and prints its size; fails above 50 MB.
 #   image.sh                                 with docker, podman or buildah, whichever works here first
 #   BUILDER=buildah IMAGE=localhost/ham4db:test image.sh
+#   SOURCE=https://git.example.com/ham4db    where the sources are, for the image's label
 # buildah builds without a registry, on bases made here from packages (tests/setup/ensure.sh bases); docker and podman
 # pull the two public bases that the Dockerfile names, unless they have them.
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 . "$root/tests/cluster/env.sh"
-: "${BUILDER:=}" "${BINARIES:=target/release-static}"
+: "${BUILDER:=}" "${BINARIES:=target/release-static}" "${SOURCE:=}"
 version=$(sed -n 's/^version = "\(.*\)"/\1/p' "$root/Cargo.toml" | head -1)
 : "${IMAGE:=localhost/ham4db:$version}" "${LIMIT_MB:=50}"
 
@@ -23,8 +24,12 @@ if [ -z "$BUILDER" ]; then
     else die "neither docker, podman nor buildah works here; tests/setup/ensure.sh node-packages installs buildah"; fi
 fi
 revision=$(git -C "$root" rev-parse --short HEAD 2>/dev/null || echo unknown)
+# The commit's time, so that a commit has one.
+created=$(git -C "$root" show -s --format=%cI HEAD 2>/dev/null || date -u +%FT%TZ)
 arguments=(--build-arg BUILD_BASE=debian:bookworm-slim --build-arg "PREBUILT=$BINARIES"
-    --build-arg "VERSION=$version" --build-arg "REVISION=$revision" -t "$IMAGE")
+    --build-arg "VERSION=$version" --build-arg "REVISION=$revision"
+    --label "org.opencontainers.image.created=$created" -t "$IMAGE")
+[ -z "$SOURCE" ] || arguments+=(--label "org.opencontainers.image.source=$SOURCE")
 log=$(mktemp); trap 'rm -f "$log"' EXIT
 
 case $BUILDER in
