@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Writes the files that are made from others, and nothing else:
+#   LICENSE                              -> charts/ham4db/LICENSE
 #   crds/*.yaml                          -> charts/ham4db/files/, deploy/crds.yaml
 #   charts/ham4db/files/alerts.yaml      -> deploy/prometheus/ham4db.rules.yaml
 #   charts/ham4db/files/dashboard.json   -> deploy/grafana/ham4db.json
@@ -19,6 +20,7 @@ helm=$(command -v helm || echo "${XDG_CACHE_HOME:-$HOME/.cache}/ham4db/bin/helm"
 work=$(mktemp -d); trap 'rm -rf "$work"' EXIT
 mkdir -p "$work"/charts/ham4db/files "$work"/deploy/{prometheus,grafana,examples/several-namespaces}
 
+cp "$root/LICENSE" "$work/charts/ham4db/LICENSE"
 cp "$root/crds/$crd" "$work/charts/ham4db/files/$crd"
 {
     echo "# Made by deploy/render.sh from crds/$crd. Apply it server-side, as an upgrade needs that too:"

@@ -195,6 +195,23 @@ manager() { kubectl get crd mysqlclusters.ham4db.io -o jsonpath='{.metadata.anno
 key() { kubectl -n "$1" get secret ham4db-group-key -o jsonpath='{.data.key}'; }
 check 'helm installs beside a definition that kubectl applied' helm_install ham4db first
 check 'and leaves that definition alone' test -z "$(manager)"
+notes() { helm install notes "$chart" --namespace first --dry-run=server "$@" 2>&1 | sed '1,/^NOTES:/d'; }
+# noted NAME TEXT [helm flags...] : what helm prints after an installation says TEXT.
+noted() {
+    local name=$1 text=$2; shift 2
+    said_so() { notes "$@" >"$work/notes" && grep -qF "$text" "$work/notes"; }
+    check "$name" said_so "$@"
+}
+noted 'helm says that the definition was left alone' 'and was left as it is'
+noted 'helm warns of an open API' 'the API has no authentication' --set networkPolicy.enabled=false
+noted 'helm says who reaches a LoadBalancer' 'nobody through the LoadBalancer from outside' --set service.type=LoadBalancer
+noted 'helm says who reaches /metrics' 'Prometheus reaches /metrics from this namespace only' --set metrics.serviceMonitor.enabled=true
+noted 'helm warns of a single member' 'WARNING: a single member' --set replicas=1
+noted 'helm warns of an even number' 'survive no more losses than 3' --set replicas=4
+noted 'helm warns of members without volumes' 'WARNING: no volumes' --set persistence.enabled=false
+noted 'helm warns when no Secret may be read' 'credentialSecrets is empty' --set credentialSecrets=null
+quiet() { notes >"$work/notes" && ! grep -q WARNING "$work/notes"; }
+check 'helm warns of nothing by default' quiet
 kubectl delete crd mysqlclusters.ham4db.io >/dev/null
 before=$(key first)
 check 'an upgrade makes a definition where there is none' helm_install ham4db first

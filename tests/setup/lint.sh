@@ -24,6 +24,7 @@ lint 'format' cargo fmt --check
 lint 'clippy' cargo clippy --quiet --all-targets --locked -- -D warnings
 lint 'documentation' env RUSTDOCFLAGS='-D warnings' cargo doc --quiet --no-deps --locked --lib
 lint 'one TLS library' one_tls_library
+lint 'alerts and dashboard name what exists' tests/e2e/alerts.py check
 if command -v cargo-deny >/dev/null; then lint 'cargo deny' cargo deny --locked check; fi
 if command -v shellcheck >/dev/null; then lint 'shellcheck' shell_scripts
 elif [ -n "${CI:-}" ]; then echo "lint: shellcheck is missing: tests/setup/ensure.sh lint-tools" >&2; failed=$((failed + 1))
