@@ -431,7 +431,7 @@ impl Drive<'_> {
         })
     }
 
-    async fn finish(&mut self, recovery: &Recovery, finish: Finish) -> Result<(), Stopped> {
+    async fn finish(&mut self, recovery: &Recovery, mut finish: Finish) -> Result<(), Stopped> {
         let successor = finish
             .successor
             .as_ref()
@@ -471,6 +471,7 @@ impl Drive<'_> {
             (Some(_), Some(identity)) if leaves_quarantine => Some((recovery.plan.victim.clone(), identity.clone())),
             _ => None,
         };
+        finish.errors.extend(self.pay(recovery).await?);
         let ending = Ending {
             successful: finish.successful,
             successor: finish.successor,
@@ -495,6 +496,9 @@ impl Drive<'_> {
         self.say(format!("aborts: {reason}"));
         let (failed, owes_opening) = self.put_back(undo).await?;
         errors.extend(failed);
+        if let Some(recovery) = self.recovery() {
+            errors.extend(self.pay(&recovery).await?);
+        }
         let ending = Ending {
             successful: false,
             successor: None,

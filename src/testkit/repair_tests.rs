@@ -150,6 +150,27 @@ async fn a_failover_of_the_primary_does_not_wait_for_a_repair_that_hangs() {
     rig.world.assert_sound();
 }
 
+#[tokio::test(start_paused = true)]
+async fn what_a_repair_that_gave_way_had_stopped_goes_on() {
+    let rig = staged().await;
+    rig.world.kill(2);
+    rig.world.plan(Fault::hang(3, "follow"));
+    claim(&rig).await;
+    rig.until("the repair is under way", |rig| rig.world.lock().faults.is_empty())
+        .await;
+    // As one does that brings its replicas to one place first.
+    for n in [3, 4] {
+        rig.world
+            .with(n, |server| server.channel.as_mut().unwrap().receives = false);
+    }
+    rig.world.kill(1);
+    rig.recovered(2).await;
+    let goes_on = |n: u32| format!("db{n}:3306 start_receiving by member1");
+    let log = rig.world.log();
+    assert!([3, 4].iter().all(|n| log.contains(&goes_on(*n))), "{log:?}");
+    rig.world.assert_sound();
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Trouble {
     Refused,

@@ -56,6 +56,7 @@ pub(crate) fn recovery(id: u64, phase: Phase) -> Recovery {
         receipt: None,
         acknowledged: None,
         hooks: ham4db::domain::hooks::HookLedger::default(),
+        owed: std::collections::BTreeSet::new(),
     }
 }
 

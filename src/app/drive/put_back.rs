@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 
 use crate::app::hands::Effect;
 use crate::domain::recovery::plan::RecoveryKind;
-use crate::domain::recovery::progress::Undo;
+use crate::domain::recovery::progress::{self, Undo};
+use crate::domain::state::Recovery;
 
-use super::{Drive, Stopped, TRY_AGAIN_PAUSE, tell, to_all, unconfirmed};
+use super::{Drive, Stopped, TRY_AGAIN_PAUSE, or_all, tell, to_all, unconfirmed};
 
 /// How often something is put back before it is given up and recorded as not undone.
 const UNDO_TRIES: u32 = 3;
@@ -67,5 +68,31 @@ impl Drive<'_> {
         }
         let owes_opening = waiting.iter().any(|item| matches!(item, Undo::Reopen { .. }));
         Ok((failed, owes_opening))
+    }
+
+    /// Lets those go on that a recovery which gave way to this one left stopped; whoever follows the victim or the successor is this
+    /// one's own affair. Returns what was not done.
+    pub(super) async fn pay(&mut self, recovery: &Recovery) -> Result<Vec<String>, Stopped> {
+        let picture = self.pictures.cluster(&self.token.cluster);
+        let Some(picture) = picture.filter(|_| !recovery.owed.is_empty()) else {
+            return Ok(Vec::new());
+        };
+        let fresh = self.hands.look(&picture.topology).await;
+        let due = progress::still_stopped(&recovery.plan, &recovery.owed, &fresh);
+        if due.is_empty() {
+            return Ok(Vec::new());
+        }
+        let effects = or_all(self.hands.go_on(&due).await, &due);
+        if let Some(why) = unconfirmed(&effects) {
+            return Err(Stopped::Unconfirmed(why));
+        }
+        self.say(format!(
+            "a repair that gave way to this recovery had stopped them: {}",
+            tell(&effects)
+        ));
+        let not_done = effects.iter().filter(|(_, effect)| !matches!(effect, Effect::Done(_)));
+        Ok(not_done
+            .map(|(key, _)| format!("{key} was stopped by a repair that gave way, and does not go on"))
+            .collect())
     }
 }

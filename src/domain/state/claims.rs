@@ -6,7 +6,7 @@ use crate::domain::gtid::GtidSet;
 use crate::domain::hooks::HookLedger;
 use crate::domain::instance::Identity;
 use crate::domain::key::InstanceKey;
-use crate::domain::recovery::plan::{Plan, RecoveryKind};
+use crate::domain::recovery::plan::{Plan, RecoveryKind, Step};
 use crate::domain::recovery::receipt::FenceReceipt;
 use crate::domain::topology::ClusterId;
 
@@ -68,8 +68,9 @@ pub(super) fn grant(
     cluster.epoch = cluster.epoch.max(claim.above) + 1;
     let epoch = cluster.epoch;
     changes.insert(Change::Cluster(cluster.id.clone()));
+    let mut owed = BTreeSet::new();
     for uid in ended {
-        give_way(state, &uid, &claim.uid, changes);
+        owed.extend(give_way(state, &uid, &claim.uid, changes));
     }
     let (cluster_name, cluster_alias) = labels(state, &claim.plan.cluster);
     let id = next_number(state);
@@ -94,6 +95,7 @@ pub(super) fn grant(
         receipt: None,
         acknowledged: None,
         hooks: HookLedger::of(&claim.hooks),
+        owed,
     };
     state.recoveries.insert(claim.uid.clone(), recovery);
     changes.insert(Change::Recovery(claim.uid.clone()));
@@ -151,10 +153,27 @@ fn in_the_way(state: &State, plan: &Plan) -> Result<Vec<String>, RefusedCommand>
     Ok(ended)
 }
 
+/// Replicas that a recovery stops before it moves them, without those that somebody had stopped before.
+fn may_have_stopped(plan: &Plan) -> Vec<InstanceKey> {
+    let stops = matches!(
+        plan.kind,
+        RecoveryKind::IntermediatePrimary | RecoveryKind::GroupMember | RecoveryKind::MatchBelow
+    );
+    let had_stopped = |key: &InstanceKey| plan.manners.get(key).is_some_and(|manner| manner.stopped);
+    let moved = plan.steps.iter().filter(|_| stops).filter_map(Step::points);
+    moved
+        .flat_map(|(_, replicas)| replicas)
+        .filter(|key| !had_stopped(key))
+        .cloned()
+        .collect()
+}
+
 /// Ends a recovery in favour of another one. Its actor finds its claim gone at the next proof, and its sessions are ended by the other
-/// actor's, server by server, before anything is done there.
-fn give_way(state: &mut State, uid: &str, to: &str, changes: &mut BTreeSet<Change>) {
+/// actor's, server by server, before anything is done there. Returns whom it may have stopped.
+fn give_way(state: &mut State, uid: &str, to: &str, changes: &mut BTreeSet<Change>) -> Vec<InstanceKey> {
     let now = state.clock;
+    let recovery = state.recoveries.get(uid);
+    let owed = recovery.map_or_else(Vec::new, |recovery| may_have_stopped(&recovery.plan));
     if let Some(recovery) = state.recoveries.get_mut(uid) {
         recovery.phase = Phase::Ended {
             at: now,
@@ -169,6 +188,7 @@ fn give_way(state: &mut State, uid: &str, to: &str, changes: &mut BTreeSet<Chang
         recovery.hooks.close_with(&[]);
         changes.insert(Change::Recovery(uid.to_owned()));
     }
+    owed
 }
 
 pub(super) fn resume(

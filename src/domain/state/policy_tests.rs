@@ -149,6 +149,7 @@ fn recovery(uid: &str, phase: Phase) -> Recovery {
         receipt: None,
         acknowledged: None,
         hooks: HookLedger::default(),
+        owed: BTreeSet::new(),
     }
 }
 

@@ -243,6 +243,9 @@ pub struct Recovery {
     /// Lists of hooks that are still to be run for it, and that were.
     #[serde(default)]
     pub hooks: HookLedger,
+    /// Replicas that a recovery which gave way to this one may have left stopped: at its end they go on where they are.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub owed: BTreeSet<InstanceKey>,
 }
 
 impl Recovery {

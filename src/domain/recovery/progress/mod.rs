@@ -36,6 +36,7 @@ pub use super::outcome::{Finish, Next, Outcome, StepResult, Undo};
 use super::plan::{Plan, RecoveryKind, Refusal, Step};
 use super::planner::{moved, view};
 use reconnect::Silence;
+pub use relocate::still_stopped;
 pub use takeover::{follows_on, on_resume};
 
 /// How often a replica is pointed at the successor before it counts as lost.

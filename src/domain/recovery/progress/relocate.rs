@@ -3,13 +3,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::domain::instance::{BinlogCoordinates, Instance, InstanceFacts, ThreadState};
+use crate::domain::instance::{BinlogCoordinates, Channel, Instance, InstanceFacts, ThreadState};
 use crate::domain::key::InstanceKey;
 use crate::domain::policy::Policy;
 use crate::domain::recovery::outcome::{Finish, Next, Outcome};
 use crate::domain::recovery::passage::{Passage, passage};
-use crate::domain::recovery::plan::{Place, Refusal, RefusalReason, Step};
+use crate::domain::recovery::plan::{Place, Plan, Refusal, RefusalReason, Step};
 use crate::domain::recovery::relocation::another_source;
+use crate::domain::topology::Topology;
 
 use super::{Course, REPOINT_TRIES};
 
@@ -240,4 +241,25 @@ impl Course<'_> {
         let mut moved = self.plan.steps.iter().filter_map(Step::points);
         moved.any(|(_, replicas)| replicas.contains(key))
     }
+}
+
+/// Of replicas that another repair may have stopped, those that stand still below somebody who is neither the victim of this plan nor
+/// its successor: nothing of this plan makes them go on.
+pub fn still_stopped(plan: &Plan, owed: &BTreeSet<InstanceKey>, fresh: &Topology) -> BTreeSet<InstanceKey> {
+    let stands_still = |instance: &Instance| {
+        let stopped = |channel: &Channel| channel.io == ThreadState::Stopped || channel.sql == ThreadState::Stopped;
+        instance
+            .valid_facts()
+            .and_then(InstanceFacts::managed_channel)
+            .is_some_and(stopped)
+    };
+    let is_elsewhere = |instance: &Instance| {
+        let source = fresh.source_of(instance);
+        source.is_some_and(|source| *source != plan.victim && *source != plan.successor)
+    };
+    let instances = owed.iter().filter_map(|key| fresh.get(key));
+    instances
+        .filter(|instance| instance.key != plan.successor && is_elsewhere(instance) && stands_still(instance))
+        .map(|instance| instance.key.clone())
+        .collect()
 }

@@ -1,5 +1,7 @@
+use std::collections::BTreeMap;
+
 use super::*;
-use crate::domain::recovery::plan::{Plan, RecoveryKind};
+use crate::domain::recovery::plan::{Manner, Plan, RecoveryKind, Step};
 
 #[test]
 fn a_claim_excludes_others_on_its_instances_and_in_its_cluster() {
@@ -302,7 +304,21 @@ fn a_lesser_repair_gives_way_to_a_replacement_of_the_primary_and_to_nothing_else
         RecoveryKind::Rejoin,
     ] {
         let mut state = two_clusters();
-        let token = claimed(&mut state, claim("lesser", kind(lesser, plan(1, 3, 1, &[2, 3]))));
+        let moves = Plan {
+            steps: vec![Step::Repoint {
+                successor: key(1),
+                replicas: [key(2), key(3)].into(),
+            }],
+            manners: BTreeMap::from([(
+                key(2),
+                Manner {
+                    stopped: true,
+                    ..Manner::default()
+                },
+            )]),
+            ..kind(lesser, plan(1, 3, 1, &[2, 3]))
+        };
+        let token = claimed(&mut state, claim("lesser", moves));
         let also_lesser = kind(RecoveryKind::IntermediatePrimary, plan(1, 2, 1, &[2]));
         for locked in [also_lesser, plan(2, 4, 5, &[3, 4, 5])] {
             let why = refused(run(
@@ -331,6 +347,13 @@ fn a_lesser_repair_gives_way_to_a_replacement_of_the_primary_and_to_nothing_else
             "{:?}",
             ended.errors
         );
+        let owed = &state.recoveries["failover"].owed;
+        let wanted = if lesser == RecoveryKind::Rejoin {
+            BTreeSet::new()
+        } else {
+            [key(3)].into()
+        };
+        assert_eq!(*owed, wanted, "{lesser:?}");
         assert_eq!(
             refused(run(&mut state, 3000, end(&token, None))),
             RefusedCommand::StaleClaim("lesser".to_owned())
