@@ -28,7 +28,7 @@ start kube-apiserver "$BIN/kube-apiserver" \
 
 make_kubeconfig admin "https://127.0.0.1:$secure" "$RUN/kubeconfig"
 export KUBECONFIG=$RUN/kubeconfig
-wait_for 60 kubectl get --raw /readyz || { tail -5 "$RUN"/{etcd,kube-apiserver}.log >&2; RUN=$RUN "$here/apiserver-down.sh"; die "kube-apiserver is not ready"; }
+wait_for 60 kubectl get --raw /readyz || { tail -n 5 "$RUN"/{etcd,kube-apiserver}.log >&2; RUN=$RUN "$here/apiserver-down.sh"; die "kube-apiserver is not ready"; }
 
 # Controllers run as admin: this is a test machine, and it saves a dozen certificates.
 [ -z "$CONTROLLERS" ] || start kube-controller-manager "$BIN/kube-controller-manager" --kubeconfig "$KUBECONFIG" \

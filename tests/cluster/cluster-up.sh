@@ -29,11 +29,11 @@ ip route replace "$SERVICE_CIDR" via "$API_IP"
 for n in $(seq "$NODES"); do "$here/node-up.sh" "$n"; done
 
 export KUBECONFIG=$RUN/kubeconfig
-wait_for 60 kubectl get --raw /readyz || { tail -5 "$RUN"/node1/*.log >&2; die "kube-apiserver is not ready"; }
+wait_for 60 kubectl get --raw /readyz || { tail -n 5 "$RUN"/node1/*.log >&2; die "kube-apiserver is not ready"; }
 say "kube-apiserver ready"
 sed -e "s/@DNS_IP@/$DNS_IP/" "$here/coredns.yaml" | kubectl apply -f - >/dev/null
 for n in $(seq "$NODES"); do
-    wait_for 60 kubectl get node "node$n" || { tail -5 "$RUN/node$n"/*.log >&2; die "no node$n"; }
+    wait_for 60 kubectl get node "node$n" || { tail -n 5 "$RUN/node$n"/*.log >&2; die "no node$n"; }
 done
 kubectl wait --for=condition=Ready nodes --all --timeout=60s >&2
 kubectl -n kube-system rollout status deploy/coredns --timeout=60s >&2

@@ -48,7 +48,7 @@ set_up_servers() {
     local n
     for n in 1 2 3; do start_server "$n"; done
     for n in 1 2 3; do
-        wait_for 60 sql "$n" 'SELECT 1' || { tail -5 "$SERVERS/$n/log" "$SERVERS/$n/out" >&2; return 1; }
+        wait_for 60 sql "$n" 'SELECT 1' || { tail -n 5 "$SERVERS/$n/log" "$SERVERS/$n/out" >&2; return 1; }
     done
     sql 1 "SET GLOBAL super_read_only=OFF; SET GLOBAL read_only=OFF;
         CREATE USER ham4db IDENTIFIED BY '$topology_password';
