@@ -17,7 +17,8 @@ use crate::domain::intent::Origin;
 use crate::domain::state::{Applied, State};
 use crate::domain::time::Wall;
 
-use super::documents::{ClusterSource, DocumentSet, Pictures, StatusError};
+use super::documents::{ClusterSource, DocumentSet, Notice, Pictures, StatusError};
+use super::notice_pace::NoticePace;
 use super::ports::{Clock, Consensus, ProposeError};
 use super::status_pace::StatusPace;
 
@@ -45,6 +46,7 @@ pub struct Declare {
 struct Wanted {
     term: u64,
     statuses: Arc<BTreeMap<Origin, StatusModel>>,
+    notices: Arc<BTreeMap<Origin, Vec<Notice>>>,
 }
 
 /// What the reconcile loop remembers from round to round, while it leads.
@@ -149,11 +151,14 @@ impl Declare {
         memory.warned = answer.warnings.into_iter().collect();
         memory.vanished = answer.vanished;
         statuses.send_if_modified(|present| {
-            let changed = present.term != memory.term || *present.statuses != answer.statuses;
+            let changed = present.term != memory.term
+                || *present.statuses != answer.statuses
+                || *present.notices != answer.notices;
             if changed {
                 *present = Wanted {
                     term: memory.term,
                     statuses: Arc::new(answer.statuses),
+                    notices: Arc::new(answer.notices),
                 };
             }
             changed
@@ -181,15 +186,18 @@ impl Declare {
 
     async fn write(&self, mut statuses: watch::Receiver<Wanted>, stop: &CancellationToken) {
         let mut pace = StatusPace::default();
+        let mut told = NoticePace::default();
         let mut term = 0;
         loop {
             let Wanted {
                 term: present,
                 statuses: wanted,
+                notices,
             } = statuses.borrow_and_update().clone();
             if term != present {
                 // What an earlier leader wrote, this member in another term included, carries another observer.
                 pace = StatusPace::default();
+                told = NoticePace::default();
                 term = present;
             }
             pace.keep_only(&wanted);
@@ -207,8 +215,42 @@ impl Declare {
             }
             tokio::select! {
                 () = stop.cancelled() => return,
+                () = self.tell_all(&notices, &mut told) => {}
+            }
+            tokio::select! {
+                () = stop.cancelled() => return,
                 () = or_forever(statuses.changed()) => {}
                 () = tokio::time::sleep(TICK) => {}
+            }
+        }
+    }
+
+    /// Tells what was not told yet. A status says more, so nothing waits for this.
+    async fn tell_all(&self, notices: &BTreeMap<Origin, Vec<Notice>>, told: &mut NoticePace) {
+        told.keep_only(notices);
+        let due = told.due(notices, self.clock.mono());
+        if due.is_empty() || self.consensus.barrier().await.is_err() {
+            return;
+        }
+        let mut writes = futures::stream::iter(due.into_iter().map(|(origin, notice)| async move {
+            let telling = tokio::time::timeout(WRITE_DEADLINE, self.source.tell(&origin, &notice)).await;
+            let outcome = telling.unwrap_or_else(|_| {
+                Err(StatusError::Failed {
+                    origin: origin.clone(),
+                    why: format!("not within {} s", WRITE_DEADLINE.as_secs()),
+                })
+            });
+            (origin, notice, outcome)
+        }))
+        .buffer_unordered(WRITERS);
+        while let Some((origin, notice, outcome)) = writes.next().await {
+            match outcome {
+                Ok(()) => told.succeeded(&origin, &notice),
+                Err(why) => {
+                    if told.failed(&origin, &notice, self.clock.mono()) {
+                        warn!(%why, "{} was not told; trying again", notice.reason.as_str());
+                    }
+                }
             }
         }
     }

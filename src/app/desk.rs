@@ -34,6 +34,8 @@ pub(super) struct Desk {
     pub(super) last_ticket: u64,
     /// Recoveries that a task of this process runs.
     pub(super) running: BTreeSet<String>,
+    /// Requests of documents that a task of this process handles, by their keys.
+    pub(super) requests: BTreeSet<String>,
     /// What was said last about a finding.
     pub(super) said: BTreeMap<(InstanceKey, &'static str), Said>,
     /// When a finding was last given up.

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use secrecy::SecretString;
 use tokio::sync::watch;
 
-pub use crate::domain::declared::{ClusterPicture, DeclaredCluster, Observer, Reading, Seen, StatusModel};
+pub use crate::domain::declared::{ClusterPicture, DeclaredCluster, Notice, Observer, Reading, Seen, StatusModel};
 
 use super::ports::{Account, Credentials, CredentialsByOrigin, TlsMode};
 use crate::domain::declared::Tls;
@@ -34,6 +34,13 @@ pub trait ClusterSource: Send + Sync {
     /// When it was not written, or may not have been.
     async fn write_status(&self, origin: &Origin, status: &StatusModel, observer: &Observer)
     -> Result<(), StatusError>;
+
+    /// Tells of something that happened to the cluster of a document, within a deadline of its own. Of the same uid, reason and key it is
+    /// told once, however often and by whomever this is called.
+    ///
+    /// # Errors
+    /// When it was not told.
+    async fn tell(&self, origin: &Origin, notice: &Notice) -> Result<(), StatusError>;
 }
 
 /// Why a status was not written.
@@ -51,7 +58,7 @@ pub enum StatusError {
         by: String,
     },
     /// It failed and is worth another attempt.
-    #[error("status of {origin}: {why}")]
+    #[error("{origin}: {why}")]
     Failed {
         /// Of which document.
         origin: Origin,

@@ -132,8 +132,9 @@ impl Drive<'_> {
             self.begin(&recovery);
             let fresh = self.hands.look(&picture.topology).await;
             let policy = self.pictures.judge(&picture.cluster, fresh.clone()).policy;
+            let policy = recovery.plan.terms(policy);
             let on_resume = progress::on_resume(&recovery.plan, &recovery.phase).filter(|_| self.resumed);
-            let next = on_resume.unwrap_or_else(|| {
+            let next = on_resume.or_else(|| self.taken_back(&recovery)).unwrap_or_else(|| {
                 progress::next(
                     &recovery.plan,
                     &recovery.phase,
@@ -158,14 +159,18 @@ impl Drive<'_> {
                     self.say(format!("proof before the opening: {receipt}"));
                     failpoint::reached("before-open-entry");
                     self.say(format!("{successor} opens with at least {position}"));
-                    self.commit(Command::Open {
+                    let opened = self.commit(Command::Open {
                         token: self.token.clone(),
                         successor,
                         position,
                         plan,
                         receipt: Some(receipt),
-                    })
-                    .await?;
+                    });
+                    let opened = opened.await;
+                    if opened.is_err() && self.taken_back(&recovery).is_some() {
+                        continue;
+                    }
+                    opened?;
                     failpoint::reached("after-open-entry");
                 }
                 Next::Finish(finish) => return self.finish(&recovery, finish).await,

@@ -86,6 +86,7 @@ impl Leader {
             let clusters = self.pictures.clusters();
             self.recoverer.consider(&clusters);
             self.hooks.consider(&self.pictures.state());
+            self.recoverer.tend_requests(&clusters);
             self.recoverer.tend_boots(&clusters);
             self.recoverer.tend_durability(&clusters);
             self.guard.stand(&leading);

@@ -29,6 +29,7 @@ use super::refresh;
 
 mod agreement;
 mod order;
+mod request;
 mod resume;
 
 use agreement::{calls_for, has_recovery};

@@ -30,5 +30,30 @@ pub const FIELD_MANAGER: &str = "ham4db-controller";
 /// # Errors
 /// When the definition cannot be written as YAML, which would be a mistake in the types.
 pub fn crd_yaml() -> Result<String, serde_yaml::Error> {
-    serde_yaml::to_string(&MySQLCluster::crd())
+    let mut definition = serde_yaml::to_value(MySQLCluster::crd())?;
+    shorten(&mut definition, false);
+    serde_yaml::to_string(&definition)
+}
+
+/// Leaves away what Kubernetes says about its own type of condition: it is the same everywhere, and a third of nothing but words.
+fn shorten(schema: &mut serde_yaml::Value, is_condition: bool) {
+    let Some(fields) = schema.as_mapping_mut() else {
+        for item in schema.as_sequence_mut().into_iter().flatten() {
+            shorten(item, is_condition);
+        }
+        return;
+    };
+    if is_condition {
+        fields.remove("description");
+    }
+    for (name, field) in fields.iter_mut() {
+        let begins = name.as_str() == Some("conditions");
+        if begins {
+            if let Some(items) = field.get_mut("items") {
+                shorten(items, true);
+            }
+        } else {
+            shorten(field, is_condition);
+        }
+    }
 }

@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use crate::domain::declared::{DeclaredCandidate, DeclaredCluster, DeclaredDowntime, ObservedBy, SecretStanding, Tls};
+use crate::domain::declared::{
+    DeclaredCandidate, DeclaredCluster, DeclaredDowntime, DeclaredTakeover, ObservedBy, SecretStanding, Tls,
+};
 use crate::domain::intent::{Origin, PromotionRule};
 use crate::domain::key::InstanceKey;
 use crate::domain::policy::{BootReadOnly, Durability, DurabilityMode, LossPolicy, Mode, OldPrimary, StalledPrimary};
@@ -13,6 +15,9 @@ use crate::domain::time::Wall;
 
 use super::spec::{self, MySQLClusterSpec};
 use super::status::MySQLClusterStatus;
+
+/// The longest that a target may catch up, seconds: nobody can write meanwhile.
+const MAX_CATCH_UP_SECONDS: u64 = 3600;
 
 /// A document that cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -178,6 +183,9 @@ fn declared(spec: &MySQLClusterSpec, origin: Origin) -> Result<DeclaredCluster, 
         created: None,
         downtime: downtime(&spec.downtime)?,
         candidates: candidates(&spec.candidates)?,
+        takeover: spec.takeover.as_ref().map(takeover).transpose()?,
+        acknowledged: None,
+        force: None,
         tls: match spec.tls.mode {
             spec::TlsMode::Off => Tls::Off,
             spec::TlsMode::Preferred => Tls::Preferred,
@@ -186,6 +194,31 @@ fn declared(spec: &MySQLClusterSpec, origin: Origin) -> Result<DeclaredCluster, 
         },
         secret: SecretStanding::Unread,
         observed_by: None,
+    })
+}
+
+fn takeover(asked: &spec::Takeover) -> Result<DeclaredTakeover, String> {
+    let id = &asked.request_id;
+    let is_edge = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_alphanumeric);
+    let is_inside = |byte: u8| byte.is_ascii_alphanumeric() || b"._:-".contains(&byte);
+    let bytes = id.as_bytes();
+    if id.len() > 64 || !is_edge(bytes.first()) || !is_edge(bytes.last()) || !id.bytes().all(is_inside) {
+        return Err(format!(
+            "spec.takeover.requestID: `{id}` is none: letters, digits and ._:- between them, at most 64"
+        ));
+    }
+    let target = asked.target.as_ref().map(|target| key(&target.host, target.port));
+    let catch_up = asked.catch_up_timeout.as_deref().map(millis);
+    Ok(DeclaredTakeover {
+        id: id.clone(),
+        target: target
+            .transpose()
+            .map_err(|why| format!("spec.takeover.target: {why}"))?,
+        catch_up_seconds: catch_up
+            .transpose()
+            .map_err(|why| format!("spec.takeover.catchUpTimeout: {why}"))?
+            .map(|millis| millis.div_ceil(1000).min(MAX_CATCH_UP_SECONDS)),
+        deadline: Wall(asked.deadline.0.as_millisecond()),
     })
 }
 

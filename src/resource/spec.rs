@@ -19,6 +19,9 @@ use super::status::MySQLClusterStatus;
 /// How durations are written: `90s`, `30m`, `1h30m`.
 pub(super) const DURATION_PATTERN: &str = "^([0-9]{1,6}(ms|s|m|h)){1,4}$";
 
+/// Names of requests.
+const ID_PATTERN: &str = "^[A-Za-z0-9]([A-Za-z0-9._:-]*[A-Za-z0-9])?$";
+
 /// Host names and addresses, without brackets around an IPv6 address.
 const HOST_PATTERN: &str = "^[A-Za-z0-9:]([A-Za-z0-9_.:-]*[A-Za-z0-9:])?$";
 
@@ -80,6 +83,30 @@ pub struct MySQLClusterSpec {
     #[schemars(length(max = 64))]
     #[serde(default)]
     pub candidates: Vec<Candidate>,
+    /// A living primary hands over, once for each requestID. Removing it takes it back while nothing is promoted yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub takeover: Option<Takeover>,
+}
+
+/// A takeover.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[x_kube(validation = Rule::new("self.requestID != oldSelf.requestID || self == oldSelf").message("change requestID to ask for another takeover"))]
+#[serde(rename_all = "camelCase")]
+pub struct Takeover {
+    /// Its name. What was asked for under a name is acted on once, and never again.
+    #[serde(rename = "requestID")]
+    #[schemars(length(min = 1, max = 64), regex(pattern = ID_PATTERN))]
+    pub request_id: String,
+    /// Who takes over. Unset: the replica that suits best.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<Seed>,
+    /// How far behind the target may be, and how long it may catch up while nobody can write; at most 1h counts. Unset: as the
+    /// configuration says (ReasonableMaintenanceReplicationLagSeconds).
+    #[schemars(length(max = 32), regex(pattern = DURATION_PATTERN))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub catch_up_timeout: Option<String>,
+    /// Not begun after this absolute time; at most 24 h ahead when it is first seen.
+    pub deadline: Time,
 }
 
 /// The address of a server.

@@ -58,6 +58,9 @@ pub struct MySQLClusterStatus {
     /// The recovery that ended last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_recovery: Option<LastRecovery>,
+    /// The takeover that is asked for, or was last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub takeover: Option<TakeoverState>,
     /// Conditions; Ready sums them up.
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     #[schemars(length(max = 32))]
@@ -311,4 +314,44 @@ pub struct LastRecovery {
     #[schemars(length(max = MAX_TEXT))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fencing: Option<String>,
+}
+
+/// A takeover that the document asks for.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct TakeoverState {
+    /// Its name.
+    #[serde(rename = "requestID")]
+    #[schemars(length(max = 64))]
+    pub request_id: String,
+    /// Draining: the old primary ends its transactions; CatchingUp: it is read-only, and the target applies the rest; Promoting: no way back.
+    pub phase: TakeoverPhase,
+    /// Why.
+    #[schemars(length(max = MAX_TEXT))]
+    pub message: String,
+    /// When it began.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub started_at: Option<Time>,
+    /// When it was over.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub finished_at: Option<Time>,
+}
+
+/// How far a takeover is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[expect(
+    missing_docs,
+    reason = "a described variant becomes a oneOf in the schema; the field describes the values"
+)]
+pub enum TakeoverPhase {
+    #[default]
+    Pending,
+    Refused,
+    Draining,
+    CatchingUp,
+    Promoting,
+    Succeeded,
+    Failed,
+    Expired,
+    Cancelled,
 }

@@ -3,7 +3,7 @@ use serde_json::{Value, json};
 use super::spec::MySQLCluster;
 use super::{crd_yaml, document, status, superseded_by};
 use crate::domain::declared::{
-    InstanceStatus, Observer, Promotable, RecoveryPhase, RecoveryStatus, Role, StatusModel, fixture,
+    DeclaredTakeover, InstanceStatus, Observer, Promotable, RecoveryPhase, RecoveryStatus, Role, StatusModel, fixture,
 };
 use crate::domain::intent::{Origin, PromotionRule};
 use crate::domain::key::InstanceKey;
@@ -169,6 +169,69 @@ fn a_whole_document_is_understood() {
     assert_eq!(read.candidates[0].rule, PromotionRule::Must);
     assert_eq!(read.document.generation, 7);
     assert!(read.created.is_some());
+}
+
+#[test]
+fn a_takeover_is_read() {
+    let asked = json!({"takeover": {"requestID": "2026-11-21-a", "target": {"host": "db2"}, "catchUpTimeout": "1500ms", "deadline": "2026-11-21T18:00:00Z"}});
+    let read = document(&minimal(&asked), "default").unwrap();
+    assert_eq!(read.unknown, Vec::<String>::new());
+    assert_eq!(
+        read.declared.takeover,
+        Some(DeclaredTakeover {
+            id: "2026-11-21-a".to_owned(),
+            target: Some(InstanceKey::new("db2", 3306)),
+            catch_up_seconds: Some(2),
+            deadline: Wall(1_795_284_000_000),
+        })
+    );
+    let least = json!({"takeover": {"requestID": "a", "deadline": "2026-11-21T18:00:00Z"}});
+    let least = document(&minimal(&least), "default")
+        .unwrap()
+        .declared
+        .takeover
+        .unwrap();
+    assert_eq!((least.target, least.catch_up_seconds), (None, None));
+    for (takeover, expected) in [
+        (json!({"requestID": "a"}), "missing field `deadline`"),
+        (
+            json!({"requestID": "a b", "deadline": "2026-11-21T18:00:00Z"}),
+            "spec.takeover.requestID: `a b` is none",
+        ),
+        (
+            json!({"requestID": "a", "deadline": "tomorrow"}),
+            "spec.takeover.deadline",
+        ),
+        (
+            json!({"requestID": "a", "deadline": "2026-11-21T18:00:00Z", "catchUpTimeout": "soon"}),
+            "spec.takeover.catchUpTimeout: `soon` is no duration",
+        ),
+    ] {
+        let fault = document(&minimal(&json!({"takeover": takeover})), "default").unwrap_err();
+        assert!(fault.why.contains(expected), "{}", fault.why);
+    }
+}
+
+#[test]
+fn a_takeover_is_changed_with_its_name_only() {
+    let asked = |id: &str, host: &str| -> MySQLCluster {
+        let takeover =
+            json!({"takeover": {"requestID": id, "target": {"host": host}, "deadline": "2026-11-21T18:00:00Z"}});
+        serde_json::from_value(minimal(&takeover)).unwrap()
+    };
+    let without: MySQLCluster = serde_json::from_value(minimal(&json!({}))).unwrap();
+    let present = asked("a", "db2");
+    for allowed in [asked("a", "db2"), asked("b", "db3"), without.clone()] {
+        allowed.validate_cel_update(&present).unwrap();
+        present.validate_cel_update(&allowed).unwrap();
+    }
+    let refused = asked("a", "db3").validate_cel_update(&present).unwrap_err();
+    assert!(
+        refused
+            .to_string()
+            .contains("change requestID to ask for another takeover"),
+        "{refused}"
+    );
 }
 
 #[test]

@@ -10,6 +10,7 @@ use crate::domain::time::Wall;
 use super::status::{
     DowntimePhase, DowntimeSource, DowntimeState, Instance, LastRecovery, MAX_ENTRIES, MAX_GTID, MAX_NAME,
     MAX_PROBLEMS, MAX_TEXT, MySQLClusterStatus, Primary, Promotable, RecoveryPhase, Role, RunningRecovery, Summary,
+    TakeoverPhase, TakeoverState,
 };
 
 /// Length of the message of a condition, as the API server bounds it.
@@ -63,7 +64,28 @@ pub fn status(model: &StatusModel, observer: &Observer, previous: Option<&MySQLC
             lost_gtid_set: recovery.lost.as_ref().map(|set| cut(&set.to_string(), MAX_GTID)),
             fencing: recovery.fencing.as_ref().map(|told| cut(told, MAX_TEXT)),
         }),
+        takeover: model.takeover.as_ref().map(takeover),
         conditions: conditions(model, observer.renewed, previous),
+    }
+}
+
+fn takeover(takeover: &declared::TakeoverStatus) -> TakeoverState {
+    TakeoverState {
+        request_id: takeover.id.clone(),
+        phase: match takeover.phase {
+            declared::TakeoverPhase::Pending => TakeoverPhase::Pending,
+            declared::TakeoverPhase::Refused => TakeoverPhase::Refused,
+            declared::TakeoverPhase::Draining => TakeoverPhase::Draining,
+            declared::TakeoverPhase::CatchingUp => TakeoverPhase::CatchingUp,
+            declared::TakeoverPhase::Promoting => TakeoverPhase::Promoting,
+            declared::TakeoverPhase::Succeeded => TakeoverPhase::Succeeded,
+            declared::TakeoverPhase::Failed => TakeoverPhase::Failed,
+            declared::TakeoverPhase::Expired => TakeoverPhase::Expired,
+            declared::TakeoverPhase::Cancelled => TakeoverPhase::Cancelled,
+        },
+        message: cut(&takeover.message, MAX_TEXT),
+        started_at: takeover.started.and_then(time),
+        finished_at: takeover.finished.and_then(time),
     }
 }
 

@@ -28,6 +28,7 @@ mod handover_tests;
 mod hook_tests;
 mod position_tests;
 mod quorum_tests;
+mod request_tests;
 mod silence_tests;
 mod sweep_tests;
 mod takeover_tests;

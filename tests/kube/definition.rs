@@ -83,6 +83,12 @@ async fn what_the_rules_forbid_is_refused_with_the_message() {
             "Unsupported value: \"Sometimes\"",
         ),
         ("a", json!({"recovery": {"blockFor": "soon"}}), "spec.recovery.blockFor"),
+        ("a", json!({"takeover": {"requestID": "x"}}), "spec.takeover.deadline"),
+        (
+            "a",
+            json!({"takeover": {"requestID": "a b", "deadline": "2036-11-21T18:00:00Z"}}),
+            "spec.takeover.requestID",
+        ),
         (
             "a",
             json!({"recovery": {"mod": "Auto"}}),
@@ -95,6 +101,50 @@ async fn what_the_rules_forbid_is_refused_with_the_message() {
             "wanted `{message}`, got: {}",
             said.text
         );
+    }
+}
+
+#[tokio::test]
+async fn a_takeover_is_changed_with_its_name_only() {
+    let server = Server::shared();
+    let namespace = namespace(&server.client().await).await;
+    let takeover =
+        |id: &str, host: &str| json!({"requestID": id, "target": {"host": host}, "deadline": "2036-11-21T18:00:00Z"});
+    let create = document(&namespace, "orders", &json!({"takeover": takeover("a", "db2")}));
+    let said = server.kubectl(&["create"], Some(&create));
+    assert!(said.ok && !said.text.contains("Warning"), "{}", said.text);
+    let patch = |change: Value| {
+        let change = json!({"spec": {"takeover": change}}).to_string();
+        server.kubectl(
+            &[
+                "patch",
+                "h4c",
+                "orders",
+                "-n",
+                &namespace,
+                "--type=merge",
+                "-p",
+                &change,
+            ],
+            None,
+        )
+    };
+    let refused = patch(json!({"target": {"host": "db3"}}));
+    assert!(
+        !refused.ok && refused.text.contains("change requestID to ask for another takeover"),
+        "{}",
+        refused.text
+    );
+    let refused = patch(json!({"deadline": "2037-11-21T18:00:00Z"}));
+    assert!(!refused.ok, "{}", refused.text);
+    for change in [
+        takeover("a", "db2"),
+        takeover("b", "db3"),
+        json!(null),
+        takeover("c", "db2"),
+    ] {
+        let said = patch(change.clone());
+        assert!(said.ok, "{change}: {}", said.text);
     }
 }
 

@@ -26,4 +26,5 @@ mod group;
 mod leader;
 mod outage;
 mod pace;
+mod requests;
 mod server;

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use ham4db::app::documents::{ClusterSource, DocumentSet, Observer, Seen, StatusError, StatusModel};
+use ham4db::app::documents::{ClusterSource, DocumentSet, Notice, Observer, Seen, StatusError, StatusModel};
 use ham4db::app::ports::CredentialsByOrigin;
 use ham4db::domain::declared::Reading;
 use ham4db::domain::intent::Origin;
@@ -88,6 +88,10 @@ impl ClusterSource for Memory {
                 why: "no".to_owned(),
             }),
         }
+    }
+
+    async fn tell(&self, _origin: &Origin, _notice: &Notice) -> Result<(), StatusError> {
+        Ok(())
     }
 }
 

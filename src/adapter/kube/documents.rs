@@ -13,14 +13,14 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use crate::app::documents::{ClusterSource, DocumentSet, Observer, Seen, StatusError, StatusModel};
+use crate::app::documents::{ClusterSource, DocumentSet, Notice, Observer, Seen, StatusError, StatusModel};
 use crate::app::ports::{Credentials, CredentialsByOrigin};
 use crate::domain::intent::Origin;
 use crate::resource::MySQLCluster;
 
 use super::follow::follow;
 use super::model::{Happened, Model, SecretKey};
-use super::status;
+use super::{events, status};
 
 /// Events that may wait to be taken in.
 const QUEUE: usize = 1024;
@@ -205,5 +205,9 @@ impl ClusterSource for KubeSource {
         observer: &Observer,
     ) -> Result<(), StatusError> {
         status::write(&self.client, origin, status, observer).await
+    }
+
+    async fn tell(&self, origin: &Origin, notice: &Notice) -> Result<(), StatusError> {
+        events::tell(&self.client, origin, notice).await
     }
 }

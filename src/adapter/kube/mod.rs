@@ -4,6 +4,7 @@
 //! withdrawn, and the process is as healthy as before. It is a line in the log and a status that gets old.
 
 mod documents;
+mod events;
 mod follow;
 mod marker;
 mod model;

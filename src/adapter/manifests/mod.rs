@@ -21,7 +21,7 @@ use tokio::sync::{Mutex, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::app::documents::{ClusterSource, DocumentSet, Observer, Reading, Seen, StatusError, StatusModel};
+use crate::app::documents::{ClusterSource, DocumentSet, Notice, Observer, Reading, Seen, StatusError, StatusModel};
 use crate::app::ports::{Credentials, CredentialsByOrigin};
 use crate::domain::intent::Origin;
 
@@ -219,5 +219,11 @@ impl ClusterSource for ManifestDirectory {
                 origin: origin.clone(),
                 why: why.to_string(),
             })?
+    }
+
+    async fn tell(&self, origin: &Origin, notice: &Notice) -> Result<(), StatusError> {
+        // A folder has no events: the log is where they are looked for.
+        info!(%origin, "{}: {}", notice.reason.as_str(), notice.note);
+        Ok(())
     }
 }

@@ -62,6 +62,7 @@ pub(super) async fn write(
             Change::Seeds
             | Change::Forgotten(_)
             | Change::Document(_)
+            | Change::Request(_)
             | Change::Quarantine(_)
             | Change::Member(_)
             | Change::Audit(_) => {}

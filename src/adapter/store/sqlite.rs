@@ -16,7 +16,7 @@ use crate::domain::intent::Intent;
 use crate::domain::state::record::{
     AuditEntry, Blocked, Cluster, Detection, Document, Group, MemberRecord, Quarantine, Recovery, Seed,
 };
-use crate::domain::state::{Change, State};
+use crate::domain::state::{Change, Request, State};
 use crate::domain::time::Wall;
 
 use super::{audit, migrations, projection};
@@ -242,6 +242,11 @@ impl StateStore for SqliteStore {
             .into_iter()
             .map(|(_, body)| (body.id, body))
             .collect();
+        state.requests = self
+            .bodies::<Request>(connection, "request")
+            .await?
+            .into_iter()
+            .collect();
         state.blocked = self
             .bodies::<Blocked>(connection, "blocked")
             .await?
@@ -285,6 +290,7 @@ impl StateStore for SqliteStore {
         all.extend(state.recoveries.keys().cloned().map(Change::Recovery));
         all.extend(state.quarantines.keys().cloned().map(Change::Quarantine));
         all.extend(state.detections.keys().copied().map(Change::Detection));
+        all.extend(state.requests.keys().cloned().map(Change::Request));
         all.extend(state.blocked.keys().cloned().map(Change::Blocked));
         all.extend(state.members.keys().copied().map(Change::Member));
         all.extend(state.audit.keys().copied().map(Change::Audit));
@@ -311,6 +317,7 @@ async fn write_change(connection: &mut SqliteConnection, state: &State, change: 
         Change::Recovery(uid) => put(connection, "recovery", uid, state.recoveries.get(uid)).await,
         Change::Quarantine(key) => put(connection, "quarantine", key, state.quarantines.get(key)).await,
         Change::Detection(id) => put(connection, "detection", &format!("{id:020}"), state.detections.get(id)).await,
+        Change::Request(key) => put(connection, "request", key, state.requests.get(key)).await,
         Change::Blocked(key) => put(connection, "blocked", &key.to_string(), state.blocked.get(key)).await,
         Change::Member(id) => put(connection, "member", &format!("{id:020}"), state.members.get(id)).await,
         Change::Audit(id) => put(connection, "audit", &format!("{id:020}"), state.audit.get(id)).await,

@@ -92,6 +92,7 @@ fn kind(change: &Change) -> &'static str {
         Change::Recovery(_) => "recovery",
         Change::Quarantine(_) => "quarantine",
         Change::Detection(_) => "detection",
+        Change::Request(_) => "request",
         Change::Blocked(_) => "blocked",
         Change::Member(_) => "member",
         Change::Audit(_) => "audit",
@@ -117,7 +118,7 @@ async fn what_was_written_change_by_change_is_what_is_read() {
         assert_eq!(store.load().await.unwrap().0, sample.state);
     }
     // The sequences went everywhere.
-    assert_eq!(kinds.len(), 12, "{kinds:?}");
+    assert_eq!(kinds.len(), 13, "{kinds:?}");
 }
 
 #[tokio::test]

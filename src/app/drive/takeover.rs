@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use crate::domain::key::InstanceKey;
 use crate::domain::policy::TakeoverTerms;
-use crate::domain::state::Recovery;
+use crate::domain::recovery::progress::{self, Next};
+use crate::domain::state::{Recovery, request};
 use crate::domain::topology::Topology;
 
 use crate::app::failpoint;
@@ -18,11 +19,17 @@ use super::{Drive, is_semi_sync, to_all};
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
 impl Drive<'_> {
-    pub(super) fn takeover_terms(&self) -> TakeoverTerms {
+    pub(super) fn takeover_terms(&self, recovery: &Recovery) -> TakeoverTerms {
         self.pictures
             .cluster(&self.token.cluster)
-            .map(|picture| picture.policy.takeover)
+            .map(|picture| recovery.plan.terms(picture.policy).takeover)
             .unwrap_or_default()
+    }
+
+    /// What comes next in a takeover whose document has taken it back. Once the cancellation is committed no Open entry can be.
+    pub(super) fn taken_back(&self, recovery: &Recovery) -> Option<Next> {
+        request::is_cancelled(&self.pictures.state(), &recovery.plan)
+            .then(|| progress::on_taken_back(&recovery.plan, &recovery.phase))?
     }
 
     /// A primary that answers and is fenced has nothing more to say: before the replicas stop listening they may hear it out.
@@ -56,7 +63,7 @@ impl Drive<'_> {
 
     /// Makes the present primary read-only, on the terms of its cluster.
     pub(super) async fn demote(&mut self, recovery: &Recovery, victim: &InstanceKey) -> Effect {
-        let terms = self.takeover_terms();
+        let terms = self.takeover_terms(recovery);
         let effect = self.hands.demote(victim, &recovery.plan.successor, terms).await;
         failpoint::reached("after-demote");
         effect
@@ -73,8 +80,10 @@ impl Drive<'_> {
             .get(&recovery.plan.victim)
             .and_then(|instance| instance.facts.as_ref())
             .map_or_else(|| recovery.plan.position.clone(), |facts| facts.executed.clone());
-        let deadline = Duration::from_secs(self.takeover_terms().lag_seconds);
-        let effect = self.hands.catch_up(successor, &set, deadline).await;
+        let deadline = Duration::from_secs(self.takeover_terms(recovery).lag_seconds);
+        let pictures = self.pictures;
+        let taken_back = || request::is_cancelled(&pictures.state(), &recovery.plan);
+        let effect = self.hands.catch_up(successor, &set, deadline, taken_back).await;
         failpoint::reached("after-catch-up");
         effect
     }

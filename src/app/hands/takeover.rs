@@ -86,8 +86,14 @@ impl Hands {
         }
     }
 
-    /// Waits until the one that takes over has applied everything in `set`.
-    pub async fn catch_up(&mut self, successor: &InstanceKey, set: &GtidSet, deadline: Duration) -> Effect {
+    /// Waits until the one that takes over has applied everything in `set`, or nobody wants that any more.
+    pub async fn catch_up(
+        &mut self,
+        successor: &InstanceKey,
+        set: &GtidSet,
+        deadline: Duration,
+        is_taken_back: impl Fn() -> bool,
+    ) -> Effect {
         let session = match self.session_of(successor, self.shop.settings.step_deadline).await {
             Ok(session) => session,
             Err(effect) => return effect,
@@ -98,6 +104,9 @@ impl Hands {
             let applied = session.lock().await.wait_applied(set, left.min(SLICE)).await;
             match applied {
                 Ok(()) => return Effect::Done(format!("{successor} has applied all that the old primary has")),
+                Err(StepError::TooSlow { .. }) if is_taken_back() => {
+                    return Effect::Failed(String::from("the takeover was taken back"));
+                }
                 Err(StepError::TooSlow { .. }) if Instant::now() < end => {}
                 Err(error) => return self.effect_of(successor, &error),
             }

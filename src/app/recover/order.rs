@@ -11,7 +11,7 @@ use crate::domain::analysis::evidence::evidence;
 use crate::domain::finding::{Code, Finding};
 use crate::domain::key::InstanceKey;
 use crate::domain::policy::HeldBack;
-use crate::domain::recovery::plan::Order;
+use crate::domain::recovery::plan::{Order, Plan, PlanReport};
 use crate::domain::recovery::planner;
 use crate::domain::topology::ClusterId;
 
@@ -43,11 +43,28 @@ impl Recoverer {
 
     async fn obey(self: Arc<Self>, busy: Busy, target: Option<InstanceKey>, order: Order) -> Result<String, HeldBack> {
         let picture = self.look_closely(&busy.cluster).await?;
-        let (topology, policy) = (&picture.topology, &picture.policy);
+        let (finding, plan, report) = self.plan_order(&picture, target.as_ref(), order)?;
+        let result = self.act(&picture, finding, Vec::new(), plan, report).await;
+        drop(busy);
+        self.shop.observatory.touch();
+        result
+    }
+
+    /// The plan for an order on a picture, with the finding that stands for it in the records.
+    ///
+    /// # Errors
+    /// What speaks against it.
+    pub(super) fn plan_order(
+        &self,
+        picture: &ClusterPicture,
+        target: Option<&InstanceKey>,
+        order: Order,
+    ) -> Result<(Finding, Plan, PlanReport), HeldBack> {
+        let (topology, policy) = (&picture.topology, &order.terms(picture.policy.clone()));
         let (plan, report) = if order.forced {
-            planner::plan_forced(topology, policy, target.as_ref(), order, self.shop.clock.wall())
+            planner::plan_forced(topology, policy, target, order, self.shop.clock.wall())
         } else {
-            planner::plan_takeover(topology, policy, target.as_ref(), order)
+            planner::plan_takeover(topology, policy, target, order)
         };
         let Some(plan) = plan else {
             return Err(HeldBack::Refused(
@@ -69,14 +86,11 @@ impl Recoverer {
             downtimed: false,
             replicas_downtimed: false,
         };
-        let result = self.act(&picture, finding, Vec::new(), plan, report).await;
-        drop(busy);
-        self.shop.observatory.touch();
-        result
+        Ok((finding, plan, report))
     }
 
     /// A picture of a cluster from probes that begin now.
-    async fn look_closely(&self, cluster: &ClusterId) -> Result<ClusterPicture, HeldBack> {
+    pub(super) async fn look_closely(&self, cluster: &ClusterId) -> Result<ClusterPicture, HeldBack> {
         let gone = || HeldBack::Refused(String::from("the cluster is gone"));
         let known = self.pictures.cluster(cluster).ok_or_else(gone)?.topology;
         refresh::refresh(&self.shop, &known.instances.into_keys().collect()).await;

@@ -19,6 +19,12 @@ pub struct DeclaredCluster {
     pub downtime: Vec<DeclaredDowntime>,
     /// Promotion rules.
     pub candidates: Vec<DeclaredCandidate>,
+    /// A takeover that is asked for once.
+    pub takeover: Option<DeclaredTakeover>,
+    /// The recovery that a person has looked at, by its id.
+    pub acknowledged: Option<String>,
+    /// The annotation that asks for a promotion whatever is lost, as it stands there.
+    pub force: Option<String>,
     /// TLS to the servers.
     pub tls: Tls,
     /// What is known of its Secret.
@@ -59,6 +65,19 @@ impl DeclaredDowntime {
     pub fn is_expired(&self, now: Wall) -> bool {
         self.until.is_some_and(|until| until <= now)
     }
+}
+
+/// A takeover that is asked for once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeclaredTakeover {
+    /// Its name: it is acted on once.
+    pub id: String,
+    /// Who takes over, as the document spells it; `None`: whoever suits.
+    pub target: Option<InstanceKey>,
+    /// How far behind the target may be, and how long it may take to catch up, seconds; `None`: as the configuration says.
+    pub catch_up_seconds: Option<u64>,
+    /// Not begun after this.
+    pub deadline: Wall,
 }
 
 /// A promotion rule for one instance.

@@ -6,11 +6,16 @@
 mod commands;
 mod conditions;
 mod document;
+pub mod incident;
+mod notices;
+mod requests;
 mod status;
 mod view;
 
 #[cfg(test)]
 pub(crate) mod fixture;
+#[cfg(test)]
+mod request_tests;
 #[cfg(test)]
 mod status_tests;
 #[cfg(test)]
@@ -18,10 +23,14 @@ mod tests;
 
 use std::collections::BTreeMap;
 
-pub use document::{DeclaredCandidate, DeclaredCluster, DeclaredDowntime, ObservedBy, SecretStanding, Tls};
+pub use document::{
+    DeclaredCandidate, DeclaredCluster, DeclaredDowntime, DeclaredTakeover, ObservedBy, SecretStanding, Tls,
+};
+pub use notices::{Notice, NoticeReason};
 pub use status::{
     Condition, ConditionKind, DowntimeAsker, DowntimeEnd, DowntimePhase, DowntimeStatus, InstanceStatus, LastRecovery,
-    Observer, PrimaryStatus, Promotable, RecoveryPhase, RecoveryStatus, Role, StatusModel, Truth,
+    Observer, PrimaryStatus, Promotable, RecoveryPhase, RecoveryStatus, Role, StatusModel, TakeoverPhase,
+    TakeoverStatus, Truth,
 };
 
 use crate::domain::finding::Finding;
@@ -83,6 +92,8 @@ pub struct Reconciliation {
     pub commands: Vec<Command>,
     /// The status of every document that this group may write one for.
     pub statuses: BTreeMap<Origin, StatusModel>,
+    /// What happened to the clusters of documents a short while ago, or lasts.
+    pub notices: BTreeMap<Origin, Vec<Notice>>,
     /// Documents that are gone and held, with the moment when that was seen first: the next reconcile wants it back.
     pub vanished: BTreeMap<Origin, Wall>,
     /// What a person should know; the same words as long as it lasts.
@@ -102,14 +113,15 @@ pub fn reconcile(
     let mut answer = Reconciliation::default();
     for declared in &seen.documents {
         commands::of_document(&mut answer, seen.reading, declared, state, now);
+        requests::of_document(&mut answer, seen.reading, declared, state, now);
     }
     commands::withdrawals(&mut answer, seen, state, vanished, now);
     for declared in &seen.documents {
         if declared.foreign_owner(state, now).is_none() {
-            answer.statuses.insert(
-                declared.document.origin.clone(),
-                view::status(declared, state, pictures, now),
-            );
+            let (status, picture) = view::status(declared, state, pictures, now);
+            let notices = notices::of(declared, state, &status, picture, now);
+            answer.notices.insert(declared.document.origin.clone(), notices);
+            answer.statuses.insert(declared.document.origin.clone(), status);
         }
     }
     for (origin, why) in &seen.unreadable {

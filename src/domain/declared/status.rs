@@ -35,6 +35,8 @@ pub struct StatusModel {
     pub recovery: Option<RecoveryStatus>,
     /// The recovery that ended last.
     pub last_recovery: Option<LastRecovery>,
+    /// The takeover that the document asks for, or the last one that it asked for.
+    pub takeover: Option<TakeoverStatus>,
     /// All of [`ConditionKind::ALL`], in that order.
     pub conditions: Vec<Condition>,
     /// The most important problem in a sentence; empty when there is none.
@@ -200,6 +202,44 @@ pub struct LastRecovery {
     pub lost: Option<GtidSet>,
     /// Which proof allowed the opening, in words.
     pub fencing: Option<String>,
+}
+
+/// How far a takeover is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TakeoverPhase {
+    /// Not begun.
+    Pending,
+    /// Something spoke against it; nothing was touched.
+    Refused,
+    /// The old primary still takes writes, or ends its transactions.
+    Draining,
+    /// The old primary is read-only, and the target applies what it lacks.
+    CatchingUp,
+    /// The target may be writable.
+    Promoting,
+    /// Done.
+    Succeeded,
+    /// Begun, and not done.
+    Failed,
+    /// Not begun before its deadline.
+    Expired,
+    /// Taken back.
+    Cancelled,
+}
+
+/// A takeover that a document asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TakeoverStatus {
+    /// Its name.
+    pub id: String,
+    /// How far it is.
+    pub phase: TakeoverPhase,
+    /// Why, for people.
+    pub message: String,
+    /// When it was begun.
+    pub started: Option<Wall>,
+    /// When it was handled.
+    pub finished: Option<Wall>,
 }
 
 /// Whether a condition holds.
@@ -376,6 +416,7 @@ impl StatusModel {
             || self.primary != other.primary
             || recovery(self) != recovery(other)
             || self.last_recovery != other.last_recovery
+            || self.takeover != other.takeover
             || self.downtime != other.downtime
             || roles(self) != roles(other)
             || conditions(self) != conditions(other)

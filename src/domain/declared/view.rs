@@ -16,6 +16,7 @@ use super::ClusterPicture;
 use super::commands::older_document;
 use super::conditions;
 use super::document::DeclaredCluster;
+use super::requests;
 use super::status::{
     DowntimeAsker, DowntimeEnd, DowntimePhase, DowntimeStatus, InstanceStatus, LastRecovery, PrimaryStatus, Promotable,
     RecoveryPhase, RecoveryStatus, Role, StatusModel,
@@ -71,8 +72,13 @@ fn find<'a>(declared: &'a DeclaredCluster, state: &'a State, pictures: &'a [Clus
     found
 }
 
-/// The status of one document.
-pub(super) fn status(declared: &DeclaredCluster, state: &State, pictures: &[ClusterPicture], now: Wall) -> StatusModel {
+/// The status of one document, and the picture of the cluster that it counts for.
+pub(super) fn status<'a>(
+    declared: &'a DeclaredCluster,
+    state: &'a State,
+    pictures: &'a [ClusterPicture],
+    now: Wall,
+) -> (StatusModel, Option<&'a ClusterPicture>) {
     let found = find(declared, state, pictures);
     let mut model = StatusModel {
         observed_generation: Some(declared.document.generation),
@@ -93,10 +99,11 @@ pub(super) fn status(declared: &DeclaredCluster, state: &State, pictures: &[Clus
         model.recovery = running(picture, state).or_else(|| would_block(outlook));
         model.last_recovery = last(&picture.cluster.id, state);
     }
+    model.takeover = requests::takeover(declared, state, found.picture);
     model.downtime = downtimes(declared, state, found.picture, now);
     model.conditions = conditions::of(declared, &found, &model);
     model.problem = conditions::worst(&model);
-    model
+    (model, found.picture)
 }
 
 fn primary(picture: &ClusterPicture) -> Option<PrimaryStatus> {

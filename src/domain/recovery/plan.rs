@@ -8,6 +8,7 @@ use crate::domain::finding::Code;
 use crate::domain::gtid::GtidSet;
 use crate::domain::instance::{BinlogCoordinates, Identity, InstanceFacts};
 use crate::domain::key::InstanceKey;
+use crate::domain::policy::{LossPolicy, Policy};
 use crate::domain::topology::ClusterId;
 
 use super::candidate::excerpt;
@@ -386,6 +387,29 @@ pub struct Order {
     pub starts_old_primary: bool,
     /// No hooks are run.
     pub skips_hooks: bool,
+    /// The request of a document that it is for, by its key in the state: the claim is granted once.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub request: Option<String>,
+    /// How far behind the one that takes over may be, and how long it may take to catch up, seconds; `None`: as the policy says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lag_seconds: Option<u64>,
+    /// Whatever would be lost may be.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub accepts_loss: bool,
+}
+
+impl Order {
+    /// A policy on the terms of the order.
+    #[must_use]
+    pub fn terms(&self, mut policy: Policy) -> Policy {
+        if let Some(seconds) = self.lag_seconds {
+            policy.takeover.lag_seconds = seconds;
+        }
+        if self.accepts_loss {
+            policy.loss = LossPolicy::Allow;
+        }
+        policy
+    }
 }
 
 /// What to do, complete.
@@ -478,6 +502,14 @@ impl Plan {
     /// Whether no hook is run for it.
     pub fn skips_hooks(&self) -> bool {
         self.order.as_ref().is_some_and(|order| order.skips_hooks)
+    }
+
+    /// The policy under which it is carried out: that of the cluster, on the terms of the order.
+    pub fn terms(&self, policy: Policy) -> Policy {
+        match &self.order {
+            Some(order) => order.terms(policy),
+            None => policy,
+        }
     }
 
     /// Whether the victim counts as dead although it may answer.

@@ -35,6 +35,8 @@ pub enum Change {
     Quarantine(String),
     /// A detection.
     Detection(u64),
+    /// A request of a document.
+    Request(String),
     /// A refused recovery.
     Blocked(InstanceKey),
     /// A member.
@@ -202,6 +204,11 @@ fn run(state: &mut State, command: &Command, changes: &mut BTreeSet<Change>) -> 
         }
         Command::HooksBegin { subject, list } => return hooks::begin(state, subject, *list, changes),
         Command::HooksRan { subject, run, lines } => hooks::ran(state, subject, run, lines, changes)?,
+        Command::Request { request } => return super::request::ask(state, request, changes),
+        Command::CancelRequest { key, why } => return super::request::cancel(state, key, why, changes),
+        Command::SettleRequest { key, outcome, why } => {
+            return super::request::settle(state, key, *outcome, why, changes);
+        }
         Command::Block { blocked } => {
             changes.insert(Change::Blocked(blocked.instance.clone()));
             state.blocked.insert(blocked.instance.clone(), blocked.clone());
@@ -443,6 +450,7 @@ fn withdraw(state: &mut State, origin: &Origin, changes: &mut BTreeSet<Change>) 
         state.intents.remove(&id);
         changes.insert(Change::Intent(id));
     }
+    super::request::withdraw(state, origin, changes);
     for cluster in state
         .clusters
         .values_mut()

@@ -10,6 +10,7 @@ use crate::domain::topology::ClusterId;
 use super::apply::Change;
 use super::command::{Applied, Command, Ending};
 use super::record::{AuditEntry, Recovery, State};
+use super::request::Request;
 
 /// A message is cut after so many characters: what a hook or a server said may be long.
 const MOST_CHARACTERS: usize = 1000;
@@ -94,6 +95,9 @@ pub(super) fn tell(state: &State, command: &Command) -> Option<Told> {
                 None => about_all("acknowledge-recovery", message),
             })
         }
+        Command::Request { request } => asked_once(state, request),
+        Command::CancelRequest { key, why } => Some(about_all("cancel-request", format!("{key}: {why}"))),
+        Command::SettleRequest { key, why, .. } => Some(about_all("settle-request", format!("{key}: {why}"))),
         Command::Found { .. }
         | Command::AllocateMember { .. }
         | Command::Hello { .. }
@@ -181,6 +185,12 @@ fn asked(state: &State, intent: &Intent) -> Told {
     let parts = [what, by(&intent.origin)];
     let parts: Vec<String> = parts.into_iter().filter(|part| !part.is_empty()).collect();
     about(state, kind, &intent.instance, parts.join(", "))
+}
+
+/// A request that was recorded before is no news.
+fn asked_once(state: &State, request: &Request) -> Option<Told> {
+    let is_new = !state.requests.contains_key(&request.key());
+    is_new.then(|| about_all("request", request.key()))
 }
 
 fn ended(ending: &Ending) -> String {

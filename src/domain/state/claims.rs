@@ -28,6 +28,7 @@ pub(super) fn grant(
     if state.recoveries.contains_key(&claim.uid) {
         return Err(RefusedCommand::StaleClaim(claim.uid.clone()));
     }
+    super::request::check_claim(state, &claim.plan)?;
     let ended = in_the_way(state, &claim.plan)?;
     let cluster = state
         .clusters
@@ -98,6 +99,7 @@ pub(super) fn grant(
         owed,
     };
     state.recoveries.insert(claim.uid.clone(), recovery);
+    super::request::begin(state, &claim.plan, &claim.uid, changes);
     changes.insert(Change::Recovery(claim.uid.clone()));
     // The claim is the detection as well: one entry less stands between a failure and its repair.
     let detection = next_number(state);
@@ -187,6 +189,8 @@ fn give_way(state: &mut State, uid: &str, to: &str, changes: &mut BTreeSet<Chang
         // The other one's hooks tell what follows.
         recovery.hooks.close_with(&[]);
         changes.insert(Change::Recovery(uid.to_owned()));
+        let ended = recovery.clone();
+        super::request::finish(state, &ended, None, changes);
     }
     owed
 }
@@ -257,6 +261,8 @@ pub(super) fn open(
     changes: &mut BTreeSet<Change>,
 ) -> Result<(), RefusedCommand> {
     let now = state.clock;
+    current(state, token)?;
+    super::request::check_open(state, plan)?;
     let recovery = current(state, token)?;
     let uid = &token.uid;
     if !recovery.plan.kind.opens_a_server() {
@@ -318,7 +324,9 @@ pub(super) fn end(
     changes: &mut BTreeSet<Change>,
 ) -> Result<(), RefusedCommand> {
     let now = state.clock;
-    check_end(current(state, token)?, ending)?;
+    let running = current(state, token)?.clone();
+    check_end(&running, ending)?;
+    super::request::finish(state, &running, Some(ending), changes);
     record(state, &token.uid, &ending.lines, changes);
     let recovery = current(state, token)?;
     recovery.phase = Phase::Ended {

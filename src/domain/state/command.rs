@@ -19,6 +19,7 @@ use crate::domain::topology::ClusterId;
 use super::record::{
     Acknowledgement, ClaimToken, Document, Epoch, Group, MemberId, MemberRecord, QuarantineState, Seed, StepRecord,
 };
+use super::request::{Request, RequestOutcome};
 
 /// The highest version of commands that this program understands ([`Command::since`]). A member that meets a higher one stops with a
 /// sentence.
@@ -247,6 +248,29 @@ pub enum Command {
         /// Lines for the record of a recovery.
         lines: Vec<StepRecord>,
     },
+    /// A document asks for something that is done once. Nothing when it was recorded before.
+    Request {
+        /// What.
+        request: Box<Request>,
+    },
+    /// A document takes a request back.
+    #[serde(rename_all = "camelCase")]
+    CancelRequest {
+        /// Its key in [`super::State::requests`].
+        key: String,
+        /// Why, for people.
+        why: String,
+    },
+    /// A pending request is not begun any more.
+    #[serde(rename_all = "camelCase")]
+    SettleRequest {
+        /// Its key in [`super::State::requests`].
+        key: String,
+        /// How it ended.
+        outcome: RequestOutcome,
+        /// Why, for people.
+        why: String,
+    },
     /// A recovery was refused because of a recent one.
     Block {
         /// Which.
@@ -286,7 +310,10 @@ impl Command {
             | Self::Open { .. }
             | Self::End { .. }
             | Self::HooksBegin { .. }
-            | Self::HooksRan { .. } => 2,
+            | Self::HooksRan { .. }
+            | Self::Request { .. }
+            | Self::CancelRequest { .. }
+            | Self::SettleRequest { .. } => 2,
         }
     }
 
@@ -315,6 +342,9 @@ impl Command {
             Self::Acknowledge { .. } => "acknowledge",
             Self::HooksBegin { .. } => "hooks-begin",
             Self::HooksRan { .. } => "hooks-ran",
+            Self::Request { .. } => "request",
+            Self::CancelRequest { .. } => "cancel-request",
+            Self::SettleRequest { .. } => "settle-request",
             Self::Block { .. } => "block",
         }
     }

@@ -14,6 +14,7 @@ mod hooks;
 mod lost;
 pub mod policy;
 pub mod record;
+pub mod request;
 #[cfg(test)]
 pub(crate) mod sample;
 
@@ -24,6 +25,7 @@ pub use policy::{ClusterFilter, ClusterFilterError, PolicySettings, policy_of};
 pub use record::{
     ClaimToken, Cluster, Document, Epoch, Group, MemberId, Phase, Quarantine, QuarantineState, Recovery, Seed, State,
 };
+pub use request::{Request, RequestKind, RequestOutcome, RequestStanding, request_key};
 
 /// Lines kept of one recovery: enough for any recovery that ends, bounded for one that does not.
 pub const MAX_STEPS: usize = 500;
@@ -37,6 +39,8 @@ pub const MAX_DETECTIONS: usize = 1000;
 pub const MAX_BLOCKED: usize = 1000;
 /// Forgotten addresses kept; the one whose time comes first is discovered again.
 pub const MAX_FORGOTTEN: usize = 10_000;
+/// Requests of documents kept, more than any fleet has documents; only those whose time is over are forgotten.
+pub const MAX_REQUESTS: usize = 10_000;
 /// Seeds accepted, more than any fleet has clusters.
 pub const MAX_SEEDS: usize = 10_000;
 /// Members remembered, those that left included.

@@ -438,6 +438,8 @@ pub struct State {
     pub intents: BTreeMap<crate::domain::intent::IntentId, crate::domain::intent::Intent>,
     /// Documents by origin.
     pub documents: BTreeMap<Origin, Document>,
+    /// What documents ask for once, by [`super::Request::key`], handled ones too.
+    pub requests: BTreeMap<String, super::request::Request>,
     /// Recoveries are switched off everywhere.
     pub recoveries_disabled: bool,
     /// Recoveries by uid.

@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use super::command::COMMAND_VERSION;
 use super::record::{Acknowledgement, Blocked, ClaimToken, MemberRecord, StepRecord};
 use super::{
-    Applied, Change, Claim, Command, Document, Ending, Group, Phase, Proposal, QuarantineState, Seed, State, apply,
+    Applied, Change, Claim, Command, Document, Ending, Group, Phase, Proposal, QuarantineState, Request, RequestKind,
+    RequestOutcome, Seed, State, apply,
 };
 use crate::domain::finding::{Code, Evidence, Finding, Opinion, Verdict};
 use crate::domain::fixture::{mysql_set, uuid};
@@ -14,7 +15,7 @@ use crate::domain::instance::{Identity, Observation, ProbeFailure};
 use crate::domain::intent::{Intent, Origin, PromotionRule, Wish};
 use crate::domain::key::InstanceKey;
 use crate::domain::policy::{HeldBack, LossPolicy, Mode, OldPrimary};
-use crate::domain::recovery::plan::{Plan, PlanReport, RecoveryKind, Refusal, RefusalReason, Step};
+use crate::domain::recovery::plan::{Order, Plan, PlanReport, RecoveryKind, Refusal, RefusalReason, Step};
 use crate::domain::time::Wall;
 use crate::domain::topology::ClusterId;
 
@@ -157,6 +158,16 @@ pub(crate) fn document(name: &str) -> Document {
     }
 }
 
+/// A takeover that the document `shop` asks for.
+pub(crate) fn takeover_request(number: u32, deadline: i64) -> Request {
+    let what = RequestKind::Takeover {
+        target: Some(key(2)),
+        catch_up_seconds: Some(30),
+        deadline: Wall(deadline),
+    };
+    Request::new(document("shop").origin, format!("r{number}"), what)
+}
+
 /// A state, and what grew it.
 #[derive(Default)]
 pub(crate) struct Sample {
@@ -244,7 +255,7 @@ impl Sample {
     }
 
     fn command(&mut self, dice: &mut Dice) -> Command {
-        match dice.roll(28) {
+        match dice.roll(30) {
             0 => Command::Found {
                 group: Group {
                     uuid: format!("g{}", dice.roll(2)),
@@ -317,7 +328,28 @@ impl Sample {
                 reason: "by hand".to_owned(),
             },
             21..=23 => self.claim(dice),
+            24 | 25 => self.request(dice),
             _ => self.act(dice),
+        }
+    }
+
+    /// Something that is asked for once, taken back, or refused.
+    fn request(&self, dice: &mut Dice) -> Command {
+        let key = self.state.requests.keys().next_back().cloned();
+        let key = key.unwrap_or_else(|| "none".to_owned());
+        match dice.roll(6) {
+            0 => Command::CancelRequest {
+                key,
+                why: "cleared".to_owned(),
+            },
+            1 => Command::SettleRequest {
+                key,
+                outcome: RequestOutcome::Refused,
+                why: "it's behind".to_owned(),
+            },
+            _ => Command::Request {
+                request: Box::new(takeover_request(dice.roll(40), 1000 + i64::from(dice.roll(9000)))),
+            },
         }
     }
 
@@ -402,6 +434,12 @@ impl Sample {
             .get(&cluster_id(cluster))
             .and_then(|cluster| cluster.primary.as_ref());
         let mut plan = plan(cluster, dice.server(), dice.server(), &[]);
+        if dice.roll(3) == 0 {
+            plan.order = Some(Order {
+                request: self.state.requests.keys().next().cloned(),
+                ..Order::default()
+            });
+        }
         if let Some(primary) = recorded.filter(|_| dice.roll(5) > 0) {
             plan.victim = primary.instance.clone();
             plan.victim_identity = Some(primary.identity.clone());

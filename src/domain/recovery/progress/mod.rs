@@ -37,7 +37,7 @@ use super::plan::{Plan, RecoveryKind, Refusal, Step};
 use super::planner::{moved, view};
 use reconnect::Silence;
 pub use relocate::still_stopped;
-pub use takeover::{follows_on, on_resume};
+pub use takeover::{follows_on, on_resume, on_taken_back};
 
 /// How often a replica is pointed at the successor before it counts as lost.
 const REPOINT_TRIES: usize = 2;

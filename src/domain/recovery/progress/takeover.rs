@@ -29,6 +29,12 @@ pub fn on_resume(plan: &Plan, phase: &Phase) -> Option<Next> {
     })
 }
 
+/// What comes next in a takeover that was taken back before anybody was opened.
+pub fn on_taken_back(plan: &Plan, phase: &Phase) -> Option<Next> {
+    (plan.kind == RecoveryKind::Takeover && *phase == Phase::Claimed)
+        .then(|| undo(plan, "it was taken back before the new primary was opened".to_owned()))
+}
+
 /// The old primary takes writes again; nobody else was touched.
 pub(super) fn undo(plan: &Plan, reason: String) -> Next {
     Next::Abort {

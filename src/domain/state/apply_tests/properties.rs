@@ -81,6 +81,7 @@ fn take(copy: &mut State, from: &State, change: &Change) {
         Change::Recovery(key) => put(&mut copy.recoveries, &from.recoveries, key),
         Change::Quarantine(key) => put(&mut copy.quarantines, &from.quarantines, key),
         Change::Detection(key) => put(&mut copy.detections, &from.detections, key),
+        Change::Request(key) => put(&mut copy.requests, &from.requests, key),
         Change::Blocked(key) => put(&mut copy.blocked, &from.blocked, key),
         Change::Member(key) => put(&mut copy.members, &from.members, key),
         Change::Audit(key) => put(&mut copy.audit, &from.audit, key),

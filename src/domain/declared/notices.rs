@@ -1,0 +1,293 @@
+//! What is told of a document once: its transitions, made from what is recorded, so that every leader tells the same under the same key
+//! and what was told is known again.
+
+use crate::domain::intent::{IntentKind, Wish};
+use crate::domain::recovery::plan::RecoveryKind;
+use crate::domain::state::{Recovery, Request, RequestKind, RequestOutcome, RequestStanding, State};
+use crate::domain::time::Wall;
+
+use super::ClusterPicture;
+use super::document::DeclaredCluster;
+use super::status::{RecoveryPhase, StatusModel};
+
+/// What is further back is history: a new leader does not tell it again, milliseconds.
+const RECENT_MILLIS: u64 = 10 * 60 * 1000;
+/// What lasts is told again after this, so that who is alarmed by it is alarmed as long as it lasts, milliseconds.
+const AGAIN_MILLIS: i64 = 5 * 60 * 1000;
+/// Transactions that only a replica has are told of less often: they stay until somebody deals with them, milliseconds.
+const ERRANT_AGAIN_MILLIS: i64 = 60 * 60 * 1000;
+
+/// What happened, as a word that programs may compare.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum NoticeReason {
+    /// A takeover was begun.
+    TakeoverStarted,
+    /// It is done.
+    TakeoverSucceeded,
+    /// It was begun and undone.
+    TakeoverFailed,
+    /// Something spoke against it.
+    TakeoverRefused,
+    /// It was not begun in time.
+    TakeoverExpired,
+    /// It was taken back.
+    TakeoverCancelled,
+    /// A failed primary is being replaced.
+    FailoverStarted,
+    /// It was replaced.
+    FailoverSucceeded,
+    /// It was not.
+    FailoverFailed,
+    /// It is not: something holds that back.
+    FailoverBlocked,
+    /// A person has a primary replaced whatever is lost.
+    FailoverForced,
+    /// A person asked for that, and it was not done.
+    ForceRefused,
+    /// A replica has transactions of its own.
+    ErrantGtidDetected,
+    /// An instance is left alone from now on.
+    DowntimeBegun,
+}
+
+impl NoticeReason {
+    /// All of them.
+    pub const ALL: [Self; 14] = [
+        Self::TakeoverStarted,
+        Self::TakeoverSucceeded,
+        Self::TakeoverFailed,
+        Self::TakeoverRefused,
+        Self::TakeoverExpired,
+        Self::TakeoverCancelled,
+        Self::FailoverStarted,
+        Self::FailoverSucceeded,
+        Self::FailoverFailed,
+        Self::FailoverBlocked,
+        Self::FailoverForced,
+        Self::ForceRefused,
+        Self::ErrantGtidDetected,
+        Self::DowntimeBegun,
+    ];
+
+    /// The reason as it is written.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::TakeoverStarted => "TakeoverStarted",
+            Self::TakeoverSucceeded => "TakeoverSucceeded",
+            Self::TakeoverFailed => "TakeoverFailed",
+            Self::TakeoverRefused => "TakeoverRefused",
+            Self::TakeoverExpired => "TakeoverExpired",
+            Self::TakeoverCancelled => "TakeoverCancelled",
+            Self::FailoverStarted => "FailoverStarted",
+            Self::FailoverSucceeded => "FailoverSucceeded",
+            Self::FailoverFailed => "FailoverFailed",
+            Self::FailoverBlocked => "FailoverBlocked",
+            Self::FailoverForced => "FailoverForced",
+            Self::ForceRefused => "ForceRefused",
+            Self::ErrantGtidDetected => "ErrantGTIDDetected",
+            Self::DowntimeBegun => "DowntimeBegun",
+        }
+    }
+
+    /// What was being done when it happened, in a word.
+    pub fn action(self) -> &'static str {
+        match self {
+            Self::TakeoverStarted
+            | Self::TakeoverSucceeded
+            | Self::TakeoverFailed
+            | Self::TakeoverRefused
+            | Self::TakeoverExpired
+            | Self::TakeoverCancelled => "Takeover",
+            Self::FailoverStarted
+            | Self::FailoverSucceeded
+            | Self::FailoverFailed
+            | Self::FailoverBlocked
+            | Self::FailoverForced
+            | Self::ForceRefused => "Failover",
+            Self::ErrantGtidDetected => "Compare",
+            Self::DowntimeBegun => "Downtime",
+        }
+    }
+
+    /// Somebody should look.
+    pub fn is_warning(self) -> bool {
+        match self {
+            Self::TakeoverStarted | Self::TakeoverSucceeded | Self::TakeoverCancelled | Self::DowntimeBegun => false,
+            Self::TakeoverFailed
+            | Self::TakeoverRefused
+            | Self::TakeoverExpired
+            | Self::FailoverStarted
+            | Self::FailoverSucceeded
+            | Self::FailoverFailed
+            | Self::FailoverBlocked
+            | Self::FailoverForced
+            | Self::ForceRefused
+            | Self::ErrantGtidDetected => true,
+        }
+    }
+}
+
+/// Something that happened to the cluster of a document.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Notice {
+    /// Uid of the document.
+    pub uid: String,
+    /// What.
+    pub reason: NoticeReason,
+    /// Which time: one of the same reason and key is the same.
+    pub key: String,
+    /// For people.
+    pub note: String,
+}
+
+/// What is to be told of a document now; most of it was told before.
+pub(super) fn of(
+    declared: &DeclaredCluster,
+    state: &State,
+    model: &StatusModel,
+    picture: Option<&ClusterPicture>,
+    now: Wall,
+) -> Vec<Notice> {
+    let mut told = Told {
+        uid: &declared.document.uid,
+        now,
+        notices: Vec::new(),
+    };
+    let origin = &declared.document.origin;
+    for request in state.requests.values().filter(|request| request.origin == *origin) {
+        told.request(request);
+    }
+    let Some(picture) = picture else {
+        return told.notices;
+    };
+    let is_of_it = |recovery: &&Recovery| {
+        recovery.plan.cluster == picture.cluster.id
+            && recovery.plan.kind.replaces_primary()
+            && recovery.plan.kind != RecoveryKind::Takeover
+    };
+    for recovery in state.recoveries.values().filter(is_of_it) {
+        told.recovery(recovery);
+    }
+    if let Some(blocked) = model.recovery.as_ref().filter(|it| it.phase == RecoveryPhase::Blocked) {
+        told.lasting(
+            NoticeReason::FailoverBlocked,
+            &format!("{} {}", blocked.victim, blocked.failure),
+            AGAIN_MILLIS,
+            format!(
+                "{} of {} is not repaired: {}",
+                blocked.failure,
+                blocked.victim,
+                blocked.blocked_by.join("; ")
+            ),
+        );
+    }
+    for instance in &model.instances {
+        if let Some(set) = &instance.errant {
+            told.lasting(
+                NoticeReason::ErrantGtidDetected,
+                &instance.instance.to_string(),
+                ERRANT_AGAIN_MILLIS,
+                format!("{} has transactions that the primary lacks: {set}", instance.instance),
+            );
+        }
+    }
+    for (id, intent) in state.intents.iter().filter(|(id, _)| id.kind == IntentKind::Downtime) {
+        if let Wish::Downtime {
+            owner, reason, since, ..
+        } = &intent.wish
+            && picture.topology.get(&id.instance).is_some()
+            && intent.wish.is_active(now)
+        {
+            told.once(
+                NoticeReason::DowntimeBegun,
+                format!("{} {} {}", id.instance, id.origin, since.0),
+                *since,
+                format!("{} is left alone: {reason} ({owner})", id.instance),
+            );
+        }
+    }
+    told.notices
+}
+
+struct Told<'a> {
+    uid: &'a str,
+    now: Wall,
+    notices: Vec<Notice>,
+}
+
+impl Told<'_> {
+    /// Something that happened at one moment.
+    fn once(&mut self, reason: NoticeReason, key: String, at: Wall, note: String) {
+        if self.now.millis_since(at) <= RECENT_MILLIS {
+            self.notices.push(Notice {
+                uid: self.uid.to_owned(),
+                reason,
+                key,
+                note,
+            });
+        }
+    }
+
+    /// Something that lasts: told once in each stretch of so long.
+    fn lasting(&mut self, reason: NoticeReason, about: &str, every_millis: i64, note: String) {
+        let stretch = self.now.0.div_euclid(every_millis);
+        self.once(reason, format!("{about} {stretch}"), self.now, note);
+    }
+
+    fn request(&mut self, request: &Request) {
+        let is_forced = matches!(request.what, RequestKind::Force { .. });
+        let key = request.key();
+        if let Some(begun) = request.begun {
+            let (reason, what) = if is_forced {
+                (NoticeReason::FailoverForced, "a promotion whatever is lost was begun")
+            } else {
+                (NoticeReason::TakeoverStarted, "a takeover was begun")
+            };
+            self.once(reason, key.clone(), begun, format!("{what}: request {}", request.id));
+        }
+        let RequestStanding::Over { outcome, why, at, .. } = &request.standing else {
+            return;
+        };
+        let reason = match (outcome, is_forced) {
+            (RequestOutcome::Succeeded, false) => NoticeReason::TakeoverSucceeded,
+            (RequestOutcome::Failed, false) => NoticeReason::TakeoverFailed,
+            (RequestOutcome::Refused, false) => NoticeReason::TakeoverRefused,
+            (RequestOutcome::Expired, false) => NoticeReason::TakeoverExpired,
+            (RequestOutcome::Cancelled, false) => NoticeReason::TakeoverCancelled,
+            (RequestOutcome::Refused | RequestOutcome::Expired | RequestOutcome::Cancelled, true) => {
+                NoticeReason::ForceRefused
+            }
+            // Its recovery tells how it ended.
+            (RequestOutcome::Succeeded | RequestOutcome::Failed, true) => return,
+        };
+        self.once(reason, key, *at, format!("request {}: {why}", request.id));
+    }
+
+    fn recovery(&mut self, recovery: &Recovery) {
+        let (code, victim) = (recovery.plan.code, &recovery.plan.victim);
+        self.once(
+            NoticeReason::FailoverStarted,
+            recovery.uid.clone(),
+            recovery.started,
+            format!("{code} of {victim}: recovery {} was begun", recovery.uid),
+        );
+        let Some(ended) = recovery.ended() else { return };
+        let (reason, note) = if recovery.is_successful() {
+            let successor = recovery.successor().map_or_else(String::new, ToString::to_string);
+            (
+                NoticeReason::FailoverSucceeded,
+                format!("{successor} is the primary in place of {victim}"),
+            )
+        } else {
+            (
+                NoticeReason::FailoverFailed,
+                format!(
+                    "recovery {} of {victim} failed: {}",
+                    recovery.uid,
+                    recovery.errors.join("; ")
+                ),
+            )
+        };
+        self.once(reason, recovery.uid.clone(), ended, note);
+    }
+}

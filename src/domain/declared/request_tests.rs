@@ -1,0 +1,229 @@
+//! Requests of documents: what is proposed, and what the status says.
+
+use super::fixture::{NOW, document, key, origin, picture, seen, state, state_with};
+use super::tests::{later, names, of, settle};
+use super::*;
+use crate::domain::state::sample::plan;
+use crate::domain::state::{
+    Phase, Proposal, Request, RequestKind, RequestOutcome, RequestStanding, apply, request_key,
+};
+
+const HOUR: i64 = 3_600_000;
+
+fn takeover(id: &str, deadline: Wall) -> DeclaredTakeover {
+    DeclaredTakeover {
+        id: id.to_owned(),
+        target: Some(key("b")),
+        catch_up_seconds: Some(60),
+        deadline,
+    }
+}
+
+fn asking(id: &str, deadline: Wall) -> DeclaredCluster {
+    DeclaredCluster {
+        takeover: Some(takeover(id, deadline)),
+        ..document("db", "orders")
+    }
+}
+
+fn shown(answer: &Reconciliation) -> (TakeoverPhase, String) {
+    let status = of(answer, "orders").takeover.clone().unwrap();
+    (status.phase, status.message)
+}
+
+#[test]
+fn a_takeover_is_recorded_once_whatever_becomes_of_status_document_and_leader() {
+    let declared = asking("a", later(HOUR));
+    let mut state = state();
+    let answer = settle(&seen(vec![declared.clone()]), &mut state, &[], NOW);
+    assert_eq!(names(&answer), ["put-document", "request"]);
+    let request = &state.requests[&request_key(&origin("db", "orders"), "takeover", "a")];
+    assert_eq!(
+        request.what,
+        RequestKind::Takeover {
+            target: Some(key("b")),
+            catch_up_seconds: Some(60),
+            deadline: later(HOUR)
+        }
+    );
+    // A status that was wiped and a new leader look like this: nothing is known but state and document.
+    assert_eq!(
+        names(&settle(&seen(vec![declared.clone()]), &mut state, &[], later(1))),
+        [""; 0]
+    );
+    // Deleted, and made anew.
+    let answer = settle(&seen(Vec::new()), &mut state, &[], later(2));
+    assert_eq!(names(&answer), ["withdraw-document"]);
+    let anew = DeclaredCluster {
+        document: crate::domain::state::Document {
+            uid: "uid-anew".to_owned(),
+            ..declared.document.clone()
+        },
+        ..declared
+    };
+    let answer = settle(&seen(vec![anew]), &mut state, &[], later(3));
+    assert_eq!(names(&answer), ["put-document"]);
+    assert_eq!(
+        shown(&reconcile_again(&state, &asking("a", later(HOUR)), later(4))).0,
+        TakeoverPhase::Cancelled
+    );
+}
+
+fn reconcile_again(state: &State, declared: &DeclaredCluster, now: Wall) -> Reconciliation {
+    reconcile(&seen(vec![declared.clone()]), state, &[], &BTreeMap::new(), now)
+}
+
+#[test]
+fn an_old_manifest_in_a_fresh_group_is_expired() {
+    let mut state = state();
+    settle(&seen(vec![asking("a", later(-1))]), &mut state, &[], NOW);
+    let answer = reconcile_again(&state, &asking("a", later(-1)), later(1));
+    let status = of(&answer, "orders").takeover.clone().unwrap();
+    assert_eq!(
+        (status.phase, status.started, status.finished),
+        (TakeoverPhase::Expired, None, Some(NOW))
+    );
+    assert!(status.message.contains("deadline"), "{}", status.message);
+    let mut far = super::fixture::state();
+    settle(&seen(vec![asking("a", later(25 * HOUR))]), &mut far, &[], NOW);
+    let told = shown(&reconcile_again(&far, &asking("a", later(25 * HOUR)), later(1)));
+    assert!(told.0 == TakeoverPhase::Refused && told.1.contains("24 h"), "{told:?}");
+}
+
+#[test]
+fn what_is_cleared_or_replaced_is_taken_back() {
+    let mut state = state();
+    settle(&seen(vec![asking("a", later(HOUR))]), &mut state, &[], NOW);
+    let answer = settle(&seen(vec![asking("b", later(HOUR))]), &mut state, &[], later(1));
+    assert_eq!(names(&answer), ["request", "cancel-request"]);
+    let answer = settle(&seen(vec![document("db", "orders")]), &mut state, &[], later(2));
+    assert_eq!(names(&answer), ["cancel-request"]);
+    let answer = reconcile_again(&state, &document("db", "orders"), later(3));
+    let status = of(&answer, "orders").takeover.clone().unwrap();
+    assert_eq!(
+        (status.phase, status.id.as_str()),
+        (TakeoverPhase::Cancelled, "b"),
+        "the last one is shown"
+    );
+}
+
+#[test]
+fn nothing_is_asked_or_taken_back_by_a_reading_that_cannot_be_relied_on() {
+    let mut stale = seen(vec![asking("a", later(HOUR))]);
+    stale.reading = Reading::Stale;
+    let mut state = state();
+    assert_eq!(names(&settle(&stale, &mut state, &[], NOW)), ["put-document"]);
+    settle(&seen(vec![asking("a", later(HOUR))]), &mut state, &[], later(1));
+    stale.documents = vec![document("db", "orders")];
+    assert_eq!(names(&settle(&stale, &mut state, &[], later(2))), [""; 0]);
+    // One whose newer generation is on record.
+    let mut newer = asking("a", later(HOUR));
+    newer.document.generation = 5;
+    settle(&seen(vec![newer]), &mut state, &[], later(3));
+    assert_eq!(
+        names(&settle(
+            &seen(vec![document("db", "orders")]),
+            &mut state,
+            &[],
+            later(4)
+        )),
+        [""; 0]
+    );
+}
+
+#[test]
+fn a_document_that_does_not_count_asks_for_nothing() {
+    let owner = origin("db", "older");
+    let picture = picture(Some(owner.clone()));
+    let mut state = state_with(&picture);
+    let older = document("db", "older");
+    state.documents.insert(owner, older.document.clone());
+    let answer = settle(
+        &seen(vec![older, asking("a", later(HOUR))]),
+        &mut state,
+        &[picture],
+        NOW,
+    );
+    assert_eq!(names(&answer), ["put-document", "put-document"]);
+    assert_eq!(shown(&answer).0, TakeoverPhase::Pending);
+}
+
+#[test]
+fn another_target_under_the_same_name_is_not_what_is_done() {
+    let mut state = state();
+    settle(&seen(vec![asking("a", later(HOUR))]), &mut state, &[], NOW);
+    let mut other = asking("a", later(HOUR));
+    other.takeover.as_mut().unwrap().target = Some(key("c"));
+    let answer = settle(&seen(vec![other]), &mut state, &[], later(1));
+    assert_eq!(names(&answer), [""; 0]);
+    assert!(shown(&answer).1.contains("first, and that counts"));
+}
+
+#[test]
+fn the_status_follows_a_takeover_to_its_end() {
+    let origin = origin("db", "orders");
+    let mut picture = picture(Some(origin.clone()));
+    let mut state = state_with(&picture);
+    let declared = asking("a", later(HOUR));
+    settle(&seen(vec![declared.clone()]), &mut state, &[picture.clone()], NOW);
+    let key_of = request_key(&origin, "takeover", "a");
+    let told = |state: &State, picture: &ClusterPicture| {
+        let all = seen(vec![declared.clone()]);
+        shown(&reconcile(
+            &all,
+            state,
+            std::slice::from_ref(picture),
+            &BTreeMap::new(),
+            later(9),
+        ))
+        .0
+    };
+    assert_eq!(told(&state, &picture), TakeoverPhase::Pending);
+
+    // The claim names the request.
+    let mut claimed = plan(1, 1, 2, &[]);
+    claimed.cluster = picture.cluster.id.clone();
+    claimed.victim = key("a");
+    claimed.successor = key("b");
+    claimed.kind = crate::domain::recovery::plan::RecoveryKind::Takeover;
+    claimed.order = Some(crate::domain::recovery::plan::Order {
+        request: Some(key_of.clone()),
+        ..crate::domain::recovery::plan::Order::default()
+    });
+    let claim = Box::new(crate::domain::state::sample::claim("r1", claimed));
+    let applied = apply(&mut state, &Proposal::new(later(5), Command::Claim { claim })).0;
+    assert!(applied.to_string().starts_with("claimed"), "{applied}");
+    assert_eq!(told(&state, &picture), TakeoverPhase::Draining);
+    let facts = picture
+        .topology
+        .instances
+        .get_mut(&key("a"))
+        .unwrap()
+        .facts
+        .as_mut()
+        .unwrap();
+    facts.read_only = true;
+    assert_eq!(told(&state, &picture), TakeoverPhase::CatchingUp);
+    state.recoveries.get_mut("r1").unwrap().phase = Phase::Opened {
+        successor: key("b"),
+        position: state.recoveries["r1"].plan.position.clone(),
+        at: later(6),
+    };
+    assert_eq!(told(&state, &picture), TakeoverPhase::Promoting);
+    for (outcome, phase) in [
+        (RequestOutcome::Succeeded, TakeoverPhase::Succeeded),
+        (RequestOutcome::Failed, TakeoverPhase::Failed),
+        (RequestOutcome::Refused, TakeoverPhase::Refused),
+        (RequestOutcome::Expired, TakeoverPhase::Expired),
+        (RequestOutcome::Cancelled, TakeoverPhase::Cancelled),
+    ] {
+        let request: &mut Request = state.requests.get_mut(&key_of).unwrap();
+        request.standing = RequestStanding::Over {
+            outcome,
+            why: "so".to_owned(),
+            at: later(7),
+            uid: Some("r1".to_owned()),
+        };
+        assert_eq!(told(&state, &picture), phase);
+    }
+}

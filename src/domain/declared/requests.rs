@@ -1,0 +1,163 @@
+//! What a document asks for once: recorded when it is first seen, taken back when it is gone, shown as far as it is.
+
+use std::collections::BTreeMap;
+
+use crate::domain::state::{Command, Phase, Request, RequestKind, RequestOutcome, RequestStanding, State, request_key};
+use crate::domain::time::Wall;
+
+use super::commands::older_document;
+use super::document::{DeclaredCluster, DeclaredTakeover};
+use super::status::{TakeoverPhase, TakeoverStatus};
+use super::{ClusterPicture, Reading, Reconciliation};
+
+/// The requests that the state lacks, and those that the document does not make any more.
+pub(super) fn of_document(
+    answer: &mut Reconciliation,
+    reading: Reading,
+    declared: &DeclaredCluster,
+    state: &State,
+    now: Wall,
+) {
+    // What may be old may have been taken back: nothing is begun, and nothing ended, by a reading that cannot be relied on.
+    if reading == Reading::Stale || declared.is_outdated(state) {
+        return;
+    }
+    let origin = &declared.document.origin;
+    let counts = declared.foreign_owner(state, now).is_none() && older_document(declared, state).is_none();
+    let wanted: BTreeMap<String, Request> = made_by(declared)
+        .into_iter()
+        .filter(|_| counts)
+        .map(|request| (request.key(), request))
+        .collect();
+    for (key, request) in &wanted {
+        if !state.requests.contains_key(key) {
+            answer.commands.push(Command::Request {
+                request: Box::new(request.clone()),
+            });
+        }
+    }
+    for (key, request) in &state.requests {
+        if request.origin == *origin && !wanted.contains_key(key) && request.can_be_cancelled(state) {
+            answer.commands.push(Command::CancelRequest {
+                key: key.clone(),
+                why: "the document does not ask for it any more".to_owned(),
+            });
+        }
+    }
+}
+
+fn made_by(declared: &DeclaredCluster) -> Vec<Request> {
+    let takeover = declared
+        .takeover
+        .as_ref()
+        .map(|asked| Request::new(declared.document.origin.clone(), asked.id.clone(), what(asked)));
+    takeover.into_iter().collect()
+}
+
+fn what(asked: &DeclaredTakeover) -> RequestKind {
+    RequestKind::Takeover {
+        target: asked.target.clone(),
+        catch_up_seconds: asked.catch_up_seconds,
+        deadline: asked.deadline,
+    }
+}
+
+/// How far the takeover is that the document asks for; without one the last that it asked for.
+pub(super) fn takeover(
+    declared: &DeclaredCluster,
+    state: &State,
+    picture: Option<&ClusterPicture>,
+) -> Option<TakeoverStatus> {
+    let origin = &declared.document.origin;
+    let Some(asked) = &declared.takeover else {
+        let is_one =
+            |request: &&Request| request.origin == *origin && matches!(request.what, RequestKind::Takeover { .. });
+        let last = state
+            .requests
+            .values()
+            .filter(is_one)
+            .max_by_key(|request| (request.seen, &request.id));
+        return last.map(|request| told(request, state, picture));
+    };
+    let recorded = state
+        .requests
+        .get(&request_key(origin, what(asked).as_str(), &asked.id));
+    Some(match recorded {
+        Some(request) => {
+            let mut status = told(request, state, picture);
+            if request.what != what(asked) {
+                status.message = format!(
+                    "{} (the document asked for something else under this requestID first, and that counts)",
+                    status.message
+                );
+            }
+            status
+        }
+        None => TakeoverStatus {
+            id: asked.id.clone(),
+            phase: TakeoverPhase::Pending,
+            message: "not recorded yet".to_owned(),
+            started: None,
+            finished: None,
+        },
+    })
+}
+
+fn told(request: &Request, state: &State, picture: Option<&ClusterPicture>) -> TakeoverStatus {
+    let (phase, message, finished) = match &request.standing {
+        RequestStanding::Pending if picture.is_none() => (
+            TakeoverPhase::Pending,
+            "waits until the cluster is seen".to_owned(),
+            None,
+        ),
+        RequestStanding::Pending => (
+            TakeoverPhase::Pending,
+            "waits until all servers of the cluster were looked at".to_owned(),
+            None,
+        ),
+        RequestStanding::Running { uid, cancelled } => {
+            let phase = phase_of(uid, state, picture);
+            let message = if *cancelled && phase != TakeoverPhase::Promoting {
+                format!("recovery {uid}: taken back, and being undone")
+            } else {
+                format!("recovery {uid}")
+            };
+            (phase, message, None)
+        }
+        RequestStanding::Over { outcome, why, at, .. } => {
+            let phase = match outcome {
+                RequestOutcome::Succeeded => TakeoverPhase::Succeeded,
+                RequestOutcome::Failed => TakeoverPhase::Failed,
+                RequestOutcome::Refused => TakeoverPhase::Refused,
+                RequestOutcome::Expired => TakeoverPhase::Expired,
+                RequestOutcome::Cancelled => TakeoverPhase::Cancelled,
+            };
+            (phase, why.clone(), Some(*at))
+        }
+    };
+    TakeoverStatus {
+        id: request.id.clone(),
+        phase,
+        message,
+        started: request.begun,
+        finished,
+    }
+}
+
+/// By what is committed; before the opening, by what the old primary was last seen to be.
+fn phase_of(uid: &str, state: &State, picture: Option<&ClusterPicture>) -> TakeoverPhase {
+    let Some(recovery) = state.recoveries.get(uid) else {
+        return TakeoverPhase::Draining;
+    };
+    if recovery.phase != Phase::Claimed {
+        return TakeoverPhase::Promoting;
+    }
+    let is_closed = picture
+        .and_then(|picture| picture.topology.get(&recovery.plan.victim)?.valid_facts())
+        .is_some_and(|facts| !facts.is_writable());
+    if is_closed {
+        TakeoverPhase::CatchingUp
+    } else {
+        TakeoverPhase::Draining
+    }
+}
