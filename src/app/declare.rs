@@ -318,6 +318,10 @@ fn subject(command: &crate::domain::state::Command) -> String {
         format!("{} {} {}", intent.origin, intent.wish.kind().as_str(), intent.instance)
     } else if let Command::EndIntent { id } = command {
         format!("{} {} {}", id.origin, id.kind.as_str(), id.instance)
+    } else if let Command::Request { request } = command {
+        request.key()
+    } else if let Command::CancelRequest { key, .. } = command {
+        key.clone()
     } else {
         String::new()
     }

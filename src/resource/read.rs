@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 
 use crate::domain::declared::{
-    DeclaredCandidate, DeclaredCluster, DeclaredDowntime, DeclaredTakeover, ObservedBy, SecretStanding, Tls,
+    DeclaredCandidate, DeclaredCluster, DeclaredDowntime, DeclaredTakeover, FORCE_ANNOTATION, ObservedBy,
+    SecretStanding, Tls,
 };
 use crate::domain::intent::{Origin, PromotionRule};
 use crate::domain::key::InstanceKey;
@@ -105,6 +106,11 @@ pub fn document(value: &Value, default_namespace: &str) -> Result<ReadDocument, 
     declared.created = text("/metadata/creationTimestamp")
         .and_then(|time| time.parse::<jiff::Timestamp>().ok())
         .map(|time| Wall(time.as_millisecond()));
+    let annotations = value.pointer("/metadata/annotations");
+    declared.force = annotations
+        .and_then(|annotations| annotations.get(FORCE_ANNOTATION)?.as_str())
+        .filter(|text| !text.is_empty())
+        .map(ToOwned::to_owned);
     declared.observed_by = status
         .as_ref()
         .and_then(|status| status.observer.as_ref())
@@ -184,7 +190,7 @@ fn declared(spec: &MySQLClusterSpec, origin: Origin) -> Result<DeclaredCluster, 
         downtime: downtime(&spec.downtime)?,
         candidates: candidates(&spec.candidates)?,
         takeover: spec.takeover.as_ref().map(takeover).transpose()?,
-        acknowledged: None,
+        acknowledged: spec.recovery.acknowledged.clone().filter(|uid| !uid.is_empty()),
         force: None,
         tls: match spec.tls.mode {
             spec::TlsMode::Off => Tls::Off,

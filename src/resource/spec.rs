@@ -83,7 +83,7 @@ pub struct MySQLClusterSpec {
     #[schemars(length(max = 64))]
     #[serde(default)]
     pub candidates: Vec<Candidate>,
-    /// A living primary hands over, once for each requestID. Removing it takes it back while nothing is promoted yet.
+    /// A living primary hands over, once for each requestID. Removed, it is taken back while nothing is promoted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub takeover: Option<Takeover>,
 }
@@ -93,19 +93,18 @@ pub struct MySQLClusterSpec {
 #[x_kube(validation = Rule::new("self.requestID != oldSelf.requestID || self == oldSelf").message("change requestID to ask for another takeover"))]
 #[serde(rename_all = "camelCase")]
 pub struct Takeover {
-    /// Its name. What was asked for under a name is acted on once, and never again.
+    /// Acted on once.
     #[serde(rename = "requestID")]
     #[schemars(length(min = 1, max = 64), regex(pattern = ID_PATTERN))]
     pub request_id: String,
     /// Who takes over. Unset: the replica that suits best.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target: Option<Seed>,
-    /// How far behind the target may be, and how long it may catch up while nobody can write; at most 1h counts. Unset: as the
-    /// configuration says (ReasonableMaintenanceReplicationLagSeconds).
+    /// How far behind the target may be, and how long it may catch up; at most 1h.
     #[schemars(length(max = 32), regex(pattern = DURATION_PATTERN))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub catch_up_timeout: Option<String>,
-    /// Not begun after this absolute time; at most 24 h ahead when it is first seen.
+    /// Not begun later; at most 24 h ahead when it is first seen.
     pub deadline: Time,
 }
 
@@ -159,6 +158,10 @@ pub struct Recovery {
     /// Auto: repair it; DetectOnly: show it; Off: neither.
     #[serde(default)]
     pub mode: Mode,
+    /// Id of a recovery that somebody has looked at: it holds the next one back no longer.
+    #[schemars(length(max = 128))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub acknowledged: Option<String>,
     /// How long after a recovery ended the next one of this cluster is held back, unless a person acknowledges it. Like 30m or 1h30m.
     #[schemars(length(max = 32), regex(pattern = DURATION_PATTERN))]
     #[serde(default = "default_block")]
@@ -190,6 +193,7 @@ impl Default for Recovery {
     fn default() -> Self {
         Self {
             mode: Mode::default(),
+            acknowledged: None,
             block_for: default_block(),
             loss_policy: None,
             loss_timeout: default_loss_timeout(),

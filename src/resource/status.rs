@@ -245,7 +245,7 @@ pub enum DowntimeSource {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct RunningRecovery {
-    /// Its id; absent while it is held back.
+    /// Its id; while it is held back, that of the failure.
     #[schemars(length(max = MAX_NAME))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
@@ -310,10 +310,16 @@ pub struct LastRecovery {
     #[serde(rename = "lostGTIDSet", skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = MAX_GTID))]
     pub lost_gtid_set: Option<String>,
-    /// Which proof allowed the successor to be opened: that the old primary could take no write, or that somebody accepted that it might.
+    /// Which proof allowed the opening.
     #[schemars(length(max = MAX_TEXT))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fencing: Option<String>,
+    /// What allowed any loss.
+    #[schemars(length(max = MAX_NAME))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub accepted_via: Option<String>,
+    /// Somebody has looked at it.
+    pub acknowledged: bool,
 }
 
 /// A takeover that the document asks for.
@@ -324,7 +330,7 @@ pub struct TakeoverState {
     #[serde(rename = "requestID")]
     #[schemars(length(max = 64))]
     pub request_id: String,
-    /// Draining: the old primary ends its transactions; CatchingUp: it is read-only, and the target applies the rest; Promoting: no way back.
+    /// How far it is.
     pub phase: TakeoverPhase,
     /// Why.
     #[schemars(length(max = MAX_TEXT))]

@@ -213,6 +213,18 @@ fn a_takeover_is_read() {
 }
 
 #[test]
+fn acknowledgement_and_annotation_are_read() {
+    let mut value = minimal(&json!({"recovery": {"acknowledged": "1-abc"}}));
+    value["metadata"]["annotations"] = json!({"ham4db.io/force-promote": "db1:3306/5-1"});
+    let read = document(&value, "default").unwrap();
+    assert_eq!(read.unknown, Vec::<String>::new());
+    assert_eq!(read.declared.acknowledged.as_deref(), Some("1-abc"));
+    assert_eq!(read.declared.force.as_deref(), Some("db1:3306/5-1"));
+    let none = document(&minimal(&json!({})), "default").unwrap().declared;
+    assert_eq!((none.acknowledged, none.force), (None, None));
+}
+
+#[test]
 fn a_takeover_is_changed_with_its_name_only() {
     let asked = |id: &str, host: &str| -> MySQLCluster {
         let takeover =

@@ -63,6 +63,8 @@ pub fn status(model: &StatusModel, observer: &Observer, previous: Option<&MySQLC
             successful: recovery.successful,
             lost_gtid_set: recovery.lost.as_ref().map(|set| cut(&set.to_string(), MAX_GTID)),
             fencing: recovery.fencing.as_ref().map(|told| cut(told, MAX_TEXT)),
+            accepted_via: recovery.accepted_via.clone(),
+            acknowledged: recovery.acknowledged,
         }),
         takeover: model.takeover.as_ref().map(takeover),
         conditions: conditions(model, observer.renewed, previous),

@@ -182,7 +182,7 @@ async fn a_takeover_that_is_taken_back_while_it_runs_is_undone() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_target_that_does_not_catch_up_is_not_waited_for_when_the_takeover_is_taken_back() {
+async fn a_takeover_that_is_taken_back_while_the_target_catches_up_is_undone() {
     let rig = declared(3, 3).await;
     let request = takeover(&rig, "a", Some(2));
     let (group, key_of) = (rig.group.clone(), request.key());
@@ -190,7 +190,6 @@ async fn a_target_that_does_not_catch_up_is_not_waited_for_when_the_takeover_is_
         let key_of = key_of.clone();
         move |_| drop(group.commit(cancel(&key_of)))
     }));
-    rig.world.plan(Fault::hang(2, "wait_applied"));
     ask(&rig, &request);
     assert_eq!(over(&rig, &key_of).await.0, RequestOutcome::Cancelled);
     assert_eq!(rig.world.writable(), [key(1)], "{:#?}", rig.world.log());
@@ -261,4 +260,69 @@ async fn a_request_whose_cluster_is_never_seen_expires() {
         "{outcome:?} {why}"
     );
     assert!(asked.elapsed() >= Duration::from_secs(15), "{:?}", asked.elapsed());
+}
+
+/// The incident of the primary's failure, as the status would name it.
+async fn incident_of(rig: &Rig, victim: u32) -> String {
+    let present = |rig: &Rig| {
+        let state = rig.group.state();
+        crate::domain::declared::incident::of(
+            &state,
+            &crate::domain::topology::ClusterId("c1".to_owned()),
+            &key(victim),
+            state.clock,
+        )
+    };
+    rig.until("the failure is on record", |rig| !present(rig).is_empty())
+        .await;
+    present(rig).remove(0)
+}
+
+fn force(victim: u32, incident: &str) -> Request {
+    let what = RequestKind::Force {
+        victim: key(victim),
+        incident: incident.to_owned(),
+    };
+    Request::new(document("shop").origin, format!("{}/{incident}", key(victim)), what)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_forced_promotion_is_done_in_the_incident_that_it_names_and_once() {
+    let rig = declared(3, 3).await;
+    put(&rig, true);
+    // Nothing has failed yet: no incident has this name, and a primary that takes writes is not forced away.
+    let early = ask(&rig, &force(1, "1-1"));
+    let (outcome, why) = over(&rig, &early).await;
+    assert!(
+        outcome == RequestOutcome::Refused && why.contains("takes writes"),
+        "{why}"
+    );
+
+    rig.world.kill(1);
+    let incident = incident_of(&rig, 1).await;
+    let (outcome, why) = over(&rig, &ask(&rig, &force(1, "7-7"))).await;
+    assert!(outcome == RequestOutcome::Refused && why.contains(&incident), "{why}");
+    let (outcome, why) = over(&rig, &ask(&rig, &force(2, &incident))).await;
+    assert!(
+        outcome == RequestOutcome::Refused && why.contains("is not the primary"),
+        "{why}"
+    );
+    assert!(rig.recoveries().is_empty(), "paused");
+
+    let request = force(1, &incident);
+    let (outcome, why) = over(&rig, &ask(&rig, &request)).await;
+    assert_eq!(outcome, RequestOutcome::Succeeded, "{why}");
+    let done = rig.recoveries();
+    assert!(
+        done.len() == 1 && done[0].plan.order.as_ref().unwrap().accepts_loss,
+        "{done:#?}"
+    );
+    let new = rig.world.writable();
+    assert!(new.len() == 1 && new[0] != key(1), "{new:?}");
+    // The annotation is still there when the next one fails.
+    ask(&rig, &request);
+    rig.world.kill(if new[0] == key(2) { 2 } else { 3 });
+    rig.wait(20_000).await;
+    assert_eq!(rig.recoveries().len(), 1, "{:#?}", rig.recoveries());
+    rig.world.assert_sound();
 }

@@ -6,11 +6,12 @@ use ham4db::domain::state::RequestOutcome;
 use ham4db::domain::state::RequestStanding;
 use ham4db::resource::MySQLCluster;
 use ham4db::resource::status::TakeoverPhase;
-use kube::api::{Api, DeleteParams, Patch, PatchParams};
+use k8s_openapi::api::events::v1::Event;
+use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams};
 use serde_json::{Value, json};
 
 use super::documents::source;
-use super::leader::{Alone, no_pictures};
+use super::leader::{Alone, DEADLINE, no_pictures};
 use super::server::{Server, create, namespace, until};
 
 fn takeover(id: &str, ahead: i64) -> Value {
@@ -108,6 +109,33 @@ async fn an_old_manifest_in_a_fresh_group_is_expired() {
         ),
         "{request:?}"
     );
+    // It is told once, however often the leader changes.
+    let events: Api<Event> = Api::namespaced(client.clone(), &namespace);
+    let deadline = tokio::time::Instant::now() + DEADLINE;
+    let told = loop {
+        let all = events.list(&ListParams::default()).await.unwrap().items;
+        if let Some(event) = all.into_iter().next() {
+            break event;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "nothing was told");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    };
+    assert_eq!(
+        (told.reason.as_deref(), told.type_.as_deref(), told.action.as_deref()),
+        (Some("TakeoverExpired"), Some("Warning"), Some("Takeover"))
+    );
+    let regarding = told.regarding.unwrap();
+    assert_eq!(
+        (regarding.kind.as_deref(), regarding.name.as_deref(), regarding.uid),
+        (
+            Some("MySQLCluster"),
+            Some("orders"),
+            api.get("orders").await.unwrap().metadata.uid
+        )
+    );
+    leader.lead(false);
+    leader.lead(true);
+
     // One that is too far ahead is no order for today either.
     let far = create(
         &client,
@@ -121,4 +149,18 @@ async fn an_old_manifest_in_a_fresh_group_is_expired() {
         status.is_some_and(|takeover| takeover.phase == TakeoverPhase::Refused && takeover.message.contains("24 h"))
     })
     .await;
+    loop {
+        let all = events.list(&ListParams::default()).await.unwrap().items;
+        let reasons: Vec<&str> = all.iter().filter_map(|event| event.reason.as_deref()).collect();
+        if reasons.contains(&"TakeoverRefused") {
+            let expired = reasons.iter().filter(|reason| **reason == "TakeoverExpired").count();
+            assert_eq!((expired, reasons.len()), (1, 2), "{reasons:?}");
+            break;
+        }
+        assert!(
+            tokio::time::Instant::now() < deadline,
+            "the refusal was not told: {reasons:?}"
+        );
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }

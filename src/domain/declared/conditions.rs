@@ -3,6 +3,7 @@
 use crate::domain::policy::Mode;
 
 use super::document::{DeclaredCluster, SecretStanding};
+use super::reason::Reason;
 use super::status::{Condition, ConditionKind, InstanceStatus, RecoveryPhase, Role, StatusModel, Truth};
 use super::view::Found;
 
@@ -11,7 +12,7 @@ pub(super) fn of(declared: &DeclaredCluster, found: &Found<'_>, model: &StatusMo
     let rest: Vec<Condition> = ConditionKind::ALL
         .into_iter()
         .filter_map(|kind| match kind {
-            ConditionKind::Ready => None,
+            ConditionKind::Ready | ConditionKind::Reconciling | ConditionKind::Stalled => None,
             ConditionKind::Discovered => Some(discovered(declared, found, model)),
             ConditionKind::PrimaryWritable => Some(primary_writable(found, model)),
             ConditionKind::ReplicationHealthy => Some(replication_healthy(found, model)),
@@ -21,10 +22,14 @@ pub(super) fn of(declared: &DeclaredCluster, found: &Found<'_>, model: &StatusMo
             ConditionKind::Downtimed => Some(downtimed(found, model)),
             ConditionKind::Paused => Some(paused(declared)),
             ConditionKind::CredentialsMissing => Some(credentials_missing(declared)),
+            ConditionKind::RaftHealthy => Some(raft_healthy(found)),
         })
         .collect();
+    let stalled = stalled(&rest);
+    let reconciling = reconciling(&rest, stalled.truth == Truth::True, model);
     let mut all = vec![ready(&rest)];
     all.extend(rest);
+    all.extend([reconciling, stalled]);
     all
 }
 
@@ -47,7 +52,7 @@ pub(super) fn worst(model: &StatusModel) -> String {
         .map_or_else(String::new, |condition| condition.message.clone())
 }
 
-fn condition(kind: ConditionKind, truth: Truth, reason: &'static str, message: impl Into<String>) -> Condition {
+fn condition(kind: ConditionKind, truth: Truth, reason: Reason, message: impl Into<String>) -> Condition {
     Condition::new(kind, truth, reason, message)
 }
 
@@ -56,7 +61,7 @@ fn unseen(kind: ConditionKind) -> Condition {
     condition(
         kind,
         Truth::Unknown,
-        "NotSeenYet",
+        Reason::NotSeenYet,
         "no instance of the cluster was seen yet",
     )
 }
@@ -64,21 +69,105 @@ fn unseen(kind: ConditionKind) -> Condition {
 /// The sum of the others: unusable documents first, then the primary.
 fn ready(rest: &[Condition]) -> Condition {
     let of = |kind| rest.iter().find(|condition| condition.kind == kind);
-    let unusable = of(ConditionKind::CredentialsMissing)
-        .filter(|condition| condition.truth == Truth::True)
-        .or_else(|| of(ConditionKind::Discovered).filter(|condition| condition.truth == Truth::False));
-    if let Some(cause) = unusable {
-        return condition(ConditionKind::Ready, Truth::False, cause.reason, cause.message.clone());
-    }
-    match of(ConditionKind::PrimaryWritable) {
-        Some(primary) => condition(
-            ConditionKind::Ready,
-            primary.truth,
-            primary.reason,
-            primary.message.clone(),
-        ),
+    let cause = unusable(rest).or_else(|| of(ConditionKind::PrimaryWritable));
+    match cause {
+        Some(cause) if cause.kind != ConditionKind::PrimaryWritable => Condition {
+            kind: ConditionKind::Ready,
+            truth: Truth::False,
+            ..cause.clone()
+        },
+        Some(primary) => Condition {
+            kind: ConditionKind::Ready,
+            ..primary.clone()
+        },
         None => unseen(ConditionKind::Ready),
     }
+}
+
+/// Why the document cannot be used, if that is so.
+fn unusable(rest: &[Condition]) -> Option<&Condition> {
+    let is = |kind: ConditionKind, truth: Truth| {
+        rest.iter()
+            .find(move |condition| condition.kind == kind && condition.truth == truth)
+    };
+    is(ConditionKind::CredentialsMissing, Truth::True).or_else(|| is(ConditionKind::Discovered, Truth::False))
+}
+
+/// Nothing gets better by waiting: a person has to do something.
+fn stalled(rest: &[Condition]) -> Condition {
+    let blocked = rest
+        .iter()
+        .find(|condition| condition.kind == ConditionKind::RecoveryBlocked && condition.truth == Truth::True);
+    match unusable(rest).or(blocked) {
+        Some(cause) => Condition {
+            kind: ConditionKind::Stalled,
+            truth: Truth::True,
+            ..cause.clone()
+        },
+        None => condition(
+            ConditionKind::Stalled,
+            Truth::False,
+            Reason::NotStalled,
+            "nothing waits for a person",
+        ),
+    }
+}
+
+/// Something is on its way to what the document asks for.
+fn reconciling(rest: &[Condition], is_stalled: bool, model: &StatusModel) -> Condition {
+    let kind = ConditionKind::Reconciling;
+    let has = |kind: ConditionKind, truth: Truth| {
+        rest.iter()
+            .any(|condition| condition.kind == kind && condition.truth == truth)
+    };
+    let hands_over = model.takeover.as_ref().filter(|takeover| takeover.finished.is_none());
+    if is_stalled {
+        return condition(kind, Truth::False, Reason::Settled, "nothing is on its way");
+    }
+    if let Some(takeover) = hands_over {
+        return condition(
+            kind,
+            Truth::True,
+            Reason::TakingOver,
+            format!("takeover {} is {:?}", takeover.id, takeover.phase),
+        );
+    }
+    if has(ConditionKind::RecoveryActive, Truth::True) {
+        return condition(kind, Truth::True, Reason::Recovering, "a recovery runs");
+    }
+    if has(ConditionKind::Discovered, Truth::Unknown) || has(ConditionKind::CredentialsMissing, Truth::Unknown) {
+        return condition(
+            kind,
+            Truth::True,
+            Reason::Discovering,
+            "the servers or their account are not known yet",
+        );
+    }
+    condition(kind, Truth::False, Reason::Settled, "nothing is on its way")
+}
+
+/// The group that writes this has proved a quorum a moment ago; one that cannot writes nothing.
+fn raft_healthy(found: &Found<'_>) -> Condition {
+    let kind = ConditionKind::RaftHealthy;
+    let Some(picture) = found.picture else {
+        return unseen(kind);
+    };
+    let voters = &picture.policy.voters;
+    if voters.is_empty() {
+        return condition(
+            kind,
+            Truth::True,
+            Reason::SingleMember,
+            "one member, which decides alone",
+        );
+    }
+    let names: Vec<&str> = voters.keys().map(String::as_str).collect();
+    condition(
+        kind,
+        Truth::True,
+        Reason::Quorum,
+        format!("a majority of the voters {} agreed to this", names.join(", ")),
+    )
 }
 
 fn discovered(declared: &DeclaredCluster, found: &Found<'_>, model: &StatusModel) -> Condition {
@@ -87,7 +176,7 @@ fn discovered(declared: &DeclaredCluster, found: &Found<'_>, model: &StatusModel
         return condition(
             kind,
             Truth::False,
-            "OwnedByAnotherDocument",
+            Reason::OwnedByAnotherDocument,
             format!("the seeds lead to a cluster that the older document {older} owns; only that one counts"),
         );
     }
@@ -95,7 +184,7 @@ fn discovered(declared: &DeclaredCluster, found: &Found<'_>, model: &StatusModel
         return condition(
             kind,
             Truth::Unknown,
-            "NotSeenYet",
+            Reason::NotSeenYet,
             "none of the seeds led to a cluster yet",
         );
     };
@@ -103,7 +192,7 @@ fn discovered(declared: &DeclaredCluster, found: &Found<'_>, model: &StatusModel
         return condition(
             kind,
             Truth::False,
-            "SeedBelongsToAnother",
+            Reason::SeedBelongsToAnother,
             format!("seed {seed} belongs to the cluster of document {owner}"),
         );
     }
@@ -111,7 +200,7 @@ fn discovered(declared: &DeclaredCluster, found: &Found<'_>, model: &StatusModel
         return condition(
             kind,
             Truth::False,
-            "SeveralTopologies",
+            Reason::SeveralTopologies,
             format!(
                 "seed {seed} leads to another topology ({}) than the rest; give it a document of its own",
                 other.cluster.name
@@ -127,14 +216,19 @@ fn discovered(declared: &DeclaredCluster, found: &Found<'_>, model: &StatusModel
         return condition(
             kind,
             Truth::Unknown,
-            "SeedNotFound",
+            Reason::SeedNotFound,
             format!("seed {seed} is no instance of the cluster, or did not answer yet"),
         );
     }
     if model.instances.iter().all(|instance| instance.role == Role::Unknown) {
         return unseen(kind);
     }
-    condition(kind, Truth::True, "Discovered", "all seeds belong to one topology")
+    condition(
+        kind,
+        Truth::True,
+        Reason::Discovered,
+        "all seeds belong to one topology",
+    )
 }
 
 fn primary_writable(found: &Found<'_>, model: &StatusModel) -> Condition {
@@ -146,7 +240,7 @@ fn primary_writable(found: &Found<'_>, model: &StatusModel) -> Condition {
         return condition(
             kind,
             Truth::Unknown,
-            "NoPrimaryKnown",
+            Reason::NoPrimaryKnown,
             "no single writable primary was seen yet",
         );
     };
@@ -155,13 +249,13 @@ fn primary_writable(found: &Found<'_>, model: &StatusModel) -> Condition {
         Some(false) => condition(
             kind,
             Truth::True,
-            "Writable",
+            Reason::Writable,
             format!("{} answers and takes writes", primary.instance),
         ),
         Some(true) => condition(
             kind,
             Truth::False,
-            "ReadOnly",
+            Reason::ReadOnly,
             format!("{} answers and is read-only", primary.instance),
         ),
         None => {
@@ -178,7 +272,7 @@ fn primary_writable(found: &Found<'_>, model: &StatusModel) -> Condition {
             condition(
                 kind,
                 Truth::Unknown,
-                "PrimaryUnreachable",
+                Reason::PrimaryUnreachable,
                 format!("{}: {what}", primary.instance),
             )
         }
@@ -199,13 +293,18 @@ fn replication_healthy(found: &Found<'_>, model: &StatusModel) -> Condition {
         return condition(
             kind,
             Truth::False,
-            "NoReplicas",
+            Reason::NoReplicas,
             "the primary has no replica that is not in downtime",
         );
     }
     let ill: Vec<&InstanceStatus> = replicas.filter(|instance| !instance.problems.is_empty()).collect();
     let Some(first) = ill.first() else {
-        return condition(kind, Truth::True, "AllReplicate", "all replicas answer and replicate");
+        return condition(
+            kind,
+            Truth::True,
+            Reason::AllReplicate,
+            "all replicas answer and replicate",
+        );
     };
     let others = if ill.len() > 1 {
         format!(" (and {} more)", ill.len() - 1)
@@ -214,9 +313,9 @@ fn replication_healthy(found: &Found<'_>, model: &StatusModel) -> Condition {
     };
     let what = first.problems.first().map_or("", String::as_str);
     let reason = if first.answers {
-        "ReplicaUnhealthy"
+        Reason::ReplicaUnhealthy
     } else {
-        "ReplicaUnreachable"
+        Reason::ReplicaUnreachable
     };
     let truth = if ill.iter().all(|instance| instance.role == Role::Unknown) {
         Truth::Unknown
@@ -236,13 +335,13 @@ fn recovery_active(found: &Found<'_>, model: &StatusModel) -> Condition {
             kind,
             Truth::True,
             if recovery.phase == RecoveryPhase::Opened {
-                "Opened"
+                Reason::Opened
             } else {
-                "Claimed"
+                Reason::Claimed
             },
             format!("{} of {} is being repaired", recovery.failure, recovery.victim),
         ),
-        Some(_) | None => condition(kind, Truth::False, "NoRecovery", "no recovery runs"),
+        Some(_) | None => condition(kind, Truth::False, Reason::NoRecovery, "no recovery runs"),
     }
 }
 
@@ -255,7 +354,7 @@ fn recovery_blocked(found: &Found<'_>, model: &StatusModel) -> Condition {
         Some(recovery) if recovery.phase == RecoveryPhase::Blocked => condition(
             kind,
             Truth::True,
-            "HeldBack",
+            Reason::HeldBack,
             format!(
                 "{} of {} is not repaired: {}",
                 recovery.failure,
@@ -263,7 +362,7 @@ fn recovery_blocked(found: &Found<'_>, model: &StatusModel) -> Condition {
                 recovery.blocked_by.join("; ")
             ),
         ),
-        Some(_) | None => condition(kind, Truth::False, "NothingHeldBack", "no recovery is held back"),
+        Some(_) | None => condition(kind, Truth::False, Reason::NothingHeldBack, "no recovery is held back"),
     }
 }
 
@@ -282,7 +381,7 @@ fn errant_gtids(found: &Found<'_>, model: &StatusModel) -> Condition {
         return condition(
             kind,
             Truth::True,
-            "ErrantTransactions",
+            Reason::ErrantTransactions,
             format!("{} has transactions that the primary lacks", errant.join(", ")),
         );
     }
@@ -299,11 +398,11 @@ fn errant_gtids(found: &Found<'_>, model: &StatusModel) -> Condition {
         condition(
             kind,
             Truth::False,
-            "NoErrantTransactions",
+            Reason::NoErrantTransactions,
             "no replica has transactions that the primary lacks",
         )
     } else {
-        condition(kind, Truth::Unknown, "NotCompared", "not all instances answer")
+        condition(kind, Truth::Unknown, Reason::NotCompared, "not all instances answer")
     }
 }
 
@@ -319,12 +418,12 @@ fn downtimed(found: &Found<'_>, model: &StatusModel) -> Condition {
         .map(|instance| instance.instance.to_string())
         .collect();
     if down.is_empty() {
-        condition(kind, Truth::False, "NoDowntime", "no instance is in downtime")
+        condition(kind, Truth::False, Reason::NoDowntime, "no instance is in downtime")
     } else {
         condition(
             kind,
             Truth::True,
-            "InDowntime",
+            Reason::InDowntime,
             format!("in downtime: {}", down.join(", ")),
         )
     }
@@ -333,20 +432,25 @@ fn downtimed(found: &Found<'_>, model: &StatusModel) -> Condition {
 fn paused(declared: &DeclaredCluster) -> Condition {
     let kind = ConditionKind::Paused;
     if declared.document.paused {
-        return condition(kind, Truth::True, "Paused", "spec.paused is true: nothing is repaired");
+        return condition(
+            kind,
+            Truth::True,
+            Reason::Paused,
+            "spec.paused is true: nothing is repaired",
+        );
     }
     match declared.document.mode {
-        Mode::Auto => condition(kind, Truth::False, "Auto", "failures are repaired"),
+        Mode::Auto => condition(kind, Truth::False, Reason::Auto, "failures are repaired"),
         Mode::DetectOnly => condition(
             kind,
             Truth::True,
-            "DetectOnly",
+            Reason::DetectOnly,
             "spec.recovery.mode is DetectOnly: nothing is repaired",
         ),
         Mode::Off => condition(
             kind,
             Truth::True,
-            "Off",
+            Reason::Off,
             "spec.recovery.mode is Off: nothing is repaired",
         ),
     }
@@ -355,15 +459,20 @@ fn paused(declared: &DeclaredCluster) -> Condition {
 fn credentials_missing(declared: &DeclaredCluster) -> Condition {
     let kind = ConditionKind::CredentialsMissing;
     match &declared.secret {
-        SecretStanding::Unread => condition(kind, Truth::Unknown, "NotReadYet", "the Secret was not read yet"),
-        SecretStanding::Read => condition(kind, Truth::False, "CredentialsRead", "the Secret holds an account"),
+        SecretStanding::Unread => condition(kind, Truth::Unknown, Reason::NotReadYet, "the Secret was not read yet"),
+        SecretStanding::Read => condition(
+            kind,
+            Truth::False,
+            Reason::CredentialsRead,
+            "the Secret holds an account",
+        ),
         SecretStanding::LastKnown(why) => condition(
             kind,
             Truth::False,
-            "LastKnownCredentials",
+            Reason::LastKnownCredentials,
             format!("the account that was read last is used: {why}"),
         ),
-        SecretStanding::Missing(why) => condition(kind, Truth::True, "CredentialsMissing", why.clone()),
-        SecretStanding::Forbidden(why) => condition(kind, Truth::True, "CredentialsForbidden", why.clone()),
+        SecretStanding::Missing(why) => condition(kind, Truth::True, Reason::CredentialsMissing, why.clone()),
+        SecretStanding::Forbidden(why) => condition(kind, Truth::True, Reason::CredentialsForbidden, why.clone()),
     }
 }

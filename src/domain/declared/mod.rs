@@ -8,6 +8,7 @@ mod conditions;
 mod document;
 pub mod incident;
 mod notices;
+mod reason;
 mod requests;
 mod status;
 mod view;
@@ -27,6 +28,8 @@ pub use document::{
     DeclaredCandidate, DeclaredCluster, DeclaredDowntime, DeclaredTakeover, ObservedBy, SecretStanding, Tls,
 };
 pub use notices::{Notice, NoticeReason};
+pub use reason::Reason;
+pub use requests::FORCE_ANNOTATION;
 pub use status::{
     Condition, ConditionKind, DowntimeAsker, DowntimeEnd, DowntimePhase, DowntimeStatus, InstanceStatus, LastRecovery,
     Observer, PrimaryStatus, Promotable, RecoveryPhase, RecoveryStatus, Role, StatusModel, TakeoverPhase,

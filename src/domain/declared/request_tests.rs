@@ -227,3 +227,106 @@ fn the_status_follows_a_takeover_to_its_end() {
         assert_eq!(told(&state, &picture), phase);
     }
 }
+
+#[test]
+fn the_conditions_for_waiting_follow_a_takeover() {
+    let mut state = state();
+    let picture = picture(Some(origin("db", "orders")));
+    state
+        .clusters
+        .insert(picture.cluster.id.clone(), picture.cluster.clone());
+    let declared = asking("a", later(HOUR));
+    let answer = settle(&seen(vec![declared]), &mut state, std::slice::from_ref(&picture), NOW);
+    let reconciling = of(&answer, "orders").condition(ConditionKind::Reconciling).unwrap();
+    assert_eq!((reconciling.truth, reconciling.reason), (Truth::True, "TakingOver"));
+    let key_of = request_key(&origin("db", "orders"), "takeover", "a");
+    let command = Command::SettleRequest {
+        key: key_of,
+        outcome: RequestOutcome::Refused,
+        why: "it is behind".to_owned(),
+    };
+    apply(&mut state, &Proposal::new(later(1), command));
+    let all = seen(vec![asking("a", later(HOUR))]);
+    let answer = reconcile(&all, &state, &[picture], &BTreeMap::new(), later(2));
+    let reconciling = of(&answer, "orders").condition(ConditionKind::Reconciling).unwrap();
+    assert_eq!((reconciling.truth, reconciling.reason), (Truth::False, "Settled"));
+    // It is told once, as long as it is news.
+    let told = |now: Wall| -> Vec<NoticeReason> {
+        let answer = reconcile(&all, &state, &[], &BTreeMap::new(), now);
+        answer.notices[&origin("db", "orders")]
+            .iter()
+            .map(|notice| notice.reason)
+            .collect()
+    };
+    assert_eq!(told(later(3)), [NoticeReason::TakeoverRefused]);
+    assert_eq!(told(later(11 * 60_000)), Vec::<NoticeReason>::new());
+}
+
+/// A recovery of the cluster of [`picture`], which is over.
+fn ended(state: &mut State, picture: &ClusterPicture, uid: &str) {
+    let mut claimed = plan(1, 1, 2, &[]);
+    claimed.cluster = picture.cluster.id.clone();
+    claimed.victim = key("a");
+    claimed.successor = key("b");
+    let claim = Box::new(crate::domain::state::sample::claim(uid, claimed));
+    let applied = apply(state, &Proposal::new(NOW, Command::Claim { claim })).0;
+    assert!(applied.to_string().starts_with("claimed"), "{applied}");
+}
+
+#[test]
+fn a_recovery_that_the_document_names_is_acknowledged_when_it_is_over() {
+    let picture = picture(Some(origin("db", "orders")));
+    let mut state = state_with(&picture);
+    let mut declared = document("db", "orders");
+    declared.acknowledged = Some("r1".to_owned());
+    let all = seen(vec![declared.clone()]);
+    settle(&all, &mut state, &[], NOW);
+    ended(&mut state, &picture, "r1");
+    assert_eq!(names(&settle(&all, &mut state, &[], later(1))), [""; 0], "it runs");
+    state.recoveries.get_mut("r1").unwrap().phase = Phase::Ended {
+        at: later(2),
+        successor: Some(key("b")),
+        successful: true,
+    };
+    let answer = settle(&all, &mut state, std::slice::from_ref(&picture), later(3));
+    assert_eq!(names(&answer), ["acknowledge"]);
+    let word = state.recoveries["r1"].acknowledged.clone().unwrap();
+    assert_eq!((word.by.as_str(), word.at), ("cr:db/orders", later(3)));
+    let answer = reconcile(&all, &state, std::slice::from_ref(&picture), &BTreeMap::new(), later(3));
+    assert!(of(&answer, "orders").last_recovery.as_ref().unwrap().acknowledged);
+
+    // One of another document's cluster is not this one's to acknowledge.
+    state.recoveries.get_mut("r1").unwrap().acknowledged = None;
+    state.clusters.values_mut().next().unwrap().document = Some(origin("db", "other"));
+    assert_eq!(names(&settle(&all, &mut state, &[], later(4))), [""; 0]);
+}
+
+#[test]
+fn a_forced_promotion_names_victim_and_incident_and_is_recorded_once() {
+    let mut declared = document("db", "orders");
+    declared.force = Some("a:3306/1800000000000-4".to_owned());
+    let mut state = state();
+    let answer = settle(&seen(vec![declared.clone()]), &mut state, &[], NOW);
+    assert_eq!(names(&answer), ["put-document", "request"]);
+    let request = state.requests.values().next().unwrap();
+    assert_eq!(
+        request.what,
+        RequestKind::Force {
+            victim: key("a"),
+            incident: "1800000000000-4".to_owned()
+        }
+    );
+    assert_eq!(of(&answer, "orders").takeover, None, "it is no takeover");
+    for text in ["", "a:3306", "a:3306/", "a:x/1", "a:3306/1 2", "yes"] {
+        let mut wrong = document("db", "orders");
+        wrong.force = Some(text.to_owned());
+        let mut fresh = super::fixture::state();
+        let answer = settle(&seen(vec![wrong]), &mut fresh, &[], NOW);
+        assert_eq!(names(&answer), ["put-document"], "{text}");
+        let warned = answer
+            .warnings
+            .iter()
+            .any(|warning| warning.contains("ham4db.io/force-promote"));
+        assert!(warned, "{text}: {:?}", answer.warnings);
+    }
+}

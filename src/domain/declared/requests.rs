@@ -2,13 +2,22 @@
 
 use std::collections::BTreeMap;
 
-use crate::domain::state::{Command, Phase, Request, RequestKind, RequestOutcome, RequestStanding, State, request_key};
+use crate::domain::key::InstanceKey;
+use crate::domain::state::record::Acknowledgement;
+use crate::domain::state::{
+    Command, Phase, Recovery, Request, RequestKind, RequestOutcome, RequestStanding, State, request_key,
+};
 use crate::domain::time::Wall;
 
 use super::commands::older_document;
 use super::document::{DeclaredCluster, DeclaredTakeover};
 use super::status::{TakeoverPhase, TakeoverStatus};
 use super::{ClusterPicture, Reading, Reconciliation};
+
+/// The annotation that asks for a promotion whatever is lost.
+pub const FORCE_ANNOTATION: &str = "ham4db.io/force-promote";
+/// Length of its value.
+const MAX_FORCE: usize = 400;
 
 /// The requests that the state lacks, and those that the document does not make any more.
 pub(super) fn of_document(
@@ -24,7 +33,10 @@ pub(super) fn of_document(
     }
     let origin = &declared.document.origin;
     let counts = declared.foreign_owner(state, now).is_none() && older_document(declared, state).is_none();
-    let wanted: BTreeMap<String, Request> = made_by(declared)
+    if counts {
+        acknowledge(answer, declared, state, now);
+    }
+    let wanted: BTreeMap<String, Request> = made_by(answer, declared)
         .into_iter()
         .filter(|_| counts)
         .map(|request| (request.key(), request))
@@ -46,12 +58,58 @@ pub(super) fn of_document(
     }
 }
 
-fn made_by(declared: &DeclaredCluster) -> Vec<Request> {
+/// The person's word on the recovery that the document names: one of its cluster, when it is over.
+fn acknowledge(answer: &mut Reconciliation, declared: &DeclaredCluster, state: &State, now: Wall) {
+    let origin = &declared.document.origin;
+    let named = declared.acknowledged.as_ref().and_then(|uid| state.recoveries.get(uid));
+    let is_due = |recovery: &&Recovery| {
+        let cluster = state.clusters.get(&recovery.plan.cluster);
+        let is_ours = cluster.is_some_and(|cluster| cluster.document.as_ref() == Some(origin));
+        is_ours && !recovery.is_active() && recovery.acknowledged.is_none()
+    };
+    if let Some(recovery) = named.filter(is_due) {
+        answer.commands.push(Command::Acknowledge {
+            uids: vec![recovery.uid.clone()],
+            acknowledgement: Acknowledgement {
+                at: now,
+                by: origin.to_string(),
+                comment: "spec.recovery.acknowledged".to_owned(),
+            },
+        });
+    }
+}
+
+fn made_by(answer: &mut Reconciliation, declared: &DeclaredCluster) -> Vec<Request> {
+    let force = declared.force.as_ref().and_then(|text| match force(text) {
+        Ok(what) => Some(Request::new(declared.document.origin.clone(), text.clone(), what)),
+        Err(why) => {
+            answer.warnings.push(format!("{}: {why}", declared.document.origin));
+            None
+        }
+    });
     let takeover = declared
         .takeover
         .as_ref()
         .map(|asked| Request::new(declared.document.origin.clone(), asked.id.clone(), what(asked)));
-    takeover.into_iter().collect()
+    takeover.into_iter().chain(force).collect()
+}
+
+/// The annotation: `HOST:PORT/INCIDENT`.
+fn force(text: &str) -> Result<RequestKind, String> {
+    let refused = || {
+        format!(
+            "{FORCE_ANNOTATION}: `{text}` is no victim and incident: write HOST:PORT/ID, from status.recovery.victim and status.recovery.id"
+        )
+    };
+    let (victim, incident) = text.rsplit_once('/').ok_or_else(refused)?;
+    let victim: InstanceKey = victim.parse().map_err(|_| refused())?;
+    if incident.is_empty() || text.len() > MAX_FORCE || text.contains(char::is_whitespace) {
+        return Err(refused());
+    }
+    Ok(RequestKind::Force {
+        victim,
+        incident: incident.to_owned(),
+    })
 }
 
 fn what(asked: &DeclaredTakeover) -> RequestKind {

@@ -7,6 +7,8 @@ use crate::domain::key::InstanceKey;
 use crate::domain::state::Epoch;
 use crate::domain::time::Wall;
 
+use super::reason::Reason;
+
 /// Who writes a status.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Observer {
@@ -167,7 +169,7 @@ pub enum RecoveryPhase {
 /// The recovery that runs or is held back, or that would be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RecoveryStatus {
-    /// Its id.
+    /// Its id; while it is held back, that of the failure that lasts ([`super::incident`]).
     pub uid: Option<String>,
     /// How far it is.
     pub phase: RecoveryPhase,
@@ -202,6 +204,10 @@ pub struct LastRecovery {
     pub lost: Option<GtidSet>,
     /// Which proof allowed the opening, in words.
     pub fencing: Option<String>,
+    /// Whose word allowed it whatever was lost.
+    pub accepted_via: Option<String>,
+    /// A person has looked at it.
+    pub acknowledged: bool,
 }
 
 /// How far a takeover is.
@@ -276,11 +282,17 @@ pub enum ConditionKind {
     Paused,
     /// The account of the document cannot be had.
     CredentialsMissing,
+    /// The group has a quorum.
+    RaftHealthy,
+    /// Something is on its way to what the document asks for (a convention of kstatus).
+    Reconciling,
+    /// Nothing gets better by waiting (a convention of kstatus).
+    Stalled,
 }
 
 impl ConditionKind {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 13] = [
         Self::Ready,
         Self::Discovered,
         Self::PrimaryWritable,
@@ -291,6 +303,9 @@ impl ConditionKind {
         Self::Downtimed,
         Self::Paused,
         Self::CredentialsMissing,
+        Self::RaftHealthy,
+        Self::Reconciling,
+        Self::Stalled,
     ];
 
     /// The condition's type as it is written.
@@ -306,6 +321,9 @@ impl ConditionKind {
             Self::Downtimed => "Downtimed",
             Self::Paused => "Paused",
             Self::CredentialsMissing => "CredentialsMissing",
+            Self::RaftHealthy => "RaftHealthy",
+            Self::Reconciling => "Reconciling",
+            Self::Stalled => "Stalled",
         }
     }
 }
@@ -324,11 +342,11 @@ pub struct Condition {
 }
 
 impl Condition {
-    pub(super) fn new(kind: ConditionKind, truth: Truth, reason: &'static str, message: impl Into<String>) -> Self {
+    pub(super) fn new(kind: ConditionKind, truth: Truth, reason: Reason, message: impl Into<String>) -> Self {
         Self {
             kind,
             truth,
-            reason,
+            reason: reason.as_str(),
             message: message.into(),
         }
     }
@@ -340,7 +358,11 @@ impl StatusModel {
         let conditions = ConditionKind::ALL
             .into_iter()
             .map(|kind| match kind {
-                ConditionKind::Ready => Condition::new(kind, Truth::False, "Unreadable", why),
+                ConditionKind::Ready => Condition::new(kind, Truth::False, Reason::Unreadable, why),
+                ConditionKind::Stalled => Condition::new(kind, Truth::True, Reason::Unreadable, why),
+                ConditionKind::Reconciling => {
+                    Condition::new(kind, Truth::False, Reason::Settled, "nothing is on its way")
+                }
                 ConditionKind::Discovered
                 | ConditionKind::PrimaryWritable
                 | ConditionKind::ReplicationHealthy
@@ -349,8 +371,9 @@ impl StatusModel {
                 | ConditionKind::ErrantGtids
                 | ConditionKind::Downtimed
                 | ConditionKind::Paused
-                | ConditionKind::CredentialsMissing => {
-                    Condition::new(kind, Truth::Unknown, "Unreadable", "the document cannot be read")
+                | ConditionKind::CredentialsMissing
+                | ConditionKind::RaftHealthy => {
+                    Condition::new(kind, Truth::Unknown, Reason::Unreadable, "the document cannot be read")
                 }
             })
             .collect();

@@ -101,6 +101,9 @@ fn a_healthy_cluster_reads_as_healthy() {
         (ConditionKind::Downtimed, Truth::False),
         (ConditionKind::Paused, Truth::False),
         (ConditionKind::CredentialsMissing, Truth::False),
+        (ConditionKind::RaftHealthy, Truth::True),
+        (ConditionKind::Reconciling, Truth::False),
+        (ConditionKind::Stalled, Truth::False),
     ];
     let told: Vec<(ConditionKind, Truth)> = model
         .conditions
@@ -126,9 +129,12 @@ fn what_was_not_seen_is_unknown_and_never_healthy() {
         ConditionKind::Discovered,
         ConditionKind::PrimaryWritable,
         ConditionKind::ErrantGtids,
+        ConditionKind::RaftHealthy,
     ] {
         assert_eq!(truth(model, kind), (Truth::Unknown, "NotSeenYet"), "{kind:?}");
     }
+    assert_eq!(truth(model, ConditionKind::Reconciling), (Truth::True, "Discovering"));
+    assert_eq!(truth(model, ConditionKind::Stalled), (Truth::False, "NotStalled"));
 }
 
 #[test]
@@ -170,6 +176,8 @@ fn a_primary_that_does_not_answer_is_not_ready_and_a_held_back_recovery_says_why
     );
     assert_eq!(model.instances[0].read_only, None);
     assert!(model.problem.contains("paused"), "{}", model.problem);
+    assert_eq!(truth(model, ConditionKind::Stalled), (Truth::True, "HeldBack"));
+    assert_eq!(truth(model, ConditionKind::Reconciling), (Truth::False, "Settled"));
 }
 
 #[test]
@@ -194,6 +202,10 @@ fn a_missing_account_is_the_first_thing_to_mend() {
         );
         assert_eq!(
             truth(of(&answer, "orders"), ConditionKind::CredentialsMissing),
+            (Truth::True, reason)
+        );
+        assert_eq!(
+            truth(of(&answer, "orders"), ConditionKind::Stalled),
             (Truth::True, reason)
         );
     }

@@ -16,7 +16,8 @@ use super::ClusterPicture;
 use super::commands::older_document;
 use super::conditions;
 use super::document::DeclaredCluster;
-use super::requests;
+use super::incident;
+use super::requests::{self, FORCE_ANNOTATION};
 use super::status::{
     DowntimeAsker, DowntimeEnd, DowntimePhase, DowntimeStatus, InstanceStatus, LastRecovery, PrimaryStatus, Promotable,
     RecoveryPhase, RecoveryStatus, Role, StatusModel,
@@ -96,7 +97,7 @@ pub(super) fn status<'a>(
                 ..describe(instance, picture, state, now)
             })
             .collect();
-        model.recovery = running(picture, state).or_else(|| would_block(outlook));
+        model.recovery = running(picture, state, now).or_else(|| would_block(outlook));
         model.last_recovery = last(&picture.cluster.id, state);
     }
     model.takeover = requests::takeover(declared, state, found.picture);
@@ -302,7 +303,7 @@ fn problems(instance: &Instance, role: Role, quarantine: Option<&Quarantine>, fi
     problems
 }
 
-fn running(picture: &ClusterPicture, state: &State) -> Option<RecoveryStatus> {
+fn running(picture: &ClusterPicture, state: &State, now: Wall) -> Option<RecoveryStatus> {
     let active = state
         .recoveries
         .values()
@@ -329,8 +330,9 @@ fn running(picture: &ClusterPicture, state: &State) -> Option<RecoveryStatus> {
         .iter()
         .filter(|finding| finding.code != Code::NoProblem && !finding.code.is_advice())
         .min_by_key(|finding| (!finding.code.is_actionable(), finding.code))?;
+    let incident = incident::of(state, &picture.cluster.id, &cause.instance, now);
     Some(RecoveryStatus {
-        uid: None,
+        uid: incident.into_iter().next(),
         phase: RecoveryPhase::Blocked,
         failure: cause.code,
         victim: cause.instance.clone(),
@@ -356,6 +358,13 @@ fn last(cluster: &ClusterId, state: &State) -> Option<LastRecovery> {
         successful: recovery.is_successful(),
         lost: recovery.lost.clone().filter(|lost| !lost.is_empty()),
         fencing: recovery.receipt.as_ref().map(ToString::to_string),
+        accepted_via: recovery
+            .plan
+            .order
+            .as_ref()
+            .filter(|order| order.accepts_loss)
+            .map(|_| FORCE_ANNOTATION.to_owned()),
+        acknowledged: recovery.acknowledged.is_some(),
     })
 }
 

@@ -171,8 +171,9 @@ impl Request {
         match &self.standing {
             RequestStanding::Pending => true,
             RequestStanding::Running { uid, cancelled } => {
+                let is_takeover = matches!(self.what, RequestKind::Takeover { .. });
                 let recovery = state.recoveries.get(uid);
-                !cancelled && recovery.is_some_and(|recovery| recovery.phase == Phase::Claimed)
+                is_takeover && !cancelled && recovery.is_some_and(|recovery| recovery.phase == Phase::Claimed)
             }
             RequestStanding::Over { .. } => false,
         }
