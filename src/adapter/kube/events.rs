@@ -93,8 +93,8 @@ fn event_name(name: &str, notice: &Notice) -> String {
         hash.update(part);
     }
     let hash = hash.finalize();
-    let hash: String = hash.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
-    format!("{name}.{hash}")
+    let hash = hash.iter().take(8).fold(0, |hash, byte| hash << 8 | u64::from(*byte));
+    format!("{name}.{hash:016x}")
 }
 
 /// At most `max` bytes, whole characters.

@@ -99,9 +99,12 @@ impl Recoverer {
 
     /// Claims and drives. An error is why nothing was begun.
     async fn fulfil(self: &Arc<Self>, busy: &Busy, request: &Request) -> Result<(), String> {
-        let told = |why: HeldBack| match why {
-            HeldBack::Refused(why) => why,
-            other => other.to_string(),
+        let told = |why: HeldBack| {
+            if let HeldBack::Refused(why) = why {
+                why
+            } else {
+                why.to_string()
+            }
         };
         let picture = self.look_closely(&busy.cluster).await.map_err(told)?;
         let state = self.pictures.state();

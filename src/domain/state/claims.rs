@@ -1,6 +1,6 @@
 //! Claims: who may act on which instances, how far a recovery got, and whom it leaves in quarantine.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::domain::gtid::GtidSet;
 use crate::domain::hooks::HookLedger;
@@ -15,8 +15,8 @@ use super::apply::{Change, labels, next_number};
 use super::bounds::add_errors;
 use super::command::{Applied, Claim, Ending, RefusedCommand};
 use super::record::{
-    ClaimToken, Detection, Epoch, MemberId, Phase, Quarantine, QuarantineState, RecordedPrimary, Recovery, State,
-    StepRecord,
+    ClaimToken, Cluster, Detection, Epoch, MemberId, Phase, Quarantine, QuarantineState, RecordedPrimary, Recovery,
+    State, StepRecord,
 };
 
 pub(super) fn grant(
@@ -38,20 +38,8 @@ pub(super) fn grant(
     if claim.plan.kind.opens_a_server() && cluster.primary.as_ref().is_some_and(is_other) {
         return Err(RefusedCommand::NotPrimary(claim.plan.victim.clone()));
     }
-    if claim.plan.kind == RecoveryKind::NonWritablePrimary {
-        // What is kept read-only on purpose is not opened by a repair.
-        let is_recorded = cluster
-            .primary
-            .as_ref()
-            .is_some_and(|primary| Some(&primary.identity) == claim.plan.victim_identity.as_ref());
-        let is_held = claim.plan.victim_identity.as_ref().is_some_and(|identity| {
-            state
-                .quarantines
-                .contains_key(&quarantine_key(&claim.plan.cluster, identity))
-        });
-        if !is_recorded || is_held {
-            return Err(RefusedCommand::NotPrimary(claim.plan.victim.clone()));
-        }
+    if claim.plan.kind == RecoveryKind::NonWritablePrimary && !may_open(cluster, &state.quarantines, &claim.plan) {
+        return Err(RefusedCommand::NotPrimary(claim.plan.victim.clone()));
     }
     // When nobody saw the victim, its record still says who it is; without that it could not be quarantined.
     let mut plan = claim.plan.clone();
@@ -130,6 +118,17 @@ pub(super) fn grant(
         epoch,
     };
     Ok(Applied::Claimed { token })
+}
+
+/// What is kept read-only on purpose is not opened by a repair.
+fn may_open(cluster: &Cluster, quarantines: &BTreeMap<String, Quarantine>, plan: &Plan) -> bool {
+    let victim = plan.victim_identity.as_ref();
+    let is_recorded = cluster
+        .primary
+        .as_ref()
+        .is_some_and(|primary| Some(&primary.identity) == victim);
+    let is_held = victim.is_some_and(|identity| quarantines.contains_key(&quarantine_key(&plan.cluster, identity)));
+    is_recorded && !is_held
 }
 
 /// The running recoveries that a claim of this plan ends; none may be there that it cannot end.

@@ -51,10 +51,10 @@ fn begin(state: &mut State, at: i64, key: &str, uid: &str) -> Applied {
 }
 
 fn token(applied: Applied) -> crate::domain::state::ClaimToken {
-    match applied {
-        Applied::Claimed { token } => token,
-        other => panic!("{other}"),
-    }
+    let Applied::Claimed { token } = applied else {
+        panic!("{applied}");
+    };
+    token
 }
 
 fn open(state: &mut State, token: &crate::domain::state::ClaimToken) -> Applied {
