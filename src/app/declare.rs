@@ -233,13 +233,7 @@ impl Declare {
             return;
         }
         let mut writes = futures::stream::iter(due.into_iter().map(|(origin, notice)| async move {
-            let telling = tokio::time::timeout(WRITE_DEADLINE, self.source.tell(&origin, &notice)).await;
-            let outcome = telling.unwrap_or_else(|_| {
-                Err(StatusError::Failed {
-                    origin: origin.clone(),
-                    why: format!("not within {} s", WRITE_DEADLINE.as_secs()),
-                })
-            });
+            let outcome = in_time(&origin, self.source.tell(&origin, &notice)).await;
             (origin, notice, outcome)
         }))
         .buffer_unordered(WRITERS);
@@ -276,13 +270,7 @@ impl Declare {
         };
         let observer = &observer;
         let mut writes = futures::stream::iter(due.into_iter().map(|(origin, status)| async move {
-            let write = self.source.write_status(&origin, &status, observer);
-            let outcome = tokio::time::timeout(WRITE_DEADLINE, write).await.unwrap_or_else(|_| {
-                Err(StatusError::Failed {
-                    origin: origin.clone(),
-                    why: format!("not within {} s", WRITE_DEADLINE.as_secs()),
-                })
-            });
+            let outcome = in_time(&origin, self.source.write_status(&origin, &status, observer)).await;
             (origin, status, outcome)
         }))
         .buffer_unordered(WRITERS);
@@ -298,6 +286,17 @@ impl Declare {
             }
         }
     }
+}
+
+/// A write that takes longer has failed.
+async fn in_time(origin: &Origin, write: impl Future<Output = Result<(), StatusError>>) -> Result<(), StatusError> {
+    let written = tokio::time::timeout(WRITE_DEADLINE, write).await;
+    written.unwrap_or_else(|_| {
+        Err(StatusError::Failed {
+            origin: origin.clone(),
+            why: format!("not within {} s", WRITE_DEADLINE.as_secs()),
+        })
+    })
 }
 
 /// The change of a watch; never, when its sender is gone: the other branches go on.

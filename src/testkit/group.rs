@@ -43,6 +43,18 @@ impl CommitFault {
     pub(crate) fn new(command: &'static str, kind: CommitFaultKind) -> Self {
         Self { command, kind }
     }
+
+    /// Every kind at each command of a recovery that changes who the primary is.
+    pub(crate) fn sweep() -> impl Iterator<Item = (CommitFaultKind, &'static str)> {
+        let kinds = [
+            CommitFaultKind::DeposedBefore,
+            CommitFaultKind::DeposedAfter,
+            CommitFaultKind::LostSilently,
+            CommitFaultKind::DoneSilently,
+        ];
+        let at = |kind| ["claim", "open", "end"].map(|command| (kind, command));
+        kinds.into_iter().flat_map(at)
+    }
 }
 
 /// Something that happens in the world.

@@ -10,7 +10,7 @@ use crate::domain::fixture::key;
 use crate::domain::key::InstanceKey;
 
 use super::handover_tests::{ask, takeover};
-use super::{CommitFault, CommitFaultKind, Fault, Rig, World};
+use super::{CommitFault, Fault, Rig, World};
 
 /// How long nobody may take writes, whatever breaks.
 const OUTAGE: Duration = Duration::from_secs(10);
@@ -211,17 +211,10 @@ async fn whatever_goes_wrong_in_a_takeover_there_is_one_primary_at_the_end() {
 
 #[tokio::test(start_paused = true)]
 async fn a_leader_lost_at_a_commit_of_a_takeover_leaves_one_primary() {
-    for kind in [
-        CommitFaultKind::DeposedBefore,
-        CommitFaultKind::DeposedAfter,
-        CommitFaultKind::LostSilently,
-        CommitFaultKind::DoneSilently,
-    ] {
-        for command in ["claim", "open", "end"] {
-            let rig = Rig::started(4, 3).await;
-            rig.group.plan(CommitFault::new(command, kind));
-            ask(&rig, Some(2), takeover(true)).await.ok();
-            ends_well(&rig, &format!("{kind:?} at {command}")).await;
-        }
+    for (kind, command) in CommitFault::sweep() {
+        let rig = Rig::started(4, 3).await;
+        rig.group.plan(CommitFault::new(command, kind));
+        ask(&rig, Some(2), takeover(true)).await.ok();
+        ends_well(&rig, &format!("{kind:?} at {command}")).await;
     }
 }

@@ -122,14 +122,20 @@ async fn the_replicas_of_a_dead_intermediate_get_another_source_and_nothing_else
     rig.world.assert_sound();
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_failover_of_the_primary_does_not_wait_for_a_repair_that_hangs() {
+/// The repair has begun, and its first statement does not end.
+async fn hanging() -> Rig {
     let rig = staged().await;
     rig.world.kill(2);
     rig.world.plan(Fault::hang(3, "follow"));
     claim(&rig).await;
     rig.until("the repair is under way", |rig| rig.world.lock().faults.is_empty())
         .await;
+    rig
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failover_of_the_primary_does_not_wait_for_a_repair_that_hangs() {
+    let rig = hanging().await;
     rig.world.kill(1);
     let begun = Instant::now();
     rig.until("another primary", |rig| {
@@ -152,12 +158,7 @@ async fn a_failover_of_the_primary_does_not_wait_for_a_repair_that_hangs() {
 
 #[tokio::test(start_paused = true)]
 async fn what_a_repair_that_gave_way_had_stopped_goes_on() {
-    let rig = staged().await;
-    rig.world.kill(2);
-    rig.world.plan(Fault::hang(3, "follow"));
-    claim(&rig).await;
-    rig.until("the repair is under way", |rig| rig.world.lock().faults.is_empty())
-        .await;
+    let rig = hanging().await;
     // As one does that brings its replicas to one place first.
     for n in [3, 4] {
         rig.world

@@ -7,7 +7,7 @@ use crate::domain::policy::BootReadOnly;
 use crate::domain::state::sample::document;
 use crate::domain::state::{Applied, Command, Document, Request, RequestKind, RequestOutcome, RequestStanding, State};
 
-use super::{CommitFault, CommitFaultKind, Fault, Rig};
+use super::{CommitFault, Fault, Rig};
 
 const HOUR_MILLIS: i64 = 3_600_000;
 
@@ -215,32 +215,25 @@ async fn after_the_open_entry_it_goes_on() {
 
 #[tokio::test(start_paused = true)]
 async fn a_leader_lost_on_the_way_does_not_make_it_happen_twice() {
-    for kind in [
-        CommitFaultKind::DeposedBefore,
-        CommitFaultKind::DeposedAfter,
-        CommitFaultKind::LostSilently,
-        CommitFaultKind::DoneSilently,
-    ] {
-        for command in ["claim", "open", "end"] {
-            let rig = declared(3, 3).await;
-            rig.group.plan(CommitFault::new(command, kind));
-            let key_of = ask(&rig, &takeover(&rig, "a", Some(2)));
-            let (outcome, why) = over(&rig, &key_of).await;
-            let about = format!("{kind:?} at {command}: {outcome:?} {why}");
-            rig.until("no recovery runs", |rig| {
-                rig.recoveries().iter().all(|recovery| !recovery.is_active())
-            })
-            .await;
-            rig.wait(5000).await;
-            assert!(rig.recoveries().len() <= 1, "{about}: {:#?}", rig.recoveries());
-            let wanted = if outcome == RequestOutcome::Succeeded {
-                key(2)
-            } else {
-                key(1)
-            };
-            assert_eq!(rig.world.writable(), [wanted], "{about}");
-            rig.world.assert_sound();
-        }
+    for (kind, command) in CommitFault::sweep() {
+        let rig = declared(3, 3).await;
+        rig.group.plan(CommitFault::new(command, kind));
+        let key_of = ask(&rig, &takeover(&rig, "a", Some(2)));
+        let (outcome, why) = over(&rig, &key_of).await;
+        let about = format!("{kind:?} at {command}: {outcome:?} {why}");
+        rig.until("no recovery runs", |rig| {
+            rig.recoveries().iter().all(|recovery| !recovery.is_active())
+        })
+        .await;
+        rig.wait(5000).await;
+        assert!(rig.recoveries().len() <= 1, "{about}: {:#?}", rig.recoveries());
+        let wanted = if outcome == RequestOutcome::Succeeded {
+            key(2)
+        } else {
+            key(1)
+        };
+        assert_eq!(rig.world.writable(), [wanted], "{about}");
+        rig.world.assert_sound();
     }
 }
 

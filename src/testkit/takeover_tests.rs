@@ -3,7 +3,7 @@
 use crate::domain::fixture::key;
 use crate::domain::state::Recovery;
 
-use super::{CommitFault, CommitFaultKind, Fault, Rig};
+use super::{CommitFault, Fault, Rig};
 
 /// What must hold once everything is over, whatever happened on the way.
 fn assert_one_primary(rig: &Rig, recoveries: &[Recovery], about: &str) {
@@ -35,25 +35,18 @@ fn assert_one_primary(rig: &Rig, recoveries: &[Recovery], about: &str) {
 
 #[tokio::test(start_paused = true)]
 async fn a_leader_lost_at_a_commit_is_followed_by_another() {
-    for kind in [
-        CommitFaultKind::DeposedBefore,
-        CommitFaultKind::DeposedAfter,
-        CommitFaultKind::LostSilently,
-        CommitFaultKind::DoneSilently,
-    ] {
-        for command in ["claim", "open", "end"] {
-            let rig = Rig::started(3, 3).await;
-            rig.group.plan(CommitFault::new(command, kind));
-            rig.world.kill(1);
-            let recoveries = rig.recovered(1).await;
-            assert_one_primary(&rig, &recoveries, &format!("{kind:?} at {command}"));
-            let committed = rig.group.committed();
-            assert_eq!(
-                committed.iter().filter(|name| *name == "open").count(),
-                1,
-                "{kind:?} at {command}: {committed:?}"
-            );
-        }
+    for (kind, command) in CommitFault::sweep() {
+        let rig = Rig::started(3, 3).await;
+        rig.group.plan(CommitFault::new(command, kind));
+        rig.world.kill(1);
+        let recoveries = rig.recovered(1).await;
+        assert_one_primary(&rig, &recoveries, &format!("{kind:?} at {command}"));
+        let committed = rig.group.committed();
+        assert_eq!(
+            committed.iter().filter(|name| *name == "open").count(),
+            1,
+            "{kind:?} at {command}: {committed:?}"
+        );
     }
 }
 

@@ -8,8 +8,8 @@ use kube::api::{Api, DeleteParams, Patch, PatchParams};
 use secrecy::ExposeSecret as _;
 use serde_json::json;
 
-use super::documents::source;
-use super::leader::{Alone, DEADLINE, no_pictures, origin};
+use super::documents::{Declaring, source};
+use super::leader::{DEADLINE, origin};
 use super::server::{Server, condition, create, create_secret, namespace, until};
 
 async fn password(source: &KubeSource, namespace: &str, wanted: Option<&str>) {
@@ -25,21 +25,17 @@ async fn password(source: &KubeSource, namespace: &str, wanted: Option<&str>) {
 
 #[tokio::test]
 async fn a_secret_is_missed_read_and_followed_without_a_restart() {
-    let server = Server::shared();
-    let client = server.client().await;
-    let namespace = namespace(&client).await;
-    let leader = Alone::leading("ours");
-    let (source, _watching) = source(client.clone(), &namespace);
-    let _declaring = leader.declare(source.clone(), no_pictures());
-    let api = create(&client, &namespace, "orders", &json!({})).await;
+    let declaring = Declaring::begun().await;
+    let (client, namespace) = (&declaring.client, &declaring.namespace);
+    let api = declaring.create("orders", &json!({})).await;
     until(&api, "orders", "it says that its Secret is missing", |document| {
         condition(document, "CredentialsMissing") == Some(("True".to_owned(), "CredentialsMissing".to_owned()))
             && condition(document, "Ready") == Some(("False".to_owned(), "CredentialsMissing".to_owned()))
     })
     .await;
 
-    let secrets: Api<Secret> = create_secret(&client, &namespace, "orders", "one").await;
-    password(&source, &namespace, Some("one")).await;
+    let secrets: Api<Secret> = create_secret(client, namespace, "orders", "one").await;
+    password(&declaring.source, namespace, Some("one")).await;
     until(&api, "orders", "it says that its Secret is there", |document| {
         condition(document, "CredentialsMissing") == Some(("False".to_owned(), "CredentialsRead".to_owned()))
     })
@@ -49,17 +45,17 @@ async fn a_secret_is_missed_read_and_followed_without_a_restart() {
         .patch("orders", &PatchParams::default(), &Patch::Merge(&patch))
         .await
         .unwrap();
-    password(&source, &namespace, Some("two")).await;
+    password(&declaring.source, namespace, Some("two")).await;
 
     // Another Secret: the first one is not used for it any more.
-    create_secret(&client, &namespace, "other", "three").await;
+    create_secret(client, namespace, "other", "three").await;
     let patch = json!({"spec": {"credentialsSecretRef": {"name": "other"}}});
     api.patch("orders", &PatchParams::default(), &Patch::Merge(&patch))
         .await
         .unwrap();
-    password(&source, &namespace, Some("three")).await;
+    password(&declaring.source, namespace, Some("three")).await;
     secrets.delete("other", &DeleteParams::default()).await.unwrap();
-    password(&source, &namespace, None).await;
+    password(&declaring.source, namespace, None).await;
 }
 
 #[tokio::test]

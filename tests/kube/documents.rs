@@ -9,8 +9,9 @@ use ham4db::app::documents::ClusterSource as _;
 use ham4db::domain::declared::Reading;
 use ham4db::domain::intent::IntentKind;
 use ham4db::domain::key::InstanceKey;
-use kube::api::{DeleteParams, Patch, PatchParams};
-use serde_json::json;
+use ham4db::resource::MySQLCluster;
+use kube::api::{Api, DeleteParams, Patch, PatchParams};
+use serde_json::{Value, json};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::leader::{Alone, DEADLINE, no_pictures, origin};
@@ -22,6 +23,40 @@ pub(crate) fn source(client: Client, namespace: &str) -> (Arc<KubeSource>, DropG
     let stop = CancellationToken::new();
     tokio::spawn(source.clone().run(stop.clone()));
     (source, stop.drop_guard())
+}
+
+/// The loops of a leader on a source that watches a namespace of its own, until it goes.
+pub(crate) struct Declaring {
+    pub(crate) client: Client,
+    pub(crate) namespace: String,
+    pub(crate) leader: Arc<Alone>,
+    pub(crate) source: Arc<KubeSource>,
+    _loops: [DropGuard; 2],
+    /// It ends with the last test that uses it.
+    _server: Arc<Server>,
+}
+
+impl Declaring {
+    pub(crate) async fn begun() -> Self {
+        let server = Server::shared();
+        let client = server.client().await;
+        let namespace = namespace(&client).await;
+        let leader = Alone::leading("ours");
+        let (source, watching) = source(client.clone(), &namespace);
+        let declaring = leader.declare(source.clone(), no_pictures());
+        Self {
+            client,
+            namespace,
+            leader,
+            source,
+            _loops: [watching, declaring],
+            _server: server,
+        }
+    }
+
+    pub(crate) async fn create(&self, name: &str, spec: &Value) -> Api<MySQLCluster> {
+        create(&self.client, &self.namespace, name, spec).await
+    }
 }
 
 pub(crate) async fn reading(source: &KubeSource, wanted: Reading) {
@@ -85,19 +120,10 @@ async fn a_document_is_known_and_its_status_written() {
 
 #[tokio::test]
 async fn a_change_is_followed_and_a_withdrawal_leaves_nothing() {
-    let server = Server::shared();
-    let client = server.client().await;
-    let namespace = namespace(&client).await;
-    let leader = Alone::leading("ours");
-    let (source, _watching) = source(client.clone(), &namespace);
-    let _declaring = leader.declare(source, no_pictures());
-    let api = create(
-        &client,
-        &namespace,
-        "orders",
-        &json!({"candidates": [{"host": "db1", "promotionRule": "MustNot"}]}),
-    )
-    .await;
+    let declaring = Declaring::begun().await;
+    let leader = &declaring.leader;
+    let spec = json!({"candidates": [{"host": "db1", "promotionRule": "MustNot"}]});
+    let api = declaring.create("orders", &spec).await;
     leader
         .until("the candidate is recorded", |state| state.intents.len() == 1)
         .await;

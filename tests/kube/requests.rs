@@ -2,17 +2,18 @@
 
 use std::time::Duration;
 
-use ham4db::domain::state::RequestOutcome;
-use ham4db::domain::state::RequestStanding;
+use futures::StreamExt as _;
+use ham4db::domain::state::{RequestOutcome, RequestStanding};
 use ham4db::resource::MySQLCluster;
 use ham4db::resource::status::TakeoverPhase;
 use k8s_openapi::api::events::v1::Event;
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams};
+use kube_runtime::{WatchStreamExt as _, watcher};
 use serde_json::{Value, json};
 
-use super::documents::source;
-use super::leader::{Alone, DEADLINE, no_pictures};
-use super::server::{Server, create, namespace, until};
+use super::documents::Declaring;
+use super::leader::DEADLINE;
+use super::server::until;
 
 fn takeover(id: &str, ahead: i64) -> Value {
     let deadline = jiff::Timestamp::now() + jiff::SignedDuration::from_secs(ahead);
@@ -27,16 +28,25 @@ async fn shows(api: &Api<MySQLCluster>, phase: TakeoverPhase) -> MySQLCluster {
     .await
 }
 
+/// All Events, once there is one with this reason.
+async fn told(events: &Api<Event>, reason: &str) -> Vec<Event> {
+    let applied = watcher(events.clone(), watcher::Config::default()).applied_objects();
+    let is_it = |event: Result<Event, watcher::Error>| {
+        let is_it = event.is_ok_and(|event| event.reason.as_deref() == Some(reason));
+        std::future::ready(is_it)
+    };
+    let seen = tokio::time::timeout(DEADLINE, std::pin::pin!(applied).any(is_it)).await;
+    let all = events.list(&ListParams::default()).await.unwrap().items;
+    assert_eq!(seen.ok(), Some(true), "no Event says {reason}: {all:#?}");
+    all
+}
+
 #[tokio::test]
 async fn a_takeover_is_asked_for_once_whatever_becomes_of_status_document_and_leader() {
-    let server = Server::shared();
-    let client = server.client().await;
-    let namespace = namespace(&client).await;
-    let leader = Alone::leading("ours");
-    let (source, _watching) = source(client.clone(), &namespace);
-    let _declaring = leader.declare(source, no_pictures());
+    let declaring = Declaring::begun().await;
+    let leader = &declaring.leader;
     let spec = takeover("a", 3600);
-    let api = create(&client, &namespace, "orders", &spec).await;
+    let api = declaring.create("orders", &spec).await;
     let pending = shows(&api, TakeoverPhase::Pending).await;
     let told = pending.status.unwrap().takeover.unwrap();
     assert_eq!(told.request_id, "a");
@@ -76,7 +86,7 @@ async fn a_takeover_is_asked_for_once_whatever_becomes_of_status_document_and_le
     leader
         .until("the document is withdrawn", |state| state.documents.is_empty())
         .await;
-    let api = create(&client, &namespace, "orders", &spec).await;
+    let api = declaring.create("orders", &spec).await;
     shows(&api, TakeoverPhase::Cancelled).await;
     let asked = leader.proposed().iter().filter(|name| **name == "request").count();
     assert_eq!(asked, 1, "{:?}", leader.proposed());
@@ -84,13 +94,9 @@ async fn a_takeover_is_asked_for_once_whatever_becomes_of_status_document_and_le
 
 #[tokio::test]
 async fn an_old_manifest_in_a_fresh_group_is_expired() {
-    let server = Server::shared();
-    let client = server.client().await;
-    let namespace = namespace(&client).await;
-    let leader = Alone::leading("ours");
-    let (source, _watching) = source(client.clone(), &namespace);
-    let _declaring = leader.declare(source, no_pictures());
-    let api = create(&client, &namespace, "orders", &takeover("old", -60)).await;
+    let declaring = Declaring::begun().await;
+    let leader = &declaring.leader;
+    let api = declaring.create("orders", &takeover("old", -60)).await;
     let document = shows(&api, TakeoverPhase::Expired).await;
     let status = document.status.unwrap().takeover.unwrap();
     assert!(
@@ -110,21 +116,17 @@ async fn an_old_manifest_in_a_fresh_group_is_expired() {
         "{request:?}"
     );
     // It is told once, however often the leader changes.
-    let events: Api<Event> = Api::namespaced(client.clone(), &namespace);
-    let deadline = tokio::time::Instant::now() + DEADLINE;
-    let told = loop {
-        let all = events.list(&ListParams::default()).await.unwrap().items;
-        if let Some(event) = all.into_iter().next() {
-            break event;
-        }
-        assert!(tokio::time::Instant::now() < deadline, "nothing was told");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    };
+    let events: Api<Event> = Api::namespaced(declaring.client.clone(), &declaring.namespace);
+    let expired = told(&events, "TakeoverExpired").await.remove(0);
     assert_eq!(
-        (told.reason.as_deref(), told.type_.as_deref(), told.action.as_deref()),
+        (
+            expired.reason.as_deref(),
+            expired.type_.as_deref(),
+            expired.action.as_deref()
+        ),
         (Some("TakeoverExpired"), Some("Warning"), Some("Takeover"))
     );
-    let regarding = told.regarding.unwrap();
+    let regarding = expired.regarding.unwrap();
     assert_eq!(
         (regarding.kind.as_deref(), regarding.name.as_deref(), regarding.uid),
         (
@@ -137,30 +139,15 @@ async fn an_old_manifest_in_a_fresh_group_is_expired() {
     leader.lead(true);
 
     // One that is too far ahead is no order for today either.
-    let far = create(
-        &client,
-        &namespace,
-        "far",
-        &takeover("far", Duration::from_hours(48).as_secs().cast_signed()),
-    )
-    .await;
+    let far = takeover("far", Duration::from_hours(48).as_secs().cast_signed());
+    let far = declaring.create("far", &far).await;
     until(&far, "far", "it is refused", |document| {
         let status = document.status.as_ref().and_then(|status| status.takeover.as_ref());
         status.is_some_and(|takeover| takeover.phase == TakeoverPhase::Refused && takeover.message.contains("24 h"))
     })
     .await;
-    loop {
-        let all = events.list(&ListParams::default()).await.unwrap().items;
-        let reasons: Vec<&str> = all.iter().filter_map(|event| event.reason.as_deref()).collect();
-        if reasons.contains(&"TakeoverRefused") {
-            let expired = reasons.iter().filter(|reason| **reason == "TakeoverExpired").count();
-            assert_eq!((expired, reasons.len()), (1, 2), "{reasons:?}");
-            break;
-        }
-        assert!(
-            tokio::time::Instant::now() < deadline,
-            "the refusal was not told: {reasons:?}"
-        );
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    let events = told(&events, "TakeoverRefused").await;
+    let reasons: Vec<&str> = events.iter().filter_map(|event| event.reason.as_deref()).collect();
+    let expired = reasons.iter().filter(|reason| **reason == "TakeoverExpired").count();
+    assert_eq!((expired, reasons.len()), (1, 2), "{reasons:?}");
 }

@@ -11,6 +11,7 @@
 //! - `relocation`: where the replicas of a dead intermediate server can go.
 //! - [`lost`]: servers that recoveries left behind.
 //! - [`lint`]: what must hold of any plan.
+//! - `order`: what a person asked for.
 //! - [`outcome`]: what became of a step, and what comes next, as values.
 //! - [`receipt`]: which proof allowed the opening.
 //! - [`progress`]: what comes next, given what was done.
@@ -25,6 +26,7 @@ pub mod lint;
 pub mod loss;
 pub mod lost;
 pub mod matching;
+mod order;
 pub mod outcome;
 mod passage;
 pub mod plan;

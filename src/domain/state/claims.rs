@@ -188,8 +188,6 @@ fn give_way(state: &mut State, uid: &str, to: &str, changes: &mut BTreeSet<Chang
         // The other one's hooks tell what follows.
         recovery.hooks.close_with(&[]);
         changes.insert(Change::Recovery(uid.to_owned()));
-        let ended = recovery.clone();
-        super::request::finish(state, &ended, None, changes);
     }
     owed
 }
@@ -325,7 +323,7 @@ pub(super) fn end(
     let now = state.clock;
     let running = current(state, token)?.clone();
     check_end(&running, ending)?;
-    super::request::finish(state, &running, Some(ending), changes);
+    super::request::finish(state, &running, ending, changes);
     record(state, &token.uid, &ending.lines, changes);
     let recovery = current(state, token)?;
     recovery.phase = Phase::Ended {

@@ -351,7 +351,7 @@ pub fn is_cancelled(state: &State, plan: &Plan) -> bool {
 }
 
 /// The recovery that did a request is over.
-pub(super) fn finish(state: &mut State, recovery: &Recovery, ending: Option<&Ending>, changes: &mut BTreeSet<Change>) {
+pub(super) fn finish(state: &mut State, recovery: &Recovery, ending: &Ending, changes: &mut BTreeSet<Change>) {
     let now = state.clock;
     let Some(key) = key_of(&recovery.plan) else {
         return;
@@ -363,17 +363,14 @@ pub(super) fn finish(state: &mut State, recovery: &Recovery, ending: Option<&End
         return;
     };
     let cancelled = *cancelled;
-    let errors = ending.map_or_else(|| recovery.errors.join("; "), |ending| ending.errors.join("; "));
-    let (outcome, why) = match ending.filter(|ending| ending.successful) {
-        Some(ending) => {
-            let successor = ending
-                .successor
-                .as_ref()
-                .map(|(key, _)| format!("{key} is the primary"));
-            (RequestOutcome::Succeeded, successor.unwrap_or_default())
-        }
-        None if cancelled && recovery.phase == Phase::Claimed => (RequestOutcome::Cancelled, errors),
-        None => (RequestOutcome::Failed, errors),
+    let (outcome, why) = if ending.successful {
+        let successor = ending.successor.as_ref();
+        let told = successor.map(|(key, _)| format!("{key} is the primary"));
+        (RequestOutcome::Succeeded, told.unwrap_or_default())
+    } else if cancelled && recovery.phase == Phase::Claimed {
+        (RequestOutcome::Cancelled, ending.errors.join("; "))
+    } else {
+        (RequestOutcome::Failed, ending.errors.join("; "))
     };
     request.end(outcome, why, now);
     changes.insert(Change::Request(key.clone()));

@@ -97,15 +97,7 @@ pub(in crate::domain::recovery) fn check_hold(topology: &Topology, key: &Instanc
     if !facts.is_writable() {
         return Err(format!("{key} takes no writes"));
     }
-    if !facts.group_name.is_empty() {
-        return Err(format!(
-            "{key} is a member of the replication group {}",
-            facts.group_name
-        ));
-    }
-    if let Some((twin, why)) = twin_of(topology, replica) {
-        return Err(format!("{} has the same identity ({why})", twin.key));
-    }
+    check_single(topology, replica, facts)?;
     let primary = current_primary(topology).ok_or("the picture does not tell who the primary is")?;
     let takes_writes = |instance: &Instance| instance.valid_facts().is_some_and(InstanceFacts::is_writable);
     if primary == *key || !topology.get(&primary).is_some_and(takes_writes) {
@@ -166,6 +158,20 @@ fn is_read_only_since_boot(facts: &InstanceFacts) -> bool {
     !facts.is_writable() && since_boot == Some(true)
 }
 
+/// Nobody but this server decides about its `read_only`, and it is no other one's double.
+fn check_single(topology: &Topology, instance: &Instance, facts: &InstanceFacts) -> Result<(), String> {
+    if !facts.group_name.is_empty() {
+        return Err(format!(
+            "{} is a member of the replication group {}",
+            instance.key, facts.group_name
+        ));
+    }
+    match twin_of(topology, instance) {
+        Some((twin, why)) => Err(format!("{} has the same identity ({why})", twin.key)),
+        None => Ok(()),
+    }
+}
+
 /// Whether a primary that is read-only may be made writable: it is the primary, nobody else is or could be, everybody follows it, and
 /// it holds what its replicas received.
 ///
@@ -184,17 +190,9 @@ pub(in crate::domain::recovery) fn check_reopen(topology: &Topology, key: &Insta
     if !facts.channels.is_empty() {
         return Err(format!("{key} replicates"));
     }
-    if !facts.group_name.is_empty() {
-        return Err(format!(
-            "{key} is a member of the replication group {}",
-            facts.group_name
-        ));
-    }
+    check_single(topology, primary, facts)?;
     if let Some(other) = other_writable_tops(topology, key).first() {
         return Err(format!("{other} is a writable primary of the same cluster"));
-    }
-    if let Some((twin, why)) = twin_of(topology, primary) {
-        return Err(format!("{} has the same identity ({why})", twin.key));
     }
     let below = topology.descendants_of(key);
     let stranger = topology
