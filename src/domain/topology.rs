@@ -69,13 +69,23 @@ impl Topology {
     /// All replicas below an address, direct ones first, each once.
     pub fn descendants_of<'a>(&'a self, key: &'a InstanceKey) -> Vec<&'a Instance> {
         let top = self.resolve(key);
+        self.walk_down(top, BTreeSet::from([top]))
+    }
+
+    /// All replicas below an address that do not hang below it only through `barrier`, direct ones first, each once: co-primaries are
+    /// below each other, and so is everybody below either of them.
+    pub fn descendants_beside<'a>(&'a self, key: &'a InstanceKey, barrier: &'a InstanceKey) -> Vec<&'a Instance> {
+        let top = self.resolve(key);
+        self.walk_down(top, BTreeSet::from([top, self.resolve(barrier)]))
+    }
+
+    fn walk_down<'a>(&'a self, top: &'a InstanceKey, mut seen: BTreeSet<&'a InstanceKey>) -> Vec<&'a Instance> {
         let mut below: BTreeMap<&InstanceKey, Vec<&Instance>> = BTreeMap::new();
         for instance in self.instances.values() {
             if let Some(source) = self.source_of(instance) {
                 below.entry(source).or_default().push(instance);
             }
         }
-        let mut seen: BTreeSet<&InstanceKey> = BTreeSet::from([top]);
         let mut found: Vec<&Instance> = Vec::new();
         let mut level: Vec<&InstanceKey> = vec![top];
         while !level.is_empty() {
@@ -112,6 +122,16 @@ impl Topology {
         self.source_of(instance)
             .and_then(|key| self.instances.get(key))
             .is_some_and(|source| source.key != instance.key && self.source_of(source) == Some(&instance.key))
+    }
+
+    /// Whether an instance replicates from itself through others: one of two co-primaries, or of a longer ring. A co-primary that was being
+    /// fed when it was lost makes a ring of three with its feeder.
+    pub fn is_in_ring(&self, instance: &Instance) -> bool {
+        self.source_of(instance).is_some_and(|source| {
+            self.descendants_of(&instance.key)
+                .iter()
+                .any(|below| below.key == *source)
+        })
     }
 
     /// Whether an instance is at the top: replicates from nobody.

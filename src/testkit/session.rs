@@ -216,16 +216,15 @@ impl StepSession for SimSession {
             if writable.len() > 1 {
                 inner.violations.push(format!("two writable at once: {writable:?}"));
             }
-            // Co-primaries replicate from each other, writable or not.
-            let is_of_two = |link: &super::world::Link| {
-                let other = inner.servers.get(&link.source).and_then(|other| other.channel.as_ref());
-                other.is_some_and(|other| other.source == key)
+            // Co-primaries replicate from each other, writable or not; and through a third one while the other one is fed.
+            let source_of = |of: &InstanceKey| {
+                let link = inner.servers.get(of).and_then(|server| server.channel.as_ref());
+                link.map(|link| link.source.clone())
             };
-            if inner.servers[&key]
-                .channel
-                .as_ref()
-                .is_some_and(|link| !is_of_two(link))
-            {
+            let is_in_ring = std::iter::successors(source_of(&key), source_of)
+                .take(inner.servers.len())
+                .any(|above| above == key);
+            if source_of(&key).is_some() && !is_in_ring {
                 inner.violations.push(format!("{key} is writable and replicates"));
             }
         })

@@ -69,14 +69,16 @@ enum Scene {
     Feeding,
     /// The primary and db2 replicate from each other.
     CoPrimaries,
+    /// The same, nobody but db2 may be promoted, and db2 is behind db3: it is fed from it.
+    CoPrimaryFeeding,
 }
 
 impl Scene {
     async fn rig(self) -> Rig {
         let mut rig = Rig::new(4, 3);
-        if self == Self::CoPrimaries {
+        if matches!(self, Self::CoPrimaries | Self::CoPrimaryFeeding) {
             rig.world.lock().follow(&key(1), &key(2));
-            rig.policy.must_promote_other_co_primary = false;
+            rig.policy.must_promote_other_co_primary = self == Self::CoPrimaryFeeding;
         }
         for n in 1..=4 {
             let place = if self == Self::Feeding && n > 2 { "b" } else { "a" };
@@ -91,7 +93,7 @@ impl Scene {
 
     /// The primary dies.
     fn kill(self, rig: &Rig) {
-        if self == Self::Feeding {
+        if self.feeds() {
             // Written in the primary's last moment, when only db3 still received.
             let receive = |n: u32, on: bool| {
                 rig.world
@@ -111,8 +113,13 @@ impl Scene {
     fn statements(self) -> &'static [(u32, &'static str)] {
         match self {
             Self::Equal | Self::CoPrimaries => &STATEMENTS,
-            Self::Feeding => &FEEDING_STATEMENTS,
+            Self::Feeding | Self::CoPrimaryFeeding => &FEEDING_STATEMENTS,
         }
+    }
+
+    /// db2 is fed from db3.
+    fn feeds(self) -> bool {
+        matches!(self, Self::Feeding | Self::CoPrimaryFeeding)
     }
 }
 
@@ -147,6 +154,12 @@ async fn run(scene: Scene, trouble: Trouble, n: u32, statement: &'static str, af
         "{about}: {:#?}",
         rig.world.log()
     );
+    if scene == Scene::CoPrimaryFeeding && lost.is_empty() && !rig.world.with(2, |server| server.up) {
+        // Nobody else may be promoted: it is waited for.
+        assert_eq!(rig.world.writable(), [], "{about}");
+        rig.world.with(2, |server| server.boots_read_only = true);
+        rig.world.start(2);
+    }
     // Whoever was made writable by a restart is found, whoever failed is tried again.
     rig.until(&format!("{about}: one writable primary"), |rig| {
         rig.world.writable().len() == 1 && rig.recoveries().iter().all(|recovery| !recovery.is_active())
@@ -237,8 +250,8 @@ const FEEDING_STATEMENTS: [(u32, &str); 15] = [
 fn rounds(scene: Scene, n: u32, statement: &str) -> u32 {
     match (scene, statement) {
         (_, "facts") => 4,
-        (Scene::Feeding, "stop_receiving" | "wait_applied") if n == 2 => 2,
-        (Scene::Equal | Scene::Feeding | Scene::CoPrimaries, _) => 1,
+        (scene, "stop_receiving" | "wait_applied") if n == 2 && scene.feeds() => 2,
+        _ => 1,
     }
 }
 
@@ -256,7 +269,12 @@ async fn statements_seen(scene: Scene) -> BTreeSet<String> {
 
 #[tokio::test(start_paused = true)]
 async fn the_lists_of_statements_are_complete() {
-    for scene in [Scene::Equal, Scene::Feeding, Scene::CoPrimaries] {
+    for scene in [
+        Scene::Equal,
+        Scene::Feeding,
+        Scene::CoPrimaries,
+        Scene::CoPrimaryFeeding,
+    ] {
         let listed: BTreeSet<String> = scene
             .statements()
             .iter()
@@ -269,16 +287,18 @@ async fn the_lists_of_statements_are_complete() {
 
 #[tokio::test(start_paused = true)]
 async fn what_only_the_feeder_received_is_on_the_new_primary() {
-    let rig = Scene::Feeding.rig().await;
-    Scene::Feeding.kill(&rig);
-    let recovery = rig.recovered(1).await.remove(0);
-    assert!(recovery.is_successful(), "{recovery:#?}");
-    assert_eq!((recovery.successor(), &recovery.lost), (Some(&key(2)), &None));
-    for n in 2..=4 {
-        rig.world
-            .with(n, |server| assert!(server.executed.contains(&mysql_set("1:1-103"))));
+    for scene in [Scene::Feeding, Scene::CoPrimaryFeeding] {
+        let rig = scene.rig().await;
+        scene.kill(&rig);
+        let recovery = rig.recovered(1).await.remove(0);
+        assert!(recovery.is_successful(), "{recovery:#?}");
+        assert_eq!((recovery.successor(), &recovery.lost), (Some(&key(2)), &None));
+        for n in 2..=4 {
+            rig.world
+                .with(n, |server| assert!(server.executed.contains(&mysql_set("1:1-103"))));
+        }
+        rig.world.assert_sound();
     }
-    rig.world.assert_sound();
 }
 
 async fn sweep(scene: Scene) {
@@ -304,4 +324,9 @@ async fn whatever_goes_wrong_while_the_successor_is_fed_there_is_one_primary_at_
 #[tokio::test(start_paused = true)]
 async fn whatever_goes_wrong_with_co_primaries_there_is_one_primary_at_the_end() {
     sweep(Scene::CoPrimaries).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn whatever_goes_wrong_while_the_other_co_primary_is_fed_there_is_one_primary_at_the_end() {
+    sweep(Scene::CoPrimaryFeeding).await;
 }

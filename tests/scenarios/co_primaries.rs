@@ -24,7 +24,7 @@ async fn when_a_mariadb_primary_dies_its_co_primary_takes_over() -> Result<()> {
     scenario("co-primary-mariadb", |run| primary_dies(run, Flavour::MariaDb)).await
 }
 
-/// Two servers in a ring, the second read-only, and a replica of the first.
+/// Two servers in a ring, the second read-only now and once the primary, and more replicas.
 async fn stage(run: &Arc<Run>, flavour: Flavour, sources: Vec<usize>) -> Result<Stage> {
     let shape = Shape {
         sources,
@@ -35,6 +35,14 @@ async fn stage(run: &Arc<Run>, flavour: Flavour, sources: Vec<usize>) -> Result<
     let account = &topology.accounts.replication;
     first.run(&flavour.attach(second.address(), account)).await?;
     first.follows(second.address(), DEADLINE).await?;
+    // Its own transactions are all over the ring, and errant to nobody.
+    second.run(flavour.read_only(false)).await?;
+    second.run("CREATE DATABASE written_by_the_other_one").await?;
+    second.run(flavour.read_only(true)).await?;
+    let own = second.executed().await?;
+    for server in &topology.servers {
+        server.has_executed(&own, DEADLINE).await?;
+    }
     let members = Members::start(run, &topology, &Intent::default_document(), None).await?;
     members.knows(&topology).await?;
     Stage::begin(topology, members).await
@@ -42,7 +50,7 @@ async fn stage(run: &Arc<Run>, flavour: Flavour, sources: Vec<usize>) -> Result<
 
 async fn primary_dies(run: Arc<Run>, flavour: Flavour) -> Result<()> {
     let mut stage = stage(&run, flavour, vec![0, 0]).await?;
-    // It must not hold more of the primary's last writes than the co-primary: then nobody is promoted in the other one's place.
+    // It must not hold more of the primary's last writes than the co-primary, which would be fed from it first.
     stage
         .topology
         .server(2)?
@@ -64,6 +72,56 @@ async fn primary_dies(run: Arc<Run>, flavour: Flavour) -> Result<()> {
     ensure!(
         stage.topology.server(1)?.replica_status().await?.is_none(),
         "the new primary still replicates from the dead one"
+    );
+    stage.writers.progress(300, DEADLINE).await?;
+    stage.judge(Duration::ZERO).await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_mysql_co_primary_that_is_behind_is_fed_from_a_replica_and_takes_over() -> Result<()> {
+    scenario("co-primary-fed-mysql", |run| is_fed(run, Flavour::MySql)).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_mariadb_co_primary_that_is_behind_is_fed_from_a_replica_and_takes_over() -> Result<()> {
+    scenario("co-primary-fed-mariadb", |run| is_fed(run, Flavour::MariaDb)).await
+}
+
+/// The other co-primary stops receiving, and the replica alone has the primary's last rows.
+async fn is_fed(run: Arc<Run>, flavour: Flavour) -> Result<()> {
+    let mut stage = stage(&run, flavour, vec![0, 0]).await?;
+    let (first, second) = (stage.topology.server(0)?, stage.topology.server(1)?);
+    second.run(&flavour.thread("STOP", "IO_THREAD")).await?;
+    stage.writers.progress(200, DEADLINE).await?;
+    let written = first.executed().await?;
+    ensure!(
+        second.has_executed(&written, Duration::from_millis(100)).await.is_err(),
+        "the co-primary is not behind: the scenario is none"
+    );
+    stage.topology.server(2)?.has_executed(&written, DEADLINE).await?;
+    let measured = stage.fail_over(DEADLINE).await?;
+    ensure!(
+        measured.successor == 1,
+        "{} was promoted, not the co-primary",
+        measured.to
+    );
+    stage.topology.server(1)?.has_executed(&written, DEADLINE).await?;
+    let recovery = stage
+        .members
+        .one_recovery(DEADLINE, &measured.from, &measured.to)
+        .await?;
+    ensure!(text(&recovery, "/Type") == "CoMasterRecovery", "{recovery}");
+    let leader = stage.members.member(stage.members.leader().await?)?;
+    let steps = leader
+        .api()
+        .json(&format!("audit-recovery-steps/{}", text(&recovery, "/UID")))
+        .await?;
+    ensure!(steps.to_string().contains("feed: "), "nobody was fed: {steps}");
+    stage.topology.server(2)?.follows(&measured.to, DEADLINE).await?;
+    ensure!(
+        stage.topology.server(1)?.replica_status().await?.is_none(),
+        "the new primary still replicates from somebody"
     );
     stage.writers.progress(300, DEADLINE).await?;
     stage.judge(Duration::ZERO).await?;

@@ -218,6 +218,32 @@ fn the_codes_of_a_co_primary() {
 }
 
 #[test]
+fn the_primary_of_a_ring_of_three_is_a_co_primary() {
+    // db2, the other co-primary, was pointed at db3 to be fed when it was lost; now it is back.
+    let ring = |other: Instance| {
+        let first = replica(1, 2, "1:1-100").facts(|facts| facts.read_only = false).dead();
+        let mut tree = topology([first, other, replica(3, 1, "1:1-100").cut()]);
+        tree.recorded_primary = Some(key(1));
+        tree
+    };
+    let codes_of_first = |tree: &Topology| {
+        let found = findings(tree, &Policy::default(), &[], NOW);
+        let of_first = found.iter().filter(|finding| finding.instance == key(1));
+        of_first.map(|finding| finding.code).collect::<Vec<_>>()
+    };
+    let tree = ring(replica(2, 3, "1:1-100"));
+    assert_eq!(current_primary(&tree), Some(key(1)));
+    assert_eq!(codes_of_first(&tree), [Code::DeadCoMaster]);
+    // Where another one takes writes there is no single primary.
+    let tree = ring(replica(2, 3, "1:1-100").facts(|facts| facts.read_only = false));
+    assert_eq!(current_primary(&tree), None);
+    assert_eq!(
+        codes_of_first(&tree),
+        [Code::DeadIntermediateMasterWithSingleReplicaFailingToConnect]
+    );
+}
+
+#[test]
 fn two_writable_co_primaries_are_shown_and_not_split() {
     let tree = topology([writable(below(1, 2)), writable(below(2, 1)), below(3, 1)]);
     assert_eq!(found(&policy(), &tree), []);

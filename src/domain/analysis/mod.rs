@@ -164,8 +164,8 @@ impl<'a> Scene<'a> {
             if node::group_of(topology, key).is_some() {
                 return group::judge(topology, key, evidence);
             }
-            let as_co_primary = evidence
-                .is_co_primary
+            let is_primary_of_ring = self.current.as_ref() == Some(key) && node::is_in_a_ring(topology, key);
+            let as_co_primary = (evidence.is_co_primary || is_primary_of_ring)
                 .then(|| co_primary::judge(key, evidence))
                 .flatten();
             return as_co_primary.or_else(|| intermediate::judge(key, evidence));

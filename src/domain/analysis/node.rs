@@ -116,7 +116,7 @@ pub fn representative(topology: &Topology, key: &InstanceKey) -> InstanceKey {
 /// The primary of a cluster, dead or alive, or `None` when the picture does not tell.
 ///
 /// The recorded one, as long as it still stands at the top and nothing speaks for another one; otherwise the only top, otherwise
-/// the only top that has replicas; where there is none, of co-primaries the recorded one, otherwise the only writable one. So a dead
+/// the only top that has replicas; where there is none, of a ring the recorded one, otherwise the only writable co-primary. So a dead
 /// server in the middle of the tree of which nothing is known but its replicas' word (all members restarted) is not taken for a dead
 /// primary while the recorded one is there.
 pub fn current_primary(topology: &Topology) -> Option<InstanceKey> {
@@ -141,6 +141,11 @@ pub fn current_primary(topology: &Topology) -> Option<InstanceKey> {
     if let Some(recorded) = recorded_primary(topology).filter(|recorded| co_primaries.contains(recorded)) {
         return Some(recorded.clone());
     }
+    if let Some(recorded) =
+        recorded_primary(topology).filter(|recorded| nodes.is_empty() && is_in_a_ring(topology, recorded))
+    {
+        return Some(recorded.clone());
+    }
     only(nodes.keys())
         .or_else(|| {
             only(
@@ -160,6 +165,15 @@ pub fn current_primary(topology: &Topology) -> Option<InstanceKey> {
             only(co_primaries.iter().filter(is_writable)).copied()
         })
         .cloned()
+}
+
+/// A server that replicates from itself through several others, none of which takes writes, is the primary of its ring: a co-primary that was
+/// lost while it was fed makes one of three with its feeder. Where others take writes too, nothing is lost with one of them.
+pub(super) fn is_in_a_ring(topology: &Topology, key: &InstanceKey) -> bool {
+    let is_in_ring = topology.get(key).is_some_and(|instance| topology.is_in_ring(instance));
+    let is_writable = |instance: &Instance| instance.valid_facts().is_some_and(InstanceFacts::is_writable);
+    let mut others = topology.instances.values().filter(|instance| instance.key != *key);
+    is_in_ring && !others.any(is_writable)
 }
 
 /// The servers that replicate from each other, in pairs.

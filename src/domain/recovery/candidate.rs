@@ -39,14 +39,48 @@ pub struct Moment {
     pub moved: BTreeSet<InstanceKey>,
     /// What the members remember of the victim's transactions.
     pub remembered: Option<GtidSet>,
+    /// Who comes before all others that would hold as much, fed first where that is needed.
+    pub wanted: Option<Wanted>,
     /// Now.
     pub now: Wall,
+}
+
+/// Somebody who is promoted before all others that would hold as much.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// Who.
+    pub instance: InstanceKey,
+    /// Why that one.
+    pub why: WantedAs,
+}
+
+/// Why somebody comes before all others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WantedAs {
+    /// A person named it.
+    Named,
+    /// The failed primary and it replicate from each other.
+    CoPrimary,
+}
+
+impl std::fmt::Display for WantedAs {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Named => "was asked for",
+            Self::CoPrimary => "is the other co-primary",
+        })
+    }
 }
 
 impl Moment {
     /// Nothing but the time.
     pub fn at(now: Wall) -> Self {
         Self { now, ..Self::default() }
+    }
+
+    /// Whether this one comes before all others.
+    pub(super) fn wants(&self, key: &InstanceKey) -> bool {
+        self.wanted.as_ref().is_some_and(|wanted| wanted.instance == *key)
     }
 }
 
@@ -85,8 +119,8 @@ pub fn choose(
     }
     let pool = pool(topology, victim, policy, moment, &holdings, &mut report);
     let feeders = feeders(topology, victim, &holdings, moment);
-    let bids = bids(&pool, &feeders, topology, moment);
-    let ranking = Ranking::new(topology, victim, policy, !moment.unfed.is_empty());
+    let bids = bids(&pool, &feeders, topology, victim, moment);
+    let ranking = Ranking::new(topology, victim, policy, moment);
     let Some(best) = best(&bids, &ranking) else {
         report.no_plan = Some("no replica can be promoted".to_owned());
         return (None, report);
@@ -207,6 +241,7 @@ fn bids<'c, 'a>(
     pool: &'c [Candidate<'a>],
     feeders: &'c [Feeder<'a>],
     topology: &Topology,
+    victim: &InstanceKey,
     moment: &Moment,
 ) -> Vec<Bid<'c, 'a>> {
     // Feeding from one that is itself behind gains nothing, and equal ones count once.
@@ -225,10 +260,14 @@ fn bids<'c, 'a>(
             feeder: None,
             position: candidate.position.clone(),
         };
+        // What the wanted one holds beyond the others, as a co-primary may, is no reason to lose what they hold.
+        let is_wanted = moment.wants(&candidate.instance.key);
+        let gains =
+            |top: &&&GtidSet| is_ahead(top, candidate.position) || (is_wanted && !candidate.position.covers(top));
         let before = bids.len();
-        for top in tops.iter().filter(|top| is_ahead(top, candidate.position)) {
+        for top in tops.iter().filter(gains) {
             if !candidate.is_last_resort
-                && let Some(feeder) = feeder_for(feeders, candidate, top, topology, moment)
+                && let Some(feeder) = feeder_for(feeders, candidate, top, topology, victim, moment)
             {
                 bids.push(Bid {
                     candidate,
@@ -273,14 +312,13 @@ fn is_ahead(one: &GtidSet, other: &GtidSet) -> bool {
 }
 
 /// A candidate with several bids is refused once, for the best of them.
-fn refuse_the_others(
-    bids: &[Bid<'_, '_>],
-    best: &Bid<'_, '_>,
+fn refuse_the_others<'a>(
+    bids: &[Bid<'_, 'a>],
+    best: &Bid<'_, 'a>,
     holdings: &Holdings,
-    ranking: &Ranking<'_>,
+    ranking: &Ranking<'a>,
     report: &mut PlanReport,
 ) {
-    let best_rank = ranking.rank(best);
     let mut told = BTreeSet::from([&best.candidate.instance.key]);
     for bid in bids {
         let candidate = bid.candidate;
@@ -292,7 +330,7 @@ fn refuse_the_others(
         let reason = match lacks {
             Some(lacks) if has_more => RefusalReason::Incomparable(excerpt(&lacks)),
             Some(lacks) => RefusalReason::Behind(excerpt(&lacks)),
-            None => RefusalReason::RankedLower(ranking.rank(bid).why_lower(&best_rank)),
+            None => RefusalReason::RankedLower(ranking.why_lower(bid, best)),
         };
         report.refused.push(refusal(candidate.instance, reason));
     }

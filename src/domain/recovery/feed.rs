@@ -11,9 +11,10 @@ use crate::domain::instance::{Instance, InstanceFacts};
 use crate::domain::key::InstanceKey;
 use crate::domain::topology::Topology;
 
-use super::candidate::{Moment, purged};
+use super::candidate::{Moment, excerpt, purged};
 use super::eligibility::judge_source;
-use super::position::Holdings;
+use super::plan::{Refusal, RefusalReason};
+use super::position::{Holding, Holdings};
 use super::rank::{Candidate, can_follow};
 
 /// A replica that others could be fed from.
@@ -33,18 +34,71 @@ pub(super) fn feeders<'a>(
     topology
         .descendants_of(victim)
         .into_iter()
-        .filter(|instance| !moment.excluded.contains_key(&instance.key))
-        .filter_map(|instance| {
-            let facts = judge_source(topology, instance).ok()?;
-            let holding = holdings.get(&instance.key).filter(|holding| holding.errant.is_none())?;
-            // A delayed one takes its delay to apply what it holds, and passes on only what it has applied.
-            let is_delayed = facts.managed_channel().is_some_and(|channel| channel.delay_seconds > 0);
-            (!is_delayed || facts.executed.covers(&holding.position)).then_some(Feeder {
-                instance,
-                facts,
-                position: &holding.position,
-            })
-        })
+        .filter_map(|instance| judge_feeder(topology, instance, holdings, moment).ok())
+        .collect()
+}
+
+/// Whether others could be fed from a server at all, or why not.
+fn judge_feeder<'a>(
+    topology: &'a Topology,
+    instance: &'a Instance,
+    holdings: &'a Holdings,
+    moment: &Moment,
+) -> Result<Feeder<'a>, RefusalReason> {
+    if let Some(reason) = moment.excluded.get(&instance.key) {
+        return Err(reason.clone());
+    }
+    let facts = judge_source(topology, instance)?;
+    let never_seen = || RefusalReason::Unknown("never seen".to_owned());
+    let holding = holdings.get(&instance.key).ok_or_else(never_seen)?;
+    if let Some(set) = &holding.errant {
+        return Err(RefusalReason::Errant(excerpt(set)));
+    }
+    // A delayed one takes its delay to apply what it holds, and passes on only what it has applied.
+    let delay = facts.managed_channel().map_or(0, |channel| channel.delay_seconds);
+    if delay > 0 && !facts.executed.covers(&holding.position) {
+        return Err(RefusalReason::Delayed(delay));
+    }
+    Ok(Feeder {
+        instance,
+        facts,
+        position: &holding.position,
+    })
+}
+
+/// Why one of two servers cannot be fed from the other one.
+fn mismatch(
+    feeder: &Feeder<'_>,
+    fed: &Instance,
+    fed_facts: &InstanceFacts,
+    below: &BTreeSet<&InstanceKey>,
+    moment: &Moment,
+) -> Option<RefusalReason> {
+    let key = &fed.key;
+    // One below it gets its own from it: the two would form a ring that hangs on nobody.
+    if below.contains(&feeder.instance.key) {
+        return Some(RefusalReason::Unknown(format!("it replicates from {key}")));
+    }
+    if !can_follow(fed_facts, feeder.facts) {
+        return Some(RefusalReason::Version(format!(
+            "{} with binlog_format {}, and {key} runs {} with {}",
+            feeder.facts.version, feeder.facts.binlog_format, fed_facts.version, fed_facts.binlog_format
+        )));
+    }
+    if let Some(set) = purged(feeder.facts, fed_facts) {
+        return Some(RefusalReason::Purged(excerpt(&set)));
+    }
+    let pair = (key.clone(), feeder.instance.key.clone());
+    let failed = || RefusalReason::Unknown("that was tried, and failed".to_owned());
+    moment.unfed.contains(&pair).then(failed)
+}
+
+/// Who gets what it has from `key`, without those who get it through the victim only.
+fn below<'a>(topology: &'a Topology, key: &'a InstanceKey, victim: &'a InstanceKey) -> BTreeSet<&'a InstanceKey> {
+    topology
+        .descendants_beside(key, victim)
+        .into_iter()
+        .map(|instance| &instance.key)
         .collect()
 }
 
@@ -55,23 +109,15 @@ pub(super) fn feeder_for<'f, 'a>(
     candidate: &Candidate<'_>,
     position: &GtidSet,
     topology: &Topology,
+    victim: &InstanceKey,
     moment: &Moment,
 ) -> Option<&'f Feeder<'a>> {
-    let below: BTreeSet<&InstanceKey> = topology
-        .descendants_of(&candidate.instance.key)
-        .into_iter()
-        .map(|instance| &instance.key)
-        .collect();
+    let below = below(topology, &candidate.instance.key, victim);
     feeders
         .iter()
         .filter(|feeder| feeder.position.covers(position) && position.covers(feeder.position))
-        // One below it gets its own from it: the two would form a ring that hangs on nobody.
-        .filter(|feeder| feeder.instance.key != candidate.instance.key && !below.contains(&feeder.instance.key))
-        .filter(|feeder| can_follow(candidate.facts, feeder.facts) && purged(feeder.facts, candidate.facts).is_none())
-        .filter(|feeder| {
-            let pair = (candidate.instance.key.clone(), feeder.instance.key.clone());
-            !moment.unfed.contains(&pair)
-        })
+        .filter(|feeder| feeder.instance.key != candidate.instance.key)
+        .filter(|feeder| mismatch(feeder, candidate.instance, candidate.facts, &below, moment).is_none())
         .min_by_key(|feeder| {
             (
                 !feeder.facts.executed.covers(position),
@@ -79,4 +125,42 @@ pub(super) fn feeder_for<'f, 'a>(
                 &feeder.instance.key,
             )
         })
+}
+
+/// Why a server that lacks something is fed from nobody: one reason for each that has more, in the order of their addresses.
+pub(super) fn why_not_fed(
+    topology: &Topology,
+    victim: &InstanceKey,
+    fed: &InstanceKey,
+    moment: &Moment,
+) -> Vec<Refusal> {
+    let holdings = Holdings::remembering(topology, victim, moment.remembered.as_ref());
+    let Some(fed) = topology.get(fed) else {
+        return Vec::new();
+    };
+    let (Some(facts), Some(own)) = (fed.valid_facts(), holdings.get(&fed.key)) else {
+        return Vec::new();
+    };
+    let below = below(topology, &fed.key, victim);
+    let mut refused: Vec<Refusal> = topology
+        .descendants_of(victim)
+        .into_iter()
+        .filter(|other| other.key != fed.key)
+        .filter(|other| {
+            let has_more = |holding: &Holding| holdings.missing(&holding.position, &own.position).is_some();
+            holdings.get(&other.key).is_some_and(has_more)
+        })
+        .filter_map(|other| {
+            let reason = match judge_feeder(topology, other, &holdings, moment) {
+                Ok(feeder) => mismatch(&feeder, fed, facts, &below, moment)?,
+                Err(reason) => reason,
+            };
+            Some(Refusal {
+                instance: other.key.clone(),
+                reason,
+            })
+        })
+        .collect();
+    refused.sort_by(|left, right| left.instance.cmp(&right.instance));
+    refused
 }

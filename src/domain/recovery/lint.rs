@@ -314,9 +314,9 @@ fn check_feeding(plan: &Plan, topology: &Topology, wrong: &mut Vec<String>) {
             "{successor} would be fed from {from}, which does not answer or is no replica"
         ));
     }
-    let is_below =
-        |key: &InstanceKey, top: &InstanceKey| topology.descendants_of(top).iter().any(|instance| instance.key == *key);
-    if from == successor || is_below(from, successor) {
+    // Co-primaries are below each other, and with one of them dead nothing comes from there.
+    let below = topology.descendants_beside(successor, &plan.victim);
+    if from == successor || below.iter().any(|instance| instance.key == *from) {
         wrong.push(format!(
             "{successor} would be fed from {from}, which replicates from it"
         ));

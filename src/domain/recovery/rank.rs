@@ -6,6 +6,7 @@ use crate::domain::key::InstanceKey;
 use crate::domain::policy::Policy;
 use crate::domain::topology::Topology;
 
+use super::candidate::Moment;
 use super::feed::Feeder;
 
 /// A replica that may be promoted.
@@ -30,6 +31,8 @@ pub(super) struct Bid<'c, 'a> {
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[expect(clippy::struct_excessive_bools, reason = "each is one field of the order")]
 pub(super) struct Rank<'a> {
+    /// Another one has to be promoted if that one can hold as much.
+    not_wanted: bool,
     /// Delayed, or with errant transactions.
     last_resort: bool,
     /// A feeding failed already, and this one needs one.
@@ -91,23 +94,18 @@ pub(super) struct Ranking<'a> {
     victim: &'a InstanceKey,
     home: Option<&'a InstanceFacts>,
     policy: &'a Policy,
-    feeding_failed: bool,
+    moment: &'a Moment,
 }
 
 impl<'a> Ranking<'a> {
-    pub(super) fn new(
-        topology: &'a Topology,
-        victim: &'a InstanceKey,
-        policy: &'a Policy,
-        feeding_failed: bool,
-    ) -> Self {
+    pub(super) fn new(topology: &'a Topology, victim: &'a InstanceKey, policy: &'a Policy, moment: &'a Moment) -> Self {
         let home = topology.get(victim).and_then(|instance| instance.facts.as_ref());
         Self {
             topology,
             victim,
             home,
             policy,
-            feeding_failed,
+            moment,
         }
     }
 
@@ -119,8 +117,9 @@ impl<'a> Ranking<'a> {
             !home.is_empty() && place(facts) != home
         };
         Rank {
+            not_wanted: self.moment.wanted.is_some() && !self.moment.wants(&candidate.instance.key),
             last_resort: candidate.is_last_resort,
-            fed_again: fed && self.feeding_failed,
+            fed_again: fed && !self.moment.unfed.is_empty(),
             strands_most: self.strands_most(candidate),
             elsewhere: is_away(|facts| &facts.data_center),
             other_region: is_away(|facts| &facts.region),
@@ -140,6 +139,15 @@ impl<'a> Ranking<'a> {
             backlog: backlog(candidate),
             indirect: self.topology.source_of(candidate.instance) != Some(self.victim),
             key: &candidate.instance.key,
+        }
+    }
+
+    /// Why a bid that would hold as much as the best one comes after it, in words.
+    pub(super) fn why_lower(&self, bid: &Bid<'_, 'a>, best: &Bid<'_, 'a>) -> String {
+        let (rank, best) = (self.rank(bid), self.rank(best));
+        match &self.moment.wanted {
+            Some(wanted) if rank.not_wanted != best.not_wanted => format!("{} {}", best.key, wanted.why),
+            Some(_) | None => rank.why_lower(&best),
         }
     }
 
@@ -177,8 +185,8 @@ pub(super) fn can_follow(replica: &InstanceFacts, source: &InstanceFacts) -> boo
 }
 
 impl Rank<'_> {
-    /// The first field in which this rank is worse, in words.
-    pub(super) fn why_lower(&self, best: &Rank<'_>) -> String {
+    /// The first field of the servers themselves in which this rank is worse, in words.
+    fn why_lower(&self, best: &Rank<'_>) -> String {
         let best_key = best.key;
         if self.last_resort != best.last_resort {
             format!("{best_key} is neither delayed nor has it errant transactions")

@@ -1,7 +1,8 @@
 //! Two servers that replicate from each other, of which one is the cluster's primary: when that one dies, the other one takes over.
 //!
-//! It is a failover like any other, but for this: the other co-primary is preferred to every replica; it may take writes already; and
-//! what it wrote itself is never errant ([`super::super::position`]), since the dead one replicated from it.
+//! It is a failover like any other, but for this: the other co-primary may be the only one that is promoted, and is fed first what a
+//! replica received and it did not; it may take writes already; and what it wrote itself is never errant
+//! ([`super::super::position`]), since the dead one replicated from it.
 
 use crate::domain::finding::Code;
 use crate::domain::instance::{Instance, InstanceFacts};

@@ -1,57 +1,77 @@
-//! The choice where a person named who is to be promoted.
+//! The choice where somebody is wanted: a person named it, or it is the other co-primary.
 
 use crate::domain::key::InstanceKey;
 use crate::domain::policy::Policy;
-use crate::domain::recovery::candidate::{Choice, Moment};
+use crate::domain::recovery::candidate::{Choice, Moment, Wanted, WantedAs};
+use crate::domain::recovery::feed::why_not_fed;
 use crate::domain::recovery::plan::{PlanReport, RefusalReason};
 use crate::domain::topology::Topology;
 
 use super::choose_successor;
 
-/// The choice among all, or with `wanted` that one or nobody.
+/// How many servers are named that could not feed the wanted one.
+const MOST_NAMED: usize = 3;
+
+/// The choice among all, or where [`Moment::wanted`] names one that one or nobody.
 ///
-/// Being asked for wins over every preference (data centre, promotion rule, version, ...), and over no rule of safety: one that may
-/// not be promoted, or that lacks what another one has, is not.
+/// Being wanted wins over every preference (data centre, promotion rule, version, ...), and over no rule of safety: one that may
+/// not be promoted is not, and one that lacks what another one has is only when it can be fed that first.
 pub(super) fn choose_designated(
     topology: &Topology,
     victim: &InstanceKey,
     policy: &Policy,
     moment: &Moment,
-    wanted: Option<&InstanceKey>,
 ) -> (Option<Choice>, PlanReport) {
-    let Some(wanted) = wanted else {
-        return choose_successor(topology, victim, policy, moment);
+    let (choice, mut report) = choose_successor(topology, victim, policy, moment);
+    let (Some(choice), Some(wanted)) = (choice.as_ref(), &moment.wanted) else {
+        return (choice, report);
     };
-    let wanted = topology.resolve(wanted);
-    let mut without = moment.clone();
-    loop {
-        let (choice, mut report) = choose_successor(topology, victim, policy, &without);
-        let Some(choice) = choice else {
-            return (None, report);
-        };
-        if choice.successor == *wanted {
-            return (Some(choice), report);
-        }
-        let reason = report
-            .refused
-            .iter()
-            .find(|refusal| refusal.instance == *wanted)
-            .map(|refusal| refusal.reason.clone());
-        let why = match reason {
-            // As good as the chosen one: what it holds is the same, so the chosen one may stand back.
-            Some(RefusalReason::RankedLower(_)) => {
-                let reason = RefusalReason::RankedLower(format!("{wanted} was asked for"));
-                without.excluded.insert(choice.successor, reason);
-                continue;
-            }
-            Some(reason) => format!(
-                "{wanted} was asked for and cannot be promoted: {reason}; {} could be",
-                choice.successor
-            ),
-            None => format!("{wanted} was asked for and does not replicate from {victim}, directly or not"),
-        };
-        report.successor = None;
-        report.no_plan = Some(why);
-        return (None, report);
+    let Wanted { instance, why } = wanted;
+    if choice.successor == *instance {
+        return (Some(choice.clone()), report);
     }
+    let reason = report
+        .refused
+        .iter()
+        .find(|refusal| refusal.instance == *instance)
+        .map(|refusal| &refusal.reason);
+    let told = match reason {
+        Some(reason @ (RefusalReason::Behind(_) | RefusalReason::Incomparable(_))) => format!(
+            "{instance} {why} and cannot be promoted: {reason}{}; {} could be",
+            told_not_fed(topology, victim, instance, moment),
+            choice.successor
+        ),
+        Some(reason) => format!(
+            "{instance} {why} and cannot be promoted: {reason}; {} could be",
+            choice.successor
+        ),
+        None => format!("{instance} {why} and does not replicate from {victim}, directly or not"),
+    };
+    report.successor = None;
+    report.no_plan = Some(told);
+    (None, report)
+}
+
+/// Why it cannot be fed what it lacks.
+fn told_not_fed(topology: &Topology, victim: &InstanceKey, wanted: &InstanceKey, moment: &Moment) -> String {
+    let refused = why_not_fed(topology, victim, wanted, moment);
+    refused
+        .iter()
+        .take(MOST_NAMED)
+        .map(|refusal| format!(", and cannot be fed from {}: {}", refusal.instance, refusal.reason))
+        .collect()
+}
+
+/// Who is wanted, if somebody is: whom a person named before the other co-primary.
+pub(super) fn wanted(
+    topology: &Topology,
+    named: Option<&InstanceKey>,
+    co_primary: Option<&InstanceKey>,
+) -> Option<Wanted> {
+    let named = named.map(|key| (key, WantedAs::Named));
+    let (key, why) = named.or_else(|| co_primary.map(|key| (key, WantedAs::CoPrimary)))?;
+    Some(Wanted {
+        instance: topology.resolve(key).clone(),
+        why,
+    })
 }

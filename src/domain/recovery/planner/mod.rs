@@ -285,15 +285,15 @@ fn plan_for(
         let plan = plan.map(|plan| with_fencer(Plan { order, ..plan }, policy));
         return (plan, report);
     }
-    let moment = Moment {
-        remembered: asked.remembered,
-        ..Moment::at(now)
-    };
     let only = (kind == RecoveryKind::CoPrimary)
         .then(|| co_primary::only_successor(topology, victim, policy))
         .flatten();
-    let wanted = asked.designated.or(only.as_ref());
-    let (choice, report) = choose_designated(topology, victim, policy, &moment, wanted);
+    let moment = Moment {
+        remembered: asked.remembered,
+        wanted: designated::wanted(topology, asked.designated, only.as_ref()),
+        ..Moment::at(now)
+    };
+    let (choice, report) = choose_designated(topology, victim, policy, &moment);
     let plan = choice.and_then(|choice| {
         let instances = topology
             .descendants_of(victim)

@@ -9,7 +9,8 @@ use crate::domain::recovery::plan::{Plan, RecoveryKind, RefusalReason, Step};
 use crate::domain::time::Wall;
 use crate::domain::topology::Topology;
 
-use super::{Frame, assemble, choose_designated, co_primary, identity_of, with_fencer};
+use super::designated::{choose_designated, wanted};
+use super::{Frame, assemble, co_primary, identity_of, with_fencer};
 
 /// The second verdict, after the freeze: the same choice on a fresh picture, within the instances that were claimed.
 ///
@@ -32,8 +33,8 @@ pub(in crate::domain::recovery) fn rechoose_without(
     let only = (plan.kind == RecoveryKind::CoPrimary)
         .then(|| co_primary::only_successor(fresh, &plan.victim, policy))
         .flatten();
-    let wanted = plan.designated().or(only.as_ref());
-    let (choice, report) = choose_designated(fresh, &plan.victim, policy, &moment, wanted);
+    moment.wanted = wanted(fresh, plan.designated(), only.as_ref());
+    let (choice, report) = choose_designated(fresh, &plan.victim, policy, &moment);
     let frame = Frame {
         kind: plan.kind,
         code: plan.code,

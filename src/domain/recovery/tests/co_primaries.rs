@@ -101,6 +101,125 @@ fn one_that_takes_writes_is_the_one_and_what_it_wrote_is_not_errant() {
     );
 }
 
+/// db2, the other co-primary, is behind db3.
+fn behind(change: impl Fn(u32, Instance) -> Instance) -> Topology {
+    tree(|n, it| {
+        let it = match n {
+            2 => it.facts(|facts| facts.executed = mysql_set("1:1-90")),
+            4 => it.facts(|facts| facts.executed = mysql_set("1:1-90")),
+            _ => it,
+        };
+        change(n, it)
+    })
+}
+
+fn fed_from(plan: &Plan) -> Option<InstanceKey> {
+    plan.steps.iter().find_map(|step| {
+        if let Step::Feed { from, .. } = step {
+            Some(from.clone())
+        } else {
+            None
+        }
+    })
+}
+
+#[test]
+fn the_other_one_is_fed_what_a_plain_replica_alone_received() {
+    let plan = planned(&behind(|_, it| it), &must()).unwrap();
+    assert_eq!((&plan.successor, fed_from(&plan)), (&key(2), Some(key(3))));
+    assert_eq!((&plan.position, &plan.lost), (&mysql_set("1:1-100"), &None));
+    assert_eq!(plan.sources.get(&key(2)), Some(&key(1)));
+    assert_eq!(follows(&plan), [key(3)].into());
+    // Whatever speaks against it otherwise: nobody else may be promoted.
+    let policy = Policy {
+        promotion_rules: [(key(2), PromotionRule::PreferNot), (key(3), PromotionRule::Prefer)].into(),
+        ..must()
+    };
+    assert_eq!(planned(&behind(|_, it| it), &policy).unwrap().successor, key(2));
+    // When nobody has more, nobody feeds.
+    assert_eq!(fed_from(&planned(&tree(|_, it| it), &must()).unwrap()), None);
+}
+
+#[test]
+fn one_that_takes_writes_is_fed_beside_what_nobody_else_has_of_it() {
+    let active = behind(|n, it| match n {
+        2 => it.facts(|facts| {
+            facts.read_only = false;
+            facts.executed = mysql_set("1:1-90,2:1-5");
+        }),
+        3 => it.facts(|facts| facts.executed = mysql_set("1:1-100,2:1-3")),
+        _ => it,
+    });
+    let plan = planned(&active, &Policy::default()).unwrap();
+    assert_eq!((&plan.successor, fed_from(&plan)), (&key(2), Some(key(3))));
+    assert_eq!(
+        (&plan.position, &plan.lost),
+        (&mysql_set("1:1-100,2:1-5"), &None),
+        "what it wrote before is no errant transaction"
+    );
+    assert_eq!(follows(&plan), [key(3)].into());
+}
+
+type Spoil = fn(&mut crate::domain::instance::InstanceFacts);
+
+#[test]
+fn one_that_cannot_be_fed_is_refused_with_the_reason() {
+    let spoils: [(Spoil, &str); 2] = [
+        (
+            |facts| facts.purged = mysql_set("1:1-95"),
+            "and cannot be fed from db3:3306: purged and needed: 00000001",
+        ),
+        (
+            |facts| facts.version = ServerVersion::parse("10.1.0", "").unwrap(),
+            "and cannot be fed from db3:3306: version: MySQL 10.1.0",
+        ),
+    ];
+    for (spoil, why) in spoils {
+        let tree = behind(|n, it| if n == 3 { it.facts(spoil) } else { it });
+        let told = planned(&tree, &must()).unwrap_err();
+        assert!(
+            told.contains("db2:3306 is the other co-primary and cannot be promoted: lacks"),
+            "{told}"
+        );
+        assert!(told.contains(why) && told.contains("; db3:3306 could be"), "{told}");
+    }
+}
+
+#[test]
+fn what_a_server_holds_that_can_neither_feed_nor_be_promoted_falls_under_the_loss_policy() {
+    let spoils: [Spoil; 2] = [
+        |facts| facts.log_replica_updates = false,
+        |facts| facts.executed = mysql_set("1:1-100,3:1"),
+    ];
+    for spoil in spoils {
+        let tree = behind(|n, it| if n == 3 { it.facts(spoil) } else { it });
+        let plan = planned(&tree, &must()).unwrap();
+        assert_eq!((&plan.successor, fed_from(&plan)), (&key(2), None));
+        assert_eq!(plan.lost, Some(mysql_set("1:91-100")));
+        let refuse = Policy {
+            loss: LossPolicy::Refuse,
+            ..must()
+        };
+        let told = planned(&tree, &refuse).unwrap_err();
+        assert!(told.contains("lossPolicy is Refuse"), "{told}");
+    }
+}
+
+#[test]
+fn its_own_replica_does_not_feed_it() {
+    // It cannot have more; if it says so all the same, feeding from it would make a ring of the two.
+    let strange = behind(|n, it| match n {
+        3 => it.dead(),
+        4 => it.facts(|facts| facts.executed = mysql_set("1:1-100")),
+        _ => it,
+    });
+    let why = planned(&strange, &must()).unwrap_err();
+    assert!(
+        why.contains("cannot be fed from db4:3306: unknown: it replicates from db2:3306"),
+        "{why}"
+    );
+}
+
 #[test]
 fn without_gtids_nothing_is_done() {
     let by_position = tree(|_, it| {

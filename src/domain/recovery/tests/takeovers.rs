@@ -214,8 +214,25 @@ fn a_forced_failover_needs_no_dead_primary_and_a_named_one_beats_every_preferenc
         (&key(3), Some(&key(3)), true)
     );
     assert_eq!(lint(&plan, &equal), Vec::<String>::new());
-    // It lacks what the other one has: being named does not make a loss.
+    // It lacks what the other one has: it is fed that.
     let (plan, report) = plan_forced(&tree, &policy, Some(&key(3)), Order::default(), NOW);
+    let plan = plan.unwrap_or_else(|| panic!("{report:?}"));
+    assert_eq!((&plan.successor, &plan.lost), (&key(3), &None));
+    let feed = Step::Feed {
+        successor: key(3),
+        from: key(2),
+    };
+    assert!(plan.steps.contains(&feed), "{:?}", plan.steps);
+    assert_eq!(lint(&plan, &tree), Vec::<String>::new());
+    // And when that is impossible, being named does not make a loss.
+    let purged = cluster().into_iter().map(|instance| {
+        if instance.key == key(2) {
+            instance.facts(|facts| facts.purged = mysql_set("1:1-100"))
+        } else {
+            instance
+        }
+    });
+    let (plan, report) = plan_forced(&topology(purged), &policy, Some(&key(3)), Order::default(), NOW);
     assert_eq!(plan, None);
     let why = report.no_plan.unwrap();
     assert!(

@@ -17,10 +17,29 @@ fn forbidden() -> World {
 }
 
 fn world_with(instances: impl IntoIterator<Item = Instance>, rules: BTreeMap<InstanceKey, PromotionRule>) -> World {
+    let policy = Policy {
+        promotion_rules: rules,
+        ..Policy::default()
+    };
+    world_of(Code::DeadMaster, instances, policy)
+}
+
+/// db1 and db2 replicated from each other, db3, a replica of db1, received more; only db2 may be promoted.
+fn ring() -> World {
+    let first = replica(1, 2, "1:1-100").facts(|facts| facts.read_only = false).dead();
+    let policy = Policy {
+        must_promote_other_co_primary: true,
+        ..Policy::default()
+    };
+    let instances = [first, cut(2, "1:1-90,2:1-5"), cut(3, "1:1-100,2:1-3")];
+    world_of(Code::DeadCoMaster, instances, policy)
+}
+
+fn world_of(code: Code, instances: impl IntoIterator<Item = Instance>, policy: Policy) -> World {
     let mut world = World::new(instances);
-    world.policy.promotion_rules = rules;
+    world.policy = policy;
     let finding = Finding {
-        code: Code::DeadMaster,
+        code,
         instance: key(1),
         cluster: ClusterId("c1".to_owned()),
         description: String::new(),
@@ -62,6 +81,81 @@ fn the_wanted_one_is_fed_and_then_promoted() {
     );
     assert!(finish.successful && finish.lost.is_none() && finish.lost_replicas.is_empty());
     assert_eq!(world.tree.get(&key(3)).unwrap().source(), Some(&key(2)));
+}
+
+#[test]
+fn the_other_co_primary_is_fed_and_then_promoted() {
+    let mut world = ring();
+    let finish = finished(world.run(|_, _, _| None));
+    let commit = format!("commit db2:3306 {}", mysql_set("1:1-100,2:1-5"));
+    assert_eq!(
+        world.log,
+        ["fence", "freeze", "feed", "drain", "redial", &commit, "open", "repoint"]
+    );
+    assert!(finish.successful && finish.lost.is_none() && finish.lost_replicas.is_empty());
+    assert_eq!(world.writable(), ["db2"]);
+    assert_eq!(world.tree.get(&key(2)).unwrap().source(), None);
+    assert_eq!(world.tree.get(&key(3)).unwrap().source(), Some(&key(2)));
+}
+
+#[test]
+fn when_the_other_co_primary_cannot_be_fed_nobody_is_promoted_and_all_is_put_back() {
+    let mut world = ring();
+    // It was pointed at the other one, and did not get there in time.
+    let (reason, undo) = aborted(world.run(|world, step, key| {
+        (is_feed(step) && *key == self::key(2)).then(|| {
+            world.facts(key).channels[0].source = self::key(3);
+            world.facts(key).channels[0].io = ThreadState::Stopped;
+            Outcome::Failed("not within 60000 ms".to_owned())
+        })
+    }));
+    assert!(
+        reason.contains("cannot be fed from db3:3306: unknown: that was tried, and failed"),
+        "{reason}"
+    );
+    assert_eq!(undo, [point_back(), start(3)]);
+    assert!(world.writable().is_empty());
+}
+
+#[test]
+fn a_co_primary_that_was_fed_is_pointed_back_at_a_primary_that_is_back() {
+    let mut world = ring();
+    let (reason, undo) = aborted(world.run(|world, step, key| {
+        if matches!(step, Step::Redial { .. }) {
+            world.server(key).failure = None;
+            world.facts(key).executed = mysql_set("1:1-100,2:1-5");
+        }
+        None
+    }));
+    assert!(reason.starts_with("came back"), "{reason}");
+    assert_eq!(undo, [point_back(), start(3)]);
+}
+
+#[test]
+fn the_next_actor_goes_on_while_the_other_co_primary_is_fed() {
+    let half_fed = |io| {
+        let mut world = ring();
+        world.facts(&key(3)).channels[0].io = ThreadState::Stopped;
+        let fed = &mut world.facts(&key(2)).channels[0];
+        (fed.source, fed.io) = (key(3), io);
+        world
+    };
+    for io in [ThreadState::Running, ThreadState::Stopped] {
+        let mut world = half_fed(io);
+        assert!(finished(world.run(|_, _, _| None)).successful);
+        assert_eq!(world.log[..4], ["fence", "freeze", "feed", "drain"]);
+        assert_eq!(world.writable(), ["db2"]);
+    }
+    // Or puts back what the one before it had done.
+    let mut world = half_fed(ThreadState::Running);
+    let (_, undo) = aborted(world.run(|world, step, key| {
+        if matches!(step, Step::Fence { .. }) {
+            world.server(key).failure = None;
+            world.facts(key).executed = mysql_set("1:1-100,2:1-5");
+        }
+        None
+    }));
+    assert_eq!(undo, [reopen(), point_back(), start(3)]);
 }
 
 #[test]
