@@ -4,7 +4,7 @@ use crate::domain::key::InstanceKey;
 use crate::domain::policy::Policy;
 use crate::domain::recovery::candidate::{Choice, Moment, Wanted, WantedAs};
 use crate::domain::recovery::feed::why_not_fed;
-use crate::domain::recovery::plan::{PlanReport, RefusalReason};
+use crate::domain::recovery::plan::{PlanReport, Refusal, RefusalReason};
 use crate::domain::topology::Topology;
 
 use super::choose_successor;
@@ -55,11 +55,8 @@ pub(super) fn choose_designated(
 /// Why it cannot be fed what it lacks.
 fn told_not_fed(topology: &Topology, victim: &InstanceKey, wanted: &InstanceKey, moment: &Moment) -> String {
     let refused = why_not_fed(topology, victim, wanted, moment);
-    refused
-        .iter()
-        .take(MOST_NAMED)
-        .map(|refusal| format!(", and cannot be fed from {}: {}", refusal.instance, refusal.reason))
-        .collect()
+    let told = |refusal: &Refusal| format!(", and cannot be fed from {}: {}", refusal.instance, refusal.reason);
+    refused.iter().take(MOST_NAMED).map(told).collect::<Vec<_>>().concat()
 }
 
 /// Who is wanted, if somebody is: whom a person named before the other co-primary.
