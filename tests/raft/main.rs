@@ -14,6 +14,7 @@ mod bootstrap;
 mod claims;
 mod doors;
 mod harness;
+mod histogram;
 mod introductions;
 mod membership;
 mod single;
