@@ -22,6 +22,7 @@ use super::hands::{Effect, Hands, Patience, Workshop};
 use super::hooks::Answer;
 use super::picture::Pictures;
 
+mod delays;
 mod durable;
 mod put_back;
 mod semi_sync;
@@ -347,10 +348,15 @@ impl Drive<'_> {
             Step::Repoint { successor, replicas } => {
                 let durable = self.durable(recovery, fresh, successor);
                 let acknowledging = durable.as_ref().map(|(_, acknowledging)| acknowledging);
-                or_all(
+                let mut effects = or_all(
                     self.hands.repoint_as(successor, replicas, acknowledging).await,
                     replicas,
-                )
+                );
+                self.delay_again(recovery, fresh, &mut effects).await;
+                effects
+            }
+            Step::ApplyAll { replicas } if recovery.plan.kind != RecoveryKind::DeadPrimaryByPosition => {
+                or_all(self.hands.finish_applying(replicas, self.catch_up()).await, replicas)
             }
             Step::ApplyAll { replicas } => or_all(self.hands.apply_all(replicas, self.catch_up()).await, replicas),
             Step::Locate { successor, replicas } => {

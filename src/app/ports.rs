@@ -233,6 +233,14 @@ pub trait StepSession: LogSource {
     /// reference on relay logs: with both threads stopped the rescue form is needed).
     async fn start_applying(&mut self, deadline: Duration) -> Result<(), StepError>;
 
+    /// The same, without the delay that the thread was told to keep: that is gone from then on, and the channel off GTID until
+    /// [`delay_by`](Self::delay_by).
+    async fn apply_at_once(&mut self, deadline: Duration) -> Result<(), StepError>;
+
+    /// Lets the applying thread wait so many seconds from now on, by GTID, after it has applied all that was received. The receiving
+    /// thread runs or not as before.
+    async fn delay_by(&mut self, seconds: u64, deadline: Duration) -> Result<(), StepError>;
+
     /// Waits until everything in `set` is applied.
     async fn wait_applied(&mut self, set: &GtidSet, deadline: Duration) -> Result<(), StepError>;
 

@@ -266,6 +266,35 @@ impl StepSession for SimSession {
         .await
     }
 
+    async fn apply_at_once(&mut self, deadline: Duration) -> Result<(), StepError> {
+        let key = self.instance.clone();
+        self.run("apply_at_once", deadline, |inner| {
+            if let Some(link) = &mut inner.servers.get_mut(&key).unwrap().channel {
+                link.applies = true;
+                link.is_off_gtid |= link.delay_seconds > 0;
+                link.delay_seconds = 0;
+            }
+        })
+        .await
+    }
+
+    async fn delay_by(&mut self, seconds: u64, deadline: Duration) -> Result<(), StepError> {
+        let key = self.instance.clone();
+        self.run("delay_by", deadline, |inner| {
+            let server = inner.servers.get_mut(&key).unwrap();
+            let Some(link) = &mut server.channel else { return };
+            link.applies = true;
+            if link.delay_seconds == seconds && !link.is_off_gtid {
+                return;
+            }
+            if !server.executed.contains(&link.received) {
+                inner.violations.push(format!("{key} lost what it had received"));
+            }
+            (link.delay_seconds, link.is_off_gtid) = (seconds, false);
+        })
+        .await
+    }
+
     async fn wait_applied(&mut self, set: &GtidSet, deadline: Duration) -> Result<(), StepError> {
         let end = Instant::now() + deadline;
         loop {

@@ -71,6 +71,8 @@ enum Scene {
     CoPrimaries,
     /// The same, nobody but db2 may be promoted, and db2 is behind db3: it is fed from it.
     CoPrimaryFeeding,
+    /// db3, which delays on purpose, alone received the last transactions, and has not applied them.
+    Delayed,
 }
 
 impl Scene {
@@ -82,7 +84,12 @@ impl Scene {
         }
         for n in 1..=4 {
             let place = if self == Self::Feeding && n > 2 { "b" } else { "a" };
-            rig.world.with(n, |server| server.facts.data_center = place.to_owned());
+            rig.world.with(n, |server| {
+                server.facts.data_center = place.to_owned();
+                if let Some(link) = server.channel.as_mut().filter(|_| self == Self::Delayed && n == 3) {
+                    link.delay_seconds = DELAY;
+                }
+            });
         }
         for id in 1..=3 {
             rig.start(id);
@@ -114,12 +121,13 @@ impl Scene {
         match self {
             Self::Equal | Self::CoPrimaries => &STATEMENTS,
             Self::Feeding | Self::CoPrimaryFeeding => &FEEDING_STATEMENTS,
+            Self::Delayed => &DELAYED_STATEMENTS,
         }
     }
 
     /// db2 is fed from db3.
     fn feeds(self) -> bool {
-        matches!(self, Self::Feeding | Self::CoPrimaryFeeding)
+        matches!(self, Self::Feeding | Self::CoPrimaryFeeding | Self::Delayed)
     }
 }
 
@@ -199,6 +207,12 @@ async fn run(scene: Scene, trouble: Trouble, n: u32, statement: &'static str, af
             })
     })
     .await;
+    if scene.feeds() {
+        nothing_is_lost_untold(&rig, &primary, &about);
+    }
+    if scene == Scene::Delayed {
+        delays_as_before(&rig, &primary, &about).await;
+    }
     let recorded = rig
         .group
         .state()
@@ -210,6 +224,34 @@ async fn run(scene: Scene, trouble: Trouble, n: u32, statement: &'static str, af
         .clone()
         .unwrap();
     assert_eq!(recorded.instance, primary, "{about}");
+}
+
+/// What db3 alone received is on the primary, unless a recovery says that it is lost.
+fn nothing_is_lost_untold(rig: &Rig, primary: &InstanceKey, about: &str) {
+    let is_there = rig.world.lock().servers[primary]
+        .executed
+        .contains(&mysql_set("1:1-103"));
+    let is_told = rig.recoveries().iter().any(|recovery| recovery.lost.is_some());
+    assert!(is_there || is_told, "{about}: {:#?}", rig.world.log());
+}
+
+/// db3 delays as before, by GTID, unless it is the primary, gone, or a recovery says that it does not.
+async fn delays_as_before(rig: &Rig, primary: &InstanceKey, about: &str) {
+    rig.until(&format!("{about}: db3 delays as before"), |rig| {
+        let is_told = rig.recoveries().iter().any(|recovery| {
+            let mut errors = recovery.errors.iter();
+            errors.any(|error| error.contains("db3:3306 delayed by") || error.contains("not undone: db3:3306"))
+                || recovery.lost_replicas.iter().any(|refusal| refusal.instance == key(3))
+        });
+        let inner = rig.world.lock();
+        let server = &inner.servers[&key(3)];
+        let delays = server
+            .channel
+            .as_ref()
+            .is_some_and(|link| link.delay_seconds == DELAY && !link.is_off_gtid && link.applies);
+        *primary == key(3) || !server.up || is_told || delays
+    })
+    .await;
 }
 
 /// The statements of a recovery in which nothing goes wrong, with how often each came before.
@@ -246,11 +288,35 @@ const FEEDING_STATEMENTS: [(u32, &str); 15] = [
     (4, "facts"),
 ];
 
+/// By how many seconds db3 delays in [`Scene::Delayed`].
+const DELAY: u64 = 3600;
+
+/// The same where the one that it is fed from delays.
+const DELAYED_STATEMENTS: [(u32, &str); 16] = [
+    (2, "facts"),
+    (3, "facts"),
+    (2, "stop_receiving"),
+    (3, "stop_receiving"),
+    (4, "stop_receiving"),
+    (3, "apply_at_once"),
+    (3, "wait_applied"),
+    (3, "delay_by"),
+    (2, "follow"),
+    (2, "start_applying"),
+    (2, "wait_applied"),
+    (2, "reset_replication"),
+    (2, "set_writable"),
+    (3, "follow"),
+    (4, "follow"),
+    (4, "facts"),
+];
+
 /// How often a statement comes, at most, in a recovery in which nothing goes wrong.
 fn rounds(scene: Scene, n: u32, statement: &str) -> u32 {
     match (scene, statement) {
         (_, "facts") => 4,
         (scene, "stop_receiving" | "wait_applied") if n == 2 && scene.feeds() => 2,
+        (Scene::Delayed, "delay_by") => 2,
         _ => 1,
     }
 }
@@ -274,6 +340,7 @@ async fn the_lists_of_statements_are_complete() {
         Scene::Feeding,
         Scene::CoPrimaries,
         Scene::CoPrimaryFeeding,
+        Scene::Delayed,
     ] {
         let listed: BTreeSet<String> = scene
             .statements()
@@ -287,7 +354,7 @@ async fn the_lists_of_statements_are_complete() {
 
 #[tokio::test(start_paused = true)]
 async fn what_only_the_feeder_received_is_on_the_new_primary() {
-    for scene in [Scene::Feeding, Scene::CoPrimaryFeeding] {
+    for scene in [Scene::Feeding, Scene::CoPrimaryFeeding, Scene::Delayed] {
         let rig = scene.rig().await;
         scene.kill(&rig);
         let recovery = rig.recovered(1).await.remove(0);
@@ -296,6 +363,12 @@ async fn what_only_the_feeder_received_is_on_the_new_primary() {
         for n in 2..=4 {
             rig.world
                 .with(n, |server| assert!(server.executed.contains(&mysql_set("1:1-103"))));
+        }
+        if scene == Scene::Delayed {
+            let delay = rig
+                .world
+                .with(3, |server| server.channel.as_ref().unwrap().delay_seconds);
+            assert_eq!(delay, DELAY);
         }
         rig.world.assert_sound();
     }
@@ -329,4 +402,9 @@ async fn whatever_goes_wrong_with_co_primaries_there_is_one_primary_at_the_end()
 #[tokio::test(start_paused = true)]
 async fn whatever_goes_wrong_while_the_other_co_primary_is_fed_there_is_one_primary_at_the_end() {
     sweep(Scene::CoPrimaryFeeding).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn whatever_goes_wrong_while_one_that_delays_gives_what_it_has_there_is_one_primary_at_the_end() {
+    sweep(Scene::Delayed).await;
 }

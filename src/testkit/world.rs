@@ -9,7 +9,7 @@ use crate::app::ports::OpenTransaction;
 use crate::domain::fixture::{key, mysql_set, primary, replica, uuid};
 use crate::domain::gtid::GtidSet;
 use crate::domain::instance::{
-    Channel, Identity, InstanceFacts, ProbeFailure, SeenReplica, SemiSync, ThreadError, ThreadState,
+    Channel, Identity, InstanceFacts, Positioning, ProbeFailure, SeenReplica, SemiSync, ThreadError, ThreadState,
 };
 use crate::domain::key::InstanceKey;
 use crate::domain::settings::{Boot, ServerSettings};
@@ -59,6 +59,7 @@ pub(crate) struct Server {
 
 /// How a replica is set up.
 #[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a state of the channel by itself")]
 pub(crate) struct Link {
     pub(crate) source: InstanceKey,
     pub(crate) receives: bool,
@@ -66,6 +67,10 @@ pub(crate) struct Link {
     pub(crate) received: GtidSet,
     /// The thread waits on a connection that it does not know to be gone.
     pub(crate) is_stale: bool,
+    /// The applying thread waits so many seconds on purpose: for good, as tests see it.
+    pub(crate) delay_seconds: u64,
+    /// It goes by its relay log's own coordinates, off GTID.
+    pub(crate) is_off_gtid: bool,
     like: Channel,
 }
 
@@ -104,6 +109,8 @@ impl World {
                 applies: true,
                 received: facts.executed.clone(),
                 is_stale: false,
+                delay_seconds: 0,
+                is_off_gtid: false,
                 like: channel.clone(),
             });
             let server = Server {
@@ -261,7 +268,7 @@ impl Inner {
                 {
                     link.received = link.received.union(set);
                 }
-                if link.applies && !hangs {
+                if link.applies && !hangs && link.delay_seconds == 0 {
                     server.executed = server.executed.union(&link.received);
                 }
             }
@@ -316,6 +323,12 @@ impl Inner {
                     ThreadState::Stopped
                 },
                 retrieved: Some(link.received.clone()),
+                delay_seconds: link.delay_seconds,
+                positioning: if link.is_off_gtid {
+                    Positioning::FilePosition
+                } else {
+                    link.like.positioning
+                },
                 ..link.like.clone()
             }
         });
@@ -388,12 +401,15 @@ impl Inner {
         let like = like.unwrap_or_else(|| replica(2, 1, "").facts.unwrap().channels.remove(0));
         let server = self.servers.get_mut(key).unwrap();
         let received = server.executed.clone();
+        let before = server.channel.take();
         server.channel = Some(Link {
             source: source.clone(),
             receives: true,
             applies: true,
             received,
             is_stale: false,
+            delay_seconds: before.map_or(0, |link| link.delay_seconds),
+            is_off_gtid: false,
             like,
         });
         self.settle();

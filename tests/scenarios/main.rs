@@ -13,6 +13,7 @@ mod by_position;
 mod choice;
 mod co_primaries;
 mod commits;
+mod delayed;
 mod durability;
 mod errant;
 mod feeding;

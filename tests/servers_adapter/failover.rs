@@ -12,7 +12,7 @@ use crate::watched::{LONG, Watcher, account, target};
 const REPORTING: &[&str] = &["--report-host=127.0.0.1"];
 
 /// A primary with one table, and a replica that follows it, both semi-sync.
-async fn pair(watcher: &Watcher, software: Software) -> (Server, Server) {
+pub(crate) async fn pair(watcher: &Watcher, software: Software) -> (Server, Server) {
     let (primary, replica) = tokio::join!(
         Server::start(software, 101, REPORTING),
         Server::start(software, 102, REPORTING)
@@ -53,7 +53,7 @@ async fn without_lag(watcher: &Watcher, replica: &Server) -> InstanceFacts {
 }
 
 /// Inserts rows by the thousands number.
-async fn insert(server: &Server, from: u32, count: u32) {
+pub(crate) async fn insert(server: &Server, from: u32, count: u32) {
     let rows: Vec<String> = (from..from + count)
         .map(|id| format!("INSERT INTO d.t VALUES ({id})"))
         .collect();

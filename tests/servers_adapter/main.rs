@@ -8,6 +8,7 @@
     reason = "a test may stop at the first surprise, in its own helper functions too"
 )]
 
+mod delays;
 mod failover;
 mod failures;
 mod gtid_oracle;

@@ -13,6 +13,7 @@ mod binlog;
 mod channel;
 mod commits;
 mod connection;
+mod delay;
 mod door;
 mod errant;
 mod executor;

@@ -187,7 +187,10 @@ impl MySqlSession {
         let mut position = SourcePosition::Gtid;
         match &channel {
             None => self.continue_from_own_position(&facts, end).await?,
-            Some(channel) if self.is_mariadb() => self.stop_without_loss(channel, end, deadline).await?,
+            // Taken off GTID, MySQL's would delete the relay log too.
+            Some(channel) if self.is_mariadb() || self.rescued.is_some() => {
+                self.stop_without_loss(channel, end, deadline).await?;
+            }
             Some(channel) if channel.positioning == Positioning::AutoPosition => {
                 // With the position kept as it is, MySQL lets the applier run through, and the relay log stays.
                 position = SourcePosition::Keep;
@@ -280,7 +283,7 @@ impl MySqlSession {
 
     /// Stops both threads of a MariaDB channel when everything received is applied. With an applier that stopped with an error
     /// nothing can be applied: then the relay log goes, and comes again from the new source by GTID.
-    async fn stop_without_loss(
+    pub(super) async fn stop_without_loss(
         &mut self,
         channel: &Channel,
         end: Instant,
@@ -394,7 +397,7 @@ impl MySqlSession {
         }
     }
 
-    fn applier_stopped(&self, what: &str, channel: &Channel) -> StepError {
+    pub(super) fn applier_stopped(&self, what: &str, channel: &Channel) -> StepError {
         let error = &channel.sql_error;
         let message = if error.number == 0 {
             "the applier is stopped".to_owned()
@@ -407,7 +410,7 @@ impl MySqlSession {
 
 /// Whether the channel holds relay log that was not applied. By GTID where it is known what was received; a MariaDB server that was
 /// restarted, or does without GTID, does not know it, and then the two positions in the source's binary log tell.
-fn has_unapplied(facts: &InstanceFacts, channel: &Channel) -> bool {
+pub(super) fn has_unapplied(facts: &InstanceFacts, channel: &Channel) -> bool {
     match &channel.retrieved {
         Some(retrieved) if !retrieved.is_empty() => !facts.executed.contains(retrieved),
         _ => channel.read != channel.exec,

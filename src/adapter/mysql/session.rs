@@ -245,6 +245,14 @@ impl StepSession for MySqlSession {
         self.apply_again(Instant::now() + deadline).await
     }
 
+    async fn apply_at_once(&mut self, deadline: Duration) -> Result<(), StepError> {
+        self.lift_delay(Instant::now() + deadline).await
+    }
+
+    async fn delay_by(&mut self, seconds: u64, deadline: Duration) -> Result<(), StepError> {
+        self.set_delay(seconds, deadline).await
+    }
+
     async fn wait_applied(&mut self, set: &GtidSet, deadline: Duration) -> Result<(), StepError> {
         self.wait_until_applied(set, deadline).await
     }

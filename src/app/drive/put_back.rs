@@ -39,6 +39,11 @@ impl Drive<'_> {
                         source,
                         starts,
                     } => BTreeMap::from([(replica.clone(), self.hands.point_back(replica, source, *starts).await)]),
+                    Undo::Delay { replica, seconds } => {
+                        let only = BTreeMap::from([(replica.clone(), *seconds)]);
+                        let effects = self.hands.delay(&only).await;
+                        effects.unwrap_or_else(|effect| BTreeMap::from([(replica.clone(), effect)]))
+                    }
                     Undo::StartReceiving { replicas } => self
                         .hands
                         .thaw(replicas)
@@ -59,7 +64,7 @@ impl Drive<'_> {
                     Undo::StartReceiving { .. } => Undo::StartReceiving {
                         replicas: not_done.into_keys().collect(),
                     },
-                    whole @ (Undo::Reopen { .. } | Undo::PointBack { .. }) => whole,
+                    whole @ (Undo::Reopen { .. } | Undo::PointBack { .. } | Undo::Delay { .. }) => whole,
                 });
             }
             if waiting.is_empty() {

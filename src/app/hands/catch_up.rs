@@ -45,11 +45,66 @@ impl Hands {
             Ok(session) => session,
             Err(effect) => return effect,
         };
-        let applied = apply(&session, set, patience, step_deadline).await;
+        let delay = self.delay_of(key);
+        let applied = apply(&session, set, patience, step_deadline, delay > 0).await;
         match applied {
+            Ok(()) if delay > 0 => Effect::Done(format!(
+                "{key} has applied all that it received, without its delay of {delay} s"
+            )),
             Ok(()) => Effect::Done(format!("{key} has applied all that it received")),
             Err(error) => self.effect_of(key, &error),
         }
+    }
+
+    /// How long a server waits on purpose before it applies, seconds, by what it said last.
+    fn delay_of(&self, key: &InstanceKey) -> u64 {
+        let facts = self
+            .shop
+            .observatory
+            .get(key)
+            .and_then(|tracked| tracked.instance.facts);
+        facts
+            .as_ref()
+            .and_then(InstanceFacts::managed_channel)
+            .map_or(0, |channel| channel.delay_seconds)
+    }
+
+    /// Lets replicas wait so many seconds before they apply, as they did before, side by side. One entry per replica.
+    pub async fn delay(
+        &mut self,
+        replicas: &BTreeMap<InstanceKey, u64>,
+    ) -> Result<BTreeMap<InstanceKey, Effect>, Effect> {
+        let deadline = self.shop.settings.step_deadline;
+        let keys = replicas.keys().cloned().collect();
+        self.each(&keys, |session| {
+            let seconds = replicas.get(session.instance()).copied().unwrap_or_default();
+            Box::pin(async move {
+                session
+                    .delay_by(seconds, deadline)
+                    .await
+                    .map(|()| format!("{} delays by {seconds} s again", session.instance()))
+            })
+        })
+        .await
+    }
+
+    /// Waits until replicas that an actor before this one took off GTID, so that they apply without delay, have applied everything, and
+    /// lets them go by GTID again. One entry per replica.
+    pub async fn finish_applying(
+        &mut self,
+        replicas: &BTreeSet<InstanceKey>,
+        deadline: Duration,
+    ) -> Result<BTreeMap<InstanceKey, Effect>, Effect> {
+        let step_deadline = self.shop.settings.step_deadline;
+        self.each(replicas, |session| {
+            Box::pin(async move {
+                session.start_applying(step_deadline).await?;
+                session.wait_all_applied(deadline).await?;
+                session.delay_by(0, step_deadline).await?;
+                Ok(format!("{} has applied all that it received", session.instance()))
+            })
+        })
+        .await
     }
 
     /// Gives `successor` what `from` has: lets `from` apply all that it received (a server passes on only what it has applied), points
@@ -160,19 +215,40 @@ impl Hands {
 }
 
 /// Waits in rounds where progress counts, so that one that hangs is given up before the deadline.
-async fn apply(session: &Session, set: &GtidSet, patience: Patience, step_deadline: Duration) -> Result<(), StepError> {
+/// One that delays on purpose does not from then on.
+async fn apply(
+    session: &Session,
+    set: &GtidSet,
+    patience: Patience,
+    step_deadline: Duration,
+    delays: bool,
+) -> Result<(), StepError> {
     let mut session = session.lock().await;
-    session.start_applying(step_deadline).await?;
+    if !delays {
+        session.start_applying(step_deadline).await?;
+        return wait(&mut session, set, patience, step_deadline).await;
+    }
+    session.apply_at_once(step_deadline).await?;
+    wait(&mut session, set, patience, step_deadline).await?;
+    session.delay_by(0, step_deadline).await
+}
+
+async fn wait(
+    session: &mut Box<dyn StepSession>,
+    set: &GtidSet,
+    patience: Patience,
+    step_deadline: Duration,
+) -> Result<(), StepError> {
     let Some(round) = patience.without_progress else {
         return session.wait_applied(set, patience.deadline).await;
     };
     let begun = Instant::now();
-    let mut before = executed(&mut session, step_deadline).await?;
+    let mut before = executed(session, step_deadline).await?;
     loop {
         let left = patience.deadline.saturating_sub(begun.elapsed());
         match session.wait_applied(set, left.min(round)).await {
             Err(error @ StepError::TooSlow { .. }) => {
-                let now = executed(&mut session, step_deadline).await?;
+                let now = executed(session, step_deadline).await?;
                 if left <= round || now == before {
                     return Err(error);
                 }

@@ -74,6 +74,9 @@ fn list_thread_statements(dialect: &Dialect, channel: &str, to: &mut Listing) {
     );
     let rescue = dialect.relay_log_rescue(channel, "relay-bin.000002", 4);
     to.maybe("relay_log_rescue", rescue.map(|both| both.join("; ")));
+    let at_once = dialect.apply_without_delay(channel, "relay-bin.000002", 4);
+    to.line("apply_without_delay", at_once.join("; "));
+    to.line("delay_by", dialect.delay_by(channel, 3600));
 }
 
 fn list_gtid_statements(dialect: &Dialect, flavour: Flavour, to: &mut Listing) {

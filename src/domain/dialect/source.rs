@@ -112,12 +112,7 @@ impl Dialect {
     /// seen the password since its start, which is just the case of a new primary. A configured
     /// `SOURCE_PUBLIC_KEY_PATH` takes precedence, and over TLS it is not used.
     pub fn change_source(&self, change: &ChangeSource<'_>) -> Statement {
-        // The prefix of the options: SOURCE_HOST or MASTER_HOST.
-        let (verb, side) = if self.version.has_change_replication_source() {
-            ("CHANGE REPLICATION SOURCE", "SOURCE")
-        } else {
-            ("CHANGE MASTER", "MASTER")
-        };
+        let (verb, side) = self.change_words();
         let mut statement = Statement {
             text: String::new(),
             masked: String::new(),
@@ -160,6 +155,15 @@ impl Dialect {
         }
         statement.push(&self.channel_clause(change.channel));
         statement
+    }
+
+    /// How the statement begins, and the prefix of its options: `SOURCE_HOST` or `MASTER_HOST`.
+    pub(super) fn change_words(&self) -> (&'static str, &'static str) {
+        if self.version.has_change_replication_source() {
+            ("CHANGE REPLICATION SOURCE", "SOURCE")
+        } else {
+            ("CHANGE MASTER", "MASTER")
+        }
     }
 
     fn tls_options(&self, tls: SourceTls, side: &str) -> Vec<String> {

@@ -37,6 +37,8 @@ pub struct Moment {
     pub unfed: BTreeSet<(InstanceKey, InstanceKey)>,
     /// Replicas that this recovery has pointed at another one; they need a new source as the victim's own do.
     pub moved: BTreeSet<InstanceKey>,
+    /// Replicas that delayed on purpose when this recovery was planned, by so many seconds: it may have lifted their delay since.
+    pub delays: BTreeMap<InstanceKey, u64>,
     /// What the members remember of the victim's transactions.
     pub remembered: Option<GtidSet>,
     /// Who comes before all others that would hold as much, fed first where that is needed.
@@ -190,7 +192,8 @@ fn pool<'a>(
             position: &holding.position,
             is_last_resort,
         };
-        let delay = facts.managed_channel().map_or(0, |channel| channel.delay_seconds);
+        let now = facts.managed_channel().map_or(0, |channel| channel.delay_seconds);
+        let delay = moment.delays.get(&instance.key).map_or(now, |before| now.max(*before));
         match &holding.errant {
             Some(set) => errant.push((candidate(true), RefusalReason::Errant(excerpt(set)))),
             None if delay > 0 => delayed.push((candidate(true), RefusalReason::Delayed(delay))),

@@ -2,7 +2,8 @@
 //!
 //! The replica that received most is not always the one to promote: a rule, a data centre or a filter speaks against it. Then the
 //! one that is wanted is first fed from it, by GTID, and nothing is lost. The feeder need not be eligible itself; it must answer, log
-//! what it replicates, and hold nothing errant: errant transactions would travel to the new primary.
+//! what it replicates, and hold nothing errant: errant transactions would travel to the new primary. One that delays on
+//! purpose has to apply at once, since a server passes on only what it has applied; it delays again afterwards.
 
 use std::collections::BTreeSet;
 
@@ -53,11 +54,6 @@ fn judge_feeder<'a>(
     let holding = holdings.get(&instance.key).ok_or_else(never_seen)?;
     if let Some(set) = &holding.errant {
         return Err(RefusalReason::Errant(excerpt(set)));
-    }
-    // A delayed one takes its delay to apply what it holds, and passes on only what it has applied.
-    let delay = facts.managed_channel().map_or(0, |channel| channel.delay_seconds);
-    if delay > 0 && !facts.executed.covers(&holding.position) {
-        return Err(RefusalReason::Delayed(delay));
     }
     Ok(Feeder {
         instance,

@@ -53,6 +53,13 @@ pub enum Undo {
         /// Whether it receives again; somebody may have stopped it before.
         starts: bool,
     },
+    /// Lets a replica that had to apply at once wait on purpose again.
+    Delay {
+        /// The replica.
+        replica: InstanceKey,
+        /// As long as before the recovery, seconds.
+        seconds: u64,
+    },
     /// Starts the receiving threads of these replicas again, in parallel.
     StartReceiving {
         /// All that were, or may have been, frozen.
@@ -132,6 +139,7 @@ impl Undo {
             Self::PointBack { replica, source, .. } => {
                 format!("undo: point {replica} back at {source}, its receiving thread stopped as it was")
             }
+            Self::Delay { replica, seconds } => format!("undo: {replica} delays by {seconds} s"),
             Self::StartReceiving { replicas } => {
                 let list = replicas.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
                 format!("undo: start receiving on {list}")

@@ -422,6 +422,14 @@ pub struct Manner {
 }
 
 impl Plan {
+    /// Those of its servers that delayed on purpose when it was made, with the seconds by which they did.
+    pub(super) fn delays(&self) -> impl Iterator<Item = (&InstanceKey, u64)> {
+        self.manners
+            .iter()
+            .map(|(key, manner)| (key, manner.delay_seconds))
+            .filter(|(_, seconds)| *seconds > 0)
+    }
+
     /// A plan about one server that keeps its place: it is its own successor, alone in the claim, and there are no steps yet.
     pub(super) fn of_one(
         kind: RecoveryKind,

@@ -29,6 +29,7 @@ pub(in crate::domain::recovery) fn rechoose_without(
 ) -> Result<Plan, String> {
     moment.remembered.clone_from(&plan.remembered);
     moment.moved = moved(plan, fresh).into_keys().collect();
+    moment.delays = plan.delays().map(|(key, seconds)| (key.clone(), seconds)).collect();
     moment.excluded.extend(not_claimed(plan, fresh));
     let only = (plan.kind == RecoveryKind::CoPrimary)
         .then(|| co_primary::only_successor(fresh, &plan.victim, policy))

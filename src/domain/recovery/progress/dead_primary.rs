@@ -69,6 +69,9 @@ impl Course<'_> {
         if !planned.is_empty() {
             return Ok(Next::Run(Step::Freeze { replicas: planned }));
         }
+        if let Some(first) = self.half_applied() {
+            return Ok(first);
+        }
         let moment = Moment {
             excluded: self.excluded(),
             unfed: self.unfed(),
@@ -198,7 +201,13 @@ impl Course<'_> {
             return first;
         }
         let is_repoint = |step: &Step| matches!(step, Step::Repoint { .. });
-        let following = self.following(repointed_by(self.plan), successor, is_repoint);
+        let mut following = self.following(repointed_by(self.plan), successor, is_repoint);
+        if following.pending.is_empty() {
+            // Whoever is pointed at the successor is to delay as before, too.
+            let (again, given_up) = self.still_lifted();
+            following.pending = again;
+            following.errors.extend(given_up);
+        }
         if following.pending.is_empty() {
             return Next::Finish(self.finish(true, successor, following.lost, following.errors));
         }
@@ -217,8 +226,11 @@ impl Course<'_> {
             Some((_, Outcome::NoAnswer(why) | Outcome::Failed(why) | Outcome::Unknown(why)))
                 if self.tries(is_open, successor) >= OPEN_TRIES =>
             {
-                let error = format!("SuccessorLost: {successor} was chosen and could not be opened: {why}");
-                Next::Finish(self.finish(false, successor, self.plan.lost_replicas.clone(), vec![error]))
+                let mut errors = vec![format!(
+                    "SuccessorLost: {successor} was chosen and could not be opened: {why}"
+                )];
+                errors.extend(self.lifted_for_good());
+                Next::Finish(self.finish(false, successor, self.plan.lost_replicas.clone(), errors))
             }
             _ if self.must_fence_first() => Next::Run(Step::Fence {
                 victim: self.plan.victim.clone(),

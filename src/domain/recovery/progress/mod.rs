@@ -23,6 +23,7 @@ use crate::domain::topology::Topology;
 mod boot;
 mod by_position;
 mod dead_primary;
+mod delays;
 mod durability;
 mod errant;
 mod living;
@@ -35,6 +36,7 @@ mod takeover;
 pub use super::outcome::{Finish, Next, Outcome, StepResult, Undo};
 use super::plan::{Plan, RecoveryKind, Refusal, Step};
 use super::planner::{moved, view};
+pub use delays::lifted_delays;
 use reconnect::Silence;
 pub use relocate::still_stopped;
 pub use takeover::{follows_on, on_resume, on_taken_back};
@@ -169,6 +171,7 @@ impl Course<'_> {
             replica,
             source,
         }));
+        undo.extend(self.delays_to_put_back());
         if !replicas.is_empty() {
             undo.push(Undo::StartReceiving { replicas });
         }

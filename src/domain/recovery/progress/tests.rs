@@ -12,6 +12,7 @@ use crate::domain::state::{Quarantine, QuarantineState};
 use crate::domain::topology::ClusterId;
 
 mod by_position;
+mod delays;
 mod feeding;
 
 /// A small world: servers that do what they are told, unless a test says otherwise.
@@ -85,7 +86,10 @@ impl World {
             Step::ReconnectTest { .. } => facts.channels[0].io = ThreadState::Connecting,
             Step::Fence { .. } | Step::Demote { .. } => facts.read_only = true,
             Step::Freeze { .. } => facts.channels[0].io = ThreadState::Stopped,
-            Step::Drain { .. } => facts.executed = facts.received(),
+            Step::Drain { .. } => {
+                facts.executed = facts.received();
+                facts.channels[0].delay_seconds = 0;
+            }
             Step::Redial { .. }
             | Step::CallFencer { .. }
             | Step::Locate { .. }
@@ -97,6 +101,9 @@ impl World {
             | Step::CheckBoot { .. } => {}
             Step::Feed { successor, from } => {
                 facts.executed = facts.received().union(&given);
+                if key == from {
+                    facts.channels[0].delay_seconds = 0;
+                }
                 if key == successor {
                     facts.channels[0].source = from.clone();
                     facts.channels[0].io = ThreadState::Stopped;

@@ -278,16 +278,16 @@ fn rank_decides_among_equal_ones_in_the_declared_order() {
 }
 
 #[test]
-fn a_delayed_replica_is_promoted_only_when_it_alone_holds_something() {
+fn a_delayed_replica_is_promoted_only_when_nobody_else_can_have_what_it_holds() {
     let delayed = |n, executed| cut(n, executed).channel(|channel| channel.delay_seconds = 3600);
     assert_eq!(
         chosen([db1(), delayed(2, "1:1-100"), cut(3, "1:1-100")]).successor,
         key(3)
     );
-    let (made, report) = planned(
-        &topology([db1(), delayed(2, "1:1-100").received("1:101"), cut(3, "1:1-100")]),
-        &Policy::default(),
-    );
+    let alone = || delayed(2, "1:1-100").received("1:101");
+    assert_eq!(chosen([db1(), alone(), cut(3, "1:1-100")]).successor, key(3));
+    let logs_nothing = cut(3, "1:1-100").facts(|facts| facts.log_bin = false);
+    let (made, report) = planned(&topology([db1(), alone(), logs_nothing]), &Policy::default());
     assert_eq!(made.unwrap().successor, key(2));
     assert!(
         report.remarks[0].contains("delayed on purpose by 3600 s"),

@@ -149,12 +149,6 @@ fn nobody_is_fed_from_a_server_that_cannot_or_must_not_feed() {
             "newer",
             full().facts(|facts| facts.version = ServerVersion::parse("10.1.0", "").unwrap()),
         ),
-        (
-            "holds it back",
-            cut(3, "1:1-90")
-                .received("1:91-104")
-                .channel(|channel| channel.delay_seconds = 3600),
-        ),
     ] {
         let plan = chosen_with(&policy, [db1(), cut(2, "1:1-100"), feeder]);
         assert_eq!((&plan.successor, fed_from(&plan)), (&key(2), None), "{what}");
@@ -165,6 +159,24 @@ fn nobody_is_fed_from_a_server_that_cannot_or_must_not_feed() {
         fed_from(&chosen_with(&policy, [db1(), cannot_log_rows, statements])),
         None
     );
+}
+
+#[test]
+fn one_that_delays_on_purpose_gives_what_it_alone_received_and_its_delay_stands_in_the_plan() {
+    let holds_back = cut(3, "1:1-90")
+        .received("1:91-104")
+        .channel(|channel| channel.delay_seconds = 3600);
+    let plan = chosen([db1(), cut(2, "1:1-100"), holds_back.clone()]);
+    assert_eq!((&plan.successor, fed_from(&plan)), (&key(2), Some(key(3))));
+    assert_eq!((&plan.position, &plan.lost), (&mysql_set("1:1-104"), &None));
+    assert_eq!(plan.manners[&key(3)].delay_seconds, 3600);
+    // When nobody else can be promoted, it is, with all that it received.
+    let plan = chosen_with(
+        &rules([(2, PromotionRule::MustNot)]),
+        [db1(), cut(2, "1:1-100"), holds_back],
+    );
+    assert_eq!((&plan.successor, fed_from(&plan)), (&key(3), None));
+    assert_eq!(plan.manners[&key(3)].delay_seconds, 3600);
 }
 
 #[test]

@@ -1,0 +1,129 @@
+//! A replica that delays on purpose applies at once what it received, and delays again.
+
+use std::time::Duration;
+
+use ham4db::app::ports::StepError;
+use ham4db::domain::instance::{InstanceFacts, Positioning, ThreadState};
+use sqlx::Connection as _;
+
+use crate::failover::{insert, pair};
+use crate::server::{ADMIN, Server, Software};
+use crate::watched::{LONG, Watcher};
+
+/// Far longer than any test, seconds.
+const DELAY: u64 = 3600;
+/// Long enough to see that nothing is done.
+const SHORT: Duration = Duration::from_secs(1);
+
+/// The threads stopped and the delay changed by hand, with the source alive: what the relay log loses comes again.
+async fn delay(replica: &Server) {
+    let statements = match replica.software {
+        Software::MySql => {
+            format!("STOP REPLICA; CHANGE REPLICATION SOURCE TO SOURCE_DELAY = {DELAY}; START REPLICA")
+        }
+        Software::MariaDb => format!("STOP SLAVE; CHANGE MASTER TO MASTER_DELAY = {DELAY}; START SLAVE"),
+    };
+    replica.run(&statements).await;
+}
+
+fn delays(facts: &InstanceFacts) -> u64 {
+    facts.managed_channel().unwrap().delay_seconds
+}
+
+fn goes_by(facts: &InstanceFacts) -> Positioning {
+    facts.managed_channel().unwrap().positioning
+}
+
+/// A replica that delays and has received five rows that it has not applied; the source is killed.
+async fn holding_five(watcher: &Watcher, software: Software) -> (Server, Server) {
+    let (mut primary, replica) = pair(watcher, software).await;
+    delay(&replica).await;
+    insert(&primary, 100, 5).await;
+    let written = watcher.facts(&primary).await.executed;
+    watcher
+        .facts_when(&replica, "it received the five", |facts| {
+            facts.received().contains(&written)
+        })
+        .await;
+    primary.kill();
+    assert_eq!(replica.value("SELECT COUNT(*) FROM d.t").await, "0");
+    (primary, replica)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_delay_is_lifted_and_put_back_without_losing_relay_log() {
+    for software in [Software::MariaDb, Software::MySql] {
+        let watcher = Watcher::new();
+        let (mut primary, replica) = holding_five(&watcher, software).await;
+        let by_gtid = goes_by(&watcher.facts(&replica).await);
+        let mut session = watcher.session(&replica).await;
+        session.stop_receiving(LONG).await.unwrap();
+        let received = session.facts(LONG).await.unwrap().received();
+        // Nothing was lifted: nothing changes.
+        session.delay_by(DELAY, LONG).await.unwrap();
+        assert_eq!(session.facts(LONG).await.unwrap().received(), received);
+        session.apply_at_once(LONG).await.unwrap();
+        session.wait_applied(&received, LONG).await.unwrap();
+        assert_eq!(replica.value("SELECT COUNT(*) FROM d.t").await, "5");
+        session.delay_by(0, LONG).await.unwrap();
+        let facts = session.facts(LONG).await.unwrap();
+        assert_eq!((delays(&facts), goes_by(&facts)), (0, by_gtid));
+        session.delay_by(DELAY, LONG).await.unwrap();
+        let facts = session.facts(LONG).await.unwrap();
+        assert_eq!((delays(&facts), goes_by(&facts)), (DELAY, by_gtid));
+        let channel = facts.managed_channel().unwrap();
+        assert_eq!((channel.io, channel.sql), (ThreadState::Stopped, ThreadState::Running));
+        session.end().await;
+        goes_on(&watcher, &mut primary, &replica).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_next_actor_waits_until_everything_is_applied_before_it_puts_a_delay_back() {
+    for software in [Software::MariaDb, Software::MySql] {
+        let watcher = Watcher::new();
+        let (mut primary, replica) = holding_five(&watcher, software).await;
+        let by_gtid = goes_by(&watcher.facts(&replica).await);
+        let mut blocker = replica.connect(ADMIN).await.unwrap();
+        sqlx::raw_sql("LOCK TABLES d.t READ")
+            .execute(&mut blocker)
+            .await
+            .unwrap();
+        let mut session = watcher.session(&replica).await;
+        session.stop_receiving(LONG).await.unwrap();
+        let received = session.facts(LONG).await.unwrap().received();
+        session.apply_at_once(LONG).await.unwrap();
+        session.end().await;
+        let facts = watcher.facts(&replica).await;
+        assert_eq!((delays(&facts), goes_by(&facts)), (0, Positioning::FilePosition));
+        // The applier waits for the lock.
+        let mut session = watcher.session(&replica).await;
+        let refused = session.delay_by(DELAY, SHORT).await;
+        assert!(matches!(refused, Err(StepError::TooSlow { .. })), "{refused:?}");
+        blocker.close().await.unwrap();
+        session.delay_by(DELAY, LONG).await.unwrap();
+        let facts = session.facts(LONG).await.unwrap();
+        assert!(facts.executed.contains(&received), "{software:?}");
+        assert_eq!((delays(&facts), goes_by(&facts)), (DELAY, by_gtid));
+        assert_eq!(replica.value("SELECT COUNT(*) FROM d.t").await, "5");
+        session.end().await;
+        goes_on(&watcher, &mut primary, &replica).await;
+    }
+}
+
+/// The source is back: the replica receives from it, and applies nothing of that.
+async fn goes_on(watcher: &Watcher, primary: &mut Server, replica: &Server) {
+    primary.start_again().await;
+    let mut session = watcher.session(replica).await;
+    session.start_receiving(LONG).await.unwrap();
+    session.end().await;
+    insert(primary, 200, 3).await;
+    let written = watcher.facts(primary).await.executed;
+    let facts = watcher
+        .facts_when(replica, "it received the three", |facts| {
+            facts.received().contains(&written)
+        })
+        .await;
+    assert!(!facts.executed.contains(&written));
+    assert_eq!(replica.value("SELECT COUNT(*) FROM d.t").await, "5");
+}
