@@ -43,6 +43,16 @@ async fn a_delayed_mariadb_replica_is_promoted_at_once_when_nobody_else_may_be()
     scenario("delayed-promoted-mariadb", |run| promoted(run, Flavour::MariaDb)).await
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_delayed_mysql_replica_that_holds_nothing_alone_follows_and_goes_on_delaying() -> Result<()> {
+    scenario("delayed-follows-mysql", |run| follows(run, Flavour::MySql)).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_delayed_mariadb_replica_that_holds_nothing_alone_follows_and_goes_on_delaying() -> Result<()> {
+    scenario("delayed-follows-mariadb", |run| follows(run, Flavour::MariaDb)).await
+}
+
 async fn feeds(run: Arc<Run>, flavour: Flavour) -> Result<()> {
     let mut stage = Stage::set(&run, &Shape::star(flavour, 2), &Intent::default_document()).await?;
     hold_back(&stage, flavour).await?;
@@ -97,6 +107,36 @@ async fn promoted(run: Arc<Run>, flavour: Flavour) -> Result<()> {
     stage.end(&measured, Duration::ZERO).await
 }
 
+async fn follows(run: Arc<Run>, flavour: Flavour) -> Result<()> {
+    let mut stage = Stage::set(&run, &Shape::star(flavour, 2), &Intent::default_document()).await?;
+    let delayed = stage.topology.server(DELAYED)?;
+    delayed.run(&delay(flavour)).await?;
+    delayed.follows(&stage.address(0)?, DEADLINE).await?;
+    stage.writers.progress(200, DEADLINE).await?;
+    let measured = stage.fail_over(DEADLINE).await?;
+    ensure!(
+        measured.successor == BEHIND,
+        "{}, which delays, was promoted",
+        measured.to
+    );
+    stage
+        .members
+        .one_recovery(DEADLINE, &measured.from, &measured.to)
+        .await?;
+    let delayed = stage.topology.server(DELAYED)?;
+    delayed.follows(&measured.to, DEADLINE).await?;
+    let seconds = delay_of(delayed, flavour).await?;
+    ensure!(seconds.as_deref() == Some(DELAY), "it delays by {seconds:?} s");
+    stage.writers.progress(100, DEADLINE).await?;
+    let (topology, _, rows) = stage.judge(Duration::ZERO).await?;
+    let lost = missing(&rows, topology.server(BEHIND)?).await?;
+    ensure!(lost.is_empty(), "{} acknowledged rows are lost", lost.len());
+    // What it had received and not applied came again.
+    let delayed = topology.server(DELAYED)?;
+    delayed.run(&no_delay(flavour)).await?;
+    topology.caught_up(BEHIND, DEADLINE).await
+}
+
 /// One replica delays and acknowledges, the other one stops receiving: what is written from now on only the delayed one has, and it has
 /// not applied it.
 async fn hold_back(stage: &Stage, flavour: Flavour) -> Result<()> {
@@ -124,6 +164,10 @@ fn delay(flavour: Flavour) -> String {
         Flavour::MySql => format!("STOP REPLICA; CHANGE REPLICATION SOURCE TO SOURCE_DELAY = {DELAY}; START REPLICA;"),
         Flavour::MariaDb => format!("STOP SLAVE; CHANGE MASTER TO MASTER_DELAY = {DELAY}; START SLAVE;"),
     }
+}
+
+fn no_delay(flavour: Flavour) -> String {
+    delay(flavour).replace(DELAY, "0")
 }
 
 /// By how many seconds a server delays; `None` for one that does not replicate.

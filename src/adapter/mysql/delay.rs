@@ -90,6 +90,19 @@ impl MySqlSession {
                 Ok(())
             };
         }
+        let by_gtid_and_receiving = channel.positioning.is_gtid() && channel.io != ThreadState::Stopped;
+        let alone = self.dialect().delay_while_receiving(&channel.name, seconds);
+        if let Some(statement) = alone.filter(|_| by_gtid_and_receiving && self.rescued.is_none()) {
+            // No need to wait: a fresh channel tells nothing of what it received, and positions that never meet.
+            for statement in [
+                self.dialect().stop_sql_thread(&channel.name),
+                statement,
+                self.dialect().start_sql_thread(&channel.name),
+            ] {
+                self.send(&statement, end).await?;
+            }
+            return Ok(());
+        }
         let set = self.change_delay(&channel, seconds, end, deadline).await;
         if set.is_err() && channel.io != ThreadState::Stopped && channel.positioning.is_gtid() {
             let statement = self.dialect().start_replica(&channel.name);

@@ -187,6 +187,17 @@ impl MySqlSession {
         let mut position = SourcePosition::Gtid;
         match &channel {
             None => self.continue_from_own_position(&facts, end).await?,
+            // Whoever delays has never applied everything. Nobody is pointed at a server that lacks what it received: what it has not
+            // applied goes with the relay log, and comes again.
+            Some(channel)
+                if self.is_mariadb()
+                    && channel.delay_seconds > 0
+                    && channel.positioning.is_gtid()
+                    && self.rescued.is_none() =>
+            {
+                let statement = self.dialect().stop_replica(&channel.name);
+                self.send(&statement, end).await?;
+            }
             // Taken off GTID, MySQL's would delete the relay log too.
             Some(channel) if self.is_mariadb() || self.rescued.is_some() => {
                 self.stop_without_loss(channel, end, deadline).await?;

@@ -165,6 +165,14 @@ impl Dialect {
         )
     }
 
+    /// Changes the delay of a MySQL channel whose receiving thread runs, with its applying thread stopped: the relay log stays then. MariaDB
+    /// wants both threads stopped.
+    pub fn delay_while_receiving(&self, channel: &str, seconds: u64) -> Option<String> {
+        let (verb, side) = self.change_words();
+        let clause = self.channel_clause(channel);
+        (!self.is_mariadb()).then(|| format!("{verb} TO {side}_DELAY = {seconds}{clause}"))
+    }
+
     /// Sets the position a MariaDB replica will continue from: what a former primary needs
     /// before it can follow with `slave_pos`, since its own transactions never entered
     /// `gtid_slave_pos`. All replication threads must be stopped. `None` on MySQL, where the
