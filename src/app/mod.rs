@@ -18,6 +18,7 @@ pub mod keeper;
 pub mod leader;
 pub mod log_source;
 pub mod memory;
+pub mod names;
 mod notice_pace;
 pub mod observatory;
 pub mod opinions;

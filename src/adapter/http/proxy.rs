@@ -3,6 +3,8 @@
 //! Never retried: a forward that broke may have had its effect. Loops are impossible: a request that was sent on once carries a header
 //! and is not sent on again.
 
+use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -11,6 +13,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
+use crate::app::names;
 use crate::app::ports::Peer;
 
 use super::reply::Failure;
@@ -42,6 +45,19 @@ const PER_CONNECTION: [HeaderName; 10] = [
     header::HOST,
 ];
 
+/// Where the leader is, also while DNS does not answer.
+struct Names;
+
+impl reqwest::dns::Resolve for Names {
+    fn resolve(&self, name: reqwest::dns::Name) -> reqwest::dns::Resolving {
+        Box::pin(async move {
+            let found = names::addresses(name.as_str()).await?;
+            let addresses = found.into_iter().map(|address| SocketAddr::new(address, 0));
+            Ok(Box::new(addresses) as reqwest::dns::Addrs)
+        })
+    }
+}
+
 /// The client for forwards.
 pub(super) fn client() -> reqwest::Client {
     // A second installation is refused and means that there is one already.
@@ -54,6 +70,7 @@ pub(super) fn client() -> reqwest::Client {
         .redirect(reqwest::redirect::Policy::none())
         .retry(reqwest::retry::never())
         .no_proxy()
+        .dns_resolver(Arc::new(Names))
         .build()
         .expect("because a TLS provider was installed just above")
 }

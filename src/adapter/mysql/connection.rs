@@ -9,10 +9,11 @@ use std::time::Duration;
 use secrecy::ExposeSecret as _;
 use sqlx::mysql::{MySqlConnectOptions, MySqlConnection, MySqlDatabaseError, MySqlSslMode};
 use sqlx::{ConnectOptions as _, Connection as _};
-use tokio::net::{TcpStream, lookup_host};
+use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
 
+use crate::app::names;
 use crate::app::ports::{Credentials, CredentialsByOrigin, Target, TlsMode};
 use crate::domain::instance::ProbeFailure;
 use crate::domain::key::InstanceKey;
@@ -138,15 +139,12 @@ pub(super) fn credentials_of(
 
 /// The addresses of an instance, at least one. Asked anew for each connection: behind a name may be another machine by now.
 async fn resolve(instance: &InstanceKey) -> Result<Vec<SocketAddr>, ProbeFailure> {
-    let found = lookup_host((instance.hostname.as_str(), instance.port)).await;
-    let addresses: Vec<SocketAddr> = found
-        .map_err(|error| ProbeFailure::Name(error.to_string()))?
-        .take(MOST_ADDRESSES)
-        .collect();
-    if addresses.is_empty() {
-        return Err(ProbeFailure::Name("it has no address".to_owned()));
-    }
-    Ok(addresses)
+    let addresses = names::addresses(&instance.hostname).await;
+    let addresses = addresses.map_err(|error| ProbeFailure::Name(error.to_string()))?;
+    let sockets = addresses
+        .into_iter()
+        .map(|address| SocketAddr::new(address, instance.port));
+    Ok(sockets.take(MOST_ADDRESSES).collect())
 }
 
 /// A connection to an instance, on which nothing was sent yet. Has no deadline of its own: call it inside [`within`].

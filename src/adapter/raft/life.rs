@@ -14,6 +14,7 @@ use super::identity::{IdentityPhase, MemberIdentity};
 use super::log_store::{LogStore, Stamp};
 use super::member::{Life, LifeEnd, Shared};
 use super::membership;
+use super::names;
 use super::network::Links;
 use super::place;
 use super::reach::Reach;
@@ -179,6 +180,7 @@ async fn attend(shared: &Arc<Shared>, life: &Arc<Life>) -> LifeEnd {
         end = place::keep_place(shared, life) => end,
         () = membership::lead(shared, life) => LifeEnd::Stopped,
         () = health::watch_leader_api(shared, life) => LifeEnd::Stopped,
+        () = names::keep_known(shared) => LifeEnd::Stopped,
     }
 }
 

@@ -13,6 +13,7 @@ mod listener;
 pub mod log_store;
 mod member;
 mod membership;
+mod names;
 mod network;
 mod place;
 mod reach;
@@ -26,7 +27,7 @@ pub mod wire;
 
 pub use bootstrap::LOST_GROUP_HELP;
 pub use member::{RaftMember, StartError};
+pub use names::{Resolve, SystemResolver};
 pub use settings::{
-    AllLinks, BootstrapStep, BootstrapWitness, LinkFilter, RaftSettings, Resolve, Surroundings, SystemResolver,
-    Timings, Unhindered, Wanted,
+    AllLinks, BootstrapStep, BootstrapWitness, LinkFilter, RaftSettings, Surroundings, Timings, Unhindered, Wanted,
 };

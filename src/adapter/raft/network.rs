@@ -23,8 +23,9 @@ use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 
 use super::log_store::Stamp;
+use super::names::Resolve;
 use super::reach::{Change, Reach};
-use super::settings::{LinkFilter, RaftSettings, Resolve, Surroundings, Wanted};
+use super::settings::{LinkFilter, RaftSettings, Surroundings, Wanted};
 use super::types::{MemberNode, Snapshot, TypeConfig, Vote};
 use super::wire::{GROUP_HEADER, KEY_HEADER, SENDER_HEADER, SENDER_NAME_HEADER, SnapshotTransfer, TARGET_HEADER};
 use crate::domain::state::MemberId;

@@ -1,15 +1,13 @@
 //! What a member is told at construction, and the doors through which its surroundings reach it.
 
-use std::io;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_trait::async_trait;
 use secrecy::SecretString;
 use tokio::sync::watch;
 
+use super::names::{Resolve, SystemResolver};
 use super::types::MemberNode;
 use crate::app::ports::{BootstrapMarker, Clock, OpinionSource, StateStore};
 use crate::domain::state::MemberId;
@@ -100,24 +98,6 @@ impl Default for Timings {
             entries_per_snapshot: 5000,
             entries_kept: 1000,
         }
-    }
-}
-
-/// Names to addresses, asked at every dial: an address that was right a minute ago may be another pod's now.
-#[async_trait]
-pub trait Resolve: Send + Sync {
-    /// Addresses of a host; the ports are ignored.
-    async fn resolve(&self, host: &str) -> io::Result<Vec<SocketAddr>>;
-}
-
-/// The machine's resolver.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct SystemResolver;
-
-#[async_trait]
-impl Resolve for SystemResolver {
-    async fn resolve(&self, host: &str) -> io::Result<Vec<SocketAddr>> {
-        Ok(tokio::net::lookup_host((host, 0)).await?.collect())
     }
 }
 
