@@ -58,6 +58,8 @@ use super::{membership, parts, signals};
 
 /// How long leadership may take to be handed over at the end.
 const HAND_OVER_DEADLINE: Duration = Duration::from_secs(5);
+/// For a member that is scaled away to be removed from the group. With the two others, less than the 30 s that Kubernetes leaves.
+const LEAVE_DEADLINE: Duration = Duration::from_secs(12);
 /// How long everything may take to end after that; then the process ends anyway.
 const END_DEADLINE: Duration = Duration::from_secs(10);
 
@@ -329,6 +331,14 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     signals::wait_for_end().await;
     info!("ending: handing over leadership");
     consensus.hand_over(HAND_OVER_DEADLINE).await;
+    if let Agreement::Raft(member) = &agreement
+        && !member.leave(LEAVE_DEADLINE).await
+    {
+        warn!(
+            "this member is wanted no longer, and was not removed from the group within {} s: ending anyway",
+            LEAVE_DEADLINE.as_secs()
+        );
+    }
     draining.cancel();
     stop.cancel();
     tasks.close();

@@ -1,8 +1,12 @@
 //! Members come, go, and come back.
 
+use std::time::Duration;
+
 use ham4db::app::ports::Consensus;
 
 use crate::harness::{Group, eventually, until};
+
+const DEADLINE: Duration = Duration::from_secs(20);
 
 async fn voter_names(group: &Group) -> Vec<String> {
     group.voters().await.into_iter().map(|peer| peer.name).collect()
@@ -116,6 +120,36 @@ async fn leader_that_is_not_wanted_hands_over_first() {
         (voters.len() == 2 && voters.iter().all(|peer| peer.name != group.nodes[leader].name)).then_some(())
     })
     .await;
+    group.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_of_three_that_are_scaled_away_end_without_taking_the_quorum() {
+    let mut group = Group::running(3).await;
+    let leader = group.leader().await;
+    // The leader is one of those that go.
+    let staying = (leader + 1) % 3;
+    group.want(&group.entries(&[staying]));
+    let end = async |index: usize| {
+        let member = group.nodes[index].member();
+        member.hand_over(DEADLINE).await;
+        assert!(
+            member.leave(DEADLINE).await,
+            "{} is not let go",
+            group.nodes[index].name
+        );
+        member.shutdown().await;
+    };
+    tokio::join!(end(leader), end((leader + 2) % 3));
+    assert!(
+        group.nodes[staying].member().leave(DEADLINE).await,
+        "who is wanted waits for nothing"
+    );
+    let only = group.nodes[staying].name.clone();
+    voters_become(&group, &[only.as_str()]).await;
+    assert_eq!(group.leader_among(&[staying]).await, staying);
+    group.stop(leader).await;
+    group.stop((leader + 2) % 3).await;
     group.shutdown().await;
 }
 

@@ -125,8 +125,9 @@ async fn prove_leadership(shared: &Shared) -> Result<(), Unconfirmed> {
     }
 }
 
-/// Asks openraft to hand over to the voter that has received most. Returns it, or `None` when there is nobody else or no leadership.
-pub(super) async fn start_transfer(life: &Life, metrics: &Metrics) -> Option<u64> {
+/// Asks openraft to hand over to the voter that has received most, of those that stay members if there are any. Returns it, or `None` when
+/// there is nobody else or no leadership.
+pub(super) async fn start_transfer(shared: &Shared, life: &Life, metrics: &Metrics) -> Option<u64> {
     if metrics.state != ServerState::Leader {
         return None;
     }
@@ -135,14 +136,17 @@ pub(super) async fn start_transfer(life: &Life, metrics: &Metrics) -> Option<u64
         .membership_config
         .voter_ids()
         .filter(|voter| *voter != metrics.id);
+    let wanted = shared.wanted();
     let to = others.max_by_key(|voter| {
+        let node = metrics.membership_config.get_node(voter);
+        let stays = node.is_some_and(|node| wanted.iter().any(|wanted| wanted.name == node.name));
         let received = replication.get(voter).copied().flatten().map(|id| id.index());
         // Among equals the one heard last: a dead voter may have received as much as a living one.
         let heard = metrics
             .heartbeat
             .as_ref()
             .and_then(|heartbeat| heartbeat.get(voter).copied().flatten());
-        (received, heard)
+        (stays, received, heard)
     })?;
     life.raft.trigger().transfer_leader(to).await.ok()?;
     Some(to)
@@ -235,7 +239,7 @@ impl Consensus for RaftMember {
         let until = Instant::now() + deadline;
         loop {
             let left = until.saturating_duration_since(Instant::now());
-            let Some(to) = start_transfer(&life, &metrics_of(&life)).await else {
+            let Some(to) = start_transfer(&self.shared, &life, &metrics_of(&life)).await else {
                 return;
             };
             let own = life.own.member;

@@ -206,7 +206,7 @@ async fn watch_log(shared: &Arc<Shared>, life: &Arc<Life>) -> LifeEnd {
             && let Some(times) = shared.throttle.admit("hands over for its backend")
         {
             tracing::warn!("hands leadership over, since the backend takes no writes: {why}{times}");
-            super::consensus::start_transfer(life, &metrics).await;
+            super::consensus::start_transfer(shared, life, &metrics).await;
         }
         tokio::select! {
             ended = changes.changed() => if ended.is_err() {

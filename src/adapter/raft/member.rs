@@ -264,6 +264,12 @@ impl RaftMember {
         Ok(Arc::new(Self { shared, tasks }))
     }
 
+    /// Waits until the group has let go of this member, if it is wanted no longer; it has to answer for that. To be called before
+    /// [`Self::shutdown`]. `false`: it is a voter still after the deadline, and its end may take the quorum.
+    pub async fn leave(&self, deadline: Duration) -> bool {
+        super::place::leave(&self.shared, deadline).await
+    }
+
     /// Stops: no connection, no task and no open file is left. Leadership is not handed over; do that before.
     pub async fn shutdown(&self) {
         self.shared.stop.cancel();

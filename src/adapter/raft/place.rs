@@ -1,7 +1,7 @@
 //! A member's own place in the group: it asks to be let in until it is a voter, and notices when it was removed.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures::future::join_all;
 use openraft::ServerState;
@@ -11,6 +11,7 @@ use super::bootstrap::{ASK_DEADLINE, greet_peers, send_join};
 use super::identity::{IdentityPhase, MemberIdentity};
 use super::member::{Life, LifeEnd, Shared};
 use super::network::Recipient;
+use super::settings::Wanted;
 use super::wire::{JoinAnswer, JoinRequest, MembershipAnswer};
 
 /// Asks to be let in until this member is a voter; notices when it was removed.
@@ -21,6 +22,43 @@ pub(super) async fn keep_place(shared: &Arc<Shared>, life: &Arc<Life>) -> LifeEn
         }
         tokio::time::sleep(shared.settings.timings.look_around).await;
     }
+}
+
+/// How often a member that leaves looks whether it has left.
+const LEAVING_EVERY: Duration = Duration::from_millis(50);
+
+/// Waits until the group has let go of this member, when it is wanted no longer. Two voters of three that end in the same moment take the
+/// quorum with them, and with it the way to remove them.
+///
+/// Returns at once when it is wanted, or nothing is known of who is; `false` when it is a voter still after the deadline.
+pub(super) async fn leave(shared: &Arc<Shared>, deadline: Duration) -> bool {
+    let is_unwanted =
+        |wanted: &Vec<Wanted>| !wanted.is_empty() && wanted.iter().all(|wanted| wanted.name != shared.settings.name);
+    let Some(life) = shared
+        .life
+        .load_full()
+        .filter(|_| is_unwanted(&shared.around.wanted.borrow()))
+    else {
+        return true;
+    };
+    let own = life.own.member;
+    let has_left = async {
+        let mut looks = tokio::time::interval(LEAVING_EVERY);
+        loop {
+            looks.tick().await;
+            let metrics = life.raft.metrics().borrow_watched().clone();
+            let is_over = shared.life.load_full().is_none_or(|now| !Arc::ptr_eq(&now, &life));
+            if is_over
+                || !metrics
+                    .committed_membership_config
+                    .voter_ids()
+                    .any(|voter| voter == own)
+            {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(deadline, has_left).await.is_ok()
 }
 
 async fn look_at_place(shared: &Arc<Shared>, life: &Arc<Life>) -> Option<LifeEnd> {
