@@ -5,7 +5,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
-.PHONY: help build test lint bench chaos demo e2e image crds clean clean-cache release
+.PHONY: help build test lint bench chaos demo smoke e2e image crds clean clean-cache release
 
 # What a bench measures: both, unless one is named.
 BENCH := $(or $(FLAVOUR),both)
@@ -52,11 +52,15 @@ chaos: ## random failures on real servers and members, judged all the time; SECO
 	@HAM4DB_BIN_DIR=$(CURDIR)/target/release-static SECONDS=$(SECONDS) SEED=$(SEED) \
 		$(stage) 'chaos' cargo run --quiet --locked --example chaos
 
-e2e: ## the chart, then the image and a failover in a real one-node cluster on this machine (root or sudo)
+smoke: ## the chart, then the image and a failover in a real one-node cluster on this machine (root or sudo)
 	@$(ensure) mysql kube-node bases
 	@$(stage) 'release build' tests/setup/release.sh
 	@$(stage) 'chart' tests/e2e/chart.sh
 	@$(stage) 'smoke' $(as_root) tests/e2e/smoke.sh
+
+e2e: smoke ## and three nodes with servers in pods and outside: failovers, takeovers, lost nodes, rollouts, scaling (10 min)
+	@$(ensure) mariadb
+	@$(stage) 'nodes' $(as_root) tests/e2e/nodes.sh
 
 image: release ## the container image, by docker, podman or buildah; IMAGE=name:tag, BUILDER=...
 	@$(stage) 'image' tests/e2e/image.sh

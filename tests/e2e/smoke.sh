@@ -1,42 +1,18 @@
 #!/usr/bin/env bash
 # The small end-to-end run: the image and the chart on a real node, MySQL servers outside of it, one MySQLCluster, a failover, the
 # leader's pod deleted, uninstall. Root. About 3 minutes with warm caches. Prints a line per check and "N passed, N failed".
-# Needs the static binaries of target/release-static/ (make e2e builds them first).
+# Needs the static binaries of target/release-static/ (make smoke builds them first).
 #   KEEP_LOGS=DIR smoke.sh      leaves the members' and the servers' logs there
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 . "$root/tests/cluster/env.sh"; . "$root/tests/cluster/net.sh"; . "$root/tests/e2e/checks.sh"
 export RUN=$HAM4DB_TEST_DIR/run/cluster KUBECONFIG=$HAM4DB_TEST_DIR/run/cluster/kubeconfig CACHE=$HAM4DB_TEST_DIR NODES=1
 : "${IMAGE:=localhost/ham4db:e2e}" "${KEEP_LOGS:=}"
-. "$root/tests/e2e/servers.sh"
+. "$root/tests/e2e/servers.sh"; . "$root/tests/e2e/group.sh"
 [ "$(id -u)" = 0 ] || die "needs root: nodes are made of namespaces"
 [ ! -e "/sys/class/net/$CLUSTER" ] || die "a cluster is up already; end it first: tests/cluster/cluster-down.sh"
 "$root/tests/setup/ensure.sh" kube-node bases helm mysql
 work=$(mktemp -d)
 begun=$(now_ms)
-
-k() { kubectl -n ham4db "$@"; }
-# get ADDRESS PATH : the body; fails unless the answer is 200.
-get() { wget -q -O - -T 2 --tries=1 "http://$1:3000$2"; }
-pods() { k get pods -l app.kubernetes.io/name=ham4db -o jsonpath='{range .items[*]}{.metadata.name} {.status.podIP}{"\n"}{end}'; }
-pod_ip() { k get pod "$1" -o jsonpath='{.status.podIP}'; }
-service_ip() { k get service ham4db -o jsonpath='{.spec.clusterIP}'; }
-# column NAME : what `kubectl get mysqlcluster orders` shows under that heading.
-column() {
-    k get mysqlcluster orders | awk -v name="$1" 'NR == 1 { at = match($0, "(^|  )" name "( |$)"); if (at > 1) at += 2 }
-        NR == 2 && at { value = substr($0, at); sub(/ .*/, "", value); print value }'
-}
-primary_column_names() { [ "$(column PRIMARY)" = "$HOST_IP:$(port "$1")" ]; }
-status() { k get mysqlcluster orders -o jsonpath="{.status.$1}"; }
-# json EXPRESSION : Python on `v`, the JSON document read.
-json() { python3 -c 'import json,sys; v=json.load(sys.stdin); sys.exit(0 if eval(sys.argv[1]) else 1)' "$1"; }
-# leader EXCEPT : the pod other than EXCEPT that says it leads, if it is just one.
-leader() {
-    local name ip found=()
-    while read -r name ip; do
-        if [ "$name" != "$1" ] && [ -n "$ip" ] && get "$ip" /api/leader-check >/dev/null; then found+=("$name"); fi
-    done < <(pods)
-    [ ${#found[@]} = 1 ] && echo "${found[0]}"
-}
 
 finish() {
     local code=$1 name ip
@@ -74,13 +50,7 @@ for n in 2 3; do check "server $n follows server 1" follows "$n" 1; done
 # --- install --------------------------------------------------------------------------------------------------------------------
 kubectl create namespace ham4db >/dev/null
 kubectl label namespace ham4db pod-security.kubernetes.io/{enforce,warn}=restricted >/dev/null
-kubectl apply -f - >/dev/null <<YAML
-apiVersion: storage.k8s.io/v1
-kind: StorageClass
-metadata: {name: manual}
-provisioner: kubernetes.io/no-provisioner
-volumeBindingMode: WaitForFirstConsumer
-YAML
+storage_class >/dev/null
 COUNT=3 DIR=$RUN/volumes NODE=node1 "$root/tests/cluster/check/pv.sh" >/dev/null
 install() {
     helm install ham4db "$root/charts/ham4db" --namespace ham4db --wait --timeout 90s --set image.pullPolicy=Never \
@@ -88,29 +58,19 @@ install() {
 }
 check 'helm install, and all is ready' install
 [ "$failed" = 0 ] || exit 1
-healthy() {
-    local name ip count=0
-    while read -r name ip; do [ "$(get "$ip" /api/raft-health)" = '"healthy"' ] && count=$((count + 1)); done < <(pods)
-    [ "$count" = 3 ]
-}
-within 10 'three members say healthy by raft-health' healthy
-ready_endpoints() { k get endpointslice -l kubernetes.io/service-name=ham4db -o json | json "sum(e['conditions']['ready'] for s in v['items'] for e in s.get('endpoints') or []) == $1"; }
+within 10 'three members say healthy by raft-health' healthy 3
 within 10 'and the client Service leads to all three' ready_endpoints 3
 within 10 'one of them leads' leader ''
 within 10 'the group has written its bootstrap marker' k get configmap ham4db-bootstrap
 
 # --- one MySQLCluster -----------------------------------------------------------------------------------------------------------
-sed -e "s/password: change-me$/password: $topology_password/" -e "s/replicationPassword: .*/replicationPassword: $replication_password/" \
-    -e "s/db1.example.com/$HOST_IP/; s/port: 3306/port: $(port 2)/" -e '/db2.example.com/,+1d' \
-    "$root/deploy/examples/servers-outside.yaml" >"$work/orders.yaml"
+outside "$(port 2)" >"$work/orders.yaml"
 check 'the example for servers outside is applied, with one replica as its seed' k apply --server-side -f "$work/orders.yaml"
 within 20 'kubectl get mysqlcluster names the primary' primary_column_names 1
-all_instances() { k get mysqlcluster orders -o json | json "len(v['status']['instances']) == 3"; }
-within 20 'and its status has all three instances' all_instances
+within 20 'and its status has all three instances' all_instances orders
 shown() { get "$(service_ip)" /api/clusters-info | json "[c['CountInstances'] for c in v] == [3]"; }
 within 10 'the API shows them through the Service' shown
-recoverable() { [ "$(k get mysqlcluster orders -o jsonpath='{.status.conditions[?(@.type=="Ready")].status}')" = True ]; }
-within 30 'the cluster is Ready' recoverable
+within 30 'the cluster is Ready' is orders Ready True
 
 # --- the primary dies -----------------------------------------------------------------------------------------------------------
 for _ in $(seq 50); do sql 1 'INSERT INTO shop.orders VALUES ()'; done
