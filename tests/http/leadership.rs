@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use axum::http::StatusCode;
 use ham4db::app::ports::{Health, Leadership, Unconfirmed};
+use ham4db::domain::intent::Origin;
 use serde_json::json;
 
 use crate::group::peer;
@@ -180,4 +181,21 @@ async fn metrics_count_what_is_there() {
     ] {
         assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
     }
+    // Nobody is woken for a server that somebody put into downtime, but for one that a recovery left behind.
+    let mut downtime = crate::fixture::document_downtime(21100);
+    downtime.origin = Origin::Recovery;
+    member.api.state.lock().unwrap().intents.insert(downtime.id(), downtime);
+    let text = member.get("/metrics").await.text;
+    assert!(
+        text.contains("ham4db_instances_unreachable{cluster=\"127.0.0.1:21100\"} 1\n"),
+        "{text}"
+    );
+    let downtime = crate::fixture::document_downtime(21100);
+    member.api.state.lock().unwrap().intents.insert(downtime.id(), downtime);
+    let text = member.get("/metrics").await.text;
+    assert!(
+        text.contains("ham4db_instances_unreachable{cluster=\"127.0.0.1:21100\"} 0\n"),
+        "{text}"
+    );
+    assert!(!text.contains("ham4db_findings{"), "{text}");
 }

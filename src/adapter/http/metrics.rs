@@ -14,6 +14,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
 use crate::app::ports::Health;
+use crate::domain::key::InstanceKey;
 
 use super::scene::Scene;
 use super::server::Shared;
@@ -99,10 +100,10 @@ fn registry(shared: &Shared) -> Registry {
         obstacles.get_or_create(&cluster).set(size(outlook.obstacles.len()));
         let members = view.topology.instances.values();
         instances.get_or_create(&cluster).set(size(members.len()));
-        unreachable
-            .get_or_create(&cluster)
-            .set(size(members.filter(|instance| !instance.is_valid()).count()));
-        for judged in &view.findings {
+        let counts = |key: &InstanceKey| !scene.is_set_aside(&view.topology, key);
+        let missed = members.filter(|instance| !instance.is_valid() && counts(&instance.key));
+        unreachable.get_or_create(&cluster).set(size(missed.count()));
+        for judged in view.findings.iter().filter(|judged| counts(&judged.finding.instance)) {
             findings
                 .get_or_create(&ByCode {
                     cluster: view.cluster.name.clone(),
@@ -135,10 +136,14 @@ fn registry(shared: &Shared) -> Registry {
     registry.register("instances", "Instances of a cluster", instances);
     registry.register(
         "instances_unreachable",
-        "Instances of a cluster whose last probe failed",
+        "Instances of a cluster whose last probe failed, without those that somebody put into downtime",
         unreachable,
     );
-    registry.register("findings", "Findings of now", findings);
+    registry.register(
+        "findings",
+        "Findings of now, without those about servers that somebody put into downtime",
+        findings,
+    );
     registry.register(
         "failover_ready",
         "Whether another server would be promoted if the primary of a cluster died now",

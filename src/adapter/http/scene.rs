@@ -7,7 +7,7 @@ use crate::app::api::{ApiError, ClusterView};
 use crate::domain::explain::{self, Explanation};
 use crate::domain::gtid::GtidSet;
 use crate::domain::instance::Instance;
-use crate::domain::intent::Wish;
+use crate::domain::intent::{Intent, Origin, Wish};
 use crate::domain::key::InstanceKey;
 use crate::domain::recovery::position::Holdings;
 use crate::domain::state::{QuarantineState, State};
@@ -50,6 +50,15 @@ impl<'a> Scene<'a> {
                 Wish::Downtime { until, .. } => until.unwrap_or(Wall(i64::MAX)),
                 Wish::Candidate { .. } => Wall(i64::MIN),
             })
+    }
+
+    /// Whether a person or a document put an instance into downtime: they know of it, and want to be woken for the others. What a recovery
+    /// left behind is for somebody to look at.
+    pub(super) fn is_set_aside(&self, topology: &Topology, key: &InstanceKey) -> bool {
+        let by_somebody = |intent: &&Intent| intent.origin != Origin::Recovery && intent.wish.is_active(self.now);
+        self.state.intents.values().filter(by_somebody).any(|intent| {
+            matches!(intent.wish, Wish::Downtime { .. }) && topology.resolve(&intent.instance) == topology.resolve(key)
+        })
     }
 
     /// The errant transactions of an instance: of a failed primary as it was judged on its return, of others as the analysis and the
