@@ -64,8 +64,9 @@ async fn a_delay_is_lifted_and_put_back_without_losing_relay_log() {
         assert_eq!(session.facts(LONG).await.unwrap().received(), received);
         session.apply_at_once(LONG).await.unwrap();
         session.wait_applied(&received, LONG).await.unwrap();
-        assert_eq!(replica.value("SELECT COUNT(*) FROM d.t").await, "5");
         session.delay_by(0, LONG).await.unwrap();
+        // MariaDB tells a transaction as soon as it is in the binary log, a moment before its rows are seen.
+        assert_eq!(replica.value("SELECT COUNT(*) FROM d.t").await, "5");
         let facts = session.facts(LONG).await.unwrap();
         assert_eq!((delays(&facts), goes_by(&facts)), (0, by_gtid));
         session.delay_by(DELAY, LONG).await.unwrap();
