@@ -1,7 +1,7 @@
 //! The use case of documents: on the leader, what they ask for becomes commands, and what became of it is written into their status.
 //!
-//! Runs on every member; a member that does not lead only waits. Two loops, so that a slow API server never delays a command: one
-//! reconciles and proposes, the other writes statuses at their pace. Neither waits for a server of MySQL.
+//! Runs on every member; a member that does not lead only waits. Three loops, so that a slow API server never delays a command: one
+//! reconciles and proposes, one writes statuses at their pace, one makes Services. None waits for a server of MySQL.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -20,6 +20,7 @@ use crate::domain::time::Wall;
 use super::documents::{ClusterSource, DocumentSet, Notice, Pictures, StatusError};
 use super::notice_pace::NoticePace;
 use super::ports::{Clock, Consensus, ProposeError};
+use super::publish::{self, Outcomes, Publisher};
 use super::status_pace::StatusPace;
 
 /// Without any change the documents are looked at this often: downtimes expire, other groups fall silent, holds end.
@@ -49,6 +50,13 @@ struct Wanted {
     notices: Arc<BTreeMap<Origin, Vec<Notice>>>,
 }
 
+/// What the reconcile loop hands on, and what it hears back.
+struct Sides {
+    statuses: watch::Sender<Wanted>,
+    publications: watch::Sender<publish::Wanted>,
+    outcomes: watch::Receiver<Outcomes>,
+}
+
 /// What the reconcile loop remembers from round to round, while it leads.
 #[derive(Default)]
 struct Memory {
@@ -76,10 +84,26 @@ impl Declare {
     /// Runs until `stop`.
     pub async fn run(self, stop: CancellationToken) {
         let (statuses, written) = watch::channel(Wanted::default());
-        tokio::join!(self.reconcile(&statuses, &stop), self.write(written, &stop));
+        let (publications, published) = watch::channel(publish::Wanted::default());
+        let outcomes = watch::Sender::new(Outcomes::default());
+        let publisher = Publisher {
+            consensus: Arc::clone(&self.consensus),
+            source: Arc::clone(&self.source),
+            clock: Arc::clone(&self.clock),
+        };
+        let sides = Sides {
+            statuses,
+            publications,
+            outcomes: outcomes.subscribe(),
+        };
+        tokio::join!(
+            self.reconcile(sides, &stop),
+            self.write(written, &stop),
+            publisher.run(published, &outcomes, &stop)
+        );
     }
 
-    async fn reconcile(&self, statuses: &watch::Sender<Wanted>, stop: &CancellationToken) {
+    async fn reconcile(&self, mut sides: Sides, stop: &CancellationToken) {
         let mut documents = self.source.documents();
         let mut pictures = self.pictures.clone();
         let mut state = self.consensus.state();
@@ -89,6 +113,7 @@ impl Declare {
             let set = documents.borrow_and_update().clone();
             let seen = pictures.borrow_and_update().clone();
             state.mark_unchanged();
+            sides.outcomes.mark_unchanged();
             let (leads, term) = {
                 let leadership = leadership.borrow_and_update();
                 (leadership.is_leader, leadership.term)
@@ -100,9 +125,10 @@ impl Declare {
                 };
             }
             if leads {
-                self.round(&set, &seen, &mut memory, statuses).await;
+                self.round(&set, &seen, &mut memory, &sides).await;
             } else {
-                statuses.send_replace(Wanted::default());
+                sides.statuses.send_replace(Wanted::default());
+                sides.publications.send_replace(publish::Wanted::default());
             }
             let gathered = tokio::time::Instant::now() + GATHER;
             tokio::select! {
@@ -111,6 +137,7 @@ impl Declare {
                 () = or_forever(pictures.changed()) => {}
                 () = or_forever(state.changed()) => {}
                 () = or_forever(leadership.changed()) => {}
+                () = or_forever(sides.outcomes.changed()) => {}
                 () = tokio::time::sleep(TICK) => {}
             }
             tokio::select! {
@@ -121,13 +148,7 @@ impl Declare {
     }
 
     /// Reconcile, propose what is missing, reconcile again, hand the statuses on.
-    async fn round(
-        &self,
-        set: &DocumentSet,
-        pictures: &Pictures,
-        memory: &mut Memory,
-        statuses: &watch::Sender<Wanted>,
-    ) {
+    async fn round(&self, set: &DocumentSet, pictures: &Pictures, memory: &mut Memory, sides: &Sides) {
         let compute = |vanished: &BTreeMap<Origin, Wall>| -> Reconciliation {
             let state: Arc<State> = self.consensus.state().borrow().clone();
             declared::reconcile(set, &state, pictures, vanished, self.clock.wall())
@@ -150,7 +171,24 @@ impl Declare {
         }
         memory.warned = answer.warnings.into_iter().collect();
         memory.vanished = answer.vanished;
-        statuses.send_if_modified(|present| {
+        let publications = publish::Wanted {
+            term: memory.term,
+            publications: Arc::new(answer.publications),
+        };
+        let outcomes = sides.outcomes.borrow().clone();
+        for (origin, status) in &mut answer.statuses {
+            if let (Some(publication), Some(outcome)) = (publications.publications.get(origin), outcomes.get(origin)) {
+                publication.tell(outcome, status);
+            }
+        }
+        sides.publications.send_if_modified(|present| {
+            let changed = *present != publications;
+            if changed {
+                *present = publications;
+            }
+            changed
+        });
+        sides.statuses.send_if_modified(|present| {
             let changed = present.term != memory.term
                 || *present.statuses != answer.statuses
                 || *present.notices != answer.notices;
@@ -300,7 +338,7 @@ async fn in_time(origin: &Origin, write: impl Future<Output = Result<(), StatusE
 }
 
 /// The change of a watch; never, when its sender is gone: the other branches go on.
-async fn or_forever(changed: impl Future<Output = Result<(), watch::error::RecvError>>) {
+pub(super) async fn or_forever(changed: impl Future<Output = Result<(), watch::error::RecvError>>) {
     if changed.await.is_err() {
         std::future::pending::<()>().await;
     }

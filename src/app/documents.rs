@@ -7,7 +7,9 @@ use async_trait::async_trait;
 use secrecy::SecretString;
 use tokio::sync::watch;
 
-pub use crate::domain::declared::{ClusterPicture, DeclaredCluster, Notice, Observer, Reading, Seen, StatusModel};
+pub use crate::domain::declared::{
+    ClusterPicture, DeclaredCluster, LeadsTo, Notice, Observer, Publication, PublishError, Reading, Seen, StatusModel,
+};
 
 use super::ports::{Account, Credentials, CredentialsByOrigin, TlsMode};
 use crate::domain::declared::Tls;
@@ -41,6 +43,24 @@ pub trait ClusterSource: Send + Sync {
     /// # Errors
     /// When it was not told.
     async fn tell(&self, origin: &Origin, notice: &Notice) -> Result<(), StatusError>;
+
+    /// Makes the Services of a document what they must be, and removes those that are its own and are not asked for. Answers where the
+    /// one for the primary leads then.
+    ///
+    /// # Errors
+    /// When they are not as they must be. A source without Services always fails where one is asked for.
+    async fn publish(
+        &self,
+        _origin: &Origin,
+        publication: &Publication,
+        _observer: &Observer,
+    ) -> Result<LeadsTo, PublishError> {
+        if publication.services.is_empty() {
+            Ok(None)
+        } else {
+            Err(PublishError::Unsupported)
+        }
+    }
 }
 
 /// Why a status was not written.

@@ -26,6 +26,7 @@ pub mod ownership;
 pub mod picture;
 pub mod placing;
 pub mod ports;
+mod publish;
 pub mod quarantine;
 mod queue;
 pub mod reattach;

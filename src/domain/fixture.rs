@@ -80,6 +80,7 @@ fn facts(n: u32, flavour: Flavour, executed: GtidSet) -> InstanceFacts {
         settings: None,
         group_name: String::new(),
         group: None,
+        peer: None,
         by_reserved_door: false,
         problems: Vec::new(),
     }

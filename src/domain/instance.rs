@@ -1,5 +1,6 @@
 //! What is known of one server: its facts as it told them, and how the last attempt to ask it ended.
 
+use core::net::IpAddr;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -311,6 +312,10 @@ pub struct InstanceFacts {
     /// Its membership of that group; `None` outside one, and where it could not be read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub group: Option<GroupMember>,
+    /// The address that the connection went to on which this was told; `None` where that is no address for applications, or not known
+    /// among several of one name. Of this member's own looks only: another one may reach the server elsewhere.
+    #[serde(skip)]
+    pub peer: Option<IpAddr>,
     /// It has no connection left, and was asked through the one that it keeps for administrators.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub by_reserved_door: bool,

@@ -32,7 +32,55 @@ pub const FIELD_MANAGER: &str = "ham4db-controller";
 pub fn crd_yaml() -> Result<String, serde_yaml::Error> {
     let mut definition = serde_yaml::to_value(MySQLCluster::crd())?;
     shorten(&mut definition, false);
+    say_once(&mut definition);
+    for version in list_of(&mut definition, &["spec", "versions"]) {
+        if let Some(status) = field_of(version, &["schema", "openAPIV3Schema", "properties", "status"]) {
+            without_null(status);
+        }
+    }
     serde_yaml::to_string(&definition)
+}
+
+fn field_of<'a>(value: &'a mut serde_yaml::Value, path: &[&str]) -> Option<&'a mut serde_yaml::Value> {
+    path.iter().try_fold(value, |value, name| value.get_mut(name))
+}
+
+fn list_of<'a>(
+    value: &'a mut serde_yaml::Value,
+    path: &[&str],
+) -> impl Iterator<Item = &'a mut serde_yaml::Value> + use<'a> {
+    let list = field_of(value, path).and_then(serde_yaml::Value::as_sequence_mut);
+    list.into_iter().flatten()
+}
+
+/// Leaves away that fields may be null: nobody but ham4db writes a status, and it leaves out what it does not know. The API server drops
+/// a null where none is allowed.
+fn without_null(schema: &mut serde_yaml::Value) {
+    for item in schema.as_sequence_mut().into_iter().flatten() {
+        without_null(item);
+    }
+    if let Some(fields) = schema.as_mapping_mut() {
+        fields.remove("nullable");
+        fields.values_mut().for_each(without_null);
+    }
+}
+
+/// Leaves away what is said of one entry of a list, where it is said of the list.
+fn say_once(schema: &mut serde_yaml::Value) {
+    for item in schema.as_sequence_mut().into_iter().flatten() {
+        say_once(item);
+    }
+    let Some(fields) = schema.as_mapping_mut() else { return };
+    let is_list = fields.get("type").and_then(|kind| kind.as_str()) == Some("array");
+    if is_list
+        && fields.contains_key("description")
+        && let Some(items) = fields.get_mut("items").and_then(serde_yaml::Value::as_mapping_mut)
+    {
+        items.remove("description");
+    }
+    for field in fields.values_mut() {
+        say_once(field);
+    }
 }
 
 /// Leaves away what Kubernetes says about its own type of condition: it is the same everywhere, and a third of nothing but words.

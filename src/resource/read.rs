@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 
 use crate::domain::declared::{
-    DeclaredCandidate, DeclaredCluster, DeclaredDowntime, DeclaredTakeover, FORCE_ANNOTATION, ObservedBy,
-    SecretStanding, Tls,
+    DeclaredCandidate, DeclaredCluster, DeclaredDowntime, DeclaredServices, DeclaredTakeover, FORCE_ANNOTATION,
+    ObservedBy, SecretStanding, Tls,
 };
 use crate::domain::intent::{Origin, PromotionRule};
 use crate::domain::key::InstanceKey;
@@ -146,6 +146,7 @@ fn declared(spec: &MySQLClusterSpec, origin: Origin) -> Result<DeclaredCluster, 
     if spec.credentials_secret_ref.name.is_empty() {
         return Err("spec.credentialsSecretRef.name: is empty".to_owned());
     }
+    let services = services(spec, &origin)?;
     let recovery = &spec.recovery;
     let document = Document {
         origin,
@@ -192,6 +193,7 @@ fn declared(spec: &MySQLClusterSpec, origin: Origin) -> Result<DeclaredCluster, 
         takeover: spec.takeover.as_ref().map(takeover).transpose()?,
         acknowledged: spec.recovery.acknowledged.clone().filter(|uid| !uid.is_empty()),
         force: None,
+        services,
         tls: match spec.tls.mode {
             spec::TlsMode::Off => Tls::Off,
             spec::TlsMode::Preferred => Tls::Preferred,
@@ -201,6 +203,41 @@ fn declared(spec: &MySQLClusterSpec, origin: Origin) -> Result<DeclaredCluster, 
         secret: SecretStanding::Unread,
         observed_by: None,
     })
+}
+
+fn services(spec: &MySQLClusterSpec, origin: &Origin) -> Result<Option<DeclaredServices>, String> {
+    let (Some(asked), Origin::Document { name: own, .. }) = (&spec.primary_service, origin) else {
+        return Ok(None);
+    };
+    let named = |field: &str, name: &String| {
+        let is_label = name.len() <= 63 && !name.contains('.') && is_name(name);
+        if is_label && name.starts_with(|first: char| first.is_ascii_lowercase()) {
+            Ok(name.clone())
+        } else {
+            Err(format!(
+                "spec.primaryService.{field}: `{name}` is no name of a Service: lower case letters, digits and -, a letter first, at most 63"
+            ))
+        }
+    };
+    // Dots are allowed in names of resources and not in those of Services.
+    let default = || format!("{}-primary", own.replace('.', "-"));
+    let name = asked.name.as_ref().map(|name| named("name", name)).transpose()?;
+    let replicas = asked.replicas_name.as_ref().map(|name| named("replicasName", name));
+    let services = DeclaredServices {
+        primary: name.unwrap_or_else(default),
+        port: u16::try_from(asked.port)
+            .ok()
+            .filter(|port| *port > 0)
+            .ok_or_else(|| format!("spec.primaryService.port: {} is not within 1 to 65535", asked.port))?,
+        replicas: replicas.transpose()?,
+    };
+    if services.replicas.as_ref() == Some(&services.primary) {
+        return Err(format!(
+            "spec.primaryService.replicasName: {} is the name of the other Service",
+            services.primary
+        ));
+    }
+    Ok(Some(services))
 }
 
 fn takeover(asked: &spec::Takeover) -> Result<DeclaredTakeover, String> {

@@ -16,6 +16,9 @@ use serde::{Deserialize, Serialize};
 
 use super::status::MySQLClusterStatus;
 
+/// Names of Services (RFC 1035).
+const LABEL_PATTERN: &str = "^[a-z]([a-z0-9-]*[a-z0-9])?$";
+
 /// How durations are written: `90s`, `30m`, `1h30m`.
 pub(super) const DURATION_PATTERN: &str = "^([0-9]{1,6}(ms|s|m|h)){1,4}$";
 
@@ -54,7 +57,7 @@ pub struct MySQLClusterSpec {
     /// Watch the cluster, and repair nothing.
     #[serde(default)]
     pub paused: bool,
-    /// Addresses where discovery starts; every other server of the topology is found from there.
+    /// Addresses where discovery starts; the other servers are found from there.
     #[x_kube(merge_strategy = ListMerge::Map(vec!["host".into(), "port".into()]))]
     #[schemars(length(min = 1, max = 64))]
     pub seeds: Vec<Seed>,
@@ -70,7 +73,7 @@ pub struct MySQLClusterSpec {
     /// Which transactions survive the loss of the primary: semi-sync is kept so on source and replicas. Unset: as the configuration says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub durability: Option<Durability>,
-    /// Instances to leave alone for a while: shown, and not acted on. An entry ends at its time, with or without the API server.
+    /// Instances to leave alone for a while: shown, and not acted on. An entry ends at its time, also without the API server.
     #[x_kube(merge_strategy = ListMerge::Map(vec!["host".into(), "port".into()]))]
     #[schemars(length(max = 64))]
     #[serde(default)]
@@ -86,6 +89,28 @@ pub struct MySQLClusterSpec {
     /// A living primary hands over, once for each requestID. Removed, it is taken back while nothing is promoted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub takeover: Option<Takeover>,
+    /// A Service that leads applications to the primary, wherever it runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub primary_service: Option<PrimaryService>,
+}
+
+/// Services that lead applications to the servers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[x_kube(validation = Rule::new("!has(self.name) || !has(self.replicasName) || self.name != self.replicasName").message("two Services need two names"))]
+#[serde(rename_all = "camelCase")]
+pub struct PrimaryService {
+    /// Unset: the name of this resource with -primary.
+    #[schemars(length(min = 1, max = 63), regex(pattern = LABEL_PATTERN))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Its port; the servers keep theirs.
+    #[schemars(range(min = 1, max = 65535))]
+    #[serde(default = "default_port")]
+    pub port: i32,
+    /// Name of another one that leads to healthy replicas. Unset: none.
+    #[schemars(length(min = 1, max = 63), regex(pattern = LABEL_PATTERN))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replicas_name: Option<String>,
 }
 
 /// A takeover.
@@ -162,7 +187,7 @@ pub struct Recovery {
     #[schemars(length(max = 128))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub acknowledged: Option<String>,
-    /// How long after a recovery ended the next one of this cluster is held back, unless a person acknowledges it. Like 30m or 1h30m.
+    /// How long after a recovery the next one is held back, unless a person acknowledges it. Like 30m or 1h30m.
     #[schemars(length(max = 32), regex(pattern = DURATION_PATTERN))]
     #[serde(default = "default_block")]
     pub block_for: String,

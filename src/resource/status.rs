@@ -111,7 +111,6 @@ pub struct Primary {
     #[schemars(length(max = 253))]
     pub host: String,
     /// TCP port.
-    #[schemars(range(min = 1, max = 65535))]
     pub port: i32,
     /// Raised by every recovery: of two sources that name a primary, the one with the higher epoch is right.
     pub epoch: i64,
@@ -125,10 +124,9 @@ pub struct Primary {
 #[serde(rename_all = "camelCase")]
 pub struct Instance {
     /// Host name or IP address.
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(length(max = 253))]
     pub host: String,
     /// TCP port.
-    #[schemars(range(min = 1, max = 65535))]
     pub port: i32,
     /// Primary, Replica; Quarantined: a failed primary that is kept read-only; Detached: replicates from nobody and is not the primary;
     /// Unknown.
@@ -194,10 +192,9 @@ pub enum Role {
 #[serde(rename_all = "camelCase")]
 pub struct DowntimeState {
     /// Host name or IP address.
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(length(max = 253))]
     pub host: String,
     /// TCP port.
-    #[schemars(range(min = 1, max = 65535))]
     pub port: i32,
     /// Active; Expired: its time has passed; NotFound: no instance of the cluster has this address; Pending: not recorded yet.
     #[serde(default)]

@@ -3,7 +3,8 @@ use serde_json::{Value, json};
 use super::spec::MySQLCluster;
 use super::{crd_yaml, document, status, superseded_by};
 use crate::domain::declared::{
-    DeclaredTakeover, InstanceStatus, Observer, Promotable, RecoveryPhase, RecoveryStatus, Role, StatusModel, fixture,
+    DeclaredServices, DeclaredTakeover, InstanceStatus, Observer, Promotable, RecoveryPhase, RecoveryStatus, Role,
+    StatusModel, fixture,
 };
 use crate::domain::intent::{Origin, PromotionRule};
 use crate::domain::key::InstanceKey;
@@ -255,6 +256,18 @@ fn what_cannot_be_read_is_said_with_its_place() {
         ),
         (json!({"seeds": []}), "spec.seeds: at least one seed is needed"),
         (
+            json!({"primaryService": {"port": 0}}),
+            "spec.primaryService.port: 0 is not within 1 to 65535",
+        ),
+        (
+            json!({"primaryService": {"replicasName": "1st"}}),
+            "spec.primaryService.replicasName: `1st` is no name of a Service: lower case letters, digits and -, a letter first, at most 63",
+        ),
+        (
+            json!({"primaryService": {"replicasName": "orders-primary"}}),
+            "spec.primaryService.replicasName: orders-primary is the name of the other Service",
+        ),
+        (
             json!({"seeds": [{"host": "db1", "port": 0}]}),
             "spec.seeds[0]: port 0 is not within 1 to 65535",
         ),
@@ -346,11 +359,41 @@ fn the_rules_of_the_schema_hold_here_as_on_the_server() {
             ),
             "a downtime needs either until or indefinite: true",
         ),
+        (
+            minimal(&json!({"primaryService": {"name": "a", "replicasName": "a"}})),
+            "two Services need two names",
+        ),
         (long, "the name of a MySQLCluster must be at most 52 characters long"),
     ] {
         let errors = typed(value).validate_cel().unwrap_err();
         assert!(errors.to_string().contains(message), "{errors}");
     }
+}
+
+#[test]
+fn services_are_read_with_their_defaults() {
+    let read = |spec: Value| document(&minimal(&spec), "default").unwrap().declared.services;
+    assert_eq!(read(json!({})), None);
+    assert_eq!(
+        read(json!({"primaryService": {}})),
+        Some(DeclaredServices {
+            primary: "orders-primary".to_owned(),
+            port: 3306,
+            replicas: None
+        })
+    );
+    assert_eq!(
+        read(json!({"primaryService": {"name": "db", "port": 3310, "replicasName": "db-ro"}})),
+        Some(DeclaredServices {
+            primary: "db".to_owned(),
+            port: 3310,
+            replicas: Some("db-ro".to_owned())
+        })
+    );
+    let mut dotted = minimal(&json!({"primaryService": {}}));
+    dotted["metadata"]["name"] = json!("orders.eu");
+    let dotted = document(&dotted, "default").unwrap().declared.services;
+    assert_eq!(dotted.unwrap().primary, "orders-eu-primary");
 }
 
 fn observer(uuid: &str, term: u64, renewed: Wall) -> Observer {

@@ -105,6 +105,8 @@ refuses 'a value that does not exist is refused' 'replicaCount' --set replicaCou
 renders 'the controller may read the named Secrets only' \
     '[r["resourceNames"] for r in the("Role","ham4db-controller")["rules"] if "secrets" in r["resources"]] == [["a","b"]]' --set 'credentialSecrets={a,b}'
 renders 'no Secrets named: none readable' 'not [r for x in o if "Role" in x["kind"] for r in x.get("rules",[]) if "secrets" in r["resources"]]' --set credentialSecrets=null
+renders 'Services and slices may be made in watched namespaces, and only there' \
+    '[(x["metadata"]["name"], sorted(r["verbs"])) for x in o if "Role" in x["kind"] for r in x.get("rules",[]) if set(r["resources"]) & {"services","endpointslices"}] == [("ham4db-controller", ["create","delete","get","list","patch"])] * 2'
 renders 'namespaces named: a Role in each, no ClusterRole' \
     '[x["metadata"]["namespace"] for x in o if x["kind"] == "Role" and x["metadata"]["name"] == "ham4db-controller"] == ["orders","billing"] and not kinds("ClusterRole")' --set 'watchNamespaces={orders,billing}'
 renders 'all namespaces: a ClusterRole, still with named Secrets only' \
@@ -183,6 +185,9 @@ check 'a member writes the bootstrap marker once' as_member create configmap ham
 check 'a member reads the marker' as_member get configmap ham4db-bootstrap
 check 'a member does not delete the marker' may_not delete configmap ham4db-bootstrap
 check 'a member reads no other ConfigMap' may_not get configmap ham4db
+check 'a member makes, lists and deletes Services' eval 'as_member create service clusterip made --tcp=3306:3306 && as_member get services && as_member delete service made'
+check 'a member sees no Services elsewhere' may_not get services -n orders
+check 'a member lists EndpointSlices' as_member get endpointslices
 check 'a member reads its StatefulSet' as_member get statefulset ham4db
 check 'a member does not change it' may_not scale statefulset ham4db --replicas=1
 check 'a member does not write the spec of a MySQLCluster' may_not create -f "$root/deploy/examples/servers-outside.yaml"

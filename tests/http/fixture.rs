@@ -112,6 +112,7 @@ pub(crate) fn instance(port: u16, source: Option<u16>) -> Instance {
         settings: None,
         group_name: String::new(),
         group: None,
+        peer: None,
         by_reserved_door: false,
         problems: Vec::new(),
     };

@@ -86,6 +86,16 @@ async fn what_the_rules_forbid_is_refused_with_the_message() {
         ("a", json!({"takeover": {"requestID": "x"}}), "spec.takeover.deadline"),
         (
             "a",
+            json!({"primaryService": {"name": "db", "replicasName": "db"}}),
+            "two Services need two names",
+        ),
+        (
+            "a",
+            json!({"primaryService": {"name": "my.db"}}),
+            "spec.primaryService.name",
+        ),
+        (
+            "a",
             json!({"takeover": {"requestID": "a b", "deadline": "2036-11-21T18:00:00Z"}}),
             "spec.takeover.requestID",
         ),

@@ -7,11 +7,13 @@ use anyhow::{Context as _, Result, ensure};
 use ham4db::adapter::kube::Client;
 use ham4db::resource::MySQLCluster;
 use k8s_openapi::api::core::v1::Secret;
-use kube::api::{Api, DeleteParams, PostParams};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::api::{Api, DeleteParams, ListParams, PostParams};
 use serde_json::{Value, json};
 
 use super::kit::http::{key, text};
 use super::kit::members::{Intent, Members};
+use super::kit::netns::Net;
 use super::kit::replication::{DATABASE, Flavour};
 use super::kit::run::{Run, hand_over, scenario};
 use super::kit::sql::Address;
@@ -26,6 +28,8 @@ const KNOWN: Duration = Duration::from_secs(20);
 /// Until a status says what happened while the API server was away: the longest pause between two attempts to reach it is ten seconds,
 /// and then it is read and written.
 const CAUGHT_UP: Duration = Duration::from_secs(15);
+/// Until a Service leads to a new primary that takes writes: ten times the budget.
+const LED: Duration = Duration::from_secs(2);
 /// How long it is watched that nothing is done.
 const QUIET: Duration = Duration::from_secs(3);
 
@@ -184,6 +188,61 @@ async fn status_primary_follows_a_failover() -> Result<()> {
             "it tells of {last:?}"
         );
         Ok(())
+    })
+    .await
+}
+
+/// Waits until a Service leads to these servers and nobody else.
+async fn leads(client: &Client, namespace: &str, service: &str, to: &[&Address], limit: Duration) -> Result<()> {
+    let slices: Api<EndpointSlice> = Api::namespaced(client.clone(), namespace);
+    let behind = ListParams::default().labels(&format!("kubernetes.io/service-name={service}"));
+    let mut wanted: Vec<String> = to.iter().map(ToString::to_string).collect();
+    wanted.sort();
+    until(limit, &format!("{service} to lead to {wanted:?}"), async || {
+        let mut led: Vec<String> = Vec::new();
+        for slice in slices.list(&behind).await? {
+            let port = slice
+                .ports
+                .iter()
+                .flatten()
+                .find_map(|port| port.port)
+                .unwrap_or_default();
+            let addresses = slice.endpoints.iter().flat_map(|endpoint| &endpoint.addresses);
+            led.extend(addresses.map(|address| format!("{address}:{port}")));
+        }
+        led.sort();
+        ensure!(led == wanted, "it leads to {led:?}");
+        Ok(Some(()))
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[expect(clippy::print_stdout, reason = "the time is for a person who measures")]
+async fn services_follow_a_failover() -> Result<()> {
+    scenario("kube-services", |run| async move {
+        // No Service can lead to loopback, where the servers of the other tests are.
+        let net = Net::create()?;
+        let (server, mut topology) = backdrop(Topology::start_in(&run, &Shape::star(Flavour::MySql, 2), &net)).await?;
+        let client = server.client().await;
+        let namespace = namespace(&client).await;
+        let _members = members(&run, &topology, &server, &namespace).await?;
+        let addresses = topology.addresses();
+        let spec = json!({"recovery": {"mode": "Auto"}, "primaryService": {"replicasName": "orders-replicas"}});
+        declare(&client, &namespace, "orders", &topology, spec).await?;
+        let led = async |service: &str, to: &[&Address], limit| leads(&client, &namespace, service, to, limit).await;
+        led("orders-primary", &[&addresses[0]], DEADLINE).await?;
+        led("orders-replicas", &[&addresses[1], &addresses[2]], DEADLINE).await?;
+
+        topology.server_mut(0)?.kill()?;
+        let successor = topology.only_writable(DEADLINE).await?;
+        let opened = std::time::Instant::now();
+        led("orders-primary", &[&addresses[successor]], LED).await?;
+        println!(
+            "led to the new primary {} ms after it was seen to be writable",
+            opened.elapsed().as_millis()
+        );
+        led("orders-replicas", &[&addresses[3 - successor]], DEADLINE).await
     })
     .await
 }

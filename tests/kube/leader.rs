@@ -74,6 +74,11 @@ impl Alone {
         self.state.borrow().clone()
     }
 
+    /// Changes the state past all commands.
+    pub(crate) fn change(&self, change: impl FnOnce(&mut State)) {
+        self.state.send_modify(|state| change(Arc::make_mut(state)));
+    }
+
     /// Names of all commands so far.
     pub(crate) fn proposed(&self) -> Vec<&'static str> {
         self.proposed.lock().unwrap().clone()

@@ -1,8 +1,8 @@
 //! Documents from an API server to commands and back, against a real kube-apiserver; and the whole way from a document to a failover of
 //! real servers, decided by real members.
 //!
-//! Needs kube-apiserver, etcd, kubectl and MySQL in the cache folder (`make test` sets them up). No node and no root. They run one at a
-//! time: `cargo test --test kube -- --test-threads=1`.
+//! Needs kube-apiserver, etcd, kubectl and MySQL in the cache folder (`make test` sets them up). No node; root or sudo for one test of
+//! Services only, whose servers need addresses other than loopback. They run one at a time: `cargo test --test kube -- --test-threads=1`.
 
 #![expect(
     clippy::unwrap_used,
@@ -28,3 +28,4 @@ mod outage;
 mod pace;
 mod requests;
 mod server;
+mod services;

@@ -13,14 +13,16 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use crate::app::documents::{ClusterSource, DocumentSet, Notice, Observer, Seen, StatusError, StatusModel};
+use crate::app::documents::{
+    ClusterSource, DocumentSet, LeadsTo, Notice, Observer, Publication, PublishError, Seen, StatusError, StatusModel,
+};
 use crate::app::ports::{Credentials, CredentialsByOrigin};
 use crate::domain::intent::Origin;
 use crate::resource::MySQLCluster;
 
 use super::follow::follow;
 use super::model::{Happened, Model, SecretKey};
-use super::{events, status};
+use super::{events, services, status};
 
 /// Events that may wait to be taken in.
 const QUEUE: usize = 1024;
@@ -209,5 +211,14 @@ impl ClusterSource for KubeSource {
 
     async fn tell(&self, origin: &Origin, notice: &Notice) -> Result<(), StatusError> {
         events::tell(&self.client, origin, notice).await
+    }
+
+    async fn publish(
+        &self,
+        origin: &Origin,
+        publication: &Publication,
+        observer: &Observer,
+    ) -> Result<LeadsTo, PublishError> {
+        services::publish(&self.client, origin, publication, observer).await
     }
 }

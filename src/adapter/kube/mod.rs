@@ -9,6 +9,8 @@ mod follow;
 mod marker;
 mod model;
 mod replicas;
+mod services;
+mod slices;
 mod status;
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use std::error::Error as StdError;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -147,17 +147,27 @@ async fn resolve(instance: &InstanceKey) -> Result<Vec<SocketAddr>, ProbeFailure
     Ok(sockets.take(MOST_ADDRESSES).collect())
 }
 
-/// A connection to an instance, on which nothing was sent yet. Has no deadline of its own: call it inside [`within`].
-pub(super) async fn open(instance: &InstanceKey, credentials: &Credentials) -> Result<MySqlConnection, ProbeFailure> {
+/// A connection to an instance, on which nothing was sent yet, and the address that it went to, where that is known. Has no deadline of
+/// its own: call it inside [`within`].
+pub(super) async fn open(
+    instance: &InstanceKey,
+    credentials: &Credentials,
+) -> Result<(MySqlConnection, Option<IpAddr>), ProbeFailure> {
     let addresses = resolve(instance).await?;
     let options = options(credentials);
     if credentials.tls == TlsMode::Verify {
-        // The certificate is checked against the name, so the driver has to be given the name.
-        return connect(&options.host(&instance.hostname).port(instance.port)).await;
+        // The certificate is checked against the name, so the driver has to be given the name, and does not tell which address it took.
+        let only = match addresses.as_slice() {
+            [only] => Some(only.ip()),
+            _ => None,
+        };
+        let connection = connect(&options.host(&instance.hostname).port(instance.port)).await?;
+        return Ok((connection, only));
     }
     let mut outcome = Err(ProbeFailure::Name("it has no address".to_owned()));
     for address in addresses {
-        outcome = connect(&options.clone().host(&address.ip().to_string()).port(address.port())).await;
+        let connected = connect(&options.clone().host(&address.ip().to_string()).port(address.port())).await;
+        outcome = connected.map(|connection| (connection, Some(address.ip())));
         // A name may stand for an IPv6 and an IPv4 address of which the server listens on one.
         if !matches!(outcome, Err(ProbeFailure::Refused | ProbeFailure::Unreachable(_))) {
             break;

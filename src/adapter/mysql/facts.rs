@@ -112,6 +112,7 @@ pub(super) fn assemble(
         settings: None,
         group_name: learned.variable("group_replication_group_name").to_owned(),
         group,
+        peer: None,
         by_reserved_door: false,
         problems,
     };

@@ -1,6 +1,7 @@
 //! An open connection to one server, with what was learned about the server on it.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -134,6 +135,8 @@ pub(super) type Answer = Result<Vec<TextRow>, (u16, String)>;
 pub(super) struct Line {
     connection: MySqlConnection,
     instance: InstanceKey,
+    /// Where the connection went.
+    peer: Option<IpAddr>,
     settings: Arc<ProbeSettings>,
     learned: Learned,
     /// The server is full, and this is the connection that it keeps for administrators.
@@ -193,11 +196,12 @@ impl Line {
         credentials: &Credentials,
         settings: &Arc<ProbeSettings>,
     ) -> Result<Self, ProbeFailure> {
-        let mut connection = connection::open(address, credentials).await?;
+        let (mut connection, peer) = connection::open(address, credentials).await?;
         let learned = learn(&mut connection, settings).await?;
         Ok(Self {
             connection,
             instance: instance.clone(),
+            peer,
             settings: Arc::clone(settings),
             learned,
             is_reserved: false,
@@ -255,6 +259,8 @@ impl Line {
         }
         self.is_used = true;
         facts.by_reserved_door = self.is_reserved;
+        // Administrators' own door may be an address of its own.
+        facts.peer = self.peer.filter(|_| !self.is_reserved);
         facts.settings = self.slow.as_ref().map(|(_, settings)| settings.clone());
         Ok(facts)
     }

@@ -198,6 +198,7 @@ impl MySqlProber {
                 connection::open(&target.instance, &credentials)
                     .await
                     .map_err(|failure| failure.to_string())?
+                    .0
             }
             None => return Err("no open connection".to_owned()),
         };

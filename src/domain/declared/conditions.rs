@@ -3,6 +3,7 @@
 use crate::domain::policy::Mode;
 
 use super::document::{DeclaredCluster, SecretStanding};
+use super::endpoints;
 use super::reason::Reason;
 use super::status::{Condition, ConditionKind, InstanceStatus, RecoveryPhase, Role, StatusModel, Truth};
 use super::view::Found;
@@ -23,6 +24,7 @@ pub(super) fn of(declared: &DeclaredCluster, found: &Found<'_>, model: &StatusMo
             ConditionKind::Paused => Some(paused(declared)),
             ConditionKind::CredentialsMissing => Some(credentials_missing(declared)),
             ConditionKind::RaftHealthy => Some(raft_healthy(found)),
+            ConditionKind::PrimaryServicePublished => Some(endpoints::condition(declared)),
         })
         .collect();
     let stalled = stalled(&rest);

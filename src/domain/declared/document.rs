@@ -7,6 +7,7 @@ use crate::domain::state::{Document, State};
 use crate::domain::time::Wall;
 
 use super::FOREIGN_MILLIS;
+use super::endpoints::DeclaredServices;
 
 /// A `MySQLCluster` document.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,6 +26,8 @@ pub struct DeclaredCluster {
     pub acknowledged: Option<String>,
     /// The annotation that asks for a promotion whatever is lost, as it stands there.
     pub force: Option<String>,
+    /// Services that lead applications to its servers.
+    pub services: Option<DeclaredServices>,
     /// TLS to the servers.
     pub tls: Tls,
     /// What is known of its Secret.

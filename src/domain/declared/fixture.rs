@@ -54,6 +54,7 @@ pub(crate) fn document(namespace: &str, name: &str) -> DeclaredCluster {
         takeover: None,
         acknowledged: None,
         force: None,
+        services: None,
         tls: Tls::Off,
         secret: SecretStanding::Read,
         observed_by: None,

@@ -6,6 +6,7 @@
 mod commands;
 mod conditions;
 mod document;
+mod endpoints;
 pub mod incident;
 mod notices;
 mod reason;
@@ -13,6 +14,8 @@ mod requests;
 mod status;
 mod view;
 
+#[cfg(test)]
+mod endpoints_tests;
 #[cfg(test)]
 pub(crate) mod fixture;
 #[cfg(test)]
@@ -27,6 +30,7 @@ use std::collections::BTreeMap;
 pub use document::{
     DeclaredCandidate, DeclaredCluster, DeclaredDowntime, DeclaredTakeover, ObservedBy, SecretStanding, Tls,
 };
+pub use endpoints::{DeclaredServices, Lead, LeadsTo, Publication, PublishError, WantedService};
 pub use notices::{Notice, NoticeReason};
 pub use reason::Reason;
 pub use requests::FORCE_ANNOTATION;
@@ -97,6 +101,8 @@ pub struct Reconciliation {
     pub statuses: BTreeMap<Origin, StatusModel>,
     /// What happened to the clusters of documents a short while ago, or lasts.
     pub notices: BTreeMap<Origin, Vec<Notice>>,
+    /// The Services of every document that this group may act on.
+    pub publications: BTreeMap<Origin, Publication>,
     /// Documents that are gone and held, with the moment when that was seen first: the next reconcile wants it back.
     pub vanished: BTreeMap<Origin, Wall>,
     /// What a person should know; the same words as long as it lasts.
@@ -123,6 +129,13 @@ pub fn reconcile(
         if declared.foreign_owner(state, now).is_none() {
             let (status, picture) = view::status(declared, state, pictures, now);
             let notices = notices::of(declared, state, &status, picture, now);
+            // A view that lags behind does not know what is asked for, and an old one not that nothing is.
+            let may_be_asked = seen.reading == Reading::Stale && declared.services.is_none();
+            if !may_be_asked && !declared.is_outdated(state) {
+                let publication = endpoints::of(declared, state, &status, picture);
+                let origin = declared.document.origin.clone();
+                answer.publications.insert(origin, publication);
+            }
             answer.notices.insert(declared.document.origin.clone(), notices);
             answer.statuses.insert(declared.document.origin.clone(), status);
         }

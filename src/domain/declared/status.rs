@@ -284,6 +284,8 @@ pub enum ConditionKind {
     CredentialsMissing,
     /// The group has a quorum.
     RaftHealthy,
+    /// The Service that the document asks for leads to the primary.
+    PrimaryServicePublished,
     /// Something is on its way to what the document asks for (a convention of kstatus).
     Reconciling,
     /// Nothing gets better by waiting (a convention of kstatus).
@@ -292,7 +294,7 @@ pub enum ConditionKind {
 
 impl ConditionKind {
     /// All of them.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Ready,
         Self::Discovered,
         Self::PrimaryWritable,
@@ -304,6 +306,7 @@ impl ConditionKind {
         Self::Paused,
         Self::CredentialsMissing,
         Self::RaftHealthy,
+        Self::PrimaryServicePublished,
         Self::Reconciling,
         Self::Stalled,
     ];
@@ -322,6 +325,7 @@ impl ConditionKind {
             Self::Paused => "Paused",
             Self::CredentialsMissing => "CredentialsMissing",
             Self::RaftHealthy => "RaftHealthy",
+            Self::PrimaryServicePublished => "PrimaryServicePublished",
             Self::Reconciling => "Reconciling",
             Self::Stalled => "Stalled",
         }
@@ -372,7 +376,8 @@ impl StatusModel {
                 | ConditionKind::Downtimed
                 | ConditionKind::Paused
                 | ConditionKind::CredentialsMissing
-                | ConditionKind::RaftHealthy => {
+                | ConditionKind::RaftHealthy
+                | ConditionKind::PrimaryServicePublished => {
                     Condition::new(kind, Truth::Unknown, Reason::Unreadable, "the document cannot be read")
                 }
             })

@@ -102,6 +102,7 @@ fn a_healthy_cluster_reads_as_healthy() {
         (ConditionKind::Paused, Truth::False),
         (ConditionKind::CredentialsMissing, Truth::False),
         (ConditionKind::RaftHealthy, Truth::True),
+        (ConditionKind::PrimaryServicePublished, Truth::False),
         (ConditionKind::Reconciling, Truth::False),
         (ConditionKind::Stalled, Truth::False),
     ];
