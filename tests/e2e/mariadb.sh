@@ -26,6 +26,13 @@ shop_primary() {
 shop_moved() {
     shop_now=$(shop_primary) && [ "$shop_now" != "$1" ] && shop_is "$shop_now" 'SELECT @@read_only' 0
 }
+# through SERVICE STATEMENT : as the application, on whichever server the Service leads to.
+through() {
+    MYSQL_PWD=$topology_password timeout 5 "$mariadb_home/run" mariadb --no-defaults --connect-timeout=2 -u app -NB \
+        -h "$(k get service "$1" -o jsonpath='{.spec.clusterIP}')" -e "$2"
+}
+# leads_to SERVICE WORDS : what a server behind it says of its name and whether it is read-only.
+leads_to() { local seen; seen=$(through "$1" "SELECT CONCAT(@@hostname, ' ', @@read_only + 0)"); echo "it says: $seen"; [ "$seen" = "$2" ]; }
 # All three answer, and two replicate from the third, which is the primary.
 shop_whole() {
     [ "$(k get mysqlcluster shop -o json | python3 -c '

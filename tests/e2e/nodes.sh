@@ -68,11 +68,14 @@ within 10 'three members say healthy by raft-health' healthy 3
 on_nodes() { [ "$(k get pods -l app.kubernetes.io/name=ham4db -o jsonpath='{range .items[*]}{.spec.nodeName}{"\n"}{end}' | sort -u | wc -l)" = 3 ]; }
 check 'each on a node of its own' on_nodes
 check 'the MariaDB servers and their resource are applied' start_shop
-{ outside "$(port 2)"; printf '    oldPrimary: Rejoin\n    blockFor: 1s\n  durability: {mode: SemiSync, count: 1}\n'; } >"$work/orders.yaml"
+outside "$(port 2)" | sed 's/^    mode: Auto$/&\n    oldPrimary: Rejoin\n    blockFor: 1s/; s/^  credentialsSecretRef:$/  durability: {mode: SemiSync, count: 1}\n&/' >"$work/orders.yaml"
 check 'the example for servers outside is applied' k apply --server-side -f "$work/orders.yaml"
 within 60 'the resource of the MySQL servers is Ready' is orders Ready True
 within 120 'the resource of the pods is Ready: one primary, two replicas' shop_whole
 within 30 'semi-sync is switched on, as its durability asks' shop_is "$(shop_primary)" 'SELECT @@rpl_semi_sync_master_enabled' 1
+within 10 'the Service of the primary leads to it' leads_to shop-primary "shop-$(shop_primary) 0"
+replica_answers() { [[ $(through shop-replicas "SELECT CONCAT(@@hostname, ' ', @@read_only + 0)") =~ ^shop-[0-2]\ 1$ ]]; }
+within 10 'and that of the replicas to one of them' replica_answers
 
 pod_killed; process_killed; server_killed
 taken_over_once; not_taken_over; downtime_of_two

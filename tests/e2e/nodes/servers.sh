@@ -10,6 +10,7 @@ fails_over() {
     rows=$(shop_rows "$old")
     "$@" "$old"
     within "$limit" "$name: the resource names another primary, which takes writes" shop_moved "$old"
+    within 5 'and the Service of the primary leads to it' leads_to shop-primary "shop-$shop_now 0"
     check 'it has every acknowledged row' shop_has "$shop_now" "$rows"
     check 'and takes a write' shop_writes "$shop_now" 1
 }
@@ -91,6 +92,7 @@ node_vanished() {
     rows=$(shop_rows "$old")
     ip link set "$(node_ns "${node#node}")" down
     within 30 "$node is cut off, with the primary, the leader and DNS on it: another primary takes writes" shop_moved "$old"
+    within 5 'and the Service of the primary leads to it' leads_to shop-primary "shop-$shop_now 0"
     check 'it has every acknowledged row' shop_has "$shop_now" "$rows"
     # Its replica finds it only with DNS; until its durability policy lets go of that replica it waits.
     within 60 'and takes a write' shop_writes "$shop_now" 1
