@@ -355,7 +355,10 @@ impl Drive<'_> {
                 self.delay_again(recovery, fresh, &mut effects).await;
                 effects
             }
-            Step::ApplyAll { replicas } if recovery.plan.kind != RecoveryKind::DeadPrimaryByPosition => {
+            // In a recovery by GTID it is what an actor before this one left half done; in the others it stands in the plan.
+            Step::ApplyAll { replicas }
+                if matches!(recovery.plan.kind, RecoveryKind::DeadPrimary | RecoveryKind::CoPrimary) =>
+            {
                 or_all(self.hands.finish_applying(replicas, self.catch_up()).await, replicas)
             }
             Step::ApplyAll { replicas } => or_all(self.hands.apply_all(replicas, self.catch_up()).await, replicas),
