@@ -10,7 +10,8 @@ sql() { "$run" mariadb --no-defaults -u root -S $socket "$@"; }
 if [ ! -d $data ]; then
     rm -rf $new && cp -r /opt/mariadb/template $new
     serve --datadir=$new --skip-networking --skip-slave-start &
-    until sql -e 'SELECT 1' >/dev/null 2>&1; do kill -0 $!; sleep 0.1; done
+    tries=0     # a minute; the kubelet then starts the container again
+    until sql -e 'SELECT 1' >/dev/null 2>&1; do kill -0 $!; [ $((tries += 1)) -lt 600 ]; sleep 0.1; done
     if [ "$number" = 0 ]; then
         read_only=0
         sql <<SQL

@@ -131,23 +131,29 @@ fn a_co_primary_that_was_fed_is_pointed_back_at_a_primary_that_is_back() {
     assert_eq!(undo, [point_back(), start(3)]);
 }
 
-#[test]
-fn the_next_actor_goes_on_while_the_other_co_primary_is_fed() {
-    let half_fed = |io| {
-        let mut world = ring();
-        world.facts(&key(3)).channels[0].io = ThreadState::Stopped;
-        let fed = &mut world.facts(&key(2)).channels[0];
-        (fed.source, fed.io) = (key(3), io);
-        world
-    };
+/// db2 was pointed at db3 to be fed, by an actor that is gone.
+fn half_fed(mut world: World, io: ThreadState) -> World {
+    world.facts(&key(3)).channels[0].io = ThreadState::Stopped;
+    let fed = &mut world.facts(&key(2)).channels[0];
+    (fed.source, fed.io) = (key(3), io);
+    world
+}
+
+/// The next actor feeds on and promotes db2.
+fn goes_on(world: impl Fn() -> World) {
     for io in [ThreadState::Running, ThreadState::Stopped] {
-        let mut world = half_fed(io);
+        let mut world = half_fed(world(), io);
         assert!(finished(world.run(|_, _, _| None)).successful);
         assert_eq!(world.log[..4], ["fence", "freeze", "feed", "drain"]);
         assert_eq!(world.writable(), ["db2"]);
     }
+}
+
+#[test]
+fn the_next_actor_goes_on_while_the_other_co_primary_is_fed() {
+    goes_on(ring);
     // Or puts back what the one before it had done.
-    let mut world = half_fed(ThreadState::Running);
+    let mut world = half_fed(ring(), ThreadState::Running);
     let (_, undo) = aborted(world.run(|world, step, key| {
         if matches!(step, Step::Fence { .. }) {
             world.server(key).failure = None;
@@ -244,21 +250,9 @@ fn what_somebody_had_stopped_is_left_stopped_when_it_is_put_back() {
 
 #[test]
 fn the_next_actor_goes_on_in_the_middle_of_a_feeding() {
-    let half_fed = |io| {
-        let mut world = behind();
-        world.facts(&key(3)).channels[0].io = ThreadState::Stopped;
-        let fed = &mut world.facts(&key(2)).channels[0];
-        (fed.source, fed.io) = (key(3), io);
-        world
-    };
-    for io in [ThreadState::Running, ThreadState::Stopped] {
-        let mut world = half_fed(io);
-        assert!(finished(world.run(|_, _, _| None)).successful);
-        assert_eq!(world.log[..4], ["fence", "freeze", "feed", "drain"]);
-        assert_eq!(world.writable(), ["db2"]);
-    }
+    goes_on(behind);
     // Or puts back what the one before it had done.
-    let mut world = half_fed(ThreadState::Running);
+    let mut world = half_fed(behind(), ThreadState::Running);
     let (_, undo) = aborted(world.run(|world, step, key| {
         if matches!(step, Step::Fence { .. }) {
             world.server(key).failure = None;
