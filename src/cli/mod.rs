@@ -1,5 +1,6 @@
 //! The command line of `ham4db`: arguments → a command → an exit code.
 
+mod force_quorum;
 mod logging;
 mod membership;
 mod parts;
@@ -27,6 +28,8 @@ struct Arguments {
 enum Subcommands {
     /// Runs a member: watches, serves the API, agrees with the other members, repairs.
     Server(server::ServerArguments),
+    /// Makes a group go on with this member alone, when the majority is lost for good.
+    ForceQuorum(force_quorum::ForceQuorumArguments),
     /// Prints findings, plan and report for a topology that `GET /api/case/CLUSTER` saved.
     Simulate {
         /// The saved case, JSON.
@@ -48,6 +51,7 @@ pub fn run() -> anyhow::Result<()> {
         .map_err(|_| anyhow::anyhow!("a TLS provider was installed twice"))?;
     match Arguments::parse().command {
         Subcommands::Server(arguments) => server::run(&arguments),
+        Subcommands::ForceQuorum(arguments) => print(&force_quorum::run(&arguments)?),
         Subcommands::Simulate { file } => {
             let text = std::fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))?;
             let case = Case::from_json(&text).with_context(|| format!("{} is no saved case", file.display()))?;

@@ -1,8 +1,19 @@
 //! Parts of the settings as the subsystems take them.
 
+use std::path::{Path, PathBuf};
+
 use crate::adapter::http;
 use crate::app::settings::WatchSettings;
-use crate::config::Settings;
+use crate::config::{self, Settings};
+
+/// The configuration files to read: those that were named, or those that are there.
+pub(super) fn configuration_files(named: &[PathBuf]) -> Vec<PathBuf> {
+    if named.is_empty() {
+        config::search(Path::is_file)
+    } else {
+        named.to_vec()
+    }
+}
 
 pub(super) fn watch_settings(settings: &Settings) -> WatchSettings {
     let discovery = &settings.discovery;

@@ -76,11 +76,7 @@ pub(super) struct ServerArguments {
 }
 
 pub(super) fn run(arguments: &ServerArguments) -> anyhow::Result<()> {
-    let paths = if arguments.config.is_empty() {
-        config::search(std::path::Path::is_file)
-    } else {
-        arguments.config.clone()
-    };
+    let paths = super::parts::configuration_files(&arguments.config);
     let mut settings = config::load(&paths, &Environment::of_process())?;
     if arguments.manifests.is_some() {
         settings.manifests.clone_from(&arguments.manifests);

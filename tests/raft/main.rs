@@ -13,6 +13,7 @@ mod agreement;
 mod bootstrap;
 mod claims;
 mod doors;
+mod force;
 mod harness;
 mod histogram;
 mod introductions;

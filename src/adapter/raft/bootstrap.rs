@@ -13,6 +13,7 @@ use futures::future::join_all;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::force;
 use super::identity::{IdentityPhase, MemberIdentity};
 use super::member::{LifeEnd, Shared};
 use super::network::Recipient;
@@ -73,6 +74,7 @@ pub(super) async fn find_group(shared: &Arc<Shared>) -> io::Result<LifeEnd> {
         if let Some(end) = look_for_group(shared).await? {
             return Ok(end);
         }
+        force::refuse_without_log(shared);
         tokio::select! {
             () = shared.stop.cancelled() => return Ok(LifeEnd::Stopped),
             () = shared.standing_changed.notified() => {}

@@ -9,6 +9,7 @@ use openraft::errors::{InitializeError, RaftError};
 use openraft::{Config, ServerState, SnapshotPolicy};
 use tokio::time::MissedTickBehavior;
 
+use super::force;
 use super::health::{self, Liveness, Metrics};
 use super::identity::{IdentityPhase, MemberIdentity};
 use super::log_store::{LogStore, Stamp};
@@ -34,6 +35,9 @@ pub(super) async fn run(shared: &Arc<Shared>, identity: MemberIdentity) -> io::R
     let log = LogStore::open(&shared.settings.data_dir, shared.settings.timings.election_min / 10).await?;
     let end = run_on(shared, identity, own, &log).await;
     shared.leadership.send_replace(Leadership::default());
+    if let Ok(LifeEnd::Forced(request)) = &end {
+        force::carry_out(shared, request, &log).await;
+    }
     log.close().await;
     let end = end?;
     if let LifeEnd::Removed(identity) = &end {
@@ -178,6 +182,7 @@ async fn attend(shared: &Arc<Shared>, life: &Arc<Life>) -> LifeEnd {
         () = shared.stop.cancelled() => LifeEnd::Stopped,
         end = watch_log(shared, life) => end,
         end = place::keep_place(shared, life) => end,
+        end = Box::pin(force::heed(shared, life)) => end,
         () = membership::lead(shared, life) => LifeEnd::Stopped,
         () = health::watch_leader_api(shared, life) => LifeEnd::Stopped,
         () = names::keep_known(shared) => LifeEnd::Stopped,

@@ -4,6 +4,7 @@
 //! that can be given twice. All writes go through one connection, so a vote and the entries after it cannot change places.
 //! Everything is JSON, to be read with `sqlite3 raft.db` when something is wrong.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, RangeBounds};
@@ -13,14 +14,14 @@ use std::time::{Duration, Instant};
 
 use openraft::entry::RaftEntry;
 use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
-use openraft::{OptionalSend, RaftLogReader};
+use openraft::{Membership, OptionalSend, RaftLogReader};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{Row, SqlitePool};
 
-use super::types::{Entry, LogId, TypeConfig, Vote};
-use crate::domain::state::MemberId;
+use super::types::{Entry, LogId, MemberNode, TypeConfig, Vote};
+use crate::domain::state::{MemberId, Proposal};
 
 /// File name of the log store within the data directory.
 pub const FILE_NAME: &str = "raft.db";
@@ -32,6 +33,9 @@ const SCHEMA: &str = "
 
 /// How many commits are looked at before their slowest percent is judged.
 const COMMITS_PER_JUDGEMENT: usize = 200;
+
+/// How far the term leaps in [`LogStore::force_sole_voter`].
+const FORCED_LEAP: u64 = 1000;
 
 /// Whose log a `raft.db` holds: one member id means one log for ever.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -175,6 +179,40 @@ impl LogStore {
     /// When the file cannot be written.
     pub async fn put_snapshot(&self, text: &str) -> io::Result<()> {
         self.write_text(&self.writer, "snapshot", text).await
+    }
+
+    /// Makes `survivor` the only voter, and `proposal` the entry after that: the log of a group whose majority is lost. Terms leap over those
+    /// of leaders that this member may not have heard of. All of it or nothing is written.
+    ///
+    /// # Errors
+    /// When the file cannot be read or written. The log must not be in use.
+    pub async fn force_sole_voter(&self, survivor: (MemberId, MemberNode), proposal: Proposal) -> io::Result<()> {
+        let last = self.last_log_id().await?;
+        let vote: Option<Vote> = self.read("vote").await?;
+        let (last_term, last_index) = last.map_or((0, 0), |last| (last.committed_leader_id().term, last.index()));
+        let term = vote.map_or(last_term, |vote| vote.leader_id.term.max(last_term)) + FORCED_LEAP;
+        let (member, node) = survivor;
+        let voters = BTreeMap::from([(member, node)]);
+        let membership = Membership::new(vec![BTreeSet::from([member])], voters)
+            .map_err(|error| self.failed("a membership of one", error))?;
+        let entries = [
+            Entry::new_membership(LogId::new_term_index(term, last_index + 1), membership),
+            Entry::new_normal(LogId::new_term_index(term, last_index + 2), proposal),
+        ];
+        let text = |value: Result<String, serde_json::Error>| value.map_err(|error| self.failed("encode", error));
+        let failed = |error| self.failed("force a sole voter", error);
+        let vote = text(serde_json::to_string(&Vote::new(term, member)))?;
+        let mut transaction = self.writer.begin_with("BEGIN IMMEDIATE").await.map_err(failed)?;
+        self.write_text(&mut *transaction, "vote", &vote).await?;
+        for entry in &entries {
+            sqlx::query("INSERT INTO raft_log (idx, entry) VALUES (?, ?)")
+                .bind(signed(entry.log_id().index()))
+                .bind(text(serde_json::to_string(entry))?)
+                .execute(&mut *transaction)
+                .await
+                .map_err(failed)?;
+        }
+        transaction.commit().await.map_err(failed)
     }
 
     fn failed(&self, what: &str, error: impl std::fmt::Display) -> io::Error {

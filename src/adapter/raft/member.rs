@@ -15,6 +15,7 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::force::ForceRequest;
 use super::health::Liveness;
 use super::identity::{self, MemberIdentity, Standing};
 use super::listener::StoppableListener;
@@ -94,6 +95,8 @@ pub(super) enum LifeEnd {
     Again,
     /// A leader confirmed that this id is no member any more.
     Removed(MemberIdentity),
+    /// A person asked that the group goes on with this member alone, and nothing speaks against it.
+    Forced(ForceRequest),
     /// The member is told to stop, or halted by a test.
     Stopped,
     /// The member cannot go on.
@@ -310,8 +313,8 @@ async fn live(shared: Arc<Shared>) {
             }
         };
         match end {
-            LifeEnd::Again | LifeEnd::Removed(_) if !shared.stop.is_cancelled() => {}
-            LifeEnd::Again | LifeEnd::Removed(_) | LifeEnd::Stopped => return,
+            LifeEnd::Again | LifeEnd::Removed(_) | LifeEnd::Forced(_) if !shared.stop.is_cancelled() => {}
+            LifeEnd::Again | LifeEnd::Removed(_) | LifeEnd::Forced(_) | LifeEnd::Stopped => return,
             LifeEnd::Failed(why) => return shared.fail(&why),
         }
     }

@@ -6,6 +6,7 @@
 
 mod bootstrap;
 mod consensus;
+mod force;
 mod health;
 pub mod identity;
 mod life;
@@ -26,6 +27,7 @@ pub mod types;
 pub mod wire;
 
 pub use bootstrap::LOST_GROUP_HELP;
+pub use force::{ForceAnswer, ForceRequest};
 pub use member::{RaftMember, StartError};
 pub use names::{Resolve, SystemResolver};
 pub use settings::{

@@ -44,6 +44,7 @@ struct Meta {
     version: u32,
     last_number: u64,
     recoveries_disabled: bool,
+    quorum_forced: Option<Wall>,
     seeds: BTreeSet<Seed>,
 }
 
@@ -206,6 +207,7 @@ impl StateStore for SqliteStore {
             version: meta.version,
             last_number: meta.last_number,
             recoveries_disabled: meta.recoveries_disabled,
+            quorum_forced: meta.quorum_forced,
             seeds: meta.seeds,
             ..State::default()
         };
@@ -307,6 +309,7 @@ async fn write_change(connection: &mut SqliteConnection, state: &State, change: 
                 version: state.version,
                 last_number: state.last_number,
                 recoveries_disabled: state.recoveries_disabled,
+                quorum_forced: state.quorum_forced,
                 seeds: state.seeds.clone(),
             };
             put_meta(connection, "state", &meta).await

@@ -25,6 +25,10 @@ impl Recoverer {
     /// Takes up the requests that are pending. Returns at once; the work goes on in tasks.
     pub fn tend_requests(self: &Arc<Self>, pictures: &[ClusterPicture]) {
         let state = self.pictures.state();
+        // It may have been done by members that are lost: a person looks first.
+        if state.quorum_forced.is_some() {
+            return;
+        }
         let now = self.shop.clock.wall();
         let pending = |request: &&Request| request.standing == RequestStanding::Pending;
         for request in state.requests.values().filter(pending) {

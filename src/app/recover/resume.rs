@@ -16,6 +16,10 @@ impl Recoverer {
     /// Recoveries that are not over and that no task of this process runs are taken over, whoever held them.
     pub(super) fn resume_unfinished(self: &Arc<Self>) {
         let state = self.pictures.state();
+        // It may have been ended by members that are lost: a person looks first.
+        if state.quorum_forced.is_some() {
+            return;
+        }
         for recovery in state.recoveries.values().filter(|recovery| recovery.is_active()) {
             let looked_at = |key: &InstanceKey| {
                 self.shop

@@ -114,7 +114,13 @@ fn run(state: &mut State, command: &Command, changes: &mut BTreeSet<Change>) -> 
                 .insert(document.origin.clone(), document.as_ref().clone());
         }
         Command::WithdrawDocument { origin } => withdraw(state, origin, changes),
-        Command::SetGlobalRecoveries { enabled } => state.recoveries_disabled = !enabled,
+        Command::SetGlobalRecoveries { enabled } => {
+            state.recoveries_disabled = !enabled;
+            if *enabled {
+                state.quorum_forced = None;
+            }
+        }
+        Command::ForceQuorum { .. } => force_quorum(state, changes),
         Command::Detect {
             finding,
             member_name,
@@ -215,6 +221,21 @@ fn run(state: &mut State, command: &Command, changes: &mut BTreeSet<Change>) -> 
         }
     }
     Ok(Applied::Done)
+}
+
+/// How far numbers and epochs are raised when a majority is lost with its log: above what it may have given out unseen.
+const FORCED_LEAP: u64 = 1000;
+
+/// What the lost members had committed may be missing here, so numbers and epochs leap over theirs, and a person looks before anything is
+/// repaired.
+fn force_quorum(state: &mut State, changes: &mut BTreeSet<Change>) {
+    state.last_number = state.last_number.saturating_add(FORCED_LEAP);
+    for cluster in state.clusters.values_mut() {
+        cluster.epoch = cluster.epoch.saturating_add(FORCED_LEAP);
+        changes.insert(Change::Cluster(cluster.id.clone()));
+    }
+    state.recoveries_disabled = true;
+    state.quorum_forced = Some(state.clock);
 }
 
 pub(super) fn next_number(state: &mut State) -> u64 {

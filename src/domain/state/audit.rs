@@ -49,6 +49,12 @@ pub(super) fn tell(state: &State, command: &Command) -> Option<Told> {
         Command::WithdrawDocument { origin } => Some(about_all("withdraw-document", origin.to_string())),
         Command::SetGlobalRecoveries { enabled: true } => Some(about_all("enable-global-recoveries", String::new())),
         Command::SetGlobalRecoveries { enabled: false } => Some(about_all("disable-global-recoveries", String::new())),
+        Command::ForceQuorum {
+            survivor_name, lost, ..
+        } => Some(about_all(
+            "force-quorum",
+            format!("{survivor_name} goes on without {}", lost.join(", ")),
+        )),
         Command::Claim { claim } => {
             let message = format!(
                 "{}: recovery {} by {}",

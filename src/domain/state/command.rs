@@ -23,7 +23,7 @@ use super::request::{Request, RequestOutcome};
 
 /// The highest version of commands that this program understands ([`Command::since`]). A member that meets a higher one stops with a
 /// sentence.
-pub const COMMAND_VERSION: u32 = 2;
+pub const COMMAND_VERSION: u32 = 3;
 
 /// A command with its version and the proposer's clock.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -147,6 +147,17 @@ pub enum Command {
     SetGlobalRecoveries {
         /// On.
         enabled: bool,
+    },
+    /// The group goes on with one member, since the majority is lost for good: a person said so. What the others had committed may be
+    /// missing, so nothing is repaired until recoveries are enabled again.
+    #[serde(rename_all = "camelCase")]
+    ForceQuorum {
+        /// The member that is left.
+        survivor: MemberId,
+        /// Its name.
+        survivor_name: String,
+        /// The members that are lost.
+        lost: Vec<String>,
     },
     /// A finding was seen first.
     #[serde(rename_all = "camelCase")]
@@ -314,6 +325,7 @@ impl Command {
             | Self::Request { .. }
             | Self::CancelRequest { .. }
             | Self::SettleRequest { .. } => 2,
+            Self::ForceQuorum { .. } => 3,
         }
     }
 
@@ -331,6 +343,7 @@ impl Command {
             Self::PutDocument { .. } => "put-document",
             Self::WithdrawDocument { .. } => "withdraw-document",
             Self::SetGlobalRecoveries { .. } => "set-global-recoveries",
+            Self::ForceQuorum { .. } => "force-quorum",
             Self::Detect { .. } => "detect",
             Self::Claim { .. } => "claim",
             Self::Resume { .. } => "resume",

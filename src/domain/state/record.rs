@@ -442,6 +442,9 @@ pub struct State {
     pub requests: BTreeMap<String, super::request::Request>,
     /// Recoveries are switched off everywhere.
     pub recoveries_disabled: bool,
+    /// When the group was made to go on without its majority; `None` once recoveries were enabled again. Until then what other members
+    /// had begun is left where it is, and nothing that documents ask for once is begun: it may have been done.
+    pub quorum_forced: Option<Wall>,
     /// Recoveries by uid.
     pub recoveries: BTreeMap<String, Recovery>,
     /// Quarantined servers, by the text of their identity and cluster.

@@ -286,8 +286,13 @@ impl Sample {
             },
             5..=9 => self.describe(dice),
             10..=14 => self.ask(dice),
-            15 => Command::SetGlobalRecoveries {
-                enabled: dice.roll(2) == 0,
+            15 => match dice.roll(4) {
+                0 => Command::ForceQuorum {
+                    survivor: 1,
+                    survivor_name: "a".to_owned(),
+                    lost: vec!["b".to_owned(), "c".to_owned()],
+                },
+                switch => Command::SetGlobalRecoveries { enabled: switch == 1 },
             },
             16 => Command::Detect {
                 finding: Box::new(finding(1 + dice.roll(3), dice.server())),

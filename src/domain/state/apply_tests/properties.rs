@@ -72,6 +72,7 @@ fn take(copy: &mut State, from: &State, change: &Change) {
             copy.version = from.version;
             copy.last_number = from.last_number;
             copy.recoveries_disabled = from.recoveries_disabled;
+            copy.quorum_forced = from.quorum_forced;
         }
         Change::Seeds => copy.seeds.clone_from(&from.seeds),
         Change::Forgotten(key) => put(&mut copy.forgotten, &from.forgotten, key),

@@ -473,3 +473,23 @@ fn small_records_are_kept() {
         (&member, &blocked, true)
     );
 }
+
+#[test]
+fn a_forced_quorum_leaps_over_what_was_given_out_unseen_and_waits_for_a_person() {
+    let mut state = two_clusters();
+    let (number, epoch) = (state.last_number, state.clusters[&cluster_id(1)].epoch);
+    let forced = Command::ForceQuorum {
+        survivor: 1,
+        survivor_name: "a".to_owned(),
+        lost: vec!["b".to_owned(), "c".to_owned()],
+    };
+    run(&mut state, 700, forced);
+    assert_eq!(state.last_number, number + 1000);
+    assert_eq!(state.clusters[&cluster_id(1)].epoch, epoch + 1000);
+    assert!(state.recoveries_disabled);
+    assert_eq!(state.quorum_forced, Some(Wall(700)));
+    run(&mut state, 701, Command::SetGlobalRecoveries { enabled: false });
+    assert_eq!(state.quorum_forced, Some(Wall(700)), "nobody has said that all is well");
+    run(&mut state, 702, Command::SetGlobalRecoveries { enabled: true });
+    assert_eq!((state.recoveries_disabled, state.quorum_forced), (false, None));
+}
