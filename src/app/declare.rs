@@ -18,6 +18,7 @@ use crate::domain::state::{Applied, State};
 use crate::domain::time::Wall;
 
 use super::documents::{ClusterSource, DocumentSet, Notice, Pictures, StatusError};
+use super::led::Led;
 use super::notice_pace::NoticePace;
 use super::ports::{Clock, Consensus, ProposeError};
 use super::publish::{self, Outcomes, Publisher};
@@ -40,6 +41,7 @@ pub struct Declare {
     source: Arc<dyn ClusterSource>,
     clock: Arc<dyn Clock>,
     pictures: watch::Receiver<Pictures>,
+    led: Led,
 }
 
 /// What is to be written, by the leader of which term.
@@ -66,18 +68,20 @@ struct Memory {
 }
 
 impl Declare {
-    /// The loops over one source of documents.
+    /// The loops over one source of documents. They tell in `led` where its Services lead.
     pub fn new(
         consensus: Arc<dyn Consensus>,
         source: Arc<dyn ClusterSource>,
         clock: Arc<dyn Clock>,
         pictures: watch::Receiver<Pictures>,
+        led: Led,
     ) -> Self {
         Self {
             consensus,
             source,
             clock,
             pictures,
+            led,
         }
     }
 
@@ -129,6 +133,7 @@ impl Declare {
             } else {
                 sides.statuses.send_replace(Wanted::default());
                 sides.publications.send_replace(publish::Wanted::default());
+                self.led.note(&BTreeMap::new(), &BTreeMap::new());
             }
             let gathered = tokio::time::Instant::now() + GATHER;
             tokio::select! {
@@ -176,6 +181,7 @@ impl Declare {
             publications: Arc::new(answer.publications),
         };
         let outcomes = sides.outcomes.borrow().clone();
+        self.led.note(&publications.publications, &outcomes);
         for (origin, status) in &mut answer.statuses {
             if let (Some(publication), Some(outcome)) = (publications.publications.get(origin), outcomes.get(origin)) {
                 publication.tell(outcome, status);

@@ -16,6 +16,7 @@ pub mod hooks;
 pub mod injector;
 pub mod keeper;
 pub mod leader;
+pub mod led;
 pub mod log_source;
 pub mod memory;
 pub mod names;

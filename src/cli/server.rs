@@ -34,6 +34,7 @@ use crate::app::hooks::HookRunner;
 use crate::app::injector::Injector;
 use crate::app::keeper::Aliases;
 use crate::app::leader::Leader;
+use crate::app::led::Led;
 use crate::app::memory::{PositionMemory, PositionStore as _};
 use crate::app::observatory::{Observatory, Places};
 use crate::app::opinions::Eyes;
@@ -216,6 +217,7 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     );
     let binlogs = Arc::new(MySqlBinlogReader::new(credentials.clone(), probe_settings.clone()));
     let servers = Arc::new(MySqlExecutor::new(credentials.clone(), probe_settings));
+    let led = Led::default();
     let shop = Workshop {
         executor: Arc::<MySqlExecutor>::clone(&servers),
         prober: Arc::clone(&prober),
@@ -231,6 +233,7 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
             ..RecoverySettings::default()
         },
         hooks: hooks.clone(),
+        led: led.clone(),
     };
     let recoverer = Recoverer::new(shop.clone(), pictures.clone(), eyes);
     let guard = Guard::new(shop, pictures.clone(), Arc::clone(&recoverer));
@@ -285,7 +288,9 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
             &stop,
             &tasks,
         );
-        tasks.spawn(Declare::new(Arc::clone(&consensus), source, Arc::clone(&clock), shown).run(stop.child_token()));
+        tasks.spawn(
+            Declare::new(Arc::clone(&consensus), source, Arc::clone(&clock), shown, led).run(stop.child_token()),
+        );
     }
 
     let errants = ErrantDesk {

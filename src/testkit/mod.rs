@@ -22,6 +22,7 @@ mod boot_read_only_tests;
 mod boot_tests;
 mod failover_tests;
 mod fencer_tests;
+mod forced_quorum_tests;
 mod guard_tests;
 mod handover_sweep_tests;
 mod handover_tests;

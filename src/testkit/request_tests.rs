@@ -1,11 +1,15 @@
 //! Requests of documents, in the simulator: done once, refused with the reason, taken back, never done again.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
+use crate::domain::declared::{Lead, LeadsTo, Publication, PublishError, Role, WantedService};
 use crate::domain::fixture::key;
+use crate::domain::intent::Origin;
 use crate::domain::policy::BootReadOnly;
 use crate::domain::state::sample::document;
 use crate::domain::state::{Applied, Command, Document, Request, RequestKind, RequestOutcome, RequestStanding, State};
+use crate::domain::topology::ClusterId;
 
 use super::{CommitFault, Fault, Rig};
 
@@ -136,6 +140,91 @@ async fn what_speaks_against_a_takeover_is_its_end_and_nothing_is_touched() {
     put(&rig, false);
     rig.wait(5000).await;
     assert!(rig.recoveries().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_asked_for_before_a_quorum_was_forced_waits_for_a_person() {
+    let rig = declared(3, 3).await;
+    rig.group.commit(Command::ForceQuorum {
+        survivor: 1,
+        survivor_name: "member1".to_owned(),
+        lost: vec!["member2".to_owned()],
+    });
+    let key_of = ask(&rig, &takeover(&rig, "a", Some(3)));
+    rig.wait(20_000).await;
+    assert_eq!(rig.world.writable(), [key(1)], "it may have been done already");
+    rig.group.commit(Command::SetGlobalRecoveries { enabled: true });
+    assert_eq!(over(&rig, &key_of).await.0, RequestOutcome::Succeeded);
+    assert_eq!(rig.world.writable(), [key(3)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_takeover_opens_when_the_service_leads_to_the_old_primary_no_longer() {
+    for is_emptied in [true, false] {
+        let rig = declared(3, 3).await;
+        let (publications, led) = published("10.0.0.1:3306");
+        rig.led.note(&publications, &led);
+        let key_of = ask(&rig, &takeover(&rig, "a", Some(3)));
+        rig.until("the old primary is read-only", |rig| rig.world.writable().is_empty())
+            .await;
+        rig.wait(1000).await;
+        assert!(rig.world.writable().is_empty(), "it waits for the Service");
+        if is_emptied {
+            let (publications, led) = published("");
+            rig.led.note(&publications, &led);
+        }
+        assert_eq!(over(&rig, &key_of).await.0, RequestOutcome::Succeeded);
+        assert_eq!(rig.world.writable(), [key(3)]);
+        let recoveries = rig.recoveries();
+        let is_told = recoveries[0]
+            .steps
+            .iter()
+            .any(|line| line.message.contains("was not emptied within 2 s"));
+        assert_eq!(is_told, !is_emptied, "{recoveries:#?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failover_does_not_wait_for_the_service() {
+    let rig = declared(3, 3).await;
+    let (publications, led) = published("10.0.0.1:3306");
+    rig.led.note(&publications, &led);
+    rig.world.kill(1);
+    rig.until("another primary takes writes", |rig| !rig.world.writable().is_empty())
+        .await;
+    assert!(
+        !rig.recoveries()[0]
+            .steps
+            .iter()
+            .any(|line| line.message.contains("was not emptied"))
+    );
+}
+
+/// The Service of the document's cluster leads to this server; to nobody when there is none.
+fn published(
+    server: &str,
+) -> (
+    BTreeMap<Origin, Publication>,
+    BTreeMap<Origin, Result<LeadsTo, PublishError>>,
+) {
+    let origin = document("shop").origin;
+    let publication = Publication {
+        uid: "u".to_owned(),
+        cluster: Some(ClusterId("c1".to_owned())),
+        epoch: 1,
+        services: vec![WantedService {
+            name: "shop-primary".to_owned(),
+            port: 3306,
+            role: Role::Primary,
+            lead: Lead::AsItIs,
+        }],
+        unusable: None,
+    };
+    let servers = server.parse().into_iter().collect();
+    (
+        BTreeMap::from([(origin.clone(), publication)]),
+        BTreeMap::from([(origin, Ok(Some(servers)))]),
+    )
 }
 
 #[tokio::test(start_paused = true)]

@@ -14,6 +14,7 @@ use crate::app::hands::Workshop;
 use crate::app::hooks::{HookRunner, HookSettings};
 use crate::app::keeper::Aliases;
 use crate::app::leader::Leader;
+use crate::app::led::Led;
 use crate::app::memory::PositionMemory;
 use crate::app::observatory::Observatory;
 use crate::app::opinions::Eyes;
@@ -57,6 +58,8 @@ pub(crate) struct Rig {
     pub(crate) hooks: Scripts,
     /// Lists of hooks that members have when they start.
     pub(crate) hook_settings: HookSettings,
+    /// Where the Services of documents lead, as all members know it.
+    pub(crate) led: Led,
     pub(crate) members: BTreeMap<MemberId, Member>,
 }
 
@@ -119,6 +122,7 @@ impl Rig {
             pseudo_gtid: None,
             hooks: Scripts::default(),
             hook_settings: HookSettings::default(),
+            led: Led::default(),
             members: BTreeMap::new(),
         }
     }
@@ -191,6 +195,7 @@ impl Rig {
                 ..RecoverySettings::default()
             },
             hooks: hooks.clone(),
+            led: self.led.clone(),
         };
         let recoverer = Recoverer::new(shop.clone(), pictures.clone(), eyes);
         let guard = Guard::new(shop, pictures.clone(), Arc::clone(&recoverer));

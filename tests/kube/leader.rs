@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use ham4db::app::declare::Declare;
 use ham4db::app::documents::{ClusterSource, Pictures};
+use ham4db::app::led::Led;
 use ham4db::app::ports::{Clock, Consensus, Health, Leadership, Peer, ProposeError, Question, Unconfirmed};
 use ham4db::domain::finding::Opinion;
 use ham4db::domain::intent::Origin;
@@ -102,7 +103,7 @@ impl Alone {
     ) -> DropGuard {
         let stop = CancellationToken::new();
         let clock = Arc::new(MachineClock { begun: Instant::now() });
-        tokio::spawn(Declare::new(self.clone(), source, clock, pictures).run(stop.clone()));
+        tokio::spawn(Declare::new(self.clone(), source, clock, pictures, Led::default()).run(stop.clone()));
         stop.drop_guard()
     }
 }

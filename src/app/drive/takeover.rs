@@ -18,6 +18,9 @@ use super::{Drive, is_semi_sync, to_all};
 /// policy decides.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
+/// How long the opening of a new primary waits for the Service to lead to the old one no longer (design §8).
+const WITHDRAWAL: Duration = Duration::from_secs(2);
+
 impl Drive<'_> {
     pub(super) fn takeover_terms(&self, recovery: &Recovery) -> TakeoverTerms {
         self.pictures
@@ -86,6 +89,16 @@ impl Drive<'_> {
         let effect = self.hands.catch_up(successor, &set, deadline, taken_back).await;
         failpoint::reached("after-catch-up");
         effect
+    }
+
+    /// Waits until the Service of the primary leads to the old one no longer. The old one is read-only, so it is not worth a long outage.
+    pub(super) async fn await_withdrawal(&mut self) {
+        if !self.shop.led.to_nobody(&self.token.cluster, WITHDRAWAL).await {
+            self.say(format!(
+                "the Service of the primary was not emptied within {} s: it may lead to the old one for a while",
+                WITHDRAWAL.as_secs()
+            ));
+        }
     }
 
     /// Points everybody at the new primary, the old one among them.

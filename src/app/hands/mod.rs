@@ -26,6 +26,7 @@ mod matching;
 pub use catch_up::Patience;
 
 use super::hooks::HookRunner;
+use super::led::Led;
 use super::observatory::Observatory;
 use super::ports::{
     Account, Approach, Clock, Consensus, CredentialsByOrigin, Executor, Prober, StepError, StepSession, Target,
@@ -92,6 +93,8 @@ pub struct Workshop {
     pub settings: RecoverySettings,
     /// Runs the user's commands before and after.
     pub hooks: HookRunner,
+    /// Where applications are led.
+    pub led: Led,
 }
 
 /// How long the epoch may take to be written: the end of a recovery waits for it, and a commit may wait for acknowledgements.
