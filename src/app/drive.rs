@@ -319,14 +319,7 @@ impl Drive<'_> {
             }
             Step::CallFencer { victim } => BTreeMap::from([(victim.clone(), self.call_fencer(victim).await)]),
             Step::Open { successor } => {
-                if recovery.plan.kind == RecoveryKind::Takeover {
-                    self.await_withdrawal().await;
-                }
-                let semi_sync = is_semi_sync(fresh, &recovery.plan.victim, successor);
-                let terms = self.durable(recovery, fresh, successor).map(|(terms, _)| terms);
-                let effect = self.hands.open(successor, semi_sync, terms).await;
-                failpoint::reached("after-open-statement");
-                BTreeMap::from([(successor.clone(), effect)])
+                BTreeMap::from([(successor.clone(), self.open(recovery, fresh, successor).await)])
             }
             Step::InjectEmpty { primary, set } => {
                 BTreeMap::from([(primary.clone(), self.hands.inject_empty(primary, set).await)])

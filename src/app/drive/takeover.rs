@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::domain::key::InstanceKey;
 use crate::domain::policy::TakeoverTerms;
+use crate::domain::recovery::plan::RecoveryKind;
 use crate::domain::recovery::progress::{self, Next};
 use crate::domain::state::{Recovery, request};
 use crate::domain::topology::Topology;
@@ -91,8 +92,20 @@ impl Drive<'_> {
         effect
     }
 
+    /// Opens the successor; after a takeover not before the Service lets go of the old primary.
+    pub(super) async fn open(&mut self, recovery: &Recovery, fresh: &Topology, successor: &InstanceKey) -> Effect {
+        if recovery.plan.kind == RecoveryKind::Takeover {
+            self.await_withdrawal().await;
+        }
+        let semi_sync = is_semi_sync(fresh, &recovery.plan.victim, successor);
+        let terms = self.durable(recovery, fresh, successor).map(|(terms, _)| terms);
+        let effect = self.hands.open(successor, semi_sync, terms).await;
+        failpoint::reached("after-open-statement");
+        effect
+    }
+
     /// Waits until the Service of the primary leads to the old one no longer. The old one is read-only, so it is not worth a long outage.
-    pub(super) async fn await_withdrawal(&mut self) {
+    async fn await_withdrawal(&mut self) {
         if !self.shop.led.to_nobody(&self.token.cluster, WITHDRAWAL).await {
             self.say(format!(
                 "the Service of the primary was not emptied within {} s: it may lead to the old one for a while",
