@@ -174,6 +174,8 @@ async fn metrics_count_what_is_there() {
         "ham4db_findings{cluster=\"127.0.0.1:21100\",code=\"DeadMaster\"} 1",
         "ham4db_failover_ready{cluster=\"127.0.0.1:21100\"} 1",
         "ham4db_failover_obstacles{cluster=\"127.0.0.1:21100\"} 0",
+        "ham4db_replication_lag_seconds{cluster=\"127.0.0.1:21100\",server=\"127.0.0.1:21101\"} 0",
+        concat!("ham4db_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"),
         "ham4db_leader 1",
         "ham4db_healthy 1",
         "ham4db_recoveries_enabled 1",
@@ -181,6 +183,20 @@ async fn metrics_count_what_is_there() {
     ] {
         assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
     }
+    assert!(!text.contains("ham4db_last_promotion_seconds{"), "{text}");
+    let recovery = crate::records::recovery(2, crate::records::ended(true));
+    member
+        .api
+        .state
+        .lock()
+        .unwrap()
+        .recoveries
+        .insert("uid-2".to_owned(), recovery);
+    let text = member.get("/metrics").await.text;
+    assert!(
+        text.contains("ham4db_last_promotion_seconds{cluster=\"127.0.0.1:21100\"} 30.0\n"),
+        "{text}"
+    );
     // Nobody is woken for a server that somebody put into downtime, but for one that a recovery left behind.
     let mut downtime = crate::fixture::document_downtime(21100);
     downtime.origin = Origin::Recovery;

@@ -1,6 +1,7 @@
 //! `/metrics` in Prometheus' text format: what a scrape finds out at that moment, and how requests were answered since the start.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::AtomicU64;
 
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::{StatusCode, header};
@@ -11,6 +12,7 @@ use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
 use crate::app::ports::Health;
@@ -32,6 +34,12 @@ pub(super) struct Answer {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ByCluster {
     cluster: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByServer {
+    cluster: String,
+    server: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -112,6 +120,13 @@ fn registry(shared: &Shared) -> Registry {
                 .inc();
         }
     }
+    tell_lag(&scene, &mut registry);
+    tell_durations(&scene, &mut registry);
+    registry.register(
+        "build",
+        "The version of this member",
+        Info::new([("version", env!("CARGO_PKG_VERSION"))]),
+    );
     let mut outcomes: BTreeMap<&str, i64> = BTreeMap::from([("running", 0), ("successful", 0), ("failed", 0)]);
     for recovery in scene.state.recoveries.values() {
         let outcome = match (recovery.is_active(), recovery.is_successful()) {
@@ -172,6 +187,53 @@ fn registry(shared: &Shared) -> Registry {
     );
     registry.register("http_requests", "Requests by route and status", shared.requests.clone());
     registry
+}
+
+fn tell_lag(scene: &Scene<'_>, registry: &mut Registry) {
+    let lag = Family::<ByServer, Gauge>::default();
+    for (view, instance) in scene.instances() {
+        let told = instance.valid_facts().and_then(|facts| {
+            let channels = facts.channels.iter();
+            channels.filter_map(|channel| channel.lag_seconds).max()
+        });
+        if let Some(seconds) = told {
+            lag.get_or_create(&ByServer {
+                cluster: view.cluster.name.clone(),
+                server: instance.key.to_string(),
+            })
+            .set(i64::try_from(seconds).unwrap_or(i64::MAX));
+        }
+    }
+    registry.register(
+        "replication_lag_seconds",
+        "How far a replica is behind its source, as it says itself; absent when it does not answer or does not replicate",
+        lag,
+    );
+}
+
+fn tell_durations(scene: &Scene<'_>, registry: &mut Registry) {
+    let took = Family::<ByCluster, Gauge<f64, AtomicU64>>::default();
+    for view in scene.views.iter() {
+        let of_it = scene.state.recoveries.values();
+        let of_it = of_it.filter(|recovery| {
+            recovery.plan.cluster == view.cluster.id
+                && recovery.plan.kind.replaces_primary()
+                && recovery.is_successful()
+        });
+        let latest = of_it.max_by_key(|recovery| recovery.id);
+        if let Some((recovery, ended)) = latest.and_then(|recovery| Some((recovery, recovery.ended()?))) {
+            let cluster = ByCluster {
+                cluster: view.cluster.name.clone(),
+            };
+            let millis = u32::try_from(ended.0.saturating_sub(recovery.started.0)).unwrap_or(u32::MAX);
+            took.get_or_create(&cluster).set(f64::from(millis) / 1000.0);
+        }
+    }
+    registry.register(
+        "last_promotion_seconds",
+        "From the claim to the end of the latest failover or takeover of a cluster that succeeded",
+        took,
+    );
 }
 
 fn size(count: usize) -> i64 {
