@@ -30,8 +30,8 @@ def metrics():
     aliases = dict(re.findall(r"type (\w+) = Family<\w+, (\w+)>", source))
     names = set()
     for name, what in re.findall(r'register\(\s*"(\w+)",\s*"[^"]*",\s*([^;]+?),?\s*\);', source):
-        kind = kinds.get(what) or ("Gauge" if what.startswith("flag(") else aliases["Requests"])
-        names.add(f"{prefix}_{name}" + ("_total" if kind == "Counter" else ""))
+        own = "Gauge" if what.startswith("flag(") else "Info" if what.startswith("Info::") else aliases["Requests"]
+        names.add(f"{prefix}_{name}" + {"Counter": "_total", "Info": "_info"}.get(kinds.get(what) or own, ""))
     return names
 
 
