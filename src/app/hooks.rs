@@ -394,6 +394,10 @@ impl HookRunner {
             subject,
             member: &member,
             auto: self.auto(&state, cluster),
+            origin: state
+                .clusters
+                .get(cluster)
+                .and_then(|cluster| cluster.document.as_ref()),
             successor_coordinates: successor.and_then(|key| self.0.observatory.get(key)?.instance.facts?.binlog),
         };
         Some(HookCall {

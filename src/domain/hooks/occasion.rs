@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use crate::domain::finding::Finding;
 use crate::domain::instance::BinlogCoordinates;
+use crate::domain::intent::Origin;
 use crate::domain::key::InstanceKey;
 use crate::domain::state::record::Detection;
 use crate::domain::state::{Phase, Recovery};
@@ -46,6 +47,8 @@ pub struct Occasion<'a> {
     pub member: &'a str,
     /// Whether the cluster is repaired by itself.
     pub auto: AutoRecovery,
+    /// The document that the cluster belongs to.
+    pub origin: Option<&'a Origin>,
     /// Where the successor's binary log stood when it was last seen.
     pub successor_coordinates: Option<BinlogCoordinates>,
 }
@@ -240,6 +243,7 @@ impl<'a> Occasion<'a> {
             ("HAM4DB_MEMBER", self.member.to_owned()),
             ("HAM4DB_PHASE", self.phase().to_owned()),
             ("HAM4DB_CLUSTER_ID", self.finding().cluster.to_string()),
+            ("HAM4DB_RESOURCE", self.resource().unwrap_or_default()),
             ("HAM4DB_FAILED", self.finding().instance.to_string()),
             ("HAM4DB_RECOVERY_UID", of(&|recovery| recovery.uid.clone())),
             ("HAM4DB_RECOVERY_ID", of(&|recovery| recovery.id.to_string())),
@@ -272,6 +276,14 @@ impl<'a> Occasion<'a> {
         ])
     }
 
+    /// The cluster's document as `namespace/name`.
+    fn resource(&self) -> Option<String> {
+        match self.origin? {
+            Origin::Document { namespace, name } => Some(format!("{namespace}/{name}")),
+            Origin::Api | Origin::Recovery => None,
+        }
+    }
+
     fn lost_replicas(&self) -> impl Iterator<Item = &'a InstanceKey> {
         self.recovery()
             .into_iter()
@@ -288,7 +300,7 @@ impl<'a> Occasion<'a> {
             "attempt": self.attempt,
             "member": self.member,
             "phase": self.phase(),
-            "cluster": { "id": self.finding().cluster, "name": name, "alias": alias },
+            "cluster": { "id": self.finding().cluster, "name": name, "alias": alias, "resource": self.resource() },
             "finding": self.finding(),
             "recovery": recovery.map(|recovery| json!({
                 "uid": recovery.uid,

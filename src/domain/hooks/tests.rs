@@ -1,6 +1,7 @@
 //! Lists, ledger, every placeholder and variable, and that no value is read as shell text.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::LazyLock;
 
 use proptest::prelude::*;
 
@@ -10,6 +11,7 @@ use super::*;
 use crate::domain::finding::Evidence;
 use crate::domain::fixture::{NOW, key, mysql_set};
 use crate::domain::instance::BinlogCoordinates;
+use crate::domain::intent::Origin;
 use crate::domain::key::InstanceKey;
 use crate::domain::recovery::plan::{Refusal, RefusalReason};
 use crate::domain::state::record::Detection;
@@ -62,6 +64,14 @@ fn recovery() -> Recovery {
     recovery
 }
 
+fn orders() -> &'static Origin {
+    static ORDERS: LazyLock<Origin> = LazyLock::new(|| Origin::Document {
+        namespace: "shop".to_owned(),
+        name: "orders".to_owned(),
+    });
+    &ORDERS
+}
+
 fn occasion(recovery: &Recovery) -> Occasion<'_> {
     Occasion {
         list: HookList::PostMasterFailover,
@@ -72,6 +82,7 @@ fn occasion(recovery: &Recovery) -> Occasion<'_> {
             primary: true,
             intermediate: false,
         },
+        origin: Some(orders()),
         successor_coordinates: Some(BinlogCoordinates {
             file: "bin.000007".to_owned(),
             position: 680,
@@ -323,6 +334,7 @@ fn every_placeholder_and_variable_has_its_value() {
         ("HAM4DB_ATTEMPT", "2"),
         ("HAM4DB_MEMBER", "member1:10008"),
         ("HAM4DB_PHASE", "Ended"),
+        ("HAM4DB_RESOURCE", "shop/orders"),
         ("HAM4DB_FAILED", "db1:3306"),
         ("HAM4DB_RECOVERY_UID", "u1"),
         ("HAM4DB_EPOCH", "5"),
@@ -410,6 +422,7 @@ fn the_document_has_what_the_variables_have_and_more() {
         ("/phase", "Ended".into()),
         ("/cluster/name", "db1:3306".into()),
         ("/cluster/alias", "my shop".into()),
+        ("/cluster/resource", "shop/orders".into()),
         ("/finding/code", "DeadMaster".into()),
         ("/finding/evidence/replicas/1", "db3:3306".into()),
         ("/recovery/uid", "u1".into()),
