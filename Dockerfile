@@ -55,8 +55,8 @@ COPY --from=binaries /out/ /usr/bin/
 ENV PATH=/usr/bin:/bin SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt
 USER 65532:65532
 WORKDIR /var/lib/ham4db
-# API, peers
-EXPOSE 3000 10008
+# API, health, peers
+EXPOSE 3000 3001 10008
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["/usr/bin/ham4db"]
 CMD ["server", "--config", "/etc/ham4db/ham4db.conf.json"]

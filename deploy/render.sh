@@ -34,13 +34,13 @@ cp "$root/crds/$crd" "$work/charts/ham4db/files/$crd"
 } >"$work/deploy/prometheus/ham4db.rules.yaml"
 cp "$root/charts/ham4db/files/dashboard.json" "$work/deploy/grafana/ham4db.json"
 
-# plain FILE DESCRIPTION FLAGS... : the chart with these flags, as it is applied without helm. Its group key cannot be written down.
+# plain FILE DESCRIPTION FLAGS... : the chart with these flags, as it is applied without helm. Its group key and token cannot be written down.
 plain() {
     local file=$1 description=$2; shift 2
     {
-        echo "# Made by deploy/render.sh from charts/ham4db $description. Read deploy/README.md first: it needs crds.yaml, and a"
+        echo "# Made by deploy/render.sh from charts/ham4db $description. Read deploy/README.md first: it needs crds.yaml, and"
         cat <<'HEAD'
-# Secret that cannot be written down here.
+# two Secrets that cannot be written down here.
 apiVersion: v1
 kind: Namespace
 metadata:
@@ -51,7 +51,7 @@ metadata:
 HEAD
         # Helm's own marks say that helm owns these objects, which is not so here.
         "$helm" template ham4db "$root/charts/ham4db" --namespace ham4db --kube-version 1.33.0 --skip-tests \
-            --set crds.install=false --set groupKey.existingSecret=ham4db-group-key "$@" |
+            --set crds.install=false --set groupKey.existingSecret=ham4db-group-key --set apiToken.existingSecret=ham4db-api-token "$@" |
             grep -v -e 'app.kubernetes.io/managed-by: Helm' -e 'helm.sh/chart:'
     } >"$work/deploy/$file"
 }

@@ -37,3 +37,4 @@ pub mod service;
 pub mod settings;
 mod status_pace;
 pub mod watch;
+pub mod write_tokens;

@@ -1,6 +1,7 @@
 //! Parts of the settings as the subsystems take them.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::adapter::http;
 use crate::app::settings::WatchSettings;
@@ -28,11 +29,16 @@ pub(super) fn watch_settings(settings: &Settings) -> WatchSettings {
     }
 }
 
-pub(super) fn http_options(settings: &Settings, backend: String) -> http::Options {
+pub(super) fn http_options(
+    settings: &Settings,
+    write_access: Option<Arc<http::WriteAccess>>,
+    backend: String,
+) -> http::Options {
     http::Options {
         url_prefix: settings.http.url_prefix.clone(),
         status_endpoint: settings.http.status_endpoint.clone(),
         read_only: settings.http.read_only,
+        write_access,
         problem_ignore: settings.http.problem_ignore.clone(),
         poll: settings.discovery.poll,
         maintenance_lag: settings.discovery.maintenance_lag,

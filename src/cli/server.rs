@@ -57,6 +57,8 @@ use crate::domain::state::PolicySettings;
 use super::seeds::plant_seeds;
 use super::{membership, parts, signals};
 
+/// How often the file of write tokens is read: Kubernetes itself takes up to a minute to bring a changed Secret into a pod.
+const WRITE_TOKENS_EVERY: Duration = Duration::from_secs(2);
 /// How long leadership may take to be handed over at the end.
 const HAND_OVER_DEADLINE: Duration = Duration::from_secs(5);
 /// For a member that is scaled away to be removed from the group. With the two others, less than the 30 s that Kubernetes leaves.
@@ -119,6 +121,15 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
 
     let listen = settings.http.listen.clone();
     let listener = http::bind(&listen).await.context("ListenAddress")?;
+    let health_listener = match &settings.http.health_listen {
+        Some(address) => Some(http::bind(address).await.context("HealthListenAddress")?),
+        None => None,
+    };
+    let write_access = settings.http.write_tokens.clone().map(|file| {
+        let access = http::WriteAccess::new(file.path, file.tokens);
+        tasks.spawn(Arc::clone(&access).follow(WRITE_TOKENS_EVERY, stop.child_token()));
+        access
+    });
 
     let cluster = cluster_api(&settings).await?;
     let source = source(&settings, cluster.as_ref(), &stop, &tasks).await?;
@@ -323,11 +334,14 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
         api: Arc::new(service),
         consensus: Arc::clone(&consensus),
         clock,
-        options: Arc::new(parts::http_options(&settings, backend)),
+        options: Arc::new(parts::http_options(&settings, write_access, backend)),
     };
     let draining = CancellationToken::new();
-    let serving = tasks.spawn(http::serve(listener, context, draining.clone()));
+    let serving = tasks.spawn(http::serve(listener, health_listener, context, draining.clone()));
     info!("serving the API at {listen}");
+    if let Some(address) = &settings.http.health_listen {
+        info!("serving health and metrics at {address} too");
+    }
 
     signals::wait_for_end().await;
     info!("ending: handing over leadership");

@@ -10,6 +10,8 @@ pub const LONG_HELP: &str = "\
 Environment (each with orchestrator's name as a fallback, ORCHESTRATOR_API and so on):
   HAM4DB_API               one endpoint, or several separated by blanks, of which the leader is found
   HAM4DB_INSTANCE          default for -i
+  HAM4DB_API_TOKEN         write token: sent along with what changes something
+  HAM4DB_API_TOKEN_FILE    file with it, of which the first line counts
   HAM4DB_AUTH_USER         user for basic authentication
   HAM4DB_AUTH_PASSWORD     its password
   HAM4DB_AUTH_USER_HEADER  one more header, as `Header: user`";
@@ -54,7 +56,7 @@ pub struct Arguments {
     /// Text for `-c search`.
     #[arg(short = 'q', long)]
     pub query: Option<String>,
-    /// Basic authentication, `user:password`. Other users of the machine can see it; better use the environment.
+    /// Basic authentication, `user:password`, in place of the environment's token. Other users of the machine can see it; better use the environment.
     #[arg(short = 'b', long)]
     pub auth: Option<String>,
     /// One more header, `Header: user`, for a proxy that authenticates.
@@ -81,6 +83,39 @@ pub struct Arguments {
     /// Seconds (no command of this version needs it).
     #[arg(short = 'S', long)]
     pub seconds: Option<String>,
+}
+
+/// The write token, and where it comes from. `Debug` does not show it.
+#[derive(Clone, Debug)]
+pub enum WriteToken {
+    /// The environment names none.
+    Unset,
+    /// The token, and the variable that named it.
+    Known(SecretString, &'static str),
+    /// The file that `HAM4DB_API_TOKEN_FILE` names is of no use, and why.
+    Unreadable(String),
+}
+
+impl WriteToken {
+    fn of(variable: &dyn Fn(&str) -> Option<String>) -> Self {
+        let first = |text: &str| {
+            let line = text.lines().map(str::trim).find(|line| !line.is_empty());
+            line.map(|token| SecretString::from(token.to_owned()))
+        };
+        if let Some(token) = variable("API_TOKEN").as_deref().and_then(first) {
+            return Self::Known(token, "HAM4DB_API_TOKEN");
+        }
+        let Some(file) = variable("API_TOKEN_FILE") else {
+            return Self::Unset;
+        };
+        match std::fs::read_to_string(&file) {
+            Ok(text) => first(&text).map_or_else(
+                || Self::Unreadable(format!("{file} holds no token")),
+                |token| Self::Known(token, "HAM4DB_API_TOKEN_FILE"),
+            ),
+            Err(error) => Self::Unreadable(format!("cannot read {file}: {error}")),
+        }
+    }
 }
 
 /// What the program goes by: arguments with the environment filled in.
@@ -112,6 +147,8 @@ pub struct Settings {
     pub json: bool,
     /// User and password.
     pub basic: Option<(String, SecretString)>,
+    /// Write token.
+    pub token: WriteToken,
     /// One more header.
     pub header: Option<(String, String)>,
     /// Port of instances that name none.
@@ -135,6 +172,11 @@ impl Settings {
             .api
             .or_else(|| variable("API"))
             .unwrap_or_else(|| "http://localhost:3000".to_owned());
+        let token = if arguments.auth.is_some() {
+            WriteToken::Unset
+        } else {
+            WriteToken::of(&variable)
+        };
         let basic = match arguments.auth {
             Some(both) => {
                 let (user, password) = both.split_once(':').ok_or("-b wants user:password")?;
@@ -174,6 +216,7 @@ impl Settings {
             query: arguments.query,
             json: arguments.json,
             basic,
+            token,
             header,
             default_port: arguments.default_port,
         })

@@ -6,7 +6,7 @@ use reqwest::{Client, RequestBuilder, StatusCode, Url};
 use secrecy::ExposeSecret;
 use serde_json::Value;
 
-use super::arguments::Settings;
+use super::arguments::{Settings, WriteToken};
 
 /// Deadline for `leader-check`: an endpoint that takes longer is not the one to ask.
 const CHECK_DEADLINE: Duration = Duration::from_secs(1);
@@ -79,8 +79,13 @@ pub enum CallError {
     #[error("Cannot determine leader from {0}")]
     NoLeader(String),
     /// The endpoint wants other credentials.
-    #[error("Unauthorized at {0}; check HAM4DB_AUTH_USER and HAM4DB_AUTH_PASSWORD")]
-    Unauthorized(String),
+    #[error("Unauthorized at {endpoint}: {advice}")]
+    Unauthorized {
+        /// Which.
+        endpoint: String,
+        /// What to set, or what was wrong with what is set.
+        advice: String,
+    },
     /// The request was refused.
     #[error("{message}")]
     Refused {
@@ -133,6 +138,7 @@ pub struct Endpoints {
     client: Client,
     apis: Vec<Url>,
     basic: Option<(String, secrecy::SecretString)>,
+    token: WriteToken,
     header: Option<(String, String)>,
 }
 
@@ -167,6 +173,7 @@ impl Endpoints {
             client,
             apis,
             basic: settings.basic.clone(),
+            token: settings.token.clone(),
             header: settings.header.clone(),
         })
     }
@@ -182,13 +189,13 @@ impl Endpoints {
         for route in ["leader-check", "routed-leader-check"] {
             for api in &self.apis {
                 let answer = self
-                    .prepare(route_of(api, &[route.to_owned()]))
+                    .prepare(route_of(api, &[route.to_owned()]), false)
                     .timeout(CHECK_DEADLINE)
                     .send()
                     .await;
                 match answer.map(|answer| answer.status()) {
                     Ok(StatusCode::OK) => return Ok(api.clone()),
-                    Ok(StatusCode::UNAUTHORIZED) => return Err(CallError::Unauthorized(shown(api))),
+                    Ok(StatusCode::UNAUTHORIZED) => return Err(self.unauthorized(api, false)),
                     Ok(_) | Err(_) => {}
                 }
             }
@@ -227,13 +234,13 @@ impl Endpoints {
             sent: request.mutates && !error.is_connect(),
         };
         let answer = self
-            .prepare(request.url(api))
+            .prepare(request.url(api), request.mutates)
             .send()
             .await
             .map_err(|error| broken(&error))?;
         let status = answer.status();
         if status == StatusCode::UNAUTHORIZED {
-            return Err(CallError::Unauthorized(shown(api)));
+            return Err(self.unauthorized(api, request.mutates));
         }
         let text = answer.text().await.map_err(|error| broken(&error))?;
         let json = serde_json::from_str(&text).map_err(|_| CallError::NotJson {
@@ -243,15 +250,40 @@ impl Endpoints {
         Ok((status, Answer { text, json }))
     }
 
-    fn prepare(&self, url: Url) -> RequestBuilder {
+    /// The write token goes along with changes only: reading needs none, and it need not be on the wire more often.
+    fn prepare(&self, url: Url, mutates: bool) -> RequestBuilder {
+        // A user in the URL is sent already, and there is but one Authorization.
+        let token = match &self.token {
+            WriteToken::Known(token, _) if mutates && url.username().is_empty() => Some(token),
+            WriteToken::Known(..) | WriteToken::Unset | WriteToken::Unreadable(_) => None,
+        };
         let mut builder = self.client.get(url);
-        if let Some((user, password)) = &self.basic {
+        if let Some(token) = token {
+            builder = builder.bearer_auth(token.expose_secret());
+        } else if let Some((user, password)) = &self.basic {
             builder = builder.basic_auth(user, Some(password.expose_secret()));
         }
         if let Some((name, value)) = &self.header {
             builder = builder.header(name, value);
         }
         builder
+    }
+}
+
+impl Endpoints {
+    fn unauthorized(&self, api: &Url, mutates: bool) -> CallError {
+        let advice = match (&self.token, &self.basic) {
+            (WriteToken::Known(_, variable), _) if mutates => format!("the token of {variable} is none of the API's"),
+            (WriteToken::Unreadable(why), _) if mutates => format!("HAM4DB_API_TOKEN_FILE: {why}"),
+            (WriteToken::Unset, None) if mutates => {
+                "this needs a write token: set HAM4DB_API_TOKEN or HAM4DB_API_TOKEN_FILE".to_owned()
+            }
+            _ => "check HAM4DB_AUTH_USER and HAM4DB_AUTH_PASSWORD (a write token is a good password)".to_owned(),
+        };
+        CallError::Unauthorized {
+            endpoint: shown(api),
+            advice,
+        }
     }
 }
 

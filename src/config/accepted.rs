@@ -119,7 +119,7 @@ pub const ACCEPTED: &[Accepted] = &[
     Accepted { name: "AuditToBackendDB", default: Usual::Bool(false), about: "audit to a table; always done", refusal: None },
     Accepted { name: "AuditToSyslog", default: Usual::Bool(false), about: "audit to syslog", refusal: None },
     Accepted { name: "AuthUserHeader", default: Usual::Text("X-Forwarded-User"), about: "header that names the user behind a proxy", refusal: None },
-    Accepted { name: "AuthenticationMethod", default: Usual::Text(""), about: "empty, basic, multi, proxy, token or oauth", refusal: Some("the API has no authentication yet and would be open to whoever reaches the port") },
+    Accepted { name: "AuthenticationMethod", default: Usual::Text(""), about: "empty, basic, multi, proxy, token or oauth", refusal: Some("the API knows no users, and to ignore the key would open it; `APIWriteTokenFile` protects what changes something") },
     Accepted { name: "BufferInstanceWrites", default: Usual::Bool(false), about: "write observations in batches", refusal: None },
     Accepted { name: "ConsulAclToken", default: Usual::Secret, about: "token for Consul", refusal: None },
     Accepted { name: "ConsulAddress", default: Usual::Text(""), about: "address of Consul", refusal: None },

@@ -22,6 +22,7 @@ use super::settings::{
     StatefulSetSettings, TopologySettings,
 };
 
+mod access;
 mod backend;
 mod commits;
 mod durability;
@@ -91,6 +92,7 @@ fn warnings(file: &File) -> Vec<String> {
             list(&mut file.accepted.keys().copied())
         ));
     }
+    lines.extend(access::open_api(file));
     lines
 }
 
@@ -174,10 +176,7 @@ impl Check<'_> {
 
     fn http(&mut self, file: &File, raft: Option<&RaftSettings>) -> HttpSettings {
         let keys = &file.listener;
-        let port = keys
-            .ListenAddress
-            .rsplit_once(':')
-            .and_then(|(_, port)| port.parse::<u16>().ok());
+        let port = access::port(&keys.ListenAddress);
         if port.is_none() {
             self.wrong(
                 "ListenAddress",
@@ -199,6 +198,8 @@ impl Check<'_> {
         }
         HttpSettings {
             listen: keys.ListenAddress.clone(),
+            health_listen: self.health_listen(file),
+            write_tokens: self.write_tokens(file),
             advertise: self.http_advertise(&keys.HTTPAdvertise, raft, port.unwrap_or(3000)),
             url_prefix,
             status_endpoint: (status != USUAL_STATUS).then(|| status.to_owned()),

@@ -92,6 +92,10 @@ keys! {
         StatusEndpoint: String = "/api/status".to_owned();
         /// Refuse every call that changes something, with 403.
         ReadOnly: bool = false;
+        /// (own key) File with tokens, one a line. Who changes something through the API sends one of them, as `Authorization: Bearer TOKEN` or as the password of basic authentication with any user; reading stays open. The file is read again when it changes. Empty: whoever reaches the API may change something.
+        APIWriteTokenFile: String = String::new();
+        /// (own key) Where health, leadership, status and `/metrics` are served once more, `host:port`, by a listener that nothing else keeps busy. Empty: at `ListenAddress` only, which serves them in any case.
+        HealthListenAddress: String = String::new();
         /// Regular expressions on `host:port`: instances that `problems` leaves out.
         ProblemIgnoreHostnameFilters: Vec<String> = Vec::new();
     }

@@ -9,6 +9,7 @@ use secrecy::SecretString;
 use crate::app::commits::CommitSettings;
 use crate::app::filter::{ClusterFilters, HostnameFilters};
 use crate::app::ports::{Account, Credentials, TlsMode};
+use crate::app::write_tokens::WriteTokens;
 use crate::domain::epoch_row::EpochTable;
 use crate::domain::key::InstanceKey;
 use crate::domain::policy::{BootReadOnly, Durability, LossPolicy, RecoveryQuorum, StalledPrimary, Unapplied};
@@ -50,6 +51,10 @@ pub struct Settings {
 pub struct HttpSettings {
     /// `host:port` to listen at; without a host: all interfaces.
     pub listen: String,
+    /// `host:port` of a listener for health and metrics alone.
+    pub health_listen: Option<String>,
+    /// Who may change something; [`None`]: everybody.
+    pub write_tokens: Option<WriteTokenFile>,
     /// `http://host:port` as others reach this member.
     pub advertise: String,
     /// Empty, or `/x`.
@@ -60,6 +65,15 @@ pub struct HttpSettings {
     pub read_only: bool,
     /// Instances that `problems` leaves out.
     pub problem_ignore: HostnameFilters,
+}
+
+/// The tokens of which one is needed to change something, as they were at the start.
+#[derive(Clone, Debug)]
+pub struct WriteTokenFile {
+    /// The file.
+    pub path: PathBuf,
+    /// What it held.
+    pub tokens: WriteTokens,
 }
 
 /// The group of members.

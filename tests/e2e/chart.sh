@@ -81,14 +81,29 @@ renders 'readiness is raft-health, liveness and startup are local' \
 renders 'the disruption budget is one, and says what it does with unready pods' \
     'the("PodDisruptionBudget","ham4db")["spec"]["maxUnavailable"] == 1 and the("PodDisruptionBudget","ham4db")["spec"]["unhealthyPodEvictionPolicy"] == "IfHealthyBudget"'
 renders 'one member: raft as well, and no budget that would block its node' 'config()["RaftEnabled"] and not kinds("PodDisruptionBudget")' --set replicas=1
-renders 'members reach both ports of each other, the test pod and the namespace the API, nobody else anything' \
-    '[([sorted(f["podSelector"].get("matchLabels",{}).items()) for f in r["from"]], [p["port"] for p in r["ports"]]) for r in the("NetworkPolicy","ham4db")["spec"]["ingress"]] == [([[("app.kubernetes.io/instance","ham4db"),("app.kubernetes.io/name","ham4db")]],[10008,3000]), ([[("app.kubernetes.io/instance","ham4db"),("app.kubernetes.io/name","ham4db-test")],[]],[3000])]'
+renders 'members reach both ports of each other, the test pod and the namespace the API, nobody else anything of them' \
+    '[([sorted(f["podSelector"].get("matchLabels",{}).items()) for f in r["from"]], [p["port"] for p in r["ports"]]) for r in the("NetworkPolicy","ham4db")["spec"]["ingress"] if "from" in r] == [([[("app.kubernetes.io/instance","ham4db"),("app.kubernetes.io/name","ham4db")]],[10008,3000]), ([[("app.kubernetes.io/instance","ham4db"),("app.kubernetes.io/name","ham4db-test")],[]],[3000])]'
+renders 'everybody the port for health and metrics, and no other' \
+    '[[p["port"] for p in r["ports"]] for r in the("NetworkPolicy","ham4db")["spec"]["ingress"] if "from" not in r] == [[3001]]'
+renders 'or those who are named' \
+    '[r["from"] for r in the("NetworkPolicy","ham4db")["spec"]["ingress"] if r["ports"] == [{"protocol": "TCP", "port": 3001}]] == [[{"podSelector": {"matchLabels": {"scrapes": "yes"}}}]]' --set 'networkPolicy.healthFrom[0].podSelector.matchLabels.scrapes=yes'
 renders 'members and the test pod are let in whoever else is' \
-    '[r["from"][0]["podSelector"]["matchLabels"]["app.kubernetes.io/name"] for r in the("NetworkPolicy","ham4db")["spec"]["ingress"]] == ["ham4db","ham4db-test"] and len(the("NetworkPolicy","ham4db")["spec"]["ingress"][1]["from"]) == 1' --set networkPolicy.apiFrom=null
+    '[r["from"][0]["podSelector"]["matchLabels"]["app.kubernetes.io/name"] for r in the("NetworkPolicy","ham4db")["spec"]["ingress"] if "from" in r] == ["ham4db","ham4db-test"] and len(the("NetworkPolicy","ham4db")["spec"]["ingress"][1]["from"]) == 1' --set networkPolicy.apiFrom=null
 renders 'limited connections: still to the members and to DNS' \
     '[[p["port"] for p in r.get("ports",[])] for r in the("NetworkPolicy","ham4db")["spec"]["egress"]] == [[10008,3000],[53,53],[]]' --set 'networkPolicy.egress[0].to[0].ipBlock.cidr=10.0.0.0/8'
 renders 'Prometheus finds the peers Service, and not both' \
     '[s["metadata"]["name"] for s in o if s["kind"] == "Service" and the("ServiceMonitor","ham4db")["spec"]["selector"]["matchLabels"].items() <= s["metadata"]["labels"].items()] == ["ham4db-peers"]' --set metrics.serviceMonitor.enabled=true
+renders 'probes and scrapes have a port of their own' \
+    '{pod()["spec"]["containers"][0][p]["httpGet"]["port"] for p in ("readinessProbe","livenessProbe","startupProbe")} == {"health"} and [e["port"] for e in the("ServiceMonitor","ham4db")["spec"]["endpoints"]] == ["health"] and config()["HealthListenAddress"] == ":3001" and {"name": "health", "containerPort": 3001} in pod()["spec"]["containers"][0]["ports"] and [p["port"] for p in the("Service","ham4db-peers")["spec"]["ports"]] == [10008,3000,3001] and [p["port"] for p in the("Service","ham4db")["spec"]["ports"]] == [3000]' --set metrics.serviceMonitor.enabled=true
+renders 'without it they use that of the API' \
+    '{pod()["spec"]["containers"][0][p]["httpGet"]["port"] for p in ("readinessProbe","livenessProbe","startupProbe")} == {"http"} and [e["port"] for e in the("ServiceMonitor","ham4db")["spec"]["endpoints"]] == ["http"] and "HealthListenAddress" not in config() and not [r for r in the("NetworkPolicy","ham4db")["spec"]["ingress"] if "from" not in r] and len(the("Service","ham4db-peers")["spec"]["ports"]) == 2 and len(pod()["spec"]["containers"][0]["ports"]) == 2' --set metrics.serviceMonitor.enabled=true --set health.port=0
+refuses 'the port of the API is not that for health' 'health.port: 3000 is taken' --set health.port=3000
+renders 'changes by the API need a token, which the pods have in the file that configuration and client name' \
+    '[s["secret"]["items"] for v in pod()["spec"]["volumes"] if v["name"] == "config" for s in v["projected"]["sources"] if s.get("secret",{}).get("name") == "ham4db-api-token"] == [[{"key": "token", "path": "api-token"}]] and {e["value"] for e in pod()["spec"]["containers"][0]["env"] if e["name"] == "HAM4DB_API_TOKEN_FILE"} == {config()["APIWriteTokenFile"]} == {"/etc/ham4db/api-token"} and [m["mountPath"] for m in pod()["spec"]["containers"][0]["volumeMounts"] if m["name"] == "config"] == ["/etc/ham4db"]'
+renders 'a token of the user'"'"'s own: none is generated' 'kinds("Secret") == ["ham4db-group-key"]' --set apiToken.existingSecret=mine
+renders 'no token wanted: none of it' \
+    'kinds("Secret") == ["ham4db-group-key"] and "APIWriteTokenFile" not in config() and "api-token" not in json.dumps(the("StatefulSet","ham4db"))' --set apiToken.enabled=false
+refuses 'a token file in config is refused' 'config.APIWriteTokenFile: Services' --set config.APIWriteTokenFile=/x
 renders 'the rules of the release are the rules of the file' \
     'len(the("PrometheusRule","ham4db")["spec"]["groups"][0]["rules"]) == open("'"$chart"'/files/alerts.yaml").read().count("- alert:")' --set metrics.prometheusRule.enabled=true
 renders 'nothing of Prometheus Operator unless asked for' 'not [x for x in o if "monitoring" in x["apiVersion"]] and kinds("ConfigMap") == ["ham4db"]'
@@ -112,7 +127,7 @@ renders 'namespaces named: a Role in each, no ClusterRole' \
 renders 'all namespaces: a ClusterRole, still with named Secrets only' \
     'kinds("ClusterRole") == ["ham4db-ham4db-controller"] and all("resourceNames" in r for x in o if x["kind"] == "ClusterRole" for r in x["rules"] if "secrets" in r["resources"])' --set 'watchNamespaces={*}'
 renders 'no controller: no permission on MySQLClusters' 'not [r for x in o if "Role" in x["kind"] for r in x.get("rules",[]) if "mysqlclusters" in r["resources"]] and not config()["Kubernetes"]["Enabled"]' --set controller.enabled=false
-renders 'a group key of the user'"'"'s own: none is generated' 'not kinds("Secret")' --set groupKey.existingSecret=mine
+renders 'a group key of the user'"'"'s own: none is generated' 'kinds("Secret") == ["ham4db-api-token"]' --set groupKey.existingSecret=mine
 renders 'the definition survives the release' 'the("CustomResourceDefinition","mysqlclusters.ham4db.io")["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep"'
 checksum() { render "$@" | sed -n 's/ *checksum\/config: //p'; }
 differ() { [ "$1" != "$2" ]; }
@@ -181,6 +196,7 @@ check 'a member reads no other Secret' may_not get secret other
 check 'a member reads no other Secret by listing its name' not_one other
 check 'a member does not list Secrets' may_not get secrets
 check 'a member does not read the group key over the API' may_not get secret ham4db-group-key
+check 'nor the token' may_not get secret ham4db-api-token
 check 'a member writes the bootstrap marker once' as_member create configmap ham4db-bootstrap --from-literal=identity=x
 check 'a member reads the marker' as_member get configmap ham4db-bootstrap
 check 'a member does not delete the marker' may_not delete configmap ham4db-bootstrap
@@ -198,6 +214,7 @@ helm_install() { helm upgrade --install "$1" "$chart" --namespace "$2" --timeout
 kubectl create namespace first >/dev/null; kubectl create namespace second >/dev/null
 manager() { kubectl get crd mysqlclusters.ham4db.io -o jsonpath='{.metadata.annotations.meta\.helm\.sh/release-name}'; }
 key() { kubectl -n "$1" get secret ham4db-group-key -o jsonpath='{.data.key}'; }
+api_token() { kubectl -n "$1" get secret ham4db-api-token -o jsonpath='{.data.token}'; }
 check 'helm installs beside a definition that kubectl applied' helm_install ham4db first
 check 'and leaves that definition alone' test -z "$(manager)"
 notes() { helm install notes "$chart" --namespace first --dry-run=server "$@" 2>&1 | sed '1,/^NOTES:/d'; }
@@ -208,9 +225,11 @@ noted() {
     check "$name" said_so "$@"
 }
 noted 'helm says that the definition was left alone' 'and was left as it is'
-noted 'helm warns of an open API' 'the API has no authentication' --set networkPolicy.enabled=false
+noted 'helm says how to come by the token' "get secret notes-ham4db-api-token -o jsonpath='{.data.token}'"
+noted 'helm warns of an open API' 'can ask for a failover' --set networkPolicy.enabled=false,apiToken.enabled=false
+noted 'and not of one that wants a token' 'can read what they know' --set networkPolicy.enabled=false
 noted 'helm says who reaches a LoadBalancer' 'nobody through the LoadBalancer from outside' --set service.type=LoadBalancer
-noted 'helm says who reaches /metrics' 'Prometheus reaches /metrics from this namespace only' --set metrics.serviceMonitor.enabled=true
+noted 'helm says who reaches /metrics' 'Prometheus reaches /metrics from this namespace only' --set metrics.serviceMonitor.enabled=true,health.port=0
 noted 'helm warns of a single member' 'WARNING: a single member' --set replicas=1
 noted 'helm warns of an even number' 'survive no more losses than 3' --set replicas=4
 noted 'helm warns of members without volumes' 'WARNING: no volumes' --set persistence.enabled=false
@@ -218,12 +237,14 @@ noted 'helm warns when no Secret may be read' 'credentialSecrets is empty' --set
 quiet() { notes >"$work/notes" && ! grep -q WARNING "$work/notes"; }
 check 'helm warns of nothing by default' quiet
 kubectl delete crd mysqlclusters.ham4db.io >/dev/null
-before=$(key first)
+before=$(key first) token_before=$(api_token first)
 check 'an upgrade makes a definition where there is none' helm_install ham4db first
 check 'and then it is the release'"'"'s' test "$(manager)" = ham4db
 check 'the group key is kept over an upgrade' test "$(key first)" = "$before"
+check 'and so is the token' test "$(api_token first)" = "$token_before" -a -n "$token_before"
 check 'a second release installs beside the first' helm_install ham4db second
 check 'and has a group key of its own' differ "$(key second)" "$before"
+check 'and a token of its own' differ "$(api_token second)" "$token_before"
 check 'uninstalling keeps the definition' sh -c 'helm uninstall ham4db -n first && kubectl get crd mysqlclusters.ham4db.io'
 check 'installing under another name then works' helm_install other first
 finished=yes

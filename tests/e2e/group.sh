@@ -4,6 +4,9 @@
 k() { kubectl -n ham4db "$@"; }
 # get ADDRESS PATH : the body; fails unless the answer is 200.
 get() { wget -q -O - -T 2 --tries=1 "http://$1:3000$2"; }
+# change ADDRESS PATH : the same with the API's token.
+change() { wget -q -O - -T 2 --tries=1 --header="Authorization: Bearer $(api_token)" "http://$1:3000$2"; }
+api_token() { k get secret ham4db-api-token -o jsonpath='{.data.token}' | base64 -d; }
 pods() { k get pods -l app.kubernetes.io/name=ham4db -o jsonpath='{range .items[*]}{.metadata.name} {.status.podIP}{"\n"}{end}'; }
 pod_ip() { k get pod "$1" -o jsonpath='{.status.podIP}'; }
 service_ip() { k get service ham4db -o jsonpath='{.spec.clusterIP}'; }

@@ -87,7 +87,7 @@ check 'helm test' helm test ham4db --namespace ham4db --timeout 60s
 no_password() {
     local name
     for name in $(pods | cut -d' ' -f1); do k logs "$name" >"$work/$name.log" && [ -s "$work/$name.log" ] || return 1; done
-    ! grep -F -e "$topology_password" -e "$replication_password" "$work"/ham4db-*.log
+    ! grep -F -e "$topology_password" -e "$replication_password" -e "$(api_token)" "$work"/ham4db-*.log
 }
 check 'no password is in any log' no_password
 check 'helm uninstall' helm uninstall ham4db --namespace ham4db --wait --timeout 60s

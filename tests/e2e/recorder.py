@@ -1,13 +1,15 @@
 #!/usr/bin/env python3
 """Writes and reads through the client Service and judges every answer.
 
-    recorder.py run URL HOST PORT LOG    until SIGTERM: begins the downtime of HOST:PORT with a growing number as its reason, reads it back
+    recorder.py run URL HOST PORT LOG    until SIGTERM: begins the downtime of HOST:PORT with a growing number as its reason, reads it back;
+                                         the API's token is in the environment, API_TOKEN
     recorder.py tell LOG                 one line for people; exit code 1 when an answer was wrong
 
 Each line of the log: time, write or read, ok or failed, the number written or read, the highest number acknowledged when it was asked.
 An answer is wrong when a read is older than the last write that was acknowledged before it was asked.
 """
 import json
+import os
 import signal
 import sys
 import time
@@ -15,9 +17,9 @@ import urllib.error
 import urllib.request
 
 
-def ask(url):
+def ask(url, **headers):
     try:
-        with urllib.request.urlopen(url, timeout=2) as answer:
+        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=2) as answer:
             return json.load(answer)
     except (OSError, ValueError):
         return None
@@ -31,12 +33,13 @@ def run(url, host, port, log):
         going = False
 
     signal.signal(signal.SIGTERM, end)
+    token = f"Bearer {os.environ['API_TOKEN']}"
     number = acknowledged = 0
     with open(log, "w", encoding="ascii", buffering=1) as lines:
         while going:
             begun = time.time()
             number += 1
-            written = ask(f"{url}/api/begin-downtime/{host}/{port}/recorder/{number}/1h") is not None
+            written = ask(f"{url}/api/begin-downtime/{host}/{port}/recorder/{number}/1h", Authorization=token) is not None
             if written:
                 acknowledged = number
             print(f"{time.time():.3f} write {'ok' if written else 'failed'} {number} {acknowledged}", file=lines)

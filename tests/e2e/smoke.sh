@@ -117,8 +117,14 @@ uid=$(k get pod "$old" -o jsonpath='{.metadata.uid}')
 check "the leader's pod ($old) is deleted" k delete pod "$old" --wait=false
 within 15 'another member leads' leader "$old"
 if [ -n "$other" ]; then
-    downtime() { get "$ip" "/api/begin-downtime/$HOST_IP/$(port "$other")/e2e/smoke/5m" && get "$ip" /api/downtimed | json "any(i['Key']['Port'] == $(port "$other") for i in v)"; }
+    downtime() { change "$ip" "/api/begin-downtime/$HOST_IP/$(port "$other")/e2e/smoke/5m" && get "$ip" /api/downtimed | json "any(i['Key']['Port'] == $(port "$other") for i in v)"; }
     within 15 'a write through the client Service arrives' downtime
+    # refused PATH : with 401, and so by a leader.
+    refused() { wget -S -q -O - -T 2 --tries=1 "http://$ip:3000$1" 2>&1 | grep -q '401 Unauthorized'; }
+    within 5 'without the token it is refused' refused "/api/end-downtime/$HOST_IP/$(port "$other")"
+    within 15 'ham4db-client in a pod has the token' k exec ham4db-0 -- ham4db-client -c end-downtime -i "$HOST_IP:$(port "$other")"
+    not_downtimed() { get "$ip" /api/downtimed | json "not any(i['Key']['Port'] == $(port "$other") for i in v)"; }
+    within 5 'and ends the downtime' not_downtimed
 fi
 until_date=$(date -u -d '+10 minutes' +%FT%TZ)
 check 'the document is changed' k patch mysqlcluster orders --type merge -p \
@@ -142,7 +148,7 @@ check 'helm test' helm_test
 no_password() {
     local name
     for name in ham4db-0 ham4db-1 ham4db-2; do k logs "$name" >"$work/member-$name.log" && [ -s "$work/member-$name.log" ] || return 1; done
-    ! grep -F -e "$topology_password" -e "$replication_password" "$work"/member-*.log
+    ! grep -F -e "$topology_password" -e "$replication_password" -e "$(api_token)" "$work"/member-*.log
 }
 check 'no password is in any log' no_password
 check 'helm uninstall' helm uninstall ham4db --namespace ham4db --wait --timeout 60s

@@ -1,6 +1,8 @@
 //! The client against members that really listen.
 
+use ham4db::adapter::http::{Options, WriteAccess};
 use ham4db::app::api::OrderOutcome;
+use ham4db::app::write_tokens::WriteTokens;
 use ham4db::client::arguments::Arguments;
 use ham4db::client::run;
 
@@ -17,12 +19,20 @@ struct Ran {
 }
 
 async fn client(endpoints: &str, line: &[&str]) -> Ran {
+    client_with(endpoints, line, &[]).await
+}
+
+/// With more of the environment.
+async fn client_with(endpoints: &str, line: &[&str], environment: &[(&str, &str)]) -> Ran {
     let arguments = Arguments::parse_from(["ham4db-client"].iter().chain(line));
     let endpoints = endpoints.to_owned();
     let variables = move |name: &str| match name {
         "ORCHESTRATOR_API" => Some(endpoints.clone()),
         "USER" => Some("me".to_owned()),
-        _ => None,
+        _ => environment
+            .iter()
+            .find(|(known, _)| *known == name)
+            .map(|(_, value)| (*value).to_owned()),
     };
     let (mut out, mut err) = (Vec::new(), Vec::new());
     let code = run(arguments, &variables, &mut out, &mut err).await;
@@ -256,9 +266,97 @@ async fn credentials_and_headers_are_sent() {
     let uri = format!("http://{}", listener.local_addr().unwrap());
     let server =
         tokio::spawn(async move { axum::serve(listener, axum::Router::new().route("/api/clusters", get(seen))).await });
-    let ran = client(&uri, &["-c", "clusters", "-b", "me:p:w", "-e", "X-Forwarded-User: you"]).await;
-    assert_eq!(ran.out, "Basic bWU6cDp3\nyou\n");
+    let line = ["-c", "clusters", "-b", "me:p:w", "-e", "X-Forwarded-User: you"];
+    assert_eq!(client(&uri, &line).await.out, "Basic bWU6cDp3\nyou\n");
+    // A token is not on the wire where it is not needed.
+    let reads = client_with(&uri, &["-c", "clusters"], &[("HAM4DB_API_TOKEN", "secret")]).await;
+    assert_eq!(reads.out, "\n\n");
+    let asks = client_with(
+        &uri,
+        &["-c", "api", "-P", "clusters"],
+        &[("HAM4DB_API_TOKEN", "secret")],
+    )
+    .await;
+    assert!(asks.out.contains("\"Bearer secret\""), "{}", asks.out);
     server.abort();
+}
+
+#[tokio::test]
+async fn the_write_token_goes_along_with_changes() {
+    let tokens = WriteTokens::parse("of-the-api\nand-another").unwrap();
+    let options = Options {
+        write_access: Some(WriteAccess::new("/etc/token".into(), tokens)),
+        ..Options::default()
+    };
+    let member = Member::with_options(options);
+    let served = member.serve().await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("token");
+    std::fs::write(&file, "\nof-the-api\nand-another\n").unwrap();
+    let (file, absent) = (file.to_str().unwrap(), folder.path().join("absent"));
+    let absent = absent.to_str().unwrap();
+    let discover = &["-c", "discover", "-i", "127.0.0.1:21101"][..];
+    for environment in [
+        &[("HAM4DB_API_TOKEN", "of-the-api")][..],
+        &[
+            ("HAM4DB_API_TOKEN", "and-another\nsomething"),
+            ("HAM4DB_API_TOKEN_FILE", absent),
+        ],
+        &[("HAM4DB_API_TOKEN_FILE", file)],
+        &[
+            ("HAM4DB_API_TOKEN_FILE", file),
+            ("HAM4DB_AUTH_USER", "me"),
+            ("HAM4DB_AUTH_PASSWORD", "wrong"),
+        ],
+        &[
+            ("ORCHESTRATOR_AUTH_USER", "me"),
+            ("ORCHESTRATOR_AUTH_PASSWORD", "of-the-api"),
+        ],
+    ] {
+        let ran = client_with(&served.uri, discover, environment).await;
+        assert_eq!(
+            (ran.code, ran.out.as_str()),
+            (0, "127.0.0.1:21101\n"),
+            "{environment:?}: {}",
+            ran.err
+        );
+    }
+    let with_option = ["-c", "discover", "-i", "127.0.0.1:21101", "-b", "me:of-the-api"];
+    let ran = client_with(&served.uri, &with_option, &[("HAM4DB_API_TOKEN", "wrong")]).await;
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    let in_url = served.uri.replace("http://", "http://me:of-the-api@");
+    let ran = client_with(&in_url, discover, &[("HAM4DB_API_TOKEN", "wrong")]).await;
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    let done = member.api.calls().len();
+    for (environment, advice) in [
+        (&[][..], "set HAM4DB_API_TOKEN or HAM4DB_API_TOKEN_FILE"),
+        (
+            &[("HAM4DB_API_TOKEN", "wrong")],
+            "the token of HAM4DB_API_TOKEN is none of the API's",
+        ),
+        (
+            &[("HAM4DB_API_TOKEN_FILE", absent)],
+            "HAM4DB_API_TOKEN_FILE: cannot read",
+        ),
+        (
+            &[("HAM4DB_AUTH_USER", "me")],
+            "check HAM4DB_AUTH_USER and HAM4DB_AUTH_PASSWORD",
+        ),
+    ] {
+        let ran = client_with(&served.uri, discover, environment).await;
+        assert_eq!((ran.code, ran.out.as_str()), (1, ""), "{environment:?}");
+        assert!(
+            ran.err.contains("Unauthorized at http://127.0.0.1") && ran.err.contains(advice),
+            "{}",
+            ran.err
+        );
+        assert!(!ran.err.contains("wrong"), "{}", ran.err);
+        // Reading needs none.
+        let ran = client_with(&served.uri, &["-c", "clusters"], environment).await;
+        assert_eq!((ran.code, ran.out.as_str()), (0, "127.0.0.1:21100\n"), "{}", ran.err);
+    }
+    assert_eq!(member.api.calls().len(), done);
+    served.stop().await;
 }
 
 #[tokio::test]

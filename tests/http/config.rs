@@ -28,6 +28,10 @@ fn good(text: &str) -> Settings {
     parse(text).unwrap()
 }
 
+/// What is said at the start unless something is done about it.
+const OPEN: &str =
+    "configuration: whoever reaches the API at :3000 can change something, as there is no APIWriteTokenFile";
+
 fn with(more: &str) -> String {
     format!(
         r#"{{"SQLite3DataFile": "/tmp/x.db"{}{more}}}"#,
@@ -46,7 +50,9 @@ fn defaults_are_orchestrators_where_nothing_else_is_said() {
     assert_eq!(settings.recovery.quorum, RecoveryQuorum::Leader);
     assert!(!settings.recovery.primaries.matches("db1:3306", "shop"));
     assert_eq!(settings.topology.tls, TlsMode::Off);
-    assert!(settings.raft.is_none() && settings.topology.account.is_none() && settings.warnings.is_empty());
+    assert!(settings.raft.is_none() && settings.topology.account.is_none());
+    assert!(settings.http.write_tokens.is_none() && settings.http.health_listen.is_none());
+    assert_eq!(settings.warnings, [OPEN]);
 }
 
 #[test]
@@ -125,6 +131,7 @@ fn unknown_unused_and_obsolete_keys_are_warnings_of_their_own() {
             "configuration: unknown key ignored: test.json: RecoveryPollSeconds",
             "configuration: obsolete, orchestrator ignored them too: DiscoveryPollSeconds, MaintenanceOwner",
             "configuration: accepted, not used yet: AuditToSyslog, GraphiteAddr",
+            OPEN,
         ]
     );
 }
@@ -147,7 +154,7 @@ fn later_files_override_and_may_take_back() {
         (settings.discovery.poll.as_secs(), settings.backend.sqlite_file),
         (4, PathBuf::from("a.db"))
     );
-    assert!(settings.warnings.is_empty());
+    assert_eq!(settings.warnings, [OPEN]);
     let missing = load(&[folder.path().join("nosuch.json")], &environment())
         .unwrap_err()
         .to_string();
@@ -234,6 +241,63 @@ fn everything_wrong_is_reported_at_once() {
     ] {
         assert!(error.contains(part), "{part} is not in\n{error}");
     }
+}
+
+#[test]
+fn an_api_that_is_open_to_the_network_is_said_once() {
+    let token = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(token.path(), "one-token\nanother\n").unwrap();
+    let token = token.path().display();
+    for (keys, open) in [
+        (r#""ListenAddress": "0.0.0.0:3000""#.to_owned(), true),
+        (r#""ListenAddress": "[::]:3000""#.to_owned(), true),
+        (r#""ListenAddress": "db-admin:3000""#.to_owned(), true),
+        (r#""ListenAddress": "127.0.0.1:3000""#.to_owned(), false),
+        (r#""ListenAddress": "[::1]:3000""#.to_owned(), false),
+        (r#""ListenAddress": "localhost:3000""#.to_owned(), false),
+        (r#""ReadOnly": true"#.to_owned(), false),
+        (format!(r#""APIWriteTokenFile": "{token}""#), false),
+    ] {
+        let warnings = good(&with(&keys)).warnings;
+        assert_eq!(
+            warnings
+                .iter()
+                .filter(|line| line.contains("APIWriteTokenFile"))
+                .count(),
+            usize::from(open),
+            "{keys}: {warnings:?}"
+        );
+    }
+    let settings = good(&with(&format!(
+        r#""APIWriteTokenFile": "{token}", "HealthListenAddress": "127.0.0.1:3001""#
+    )));
+    assert_eq!(settings.http.write_tokens.as_ref().unwrap().tokens.count(), 2);
+    assert_eq!(settings.http.health_listen.as_deref(), Some("127.0.0.1:3001"));
+    assert!(!format!("{settings:?}").contains("one-token"));
+}
+
+#[test]
+fn a_token_file_of_no_use_ends_the_start_with_its_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let empty = folder.path().join("empty");
+    std::fs::write(&empty, "\n  \n").unwrap();
+    let words = folder.path().join("words");
+    std::fs::write(&words, "my secret").unwrap();
+    for (file, why) in [
+        (folder.path().join("absent"), "cannot read"),
+        (empty, "holds no token"),
+        (words, "line 1 is no token"),
+    ] {
+        let error = parse(&with(&format!(r#""APIWriteTokenFile": {file:?}"#))).unwrap_err();
+        let name = file.display().to_string();
+        assert!(
+            error.contains("APIWriteTokenFile: ") && error.contains(&name) && error.contains(why),
+            "{error}"
+        );
+        assert!(!error.contains("secret"), "{error}");
+    }
+    let error = parse(&with(r#""HealthListenAddress": "3001""#)).unwrap_err();
+    assert!(error.contains("HealthListenAddress: `3001` names no port"), "{error}");
 }
 
 #[test]

@@ -237,6 +237,8 @@ pub(crate) struct FakeApi {
     pub(crate) calls: Mutex<Vec<String>>,
     pub(crate) recovery: Mutex<Result<RecoveryOutcome, ApiError>>,
     pub(crate) change: Mutex<Result<OrderOutcome, ApiError>>,
+    /// A refresh waits for one of its permits.
+    pub(crate) refresh_gate: tokio::sync::Semaphore,
 }
 
 impl Default for FakeApi {
@@ -254,6 +256,7 @@ impl Default for FakeApi {
             change: Mutex::new(Ok(OrderOutcome::Refused {
                 why: "nothing suits".to_owned(),
             })),
+            refresh_gate: tokio::sync::Semaphore::new(1_000_000),
         }
     }
 }
@@ -314,6 +317,7 @@ impl Api for FakeApi {
     }
 
     async fn refresh(&self, instance: &InstanceKey) -> Result<Instance, ApiError> {
+        self.refresh_gate.acquire().await.unwrap().forget();
         self.known(instance)
     }
 

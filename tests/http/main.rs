@@ -7,12 +7,14 @@
     reason = "a test that cannot go on fails where it stands"
 )]
 
+mod access;
 mod audit;
 mod client;
 mod config;
 mod errors;
 mod fixture;
 mod group;
+mod health_port;
 mod leadership;
 mod member;
 mod placing;

@@ -59,7 +59,25 @@ impl Member {
     }
 
     pub(crate) async fn ask(&self, method: Method, path: &str) -> Answer {
-        let request = Request::builder().method(method).uri(path).body(Body::empty()).unwrap();
+        self.send(method, path, None, &[]).await
+    }
+
+    /// With an `Authorization` and other headers.
+    pub(crate) async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        authorization: Option<&str>,
+        headers: &[(&str, &str)],
+    ) -> Answer {
+        let mut request = Request::builder().method(method).uri(path);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        if let Some(value) = authorization {
+            request = request.header("authorization", value);
+        }
+        let request = request.body(Body::empty()).unwrap();
         let response = self.router.clone().oneshot(request).await.unwrap();
         let (head, body) = response.into_parts();
         let bytes = to_bytes(body, 1 << 20).await.unwrap();
@@ -90,6 +108,7 @@ impl Member {
         let stop = tokio_util::sync::CancellationToken::new();
         let task = tokio::spawn(ham4db::adapter::http::serve(
             listener,
+            None,
             self.context.clone(),
             stop.clone(),
         ));

@@ -22,7 +22,9 @@
         "Enabled" .Values.controller.enabled
         "Namespace" .Release.Namespace
         "WatchNamespaces" (.Values.watchNamespaces | default list)) -}}
-{{- $owned := list "listenaddress" "httpadvertise" "raftenabled" "raftbind" "raftadvertise" "defaultraftport" "raftnodes" "raftgroupkeyfile" "raftstatefulset" "kubernetes" -}}
+{{- with .Values.health.port }}{{ $_ := set $config "HealthListenAddress" (printf ":%d" (int .)) }}{{ end -}}
+{{- if .Values.apiToken.enabled }}{{ $_ := set $config "APIWriteTokenFile" (include "ham4db.apiTokenFile" .) }}{{ end -}}
+{{- $owned := list "listenaddress" "healthlistenaddress" "apiwritetokenfile" "httpadvertise" "raftenabled" "raftbind" "raftadvertise" "defaultraftport" "raftnodes" "raftgroupkeyfile" "raftstatefulset" "kubernetes" -}}
 {{- range $key, $value := .Values.config -}}
 {{- if has (lower $key) $owned -}}
 {{- fail (printf "config.%s: Services, probes and members rely on what the chart sets there" $key) -}}

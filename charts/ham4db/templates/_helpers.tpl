@@ -71,6 +71,19 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{ .Values.groupKey.existingSecret | default (printf "%s-group-key" (include "ham4db.fullname" .)) }}
 {{- end }}
 
+{{- define "ham4db.apiTokenSecret" -}}
+{{ .Values.apiToken.existingSecret | default (printf "%s-api-token" (include "ham4db.fullname" .)) }}
+{{- end }}
+
+{{- define "ham4db.apiTokenFile" -}}
+/etc/ham4db/api-token
+{{- end }}
+
+{{/* The name of the port that probes and scrapes use. */}}
+{{- define "ham4db.healthPort" -}}
+{{- ternary "health" "http" (gt (int .Values.health.port) 0) -}}
+{{- end }}
+
 {{/* true when resources of every namespace are watched. */}}
 {{- define "ham4db.watchesAll" -}}
 {{- if has "*" (.Values.watchNamespaces | default list) }}true{{ end -}}

@@ -7,6 +7,8 @@ use crate::app::api::Api;
 use crate::app::filter::HostnameFilters;
 use crate::app::ports::{Clock, Consensus};
 
+use super::write_access::WriteAccess;
+
 /// The application as the API sees it.
 #[derive(Clone)]
 pub struct AppContext {
@@ -29,6 +31,8 @@ pub struct Options {
     pub status_endpoint: Option<String>,
     /// Refuse what changes something.
     pub read_only: bool,
+    /// Who may change something; [`None`]: everybody.
+    pub write_access: Option<Arc<WriteAccess>>,
     /// Instances that `problems` leaves out.
     pub problem_ignore: HostnameFilters,
     /// Interval between probes of an instance: what counts as fresh derives from it.
@@ -60,6 +64,7 @@ impl Default for Options {
             url_prefix: String::new(),
             status_endpoint: None,
             read_only: false,
+            write_access: None,
             problem_ignore: HostnameFilters::default(),
             poll: Duration::from_secs(5),
             maintenance_lag: Duration::from_secs(20),

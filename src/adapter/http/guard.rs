@@ -6,12 +6,16 @@ use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use tokio::sync::Semaphore;
 
 use super::reply::Failure;
 use super::server::Shared;
 
 /// Requests that are worked on at a time; health and leadership routes are not counted, so that a busy member does not look dead.
 pub(super) const MAX_CONCURRENT: usize = 256;
+
+/// Probes and scrapes at `HealthListenAddress` that are answered at a time; nothing else takes their turns.
+pub(super) const MAX_PROBES: usize = 64;
 
 /// How long a request waits for its turn.
 const QUEUE_DEADLINE: Duration = Duration::from_secs(1);
@@ -21,9 +25,18 @@ const WORK_DEADLINE: Duration = Duration::from_mins(10);
 
 /// Waits for a turn, briefly, and ends what takes too long.
 pub(super) async fn bounded(State(shared): State<Shared>, request: Request, next: Next) -> Response {
-    let turn = tokio::time::timeout(QUEUE_DEADLINE, shared.turns.acquire()).await;
+    in_turn(&shared.turns, MAX_CONCURRENT, request, next).await
+}
+
+/// The same for `HealthListenAddress`.
+pub(super) async fn bounded_probes(State(shared): State<Shared>, request: Request, next: Next) -> Response {
+    in_turn(&shared.probes, MAX_PROBES, request, next).await
+}
+
+async fn in_turn(turns: &Semaphore, count: usize, request: Request, next: Next) -> Response {
+    let turn = tokio::time::timeout(QUEUE_DEADLINE, turns.acquire()).await;
     let Ok(Ok(_turn)) = turn else {
-        let message = format!("busy: {MAX_CONCURRENT} requests are being worked on");
+        let message = format!("busy: {count} requests are being worked on");
         return Failure::new(StatusCode::SERVICE_UNAVAILABLE, message)
             .retry_later()
             .into_response();

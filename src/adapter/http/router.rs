@@ -2,7 +2,7 @@
 
 use axum::Router;
 use axum::handler::Handler;
-use axum::http::StatusCode;
+use axum::http::{HeaderName, StatusCode, Uri, header};
 use axum::middleware::{from_fn, from_fn_with_state};
 use axum::routing::{MethodRouter, get};
 
@@ -11,16 +11,46 @@ use super::routes::{
     analysis, audit, clusters, errants, explain, group, instances, intents, matching, records, recoveries, takeovers,
 };
 use super::server::Shared;
-use super::{guard, metrics, proxy};
+use super::table::{Routes, Table};
+use super::{guard, metrics, proxy, write_access};
 
 /// Everything below the prefix, and the status check where it is wanted.
 pub(super) fn build(shared: &Shared) -> Router {
-    let options = &shared.app.options;
+    let with_effects = writes()
+        .router
+        .layer(from_fn(guard::to_the_end))
+        .layer(from_fn_with_state(shared.clone(), guard::writable))
+        .layer(from_fn_with_state(shared.clone(), write_access::authorised));
     let by_the_leader = reads()
-        .merge(writes(shared))
+        .router
+        .merge(with_effects)
         .layer(from_fn_with_state(shared.clone(), proxy::to_leader))
+        .layer(from_fn_with_state(shared.clone(), write_access::noted))
         .layer(from_fn_with_state(shared.clone(), guard::bounded));
-    let api = local().merge(by_the_leader);
+    let routes = placed(shared, local().router.merge(by_the_leader)).fallback(unknown);
+    counted(shared, routes)
+}
+
+/// What every member answers itself, for a port of its own.
+pub(super) fn build_health(shared: &Shared) -> Router {
+    let routes = placed(shared, local().router).fallback(unknown_here);
+    counted(
+        shared,
+        routes.layer(from_fn_with_state(shared.clone(), guard::bounded_probes)),
+    )
+}
+
+/// The paths below `/api`.
+pub fn routes() -> Routes {
+    Routes {
+        local: local().paths,
+        reads: reads().paths,
+        writes: writes().paths,
+    }
+}
+
+fn placed(shared: &Shared, api: Router<Shared>) -> Router<Shared> {
+    let options = &shared.app.options;
     let below_prefix = Router::new().nest("/api", api).route("/metrics", get(metrics::scrape));
     let mut router = if options.url_prefix.is_empty() {
         below_prefix
@@ -31,19 +61,30 @@ pub(super) fn build(shared: &Shared) -> Router {
         router = router.route(path, get(group::health));
     }
     router
-        .fallback(unknown)
+}
+
+fn counted(shared: &Shared, router: Router<Shared>) -> Router {
+    router
         .layer(from_fn(proxy::remember_uri))
         .layer(from_fn_with_state(shared.clone(), metrics::count))
         .with_state(shared.clone())
 }
 
-async fn unknown(uri: axum::http::Uri) -> Failure {
+async fn unknown(uri: Uri) -> Failure {
     Failure::new(StatusCode::NOT_FOUND, format!("no such route: {}", uri.path()))
 }
 
+async fn unknown_here(uri: Uri) -> Failure {
+    let message = format!(
+        "no such route at HealthListenAddress, which has health, leadership, status and metrics: {}",
+        uri.path()
+    );
+    Failure::new(StatusCode::NOT_FOUND, message)
+}
+
 /// What every member answers itself.
-fn local() -> Router<Shared> {
-    let router = Router::new()
+fn local() -> Table {
+    let router = Table::new()
         .route("/lb-check", get(group::ok))
         .route("/_ping", get(group::ok))
         .route("/live", get(group::ok))
@@ -59,8 +100,8 @@ fn local() -> Router<Shared> {
 }
 
 /// What the leader answers, without changing anything.
-fn reads() -> Router<Shared> {
-    Router::new()
+fn reads() -> Table {
+    Table::new()
         .route("/routed-leader-check", get(group::leader_check))
         .route("/clusters", get(clusters::names))
         .route("/clusters-info", get(clusters::infos))
@@ -104,8 +145,8 @@ fn reads() -> Router<Shared> {
         .merge(record_reads())
 }
 
-fn record_reads() -> Router<Shared> {
-    Router::new()
+fn record_reads() -> Table {
+    Table::new()
         .route("/audit", get(audit::all))
         .route("/audit/{page}", get(audit::page))
         .route("/audit/instance/{host}/{port}", get(audit::of_instance))
@@ -145,8 +186,8 @@ fn record_reads() -> Router<Shared> {
 
 /// What the leader does: by GET, as every client of orchestrator asks for it, and by POST, which no cache and no prefetch repeats.
 /// HEAD is refused: it must not change anything.
-fn writes(shared: &Shared) -> Router<Shared> {
-    Router::new()
+fn writes() -> Table {
+    Table::new()
         .route("/discover/{host}/{port}", write(instances::discover))
         .route("/async-discover/{host}/{port}", write(instances::discover_later))
         .route("/refresh/{host}/{port}", write(instances::refresh))
@@ -194,13 +235,11 @@ fn writes(shared: &Shared) -> Router<Shared> {
         .route("/ack-all-recoveries", write(recoveries::ack_all))
         .route("/disable-global-recoveries", write(recoveries::disable))
         .route("/enable-global-recoveries", write(recoveries::enable))
-        .layer(from_fn(guard::to_the_end))
-        .layer(from_fn_with_state(shared.clone(), guard::writable))
 }
 
 /// Old and new names of orchestrator's routes.
-fn moves_by_pseudo_gtid() -> Router<Shared> {
-    let mut router = Router::new().route("/match-up/{host}/{port}", write(matching::up));
+fn moves_by_pseudo_gtid() -> Table {
+    let mut router = Table::new().route("/match-up/{host}/{port}", write(matching::up));
     for name in ["match", "match-below"] {
         router = router.route(
             &format!("/{name}/{{host}}/{{port}}/{{below_host}}/{{below_port}}"),
@@ -220,8 +259,8 @@ fn moves_by_pseudo_gtid() -> Router<Shared> {
 }
 
 /// The forms of a change are told apart by how many parts they have.
-fn changes_of_primary() -> Router<Shared> {
-    Router::new()
+fn changes_of_primary() -> Table {
+    Table::new()
         .route("/graceful-master-takeover/{hint}", write(takeovers::takeover))
         .route("/graceful-master-takeover/{host}/{port}", write(takeovers::takeover_of))
         .route(
@@ -262,9 +301,19 @@ where
     H: Handler<T, Shared>,
     T: 'static,
 {
-    get(handler.clone()).post(handler).head(head_refused)
+    get(handler.clone())
+        .post(handler)
+        .head(head_refused)
+        .options(may_be_asked)
 }
 
-async fn head_refused() -> StatusCode {
-    StatusCode::METHOD_NOT_ALLOWED
+/// Of a route with an effect.
+const ALLOWED: [(HeaderName, &str); 1] = [(header::ALLOW, "GET, POST, OPTIONS")];
+
+async fn head_refused() -> (StatusCode, [(HeaderName, &'static str); 1]) {
+    (StatusCode::METHOD_NOT_ALLOWED, ALLOWED)
+}
+
+async fn may_be_asked() -> (StatusCode, [(HeaderName, &'static str); 1]) {
+    (StatusCode::NO_CONTENT, ALLOWED)
 }

@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,7 +18,8 @@ use crate::domain::time::Wall;
 use super::context::AppContext;
 use super::leader_proof::LeaderProof;
 use super::metrics::Requests;
-use super::router::build;
+use super::router::{build, build_health};
+use super::write_access::Refusals;
 use super::{guard, proxy};
 
 /// Largest body of a request, bytes: no route needs one.
@@ -35,20 +36,29 @@ pub(super) struct Shared {
     pub(super) leader_proof: Arc<LeaderProof>,
     pub(super) forwarder: reqwest::Client,
     pub(super) turns: Arc<Semaphore>,
+    pub(super) probes: Arc<Semaphore>,
+    pub(super) refusals: Arc<Refusals>,
     pub(super) requests: Requests,
+}
+
+impl Shared {
+    fn new(app: AppContext) -> Self {
+        Self {
+            started: app.clock.wall(),
+            app,
+            leader_proof: Arc::default(),
+            forwarder: proxy::client(),
+            turns: Arc::new(Semaphore::new(guard::MAX_CONCURRENT)),
+            probes: Arc::new(Semaphore::new(guard::MAX_PROBES)),
+            refusals: Arc::default(),
+            requests: Requests::default(),
+        }
+    }
 }
 
 /// The API without a listener.
 pub fn router(app: AppContext) -> Router {
-    let shared = Shared {
-        started: app.clock.wall(),
-        app,
-        leader_proof: Arc::default(),
-        forwarder: proxy::client(),
-        turns: Arc::new(Semaphore::new(guard::MAX_CONCURRENT)),
-        requests: Requests::default(),
-    };
-    build(&shared).layer(RequestBodyLimitLayer::new(MAX_BODY))
+    build(&Shared::new(app))
 }
 
 /// Opens a listener at `host:port`; without a host at all interfaces, IPv6 too where the machine has it.
@@ -71,18 +81,39 @@ pub async fn bind(listen: &str) -> io::Result<TcpListener> {
     }
 }
 
-/// Serves until `shutdown` is cancelled, then lets open requests end for a few seconds.
+/// Serves the API, and health and metrics once more at a listener of their own where there is one, until `shutdown` is cancelled; then lets
+/// open requests end for a few seconds.
 ///
 /// # Errors
-/// When the listener breaks.
-pub async fn serve(listener: TcpListener, app: AppContext, shutdown: CancellationToken) -> io::Result<()> {
+/// When a listener breaks.
+pub async fn serve(
+    api: TcpListener,
+    health: Option<TcpListener>,
+    app: AppContext,
+    shutdown: CancellationToken,
+) -> io::Result<()> {
+    let shared = Shared::new(app);
+    let probes = async {
+        match health {
+            Some(listener) => serve_at(listener, build_health(&shared), shutdown.clone()).await,
+            None => Ok(()),
+        }
+    };
+    tokio::try_join!(serve_at(api, build(&shared), shutdown.clone()), probes)?;
+    Ok(())
+}
+
+async fn serve_at(listener: TcpListener, router: Router, shutdown: CancellationToken) -> io::Result<()> {
     let listener = listener.tap_io(|stream| {
         // Answers are small and awaited: Nagle's algorithm would hold them back for the client's delayed acknowledgement.
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "TCP_NODELAY");
         }
     });
-    let server = axum::serve(listener, router(app)).with_graceful_shutdown(shutdown.clone().cancelled_owned());
+    let service = router
+        .layer(RequestBodyLimitLayer::new(MAX_BODY))
+        .into_make_service_with_connect_info::<SocketAddr>();
+    let server = axum::serve(listener, service).with_graceful_shutdown(shutdown.clone().cancelled_owned());
     ended_within(server.into_future(), shutdown).await
 }
 

@@ -5,7 +5,7 @@
 # record NAME : until stop_recording. Written is the downtime of the third MySQL server.
 record() {
     recording=$1
-    "$root/tests/e2e/recorder.py" run "http://$(service_ip):3000" "$HOST_IP" "$(port 3)" "$work/requests-$1" &
+    API_TOKEN=$(api_token) "$root/tests/e2e/recorder.py" run "http://$(service_ip):3000" "$HOST_IP" "$(port 3)" "$work/requests-$1" &
     recorder=$!
     k get pods -l app.kubernetes.io/name=ham4db -w -o \
         'custom-columns=N:.metadata.name,U:.metadata.uid,R:.status.conditions[?(@.type=="Ready")].status,D:.metadata.deletionTimestamp' \
