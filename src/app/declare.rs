@@ -1,7 +1,7 @@
 //! The use case of documents: on the leader, what they ask for becomes commands, and what became of it is written into their status.
 //!
-//! Runs on every member; a member that does not lead only waits. Three loops, so that a slow API server never delays a command: one
-//! reconciles and proposes, one writes statuses at their pace, one makes Services. None waits for a server of MySQL.
+//! Runs on every member; a member that does not lead only waits. Four loops, so that a slow API server never delays a command: one
+//! reconciles and proposes, one writes statuses at their pace, one makes Services, one labels pods. None waits for a server of MySQL.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -20,6 +20,7 @@ use crate::domain::time::Wall;
 use super::documents::{ClusterSource, DocumentSet, Notice, Pictures, StatusError};
 use super::led::Led;
 use super::notice_pace::NoticePace;
+use super::pod_labels::{self, Labeller};
 use super::ports::{Clock, Consensus, ProposeError};
 use super::publish::{self, Outcomes, Publisher};
 use super::status_pace::StatusPace;
@@ -56,6 +57,7 @@ struct Wanted {
 struct Sides {
     statuses: watch::Sender<Wanted>,
     publications: watch::Sender<publish::Wanted>,
+    labels: watch::Sender<pod_labels::Wanted>,
     outcomes: watch::Receiver<Outcomes>,
 }
 
@@ -89,7 +91,12 @@ impl Declare {
     pub async fn run(self, stop: CancellationToken) {
         let (statuses, written) = watch::channel(Wanted::default());
         let (publications, published) = watch::channel(publish::Wanted::default());
+        let (labels, labelled) = watch::channel(pod_labels::Wanted::default());
         let outcomes = watch::Sender::new(Outcomes::default());
+        let labeller = Labeller {
+            consensus: Arc::clone(&self.consensus),
+            source: Arc::clone(&self.source),
+        };
         let publisher = Publisher {
             consensus: Arc::clone(&self.consensus),
             source: Arc::clone(&self.source),
@@ -98,12 +105,14 @@ impl Declare {
         let sides = Sides {
             statuses,
             publications,
+            labels,
             outcomes: outcomes.subscribe(),
         };
         tokio::join!(
             self.reconcile(sides, &stop),
             self.write(written, &stop),
-            publisher.run(published, &outcomes, &stop)
+            publisher.run(published, &outcomes, &stop),
+            labeller.run(labelled, &stop)
         );
     }
 
@@ -134,6 +143,7 @@ impl Declare {
                 sides.statuses.send_replace(Wanted::default());
                 sides.publications.send_replace(publish::Wanted::default());
                 self.led.note(&BTreeMap::new(), &BTreeMap::new());
+                sides.labels.send_replace(pod_labels::Wanted::default());
             }
             let gathered = tokio::time::Instant::now() + GATHER;
             tokio::select! {
@@ -180,6 +190,14 @@ impl Declare {
             term: memory.term,
             publications: Arc::new(answer.publications),
         };
+        let labels = pod_labels::Wanted(Arc::new(answer.pod_labels));
+        sides.labels.send_if_modified(|present| {
+            let changed = *present != labels;
+            if changed {
+                *present = labels;
+            }
+            changed
+        });
         let outcomes = sides.outcomes.borrow().clone();
         self.led.note(&publications.publications, &outcomes);
         for (origin, status) in &mut answer.statuses {

@@ -8,7 +8,8 @@ use secrecy::SecretString;
 use tokio::sync::watch;
 
 pub use crate::domain::declared::{
-    ClusterPicture, DeclaredCluster, LeadsTo, Notice, Observer, Publication, PublishError, Reading, Seen, StatusModel,
+    ClusterPicture, DeclaredCluster, LabelError, LeadsTo, Notice, Observer, PodLabel, Publication, PublishError,
+    Reading, Seen, StatusModel,
 };
 
 use super::ports::{Account, Credentials, CredentialsByOrigin, TlsMode};
@@ -60,6 +61,15 @@ pub trait ClusterSource: Send + Sync {
         } else {
             Err(PublishError::Unsupported)
         }
+    }
+
+    /// Writes the labels of a pod of a document's namespace, unless another pod has its name by now. A source without pods, or one that
+    /// is not to label them, always fails.
+    ///
+    /// # Errors
+    /// When they are not as they must be.
+    async fn label(&self, _origin: &Origin, _label: &PodLabel) -> Result<(), LabelError> {
+        Err(LabelError::Unsupported)
     }
 }
 

@@ -26,6 +26,7 @@ pub mod opinions;
 pub mod ownership;
 pub mod picture;
 pub mod placing;
+mod pod_labels;
 pub mod ports;
 mod publish;
 pub mod quarantine;

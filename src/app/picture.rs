@@ -12,7 +12,7 @@ use crate::domain::grouping::{self, Grouping};
 use crate::domain::instance::Instance;
 use crate::domain::intent::Origin;
 use crate::domain::key::InstanceKey;
-use crate::domain::policy::{HeldBack, Policy};
+use crate::domain::policy::{HeldBack, Leaving, Policy};
 use crate::domain::recovery::planner;
 use crate::domain::state::{Cluster, Quarantine, State};
 use crate::domain::state::{PolicySettings, policy_of};
@@ -20,6 +20,7 @@ use crate::domain::time::Wall;
 use crate::domain::topology::{ClusterId, Topology};
 
 use super::changelog::{AnalysisChange, AnalysisLog};
+use super::documents::DocumentSet;
 use super::filter::HostnameFilters;
 use super::observatory::{Observatory, Snapshot};
 use super::ports::{Clock, Consensus, CredentialsByOrigin};
@@ -117,6 +118,7 @@ pub struct Pictures {
     log: Arc<AnalysisLog>,
     accounts: Option<watch::Receiver<CredentialsByOrigin>>,
     members: Option<Arc<dyn Consensus>>,
+    documents: Option<watch::Receiver<DocumentSet>>,
 }
 
 impl Pictures {
@@ -138,6 +140,7 @@ impl Pictures {
             log: Arc::default(),
             accounts: None,
             members: None,
+            documents: None,
         }
     }
 
@@ -175,6 +178,24 @@ impl Pictures {
         }
     }
 
+    /// The same, which also know which servers are about to go with their pods.
+    #[must_use]
+    pub fn with_pods(self, documents: watch::Receiver<DocumentSet>) -> Self {
+        Self {
+            documents: Some(documents),
+            ..self
+        }
+    }
+
+    fn leaving(&self, cluster: &Cluster, topology: &Topology) -> BTreeMap<InstanceKey, Leaving> {
+        let pods = self
+            .documents
+            .as_ref()
+            .map(|documents| Arc::clone(&documents.borrow().pods));
+        let leaving = pods.zip(cluster.document.as_ref());
+        leaving.map_or_else(BTreeMap::new, |(pods, document)| pods.leaving(document, topology))
+    }
+
     /// The voters by name, and where each of them is; nobody without a group.
     fn voters(&self, state: &State) -> BTreeMap<String, String> {
         let peers = self.members.as_ref().filter(|consensus| consensus.is_raft());
@@ -190,6 +211,7 @@ impl Pictures {
         Policy {
             voters: self.voters(state),
             replication_account: self.has_replication_account(cluster),
+            leaving: self.leaving(cluster, topology),
             ..policy_of(state, cluster, &self.settings, topology, now)
         }
     }

@@ -207,7 +207,7 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
         stop.child_token(),
     ));
     let policy = Arc::new(policy_settings(&settings)?);
-    let pictures = Pictures::new(
+    let mut pictures = Pictures::new(
         Arc::clone(&observatory),
         consensus.state(),
         Arc::clone(&policy),
@@ -217,6 +217,9 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     .with_accounts(credentials.clone())
     .with_members(Arc::clone(&consensus))
     .with_log(Arc::clone(&changes));
+    if let Some(source) = &source {
+        pictures = pictures.with_pods(source.documents());
+    }
     let credentials_for_locks = credentials.clone();
     let credentials_for_commits = credentials.clone();
     let hooks = HookRunner::new(
@@ -449,7 +452,11 @@ async fn source(
                 names => kube::Scope::Namespaces(names.iter().cloned().collect()),
             };
             info!("documents: Kubernetes, {scope:?}");
-            let source = kube::KubeSource::new(client.clone(), scope);
+            let follows = kube::Follows {
+                drains: settings.kubernetes.drain,
+                role_labels: settings.kubernetes.pod_role_labels,
+            };
+            let source = kube::KubeSource::with(client.clone(), scope, follows);
             tasks.spawn(Arc::clone(&source).run(stop.child_token()));
             Ok(Some(source))
         }

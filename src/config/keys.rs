@@ -160,7 +160,7 @@ keys! {
         RaftElectionMaxMilliseconds: u32 = 700;
         /// (own key) Members are the pods of a StatefulSet: `{"Name", "ServiceName", "Namespace", "Replicas", "ClusterDomain"}`. Instead of `RaftNodes`.
         RaftStatefulSet: Option<StatefulSet> = None;
-        /// (own key) Documents from the Kubernetes API: `{"Enabled", "Namespace", "WatchNamespaces"}`.
+        /// (own key) Documents from the Kubernetes API: `{"Enabled", "Namespace", "WatchNamespaces", "Drain", "PodRoleLabels"}`.
         Kubernetes: Kubernetes = Kubernetes::default();
         /// (own key) Folder with the same documents as files.
         ManifestsDir: String = String::new();
@@ -376,4 +376,8 @@ pub struct Kubernetes {
     pub namespace: String,
     /// Namespaces that are watched; empty: the own one; `*`: all.
     pub watch_namespaces: Vec<String>,
+    /// Watch nodes, and pods of the watched namespaces: documents may have a primary replaced before its pod goes.
+    pub drain: bool,
+    /// Tell the roles of servers by labels of their pods.
+    pub pod_role_labels: bool,
 }

@@ -80,6 +80,26 @@ pub enum BootReadOnly {
     Off,
 }
 
+/// What to do when the pod of the primary is about to go.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum OnDrain {
+    /// Show it. The default: a takeover ends every client's session, a cordon is not always followed by a drain, and where a preStop hook
+    /// or another controller moves the primary, two would do it.
+    #[default]
+    Observe,
+    /// Have another server take over first.
+    TakeOver,
+}
+
+/// How soon a server goes. The greater, the worse a successor it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Leaving {
+    /// Its node is being emptied: its turn comes, or somebody thinks better of it.
+    WithItsNode,
+    /// Its pod is being ended.
+    WithItsPod,
+}
+
 /// How many servers have to have a transaction before its client is told that it is committed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum DurabilityMode {
@@ -292,6 +312,9 @@ pub struct Policy {
     pub downtimes: BTreeMap<InstanceKey, HeldBack>,
     /// Promotion rules that count, by instance.
     pub promotion_rules: BTreeMap<InstanceKey, PromotionRule>,
+    /// Servers that are about to go: promoted only when nobody else can be.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub leaving: BTreeMap<InstanceKey, Leaving>,
     /// Instances that may never be promoted, by hostname filter.
     pub promotion_ignored: Vec<InstanceKey>,
     /// What to do about loss.

@@ -10,7 +10,9 @@ use crate::domain::declared::{
 };
 use crate::domain::intent::{Origin, PromotionRule};
 use crate::domain::key::InstanceKey;
-use crate::domain::policy::{BootReadOnly, Durability, DurabilityMode, LossPolicy, Mode, OldPrimary, StalledPrimary};
+use crate::domain::policy::{
+    BootReadOnly, Durability, DurabilityMode, LossPolicy, Mode, OldPrimary, OnDrain, StalledPrimary,
+};
 use crate::domain::state::Document;
 use crate::domain::time::Wall;
 
@@ -183,6 +185,10 @@ fn declared(spec: &MySQLClusterSpec, origin: Origin) -> Result<DeclaredCluster, 
             spec::StalledPrimary::Observe => StalledPrimary::Observe,
             spec::StalledPrimary::Failover => StalledPrimary::Failover,
         }),
+        on_drain: match recovery.on_drain {
+            spec::OnDrain::Observe => OnDrain::Observe,
+            spec::OnDrain::TakeOver => OnDrain::TakeOver,
+        },
         durability: spec.durability.map(durability).transpose()?,
     };
     Ok(DeclaredCluster {

@@ -187,21 +187,21 @@ pub struct Recovery {
     #[schemars(length(max = 128))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub acknowledged: Option<String>,
-    /// How long after a recovery the next one is held back, unless a person acknowledges it. Like 30m or 1h30m.
+    /// How long after a recovery the next one is held back, unless a person acknowledges it.
     #[schemars(length(max = 32), regex(pattern = DURATION_PATTERN))]
     #[serde(default = "default_block")]
     pub block_for: String,
     /// When transactions would be lost that no replica can have. Refuse: do not promote; AllowAfterTimeout: wait for the old primary,
-    /// then promote; Allow: promote and report what was lost. Unset: Refuse where the primary's semi-sync promises that nothing can be
-    /// lost, Allow otherwise.
+    /// then promote; Allow: promote and report what was lost. Unset: Refuse where semi-sync promises that nothing can be lost, Allow
+    /// otherwise.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub loss_policy: Option<LossPolicy>,
     /// How long AllowAfterTimeout waits.
     #[schemars(length(max = 32), regex(pattern = DURATION_PATTERN))]
     #[serde(default = "default_loss_timeout")]
     pub loss_timeout: String,
-    /// What becomes of a failed primary that is back and holds nothing of its own. Hold: it stays read-only until a person lets it go;
-    /// Rejoin: it becomes a replica.
+    /// What becomes of a failed primary that is back and holds nothing of its own. Hold: it stays read-only; Rejoin: it becomes a
+    /// replica.
     #[serde(default)]
     pub old_primary: OldPrimary,
     /// What is done about servers that are writable as soon as they start. Advise: it is shown; Enforce: their next start is
@@ -212,6 +212,9 @@ pub struct Recovery {
     /// replica can reach it anew. Unset: as the configuration says (StalledPrimary).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stalled_primary: Option<StalledPrimary>,
+    /// When the primary's pod or node is about to go. Observe: it is shown; TakeOver: another server takes over first.
+    #[serde(default)]
+    pub on_drain: OnDrain,
 }
 
 impl Default for Recovery {
@@ -225,8 +228,21 @@ impl Default for Recovery {
             old_primary: OldPrimary::default(),
             boot_read_only: BootReadOnly::default(),
             stalled_primary: None,
+            on_drain: OnDrain::default(),
         }
     }
+}
+
+/// What is done when the primary's pod or node is about to go.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[expect(
+    missing_docs,
+    reason = "a described variant becomes a oneOf in the schema; the field describes the values"
+)]
+pub enum OnDrain {
+    #[default]
+    Observe,
+    TakeOver,
 }
 
 /// What is done about a stalled primary.
@@ -293,16 +309,14 @@ pub enum BootReadOnly {
 /// Which transactions survive the loss of the primary.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Durability {
-    /// None: semi-sync is left as it is; SemiSync: commits wait for replicas; CrossDataCenter: for replicas in other data centres than
-    /// the primary's.
+    /// None: semi-sync is left as it is; SemiSync: commits wait for replicas; CrossDataCenter: for replicas in other data centres.
     #[serde(default)]
     pub mode: DurabilityMode,
     /// For how many replicas commits wait. MariaDB waits for one.
     #[schemars(range(min = 1, max = 64))]
     #[serde(default = "default_count")]
     pub count: i32,
-    /// Whether commits go on waiting while fewer replicas than that can acknowledge. Otherwise they wait for as many as there are, and
-    /// without any for none.
+    /// Commits go on waiting while fewer replicas than that can acknowledge. Otherwise they wait for as many as there are.
     #[serde(default)]
     pub strict: bool,
 }

@@ -8,7 +8,7 @@ use crate::domain::declared::{
 };
 use crate::domain::intent::{Origin, PromotionRule};
 use crate::domain::key::InstanceKey;
-use crate::domain::policy::{LossPolicy, Mode, OldPrimary, StalledPrimary};
+use crate::domain::policy::{LossPolicy, Mode, OldPrimary, OnDrain, StalledPrimary};
 use crate::domain::time::Wall;
 
 const DEFINITION: &str = include_str!("../../crds/mysqlclusters.ham4db.io.yaml");
@@ -141,6 +141,19 @@ fn defaults_are_filled_in() {
         (1_800_000, 60_000, false)
     );
     assert_eq!(policy.stalled, None, "the configuration decides");
+}
+
+#[test]
+fn a_primary_that_is_about_to_go_is_only_shown_unless_the_document_says_otherwise() {
+    let of = |recovery: Value| document(&minimal(&json!({"recovery": recovery})), "default");
+    for (recovery, wanted) in [
+        (json!({}), OnDrain::Observe),
+        (json!({"onDrain": "Observe"}), OnDrain::Observe),
+        (json!({"onDrain": "TakeOver"}), OnDrain::TakeOver),
+    ] {
+        assert_eq!(of(recovery).unwrap().declared.document.on_drain, wanted);
+    }
+    assert!(of(json!({"onDrain": "Evict"})).unwrap_err().why.contains("onDrain"));
 }
 
 #[test]

@@ -20,6 +20,7 @@ mod world;
 
 mod boot_read_only_tests;
 mod boot_tests;
+mod drain_tests;
 mod failover_tests;
 mod fencer_tests;
 mod forced_quorum_tests;

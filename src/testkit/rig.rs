@@ -9,6 +9,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
+use crate::app::documents::DocumentSet;
 use crate::app::filter::HostnameFilters;
 use crate::app::hands::Workshop;
 use crate::app::hooks::{HookRunner, HookSettings};
@@ -61,6 +62,8 @@ pub(crate) struct Rig {
     /// Where the Services of documents lead, as all members know it.
     pub(crate) led: Led,
     pub(crate) members: BTreeMap<MemberId, Member>,
+    /// What all members read of documents and pods.
+    pub(crate) documents: watch::Sender<DocumentSet>,
 }
 
 /// One member: its loops run until it is dropped.
@@ -124,6 +127,7 @@ impl Rig {
             hook_settings: HookSettings::default(),
             led: Led::default(),
             members: BTreeMap::new(),
+            documents: watch::Sender::default(),
         }
     }
 
@@ -155,7 +159,8 @@ impl Rig {
             HostnameFilters::default(),
             Arc::clone(&clock),
         )
-        .with_members(consensus.clone());
+        .with_members(consensus.clone())
+        .with_pods(self.documents.subscribe());
         let eyes = Arc::new(Eyes::new(
             Arc::clone(&observatory),
             Arc::clone(&prober),

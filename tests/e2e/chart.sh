@@ -122,6 +122,14 @@ renders 'the controller may read the named Secrets only' \
 renders 'no Secrets named: none readable' 'not [r for x in o if "Role" in x["kind"] for r in x.get("rules",[]) if "secrets" in r["resources"]]' --set credentialSecrets=null
 renders 'Services and slices may be made in watched namespaces, and only there' \
     '[(x["metadata"]["name"], sorted(r["verbs"])) for x in o if "Role" in x["kind"] for r in x.get("rules",[]) if set(r["resources"]) & {"services","endpointslices"}] == [("ham4db-controller", ["create","delete","get","list","patch"])] * 2'
+renders 'nothing about pods and nodes unless asked for' \
+    'not [r for x in o if "Role" in x["kind"] for r in x.get("rules",[]) if set(r["resources"]) & {"pods","nodes"}] and not config()["Kubernetes"]["Drain"]'
+rules='[(x["kind"], r["resources"], r["verbs"]) for x in o if "Role" in x["kind"] for r in x.get("rules",[]) if set(r["resources"]) & {"pods","nodes"}]'
+renders 'drains: nodes of the cluster and pods of watched namespaces are read' \
+    "$rules"' == [("Role",["pods"],["get","list","watch"])] * 2 + [("ClusterRole",["nodes"],["get","list","watch"])] and config()["Kubernetes"]["Drain"]' \
+    --set drain.enabled=true --set 'watchNamespaces={orders,billing}'
+renders 'labels: pods may be patched where they are watched, and nodes are not read' \
+    "$rules"' == [("Role",["pods"],["get","list","watch","patch"])] and config()["Kubernetes"]["PodRoleLabels"]' --set podRoleLabels.enabled=true
 renders 'namespaces named: a Role in each, no ClusterRole' \
     '[x["metadata"]["namespace"] for x in o if x["kind"] == "Role" and x["metadata"]["name"] == "ham4db-controller"] == ["orders","billing"] and not kinds("ClusterRole")' --set 'watchNamespaces={orders,billing}'
 renders 'all namespaces: a ClusterRole, still with named Secrets only' \
@@ -204,10 +212,19 @@ check 'a member reads no other ConfigMap' may_not get configmap ham4db
 check 'a member makes, lists and deletes Services' eval 'as_member create service clusterip made --tcp=3306:3306 && as_member get services && as_member delete service made'
 check 'a member sees no Services elsewhere' may_not get services -n orders
 check 'a member lists EndpointSlices' as_member get endpointslices
+check 'a member sees no pods' may_not get pods
+check 'a member sees no nodes' may_not get nodes
 check 'a member reads its StatefulSet' as_member get statefulset ham4db
 check 'a member does not change it' may_not scale statefulset ham4db --replicas=1
 check 'a member does not write the spec of a MySQLCluster' may_not create -f "$root/deploy/examples/servers-outside.yaml"
 check 'a member sees nothing of another namespace' may_not get mysqlclusters -n orders
+render --set drain.enabled=true --show-only templates/rbac-controller.yaml | kubectl apply -f - >/dev/null
+check 'with drain.enabled a member lists nodes and pods' eval 'as_member get nodes && as_member get pods'
+check 'and changes neither' eval '! as_member auth can-i patch pods && ! as_member auth can-i patch nodes && ! as_member auth can-i create pods/eviction'
+check 'and sees no pods of another namespace' may_not get pods -n orders
+render --set podRoleLabels.enabled=true --show-only templates/rbac-controller.yaml | kubectl apply -f - >/dev/null
+check 'with podRoleLabels.enabled a member patches pods, and does not delete or make any' \
+    eval 'as_member auth can-i patch pods && ! as_member auth can-i delete pods && ! as_member auth can-i create pods'
 
 # What `lookup` decides, which needs installs: without controllers nothing starts, and helm need not wait.
 helm_install() { helm upgrade --install "$1" "$chart" --namespace "$2" --timeout 30s "${@:3}"; }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ham4db::adapter::kube::{Client, KubeSource, Scope};
+use ham4db::adapter::kube::{Client, Follows, KubeSource, Scope};
 use ham4db::app::documents::ClusterSource as _;
 use ham4db::domain::declared::Reading;
 use ham4db::domain::intent::IntentKind;
@@ -19,7 +19,13 @@ use super::server::{Server, condition, create, create_secret, document, namespac
 
 /// A source that watches one namespace, until the guard goes.
 pub(crate) fn source(client: Client, namespace: &str) -> (Arc<KubeSource>, DropGuard) {
-    let source = KubeSource::new(client, Scope::Namespaces(BTreeSet::from([namespace.to_owned()])));
+    source_with(client, namespace, Follows::default())
+}
+
+/// The same, which also follows pods and nodes.
+pub(crate) fn source_with(client: Client, namespace: &str, follows: Follows) -> (Arc<KubeSource>, DropGuard) {
+    let scope = Scope::Namespaces(BTreeSet::from([namespace.to_owned()]));
+    let source = KubeSource::with(client, scope, follows);
     let stop = CancellationToken::new();
     tokio::spawn(source.clone().run(stop.clone()));
     (source, stop.drop_guard())

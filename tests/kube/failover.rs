@@ -22,7 +22,7 @@ use super::kit::wait::{throughout, until};
 use super::server::{Server, condition, create, namespace};
 
 /// For everything that has no budget of its own.
-const DEADLINE: Duration = Duration::from_secs(30);
+pub(super) const DEADLINE: Duration = Duration::from_secs(30);
 /// Until a new document's seeds are known and its status is written: ten times the budget.
 const KNOWN: Duration = Duration::from_secs(20);
 /// Until a status says what happened while the API server was away: the longest pause between two attempts to reach it is ten seconds,
@@ -34,7 +34,7 @@ const LED: Duration = Duration::from_secs(2);
 const QUIET: Duration = Duration::from_secs(3);
 
 /// An API server of the test's own with the definition, and servers of MySQL, started side by side.
-async fn backdrop<T>(servers: impl Future<Output = Result<T>>) -> Result<(Arc<Server>, T)> {
+pub(super) async fn backdrop<T>(servers: impl Future<Output = Result<T>>) -> Result<(Arc<Server>, T)> {
     let starting = tokio::task::spawn_blocking(|| {
         let server = Server::bare();
         server.apply_definition();
@@ -47,6 +47,21 @@ async fn backdrop<T>(servers: impl Future<Output = Result<T>>) -> Result<(Arc<Se
 /// Starts three members that read documents from a namespace and are configured with no cluster and no account; waits until they agree
 /// on a leader.
 async fn members(run: &Arc<Run>, topology: &Topology, server: &Server, namespace: &str) -> Result<Members> {
+    members_with(run, topology, server, namespace, &json!({})).await
+}
+
+/// The same, with more keys of `Kubernetes`.
+pub(super) async fn members_with(
+    run: &Arc<Run>,
+    topology: &Topology,
+    server: &Server,
+    namespace: &str,
+    more: &Value,
+) -> Result<Members> {
+    let mut kubernetes = json!({"Enabled": true, "Namespace": namespace, "WatchNamespaces": [namespace]});
+    for (key, value) in more.as_object().into_iter().flatten() {
+        kubernetes[key] = value.clone();
+    }
     // A copy: members are another user, and the original is readable by its owner only.
     let kubeconfig = run.folder().join("kubeconfig");
     std::fs::copy(server.kubeconfig(), &kubeconfig).context("copy the kubeconfig")?;
@@ -56,7 +71,7 @@ async fn members(run: &Arc<Run>, topology: &Topology, server: &Server, namespace
         "MySQLTopologyUser": "", "MySQLTopologyPassword": "",
         "MySQLReplicationUser": "", "MySQLReplicationPassword": "",
         "RecoverMasterClusterFilters": [],
-        "Kubernetes": {"Enabled": true, "Namespace": namespace, "WatchNamespaces": [namespace]},
+        "Kubernetes": kubernetes,
     }));
     let mut members = Members::prepare(run, topology, &intent, None)?;
     for member in &mut members.list {
@@ -68,7 +83,7 @@ async fn members(run: &Arc<Run>, topology: &Topology, server: &Server, namespace
 }
 
 /// Creates a document with the first server as its only seed, and its Secret.
-async fn declare(
+pub(super) async fn declare(
     client: &Client,
     namespace: &str,
     name: &str,
@@ -105,7 +120,13 @@ fn stands(document: &MySQLCluster, kind: &str) -> (String, String) {
 }
 
 /// Waits until a document says that a server is the writable primary of so many instances.
-async fn says(api: &Api<MySQLCluster>, name: &str, server: &Address, instances: usize, limit: Duration) -> Result<()> {
+pub(super) async fn says(
+    api: &Api<MySQLCluster>,
+    name: &str,
+    server: &Address,
+    instances: usize,
+    limit: Duration,
+) -> Result<()> {
     let what = format!("the status of {name} to name {server} as its writable primary");
     until(limit, &what, async || {
         let document = api.get(name).await?;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ham4db::adapter::kube::Client;
+use ham4db::adapter::kube::{Client, KubeSource};
 use ham4db::app::documents::{ClusterPicture, Pictures};
 use ham4db::domain::gtid::GtidSet;
 use ham4db::domain::instance::{Identity, Instance, InstanceFacts, ProbeFailure};
@@ -28,26 +28,26 @@ use super::leader::{Alone, DEADLINE, origin};
 use super::server::{Server, condition, create, namespace, until};
 
 const KIND: &str = "PrimaryServicePublished";
-const FIRST: &str = "192.0.2.1";
-const SECOND: &str = "192.0.2.2";
-const THIRD: &str = "192.0.2.3";
+pub(super) const FIRST: &str = "192.0.2.1";
+pub(super) const SECOND: &str = "192.0.2.2";
+pub(super) const THIRD: &str = "192.0.2.3";
 
 /// The loops of a leader over one namespace and a cluster of three servers as the test pleases.
-struct Publishing {
-    client: Client,
-    namespace: String,
-    leader: Arc<Alone>,
+pub(super) struct Publishing {
+    pub(super) client: Client,
+    pub(super) namespace: String,
+    pub(super) leader: Arc<Alone>,
     pictures: watch::Sender<Pictures>,
     _loops: [DropGuard; 2],
     server: Arc<Server>,
 }
 
 /// The cluster as it is shown.
-struct Shown {
-    primary: &'static str,
-    epoch: u64,
+pub(super) struct Shown {
+    pub(super) primary: &'static str,
+    pub(super) epoch: u64,
     /// Servers that do not answer.
-    silent: &'static [&'static str],
+    pub(super) silent: &'static [&'static str],
 }
 
 fn key(host: &str) -> InstanceKey {
@@ -96,8 +96,17 @@ impl Publishing {
 
     /// `own` is the client of the loops.
     fn with(server: Arc<Server>, client: Client, own: Client, namespace: String) -> Self {
+        let source = source(own, &namespace);
+        Self::reading(server, client, source, namespace)
+    }
+
+    pub(super) fn reading(
+        server: Arc<Server>,
+        client: Client,
+        (source, watching): (Arc<KubeSource>, DropGuard),
+        namespace: String,
+    ) -> Self {
         let leader = Alone::leading("ours");
-        let (source, watching) = source(own, &namespace);
         let (pictures, shown) = watch::channel(Pictures::default());
         let declaring = leader.declare(source, shown);
         let publishing = Self {
@@ -117,7 +126,7 @@ impl Publishing {
     }
 
     /// Records and shows the cluster.
-    fn show(&self, shown: &Shown) {
+    pub(super) fn show(&self, shown: &Shown) {
         let hosts = [FIRST, SECOND, THIRD, shown.primary];
         let instances: BTreeMap<InstanceKey, Instance> = hosts.map(|host| (key(host), instance(host, shown))).into();
         let cluster = Cluster {

@@ -21,7 +21,9 @@
       "Kubernetes" (dict
         "Enabled" .Values.controller.enabled
         "Namespace" .Release.Namespace
-        "WatchNamespaces" (.Values.watchNamespaces | default list)) -}}
+        "WatchNamespaces" (.Values.watchNamespaces | default list)
+        "Drain" .Values.drain.enabled
+        "PodRoleLabels" .Values.podRoleLabels.enabled) -}}
 {{- with .Values.health.port }}{{ $_ := set $config "HealthListenAddress" (printf ":%d" (int .)) }}{{ end -}}
 {{- if .Values.apiToken.enabled }}{{ $_ := set $config "APIWriteTokenFile" (include "ham4db.apiTokenFile" .) }}{{ end -}}
 {{- $owned := list "listenaddress" "healthlistenaddress" "apiwritetokenfile" "httpadvertise" "raftenabled" "raftbind" "raftadvertise" "defaultraftport" "raftnodes" "raftgroupkeyfile" "raftstatefulset" "kubernetes" -}}

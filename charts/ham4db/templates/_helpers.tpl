@@ -109,6 +109,11 @@ app.kubernetes.io/instance: {{ .Release.Name }}
   resources: [endpointslices]
   verbs: [get, list, create, patch, delete]
 {{- end }}
+{{- if or .Values.drain.enabled .Values.podRoleLabels.enabled }}
+- apiGroups: [""]
+  resources: [pods]
+  verbs: [get, list, watch{{ if .Values.podRoleLabels.enabled }}, patch{{ end }}]
+{{- end }}
 {{- with .Values.credentialSecrets }}
 - apiGroups: [""]
   resources: [secrets]

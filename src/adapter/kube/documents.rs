@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::api::core::v1::{Node, Pod, Secret};
 use kube::core::{ApiResource, DynamicObject};
 use kube::{Api, Client};
 use kube_runtime::watcher;
@@ -14,7 +14,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use crate::app::documents::{
-    ClusterSource, DocumentSet, LeadsTo, Notice, Observer, Publication, PublishError, Seen, StatusError, StatusModel,
+    ClusterSource, DocumentSet, LabelError, LeadsTo, Notice, Observer, PodLabel, Publication, PublishError, Seen,
+    StatusError, StatusModel,
 };
 use crate::app::ports::{Credentials, CredentialsByOrigin};
 use crate::domain::intent::Origin;
@@ -22,6 +23,7 @@ use crate::resource::MySQLCluster;
 
 use super::follow::follow;
 use super::model::{Happened, Model, SecretKey};
+use super::pods::{self, Follows};
 use super::{events, services, status};
 
 /// Events that may wait to be taken in.
@@ -40,6 +42,7 @@ pub enum Scope {
 pub struct KubeSource {
     client: Client,
     scope: Scope,
+    follows: Follows,
     documents: watch::Sender<DocumentSet>,
     credentials: watch::Sender<CredentialsByOrigin>,
 }
@@ -47,9 +50,15 @@ pub struct KubeSource {
 impl KubeSource {
     /// A source that was not read yet. [`Self::run`] reads it.
     pub fn new(client: Client, scope: Scope) -> Arc<Self> {
+        Self::with(client, scope, Follows::default())
+    }
+
+    /// The same, which also watches what servers run in.
+    pub fn with(client: Client, scope: Scope, follows: Follows) -> Arc<Self> {
         Arc::new(Self {
             client,
             scope,
+            follows,
             documents: watch::Sender::default(),
             credentials: watch::Sender::default(),
         })
@@ -60,7 +69,8 @@ impl KubeSource {
         let (happened, mut events) = mpsc::channel(QUEUE);
         let mut watches = JoinSet::new();
         let scopes = self.document_apis();
-        let mut model = Model::new(scopes.len());
+        let mut model = Model::new(scopes.len()).following(self.follows, self.namespaces());
+        self.follow_surroundings(&mut watches, &happened);
         for (number, (what, api)) in scopes.into_iter().enumerate() {
             let happened = happened.clone();
             watches.spawn(relay(
@@ -106,6 +116,43 @@ impl KubeSource {
                     )
                 })
                 .collect(),
+        }
+    }
+
+    /// The namespaces of the scopes, in the order of [`Self::document_apis`]; `None` is all of them.
+    fn namespaces(&self) -> Vec<Option<String>> {
+        match &self.scope {
+            Scope::AllNamespaces => vec![None],
+            Scope::Namespaces(namespaces) => namespaces.iter().cloned().map(Some).collect(),
+        }
+    }
+
+    fn follow_surroundings(&self, watches: &mut JoinSet<()>, happened: &mpsc::Sender<Happened>) {
+        if self.follows.drains || self.follows.role_labels {
+            for (number, namespace) in self.namespaces().into_iter().enumerate() {
+                let api: Api<Pod> = match &namespace {
+                    None => Api::all(self.client.clone()),
+                    Some(namespace) => Api::namespaced(self.client.clone(), namespace),
+                };
+                let what = namespace.map_or_else(
+                    || "pods in all namespaces".to_owned(),
+                    |namespace| format!("pods in namespace {namespace}"),
+                );
+                let config = watcher::Config::default().fields(pods::RUNNING);
+                let tag = move |change| Happened::Pods(number, change);
+                watches.spawn(relay(api, config, what, tag, happened.clone()));
+            }
+        }
+        if self.follows.drains {
+            let api: Api<Node> = Api::all(self.client.clone());
+            let config = watcher::Config::default();
+            watches.spawn(relay(
+                api,
+                config,
+                "nodes".to_owned(),
+                Happened::Nodes,
+                happened.clone(),
+            ));
         }
     }
 
@@ -220,5 +267,13 @@ impl ClusterSource for KubeSource {
         observer: &Observer,
     ) -> Result<LeadsTo, PublishError> {
         services::publish(&self.client, origin, publication, observer).await
+    }
+
+    async fn label(&self, origin: &Origin, label: &PodLabel) -> Result<(), LabelError> {
+        if self.follows.role_labels {
+            pods::label(&self.client, origin, label).await
+        } else {
+            Err(LabelError::Unsupported)
+        }
     }
 }

@@ -8,6 +8,7 @@ mod events;
 mod follow;
 mod marker;
 mod model;
+mod pods;
 mod replicas;
 mod services;
 mod slices;
@@ -21,6 +22,7 @@ use std::time::Duration;
 pub use documents::{KubeSource, Scope};
 pub use kube::Client;
 pub use marker::ConfigMapMarker;
+pub use pods::Follows;
 pub use replicas::wanted_replicas;
 
 /// The longest that a connection attempt to the API server may take.

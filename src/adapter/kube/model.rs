@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::api::core::v1::{Node, Pod, Secret};
 use kube::ResourceExt as _;
 use kube::core::DynamicObject;
 use serde_json::Value;
@@ -15,6 +15,7 @@ use crate::resource;
 
 use super::Refusal;
 use super::follow::Change;
+use super::pods::{Follows, Surroundings};
 
 /// Namespace and name of a Secret.
 pub(super) type SecretKey = (String, String);
@@ -26,6 +27,10 @@ pub(super) enum Happened {
     Documents(usize, Change<DynamicObject>),
     /// To a Secret.
     Secret(SecretKey, Change<Secret>),
+    /// To the pods of a scope, by its number.
+    Pods(usize, Change<Pod>),
+    /// To the nodes.
+    Nodes(Change<Node>),
 }
 
 /// A document as it was read.
@@ -59,6 +64,7 @@ enum Standing {
 pub(super) struct Model {
     scopes: Vec<Scope>,
     secrets: BTreeMap<SecretKey, Account>,
+    surroundings: Surroundings,
 }
 
 impl Model {
@@ -67,6 +73,15 @@ impl Model {
         Self {
             scopes: (0..scopes).map(|_| Scope::default()).collect(),
             secrets: BTreeMap::new(),
+            surroundings: Surroundings::default(),
+        }
+    }
+
+    /// The same, which also takes in pods and nodes, of scopes that are these namespaces or all.
+    pub(super) fn following(self, follows: Follows, scopes: Vec<Option<String>>) -> Self {
+        Self {
+            surroundings: Surroundings::new(follows, scopes),
+            ..self
         }
     }
 
@@ -86,6 +101,8 @@ impl Model {
                 }
                 Vec::new()
             }
+            Happened::Pods(scope, change) => self.surroundings.absorb_pods(scope, change).into_iter().collect(),
+            Happened::Nodes(change) => self.surroundings.absorb_nodes(change).into_iter().collect(),
         }
     }
 
@@ -114,6 +131,7 @@ impl Model {
             } else {
                 Reading::Stale
             },
+            pods: self.surroundings.known(),
             ..Seen::default()
         };
         for (origin, read) in self.scopes.iter().flat_map(|scope| &scope.documents) {

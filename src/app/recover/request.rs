@@ -10,7 +10,7 @@ use tracing::{info, warn};
 
 use crate::app::picture::ClusterPicture;
 use crate::domain::analysis::current_primary;
-use crate::domain::declared::incident;
+use crate::domain::declared::{drain, incident};
 use crate::domain::instance::InstanceFacts;
 use crate::domain::key::InstanceKey;
 use crate::domain::policy::HeldBack;
@@ -119,14 +119,11 @@ impl Recoverer {
                 ..
             } => {
                 check_takeover(&state, request)?;
-                let order = Order {
-                    command: String::from("graceful-master-takeover-auto"),
-                    starts_old_primary: true,
-                    lag_seconds: *catch_up_seconds,
-                    request: Some(request.key()),
-                    ..Order::default()
-                };
-                (target.as_ref(), order)
+                (target.as_ref(), handover(request, *catch_up_seconds))
+            }
+            RequestKind::Drain { .. } => {
+                drain::check(&state, request, &picture.topology, &picture.policy)?;
+                (None, handover(request, None))
             }
             RequestKind::Force { victim, incident } => {
                 check_force(&state, &picture, victim, incident, self.shop.clock.wall())?;
@@ -141,10 +138,23 @@ impl Recoverer {
             }
         };
         let (finding, plan, report) = self.plan_order(&picture, target, order).map_err(told)?;
+        if matches!(request.what, RequestKind::Drain { .. }) {
+            drain::check_successor(&picture.policy, &plan.victim, &plan.successor)?;
+        }
         self.act(&picture, finding, Vec::new(), plan, report)
             .await
             .map(drop)
             .map_err(told)
+    }
+}
+
+fn handover(request: &Request, lag_seconds: Option<u64>) -> Order {
+    Order {
+        command: String::from("graceful-master-takeover-auto"),
+        starts_old_primary: true,
+        lag_seconds,
+        request: Some(request.key()),
+        ..Order::default()
     }
 }
 

@@ -139,7 +139,8 @@ fn nobody() -> Lead {
     Lead::To(BTreeSet::new())
 }
 
-fn primary(picture: &ClusterPicture, cluster: &Cluster, state: &State) -> Lead {
+/// Which server takes writes, as far as it is proved.
+pub(super) fn primary(picture: &ClusterPicture, cluster: &Cluster, state: &State) -> Lead {
     let is_of_it = |recovery: &&Recovery| {
         recovery.is_active() && recovery.plan.cluster == cluster.id && recovery.plan.kind.replaces_primary()
     };

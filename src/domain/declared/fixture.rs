@@ -46,6 +46,7 @@ pub(crate) fn document(namespace: &str, name: &str) -> DeclaredCluster {
             old_primary: crate::domain::policy::OldPrimary::Hold,
             boot_read_only: crate::domain::policy::BootReadOnly::Advise,
             stalled: None,
+            on_drain: crate::domain::policy::OnDrain::Observe,
             durability: None,
         },
         created: Some(Wall(NOW.0 - 1_000_000)),
@@ -65,7 +66,7 @@ pub(crate) fn seen(documents: Vec<DeclaredCluster>) -> Seen {
     Seen {
         reading: Reading::Complete,
         documents,
-        unreadable: BTreeMap::new(),
+        ..Seen::default()
     }
 }
 

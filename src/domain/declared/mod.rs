@@ -6,9 +6,12 @@
 mod commands;
 mod conditions;
 mod document;
+pub mod drain;
 mod endpoints;
 pub mod incident;
 mod notices;
+mod pod_labels;
+pub mod pods;
 mod reason;
 mod requests;
 mod status;
@@ -26,12 +29,14 @@ mod status_tests;
 mod tests;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 pub use document::{
     DeclaredCandidate, DeclaredCluster, DeclaredDowntime, DeclaredTakeover, ObservedBy, SecretStanding, Tls,
 };
 pub use endpoints::{DeclaredServices, Lead, LeadsTo, Publication, PublishError, WantedService};
 pub use notices::{Notice, NoticeReason};
+pub use pod_labels::{LabelError, PodLabel, PodRole};
 pub use reason::Reason;
 pub use requests::FORCE_ANNOTATION;
 pub use status::{
@@ -40,6 +45,7 @@ pub use status::{
     TakeoverStatus, Truth,
 };
 
+use self::pods::Pods;
 use crate::domain::finding::Finding;
 use crate::domain::intent::Origin;
 use crate::domain::policy::Policy;
@@ -75,6 +81,8 @@ pub struct Seen {
     pub documents: Vec<DeclaredCluster>,
     /// Documents that are there and cannot be read, with the reason: what they last asked for stays.
     pub unreadable: BTreeMap<Origin, String>,
+    /// The pods that servers may run in, and their nodes.
+    pub pods: Arc<Pods>,
 }
 
 /// A cluster as this member sees it now.
@@ -103,6 +111,8 @@ pub struct Reconciliation {
     pub notices: BTreeMap<Origin, Vec<Notice>>,
     /// The Services of every document that this group may act on.
     pub publications: BTreeMap<Origin, Publication>,
+    /// Labels of pods that are not as they must be, by the document that they are about, in the order in which they are put right.
+    pub pod_labels: BTreeMap<Origin, Vec<PodLabel>>,
     /// Documents that are gone and held, with the moment when that was seen first: the next reconcile wants it back.
     pub vanished: BTreeMap<Origin, Wall>,
     /// What a person should know; the same words as long as it lasts.
@@ -123,16 +133,20 @@ pub fn reconcile(
     for declared in &seen.documents {
         commands::of_document(&mut answer, seen.reading, declared, state, now);
         requests::of_document(&mut answer, seen.reading, declared, state, now);
+        drain::of_document(&mut answer, seen, declared, state, pictures, now);
     }
     commands::withdrawals(&mut answer, seen, state, vanished, now);
     for declared in &seen.documents {
         if declared.foreign_owner(state, now).is_none() {
-            let (status, picture) = view::status(declared, state, pictures, now);
+            let (mut status, picture) = view::status(declared, state, pictures, now);
+            drain::tell(&mut status, seen, declared, state, picture, now);
             let notices = notices::of(declared, state, &status, picture, now);
             // A view that lags behind does not know what is asked for, and an old one not that nothing is.
             let may_be_asked = seen.reading == Reading::Stale && declared.services.is_none();
             if !may_be_asked && !declared.is_outdated(state) {
                 let publication = endpoints::of(declared, state, &status, picture);
+                let labels = pod_labels::of(declared, &seen.pods, state, &status, picture);
+                answer.pod_labels.insert(declared.document.origin.clone(), labels);
                 let origin = declared.document.origin.clone();
                 answer.publications.insert(origin, publication);
             }
@@ -140,6 +154,7 @@ pub fn reconcile(
             answer.statuses.insert(declared.document.origin.clone(), status);
         }
     }
+    pod_labels::of_withdrawn(&mut answer, seen, state);
     for (origin, why) in &seen.unreadable {
         answer.statuses.insert(origin.clone(), StatusModel::unreadable(why));
     }

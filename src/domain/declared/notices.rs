@@ -237,13 +237,18 @@ impl Told<'_> {
     fn request(&mut self, request: &Request) {
         let is_forced = matches!(request.what, RequestKind::Force { .. });
         let key = request.key();
+        let because = match &request.what {
+            RequestKind::Drain { reason, .. } => format!(" ({reason})"),
+            RequestKind::Takeover { .. } | RequestKind::Force { .. } => String::new(),
+        };
         if let Some(begun) = request.begun {
             let (reason, what) = if is_forced {
                 (NoticeReason::FailoverForced, "a promotion whatever is lost was begun")
             } else {
                 (NoticeReason::TakeoverStarted, "a takeover was begun")
             };
-            self.once(reason, key.clone(), begun, format!("{what}: request {}", request.id));
+            let note = format!("{what}: request {}{because}", request.id);
+            self.once(reason, key.clone(), begun, note);
         }
         let RequestStanding::Over { outcome, why, at, .. } = &request.standing else {
             return;
@@ -260,7 +265,7 @@ impl Told<'_> {
             // Its recovery tells how it ended.
             (RequestOutcome::Succeeded | RequestOutcome::Failed, true) => return,
         };
-        self.once(reason, key, *at, format!("request {}: {why}", request.id));
+        self.once(reason, key, *at, format!("request {}{because}: {why}", request.id));
     }
 
     fn recovery(&mut self, recovery: &Recovery) {

@@ -49,7 +49,9 @@ pub(super) fn of_document(
         }
     }
     for (key, request) in &state.requests {
-        if request.origin == *origin && !wanted.contains_key(key) && request.can_be_cancelled(state) {
+        // A handover is not the document's: what takes it back is in its own place.
+        let is_its_own = request.origin == *origin && !matches!(request.what, RequestKind::Drain { .. });
+        if is_its_own && !wanted.contains_key(key) && request.can_be_cancelled(state) {
             answer.commands.push(Command::CancelRequest {
                 key: key.clone(),
                 why: "the document does not ask for it any more".to_owned(),
@@ -120,26 +122,31 @@ fn what(asked: &DeclaredTakeover) -> RequestKind {
     }
 }
 
-/// How far the takeover is that the document asks for; without one the last that it asked for.
+/// How far the takeover is that the document asks for; once that is over, and without one, the last that was asked for.
 pub(super) fn takeover(
     declared: &DeclaredCluster,
     state: &State,
     picture: Option<&ClusterPicture>,
 ) -> Option<TakeoverStatus> {
     let origin = &declared.document.origin;
+    let is_one = |request: &&Request| request.origin == *origin && !matches!(request.what, RequestKind::Force { .. });
+    let last = state
+        .requests
+        .values()
+        .filter(is_one)
+        .max_by_key(|request| (request.seen, &request.id));
     let Some(asked) = &declared.takeover else {
-        let is_one =
-            |request: &&Request| request.origin == *origin && matches!(request.what, RequestKind::Takeover { .. });
-        let last = state
-            .requests
-            .values()
-            .filter(is_one)
-            .max_by_key(|request| (request.seen, &request.id));
         return last.map(|request| told(request, state, picture));
     };
     let recorded = state
         .requests
         .get(&request_key(origin, what(asked).as_str(), &asked.id));
+    if let Some(last) = last
+        && matches!(last.what, RequestKind::Drain { .. })
+        && recorded.is_some_and(Request::is_over)
+    {
+        return Some(told(last, state, picture));
+    }
     Some(match recorded {
         Some(request) => {
             let mut status = told(request, state, picture);
@@ -192,6 +199,10 @@ fn told(request: &Request, state: &State, picture: Option<&ClusterPicture>) -> T
             };
             (phase, why.clone(), Some(*at))
         }
+    };
+    let message = match &request.what {
+        RequestKind::Drain { reason, .. } => format!("{reason}: {message}"),
+        RequestKind::Takeover { .. } | RequestKind::Force { .. } => message,
     };
     TakeoverStatus {
         id: request.id.clone(),

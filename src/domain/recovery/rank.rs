@@ -3,7 +3,7 @@
 use crate::domain::instance::{Instance, InstanceFacts, ThreadState};
 use crate::domain::intent::PromotionRule;
 use crate::domain::key::InstanceKey;
-use crate::domain::policy::Policy;
+use crate::domain::policy::{Leaving, Policy};
 use crate::domain::topology::Topology;
 
 use super::candidate::Moment;
@@ -35,6 +35,8 @@ pub(super) struct Rank<'a> {
     not_wanted: bool,
     /// Delayed, or with errant transactions.
     last_resort: bool,
+    /// Its pod, or its node, is about to go, and the cluster would need another primary soon.
+    leaving: Option<Leaving>,
     /// A feeding failed already, and this one needs one.
     fed_again: bool,
     /// More than half of the replicas could not replicate from it, by version or binlog format.
@@ -119,6 +121,7 @@ impl<'a> Ranking<'a> {
         Rank {
             not_wanted: self.moment.wanted.is_some() && !self.moment.wants(&candidate.instance.key),
             last_resort: candidate.is_last_resort,
+            leaving: self.policy.leaving.get(&candidate.instance.key).copied(),
             fed_again: fed && !self.moment.unfed.is_empty(),
             strands_most: self.strands_most(candidate),
             elsewhere: is_away(|facts| &facts.data_center),
@@ -190,6 +193,8 @@ impl Rank<'_> {
         let best_key = best.key;
         if self.last_resort != best.last_resort {
             format!("{best_key} is neither delayed nor has it errant transactions")
+        } else if self.leaving != best.leaving {
+            format!("its pod or node is about to go, sooner than that of {best_key}")
         } else if self.fed_again != best.fed_again {
             "it would have to be fed first, and that failed before".to_owned()
         } else if self.strands_most != best.strands_most {

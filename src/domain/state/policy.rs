@@ -202,6 +202,7 @@ pub fn policy_of(
         recent_test: recent_test(state, cluster, block_millis, now),
         downtimes: downtimes(state, topology, now),
         promotion_rules: promotion_rules(state, topology, now),
+        leaving: BTreeMap::new(),
         promotion_ignored: topology.instances.keys().filter(ignored).cloned().collect(),
         loss: document.map_or(settings.loss, |document| document.loss),
         loss_timeout_millis: document.map_or(settings.loss_timeout_millis, |document| document.loss_timeout_millis),

@@ -54,6 +54,7 @@ fn document() -> Document {
         old_primary: OldPrimary::Rejoin,
         boot_read_only: crate::domain::policy::BootReadOnly::Off,
         stalled: None,
+        on_drain: crate::domain::policy::OnDrain::Observe,
         durability: None,
     }
 }

@@ -10,7 +10,7 @@ use crate::domain::hooks::HookLedger;
 use crate::domain::instance::Identity;
 use crate::domain::intent::Origin;
 use crate::domain::key::InstanceKey;
-use crate::domain::policy::{BootReadOnly, HeldBack, LossPolicy, Mode, OldPrimary, StalledPrimary};
+use crate::domain::policy::{BootReadOnly, HeldBack, LossPolicy, Mode, OldPrimary, OnDrain, StalledPrimary};
 use crate::domain::recovery::plan::{Plan, PlanReport, Refusal};
 use crate::domain::recovery::receipt::FenceReceipt;
 use crate::domain::time::Wall;
@@ -134,6 +134,9 @@ pub struct Document {
     /// `spec.recovery.stalledPrimary`; `None`: the configuration decides.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stalled: Option<StalledPrimary>,
+    /// `spec.recovery.onDrain`.
+    #[serde(default)]
+    pub on_drain: OnDrain,
     /// `spec.durability`; without it the configuration's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub durability: Option<crate::domain::policy::Durability>,

@@ -37,6 +37,16 @@ pub enum RequestKind {
         /// Not begun after this.
         deadline: Wall,
     },
+    /// A takeover that ham4db asks for itself, because the primary is about to go.
+    #[serde(rename_all = "camelCase")]
+    Drain {
+        /// Who hands over.
+        primary: InstanceKey,
+        /// Why, for people.
+        reason: String,
+        /// Not begun after this.
+        deadline: Wall,
+    },
     /// A promotion whatever is lost, in one incident.
     #[serde(rename_all = "camelCase")]
     Force {
@@ -52,6 +62,7 @@ impl RequestKind {
     pub fn as_str(&self) -> &'static str {
         match self {
             Self::Takeover { .. } => "takeover",
+            Self::Drain { .. } => "drain",
             Self::Force { .. } => "force",
         }
     }
@@ -147,7 +158,7 @@ impl Request {
     /// It is not begun after this.
     pub fn until(&self) -> Wall {
         match &self.what {
-            RequestKind::Takeover { deadline, .. } => *deadline,
+            RequestKind::Takeover { deadline, .. } | RequestKind::Drain { deadline, .. } => *deadline,
             RequestKind::Force { .. } => self.seen.plus_millis(FORCE_MILLIS),
         }
     }
@@ -171,7 +182,7 @@ impl Request {
         match &self.standing {
             RequestStanding::Pending => true,
             RequestStanding::Running { uid, cancelled } => {
-                let is_takeover = matches!(self.what, RequestKind::Takeover { .. });
+                let is_takeover = !matches!(self.what, RequestKind::Force { .. });
                 let recovery = state.recoveries.get(uid);
                 is_takeover && !cancelled && recovery.is_some_and(|recovery| recovery.phase == Phase::Claimed)
             }
@@ -206,7 +217,7 @@ pub(super) fn ask(
         standing: RequestStanding::Pending,
         ..request.clone()
     };
-    if let RequestKind::Takeover { deadline, .. } = &recorded.what {
+    if let RequestKind::Takeover { deadline, .. } | RequestKind::Drain { deadline, .. } = &recorded.what {
         let deadline = *deadline;
         if deadline <= now {
             recorded.end(

@@ -154,6 +154,7 @@ pub(crate) fn document(name: &str) -> Document {
         old_primary: OldPrimary::Rejoin,
         boot_read_only: crate::domain::policy::BootReadOnly::Enforce,
         stalled: None,
+        on_drain: crate::domain::policy::OnDrain::Observe,
         durability: Some(crate::domain::policy::Durability::default()),
     }
 }

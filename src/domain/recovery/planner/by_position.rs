@@ -124,6 +124,7 @@ fn choose(
     let rank = |(replica, facts): &(&Instance, &InstanceFacts)| {
         let rule = policy.promotion_rules.get(&replica.key).copied().unwrap_or_default();
         (
+            policy.leaving.get(&replica.key).copied(),
             rule,
             (facts.version.major, facts.version.minor, facts.version.patch),
             replica.key.clone(),

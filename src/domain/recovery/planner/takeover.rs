@@ -196,7 +196,8 @@ fn some_target<'a>(
                 let rule = policy.promotion_rules.get(&replica.key).copied().unwrap_or_default();
                 let version = (facts.version.major, facts.version.minor, facts.version.patch);
                 let elsewhere = !home.is_empty() && facts.data_center != home;
-                fit.push(((elsewhere, rule, version, &replica.key), replica));
+                let leaving = policy.leaving.get(&replica.key);
+                fit.push(((leaving, elsewhere, rule, version, &replica.key), replica));
             }
             Err(reason) => report.refused.push(Refusal {
                 instance: replica.key.clone(),
