@@ -122,7 +122,7 @@ if [ -n "$other" ]; then
     # refused PATH : with 401, and so by a leader.
     refused() { wget -S -q -O - -T 2 --tries=1 "http://$ip:3000$1" 2>&1 | grep -q '401 Unauthorized'; }
     within 5 'without the token it is refused' refused "/api/end-downtime/$HOST_IP/$(port "$other")"
-    within 15 'ham4db-client in a pod has the token' k exec ham4db-0 -- ham4db-client -c end-downtime -i "$HOST_IP:$(port "$other")"
+    within 15 'ham4db-client in a pod has the token' k exec "$(leader "$old")" -- ham4db-client -c end-downtime -i "$HOST_IP:$(port "$other")"
     not_downtimed() { get "$ip" /api/downtimed | json "not any(i['Key']['Port'] == $(port "$other") for i in v)"; }
     within 5 'and ends the downtime' not_downtimed
 fi
