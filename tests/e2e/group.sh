@@ -6,7 +6,10 @@ k() { kubectl -n ham4db "$@"; }
 get() { wget -q -O - -T 2 --tries=1 "http://$1:3000$2"; }
 # change ADDRESS PATH : the same with the API's token.
 change() { wget -q -O - -T 2 --tries=1 --header="Authorization: Bearer $(api_token)" "http://$1:3000$2"; }
-api_token() { k get secret ham4db-api-token -o jsonpath='{.data.token}' | base64 -d; }
+# api_token : of the Secret that the chart made, or that it was given.
+api_token() { k get secret "${API_SECRET:-ham4db-api-token}" -o jsonpath='{.data.token}' | base64 -d; }
+# in_pod POD COMMAND... : as somebody with `kubectl exec`.
+in_pod() { local pod=$1; shift; k exec "$pod" -c ham4db -- "$@"; }
 pods() { k get pods -l app.kubernetes.io/name=ham4db -o jsonpath='{range .items[*]}{.metadata.name} {.status.podIP}{"\n"}{end}'; }
 pod_ip() { k get pod "$1" -o jsonpath='{.status.podIP}'; }
 service_ip() { k get service ham4db -o jsonpath='{.spec.clusterIP}'; }
@@ -47,7 +50,7 @@ storage_class() {
     kubectl apply -f - <<YAML
 apiVersion: storage.k8s.io/v1
 kind: StorageClass
-metadata: {name: manual}
+metadata: {name: manual, annotations: {storageclass.kubernetes.io/is-default-class: "true"}}
 provisioner: kubernetes.io/no-provisioner
 volumeBindingMode: WaitForFirstConsumer
 YAML

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# The whole end-to-end run: three real nodes, the image and the chart on them, MariaDB servers as pods, MySQL servers outside, and what
-# happens to both: failovers, takeovers by document, a lost node, drains, rollouts, scaling, a lost volume, a stopped API server. Root.
+# The whole end-to-end run: three real nodes, README's section on Kubernetes, then the image and the chart on them, MariaDB servers as pods,
+# MySQL servers outside, and what happens to both: upgrade and rollback, failovers, takeovers by document, a lost node, drains, rollouts,
+# scaling, lost volumes, a stopped API server. Root.
 # Prints a line per check and "N passed, N failed". Needs the static binaries of target/release-static/ (make e2e builds them first).
 #   KEEP_LOGS=DIR nodes.sh      leaves the members' and the servers' logs there
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
@@ -9,9 +10,14 @@ export RUN=$HAM4DB_TEST_DIR/run/cluster KUBECONFIG=$HAM4DB_TEST_DIR/run/cluster/
 : "${IMAGE:=localhost/ham4db:e2e}" "${KEEP_LOGS:=}"
 . "$root/tests/e2e/servers.sh"; . "$root/tests/e2e/group.sh"; . "$root/tests/e2e/mariadb.sh"
 . "$root/tests/e2e/nodes/servers.sh"; . "$root/tests/e2e/nodes/documents.sh"; . "$root/tests/e2e/nodes/group.sh"
+. "$root/tests/e2e/former.sh"; . "$root/tests/e2e/nodes/upgrade.sh"
+# Of the test's own: whoever writes while the former version is upgraded has it before that version's successor asks for one.
+API_SECRET=e2e-api-token
+VERSION=$(sed -n 's/^version = "\(.*\)"/\1/p' "$root/Cargo.toml" | head -1)
 [ "$(id -u)" = 0 ] || die "needs root: nodes are made of namespaces"
 [ ! -e "/sys/class/net/$CLUSTER" ] || die "a cluster is up already; end it first: tests/cluster/cluster-down.sh"
 "$root/tests/setup/ensure.sh" kube-node bases helm mysql mariadb
+ensure_former
 work=$(mktemp -d)
 begun=$(now_ms)
 
@@ -44,25 +50,31 @@ trap 'exit 130' INT TERM
 
 # --- images, nodes, servers, the group ------------------------------------------------------------------------------------------
 BUILDER=buildah IMAGE=$IMAGE check 'the image is built, of at most 50 MB' "$root/tests/e2e/image.sh"
+former_image=${IMAGE%:*}:$FORMER_VERSION
+BUILDER=buildah IMAGE=$former_image check "the image of $FORMER_VERSION is built" "$former/tests/e2e/image.sh"
 check 'an image of MariaDB is built' build_mariadb_image
 [ "$failed" = 0 ] || exit 1
 "$root/tests/cluster/cluster-up.sh" >/dev/null
 good 'a real cluster of three nodes is up'
-"$root/tests/cluster/image-load.sh" "$IMAGE" "$MARIADB_IMAGE"
+"$root/tests/cluster/image-load.sh" "$IMAGE" "$former_image" "$MARIADB_IMAGE"
+storage_class >/dev/null
+for n in 1 2 3; do COUNT=6 DIR=$RUN/volumes NODE=node$n "$root/tests/cluster/check/pv.sh" >/dev/null; done
+readme_followed
+[ "$failed" = 0 ] || exit 1
 set_up_servers
 good 'three MySQL servers run outside the cluster, with semi-sync'
 kubectl create namespace ham4db >/dev/null
 kubectl label namespace ham4db pod-security.kubernetes.io/{enforce,warn}=restricted >/dev/null
-storage_class >/dev/null
-for n in 1 2 3; do COUNT=5 DIR=$RUN/volumes NODE=node$n "$root/tests/cluster/check/pv.sh" >/dev/null; done
-release() {
-    helm upgrade --install ham4db "$root/charts/ham4db" --namespace ham4db --reset-then-reuse-values --timeout 150s "$@"
-}
+release() { helm upgrade ham4db "$root/charts/ham4db" --namespace ham4db --reset-then-reuse-values --timeout 150s "$@"; }
 install() {
-    release --wait --set image.pullPolicy=Never --set "image.repository=${IMAGE%:*},image.tag=${IMAGE##*:},persistence.storageClass=manual" \
+    helm install ham4db "$former/charts/ham4db" --namespace ham4db --timeout 150s --wait --set image.pullPolicy=Never \
+        --set "image.repository=${former_image%:*},image.tag=$FORMER_VERSION,persistence.storageClass=manual" \
         --set 'credentialSecrets={mysql-topology,shop}'
 }
-check 'helm install, and all is ready' install
+new_values=(--set "image.repository=${IMAGE%:*},image.tag=${IMAGE##*:},drain.enabled=true,podRoleLabels.enabled=true"
+    --set "apiToken.existingSecret=$API_SECRET")
+k create secret generic "$API_SECRET" --from-literal="token=token-$RANDOM$RANDOM$RANDOM" >/dev/null
+check "helm install of $FORMER_VERSION, and all is ready" install
 [ "$failed" = 0 ] || exit 1
 within 10 'three members say healthy by raft-health' healthy 3
 on_nodes() { [ "$(k get pods -l app.kubernetes.io/name=ham4db -o jsonpath='{range .items[*]}{.spec.nodeName}{"\n"}{end}' | sort -u | wc -l)" = 3 ]; }
@@ -77,9 +89,11 @@ within 10 'the Service of the primary leads to it' leads_to shop-primary "shop-$
 replica_answers() { [[ $(through shop-replicas "SELECT CONCAT(@@hostname, ' ', @@read_only + 0)") =~ ^shop-[0-2]\ 1$ ]]; }
 within 10 'and that of the replicas to one of them' replica_answers
 
-pod_killed; process_killed; server_killed
+upgraded ''; server_killed; rolled_back; server_killed; upgraded -again
+
+pod_killed; process_killed; primary_drained; server_killed
 taken_over_once; not_taken_over; downtime_of_two
-leader_killed; rolled_out; drained; scaled; volume_lost
+leader_killed; all_moved; rolled_out; drained; scaled; volume_lost; quorum_lost
 api_stopped; node_vanished
 
 # --- the end --------------------------------------------------------------------------------------------------------------------
@@ -94,4 +108,5 @@ check 'helm uninstall' helm uninstall ham4db --namespace ham4db --wait --timeout
 check 'the MySQLClusters are still there' k get mysqlcluster orders shop
 now=$(orders_writable)
 check 'and one of the servers outside takes writes' test -n "$now"
+without_volumes
 finished=yes

@@ -52,6 +52,7 @@ def run(url, host, port, log):
                 seen = int(mine[0]["DowntimeReason"]) if mine else 0
                 print(f"{time.time():.3f} read ok {seen} {known}", file=lines)
             time.sleep(max(0, begun + 0.1 - time.time()))
+    ask(f"{url}/api/end-downtime/{host}/{port}", Authorization=token)
 
 
 def tell(log):

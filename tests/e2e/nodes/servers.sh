@@ -28,6 +28,27 @@ process_killed() {
     rejoined
 }
 
+node_of() { k get pod "$1" -o jsonpath='{.spec.nodeName}'; }
+
+# The node of a primary is drained: another server takes over before its pod is evicted, and nobody had to be declared dead.
+primary_drained() {
+    local old node rows times
+    k patch mysqlcluster shop --type merge -p '{"spec":{"recovery":{"onDrain":"TakeOver"}}}' >/dev/null
+    old=$(shop_primary) node=$(node_of "shop-$(shop_primary)") times=$(takeovers)
+    shop_writes "$old" 50
+    rows=$(shop_rows "$old")
+    evict() { timeout 60 kubectl drain "$node" --ignore-daemonsets --delete-emptydir-data --pod-selector=app=shop; }
+    check "$node is drained of its database, the primary of the pods" evict
+    within 5 'another one takes writes' shop_moved "$old"
+    one_more() { local now; now=$(takeovers); echo "takeovers: $times, then $now"; [ "$now" = $((times + 1)) ]; }
+    within 5 'by a takeover' one_more
+    check 'it has every acknowledged row' shop_has "$shop_now" "$rows"
+    labelled() { [ "$(k get pods -l ham4db.io/role=primary,ham4db.io/cluster=shop -o name)" = "pod/shop-$shop_now" ]; }
+    within 5 'and its pod has the label of the primary, alone' labelled
+    kubectl uncordon "$node" >/dev/null
+    rejoined
+}
+
 # orders_writable : the number of the MySQL server that takes writes, when it is just one.
 orders_writable() {
     local n found=()
@@ -76,7 +97,6 @@ api_stopped() {
 # The network of a node goes, with a primary, the leader of the group and the cluster's DNS on it. Not of node 1, which has the API server.
 node_vanished() {
     local node old pod rows
-    node_of() { k get pod "$1" -o jsonpath='{.spec.nodeName}'; }
     led_elsewhere() { pod=$(leader '') && [ "$(node_of "$pod")" != node1 ]; }
     while ! wait_for 20 led_elsewhere; do k delete pod "$(leader '')" >/dev/null; wait_for 60 healthy 3; done
     node=$(node_of "$pod")
