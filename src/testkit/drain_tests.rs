@@ -8,7 +8,9 @@ use crate::domain::fixture::key;
 use crate::domain::intent::Origin;
 use crate::domain::policy::{BootReadOnly, OnDrain};
 use crate::domain::state::sample::document;
-use crate::domain::state::{Applied, Command, Document, Request, RequestKind, RequestOutcome, RequestStanding};
+use crate::domain::state::{
+    Applied, Command, Document, Recovery, Request, RequestKind, RequestOutcome, RequestStanding,
+};
 
 use super::Rig;
 
@@ -188,7 +190,7 @@ async fn a_primary_that_dies_while_it_is_asked_to_hand_over_is_replaced_by_a_fai
     let (outcome, why) = hand_over(&rig, "a", 1).await;
     assert_ne!(outcome, RequestOutcome::Succeeded, "{why}");
     let recoveries = rig.recovered(1).await;
-    assert!(recoveries.iter().any(|recovery| recovery.is_successful()));
+    assert!(recoveries.iter().any(Recovery::is_successful));
     assert_eq!(rig.world.writable().len(), 1);
     assert_ne!(rig.world.writable(), [key(1)]);
     rig.world.assert_sound();

@@ -58,9 +58,10 @@ impl WriteAccess {
                 continue;
             }
             let file = self.file.display();
-            match &found {
-                Some(why) => tracing::warn!("APIWriteTokenFile {file}: {why}; the tokens from before still count"),
-                None => tracing::info!("APIWriteTokenFile {file} can be used again"),
+            if let Some(why) = &found {
+                tracing::warn!("APIWriteTokenFile {file}: {why}; the tokens from before still count");
+            } else {
+                tracing::info!("APIWriteTokenFile {file} can be used again");
             }
             trouble = found;
         }

@@ -139,7 +139,7 @@ impl KubeSource {
                     |namespace| format!("pods in namespace {namespace}"),
                 );
                 let config = watcher::Config::default().fields(pods::RUNNING);
-                let tag = move |change| Happened::Pods(number, change);
+                let tag = move |change| Happened::Pods(number, Box::new(change));
                 watches.spawn(relay(api, config, what, tag, happened.clone()));
             }
         }
@@ -150,7 +150,7 @@ impl KubeSource {
                 api,
                 config,
                 "nodes".to_owned(),
-                Happened::Nodes,
+                |change| Happened::Nodes(Box::new(change)),
                 happened.clone(),
             ));
         }

@@ -28,9 +28,9 @@ pub(super) enum Happened {
     /// To a Secret.
     Secret(SecretKey, Change<Secret>),
     /// To the pods of a scope, by its number.
-    Pods(usize, Change<Pod>),
+    Pods(usize, Box<Change<Pod>>),
     /// To the nodes.
-    Nodes(Change<Node>),
+    Nodes(Box<Change<Node>>),
 }
 
 /// A document as it was read.
@@ -101,8 +101,8 @@ impl Model {
                 }
                 Vec::new()
             }
-            Happened::Pods(scope, change) => self.surroundings.absorb_pods(scope, change).into_iter().collect(),
-            Happened::Nodes(change) => self.surroundings.absorb_nodes(change).into_iter().collect(),
+            Happened::Pods(scope, change) => self.surroundings.absorb_pods(scope, *change).into_iter().collect(),
+            Happened::Nodes(change) => self.surroundings.absorb_nodes(*change).into_iter().collect(),
         }
     }
 

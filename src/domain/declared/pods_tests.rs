@@ -34,8 +34,9 @@ fn toleration(key: &str, value: Option<&str>, effect: &str, is_limited: bool) ->
 fn departure(pod: Pod, node: Node) -> Option<(Leaving, String, String)> {
     let mut pods = Pods::default();
     pods.put_node("n2".to_owned(), node);
-    pods.put(pod.clone());
-    pods.departure(&pod)
+    let shown = pod.clone();
+    pods.put(pod);
+    pods.departure(&shown)
         .map(|departure| (departure.leaving, departure.why, departure.occasion))
 }
 

@@ -10,7 +10,7 @@ use crate::domain::hooks::{HookList, HookRun, HookSubject};
 use crate::domain::instance::Identity;
 use crate::domain::intent::{Intent, IntentId, Origin};
 use crate::domain::key::InstanceKey;
-use crate::domain::policy::HeldBack;
+use crate::domain::policy::{HeldBack, OnDrain};
 use crate::domain::recovery::plan::{Plan, PlanReport, Refusal};
 use crate::domain::recovery::receipt::FenceReceipt;
 use crate::domain::time::Wall;
@@ -19,7 +19,7 @@ use crate::domain::topology::ClusterId;
 use super::record::{
     Acknowledgement, ClaimToken, Document, Epoch, Group, MemberId, MemberRecord, QuarantineState, Seed, StepRecord,
 };
-use super::request::{Request, RequestOutcome};
+use super::request::{Request, RequestKind, RequestOutcome};
 
 /// The highest version of commands that this program understands ([`Command::since`]). A member that meets a higher one stops with a
 /// sentence.
@@ -314,15 +314,16 @@ impl Command {
             Self::Hello { member } => 1 + u32::from(!member.data_center.is_empty()),
             // When the primary's process began, and why a replication group has another one.
             Self::DescribeCluster { process, chosen, .. } => 1 + u32::from(process.is_some() || chosen.is_some()),
+            // Whether a primary whose pod is about to go hands over.
+            Self::PutDocument { document } => 2 + u32::from(document.on_drain != OnDrain::default()),
+            Self::Request { request } => 2 + u32::from(matches!(request.what, RequestKind::Drain { .. })),
             // Plans of more kinds with more steps, more findings and verdicts, more policies of documents, lists of hooks.
-            Self::PutDocument { .. }
-            | Self::Detect { .. }
+            Self::Detect { .. }
             | Self::Claim { .. }
             | Self::Open { .. }
             | Self::End { .. }
             | Self::HooksBegin { .. }
             | Self::HooksRan { .. }
-            | Self::Request { .. }
             | Self::CancelRequest { .. }
             | Self::SettleRequest { .. } => 2,
             Self::ForceQuorum { .. } => 3,

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::*;
 use crate::domain::state::record::MemberRecord;
-use crate::domain::state::sample::{Sample, cluster_id, identity, key};
+use crate::domain::state::sample::{Sample, cluster_id, document, identity, key};
 use crate::domain::state::{State, apply};
 
 fn hello(data_center: &str) -> Command {
@@ -35,6 +35,23 @@ fn described(process: Option<i64>) -> Command {
 fn a_field_that_an_older_member_would_leave_away_makes_a_command_newer() {
     assert_eq!((hello("").since(), hello("west").since()), (1, 2));
     assert_eq!((described(None).since(), described(Some(5)).since()), (1, 2));
+    let put = |on_drain| Command::PutDocument {
+        document: Box::new(Document {
+            on_drain,
+            ..document("shop")
+        }),
+    };
+    assert_eq!((put(OnDrain::Observe).since(), put(OnDrain::TakeOver).since()), (2, 3));
+    let drain = RequestKind::Drain {
+        primary: key(1),
+        reason: "its node is cordoned".to_owned(),
+        deadline: Wall(9),
+    };
+    let drain = Request::new(document("shop").origin, "drain-1".to_owned(), drain);
+    let drain = Command::Request {
+        request: Box::new(drain),
+    };
+    assert_eq!(drain.since(), 3);
     let proposal = Proposal::new(Wall(7), hello("west"));
     assert_eq!((proposal.version, proposal.at), (2, Wall(7)));
 }
