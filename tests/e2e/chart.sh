@@ -124,9 +124,9 @@ renders 'Services and slices may be made in watched namespaces, and only there' 
     '[(x["metadata"]["name"], sorted(r["verbs"])) for x in o if "Role" in x["kind"] for r in x.get("rules",[]) if set(r["resources"]) & {"services","endpointslices"}] == [("ham4db-controller", ["create","delete","get","list","patch"])] * 2'
 renders 'nothing about pods and nodes unless asked for' \
     'not [r for x in o if "Role" in x["kind"] for r in x.get("rules",[]) if set(r["resources"]) & {"pods","nodes"}] and not config()["Kubernetes"]["Drain"]'
-rules='[(x["kind"], r["resources"], r["verbs"]) for x in o if "Role" in x["kind"] for r in x.get("rules",[]) if set(r["resources"]) & {"pods","nodes"}]'
+rules='sorted((x["kind"], r["resources"], r["verbs"]) for x in o if "Role" in x["kind"] for r in x.get("rules",[]) if set(r["resources"]) & {"pods","nodes"})'
 renders 'drains: nodes of the cluster and pods of watched namespaces are read' \
-    "$rules"' == [("Role",["pods"],["get","list","watch"])] * 2 + [("ClusterRole",["nodes"],["get","list","watch"])] and config()["Kubernetes"]["Drain"]' \
+    "$rules"' == [("ClusterRole",["nodes"],["get","list","watch"])] + [("Role",["pods"],["get","list","watch"])] * 2 and config()["Kubernetes"]["Drain"]' \
     --set drain.enabled=true --set 'watchNamespaces={orders,billing}'
 renders 'labels: pods may be patched where they are watched, and nodes are not read' \
     "$rules"' == [("Role",["pods"],["get","list","watch","patch"])] and config()["Kubernetes"]["PodRoleLabels"]' --set podRoleLabels.enabled=true

@@ -36,7 +36,7 @@ async fn the_definition_is_accepted_without_warnings_and_shows_its_columns() {
     let filled: Value = serde_json::from_str(&filled.text).unwrap();
     assert_eq!(
         filled["spec"]["recovery"],
-        json!({"mode": "Auto", "blockFor": "30m", "lossTimeout": "60s", "oldPrimary": "Hold", "bootReadOnly": "Advise"})
+        json!({"mode": "Auto", "blockFor": "30m", "lossTimeout": "60s", "oldPrimary": "Hold", "onDrain": "Observe", "bootReadOnly": "Advise"})
     );
 }
 
