@@ -203,6 +203,8 @@ impl Declare {
         for (origin, status) in &mut answer.statuses {
             if let (Some(publication), Some(outcome)) = (publications.publications.get(origin), outcomes.get(origin)) {
                 publication.tell(outcome, status);
+                let told = publication.notice(outcome, self.clock.wall());
+                answer.notices.entry(origin.clone()).or_default().extend(told);
             }
         }
         sides.publications.send_if_modified(|present| {

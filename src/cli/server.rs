@@ -451,7 +451,7 @@ async fn source(
                 names if names.iter().any(|name| name == "*") => kube::Scope::AllNamespaces,
                 names => kube::Scope::Namespaces(names.iter().cloned().collect()),
             };
-            info!("documents: Kubernetes, {scope:?}");
+            info!("documents: {scope}");
             let follows = kube::Follows {
                 drains: settings.kubernetes.drain,
                 role_labels: settings.kubernetes.pod_role_labels,

@@ -3,6 +3,7 @@
 //! Imported by adapters and `cli` only. It knows `domain` (every source of documents shares the conversion that is here) and nothing
 //! else of ours.
 
+pub mod definition;
 pub mod read;
 pub mod spec;
 pub mod status;
@@ -37,8 +38,22 @@ pub fn crd_yaml() -> Result<String, serde_yaml::Error> {
         if let Some(status) = field_of(version, &["schema", "openAPIV3Schema", "properties", "status"]) {
             without_null(status);
         }
+        without_addresses(version);
     }
-    serde_yaml::to_string(&definition)
+    Ok(quoted(&serde_yaml::to_string(&definition)?))
+}
+
+/// What reads YAML 1.1, as kubectl and Helm do, takes a bare `Off` for a boolean, and no document could have that value.
+fn quoted(yaml: &str) -> String {
+    let mut text = String::new();
+    for line in yaml.lines() {
+        match line.strip_suffix("- Off") {
+            Some(indent) => text.extend([indent, "- 'Off'"]),
+            None => text.push_str(line),
+        }
+        text.push('\n');
+    }
+    text
 }
 
 fn field_of<'a>(value: &'a mut serde_yaml::Value, path: &[&str]) -> Option<&'a mut serde_yaml::Value> {
@@ -62,6 +77,25 @@ fn without_null(schema: &mut serde_yaml::Value) {
     if let Some(fields) = schema.as_mapping_mut() {
         fields.remove("nullable");
         fields.values_mut().for_each(without_null);
+    }
+}
+
+/// Leaves away what host and port of an address are, where it is said of the seeds.
+fn without_addresses(schema: &mut serde_yaml::Value) {
+    for item in schema.as_sequence_mut().into_iter().flatten() {
+        without_addresses(item);
+    }
+    for (name, field) in schema.as_mapping_mut().into_iter().flatten() {
+        if name.as_str() == Some("seeds") {
+            continue;
+        }
+        let is_address = |said: &serde_yaml::Value| said == "Host name or IP address." || said == "TCP port.";
+        if field.get("description").is_some_and(is_address)
+            && let Some(field) = field.as_mapping_mut()
+        {
+            field.shift_remove("description");
+        }
+        without_addresses(field);
     }
 }
 

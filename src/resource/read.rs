@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::domain::declared::{
     DeclaredCandidate, DeclaredCluster, DeclaredDowntime, DeclaredServices, DeclaredTakeover, FORCE_ANNOTATION,
-    ObservedBy, SecretStanding, Tls,
+    ObservedBy, SecretStanding, Tls, optional_fields,
 };
 use crate::domain::intent::{Origin, PromotionRule};
 use crate::domain::key::InstanceKey;
@@ -16,6 +16,7 @@ use crate::domain::policy::{
 use crate::domain::state::Document;
 use crate::domain::time::Wall;
 
+use super::definition::says_nothing;
 use super::spec::{self, MySQLClusterSpec};
 use super::status::MySQLClusterStatus;
 
@@ -98,6 +99,7 @@ pub fn document(value: &Value, default_namespace: &str) -> Result<ReadDocument, 
         .get("status")
         .and_then(|status| serde_json::from_value::<MySQLClusterStatus>(status.clone()).ok());
     let mut declared = declared(&spec, origin).map_err(fault)?;
+    declared.absent = optional_fields().filter(|path| says_nothing(value, path)).collect();
     text("/metadata/uid")
         .unwrap_or_default()
         .clone_into(&mut declared.document.uid);
@@ -190,6 +192,7 @@ fn declared(spec: &MySQLClusterSpec, origin: Origin) -> Result<DeclaredCluster, 
             spec::OnDrain::TakeOver => OnDrain::TakeOver,
         },
         durability: spec.durability.map(durability).transpose()?,
+        services: None,
     };
     Ok(DeclaredCluster {
         document,
@@ -207,6 +210,7 @@ fn declared(spec: &MySQLClusterSpec, origin: Origin) -> Result<DeclaredCluster, 
             spec::TlsMode::Verify => Tls::Verify,
         },
         secret: SecretStanding::Unread,
+        absent: BTreeSet::new(),
         observed_by: None,
     })
 }

@@ -52,7 +52,7 @@ pub struct MySQLClusterStatus {
     #[x_kube(merge_strategy = ListMerge::Atomic)]
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub downtime: Vec<DowntimeState>,
-    /// The recovery that runs, that is called for and held back, or that would be held back.
+    /// The recovery that runs, or is or would be held back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recovery: Option<RunningRecovery>,
     /// The recovery that ended last.
@@ -61,6 +61,9 @@ pub struct MySQLClusterStatus {
     /// The takeover that is asked for, or was last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub takeover: Option<TakeoverState>,
+    /// What became of the annotation ham4db.io/force-promote.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub force: Option<ForceState>,
     /// Conditions; Ready sums them up.
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     #[schemars(length(max = 32))]
@@ -338,6 +341,21 @@ pub struct TakeoverState {
     /// When it was over.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub finished_at: Option<Time>,
+}
+
+/// What became of an annotation that asks for a promotion whatever is lost.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ForceState {
+    /// Its value.
+    #[schemars(length(max = MAX_TEXT))]
+    pub value: String,
+    /// How far it is.
+    #[schemars(length(max = 16))]
+    pub phase: String,
+    /// Why.
+    #[schemars(length(max = MAX_TEXT))]
+    pub message: String,
 }
 
 /// How far a takeover is.

@@ -8,7 +8,7 @@ use crate::domain::key::InstanceKey;
 use crate::domain::time::Wall;
 
 use super::status::{
-    DowntimePhase, DowntimeSource, DowntimeState, Instance, LastRecovery, MAX_ENTRIES, MAX_GTID, MAX_NAME,
+    DowntimePhase, DowntimeSource, DowntimeState, ForceState, Instance, LastRecovery, MAX_ENTRIES, MAX_GTID, MAX_NAME,
     MAX_PROBLEMS, MAX_TEXT, MySQLClusterStatus, Primary, Promotable, RecoveryPhase, Role, RunningRecovery, Summary,
     TakeoverPhase, TakeoverState,
 };
@@ -67,6 +67,11 @@ pub fn status(model: &StatusModel, observer: &Observer, previous: Option<&MySQLC
             acknowledged: recovery.acknowledged,
         }),
         takeover: model.takeover.as_ref().map(takeover),
+        force: model.force.as_ref().map(|force| ForceState {
+            value: cut(&force.asked, MAX_TEXT),
+            phase: format!("{:?}", force.phase),
+            message: cut(&force.message, MAX_TEXT),
+        }),
         conditions: conditions(model, observer.renewed, previous),
     }
 }

@@ -242,6 +242,7 @@ noted() {
     check "$name" said_so "$@"
 }
 noted 'helm says that the definition was left alone' 'and was left as it is'
+noted 'helm says which namespaces are watched' 'in these namespaces: orders, billing.' --set 'watchNamespaces={orders,billing}'
 noted 'helm says how to come by the token' "get secret notes-ham4db-api-token -o jsonpath='{.data.token}'"
 noted 'helm warns of an open API' 'can ask for a failover' --set networkPolicy.enabled=false,apiToken.enabled=false
 noted 'and not of one that wants a token' 'can read what they know' --set networkPolicy.enabled=false

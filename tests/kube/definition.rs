@@ -115,6 +115,16 @@ async fn what_the_rules_forbid_is_refused_with_the_message() {
 }
 
 #[tokio::test]
+async fn everything_can_be_switched_off() {
+    let server = Server::shared();
+    let namespace = namespace(&server.client().await).await;
+    // Without quotes in the definition, kubectl sends the API server a boolean.
+    let off = json!({"tls": {"mode": "Off"}, "recovery": {"mode": "Off", "bootReadOnly": "Off"}});
+    let said = server.kubectl(&["create"], Some(&document(&namespace, "orders", &off)));
+    assert!(said.ok && !said.text.contains("Warning"), "{}", said.text);
+}
+
+#[tokio::test]
 async fn a_takeover_is_changed_with_its_name_only() {
     let server = Server::shared();
     let namespace = namespace(&server.client().await).await;

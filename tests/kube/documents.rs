@@ -117,7 +117,7 @@ async fn a_document_is_known_and_its_status_written() {
         ("ours", "ham4db-0")
     );
     assert_eq!(status.conditions[0].type_, "Ready");
-    assert_eq!(status.conditions.len(), 14);
+    assert_eq!(status.conditions.len(), 15);
     until(&api, "orders", "the account is read", |document| {
         condition(document, "CredentialsMissing") == Some(("False".to_owned(), "CredentialsRead".to_owned()))
     })
@@ -163,6 +163,8 @@ async fn a_change_is_followed_and_a_withdrawal_leaves_nothing() {
             "set-intent",
             "put-document",
             "end-intent",
+            // Its generation is the last that is recorded of it.
+            "put-document",
             "withdraw-document"
         ]
     );

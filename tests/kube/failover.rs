@@ -1,5 +1,6 @@
 //! The whole way: documents in a real API server, three members as processes, real servers that die.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -58,13 +59,24 @@ pub(super) async fn members_with(
     namespace: &str,
     more: &Value,
 ) -> Result<Members> {
+    members_as(run, topology, server.kubeconfig(), namespace, more).await
+}
+
+/// The same as whom a file says.
+pub(super) async fn members_as(
+    run: &Arc<Run>,
+    topology: &Topology,
+    identity: &Path,
+    namespace: &str,
+    more: &Value,
+) -> Result<Members> {
     let mut kubernetes = json!({"Enabled": true, "Namespace": namespace, "WatchNamespaces": [namespace]});
     for (key, value) in more.as_object().into_iter().flatten() {
         kubernetes[key] = value.clone();
     }
     // A copy: members are another user, and the original is readable by its owner only.
     let kubeconfig = run.folder().join("kubeconfig");
-    std::fs::copy(server.kubeconfig(), &kubeconfig).context("copy the kubeconfig")?;
+    std::fs::copy(identity, &kubeconfig).context("copy the kubeconfig")?;
     hand_over(&kubeconfig)?;
     let intent = Intent::Configuration(json!({
         "DiscoverySeeds": [],
@@ -115,7 +127,7 @@ fn primary(document: &MySQLCluster) -> String {
 }
 
 /// Status and reason of a condition; empty when there is none.
-fn stands(document: &MySQLCluster, kind: &str) -> (String, String) {
+pub(crate) fn stands(document: &MySQLCluster, kind: &str) -> (String, String) {
     condition(document, kind).unwrap_or_default()
 }
 
@@ -161,7 +173,7 @@ async fn asked(members: &Members, path: &str) -> Result<Value> {
 }
 
 /// Whether recoveries of the cluster of a server begin by themselves.
-async fn repairs_itself(members: &Members, server: &Address) -> Result<bool> {
+pub(crate) async fn repairs_itself(members: &Members, server: &Address) -> Result<bool> {
     let info = asked(members, &format!("cluster-info/{server}")).await?;
     info["HasAutomatedMasterRecovery"]
         .as_bool()

@@ -15,7 +15,7 @@ use super::documents::Declaring;
 use super::leader::DEADLINE;
 use super::server::until;
 
-fn takeover(id: &str, ahead: i64) -> Value {
+pub(crate) fn takeover(id: &str, ahead: i64) -> Value {
     let deadline = jiff::Timestamp::now() + jiff::SignedDuration::from_secs(ahead);
     json!({"takeover": {"requestID": id, "target": {"host": "db2", "port": 3306}, "deadline": deadline.to_string()}})
 }
@@ -29,7 +29,7 @@ async fn shows(api: &Api<MySQLCluster>, phase: TakeoverPhase) -> MySQLCluster {
 }
 
 /// All Events, once there is one with this reason.
-async fn told(events: &Api<Event>, reason: &str) -> Vec<Event> {
+pub(crate) async fn told(events: &Api<Event>, reason: &str) -> Vec<Event> {
     let applied = watcher(events.clone(), watcher::Config::default()).applied_objects();
     let is_it = |event: Result<Event, watcher::Error>| {
         let is_it = event.is_ok_and(|event| event.reason.as_deref() == Some(reason));

@@ -119,6 +119,22 @@ impl Server {
         }
     }
 
+    /// Applies the Role that stands below the first line of a message.
+    pub(crate) fn apply_grant(&self, message: &str) {
+        let (_, manifest) = message.split_once('\n').expect("a Role is below the first line");
+        self.apply_text(manifest);
+    }
+
+    /// Applies objects as they are written.
+    pub(crate) fn apply_text(&self, manifest: &str) {
+        let file = self
+            .run
+            .join(format!("manifest-{}.yaml", NUMBER.fetch_add(1, Ordering::Relaxed)));
+        std::fs::write(&file, manifest).unwrap();
+        let said = self.kubectl(&["apply", "--server-side", "-f", file.to_str().unwrap()], None);
+        assert!(said.ok, "{}\n{manifest}", said.text);
+    }
+
     /// A client as the administrator.
     pub(crate) async fn client(&self) -> Client {
         let kubeconfig = Kubeconfig::read_from(&self.kubeconfig).unwrap();
@@ -141,6 +157,18 @@ impl Server {
     /// The file with which anybody is the administrator.
     pub(crate) fn kubeconfig(&self) -> &Path {
         &self.kubeconfig
+    }
+
+    /// A file with which one is whom a token says.
+    pub(crate) fn kubeconfig_of(&self, token: &str) -> PathBuf {
+        let text = std::fs::read_to_string(&self.kubeconfig).unwrap();
+        let mut config: Value = serde_yaml::from_str(&text).unwrap();
+        config["users"][0]["user"] = json!({"token": token});
+        let file = self
+            .run
+            .join(format!("kubeconfig-{}", NUMBER.fetch_add(1, Ordering::Relaxed)));
+        std::fs::write(&file, config.to_string()).unwrap();
+        file
     }
 
     /// Ends kube-apiserver with SIGKILL and leaves etcd.

@@ -25,9 +25,10 @@ use tokio_util::sync::DropGuard;
 
 use super::documents::source;
 use super::leader::{Alone, DEADLINE, origin};
+use super::requests::told;
 use super::server::{Server, condition, create, namespace, until};
 
-const KIND: &str = "PrimaryServicePublished";
+pub(super) const KIND: &str = "PrimaryServicePublished";
 pub(super) const FIRST: &str = "192.0.2.1";
 pub(super) const SECOND: &str = "192.0.2.2";
 pub(super) const THIRD: &str = "192.0.2.3";
@@ -39,7 +40,7 @@ pub(super) struct Publishing {
     pub(super) leader: Arc<Alone>,
     pictures: watch::Sender<Pictures>,
     _loops: [DropGuard; 2],
-    server: Arc<Server>,
+    pub(crate) server: Arc<Server>,
 }
 
 /// The cluster as it is shown.
@@ -88,14 +89,14 @@ fn instance(host: &'static str, shown: &Shown) -> Instance {
 }
 
 impl Publishing {
-    async fn on(server: Arc<Server>) -> Self {
+    pub(crate) async fn on(server: Arc<Server>) -> Self {
         let client = server.client().await;
         let namespace = namespace(&client).await;
         Self::with(server, client.clone(), client, namespace)
     }
 
     /// `own` is the client of the loops.
-    fn with(server: Arc<Server>, client: Client, own: Client, namespace: String) -> Self {
+    pub(super) fn with(server: Arc<Server>, client: Client, own: Client, namespace: String) -> Self {
         let source = source(own, &namespace);
         Self::reading(server, client, source, namespace)
     }
@@ -171,26 +172,26 @@ impl Publishing {
         self.pictures.send_replace(Arc::new(vec![picture]));
     }
 
-    async fn create(&self, services: Value) -> Api<MySQLCluster> {
+    pub(crate) async fn create(&self, services: Value) -> Api<MySQLCluster> {
         let spec = json!({"primaryService": services});
         create(&self.client, &self.namespace, "orders", &spec).await
     }
 
-    fn services(&self) -> Api<Service> {
+    pub(crate) fn services(&self) -> Api<Service> {
         Api::namespaced(self.client.clone(), &self.namespace)
     }
 
-    fn slices(&self) -> Api<EndpointSlice> {
+    pub(crate) fn slices(&self) -> Api<EndpointSlice> {
         Api::namespaced(self.client.clone(), &self.namespace)
     }
 
     /// The slices of the namespace.
-    async fn all_slices(&self) -> Vec<EndpointSlice> {
+    pub(crate) async fn all_slices(&self) -> Vec<EndpointSlice> {
         self.slices().list(&ListParams::default()).await.unwrap().items
     }
 
     /// Waits until the slices behind a Service lead to these addresses and no other; answers them.
-    async fn leads(&self, service: &str, to: &[&str]) -> Vec<EndpointSlice> {
+    pub(crate) async fn leads(&self, service: &str, to: &[&str]) -> Vec<EndpointSlice> {
         let wanted: Vec<String> = to.iter().map(|at| (*at).to_owned()).collect();
         let deadline = tokio::time::Instant::now() + DEADLINE;
         loop {
@@ -215,7 +216,7 @@ impl Publishing {
     }
 
     /// Waits until the condition has this status and reason.
-    async fn says(&self, api: &Api<MySQLCluster>, status: &str, reason: &str) -> MySQLCluster {
+    pub(crate) async fn says(&self, api: &Api<MySQLCluster>, status: &str, reason: &str) -> MySQLCluster {
         let wanted = (status.to_owned(), reason.to_owned());
         until(api, "orders", reason, |document| {
             condition(document, KIND).as_ref() == Some(&wanted)
@@ -416,6 +417,9 @@ async fn a_service_of_that_name_which_is_somebody_elses_is_left_alone() {
         .unwrap();
     let api = publishing.create(json!({"replicasName": "orders-ro"})).await;
     publishing.says(&api, "False", "NameTaken").await;
+    let events = Api::namespaced(publishing.client.clone(), &publishing.namespace);
+    let event = told(&events, "NameTaken").await.remove(0);
+    assert!(event.note.unwrap().contains("Service orders-primary of namespace"));
     publishing.leads("orders-ro", &[SECOND, THIRD]).await;
     let after = publishing.services().get("orders-primary").await.unwrap();
     assert_eq!(after.resource_version(), theirs.resource_version());
@@ -459,16 +463,7 @@ async fn without_the_right_to_it_the_condition_has_the_role_and_the_rest_goes_on
     let document = publishing.says(&api, "False", "ServicesForbidden").await;
     let conditions = document.status.unwrap().conditions;
     let condition = conditions.iter().find(|condition| condition.type_ == KIND).unwrap();
-    assert!(condition.message.contains("endpointslices"), "{}", condition.message);
-
-    in_it(&[
-        "create",
-        "role",
-        "services",
-        "--verb=get,list,create,patch,delete",
-        "--resource=services,endpointslices.discovery.k8s.io",
-    ]);
-    in_it(&["create", "rolebinding", "services", "--role=services", &account]);
+    server.apply_grant(&condition.message);
     publishing.leads("orders-primary", &[FIRST]).await;
     publishing.says(&api, "True", "Published").await;
 }

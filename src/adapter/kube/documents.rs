@@ -8,7 +8,8 @@ use k8s_openapi::api::core::v1::{Node, Pod, Secret};
 use kube::core::{ApiResource, DynamicObject};
 use kube::{Api, Client};
 use kube_runtime::watcher;
-use tokio::sync::{mpsc, watch};
+use serde_json::Value;
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
@@ -18,9 +19,11 @@ use crate::app::documents::{
     StatusError, StatusModel,
 };
 use crate::app::ports::{Credentials, CredentialsByOrigin};
+use crate::domain::declared::Definition;
 use crate::domain::intent::Origin;
 use crate::resource::MySQLCluster;
 
+use super::definition::{self, Served};
 use super::follow::follow;
 use super::model::{Happened, Model, SecretKey};
 use super::pods::{self, Follows};
@@ -38,6 +41,22 @@ pub enum Scope {
     Namespaces(BTreeSet<String>),
 }
 
+impl std::fmt::Display for Scope {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::AllNamespaces => f.write_str("MySQLClusters of all namespaces"),
+            Self::Namespaces(names) => {
+                let names: Vec<&str> = names.iter().map(String::as_str).collect();
+                write!(
+                    f,
+                    "MySQLClusters of the namespaces {}, and of no other",
+                    names.join(", ")
+                )
+            }
+        }
+    }
+}
+
 /// The documents of an API server.
 pub struct KubeSource {
     client: Client,
@@ -45,6 +64,10 @@ pub struct KubeSource {
     follows: Follows,
     documents: watch::Sender<DocumentSet>,
     credentials: watch::Sender<CredentialsByOrigin>,
+    /// The schema by which statuses are served; `None` while it was never read.
+    schema: watch::Sender<Option<Arc<Value>>>,
+    /// A status was refused: the schema may be another one by now.
+    refused: Arc<Notify>,
 }
 
 impl KubeSource {
@@ -61,6 +84,8 @@ impl KubeSource {
             follows,
             documents: watch::Sender::default(),
             credentials: watch::Sender::default(),
+            schema: watch::Sender::default(),
+            refused: Arc::default(),
         })
     }
 
@@ -68,19 +93,11 @@ impl KubeSource {
     pub async fn run(self: Arc<Self>, stop: CancellationToken) {
         let (happened, mut events) = mpsc::channel(QUEUE);
         let mut watches = JoinSet::new();
-        let scopes = self.document_apis();
-        let mut model = Model::new(scopes.len()).following(self.follows, self.namespaces());
+        let mut model = Model::new(self.document_apis().len()).following(self.follows, self.namespaces());
         self.follow_surroundings(&mut watches, &happened);
-        for (number, (what, api)) in scopes.into_iter().enumerate() {
-            let happened = happened.clone();
-            watches.spawn(relay(
-                api,
-                watcher::Config::default(),
-                what,
-                move |change| Happened::Documents(number, change),
-                happened,
-            ));
-        }
+        let mut documents = self.follow_documents(&mut watches, &happened);
+        let asked = watch::Sender::new(model.changes());
+        watches.spawn(self.clone().follow_definition(asked.subscribe(), happened.clone()));
         let mut secrets: BTreeMap<SecretKey, AbortHandle> = BTreeMap::new();
         loop {
             let event = tokio::select! {
@@ -88,6 +105,7 @@ impl KubeSource {
                 event = events.recv() => event,
             };
             let Some(event) = event else { return };
+            let before = model.definition().clone();
             let mut warnings = model.absorb(event);
             while let Ok(event) = events.try_recv() {
                 warnings.extend(model.absorb(event));
@@ -95,6 +113,12 @@ impl KubeSource {
             for warning in warnings {
                 warn!("{warning}");
             }
+            if *model.definition() != before && before != Definition::NotReadYet {
+                // Watches tell nothing of what a definition shows or hides: all are listed anew.
+                documents.iter().for_each(AbortHandle::abort);
+                documents = self.follow_documents(&mut watches, &happened);
+            }
+            asked.send_if_modified(|asked| std::mem::replace(asked, model.changes()) != model.changes());
             self.follow_secrets(&model.secrets_wanted(), &mut secrets, &mut watches, &happened);
             self.publish(model.seen(), model.credentials());
         }
@@ -153,6 +177,33 @@ impl KubeSource {
                 |change| Happened::Nodes(Box::new(change)),
                 happened.clone(),
             ));
+        }
+    }
+
+    fn follow_documents(&self, watches: &mut JoinSet<()>, happened: &mpsc::Sender<Happened>) -> Vec<AbortHandle> {
+        let scopes = self.document_apis().into_iter().enumerate();
+        let follow = |(number, (what, api))| {
+            let tag = move |change| Happened::Documents(number, change);
+            watches.spawn(relay(api, watcher::Config::default(), what, tag, happened.clone()))
+        };
+        scopes.map(follow).collect()
+    }
+
+    async fn follow_definition(self: Arc<Self>, asked: watch::Receiver<u64>, happened: mpsc::Sender<Happened>) {
+        let (looks, mut waiting) = mpsc::unbounded_channel();
+        let forward = async {
+            while let Some((number, seen)) = waiting.recv().await {
+                let Served { definition, schema } = seen;
+                self.schema.send_replace(schema);
+                if happened.send(Happened::Looked(number, definition)).await.is_err() {
+                    return;
+                }
+            }
+        };
+        let tell = |number, seen| looks.send((number, seen)).is_ok();
+        tokio::select! {
+            () = definition::follow(self.client.clone(), asked, self.refused.clone(), tell) => {}
+            () = forward => {}
         }
     }
 
@@ -253,7 +304,12 @@ impl ClusterSource for KubeSource {
         status: &StatusModel,
         observer: &Observer,
     ) -> Result<(), StatusError> {
-        status::write(&self.client, origin, status, observer).await
+        let schema = self.schema.borrow().clone();
+        let written = status::write(&self.client, origin, status, observer, schema.as_deref()).await;
+        if let Err(StatusError::Failed { .. }) = &written {
+            self.refused.notify_one();
+        }
+        written
     }
 
     async fn tell(&self, origin: &Origin, notice: &Notice) -> Result<(), StatusError> {

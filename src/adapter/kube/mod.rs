@@ -3,9 +3,11 @@
 //! The API server is never needed: when it cannot be reached, refuses, or has no such resource, what was read last stays, nothing is
 //! withdrawn, and the process is as healthy as before. It is a line in the log and a status that gets old.
 
+mod definition;
 mod documents;
 mod events;
 mod follow;
+mod grant;
 mod marker;
 mod model;
 mod pods;

@@ -9,13 +9,13 @@ use serde_json::Value;
 
 use crate::app::documents::{DeclaredCluster, Reading, Seen};
 use crate::app::ports::Credentials;
-use crate::domain::declared::SecretStanding;
+use crate::domain::declared::{Definition, SecretStanding};
 use crate::domain::intent::Origin;
 use crate::resource;
 
-use super::Refusal;
 use super::follow::Change;
 use super::pods::{Follows, Surroundings};
+use super::{Refusal, grant};
 
 /// Namespace and name of a Secret.
 pub(super) type SecretKey = (String, String);
@@ -31,6 +31,8 @@ pub(super) enum Happened {
     Pods(usize, Box<Change<Pod>>),
     /// To the nodes.
     Nodes(Box<Change<Node>>),
+    /// The definition was looked at, after so many changes of documents ([`Model::changes`]).
+    Looked(u64, Definition),
 }
 
 /// A document as it was read.
@@ -65,6 +67,11 @@ pub(super) struct Model {
     scopes: Vec<Scope>,
     secrets: BTreeMap<SecretKey, Account>,
     surroundings: Surroundings,
+    definition: Definition,
+    /// How often what documents ask for changed.
+    changes: u64,
+    /// How many of these changes were seen before the definition was looked at.
+    checked: Option<u64>,
 }
 
 impl Model {
@@ -72,8 +79,8 @@ impl Model {
     pub(super) fn new(scopes: usize) -> Self {
         Self {
             scopes: (0..scopes).map(|_| Scope::default()).collect(),
-            secrets: BTreeMap::new(),
-            surroundings: Surroundings::default(),
+            definition: Definition::NotReadYet,
+            ..Self::default()
         }
     }
 
@@ -85,6 +92,16 @@ impl Model {
         }
     }
 
+    /// How often what documents ask for changed: whoever looks at the definition then knows what it was when they changed.
+    pub(super) fn changes(&self) -> u64 {
+        self.changes
+    }
+
+    /// The definition as it was seen last.
+    pub(super) fn definition(&self) -> &Definition {
+        &self.definition
+    }
+
     /// Takes in what happened. Says what a person should know, if anything.
     pub(super) fn absorb(&mut self, happened: Happened) -> Vec<String> {
         match happened {
@@ -92,7 +109,14 @@ impl Model {
                 let Some(scope) = self.scopes.get_mut(scope) else {
                     return Vec::new();
                 };
-                scope.absorb(change)
+                let (warnings, is_news) = scope.absorb(change);
+                self.changes += u64::from(is_news);
+                warnings
+            }
+            Happened::Looked(changes, definition) => {
+                self.definition = definition;
+                self.checked = self.checked.max(Some(changes));
+                Vec::new()
             }
             Happened::Secret(key, change) => {
                 // One that no document names any more may still send its last event.
@@ -132,6 +156,8 @@ impl Model {
                 Reading::Stale
             },
             pods: self.surroundings.known(),
+            definition: self.definition.clone(),
+            unchecked: self.checked.is_none_or(|checked| checked < self.changes),
             ..Seen::default()
         };
         for (origin, read) in self.scopes.iter().flat_map(|scope| &scope.documents) {
@@ -183,11 +209,7 @@ impl Model {
             ),
             (None, Standing::Broken(refusal)) if refusal.is_forbidden() => (
                 None,
-                SecretStanding::Forbidden(format!(
-                    "Secret {namespace}/{name} may not be read: apply a Role in namespace {namespace} with resources: [secrets], \
-                     resourceNames: [{name}], verbs: [get, list, watch], bound to ham4db's service account ({})",
-                    refusal.why
-                )),
+                SecretStanding::Forbidden(forbidden(&namespace, &name, &refusal.why)),
             ),
             (None, Standing::Unread | Standing::Broken(_)) => (None, SecretStanding::Unread),
         }
@@ -195,25 +217,46 @@ impl Model {
 }
 
 impl Scope {
-    fn absorb(&mut self, change: Change<DynamicObject>) -> Vec<String> {
+    /// Says what a person should know, and whether a document asks for something else than before.
+    fn absorb(&mut self, change: Change<DynamicObject>) -> (Vec<String>, bool) {
         let before = self.faults();
+        let mut is_news = false;
         match change {
             Change::Listed(objects) => {
-                self.documents = objects
+                let listed: BTreeMap<Origin, Read> = objects
                     .into_iter()
                     .map(|object| (origin_of(&object), read(&object)))
                     .collect();
+                is_news = listed.iter().any(|(origin, read)| self.is_news(origin, read));
+                self.documents = listed;
                 self.is_current = true;
             }
             Change::Applied(object) => {
-                self.documents.insert(origin_of(&object), read(&object));
+                let (origin, read) = (origin_of(&object), read(&object));
+                is_news = self.is_news(&origin, &read);
+                self.documents.insert(origin, read);
             }
             Change::Deleted(object) => {
                 self.documents.remove(&origin_of(&object));
             }
             Change::Broken(_) => self.is_current = false,
         }
-        self.faults().difference(&before).cloned().collect()
+        (self.faults().difference(&before).cloned().collect(), is_news)
+    }
+
+    /// A status that was written is none.
+    fn is_news(&self, origin: &Origin, read: &Read) -> bool {
+        match (self.documents.get(origin), read) {
+            (Some(Ok(before)), Ok(now)) => {
+                let now = DeclaredCluster {
+                    observed_by: before.observed_by.clone(),
+                    ..now.clone()
+                };
+                *before != now
+            }
+            (Some(before), now) => before != now,
+            (None, _) => true,
+        }
     }
 
     fn faults(&self) -> BTreeSet<String> {
@@ -246,6 +289,16 @@ impl Account {
             Change::Broken(refusal) => self.standing = Standing::Broken(refusal),
         }
     }
+}
+
+/// What to do, and below it the Role to apply.
+fn forbidden(namespace: &str, name: &str, refused: &str) -> String {
+    let rule =
+        format!("{{apiGroups: [\"\"], resources: [secrets], resourceNames: [\"{name}\"], verbs: [get, list, watch]}}");
+    format!(
+        "Secret {namespace}/{name} may not be read: add it to the chart's credentialSecrets, or apply the Role below ({refused})\n{}",
+        grant::manifest(namespace, &format!("ham4db-{name}"), &[rule], refused)
+    )
 }
 
 fn decoded(secret: Secret) -> BTreeMap<String, Vec<u8>> {

@@ -22,7 +22,7 @@ use crate::domain::declared::{Role, WantedService};
 use crate::domain::intent::Origin;
 use crate::resource;
 
-use super::{Refusal, slices};
+use super::{Refusal, grant, slices};
 
 /// The document that an object is of, by name.
 const CLUSTER_LABEL: &str = "ham4db.io/cluster";
@@ -251,17 +251,25 @@ impl Board<'_> {
         let why = format!("{verb} {plural}: {}", refusal.why);
         Failed::For(match refusal.code {
             Some(404 | 409) => return Failed::Conflict(why),
-            Some(403) => PublishError::Forbidden(format!(
-                "{plural} may not be written: set primaryService.enabled of the chart, or apply a Role in namespace {} with apiGroups: \
-                 ['', discovery.k8s.io], resources: [services, endpointslices], verbs: [get, list, create, patch, delete], bound to \
-                 ham4db's service account ({})",
-                self.namespace, refusal.why
-            )),
+            Some(403) => PublishError::Forbidden(forbidden(self.namespace, plural.as_ref(), &refusal.why)),
             Some(400..=428) => PublishError::Refused(why),
             // Too many requests, a fault of its own, or no answer at all.
             Some(_) | None => PublishError::Unanswered(why),
         })
     }
+}
+
+/// What to do, and below it the Role to apply.
+fn forbidden(namespace: &str, plural: &str, refused: &str) -> String {
+    let verbs = "verbs: [get, list, create, patch, delete]";
+    let rules = [
+        format!("{{apiGroups: [\"\"], resources: [services], {verbs}}}"),
+        format!("{{apiGroups: [discovery.k8s.io], resources: [endpointslices], {verbs}}}"),
+    ];
+    format!(
+        "{plural} may not be written: set the chart's primaryService.enabled, or apply the Role below ({refused})\n{}",
+        grant::manifest(namespace, "ham4db-services", &rules, refused)
+    )
 }
 
 /// Who manages an object, by the label that Kubernetes recommends.

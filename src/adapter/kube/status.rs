@@ -3,7 +3,7 @@
 use kube::api::{Patch, PatchParams};
 use kube::core::{ApiResource, DynamicObject};
 use kube::{Api, Client, ResourceExt as _};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::app::documents::{Observer, StatusError, StatusModel};
 use crate::domain::intent::Origin;
@@ -23,12 +23,13 @@ enum Failed {
 }
 
 /// Writes a status over the one that was just read: with its resourceVersion, so that a status which another writer put there in
-/// between is seen and not overwritten.
+/// between is seen and not overwritten. With `schema`, that of the resource as it is served, only what fits into it is written.
 pub(super) async fn write(
     client: &Client,
     origin: &Origin,
     status: &StatusModel,
     observer: &Observer,
+    schema: Option<&Value>,
 ) -> Result<(), StatusError> {
     let Origin::Document { namespace, name } = origin else {
         return Err(StatusError::Gone(origin.clone()));
@@ -41,7 +42,7 @@ pub(super) async fn write(
         Api::namespaced_with(client.clone(), namespace, &ApiResource::erase::<MySQLCluster>(&()));
     let attempts = async {
         for _ in 0..ATTEMPTS {
-            match attempt(&api, name, origin, status, observer).await {
+            match attempt(&api, name, origin, status, observer, schema).await {
                 Ok(()) => return Ok(()),
                 Err(Failed::Conflict) => {}
                 Err(Failed::For(error)) => return Err(error),
@@ -65,6 +66,7 @@ async fn attempt(
     origin: &Origin,
     status: &StatusModel,
     observer: &Observer,
+    schema: Option<&Value>,
 ) -> Result<(), Failed> {
     let sorted = |error: &kube::Error| {
         let refusal = Refusal::from(error);
@@ -88,11 +90,20 @@ async fn attempt(
             by,
         }));
     }
+    let mut told = serde_json::to_value(resource::status(status, observer, previous.as_ref())).map_err(|why| {
+        Failed::For(StatusError::Failed {
+            origin: origin.clone(),
+            why: why.to_string(),
+        })
+    })?;
+    if let Some(schema) = schema {
+        resource::definition::fit_status(&mut told, schema);
+    }
     let patch = json!({
         "apiVersion": resource::API_VERSION,
         "kind": resource::KIND,
         "metadata": {"name": name, "resourceVersion": object.resource_version()},
-        "status": resource::status(status, observer, previous.as_ref()),
+        "status": told,
     });
     let parameters = PatchParams::apply(resource::FIELD_MANAGER).force();
     let Err(refused) = api.patch_status(name, &parameters, &Patch::Apply(&patch)).await else {

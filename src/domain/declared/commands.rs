@@ -3,11 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::domain::intent::{Intent, IntentId, Origin, Wish};
-use crate::domain::state::{Command, State};
+use crate::domain::key::InstanceKey;
+use crate::domain::state::{Cluster, Command, State};
 use crate::domain::time::Wall;
 
 use super::document::DeclaredCluster;
-use super::{HOLD_MILLIS, Reading, Reconciliation, Seen};
+use super::requests;
+use super::{ClusterPicture, HOLD_MILLIS, Reading, Reconciliation, Seen};
 
 /// The commands for one document that was read.
 pub(super) fn of_document(
@@ -15,6 +17,7 @@ pub(super) fn of_document(
     reading: Reading,
     declared: &DeclaredCluster,
     state: &State,
+    pictures: &[ClusterPicture],
     now: Wall,
 ) {
     let origin = &declared.document.origin;
@@ -30,31 +33,51 @@ pub(super) fn of_document(
             "{origin}: OwnedByAnotherGroup: group {owner} writes its status, so it is only observed"
         ));
     }
-    let wanted = declared.wanted_record(state, now);
+    let older = older_document(declared, state, pictures);
+    if let Some(winner) = older {
+        answer.warnings.push(format!(
+            "{origin}: names a cluster that the older document {winner} owns; only that one counts"
+        ));
+    }
+    let wishes = if older.is_some() {
+        Vec::new()
+    } else {
+        declared.wishes(now)
+    };
+    let (set, end) = intents(declared, wishes, state, now);
+    let mut wanted = declared.wanted_record(state, now);
+    let is_stale = reading == Reading::Stale;
+    if is_stale && (!end.is_empty() || requests::has_others_open(declared, state)) {
+        // Nothing is taken back by a reading that may be old, so its generation is not settled either.
+        wanted.generation = declared.recorded(state).map_or(0, |recorded| recorded.generation);
+    }
     if state.documents.get(origin) != Some(&wanted) {
         answer.commands.push(Command::PutDocument {
             document: Box::new(wanted),
         });
     }
-    if let Some(winner) = older_document(declared, state) {
-        answer.warnings.push(format!(
-            "{origin}: names a cluster that the older document {winner} owns; only that one counts"
-        ));
+    answer.commands.extend(set);
+    if !is_stale {
+        answer.commands.extend(end);
     }
-    intents(answer, reading, declared, state, now);
 }
 
 /// The older document that owns the cluster which this one names, when this one owns none.
-pub(super) fn older_document<'a>(declared: &DeclaredCluster, state: &'a State) -> Option<&'a Origin> {
+pub(super) fn older_document<'a>(
+    declared: &DeclaredCluster,
+    state: &'a State,
+    pictures: &[ClusterPicture],
+) -> Option<&'a Origin> {
     let origin = &declared.document.origin;
+    // A seed may be another name of a server that is recorded: the picture knows it.
+    let has = |cluster: &Cluster, seed: &InstanceKey| {
+        let mut shown = pictures.iter().filter(|picture| picture.cluster.id == cluster.id);
+        cluster.instances.contains(seed) || shown.any(|picture| picture.topology.get(seed).is_some())
+    };
     let named = || {
-        state.clusters.values().filter(|cluster| {
-            declared
-                .document
-                .seeds
-                .iter()
-                .any(|seed| cluster.instances.contains(seed))
-        })
+        let seeds = &declared.document.seeds;
+        let clusters = state.clusters.values();
+        clusters.filter(|cluster| seeds.iter().any(|seed| has(cluster, seed)))
     };
     if named().any(|cluster| cluster.document.as_ref() == Some(origin)) {
         return None;
@@ -67,13 +90,15 @@ pub(super) fn older_document<'a>(declared: &DeclaredCluster, state: &'a State) -
     })
 }
 
-fn intents(answer: &mut Reconciliation, reading: Reading, declared: &DeclaredCluster, state: &State, now: Wall) {
+/// The commands for what a document wishes and the state lacks, and for what the state has and the document does not wish.
+fn intents(
+    declared: &DeclaredCluster,
+    wishes: Vec<(InstanceKey, Wish)>,
+    state: &State,
+    now: Wall,
+) -> (Vec<Command>, Vec<Command>) {
     let origin = &declared.document.origin;
-    let wishes = if older_document(declared, state).is_some() {
-        Vec::new()
-    } else {
-        declared.wishes(now)
-    };
+    let mut set = Vec::new();
     let mut wanted: BTreeSet<IntentId> = BTreeSet::new();
     for (instance, wish) in wishes {
         let id = IntentId {
@@ -83,7 +108,7 @@ fn intents(answer: &mut Reconciliation, reading: Reading, declared: &DeclaredClu
         };
         let present = state.intents.get(&id);
         if present.is_none_or(|present| !same_wish(&present.wish, &wish)) {
-            answer.commands.push(Command::SetIntent {
+            set.push(Command::SetIntent {
                 intent: Intent {
                     instance,
                     origin: origin.clone(),
@@ -92,9 +117,6 @@ fn intents(answer: &mut Reconciliation, reading: Reading, declared: &DeclaredClu
             });
         }
         wanted.insert(id);
-    }
-    if reading == Reading::Stale {
-        return;
     }
     // One whose time has passed stays recorded until its entry goes: it counts for nothing, and two clocks that differ would
     // otherwise end and set it in turn.
@@ -107,16 +129,12 @@ fn intents(answer: &mut Reconciliation, reading: Reading, declared: &DeclaredClu
             origin: origin.clone(),
         })
         .collect();
-    for (id, intent) in state
-        .intents
-        .iter()
-        .filter(|(id, _)| id.origin == *origin && !wanted.contains(id))
-    {
-        if listed.contains(id) && !intent.wish.is_active(now) {
-            continue;
-        }
-        answer.commands.push(Command::EndIntent { id: id.clone() });
-    }
+    let unwanted = state.intents.iter().filter(|(id, intent)| {
+        let is_over = listed.contains(id) && !intent.wish.is_active(now);
+        id.origin == *origin && !wanted.contains(id) && !is_over
+    });
+    let end = unwanted.map(|(id, _)| Command::EndIntent { id: id.clone() });
+    (set, end.collect())
 }
 
 /// The same but for when it began, which the state keeps from the first time.

@@ -2,6 +2,7 @@
 
 use crate::domain::policy::Mode;
 
+use super::definition::{self, Definition};
 use super::document::{DeclaredCluster, SecretStanding};
 use super::endpoints;
 use super::reason::Reason;
@@ -25,6 +26,8 @@ pub(super) fn of(declared: &DeclaredCluster, found: &Found<'_>, model: &StatusMo
             ConditionKind::CredentialsMissing => Some(credentials_missing(declared)),
             ConditionKind::RaftHealthy => Some(raft_healthy(found)),
             ConditionKind::PrimaryServicePublished => Some(endpoints::condition(declared)),
+            // Until it is said what is known of it.
+            ConditionKind::DefinitionCurrent => Some(definition::condition(&Definition::NotReadYet, &[])),
         })
         .collect();
     let stalled = stalled(&rest);
@@ -35,7 +38,7 @@ pub(super) fn of(declared: &DeclaredCluster, found: &Found<'_>, model: &StatusMo
     all
 }
 
-/// The most important problem, in a sentence.
+/// The most important problem, in a sentence: what is below the first line of a message is for who looks closer.
 pub(super) fn worst(model: &StatusModel) -> String {
     // Healthy when: true for the positive ones, false for the others.
     let order = [
@@ -51,7 +54,8 @@ pub(super) fn worst(model: &StatusModel) -> String {
     order
         .into_iter()
         .find_map(|(kind, healthy)| model.condition(kind).filter(|condition| condition.truth != healthy))
-        .map_or_else(String::new, |condition| condition.message.clone())
+        .and_then(|condition| condition.message.lines().next())
+        .map_or_else(String::new, ToOwned::to_owned)
 }
 
 fn condition(kind: ConditionKind, truth: Truth, reason: Reason, message: impl Into<String>) -> Condition {

@@ -1,5 +1,7 @@
 //! A document in the domain's terms, parsed once at the edge.
 
+use std::collections::BTreeSet;
+
 use crate::domain::intent::{PromotionRule, Wish};
 use crate::domain::key::InstanceKey;
 use crate::domain::policy::Mode;
@@ -32,6 +34,8 @@ pub struct DeclaredCluster {
     pub tls: Tls,
     /// What is known of its Secret.
     pub secret: SecretStanding,
+    /// Paths of [`super::optional_fields`] where it says nothing.
+    pub absent: BTreeSet<&'static str>,
     /// Who wrote its status last.
     pub observed_by: Option<ObservedBy>,
 }
@@ -128,13 +132,17 @@ impl DeclaredCluster {
             .map(|observer| observer.cluster_uuid.as_str())
     }
 
+    /// The record of it.
+    pub(super) fn recorded<'a>(&self, state: &'a State) -> Option<&'a Document> {
+        let present = state.documents.get(&self.document.origin);
+        present.filter(|present| present.uid == self.document.uid)
+    }
+
     /// The record that the state should have of it.
     pub(super) fn wanted_record(&self, state: &State, now: Wall) -> Document {
         let mut wanted = self.document.clone();
-        let present = state
-            .documents
-            .get(&wanted.origin)
-            .filter(|present| present.uid == wanted.uid);
+        wanted.services.clone_from(&self.services);
+        let present = self.recorded(state);
         wanted.created = self
             .created
             .or_else(|| present.map(|present| present.created))

@@ -74,7 +74,7 @@ pub(super) fn of_document(
         return;
     }
     let origin = &declared.document.origin;
-    if declared.foreign_owner(state, now).is_some() || older_document(declared, state).is_some() {
+    if declared.foreign_owner(state, now).is_some() || older_document(declared, state, pictures).is_some() {
         take_back(answer, origin, state, "the document does not count");
         return;
     }

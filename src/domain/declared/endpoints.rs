@@ -7,6 +7,8 @@
 use core::net::{IpAddr, SocketAddr};
 use std::collections::BTreeSet;
 
+use serde::{Deserialize, Serialize};
+
 use crate::domain::instance::{Identity, Instance};
 use crate::domain::state::{Cluster, Epoch, Phase, Recovery, State};
 use crate::domain::topology::ClusterId;
@@ -17,13 +19,15 @@ use super::reason::Reason;
 use super::status::{Condition, ConditionKind, InstanceStatus, Role, StatusModel, Truth};
 
 /// The Services that a document asks for.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct DeclaredServices {
     /// Name of the one that leads to the primary.
     pub primary: String,
     /// Port of both; the servers' own ports are behind it.
     pub port: u16,
     /// Name of the one that leads to healthy replicas; `None`: there is none.
+    #[serde(default)]
     pub replicas: Option<String>,
 }
 
@@ -271,9 +275,6 @@ impl Publication {
                 ),
             },
         };
-        let kind = ConditionKind::PrimaryServicePublished;
-        if let Some(present) = model.conditions.iter_mut().find(|present| present.kind == kind) {
-            *present = condition;
-        }
+        model.say(condition);
     }
 }

@@ -48,6 +48,7 @@ pub(crate) fn document(namespace: &str, name: &str) -> DeclaredCluster {
             stalled: None,
             on_drain: crate::domain::policy::OnDrain::Observe,
             durability: None,
+            services: None,
         },
         created: Some(Wall(NOW.0 - 1_000_000)),
         downtime: Vec::new(),
@@ -58,6 +59,7 @@ pub(crate) fn document(namespace: &str, name: &str) -> DeclaredCluster {
         services: None,
         tls: Tls::Off,
         secret: SecretStanding::Read,
+        absent: BTreeSet::new(),
         observed_by: None,
     }
 }

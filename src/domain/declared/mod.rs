@@ -5,6 +5,7 @@
 
 mod commands;
 mod conditions;
+mod definition;
 mod document;
 pub mod drain;
 mod endpoints;
@@ -18,9 +19,13 @@ mod status;
 mod view;
 
 #[cfg(test)]
+mod definition_tests;
+#[cfg(test)]
 mod endpoints_tests;
 #[cfg(test)]
 pub(crate) mod fixture;
+#[cfg(test)]
+mod notice_tests;
 #[cfg(test)]
 mod request_tests;
 #[cfg(test)]
@@ -31,6 +36,7 @@ mod tests;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+pub use definition::{Definition, optional_fields};
 pub use document::{
     DeclaredCandidate, DeclaredCluster, DeclaredDowntime, DeclaredTakeover, ObservedBy, SecretStanding, Tls,
 };
@@ -40,9 +46,9 @@ pub use pod_labels::{LabelError, PodLabel, PodRole};
 pub use reason::Reason;
 pub use requests::FORCE_ANNOTATION;
 pub use status::{
-    Condition, ConditionKind, DowntimeAsker, DowntimeEnd, DowntimePhase, DowntimeStatus, InstanceStatus, LastRecovery,
-    Observer, PrimaryStatus, Promotable, RecoveryPhase, RecoveryStatus, Role, StatusModel, TakeoverPhase,
-    TakeoverStatus, Truth,
+    Condition, ConditionKind, DowntimeAsker, DowntimeEnd, DowntimePhase, DowntimeStatus, ForcePhase, ForceStatus,
+    InstanceStatus, LastRecovery, Observer, PrimaryStatus, Promotable, RecoveryPhase, RecoveryStatus, Role,
+    StatusModel, TakeoverPhase, TakeoverStatus, Truth,
 };
 
 use self::pods::Pods;
@@ -83,6 +89,10 @@ pub struct Seen {
     pub unreadable: BTreeMap<Origin, String>,
     /// The pods that servers may run in, and their nodes.
     pub pods: Arc<Pods>,
+    /// The definition by which they are served.
+    pub definition: Definition,
+    /// It was not looked at since documents changed: what they lack may have been cut away by another one.
+    pub unchecked: bool,
 }
 
 /// A cluster as this member sees it now.
@@ -130,19 +140,31 @@ pub fn reconcile(
     now: Wall,
 ) -> Reconciliation {
     let mut answer = Reconciliation::default();
-    for declared in &seen.documents {
-        commands::of_document(&mut answer, seen.reading, declared, state, now);
-        requests::of_document(&mut answer, seen.reading, declared, state, now);
+    let documents: Vec<definition::Whole<'_>> = seen
+        .documents
+        .iter()
+        .map(|declared| definition::complete(declared, seen, state))
+        .collect();
+    for whole in &documents {
+        let (first, declared) = (answer.commands.len(), &whole.declared);
+        commands::of_document(&mut answer, seen.reading, declared, state, pictures, now);
+        requests::of_document(&mut answer, seen.reading, declared, state, pictures, now);
         drain::of_document(&mut answer, seen, declared, state, pictures, now);
+        definition::date(&mut answer.commands, first, whole, state);
     }
     commands::withdrawals(&mut answer, seen, state, vanished, now);
-    for declared in &seen.documents {
+    for definition::Whole {
+        declared, condition, ..
+    } in &documents
+    {
         if declared.foreign_owner(state, now).is_none() {
             let (mut status, picture) = view::status(declared, state, pictures, now);
             drain::tell(&mut status, seen, declared, state, picture, now);
+            status.say(condition.clone());
             let notices = notices::of(declared, state, &status, picture, now);
             // A view that lags behind does not know what is asked for, and an old one not that nothing is.
-            let may_be_asked = seen.reading == Reading::Stale && declared.services.is_none();
+            let is_unsure = seen.reading == Reading::Stale || definition::may_hide_services(declared, seen);
+            let may_be_asked = is_unsure && declared.services.is_none();
             if !may_be_asked && !declared.is_outdated(state) {
                 let publication = endpoints::of(declared, state, &status, picture);
                 let labels = pod_labels::of(declared, &seen.pods, state, &status, picture);
@@ -156,7 +178,9 @@ pub fn reconcile(
     }
     pod_labels::of_withdrawn(&mut answer, seen, state);
     for (origin, why) in &seen.unreadable {
-        answer.statuses.insert(origin.clone(), StatusModel::unreadable(why));
+        let mut status = StatusModel::unreadable(why);
+        status.say(definition::condition(&seen.definition, &[]));
+        answer.statuses.insert(origin.clone(), status);
     }
     answer
 }

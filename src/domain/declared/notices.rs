@@ -1,21 +1,24 @@
 //! What is told of a document once: its transitions, made from what is recorded, so that every leader tells the same under the same key
 //! and what was told is known again.
 
-use crate::domain::intent::{IntentKind, Wish};
+use crate::domain::intent::{IntentKind, Origin, Wish};
+use crate::domain::key::InstanceKey;
 use crate::domain::recovery::plan::RecoveryKind;
+use crate::domain::state::audit::{END_DOWNTIME, FORGET};
 use crate::domain::state::{Recovery, Request, RequestKind, RequestOutcome, RequestStanding, State};
 use crate::domain::time::Wall;
 
 use super::ClusterPicture;
 use super::document::DeclaredCluster;
+use super::endpoints::{LeadsTo, Publication, PublishError};
 use super::status::{RecoveryPhase, StatusModel};
 
 /// What is further back is history: a new leader does not tell it again, milliseconds.
 const RECENT_MILLIS: u64 = 10 * 60 * 1000;
 /// What lasts is told again after this, so that who is alarmed by it is alarmed as long as it lasts, milliseconds.
 const AGAIN_MILLIS: i64 = 5 * 60 * 1000;
-/// Transactions that only a replica has are told of less often: they stay until somebody deals with them, milliseconds.
-const ERRANT_AGAIN_MILLIS: i64 = 60 * 60 * 1000;
+/// What stays until somebody deals with it, and stops no application, is told of less often, milliseconds.
+const SELDOM_AGAIN_MILLIS: i64 = 60 * 60 * 1000;
 
 /// What happened, as a word that programs may compare.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -48,11 +51,17 @@ pub enum NoticeReason {
     ErrantGtidDetected,
     /// An instance is left alone from now on.
     DowntimeBegun,
+    /// It is no longer: its time has passed, or who asked took it back.
+    DowntimeEnded,
+    /// A person had an instance forgotten.
+    InstanceForgotten,
+    /// A Service cannot be had: the name is somebody else's.
+    NameTaken,
 }
 
 impl NoticeReason {
     /// All of them.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 17] = [
         Self::TakeoverStarted,
         Self::TakeoverSucceeded,
         Self::TakeoverFailed,
@@ -67,6 +76,9 @@ impl NoticeReason {
         Self::ForceRefused,
         Self::ErrantGtidDetected,
         Self::DowntimeBegun,
+        Self::DowntimeEnded,
+        Self::InstanceForgotten,
+        Self::NameTaken,
     ];
 
     /// The reason as it is written.
@@ -86,6 +98,9 @@ impl NoticeReason {
             Self::ForceRefused => "ForceRefused",
             Self::ErrantGtidDetected => "ErrantGTIDDetected",
             Self::DowntimeBegun => "DowntimeBegun",
+            Self::DowntimeEnded => "DowntimeEnded",
+            Self::InstanceForgotten => "InstanceForgotten",
+            Self::NameTaken => "NameTaken",
         }
     }
 
@@ -105,14 +120,21 @@ impl NoticeReason {
             | Self::FailoverForced
             | Self::ForceRefused => "Failover",
             Self::ErrantGtidDetected => "Compare",
-            Self::DowntimeBegun => "Downtime",
+            Self::DowntimeBegun | Self::DowntimeEnded => "Downtime",
+            Self::InstanceForgotten => "Forget",
+            Self::NameTaken => "Publish",
         }
     }
 
     /// Somebody should look.
     pub fn is_warning(self) -> bool {
         match self {
-            Self::TakeoverStarted | Self::TakeoverSucceeded | Self::TakeoverCancelled | Self::DowntimeBegun => false,
+            Self::TakeoverStarted
+            | Self::TakeoverSucceeded
+            | Self::TakeoverCancelled
+            | Self::DowntimeBegun
+            | Self::DowntimeEnded
+            | Self::InstanceForgotten => false,
             Self::TakeoverFailed
             | Self::TakeoverRefused
             | Self::TakeoverExpired
@@ -122,7 +144,8 @@ impl NoticeReason {
             | Self::FailoverBlocked
             | Self::FailoverForced
             | Self::ForceRefused
-            | Self::ErrantGtidDetected => true,
+            | Self::ErrantGtidDetected
+            | Self::NameTaken => true,
         }
     }
 }
@@ -186,27 +209,30 @@ pub(super) fn of(
             told.lasting(
                 NoticeReason::ErrantGtidDetected,
                 &instance.instance.to_string(),
-                ERRANT_AGAIN_MILLIS,
+                SELDOM_AGAIN_MILLIS,
                 format!("{} has transactions that the primary lacks: {set}", instance.instance),
             );
         }
     }
-    for (id, intent) in state.intents.iter().filter(|(id, _)| id.kind == IntentKind::Downtime) {
-        if let Wish::Downtime {
-            owner, reason, since, ..
-        } = &intent.wish
-            && picture.topology.get(&id.instance).is_some()
-            && intent.wish.is_active(now)
-        {
-            told.once(
-                NoticeReason::DowntimeBegun,
-                format!("{} {} {}", id.instance, id.origin, since.0),
-                *since,
-                format!("{} is left alone: {reason} ({owner})", id.instance),
-            );
-        }
-    }
+    told.downtimes(picture, state);
+    told.audited(picture, state);
     told.notices
+}
+
+impl Publication {
+    /// What is to be told of the last attempt to publish.
+    pub fn notice(&self, outcome: &Result<LeadsTo, PublishError>, now: Wall) -> Option<Notice> {
+        let mut told = Told {
+            uid: &self.uid,
+            now,
+            notices: Vec::new(),
+        };
+        if let Err(PublishError::NameTaken(why)) = outcome {
+            // The words say whose name it is.
+            told.lasting(NoticeReason::NameTaken, why, SELDOM_AGAIN_MILLIS, why.clone());
+        }
+        told.notices.pop()
+    }
 }
 
 struct Told<'a> {
@@ -232,6 +258,63 @@ impl Told<'_> {
     fn lasting(&mut self, reason: NoticeReason, about: &str, every_millis: i64, note: String) {
         let stretch = self.now.0.div_euclid(every_millis);
         self.once(reason, format!("{about} {stretch}"), self.now, note);
+    }
+
+    /// Downtimes that are recorded. One of a document stays recorded until its entry goes, also when its time has passed.
+    fn downtimes(&mut self, picture: &ClusterPicture, state: &State) {
+        for (id, intent) in state.intents.iter().filter(|(id, _)| id.kind == IntentKind::Downtime) {
+            let Wish::Downtime {
+                owner,
+                reason,
+                since,
+                until,
+            } = &intent.wish
+            else {
+                continue;
+            };
+            if picture.topology.get(&id.instance).is_none() {
+                continue;
+            }
+            match until.filter(|until| *until <= self.now) {
+                None => self.once(
+                    NoticeReason::DowntimeBegun,
+                    format!("{} {} {}", id.instance, id.origin, since.0),
+                    *since,
+                    format!("{} is left alone: {reason} ({owner})", id.instance),
+                ),
+                Some(until) if matches!(id.origin, Origin::Document { .. }) => {
+                    self.ended(&id.instance, until, "its time has passed")
+                }
+                // The audit tells of it when it is removed.
+                Some(_) => {}
+            }
+        }
+    }
+
+    fn ended(&mut self, instance: &InstanceKey, at: Wall, why: &str) {
+        let why = if why.is_empty() { "ended by a person" } else { why };
+        let note = format!("{instance} is no longer left alone: {why}");
+        self.once(NoticeReason::DowntimeEnded, format!("{instance} {}", at.0), at, note);
+    }
+
+    /// What leaves nothing behind but a line of the audit.
+    fn audited(&mut self, picture: &ClusterPicture, state: &State) {
+        for entry in state.audit.values().rev() {
+            if self.now.millis_since(entry.at) > RECENT_MILLIS {
+                return;
+            }
+            let Some(instance) = &entry.instance else { continue };
+            if entry.kind == END_DOWNTIME && picture.topology.get(instance).is_some() {
+                self.ended(instance, entry.at, &entry.message);
+            } else if entry.kind == FORGET && entry.cluster_name == picture.cluster.name {
+                self.once(
+                    NoticeReason::InstanceForgotten,
+                    format!("{instance} {}", entry.at.0),
+                    entry.at,
+                    format!("{instance} was forgotten: it is found again only where it is named, or after a while"),
+                );
+            }
+        }
     }
 
     fn request(&mut self, request: &Request) {

@@ -11,7 +11,7 @@ use crate::domain::time::Wall;
 
 use super::commands::older_document;
 use super::document::{DeclaredCluster, DeclaredTakeover};
-use super::status::{TakeoverPhase, TakeoverStatus};
+use super::status::{ForcePhase, ForceStatus, TakeoverPhase, TakeoverStatus};
 use super::{ClusterPicture, Reading, Reconciliation};
 
 /// The annotation that asks for a promotion whatever is lost.
@@ -25,6 +25,7 @@ pub(super) fn of_document(
     reading: Reading,
     declared: &DeclaredCluster,
     state: &State,
+    pictures: &[ClusterPicture],
     now: Wall,
 ) {
     // What may be old may have been taken back: nothing is begun, and nothing ended, by a reading that cannot be relied on.
@@ -32,7 +33,7 @@ pub(super) fn of_document(
         return;
     }
     let origin = &declared.document.origin;
-    let counts = declared.foreign_owner(state, now).is_none() && older_document(declared, state).is_none();
+    let counts = declared.foreign_owner(state, now).is_none() && older_document(declared, state, pictures).is_none();
     if counts {
         acknowledge(answer, declared, state, now);
     }
@@ -58,6 +59,17 @@ pub(super) fn of_document(
             });
         }
     }
+}
+
+/// Whether a takeover is open that the document does not ask for any more.
+pub(super) fn has_others_open(declared: &DeclaredCluster, state: &State) -> bool {
+    let asked = declared.takeover.as_ref().map(|asked| &asked.id);
+    state.requests.values().any(|request| {
+        request.origin == declared.document.origin
+            && matches!(request.what, RequestKind::Takeover { .. })
+            && !request.is_over()
+            && asked != Some(&request.id)
+    })
 }
 
 /// The person's word on the recovery that the document names: one of its cluster, when it is over.
@@ -165,6 +177,57 @@ pub(super) fn takeover(
             started: None,
             finished: None,
         },
+    })
+}
+
+/// What became of the annotation, or of the last one.
+pub(super) fn forced(declared: &DeclaredCluster, state: &State) -> Option<ForceStatus> {
+    let origin = &declared.document.origin;
+    let is_one = |request: &&Request| request.origin == *origin && matches!(request.what, RequestKind::Force { .. });
+    let request = match &declared.force {
+        None => state
+            .requests
+            .values()
+            .filter(is_one)
+            .max_by_key(|request| (request.seen, &request.id))?,
+        Some(text) => {
+            let asked = |phase, message: String| ForceStatus {
+                asked: text.clone(),
+                phase,
+                message,
+            };
+            let what = match force(text) {
+                Ok(what) => what,
+                Err(why) => return Some(asked(ForcePhase::Refused, why)),
+            };
+            let recorded = state.requests.get(&request_key(origin, what.as_str(), text));
+            match recorded {
+                Some(request) => request,
+                None => return Some(asked(ForcePhase::Pending, "not recorded yet".to_owned())),
+            }
+        }
+    };
+    let (phase, message) = match &request.standing {
+        RequestStanding::Pending => (
+            ForcePhase::Pending,
+            "waits until all servers of the cluster were looked at".to_owned(),
+        ),
+        RequestStanding::Running { uid, .. } => (ForcePhase::Running, format!("recovery {uid}")),
+        RequestStanding::Over { outcome, why, .. } => (
+            match outcome {
+                RequestOutcome::Succeeded => ForcePhase::Succeeded,
+                RequestOutcome::Failed => ForcePhase::Failed,
+                RequestOutcome::Refused => ForcePhase::Refused,
+                RequestOutcome::Expired => ForcePhase::Expired,
+                RequestOutcome::Cancelled => ForcePhase::Cancelled,
+            },
+            why.clone(),
+        ),
+    };
+    Some(ForceStatus {
+        asked: request.id.clone(),
+        phase,
+        message,
     })
 }
 

@@ -39,6 +39,8 @@ pub struct StatusModel {
     pub last_recovery: Option<LastRecovery>,
     /// The takeover that the document asks for, or the last one that it asked for.
     pub takeover: Option<TakeoverStatus>,
+    /// The same of a promotion whatever is lost.
+    pub force: Option<ForceStatus>,
     /// All of [`ConditionKind::ALL`], in that order.
     pub conditions: Vec<Condition>,
     /// The most important problem in a sentence; empty when there is none.
@@ -248,6 +250,36 @@ pub struct TakeoverStatus {
     pub finished: Option<Wall>,
 }
 
+/// How far a promotion whatever is lost is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ForcePhase {
+    /// Not begun.
+    Pending,
+    /// A recovery does it.
+    Running,
+    /// Done.
+    Succeeded,
+    /// Begun, and not done.
+    Failed,
+    /// Something spoke against it; nothing was touched.
+    Refused,
+    /// Not begun in time.
+    Expired,
+    /// Taken back before it was begun.
+    Cancelled,
+}
+
+/// A promotion whatever is lost that a person asked for by the annotation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ForceStatus {
+    /// The annotation's value.
+    pub asked: String,
+    /// How far it is.
+    pub phase: ForcePhase,
+    /// Why, for people.
+    pub message: String,
+}
+
 /// Whether a condition holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Truth {
@@ -286,6 +318,8 @@ pub enum ConditionKind {
     RaftHealthy,
     /// The Service that the document asks for leads to the primary.
     PrimaryServicePublished,
+    /// Documents are served by the definition of this version, or a newer one.
+    DefinitionCurrent,
     /// Something is on its way to what the document asks for (a convention of kstatus).
     Reconciling,
     /// Nothing gets better by waiting (a convention of kstatus).
@@ -294,7 +328,7 @@ pub enum ConditionKind {
 
 impl ConditionKind {
     /// All of them.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Ready,
         Self::Discovered,
         Self::PrimaryWritable,
@@ -307,6 +341,7 @@ impl ConditionKind {
         Self::CredentialsMissing,
         Self::RaftHealthy,
         Self::PrimaryServicePublished,
+        Self::DefinitionCurrent,
         Self::Reconciling,
         Self::Stalled,
     ];
@@ -326,6 +361,7 @@ impl ConditionKind {
             Self::CredentialsMissing => "CredentialsMissing",
             Self::RaftHealthy => "RaftHealthy",
             Self::PrimaryServicePublished => "PrimaryServicePublished",
+            Self::DefinitionCurrent => "DefinitionCurrent",
             Self::Reconciling => "Reconciling",
             Self::Stalled => "Stalled",
         }
@@ -377,7 +413,8 @@ impl StatusModel {
                 | ConditionKind::Paused
                 | ConditionKind::CredentialsMissing
                 | ConditionKind::RaftHealthy
-                | ConditionKind::PrimaryServicePublished => {
+                | ConditionKind::PrimaryServicePublished
+                | ConditionKind::DefinitionCurrent => {
                     Condition::new(kind, Truth::Unknown, Reason::Unreadable, "the document cannot be read")
                 }
             })
@@ -392,6 +429,21 @@ impl StatusModel {
     /// The condition of a kind.
     pub fn condition(&self, kind: ConditionKind) -> Option<&Condition> {
         self.conditions.iter().find(|condition| condition.kind == kind)
+    }
+
+    /// Puts a condition in the place of the one of its kind. It is the problem to show where there is no other and it is not healthy.
+    pub(super) fn say(&mut self, condition: Condition) {
+        let is_problem = condition.kind == ConditionKind::DefinitionCurrent && condition.truth == Truth::False;
+        if is_problem && self.problem.is_empty() {
+            self.problem.clone_from(&condition.message);
+        }
+        if let Some(present) = self
+            .conditions
+            .iter_mut()
+            .find(|present| present.kind == condition.kind)
+        {
+            *present = condition;
+        }
     }
 
     /// How many instances answer, of how many.
@@ -445,6 +497,7 @@ impl StatusModel {
             || recovery(self) != recovery(other)
             || self.last_recovery != other.last_recovery
             || self.takeover != other.takeover
+            || self.force != other.force
             || self.downtime != other.downtime
             || roles(self) != roles(other)
             || conditions(self) != conditions(other)

@@ -37,6 +37,25 @@ fn of_two_documents_on_one_cluster_the_owner_counts_and_the_other_says_so() {
 }
 
 #[test]
+fn a_seed_that_is_another_name_of_a_server_leads_to_the_same_cluster() {
+    let picture = picture(Some(origin("db", "orders")));
+    let mut state = state_with(&picture);
+    let mut younger = document("db", "users");
+    younger.created = Some(NOW);
+    younger.document.seeds = std::collections::BTreeSet::from([key("b.alias")]);
+    younger.downtime = vec![downtime("b", None)];
+    settle(&seen(vec![document("db", "orders")]), &mut state, &[], NOW);
+    let both = seen(vec![document("db", "orders"), younger]);
+    settle(&both, &mut state, std::slice::from_ref(&picture), NOW);
+    assert_eq!(state.intents, BTreeMap::new(), "only the owner's wishes count");
+    let answer = reconcile(&both, &state, &[picture], &BTreeMap::new(), NOW);
+    assert_eq!(
+        truth(of(&answer, "users"), ConditionKind::Discovered),
+        (Truth::False, "OwnedByAnotherDocument")
+    );
+}
+
+#[test]
 fn seeds_that_lead_astray_are_named() {
     let mine = picture(Some(origin("db", "orders")));
     let mut theirs = picture(Some(origin("db", "users")));
@@ -103,6 +122,7 @@ fn a_healthy_cluster_reads_as_healthy() {
         (ConditionKind::CredentialsMissing, Truth::False),
         (ConditionKind::RaftHealthy, Truth::True),
         (ConditionKind::PrimaryServicePublished, Truth::False),
+        (ConditionKind::DefinitionCurrent, Truth::True),
         (ConditionKind::Reconciling, Truth::False),
         (ConditionKind::Stalled, Truth::False),
     ];

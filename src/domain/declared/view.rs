@@ -38,7 +38,7 @@ pub(super) struct Found<'a> {
 
 fn find<'a>(declared: &'a DeclaredCluster, state: &'a State, pictures: &'a [ClusterPicture]) -> Found<'a> {
     let origin = &declared.document.origin;
-    let older = older_document(declared, state);
+    let older = older_document(declared, state, pictures);
     let mut found = Found {
         picture: None,
         older,
@@ -101,6 +101,7 @@ pub(super) fn status<'a>(
         model.last_recovery = last(&picture.cluster.id, state);
     }
     model.takeover = requests::takeover(declared, state, found.picture);
+    model.force = requests::forced(declared, state);
     model.downtime = downtimes(declared, state, found.picture, now);
     model.conditions = conditions::of(declared, &found, &model);
     model.problem = conditions::worst(&model);

@@ -502,7 +502,13 @@ fn expire(state: &mut State, changes: &mut BTreeSet<Change>) {
         .map(crate::domain::intent::Intent::id)
         .collect();
     for id in stale {
-        state.intents.remove(&id);
+        if let Some(told) = state
+            .intents
+            .remove(&id)
+            .and_then(|intent| audit::expired(state, &intent))
+        {
+            audit::write(state, told, changes);
+        }
         changes.insert(Change::Intent(id));
     }
     bounds::trim(state, changes);

@@ -15,6 +15,11 @@ use super::request::Request;
 /// A message is cut after so many characters: what a hook or a server said may be long.
 const MOST_CHARACTERS: usize = 1000;
 
+/// Kind of the entry about a downtime that is over.
+pub(crate) const END_DOWNTIME: &str = "end-downtime";
+/// Kind of the entry about an instance that was forgotten.
+pub(crate) const FORGET: &str = "forget";
+
 /// What an entry says, but for its number and time.
 pub(super) struct Told {
     kind: &'static str,
@@ -31,12 +36,14 @@ pub(super) fn tell(state: &State, command: &Command) -> Option<Told> {
             let is_new = !state.seeds.contains(seed);
             is_new.then(|| about(state, "discover", &seed.instance, by(&seed.origin)))
         }
-        Command::Forget { instance, .. } => Some(about(state, "forget", instance, String::new())),
+        Command::Forget { instance, .. } => Some(about(state, FORGET, instance, String::new())),
         Command::SetIntent { intent } => Some(asked(state, intent)),
         Command::EndIntent { id } => {
             let present = state.intents.get(id)?;
             let kind = match id.kind {
-                IntentKind::Downtime => "end-downtime",
+                // One whose time has passed was over before.
+                IntentKind::Downtime if !present.wish.is_active(state.clock) => return None,
+                IntentKind::Downtime => END_DOWNTIME,
                 IntentKind::Candidate => "end-candidate",
             };
             Some(about(state, kind, &id.instance, by(&present.origin)))
@@ -115,6 +122,12 @@ pub(super) fn tell(state: &State, command: &Command) -> Option<Told> {
         | Command::HooksRan { .. }
         | Command::Block { .. } => None,
     }
+}
+
+/// What there is to say of an intent whose time has passed.
+pub(super) fn expired(state: &State, intent: &Intent) -> Option<Told> {
+    let is_downtime = matches!(intent.wish, Wish::Downtime { .. });
+    is_downtime.then(|| about(state, END_DOWNTIME, &intent.instance, "its time has passed".to_owned()))
 }
 
 /// Whether a command changed what it is about.

@@ -314,7 +314,8 @@ impl Command {
             Self::Hello { member } => 1 + u32::from(!member.data_center.is_empty()),
             // When the primary's process began, and why a replication group has another one.
             Self::DescribeCluster { process, chosen, .. } => 1 + u32::from(process.is_some() || chosen.is_some()),
-            // Whether a primary whose pod is about to go hands over.
+            // Whether a primary whose pod is about to go hands over. Services are no reason: who does not know them keeps the rest of the
+            // policy, which must not wait for an upgrade, and whoever leads records them again.
             Self::PutDocument { document } => 2 + u32::from(document.on_drain != OnDrain::default()),
             Self::Request { request } => 2 + u32::from(matches!(request.what, RequestKind::Drain { .. })),
             // Plans of more kinds with more steps, more findings and verdicts, more policies of documents, lists of hooks.

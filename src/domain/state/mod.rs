@@ -6,7 +6,7 @@
 pub mod apply;
 #[cfg(test)]
 mod apply_tests;
-mod audit;
+pub(crate) mod audit;
 mod bounds;
 pub mod claims;
 pub mod command;

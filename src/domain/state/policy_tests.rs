@@ -56,6 +56,7 @@ fn document() -> Document {
         stalled: None,
         on_drain: crate::domain::policy::OnDrain::Observe,
         durability: None,
+        services: None,
     }
 }
 

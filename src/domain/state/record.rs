@@ -140,6 +140,9 @@ pub struct Document {
     /// `spec.durability`; without it the configuration's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub durability: Option<crate::domain::policy::Durability>,
+    /// `spec.primaryService`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub services: Option<crate::domain::declared::DeclaredServices>,
 }
 
 /// How far a recovery got. Claimed and Opened are committed before their effects (design §4.2).

@@ -156,6 +156,11 @@ pub(crate) fn document(name: &str) -> Document {
         stalled: None,
         on_drain: crate::domain::policy::OnDrain::Observe,
         durability: Some(crate::domain::policy::Durability::default()),
+        services: Some(crate::domain::declared::DeclaredServices {
+            primary: String::from("orders-primary"),
+            port: 3306,
+            replicas: Some(String::from("orders-replicas")),
+        }),
     }
 }
 

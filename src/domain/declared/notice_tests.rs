@@ -1,0 +1,214 @@
+//! What is told once.
+
+use std::collections::BTreeMap;
+
+use super::fixture::{document, key, origin, picture, seen, state_with};
+use super::tests::{downtime, later, of, settle};
+use super::*;
+use crate::domain::intent::{Intent, IntentId, IntentKind, Wish};
+use crate::domain::state::{Proposal, apply};
+
+/// Reason and note of everything that is to be told of the document now.
+fn told(seen: &Seen, state: &State, picture: &ClusterPicture, now: Wall) -> Vec<(NoticeReason, String)> {
+    let answer = reconcile(seen, state, std::slice::from_ref(picture), &BTreeMap::new(), now);
+    let notices = &answer.notices[&origin("db", "orders")];
+    notices
+        .iter()
+        .map(|notice| (notice.reason, notice.note.clone()))
+        .collect()
+}
+
+fn propose(state: &mut State, at: Wall, command: Command) {
+    apply(state, &Proposal::new(at, command));
+}
+
+#[test]
+fn a_downtime_of_a_document_ends_once_at_its_time_or_when_its_entry_goes() {
+    let picture = picture(Some(origin("db", "orders")));
+    let mut state = state_with(&picture);
+    let mut declared = document("db", "orders");
+    declared.downtime = vec![downtime("b", Some(later(60_000))), downtime("c", None)];
+    let both = seen(vec![declared.clone()]);
+    settle(&both, &mut state, std::slice::from_ref(&picture), later(0));
+    let begun = |told: &[(NoticeReason, String)]| {
+        told.iter()
+            .filter(|(reason, _)| *reason == NoticeReason::DowntimeBegun)
+            .count()
+    };
+    assert_eq!(begun(&told(&both, &state, &picture, later(59_999))), 2);
+
+    let now = told(&both, &state, &picture, later(60_000));
+    assert_eq!(begun(&now), 1);
+    let ended = (
+        NoticeReason::DowntimeEnded,
+        "b:3306 is no longer left alone: its time has passed".to_owned(),
+    );
+    assert!(now.contains(&ended), "{now:?}");
+
+    // Both entries go: the first one was over before.
+    declared.downtime.clear();
+    declared.document.generation = 2;
+    let none = seen(vec![declared]);
+    settle(&none, &mut state, std::slice::from_ref(&picture), later(70_000));
+    let now = told(&none, &state, &picture, later(70_001));
+    assert_eq!(
+        now,
+        [(
+            NoticeReason::DowntimeEnded,
+            "c:3306 is no longer left alone: by cr:db/orders".to_owned()
+        )]
+    );
+    assert_eq!(told(&none, &state, &picture, later(70_000 + 11 * 60_000)), []);
+}
+
+#[test]
+fn a_downtime_through_the_api_ends_once_too() {
+    let picture = picture(Some(origin("db", "orders")));
+    let mut state = state_with(&picture);
+    let all = seen(vec![document("db", "orders")]);
+    settle(&all, &mut state, std::slice::from_ref(&picture), later(0));
+    let set = |instance: &str, until: i64| Command::SetIntent {
+        intent: Intent {
+            instance: key(instance),
+            origin: Origin::Api,
+            wish: Wish::Downtime {
+                owner: "alice".to_owned(),
+                reason: "disk".to_owned(),
+                since: later(0),
+                until: Some(later(until)),
+            },
+        },
+    };
+    propose(&mut state, later(0), set("b", 1_000));
+    propose(&mut state, later(0), set("c", 99_000));
+    assert_eq!(
+        told(&all, &state, &picture, later(1_001)).len(),
+        1,
+        "the next command removes what is over"
+    );
+    let id = IntentId {
+        kind: IntentKind::Downtime,
+        instance: key("c"),
+        origin: Origin::Api,
+    };
+    propose(&mut state, later(2_000), Command::EndIntent { id });
+    let mut notes: Vec<String> = told(&all, &state, &picture, later(2_000))
+        .into_iter()
+        .map(|(reason, note)| format!("{} {note}", reason.as_str()))
+        .collect();
+    notes.sort();
+    assert_eq!(
+        notes,
+        [
+            "DowntimeEnded b:3306 is no longer left alone: its time has passed",
+            "DowntimeEnded c:3306 is no longer left alone: ended by a person",
+        ]
+    );
+}
+
+#[test]
+fn an_instance_that_is_forgotten_is_told_of_its_own_cluster_only() {
+    let mut picture = picture(Some(origin("db", "orders")));
+    let mut state = state_with(&picture);
+    let all = seen(vec![document("db", "orders")]);
+    settle(&all, &mut state, std::slice::from_ref(&picture), later(0));
+    for host in ["b", "elsewhere"] {
+        let instance = key(host);
+        propose(
+            &mut state,
+            later(5),
+            Command::Forget {
+                instance,
+                until: later(99_000),
+            },
+        );
+    }
+    picture.topology.instances.remove(&key("b"));
+    let now = told(&all, &state, &picture, later(6));
+    let [(NoticeReason::InstanceForgotten, note)] = &now[..] else {
+        panic!("{now:?}")
+    };
+    assert!(note.starts_with("b:3306 was forgotten"), "{note}");
+}
+
+#[test]
+fn a_name_that_is_taken_is_told_each_hour() {
+    let picture = picture(Some(origin("db", "orders")));
+    let mut declared = document("db", "orders");
+    declared.services = Some(DeclaredServices {
+        primary: "orders-primary".to_owned(),
+        port: 3306,
+        replicas: None,
+    });
+    let answer = settle(
+        &seen(vec![declared]),
+        &mut state_with(&picture),
+        std::slice::from_ref(&picture),
+        later(0),
+    );
+    let publication = &answer.publications[&origin("db", "orders")];
+    let taken = Err(PublishError::NameTaken("Service orders-primary is not ours".to_owned()));
+    let [now, soon, hours] = [0, 60_000, 7_200_000].map(|at| publication.notice(&taken, later(at)).unwrap());
+    assert_eq!(
+        (now.reason, &now.uid),
+        (NoticeReason::NameTaken, &"uid-orders".to_owned())
+    );
+    assert_eq!(now.key, soon.key);
+    assert_ne!(now.key, hours.key);
+    assert_eq!(publication.notice(&Ok(None), later(0)), None);
+    assert_eq!(
+        publication.notice(&Err(PublishError::Forbidden("no".to_owned())), later(0)),
+        None
+    );
+}
+
+#[test]
+fn the_status_says_what_became_of_the_annotation() {
+    let picture = picture(Some(origin("db", "orders")));
+    let mut state = state_with(&picture);
+    let mut declared = document("db", "orders");
+    let shown = |declared: &DeclaredCluster, state: &mut State| {
+        let answer = settle(
+            &seen(vec![declared.clone()]),
+            state,
+            std::slice::from_ref(&picture),
+            later(0),
+        );
+        // As after the next look.
+        let again = reconcile(
+            &seen(vec![declared.clone()]),
+            state,
+            std::slice::from_ref(&picture),
+            &answer.vanished,
+            later(1),
+        );
+        of(&again, "orders").force.clone()
+    };
+    assert_eq!(shown(&declared, &mut state), None);
+    declared.force = Some("yes".to_owned());
+    let wrong = shown(&declared, &mut state).unwrap();
+    assert_eq!((wrong.asked.as_str(), wrong.phase), ("yes", ForcePhase::Refused));
+    assert!(wrong.message.contains("write HOST:PORT/ID"), "{}", wrong.message);
+
+    declared.force = Some("a:3306/5-1".to_owned());
+    assert_eq!(shown(&declared, &mut state).unwrap().phase, ForcePhase::Pending);
+    let key = state.requests.keys().next().unwrap().clone();
+    let refused = Command::SettleRequest {
+        key,
+        outcome: crate::domain::state::RequestOutcome::Refused,
+        why: "a:3306 answers and takes writes".to_owned(),
+    };
+    propose(&mut state, later(1), refused);
+    let expected = ForceStatus {
+        asked: "a:3306/5-1".to_owned(),
+        phase: ForcePhase::Refused,
+        message: "a:3306 answers and takes writes".to_owned(),
+    };
+    assert_eq!(shown(&declared, &mut state), Some(expected.clone()));
+    declared.force = None;
+    assert_eq!(
+        shown(&declared, &mut state),
+        Some(expected),
+        "removed, the last one is shown"
+    );
+}
