@@ -150,7 +150,7 @@ mod tests {
 
     use super::*;
 
-    const RELEASED: &str = include_str!("../../crds/history/v1alpha1-0.1.0/schema.yaml");
+    const RELEASED: &str = include_str!("../../crds/history/v1alpha1-early/schema.yaml");
 
     fn released() -> Value {
         let definition: Value = serde_yaml::from_str(RELEASED).unwrap();

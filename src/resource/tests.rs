@@ -12,8 +12,8 @@ use crate::domain::policy::{LossPolicy, Mode, OldPrimary, OnDrain, StalledPrimar
 use crate::domain::time::Wall;
 
 const DEFINITION: &str = include_str!("../../crds/mysqlclusters.ham4db.io.yaml");
-const RELEASED: &str = include_str!("../../crds/history/v1alpha1-0.1.0/schema.yaml");
-const SAMPLE: &str = include_str!("../../crds/history/v1alpha1-0.1.0/sample.yaml");
+const RELEASED: &str = include_str!("../../crds/history/v1alpha1-early/schema.yaml");
+const SAMPLE: &str = include_str!("../../crds/history/v1alpha1-early/sample.yaml");
 
 fn sample() -> Value {
     serde_yaml::from_str(SAMPLE).unwrap()

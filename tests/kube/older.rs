@@ -38,6 +38,20 @@ fn served(server: &Server, namespace: &str) -> Value {
     serde_json::from_str(&said.text).unwrap()
 }
 
+/// The definition is the one of an earlier version.
+fn roll_back(server: &Server) {
+    let earlier = history().join("v1alpha1-early/schema.yaml");
+    let apply = [
+        "apply",
+        "--server-side",
+        "--force-conflicts",
+        "-f",
+        earlier.to_str().unwrap(),
+    ];
+    let said = server.kubectl(&apply, None);
+    assert!(said.ok, "{}", said.text);
+}
+
 #[tokio::test]
 async fn what_an_older_definition_hides_stays_and_its_status_is_written_all_the_same() {
     let server = Server::bare();
@@ -63,16 +77,7 @@ async fn what_an_older_definition_hides_stays_and_its_status_is_written_all_the_
     let service = publishing.services().get("orders-primary").await.unwrap();
 
     // Rolled back: the fields are hidden at once, under the same generation, and a failover happens.
-    let released = history().join("v1alpha1-0.1.0/schema.yaml");
-    let apply = [
-        "apply",
-        "--server-side",
-        "--force-conflicts",
-        "-f",
-        released.to_str().unwrap(),
-    ];
-    let said = server.kubectl(&apply, None);
-    assert!(said.ok, "{}", said.text);
+    roll_back(&server);
     publishing.show(&Shown {
         primary: SECOND,
         epoch: 4,

@@ -90,9 +90,10 @@ impl Reader {
         };
         let complaint = seen.definition.complaint();
         if complaint != self.complaint {
-            match &complaint {
-                Some(complaint) => warn!("Kubernetes: {complaint}"),
-                None => info!("Kubernetes: the API server serves the definition of this version or a newer one"),
+            if let Some(complaint) = &complaint {
+                warn!("Kubernetes: {complaint}");
+            } else {
+                info!("Kubernetes: the API server serves the definition of this version or a newer one");
             }
             self.complaint = complaint;
         }

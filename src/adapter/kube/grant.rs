@@ -2,7 +2,8 @@
 
 /// Roles and who they are bound to: what lets the account that was refused do something in a namespace. `rules` are in YAML, each a line.
 pub(super) fn manifest(namespace: &str, name: &str, rules: &[String], refused: &str) -> String {
-    let rules: String = rules.iter().map(|rule| format!("  - {rule}\n")).collect();
+    let rules: Vec<String> = rules.iter().map(|rule| format!("  - {rule}\n")).collect();
+    let rules = rules.concat();
     let subject = subject(refused);
     // Names are quoted: some would be read as numbers.
     format!(

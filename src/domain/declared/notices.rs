@@ -283,7 +283,7 @@ impl Told<'_> {
                     format!("{} is left alone: {reason} ({owner})", id.instance),
                 ),
                 Some(until) if matches!(id.origin, Origin::Document { .. }) => {
-                    self.ended(&id.instance, until, "its time has passed")
+                    self.ended(&id.instance, until, "its time has passed");
                 }
                 // The audit tells of it when it is removed.
                 Some(_) => {}
