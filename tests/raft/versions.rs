@@ -10,6 +10,9 @@ use ham4db::domain::topology::ClusterId;
 
 use crate::harness::{Group, eventually, until};
 
+/// The version of [`newer`].
+const NEWER: u32 = 2;
+
 /// A command of which version 1 would leave a part away.
 fn newer() -> Command {
     let command = Command::DescribeCluster {
@@ -22,7 +25,7 @@ fn newer() -> Command {
         absorbs: Vec::new(),
         document: None,
     };
-    assert_eq!(command.since(), COMMAND_VERSION);
+    assert_eq!(command.since(), NEWER);
     command
 }
 
@@ -51,11 +54,11 @@ async fn propose(group: &Group, command: &Command) -> Result<Applied, ProposeErr
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn newer_commands_wait_until_the_last_member_is_upgraded() {
     let arrange = |group: &mut Group| {
-        group.nodes[2].understands = Some(COMMAND_VERSION - 1);
+        group.nodes[2].understands = Some(NEWER - 1);
         "west".clone_into(&mut group.nodes[0].data_center);
     };
     let mut group = Group::running_with(3, arrange).await;
-    all_have_recorded(&group, "c", (COMMAND_VERSION - 1, "")).await;
+    all_have_recorded(&group, "c", (NEWER - 1, "")).await;
     let refused = propose(&group, &newer()).await.unwrap_err();
     assert_eq!(
         refused,
@@ -67,7 +70,7 @@ async fn newer_commands_wait_until_the_last_member_is_upgraded() {
     let seeds = group.commit(2).await;
     group.all_have(seeds).await;
     let state = group.nodes[0].member().state().borrow().clone();
-    assert_eq!((state.clusters.len(), state.version), (0, COMMAND_VERSION - 1));
+    assert_eq!((state.clusters.len(), state.version), (0, NEWER - 1));
     assert_eq!(
         recorded(&group, 0, "a").unwrap().1,
         "",
@@ -90,7 +93,7 @@ async fn newer_commands_wait_until_the_last_member_is_upgraded() {
         let states = group.nodes.iter().map(|node| node.member().state().borrow().clone());
         states
             .into_iter()
-            .all(|state| state.clusters.len() == 1 && state.version == COMMAND_VERSION)
+            .all(|state| state.clusters.len() == 1 && state.version == NEWER)
     })
     .await;
     group.shutdown().await;
@@ -101,7 +104,7 @@ async fn a_new_member_that_cannot_read_the_state_is_not_let_in() {
     let mut group = Group::running(3).await;
     assert_eq!(propose(&group, &newer()).await, Ok(Applied::Done));
     group.add("d").await;
-    group.nodes[3].understands = Some(COMMAND_VERSION - 1);
+    group.nodes[3].understands = Some(NEWER - 1);
     group.want_all();
     group.start(3).await;
     eventually("d is told why it is not let in", || async {
