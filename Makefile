@@ -58,7 +58,7 @@ smoke: ## the chart, then the image and a failover in a real one-node cluster on
 	@$(stage) 'chart' tests/e2e/chart.sh
 	@$(stage) 'smoke' $(as_root) tests/e2e/smoke.sh
 
-e2e: smoke ## and three nodes with servers in pods and outside: failovers, takeovers, lost nodes, rollouts, scaling (10 min)
+e2e: smoke ## and three nodes with servers in pods and outside: failovers, takeovers, lost nodes, upgrades, scaling (12 min, 5 more once)
 	@$(ensure) mariadb
 	@$(stage) 'nodes' $(as_root) tests/e2e/nodes.sh
 

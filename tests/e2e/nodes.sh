@@ -58,8 +58,9 @@ check 'an image of MariaDB is built' build_mariadb_image
 good 'a real cluster of three nodes is up'
 "$root/tests/cluster/image-load.sh" "$IMAGE" "$former_image" "$MARIADB_IMAGE"
 storage_class >/dev/null
-for n in 1 2 3; do COUNT=6 DIR=$RUN/volumes NODE=node$n "$root/tests/cluster/check/pv.sh" >/dev/null; done
+for n in 1 2 3; do COUNT=8 DIR=$RUN/volumes NODE=node$n "$root/tests/cluster/check/pv.sh" >/dev/null; done
 readme_followed
+plain_followed
 [ "$failed" = 0 ] || exit 1
 set_up_servers
 good 'three MySQL servers run outside the cluster, with semi-sync'
