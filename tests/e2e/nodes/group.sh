@@ -126,7 +126,7 @@ without_volumes() {
     k delete configmap ham4db-bootstrap --ignore-not-found >/dev/null
     check 'helm install of a new group without volumes' fresh
     within 60 'three members are healthy' members_are 3
-    within 60 'what the old manifest asks for is Expired' takeover_phase orders e2e-fresh Expired
+    within 120 'what the old manifest asks for is Expired, once the status of the old group is old' takeover_phase orders e2e-fresh Expired
     record without-volumes
     check 'a rollout, one member after the other' release --wait --set podAnnotations.e2e=again
     within 60 'three members are healthy' members_are 3
