@@ -94,6 +94,18 @@ api_stopped() {
     orders_rejoined
 }
 
+# seen_by_all N : each member, by its own eyes and not by the leader's word, sees that shop-N replicates from nobody and the others do.
+seen_by_all() {
+    local name ip told n
+    while read -r name ip; do
+        told=$(get "$ip" /metrics | grep '^ham4db_replication_lag_seconds{') || return 1
+        for n in 0 1 2; do
+            if [ "$n" = "$1" ]; then [[ $told != *"server=\"shop-$n.shop."* ]] || return 1
+            else [[ $told == *"server=\"shop-$n.shop."* ]] || return 1; fi
+        done
+    done < <(pods)
+}
+
 # The network of a node goes, with a primary, the leader of the group and the cluster's DNS on it. Not of node 1, which has the API server.
 node_vanished() {
     local node old pod rows
@@ -108,6 +120,7 @@ node_vanished() {
     kubectl -n kube-system patch deployment coredns --type merge -p "{\"spec\":{\"template\":{\"spec\":{\"nodeSelector\":{\"kubernetes.io/hostname\":\"$node\"}}}}}" >/dev/null
     kubectl -n kube-system rollout status deployment coredns --timeout=60s >/dev/null
     within 60 'all is healthy' shop_whole
+    within 20 'each member has seen it' seen_by_all "$old"
     shop_writes "$old" 50
     rows=$(shop_rows "$old")
     ip link set "$(node_ns "${node#node}")" down
