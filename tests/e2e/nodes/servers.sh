@@ -133,5 +133,5 @@ node_vanished() {
     ip link set "$(node_ns "${node#node}")" up
     within 180 'the network is back: the old primary is a replica, and the cluster is healthy' shop_whole
     within 120 'three members are healthy' healthy 3
-    check 'there is one writable server' shop_is "$old" 'SELECT @@read_only' 1
+    within 20 'it is read-only: there is one writable server' shop_is "$old" 'SELECT @@read_only' 1
 }
