@@ -185,6 +185,26 @@ async fn a_takeover_opens_when_the_service_leads_to_the_old_primary_no_longer() 
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_opening_that_is_tried_again_does_not_wait_for_the_service_again() {
+    let rig = declared(3, 3).await;
+    let (publications, led) = published("10.0.0.1:3306");
+    rig.led.note(&publications, &led);
+    rig.world.plan(Fault::broken(3, "set_writable"));
+    let key_of = ask(&rig, &takeover(&rig, "a", Some(3)));
+    assert_eq!(over(&rig, &key_of).await.0, RequestOutcome::Succeeded);
+    let recoveries = rig.recoveries();
+    let lines = |part: &str| {
+        let steps = recoveries[0].steps.iter();
+        steps.filter(|line| line.message.contains(part)).count()
+    };
+    assert_eq!(
+        (lines("was not emptied within 2 s"), lines("open: make ")),
+        (1, 2),
+        "{recoveries:#?}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_failover_does_not_wait_for_the_service() {
     let rig = declared(3, 3).await;
     let (publications, led) = published("10.0.0.1:3306");

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::domain::key::InstanceKey;
 use crate::domain::policy::TakeoverTerms;
-use crate::domain::recovery::plan::RecoveryKind;
+use crate::domain::recovery::plan::{RecoveryKind, Step};
 use crate::domain::recovery::progress::{self, Next};
 use crate::domain::state::{Recovery, request};
 use crate::domain::topology::Topology;
@@ -92,9 +92,10 @@ impl Drive<'_> {
         effect
     }
 
-    /// Opens the successor; after a takeover not before the Service lets go of the old primary.
+    /// Opens the successor; after a takeover not before the Service lets go of the old primary, which is waited for once.
     pub(super) async fn open(&mut self, recovery: &Recovery, fresh: &Topology, successor: &InstanceKey) -> Effect {
-        if recovery.plan.kind == RecoveryKind::Takeover {
+        let is_first = !self.done.iter().any(|result| matches!(result.step, Step::Open { .. }));
+        if recovery.plan.kind == RecoveryKind::Takeover && is_first {
             self.await_withdrawal().await;
         }
         let semi_sync = is_semi_sync(fresh, &recovery.plan.victim, successor);
