@@ -9,11 +9,11 @@ use async_trait::async_trait;
 use tokio::sync::{Mutex, watch};
 use uuid::Uuid;
 
-use crate::app::claim::check_claim;
 use crate::app::ports::{
     AppliedMark, Clock, Consensus, Health, Leadership, Peer, ProposeError, Question, StateStore, StoreError,
     Unconfirmed,
 };
+use crate::app::recovery::claim::check_claim;
 use crate::domain::finding::Opinion;
 use crate::domain::state::command::COMMAND_VERSION;
 use crate::domain::state::record::MemberRecord;

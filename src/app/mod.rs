@@ -1,41 +1,15 @@
-//! The use cases and their loops. They define the ports and own the time; decisions are in `domain`, effects in adapters.
+//! The use cases and their loops, as seven subsystems. They define the ports and own the time. Decisions are in
+//! `domain`, effects are in adapters.
+//!
+//! A subsystem may import the ones below it in this list and never one above: `api`, `leader`, `declarative`,
+//! `recovery`, `cluster`, `observation`, `ports`. `tests/architecture.rs` holds the rule.
 
 pub mod api;
-pub mod changelog;
-pub mod claim;
-pub mod commits;
-pub mod declare;
-mod desk;
-pub mod documents;
-mod drive;
-pub mod errant;
-mod failpoint;
+pub mod cluster;
+pub mod declarative;
 pub mod filter;
-pub mod hands;
-pub mod hooks;
-pub mod injector;
-pub mod keeper;
 pub mod leader;
-pub mod led;
-pub mod log_source;
-pub mod memory;
-pub mod names;
-mod notice_pace;
-pub mod observatory;
-pub mod opinions;
-pub mod ownership;
-pub mod picture;
-pub mod placing;
-mod pod_labels;
+pub mod observation;
 pub mod ports;
-mod publish;
-pub mod quarantine;
-mod queue;
-pub mod reattach;
-pub mod recover;
-mod refresh;
-pub mod service;
+pub mod recovery;
 pub mod settings;
-mod status_pace;
-pub mod watch;
-pub mod write_tokens;

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use secrecy::SecretString;
 
-use crate::app::commits::CommitSettings;
+use crate::app::api::write_tokens::WriteTokens;
 use crate::app::filter::{ClusterFilters, HostnameFilters};
+use crate::app::leader::commit_stalls::CommitSettings;
 use crate::app::ports::{Account, Credentials, TlsMode};
-use crate::app::write_tokens::WriteTokens;
 use crate::domain::epoch_row::EpochTable;
 use crate::domain::key::InstanceKey;
 use crate::domain::policy::{BootReadOnly, Durability, LossPolicy, RecoveryQuorum, StalledPrimary, Unapplied};
@@ -256,7 +256,7 @@ pub struct HookSettings {
     /// Variables of this process that they do not get: the configuration takes passwords from these.
     pub hidden: BTreeSet<String>,
     /// The commands, and how long they may take.
-    pub run: crate::app::hooks::HookSettings,
+    pub run: crate::app::recovery::hooks::HookSettings,
 }
 
 /// Who may be promoted, and what may be lost by it.

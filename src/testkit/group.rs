@@ -8,10 +8,10 @@ use async_trait::async_trait;
 use tokio::sync::watch;
 use tokio::time::sleep;
 
-use crate::app::claim::check_claim;
 use crate::app::ports::{
     Clock, Consensus, Health, Leadership, OpinionSource, Peer, ProposeError, Question, Unconfirmed,
 };
+use crate::app::recovery::claim::check_claim;
 use crate::domain::finding::{Opinion, Verdict};
 use crate::domain::state::{Applied, ClaimToken, Command, Epoch, MemberId, Proposal, State, apply};
 

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use crate::app::log_source::{Log, LogSource, Piece};
 use crate::app::ports::StepError;
+use crate::app::ports::{Log, LogSource, Piece};
 use crate::domain::fixture::uuid;
 use crate::domain::gtid::GtidSet;
 use crate::domain::instance::{BinlogCoordinates, Channel, InstanceFacts, Positioning};

@@ -8,8 +8,8 @@ use std::time::Duration;
 use axum::http::{Method, StatusCode};
 use base64::Engine as _;
 use ham4db::adapter::http::{Options, WriteAccess, routes};
+use ham4db::app::api::write_tokens::WriteTokens;
 use ham4db::app::ports::{Leadership, Peer};
-use ham4db::app::write_tokens::WriteTokens;
 use tokio_util::sync::CancellationToken;
 
 use crate::fixture::FakeApi;

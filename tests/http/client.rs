@@ -2,7 +2,7 @@
 
 use ham4db::adapter::http::{Options, WriteAccess};
 use ham4db::app::api::OrderOutcome;
-use ham4db::app::write_tokens::WriteTokens;
+use ham4db::app::api::write_tokens::WriteTokens;
 use ham4db::client::arguments::Arguments;
 use ham4db::client::run;
 

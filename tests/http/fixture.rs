@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use ham4db::app::api::{Api, ApiError, ClusterView, JudgedFinding, OrderOutcome, OrderRequest, RecoveryOutcome};
-use ham4db::app::changelog::AnalysisChange;
+use ham4db::app::ports::AnalysisChange;
 use ham4db::app::ports::Clock;
 use ham4db::domain::case::Case;
 use ham4db::domain::errant::{Decoded, ErrantReport, ErrantTransaction, Remedy};

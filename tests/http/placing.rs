@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use axum::http::StatusCode;
 use ham4db::app::api::ApiError;
-use ham4db::app::placing::{Placed, Placing};
+use ham4db::app::api::relocate::{Placed, Placing};
 use ham4db::domain::instance::BinlogCoordinates;
 use ham4db::domain::key::InstanceKey;
 use ham4db::domain::recovery::pseudo_gtid::Entry;

@@ -1,7 +1,7 @@
 //! The Secrets that documents name.
 
 use ham4db::adapter::kube::KubeSource;
-use ham4db::app::documents::ClusterSource as _;
+use ham4db::app::ports::cluster_source::ClusterSource as _;
 use ham4db::domain::declared::SecretStanding;
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::{Api, DeleteParams, Patch, PatchParams};

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ham4db::adapter::kube::{Client, Follows, KubeSource, Scope};
-use ham4db::app::documents::ClusterSource as _;
+use ham4db::app::ports::cluster_source::ClusterSource as _;
 use ham4db::domain::declared::Reading;
 use ham4db::domain::intent::IntentKind;
 use ham4db::domain::key::InstanceKey;

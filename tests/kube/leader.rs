@@ -4,10 +4,10 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use ham4db::app::declare::Declare;
-use ham4db::app::documents::{ClusterSource, Pictures};
-use ham4db::app::led::Led;
+use ham4db::app::declarative::reconciler::Declare;
+use ham4db::app::ports::cluster_source::{ClusterSource, Pictures};
 use ham4db::app::ports::{Clock, Consensus, Health, Leadership, Peer, ProposeError, Question, Unconfirmed};
+use ham4db::app::recovery::service_gate::Led;
 use ham4db::domain::finding::Opinion;
 use ham4db::domain::intent::Origin;
 use ham4db::domain::state::{

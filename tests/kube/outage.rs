@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use ham4db::app::documents::ClusterSource as _;
+use ham4db::app::ports::cluster_source::ClusterSource as _;
 use ham4db::domain::declared::Reading;
 use serde_json::json;
 

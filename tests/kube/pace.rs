@@ -4,8 +4,10 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use ham4db::app::documents::{ClusterSource, DocumentSet, Notice, Observer, Seen, StatusError, StatusModel};
 use ham4db::app::ports::CredentialsByOrigin;
+use ham4db::app::ports::cluster_source::{
+    ClusterSource, DocumentSet, Notice, Observer, Seen, StatusError, StatusModel,
+};
 use ham4db::domain::declared::Reading;
 use ham4db::domain::intent::Origin;
 use ham4db::resource;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ham4db::adapter::kube::{Client, KubeSource};
-use ham4db::app::documents::{ClusterPicture, Pictures};
+use ham4db::app::ports::cluster_source::{ClusterPicture, Pictures};
 use ham4db::domain::gtid::GtidSet;
 use ham4db::domain::instance::{Identity, Instance, InstanceFacts, ProbeFailure};
 use ham4db::domain::key::InstanceKey;

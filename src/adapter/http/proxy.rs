@@ -13,7 +13,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
-use crate::app::names;
+use crate::app::observation::dns_cache;
 use crate::app::ports::Peer;
 
 use super::reply::Failure;
@@ -51,7 +51,7 @@ struct Names;
 impl reqwest::dns::Resolve for Names {
     fn resolve(&self, name: reqwest::dns::Name) -> reqwest::dns::Resolving {
         Box::pin(async move {
-            let found = names::addresses(name.as_str()).await?;
+            let found = dns_cache::addresses(name.as_str()).await?;
             let addresses = found.into_iter().map(|address| SocketAddr::new(address, 0));
             Ok(Box::new(addresses) as reqwest::dns::Addrs)
         })

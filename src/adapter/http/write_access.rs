@@ -16,7 +16,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use tokio_util::sync::CancellationToken;
 
-use crate::app::write_tokens::WriteTokens;
+use crate::app::api::write_tokens::WriteTokens;
 
 use super::proxy::HOP_HEADER;
 use super::reply::Failure;

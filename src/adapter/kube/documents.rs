@@ -14,7 +14,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use crate::app::documents::{
+use crate::app::ports::cluster_source::{
     ClusterSource, DocumentSet, LabelError, LeadsTo, Notice, Observer, PodLabel, Publication, PublishError, Seen,
     StatusError, StatusModel,
 };

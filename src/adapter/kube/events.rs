@@ -7,7 +7,7 @@ use kube::api::{ObjectMeta, PostParams};
 use kube::{Api, Client};
 use sha2::{Digest as _, Sha256};
 
-use crate::app::documents::{Notice, StatusError};
+use crate::app::ports::cluster_source::{Notice, StatusError};
 use crate::domain::intent::Origin;
 use crate::resource;
 

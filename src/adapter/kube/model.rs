@@ -7,8 +7,8 @@ use kube::ResourceExt as _;
 use kube::core::DynamicObject;
 use serde_json::Value;
 
-use crate::app::documents::{DeclaredCluster, Reading, Seen};
 use crate::app::ports::Credentials;
+use crate::app::ports::cluster_source::{DeclaredCluster, Reading, Seen};
 use crate::domain::declared::{Definition, SecretStanding};
 use crate::domain::intent::Origin;
 use crate::resource;

@@ -17,7 +17,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use crate::app::documents::{LeadsTo, Observer, Publication, PublishError};
+use crate::app::ports::cluster_source::{LeadsTo, Observer, Publication, PublishError};
 use crate::domain::declared::{Role, WantedService};
 use crate::domain::intent::Origin;
 use crate::resource;

@@ -11,7 +11,7 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::{Resource as _, ResourceExt as _};
 use serde_json::json;
 
-use crate::app::documents::{LeadsTo, Observer, Publication, PublishError};
+use crate::app::ports::cluster_source::{LeadsTo, Observer, Publication, PublishError};
 use crate::domain::declared::{Lead, Role, WantedService};
 
 use super::services::{Board, Failed, PORT_NAME};

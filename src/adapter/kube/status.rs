@@ -5,7 +5,7 @@ use kube::core::{ApiResource, DynamicObject};
 use kube::{Api, Client, ResourceExt as _};
 use serde_json::{Value, json};
 
-use crate::app::documents::{Observer, StatusError, StatusModel};
+use crate::app::ports::cluster_source::{Observer, StatusError, StatusModel};
 use crate::domain::intent::Origin;
 use crate::resource::{self, MySQLCluster, MySQLClusterStatus};
 

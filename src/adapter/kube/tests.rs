@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::Refusal;
 use super::follow::Change;
 use super::model::{Happened, Model, SecretKey};
-use crate::app::documents::Reading;
+use crate::app::ports::cluster_source::Reading;
 use crate::domain::declared::SecretStanding;
 use crate::domain::intent::Origin;
 

@@ -21,7 +21,9 @@ use tokio::sync::{Mutex, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::app::documents::{ClusterSource, DocumentSet, Notice, Observer, Reading, Seen, StatusError, StatusModel};
+use crate::app::ports::cluster_source::{
+    ClusterSource, DocumentSet, Notice, Observer, Reading, Seen, StatusError, StatusModel,
+};
 use crate::app::ports::{Credentials, CredentialsByOrigin};
 use crate::domain::intent::Origin;
 

@@ -6,8 +6,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 
-use crate::app::documents::Seen;
 use crate::app::ports::Credentials;
+use crate::app::ports::cluster_source::Seen;
 use crate::domain::declared::SecretStanding;
 use crate::domain::intent::Origin;
 use crate::resource;

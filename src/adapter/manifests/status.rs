@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::app::documents::{Observer, StatusError, StatusModel};
+use crate::app::ports::cluster_source::{Observer, StatusError, StatusModel};
 use crate::domain::intent::Origin;
 use crate::resource::{self, MySQLClusterStatus};
 

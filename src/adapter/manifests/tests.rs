@@ -5,7 +5,7 @@ use std::sync::Arc;
 use secrecy::ExposeSecret as _;
 
 use super::ManifestDirectory;
-use crate::app::documents::{ClusterSource as _, Observer, Reading, Seen, StatusError, StatusModel};
+use crate::app::ports::cluster_source::{ClusterSource as _, Observer, Reading, Seen, StatusError, StatusModel};
 use crate::domain::declared::SecretStanding;
 use crate::domain::intent::Origin;
 use crate::domain::time::Wall;

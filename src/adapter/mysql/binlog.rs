@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
-use crate::app::errant::BinlogReader;
+use crate::app::ports::BinlogReader;
 use crate::app::ports::{CredentialsByOrigin, Target};
 use crate::domain::errant::{BinlogEvent, Decoded, Decoder, previous_gtids};
 use crate::domain::gtid::GtidSet;

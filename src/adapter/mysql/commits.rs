@@ -8,7 +8,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::sync::watch;
 
-use crate::app::commits::CommitLooks;
+use crate::app::ports::CommitLooks;
 use crate::app::ports::{CredentialsByOrigin, Target};
 use crate::domain::commit_stall::WaitingSession;
 use crate::domain::instance::Identity;

@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use crate::app::names;
+use crate::app::observation::dns_cache;
 use crate::app::ports::{Credentials, CredentialsByOrigin, Target, TlsMode};
 use crate::domain::instance::ProbeFailure;
 use crate::domain::key::InstanceKey;
@@ -139,7 +139,7 @@ pub(super) fn credentials_of(
 
 /// The addresses of an instance, at least one. Asked anew for each connection: behind a name may be another machine by now.
 async fn resolve(instance: &InstanceKey) -> Result<Vec<SocketAddr>, ProbeFailure> {
-    let addresses = names::addresses(&instance.hostname).await;
+    let addresses = dns_cache::addresses(&instance.hostname).await;
     let addresses = addresses.map_err(|error| ProbeFailure::Name(error.to_string()))?;
     let sockets = addresses
         .into_iter()

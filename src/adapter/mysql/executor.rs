@@ -7,9 +7,9 @@ use async_trait::async_trait;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
-use crate::app::injector::EntryWriter;
-use crate::app::log_source::{LogReader, LogSource};
+use crate::app::ports::EntryWriter;
 use crate::app::ports::{CredentialsByOrigin, Executor, StepError, StepSession, Target};
+use crate::app::ports::{LogReader, LogSource};
 use crate::domain::instance::Identity;
 use crate::domain::key::InstanceKey;
 

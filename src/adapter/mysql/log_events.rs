@@ -6,8 +6,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::time::{Instant, sleep};
 
-use crate::app::log_source::{Log, LogSource, Piece};
 use crate::app::ports::{Account, StepError};
+use crate::app::ports::{Log, LogSource, Piece};
 use crate::domain::dialect::{SourcePosition, SourceTls};
 use crate::domain::instance::{BinlogCoordinates, ThreadState};
 use crate::domain::key::InstanceKey;

@@ -15,8 +15,8 @@ use super::member::{Life, RaftMember, Shared};
 use super::membership;
 use super::network::Recipient;
 use super::types::{MemberNode, TypeConfig};
-use crate::app::claim::check_claim;
 use crate::app::ports::{Consensus, Health, Leadership, Peer, ProposeError, Question, Unconfirmed};
+use crate::app::recovery::claim::check_claim;
 use crate::domain::finding::{Opinion, Verdict};
 use crate::domain::state::{Applied, ClaimToken, Command, Epoch, Proposal, State};
 

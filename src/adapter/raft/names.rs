@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use tokio::time::MissedTickBehavior;
 
 use super::member::Shared;
-use crate::app::names;
+use crate::app::observation::dns_cache;
 
 /// Between two looks at the names of all members.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
@@ -28,7 +28,7 @@ pub struct SystemResolver;
 #[async_trait]
 impl Resolve for SystemResolver {
     async fn resolve(&self, host: &str) -> io::Result<Vec<SocketAddr>> {
-        let found = names::addresses(host).await?;
+        let found = dns_cache::addresses(host).await?;
         Ok(found.into_iter().map(|address| SocketAddr::new(address, 0)).collect())
     }
 }

@@ -2,8 +2,8 @@
 
 use async_trait::async_trait;
 
-use crate::app::changelog::{AnalysisChange, ChangeStore};
 use crate::app::ports::StoreError;
+use crate::app::ports::{AnalysisChange, ChangeStore};
 use crate::domain::finding::Code;
 use crate::domain::key::InstanceKey;
 use crate::domain::time::Wall;

@@ -2,8 +2,8 @@
 
 use async_trait::async_trait;
 
-use crate::app::memory::{Position, PositionStore};
 use crate::app::ports::StoreError;
+use crate::app::ports::{Position, PositionStore};
 
 use super::SqliteStore;
 

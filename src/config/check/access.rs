@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::path::Path;
 
-use crate::app::write_tokens::WriteTokens;
+use crate::app::api::write_tokens::WriteTokens;
 
 use super::super::file::File;
 use super::super::settings::WriteTokenFile;

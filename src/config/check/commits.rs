@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::app::commits::CommitSettings;
+use crate::app::leader::commit_stalls::CommitSettings;
 use crate::config::file::File;
 use crate::domain::commit_stall::CanaryTable;
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::app::hooks::HookSettings as HookRunSettings;
+use crate::app::recovery::hooks::HookSettings as HookRunSettings;
 use crate::domain::hooks::HookList;
 
 use super::super::file::File;

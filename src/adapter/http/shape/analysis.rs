@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use crate::app::api::{ClusterView, JudgedFinding};
-use crate::app::changelog::AnalysisChange;
+use crate::app::ports::AnalysisChange;
 use crate::app::ports::Peer;
 use crate::domain::finding::{Code, Finding, Opinion};
 use crate::domain::instance::{Instance, InstanceFacts, Positioning};

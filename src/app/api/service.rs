@@ -1,0 +1,399 @@
+//! The use cases as the API's handlers call them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use crate::domain::case::Case;
+use crate::domain::errant::{ErrantReport, Remedy};
+use crate::domain::instance::Instance;
+use crate::domain::intent::{Intent, IntentId, Origin};
+use crate::domain::key::InstanceKey;
+use crate::domain::policy::{HeldBack, Mode};
+use crate::domain::recovery::plan::Order;
+use crate::domain::state::PolicySettings;
+use crate::domain::state::record::Acknowledgement;
+use crate::domain::state::{Applied, Command, Recovery, RefusedCommand, Seed, State};
+use crate::domain::topology::ClusterId;
+
+use crate::app::api::errant::ErrantDesk;
+use crate::app::api::relocate::PlacingDesk;
+use crate::app::api::{Api, ApiError, ClusterView, JudgedFinding, OrderOutcome, OrderRequest, RecoveryOutcome};
+use crate::app::cluster::view::{ClusterPicture, Pictures};
+use crate::app::observation::instance_cache::Observatory;
+use crate::app::observation::poller::Watcher;
+use crate::app::ports::AnalysisChange;
+use crate::app::ports::{Clock, Consensus, ProposeError, Target};
+use crate::app::recovery::coordinator::Recoverer;
+
+/// How long a request waits for the end of a recovery that another member has to finish.
+const OVER_DEADLINE: Duration = Duration::from_secs(90);
+
+/// Implements [`Api`] on the loops of this member.
+pub struct Service {
+    /// Agreement.
+    pub consensus: Arc<dyn Consensus>,
+    /// What is seen.
+    pub observatory: Arc<Observatory>,
+    /// Who sees it.
+    pub watcher: Arc<Watcher>,
+    /// Pictures of it.
+    pub pictures: Pictures,
+    /// Repairs.
+    pub recoverer: Arc<Recoverer>,
+    /// Handles errant transactions.
+    pub errants: ErrantDesk,
+    /// Places by Pseudo-GTID.
+    pub placing: PlacingDesk,
+    /// Policy settings.
+    pub settings: Arc<PolicySettings>,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// A forgotten address is not discovered again for so long.
+    pub forget_for: Duration,
+}
+
+impl Service {
+    async fn propose(&self, command: Command) -> Result<Applied, ApiError> {
+        match self.consensus.propose(command).await {
+            Ok(Applied::Refused {
+                why: RefusedCommand::Unknown(what),
+            }) => Err(ApiError::NotFound(format!("{what} is unknown"))),
+            Ok(Applied::Refused { why }) => Err(ApiError::Conflict(why.to_string())),
+            Ok(applied) => Ok(applied),
+            Err(ProposeError::NotLeader(peer)) => Err(ApiError::NotLeader(peer.map(|peer| peer.name))),
+            Err(ProposeError::NoQuorum(why) | ProposeError::NotUnderstood(why)) => Err(ApiError::Unavailable(why)),
+            Err(ProposeError::OutcomeUnknown(why)) => Err(ApiError::OutcomeUnknown(why)),
+            Err(ProposeError::Stopped(why)) => Err(ApiError::Internal(why)),
+        }
+    }
+
+    fn view(&self, picture: ClusterPicture, state: &State) -> ClusterView {
+        let document = picture
+            .cluster
+            .document
+            .as_ref()
+            .and_then(|origin| state.documents.get(origin));
+        let automated_recovery = match document {
+            Some(document) => document.mode == Mode::Auto && !document.paused,
+            None => self
+                .settings
+                .recover_primary_filters
+                .iter()
+                .any(|filter| filter.matches(&picture.cluster.name, &picture.cluster.alias)),
+        };
+        let findings = picture
+            .findings
+            .into_iter()
+            .map(|judged| {
+                let held_back = judged
+                    .held_back
+                    .or_else(|| self.recoverer.held_back(&judged.finding.instance));
+                JudgedFinding {
+                    opinions: self.recoverer.opinions(&judged.finding.instance),
+                    finding: judged.finding,
+                    held_back,
+                }
+            })
+            .collect();
+        ClusterView {
+            cluster: picture.cluster,
+            topology: picture.topology,
+            findings,
+            policy: picture.policy,
+            automated_recovery,
+        }
+    }
+
+    fn known(&self, instance: &InstanceKey) -> Result<Target, ApiError> {
+        self.observatory
+            .target(instance)
+            .ok_or_else(|| ApiError::NotFound(format!("Cannot read instance: {instance}")))
+    }
+
+    async fn look(&self, target: &Target) -> Result<Instance, ApiError> {
+        let observation = self.watcher.look(target).await;
+        match observation.outcome {
+            Err(failure) => Err(ApiError::Unavailable(format!("{}: {failure}", target.instance))),
+            Ok(_) => self
+                .observatory
+                .get(&target.instance)
+                .map(|tracked| tracked.instance)
+                .ok_or_else(|| ApiError::Internal(format!("{} answered and is not watched", target.instance))),
+        }
+    }
+
+    fn cluster(&self, id: &ClusterId) -> Result<ClusterPicture, ApiError> {
+        self.pictures
+            .cluster(id)
+            .ok_or_else(|| ApiError::NotFound(format!("cluster {id} is unknown")))
+    }
+
+    /// Waits until a recovery is over, whoever finishes it.
+    async fn until_over(&self, uid: &str) -> Result<Recovery, ApiError> {
+        let mut state = self.consensus.state();
+        let over = async {
+            loop {
+                let recovery = state.borrow_and_update().recoveries.get(uid).cloned();
+                match recovery {
+                    Some(recovery) if !recovery.is_active() => return Ok(recovery),
+                    Some(_) => {}
+                    None => return Err(ApiError::Internal(format!("recovery {uid} is not in the records"))),
+                }
+                if state.changed().await.is_err() {
+                    return Err(ApiError::Internal(String::from("the member stops")));
+                }
+            }
+        };
+        tokio::time::timeout(OVER_DEADLINE, over).await.unwrap_or_else(|_| {
+            Err(ApiError::OutcomeUnknown(format!(
+                "recovery {uid} is not over yet; audit-recovery tells how it ends"
+            )))
+        })
+    }
+
+    fn forgotten_until(&self) -> crate::domain::time::Wall {
+        self.clock
+            .wall()
+            .plus_millis(i64::try_from(self.forget_for.as_millis()).unwrap_or(i64::MAX))
+    }
+
+    /// The origin whose credentials open an address that nobody watches yet.
+    fn origin_of(&self, instance: &InstanceKey) -> Origin {
+        self.observatory
+            .get(instance)
+            .map_or(Origin::Api, |tracked| tracked.origin)
+    }
+}
+
+#[async_trait]
+impl Api for Service {
+    fn clusters(&self) -> Arc<Vec<ClusterView>> {
+        let state = self.pictures.state();
+        let mut views: Vec<ClusterView> = self
+            .pictures
+            .clusters()
+            .into_iter()
+            .map(|picture| self.view(picture, &state))
+            .collect();
+        views.sort_by(|a, b| a.cluster.name.cmp(&b.cluster.name));
+        Arc::new(views)
+    }
+
+    fn analysis_changes(&self) -> Vec<(InstanceKey, Vec<AnalysisChange>)> {
+        self.pictures.analysis_changes()
+    }
+
+    fn state(&self) -> Arc<State> {
+        self.pictures.state()
+    }
+
+    async fn discover(&self, instance: &InstanceKey) -> Result<Instance, ApiError> {
+        let target = Target {
+            instance: instance.clone(),
+            origin: self.origin_of(instance),
+        };
+        let found = self.look(&target).await;
+        if found.is_err()
+            && !self
+                .state()
+                .clusters
+                .values()
+                .any(|cluster| cluster.instances.contains(instance))
+        {
+            self.watcher.forget(instance).await;
+        }
+        let found = found?;
+        self.propose(Command::Discover {
+            seed: Seed {
+                instance: instance.clone(),
+                origin: target.origin,
+            },
+        })
+        .await?;
+        Ok(found)
+    }
+
+    async fn discover_later(&self, instance: &InstanceKey) -> Result<(), ApiError> {
+        let origin = self.origin_of(instance);
+        self.propose(Command::Discover {
+            seed: Seed {
+                instance: instance.clone(),
+                origin,
+            },
+        })
+        .await
+        .map(drop)
+    }
+
+    async fn refresh(&self, instance: &InstanceKey) -> Result<Instance, ApiError> {
+        let target = self.known(instance)?;
+        self.look(&target).await
+    }
+
+    async fn forget(&self, instance: &InstanceKey) -> Result<(), ApiError> {
+        let target = self.known(instance)?;
+        self.propose(Command::Forget {
+            instance: target.instance,
+            until: self.forgotten_until(),
+        })
+        .await
+        .map(drop)
+    }
+
+    async fn release_quarantine(&self, instance: &InstanceKey) -> Result<(), ApiError> {
+        let state = self.state();
+        let held = self
+            .observatory
+            .get(instance)
+            .map_or_else(|| instance.clone(), |tracked| tracked.instance.key);
+        let key = state
+            .quarantines
+            .iter()
+            .find(|(_, quarantine)| quarantine.instance == held)
+            .map(|(key, _)| key.clone());
+        let quarantine = key.ok_or_else(|| ApiError::NotFound(format!("{instance} is not in quarantine")))?;
+        self.propose(Command::Release {
+            quarantine,
+            reason: String::from("let go through the API"),
+        })
+        .await
+        .map(drop)
+    }
+
+    async fn errant(&self, instance: &InstanceKey) -> Result<ErrantReport, ApiError> {
+        let target = self.known(instance)?;
+        self.errants.show(&target).await
+    }
+
+    async fn resolve_errant(&self, instance: &InstanceKey, remedy: Remedy) -> Result<String, ApiError> {
+        let target = self.known(instance)?;
+        self.errants.resolve(&target, remedy).await
+    }
+
+    async fn forget_cluster(&self, cluster: &ClusterId) -> Result<(), ApiError> {
+        let picture = self.cluster(cluster)?;
+        let until = self.forgotten_until();
+        for instance in picture.cluster.instances {
+            self.propose(Command::Forget { instance, until }).await?;
+        }
+        Ok(())
+    }
+
+    async fn set_intent(&self, intent: Intent) -> Result<(), ApiError> {
+        self.propose(Command::SetIntent { intent }).await.map(drop)
+    }
+
+    async fn end_intent(&self, id: IntentId) -> Result<(), ApiError> {
+        match self.consensus.propose(Command::EndIntent { id: id.clone() }).await {
+            Ok(Applied::Refused {
+                why: RefusedCommand::OwnedBy(owner),
+            }) => Err(ApiError::OwnedBy {
+                instance: id.instance,
+                what: match id.kind {
+                    crate::domain::intent::IntentKind::Downtime => "in downtime",
+                    crate::domain::intent::IntentKind::Candidate => "a candidate",
+                },
+                owner,
+            }),
+            Ok(_) => Ok(()),
+            Err(_) => self.propose(Command::EndIntent { id }).await.map(drop),
+        }
+    }
+
+    async fn set_global_recoveries(&self, enabled: bool) -> Result<(), ApiError> {
+        self.propose(Command::SetGlobalRecoveries { enabled }).await.map(drop)
+    }
+
+    async fn acknowledge(&self, uids: Vec<String>, by: &str, comment: &str) -> Result<u64, ApiError> {
+        let acknowledgement = Acknowledgement {
+            at: self.clock.wall(),
+            by: by.to_owned(),
+            comment: comment.to_owned(),
+        };
+        match self.propose(Command::Acknowledge { uids, acknowledgement }).await? {
+            Applied::Number { number } => Ok(number),
+            Applied::Done | Applied::Claimed { .. } | Applied::Refused { .. } => Ok(0),
+        }
+    }
+
+    async fn recover(
+        &self,
+        instance: &InstanceKey,
+        candidate: Option<&InstanceKey>,
+        skips_hooks: bool,
+    ) -> Result<RecoveryOutcome, ApiError> {
+        let target = self.known(instance)?;
+        let picture = self
+            .pictures
+            .clusters()
+            .into_iter()
+            .find(|picture| picture.topology.instances.contains_key(&target.instance))
+            .ok_or_else(|| ApiError::NotFound(format!("{instance} belongs to no cluster")))?;
+        let order = Order {
+            command: String::from(if skips_hooks { "recover-lite" } else { "recover" }),
+            skips_hooks,
+            ..Order::default()
+        };
+        let recovered = self
+            .recoverer
+            .recover_now(&picture, &target.instance, candidate, order)
+            .await;
+        let uid = match recovered {
+            Ok(uid) => uid,
+            Err(HeldBack::NotActionable) => {
+                return Ok(RecoveryOutcome::NotAttempted {
+                    why: String::from("no finding on the instance has a recovery"),
+                });
+            }
+            Err(why) => return Ok(RecoveryOutcome::NotAttempted { why: why.to_string() }),
+        };
+        let recovery = self.until_over(&uid).await?;
+        Ok(match recovery.successor() {
+            Some(successor) => RecoveryOutcome::Promoted {
+                uid,
+                successor: successor.clone(),
+            },
+            None => RecoveryOutcome::NothingPromoted {
+                uid,
+                why: recovery.errors.join("; "),
+            },
+        })
+    }
+
+    async fn change_primary(&self, request: OrderRequest) -> Result<OrderOutcome, ApiError> {
+        self.consensus
+            .barrier()
+            .await
+            .map_err(|error| ApiError::Unavailable(error.to_string()))?;
+        let OrderRequest { cluster, target, order } = request;
+        match self.recoverer.ordered(&cluster, target.as_ref(), order).await {
+            Ok(uid) => {
+                self.until_over(&uid).await?;
+                Ok(OrderOutcome::Over { uid })
+            }
+            Err(HeldBack::Refused(why)) => Ok(OrderOutcome::Refused { why }),
+            Err(why) => Ok(OrderOutcome::Refused { why: why.to_string() }),
+        }
+    }
+
+    fn save_case(&self, cluster: &ClusterId) -> Result<Case, ApiError> {
+        let picture = self.cluster(cluster)?;
+        let state = self.state();
+        let quarantines = state
+            .quarantines
+            .values()
+            .filter(|quarantine| quarantine.cluster == *cluster)
+            .cloned()
+            .collect();
+        Ok(Case {
+            about: format!("cluster {} as it was seen", picture.cluster.name),
+            topology: picture.topology,
+            policy: picture.policy,
+            quarantines,
+            now: self.clock.wall(),
+            finding: None,
+        })
+    }
+}

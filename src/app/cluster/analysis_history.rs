@@ -1,0 +1,169 @@
+//! How the analysis of each instance changed, as this member saw it: in memory, bounded, and over restarts of its process.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::{MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use crate::domain::finding::{Code, Finding};
+use crate::domain::key::InstanceKey;
+use crate::domain::time::Wall;
+
+use crate::app::ports::{AnalysisChange, ChangeStore, Clock};
+
+/// Changes kept of one instance.
+const MOST_CHANGES: usize = 100;
+/// Instances that are kept; beyond, those are dropped whose last change is the oldest.
+const MOST_INSTANCES: usize = 10_000;
+/// Changes that wait to be written; beyond, the oldest are not.
+const MOST_UNWRITTEN: usize = 10_000;
+/// How often changes are written. A write shares the backend with the entries of a recovery, so it is rare.
+const WRITE_EVERY: Duration = Duration::from_secs(5);
+/// How often old changes are dropped.
+const PURGE_EVERY: Duration = Duration::from_hours(1);
+
+#[derive(Debug, Default)]
+struct Held {
+    changes: BTreeMap<InstanceKey, VecDeque<AnalysisChange>>,
+    unwritten: VecDeque<(InstanceKey, AnalysisChange)>,
+}
+
+impl Held {
+    fn add(&mut self, instance: &InstanceKey, change: AnalysisChange) {
+        let list = self.changes.entry(instance.clone()).or_default();
+        list.push_back(change);
+        if list.len() > MOST_CHANGES {
+            list.pop_front();
+        }
+    }
+
+    fn bound(&mut self) {
+        while self.changes.len() > MOST_INSTANCES {
+            let oldest = self
+                .changes
+                .iter()
+                .min_by_key(|(_, list)| list.back().map(|last| last.at))
+                .map(|(instance, _)| instance.clone());
+            let Some(oldest) = oldest else { break };
+            self.changes.remove(&oldest);
+        }
+        while self.unwritten.len() > MOST_UNWRITTEN {
+            self.unwritten.pop_front();
+        }
+    }
+}
+
+/// The changes of all instances.
+#[derive(Debug, Default)]
+pub struct AnalysisLog {
+    held: Mutex<Held>,
+}
+
+impl AnalysisLog {
+    /// A log that begins with what was kept, the oldest first.
+    pub fn of(changes: impl IntoIterator<Item = (InstanceKey, AnalysisChange)>) -> Self {
+        let mut held = Held::default();
+        for (instance, change) in changes {
+            held.add(&instance, change);
+        }
+        held.bound();
+        Self { held: Mutex::new(held) }
+    }
+
+    fn held(&self) -> MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes in what was found about these instances; of several findings of one the first counts, and none is [`Code::NoProblem`].
+    pub fn note<'a>(&self, instances: impl IntoIterator<Item = &'a InstanceKey>, findings: &[Finding], at: Wall) {
+        let mut codes: BTreeMap<&InstanceKey, Code> = instances
+            .into_iter()
+            .map(|instance| (instance, Code::NoProblem))
+            .collect();
+        let mut told = BTreeSet::new();
+        for finding in findings {
+            if told.insert(&finding.instance) {
+                codes.insert(&finding.instance, finding.code);
+            }
+        }
+        let mut held = self.held();
+        for (instance, code) in codes {
+            let present = held.changes.get(instance).and_then(VecDeque::back);
+            if present.is_some_and(|last| last.code == code) {
+                continue;
+            }
+            let change = AnalysisChange { at, code };
+            held.add(instance, change);
+            held.unwritten.push_back((instance.clone(), change));
+        }
+        held.bound();
+    }
+
+    /// All changes, by instance, the oldest first.
+    pub fn all(&self) -> Vec<(InstanceKey, Vec<AnalysisChange>)> {
+        self.held()
+            .changes
+            .iter()
+            .map(|(instance, list)| (instance.clone(), list.iter().copied().collect()))
+            .collect()
+    }
+
+    /// Drops changes from before this moment, but of each instance the last: it still is so.
+    fn purge(&self, before: Wall) {
+        for list in self.held().changes.values_mut() {
+            while list.len() > 1 && list.front().is_some_and(|change| change.at < before) {
+                list.pop_front();
+            }
+        }
+    }
+
+    /// Writes what is new every few seconds until it is cancelled, and once more then; drops every hour, and at once, what is older than
+    /// `kept`. What could not be written is tried again.
+    pub async fn keep(
+        self: Arc<Self>,
+        store: Arc<dyn ChangeStore>,
+        clock: Arc<dyn Clock>,
+        kept: Duration,
+        stop: CancellationToken,
+    ) {
+        let kept_millis = i64::try_from(kept.as_millis()).unwrap_or(i64::MAX);
+        let (mut ticks, mut purges) = (interval(WRITE_EVERY), interval(PURGE_EVERY));
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        purges.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let is_over = tokio::select! {
+                () = stop.cancelled() => true,
+                _ = ticks.tick() => false,
+                _ = purges.tick() => {
+                    let before = Wall(clock.wall().0.saturating_sub(kept_millis));
+                    self.purge(before);
+                    if let Err(error) = store.purge_changes(before).await {
+                        warn!("old changes of the analysis were not dropped: {error}");
+                    }
+                    continue;
+                }
+            };
+            let changes: Vec<(InstanceKey, AnalysisChange)> = self.held().unwritten.drain(..).collect();
+            if !changes.is_empty()
+                && let Err(error) = store.add_changes(&changes).await
+            {
+                warn!("changes of the analysis were not written: {error}");
+                let mut held = self.held();
+                for change in changes.into_iter().rev() {
+                    held.unwritten.push_front(change);
+                }
+                held.bound();
+            }
+            if is_over {
+                return;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "analysis_history_tests.rs"]
+mod tests;
