@@ -3,7 +3,7 @@
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use crate::app::ports::Clock;
-use crate::domain::time::{Mono, Wall};
+use crate::domain::time::{MonotonicTime, WallTime};
 
 /// The operating system's clocks; the monotonic one starts at 0 when this is made.
 #[derive(Debug, Clone, Copy)]
@@ -18,12 +18,12 @@ impl Default for SystemClock {
 }
 
 impl Clock for SystemClock {
-    fn wall(&self) -> Wall {
+    fn wall(&self) -> WallTime {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Wall(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
+        WallTime(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
     }
 
-    fn mono(&self) -> Mono {
-        Mono(u64::try_from(self.start.elapsed().as_micros()).unwrap_or(u64::MAX))
+    fn monotonic(&self) -> MonotonicTime {
+        MonotonicTime(u64::try_from(self.start.elapsed().as_micros()).unwrap_or(u64::MAX))
     }
 }

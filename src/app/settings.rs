@@ -10,7 +10,7 @@ use super::filter::HostnameFilters;
 
 /// Settings of seeing.
 #[derive(Clone, Debug)]
-pub struct WatchSettings {
+pub struct PollSettings {
     /// Time between full probes of one instance.
     pub poll: Duration,
     /// Time between pulses of an instance that has replicas, is suspected or in quarantine.
@@ -31,7 +31,7 @@ pub struct WatchSettings {
     pub forget_for: Duration,
 }
 
-impl Default for WatchSettings {
+impl Default for PollSettings {
     fn default() -> Self {
         Self {
             poll: Duration::from_secs(5),

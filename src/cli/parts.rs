@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::adapter::http;
-use crate::app::settings::WatchSettings;
+use crate::app::settings::PollSettings;
 use crate::config::{self, Settings};
 
 /// The configuration files to read: those that were named, or those that are there.
@@ -16,16 +16,16 @@ pub(super) fn configuration_files(named: &[PathBuf]) -> Vec<PathBuf> {
     }
 }
 
-pub(super) fn watch_settings(settings: &Settings) -> WatchSettings {
+pub(super) fn watch_settings(settings: &Settings) -> PollSettings {
     let discovery = &settings.discovery;
-    WatchSettings {
+    PollSettings {
         poll: discovery.poll,
         pulse: discovery.pulse,
         ignore: discovery.ignore.clone(),
         ignore_replicas: discovery.ignore_replicas.clone(),
         ignore_sources: discovery.ignore_sources.clone(),
         forget_for: discovery.poll * 3,
-        ..WatchSettings::default()
+        ..PollSettings::default()
     }
 }
 

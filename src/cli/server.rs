@@ -19,38 +19,38 @@ use crate::adapter::http;
 use crate::adapter::kube;
 use crate::adapter::manifests::ManifestDirectory;
 use crate::adapter::mysql::{
-    MySqlBinlogReader, MySqlCommitLooks, MySqlExecutor, MySqlOwnerLocks, MySqlProber, ProbeSettings,
+    MySqlBinlogReader, MySqlCommitProbe, MySqlExecutor, MySqlOwnerLocks, MySqlProber, ProbeSettings,
 };
-use crate::adapter::raft::{RaftMember, RaftSettings, Surroundings, Timings};
+use crate::adapter::raft::{MemberDependencies, RaftMember, RaftSettings, Timings};
 use crate::adapter::single::Single;
 use crate::adapter::store::SqliteStore;
-use crate::app::api::errant::ErrantDesk;
-use crate::app::api::relocate::PlacingDesk;
+use crate::app::api::errant::ErrantTransactions;
+use crate::app::api::relocate::Relocation;
 use crate::app::api::service::Service;
 use crate::app::cluster::analysis_history::AnalysisLog;
-use crate::app::cluster::view::Pictures;
-use crate::app::declarative::reconciler::Declare;
+use crate::app::cluster::view::ClusterViews;
+use crate::app::declarative::reconciler::Reconciler;
 use crate::app::leader::Leader;
 use crate::app::leader::cluster_registry::Aliases;
 use crate::app::leader::commit_stalls::Commits;
 use crate::app::leader::controller_lock::Owners;
-use crate::app::leader::pseudo_gtid_writer::Injector;
-use crate::app::observation::instance_cache::{Observatory, Places};
-use crate::app::observation::poller::Watcher;
-use crate::app::observation::position_history::PositionMemory;
-use crate::app::observation::votes::Eyes;
+use crate::app::leader::pseudo_gtid_writer::PseudoGtidWriter;
+use crate::app::observation::instance_cache::{InstanceCache, Places};
+use crate::app::observation::poller::Poller;
+use crate::app::observation::position_history::PositionHistory;
+use crate::app::observation::votes::OpinionResponder;
 use crate::app::ports::ChangeStore as _;
 use crate::app::ports::PositionStore as _;
 use crate::app::ports::cluster_source::ClusterSource;
 use crate::app::ports::{Clock, Consensus, Credentials, CredentialsByOrigin, OpinionSource, Prober, StateStore};
-use crate::app::recovery::coordinator::Recoverer;
+use crate::app::recovery::coordinator::RecoveryCoordinator;
 use crate::app::recovery::hooks::HookRunner;
-use crate::app::recovery::quarantine::Guard;
-use crate::app::recovery::service_gate::Led;
-use crate::app::recovery::steps::Workshop;
+use crate::app::recovery::quarantine::QuarantineEnforcer;
+use crate::app::recovery::service_gate::ServiceGate;
+use crate::app::recovery::steps::RecoveryContext;
 use crate::app::settings::RecoverySettings;
 use crate::config::{self, Environment, Settings};
-use crate::domain::declared::ClusterPicture;
+use crate::domain::declared::ClusterView;
 use crate::domain::hooks::HookList;
 use crate::domain::intent::Origin;
 use crate::domain::policy::TakeoverTerms;
@@ -103,7 +103,7 @@ pub(super) fn run(arguments: &ServerArguments) -> anyhow::Result<()> {
 }
 
 /// The consensus of this process, kept so that it can be ended.
-enum Agreement {
+enum RunningConsensus {
     Raft(Arc<RaftMember>),
     Single,
 }
@@ -160,27 +160,27 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     let before = positions
         .iter()
         .map(|position| (position.instance.clone(), position.at));
-    let observatory = Arc::new(Observatory::new(places).seen_before(before));
-    let memory = Arc::new(PositionMemory::of(positions));
+    let instance_cache = Arc::new(InstanceCache::new(places).seen_before(before));
+    let memory = Arc::new(PositionHistory::of(positions));
     let name = settings
         .raft
         .as_ref()
         .map_or_else(|| settings.http.advertise.clone(), |raft| raft.advertise.clone());
-    let eyes: Arc<dyn OpinionSource> = Arc::new(Eyes::new(
-        Arc::clone(&observatory),
+    let opinion_responder: Arc<dyn OpinionSource> = Arc::new(OpinionResponder::new(
+        Arc::clone(&instance_cache),
         Arc::clone(&prober),
         Arc::clone(&clock),
         name,
         settings.recovery.member_data_center.clone(),
         Arc::clone(&memory),
     ));
-    tasks.spawn(memory.keep(Arc::clone(&observatory), Arc::new(store.clone()), stop.child_token()));
+    tasks.spawn(memory.keep(Arc::clone(&instance_cache), Arc::new(store.clone()), stop.child_token()));
 
     let (consensus, agreement) = agreement(
         &settings,
         cluster.as_ref(),
         Arc::new(store.clone()),
-        Arc::clone(&eyes),
+        Arc::clone(&opinion_responder),
         Arc::clone(&clock),
         &stop,
     )
@@ -190,8 +190,8 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     }
 
     let watch_settings = parts::watch_settings(&settings);
-    let watcher = Watcher::new(
-        Arc::clone(&observatory),
+    let poller = Poller::new(
+        Arc::clone(&instance_cache),
         Arc::clone(&prober),
         Arc::clone(&clock),
         watch_settings.clone(),
@@ -199,7 +199,7 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
         credentials.clone(),
         stop.child_token(),
     );
-    tasks.spawn(Arc::clone(&watcher).run());
+    tasks.spawn(Arc::clone(&poller).run());
 
     let changes = Arc::new(AnalysisLog::of(store.load_changes().await?));
     tasks.spawn(Arc::clone(&changes).keep(
@@ -209,8 +209,8 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
         stop.child_token(),
     ));
     let policy = Arc::new(policy_settings(&settings)?);
-    let mut pictures = Pictures::new(
-        Arc::clone(&observatory),
+    let mut views = ClusterViews::new(
+        Arc::clone(&instance_cache),
         consensus.state(),
         Arc::clone(&policy),
         settings.recovery.ignore.clone(),
@@ -220,7 +220,7 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     .with_members(Arc::clone(&consensus))
     .with_log(Arc::clone(&changes));
     if let Some(source) = &source {
-        pictures = pictures.with_pods(source.documents());
+        views = views.with_pods(source.documents());
     }
     let credentials_for_locks = credentials.clone();
     let credentials_for_commits = credentials.clone();
@@ -228,16 +228,16 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
         Arc::new(ShellHooks::new(&settings.hooks.shell, settings.hooks.hidden.clone())),
         settings.hooks.run.clone(),
         Arc::clone(&consensus),
-        Arc::clone(&observatory),
+        Arc::clone(&instance_cache),
         Arc::clone(&clock),
     );
     let binlogs = Arc::new(MySqlBinlogReader::new(credentials.clone(), probe_settings.clone()));
     let servers = Arc::new(MySqlExecutor::new(credentials.clone(), probe_settings));
-    let led = Led::default();
-    let shop = Workshop {
+    let service_gate = ServiceGate::default();
+    let shop = RecoveryContext {
         executor: Arc::<MySqlExecutor>::clone(&servers),
         prober: Arc::clone(&prober),
-        observatory: Arc::clone(&observatory),
+        instance_cache: Arc::clone(&instance_cache),
         consensus: Arc::clone(&consensus),
         credentials,
         clock: Arc::clone(&clock),
@@ -249,43 +249,43 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
             ..RecoverySettings::default()
         },
         hooks: hooks.clone(),
-        led: led.clone(),
+        service_gate: service_gate.clone(),
     };
-    let recoverer = Recoverer::new(shop.clone(), pictures.clone(), eyes);
-    let guard = Guard::new(shop, pictures.clone(), Arc::clone(&recoverer));
+    let coordinator = RecoveryCoordinator::new(shop.clone(), views.clone(), opinion_responder);
+    let guard = QuarantineEnforcer::new(shop, views.clone(), Arc::clone(&coordinator));
     let leader = Leader {
         consensus: Arc::clone(&consensus),
-        observatory: Arc::clone(&observatory),
-        pictures: pictures.clone(),
+        instance_cache: Arc::clone(&instance_cache),
+        views: views.clone(),
         aliases: Aliases(settings.discovery.cluster_aliases.clone()),
-        recoverer: Arc::clone(&recoverer),
+        coordinator: Arc::clone(&coordinator),
         guard,
         hooks,
     };
     tasks.spawn(leader.run(stop.child_token()));
     if settings.pseudo_gtid.injects {
-        let injector = Injector {
+        let injector = PseudoGtidWriter {
             writer: Arc::<MySqlExecutor>::clone(&servers),
             consensus: Arc::clone(&consensus),
-            observatory: Arc::clone(&observatory),
-            pictures: pictures.clone(),
+            instance_cache: Arc::clone(&instance_cache),
+            views: views.clone(),
             clock: Arc::clone(&clock),
         };
         tasks.spawn(injector.run(stop.child_token()));
     }
     let commits = Commits {
-        looks: Arc::new(MySqlCommitLooks::new(credentials_for_commits)),
+        looks: Arc::new(MySqlCommitProbe::new(credentials_for_commits)),
         consensus: Arc::clone(&consensus),
-        observatory: Arc::clone(&observatory),
-        pictures: pictures.clone(),
+        instance_cache: Arc::clone(&instance_cache),
+        views: views.clone(),
         clock: Arc::clone(&clock),
         settings: settings.recovery.commits.clone(),
     };
     tasks.spawn(commits.run(stop.child_token()));
     let owners = Owners {
         locks: Arc::new(MySqlOwnerLocks::new(credentials_for_locks)),
-        pictures: pictures.clone(),
-        observatory: Arc::clone(&observatory),
+        views: views.clone(),
+        instance_cache: Arc::clone(&instance_cache),
         consensus: Arc::clone(&consensus),
         clock: Arc::clone(&clock),
     };
@@ -296,41 +296,42 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
         stop.child_token(),
     ));
     if let Some(source) = source {
-        let shown = show_pictures(
-            pictures.clone(),
-            Arc::clone(&recoverer),
-            Arc::clone(&observatory),
+        let shown = show_views(
+            views.clone(),
+            Arc::clone(&coordinator),
+            Arc::clone(&instance_cache),
             Arc::clone(&consensus),
             &stop,
             &tasks,
         );
         tasks.spawn(
-            Declare::new(Arc::clone(&consensus), source, Arc::clone(&clock), shown, led).run(stop.child_token()),
+            Reconciler::new(Arc::clone(&consensus), source, Arc::clone(&clock), shown, service_gate)
+                .run(stop.child_token()),
         );
     }
 
-    let errants = ErrantDesk {
+    let errants = ErrantTransactions {
         binlogs,
-        watcher: Arc::clone(&watcher),
-        pictures: pictures.clone(),
-        recoverer: Arc::clone(&recoverer),
+        poller: Arc::clone(&poller),
+        views: views.clone(),
+        coordinator: Arc::clone(&coordinator),
     };
-    let placing = PlacingDesk {
+    let placing = Relocation {
         logs: servers,
         marks: settings.pseudo_gtid.marks.clone(),
-        watcher: Arc::clone(&watcher),
-        observatory: Arc::clone(&observatory),
-        pictures: pictures.clone(),
-        recoverer: Arc::clone(&recoverer),
+        poller: Arc::clone(&poller),
+        instance_cache: Arc::clone(&instance_cache),
+        views: views.clone(),
+        coordinator: Arc::clone(&coordinator),
     };
     let service = Service {
         errants,
         placing,
         consensus: Arc::clone(&consensus),
-        observatory,
-        watcher,
-        pictures,
-        recoverer,
+        instance_cache,
+        poller,
+        views,
+        coordinator,
         settings: policy,
         clock: Arc::clone(&clock),
         forget_for: watch_settings.forget_for,
@@ -351,7 +352,7 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     signals::wait_for_end().await;
     info!("ending: handing over leadership");
     consensus.hand_over(HAND_OVER_DEADLINE).await;
-    if let Agreement::Raft(member) = &agreement
+    if let RunningConsensus::Raft(member) = &agreement
         && !member.leave(LEAVE_DEADLINE).await
     {
         warn!(
@@ -367,7 +368,7 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
             warn!("the API ended badly: {error}");
         }
         tasks.wait().await;
-        if let Agreement::Raft(member) = &agreement {
+        if let RunningConsensus::Raft(member) = &agreement {
             member.shutdown().await;
         }
         store.close().await;
@@ -383,16 +384,16 @@ async fn agreement(
     settings: &Settings,
     cluster: Option<&kube::Client>,
     store: Arc<dyn StateStore>,
-    eyes: Arc<dyn OpinionSource>,
+    opinion_responder: Arc<dyn OpinionSource>,
     clock: Arc<dyn Clock>,
     stop: &CancellationToken,
-) -> anyhow::Result<(Arc<dyn Consensus>, Agreement)> {
+) -> anyhow::Result<(Arc<dyn Consensus>, RunningConsensus)> {
     let Some(raft) = &settings.raft else {
         let single = Single::start(&settings.http.advertise, &settings.http.advertise, store, clock).await?;
-        return Ok((single, Agreement::Single));
+        return Ok((single, RunningConsensus::Single));
     };
     let membership = membership::of(settings, raft, cluster, stop);
-    let mut around = Surroundings::new(store, eyes, clock, membership.wanted);
+    let mut around = MemberDependencies::new(store, opinion_responder, clock, membership.wanted);
     around.marker = membership.marker;
     let listener = http::bind(&raft.bind).await.context("RaftBind")?;
     let raft_settings = RaftSettings {
@@ -411,7 +412,10 @@ async fn agreement(
         },
     };
     let member = RaftMember::start(raft_settings, around, listener).await?;
-    Ok((Arc::clone(&member) as Arc<dyn Consensus>, Agreement::Raft(member)))
+    Ok((
+        Arc::clone(&member) as Arc<dyn Consensus>,
+        RunningConsensus::Raft(member),
+    ))
 }
 
 /// A client of the Kubernetes API, where the configuration asks for one.
@@ -545,18 +549,18 @@ fn policy_settings(settings: &Settings) -> anyhow::Result<PolicySettings> {
     })
 }
 
-/// Pictures for the documents' status, made anew whenever something changed.
-fn show_pictures(
-    pictures: Pictures,
-    recoverer: Arc<Recoverer>,
-    observatory: Arc<Observatory>,
+/// ClusterViews for the documents' status, made anew whenever something changed.
+fn show_views(
+    views: ClusterViews,
+    coordinator: Arc<RecoveryCoordinator>,
+    instance_cache: Arc<InstanceCache>,
     consensus: Arc<dyn Consensus>,
     stop: &CancellationToken,
     tasks: &TaskTracker,
-) -> watch::Receiver<Arc<Vec<ClusterPicture>>> {
+) -> watch::Receiver<Arc<Vec<ClusterView>>> {
     let shown = move || {
-        let all = pictures.clusters().into_iter().map(|picture| {
-            let called_for = picture
+        let all = views.clusters().into_iter().map(|view| {
+            let called_for = view
                 .findings
                 .iter()
                 .filter(|judged| judged.finding.code.is_actionable());
@@ -564,14 +568,14 @@ fn show_pictures(
                 judged
                     .held_back
                     .clone()
-                    .or_else(|| recoverer.held_back(&judged.finding.instance))
+                    .or_else(|| coordinator.held_back(&judged.finding.instance))
             });
-            ClusterPicture {
+            ClusterView {
                 held_back: held_back.map(|why| why.to_string()).collect(),
-                findings: picture.findings.iter().map(|judged| judged.finding.clone()).collect(),
-                cluster: picture.cluster,
-                topology: picture.topology,
-                policy: picture.policy,
+                findings: view.findings.iter().map(|judged| judged.finding.clone()).collect(),
+                cluster: view.cluster,
+                topology: view.topology,
+                policy: view.policy,
             }
         });
         Arc::new(all.collect::<Vec<_>>())
@@ -579,7 +583,7 @@ fn show_pictures(
     let (sender, receiver) = watch::channel(shown());
     let stop = stop.child_token();
     tasks.spawn(async move {
-        let mut changes = observatory.changes();
+        let mut changes = instance_cache.changes();
         let mut state = consensus.state();
         loop {
             tokio::select! {

@@ -45,29 +45,29 @@ pub async fn run(
     };
     match execute(command, &settings).await {
         Ok(text) => tell(&text),
-        Err(Trouble::Usage(why)) => fail(&why),
-        Err(Trouble::Call(CallError::Refused { message, details })) => {
+        Err(ClientError::Usage(why)) => fail(&why),
+        Err(ClientError::Call(CallError::Refused { message, details })) => {
             if let Some(details) = details {
                 tell(&print::lines([print::plain(&details)]));
             }
             fail(&message)
         }
-        Err(Trouble::Call(other)) => fail(&other.to_string()),
+        Err(ClientError::Call(other)) => fail(&other.to_string()),
     }
 }
 
-enum Trouble {
+enum ClientError {
     Usage(String),
     Call(CallError),
 }
 
-async fn execute(command: &Command, settings: &Settings) -> Result<String, Trouble> {
-    let request = (command.request)(settings).map_err(Trouble::Usage)?;
-    let endpoints = Endpoints::new(settings).map_err(Trouble::Usage)?;
-    let api = endpoints.leader().await.map_err(Trouble::Call)?;
+async fn execute(command: &Command, settings: &Settings) -> Result<String, ClientError> {
+    let request = (command.request)(settings).map_err(ClientError::Usage)?;
+    let endpoints = Endpoints::new(settings).map_err(ClientError::Usage)?;
+    let api = endpoints.leader().await.map_err(ClientError::Call)?;
     let Some(request) = request else {
         return Ok(print::lines([api.to_string().trim_end_matches('/').to_owned()]));
     };
-    let body = endpoints.call(&api, &request).await.map_err(Trouble::Call)?;
+    let body = endpoints.call(&api, &request).await.map_err(ClientError::Call)?;
     Ok((command.print)(&body, settings))
 }

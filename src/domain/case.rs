@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::finding::Finding;
 use super::policy::Policy;
 use super::state::Quarantine;
-use super::time::Wall;
+use super::time::WallTime;
 use super::topology::Topology;
 
 /// One cluster at one moment.
@@ -24,7 +24,7 @@ pub struct Case {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub quarantines: Vec<Quarantine>,
     /// The moment of the decision; usually when the topology was taken.
-    pub now: Wall,
+    pub now: WallTime,
     /// A finding that was acted on. Without one the findings are computed and the first actionable one is planned for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub finding: Option<Finding>,

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use super::epoch_row::EpochTable;
 use super::quote::quote_string;
-use super::time::Wall;
+use super::time::WallTime;
 
 /// What a session that does not get on with its commit waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -67,7 +67,7 @@ impl CanaryTable {
     }
 
     /// Writes the row of a cluster: `written_at` in milliseconds since 1970.
-    pub fn write(&self, cluster: &str, at: Wall) -> String {
+    pub fn write(&self, cluster: &str, at: WallTime) -> String {
         let (name, cluster, at) = (self.0.quoted(), quote_string(cluster), at.0);
         format!(
             "INSERT INTO {name} (cluster, written_at) VALUES ({cluster}, {at}) ON DUPLICATE KEY UPDATE written_at = {at}"
@@ -132,7 +132,7 @@ impl std::fmt::Display for CommitStall {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CommitWatch {
     /// Since when each session that waits has been seen to.
-    waiting: BTreeMap<u64, Wall>,
+    waiting: BTreeMap<u64, WallTime>,
 }
 
 impl CommitWatch {
@@ -140,9 +140,9 @@ impl CommitWatch {
     ///
     /// Of several things in the way the one is told that has been waited for longest; a disk that is full before all others, since the
     /// others wait behind it.
-    pub fn see(&mut self, sessions: &[WaitingSession], now: Wall, patience_millis: u64) -> Option<CommitStall> {
+    pub fn see(&mut self, sessions: &[WaitingSession], now: WallTime, patience_millis: u64) -> Option<CommitStall> {
         let before = std::mem::take(&mut self.waiting);
-        let mut waits: Vec<(Obstacle, Wall, &WaitingSession)> = Vec::new();
+        let mut waits: Vec<(Obstacle, WallTime, &WaitingSession)> = Vec::new();
         for session in sessions {
             let Some(obstacle) = obstacle_of(&session.state) else {
                 continue;
@@ -157,7 +157,7 @@ impl CommitWatch {
             self.waiting.insert(session.id, since);
             waits.push((obstacle, since, session));
         }
-        let is_long = |since: Wall| now.millis_since(since) >= patience_millis;
+        let is_long = |since: WallTime| now.millis_since(since) >= patience_millis;
         let (obstacle, since, first) = waits
             .iter()
             .filter(|(_, since, _)| is_long(*since))
@@ -238,7 +238,7 @@ mod tests {
     fn a_canary_row_is_one_row_for_each_cluster() {
         let table = CanaryTable::parse("meta.can`ary").unwrap();
         assert_eq!(
-            table.write("it's", Wall(7)),
+            table.write("it's", WallTime(7)),
             format!(
                 "INSERT INTO `meta`.`can``ary` (cluster, written_at) VALUES ({}, 7) ON DUPLICATE KEY UPDATE written_at = 7",
                 quote_string("it's")

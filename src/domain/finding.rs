@@ -8,7 +8,7 @@ use super::commit_stall::CommitStall;
 use super::gtid::GtidSet;
 use super::instance::{Observation, ProbeFailure};
 use super::key::InstanceKey;
-use super::time::Wall;
+use super::time::WallTime;
 use super::topology::ClusterId;
 
 /// Analysis codes, named as orchestrator names them where it has the finding; declared in order of precedence.
@@ -329,7 +329,7 @@ pub struct Opinion {
     /// Its name.
     pub name: String,
     /// When it answered.
-    pub at: Wall,
+    pub at: WallTime,
     /// How many milliseconds the answer took.
     pub millis: u64,
     /// What it says.

@@ -7,11 +7,11 @@ use super::instance::{
     Channel, Identity, Instance, InstanceFacts, Positioning, ProbeFailure, SemiSync, ThreadError, ThreadState,
 };
 use super::key::InstanceKey;
-use super::time::Wall;
+use super::time::WallTime;
 use super::topology::{ClusterId, Topology};
 use super::version::{Flavour, ServerVersion};
 
-pub(crate) const NOW: Wall = Wall(1_800_000_000_000);
+pub(crate) const NOW: WallTime = WallTime(1_800_000_000_000);
 
 pub(crate) fn key(n: u32) -> InstanceKey {
     InstanceKey::new(format!("db{n}"), 3306)
@@ -81,7 +81,7 @@ fn facts(n: u32, flavour: Flavour, executed: GtidSet) -> InstanceFacts {
         group_name: String::new(),
         group: None,
         peer: None,
-        by_reserved_door: false,
+        by_admin_endpoint: false,
         problems: Vec::new(),
     }
 }

@@ -5,7 +5,7 @@ use crate::domain::instance::Identity;
 use crate::domain::state::record::RecordedPrimary;
 use crate::domain::state::sample::document;
 use crate::domain::state::{Quarantine, QuarantineState};
-use crate::domain::time::Wall;
+use crate::domain::time::WallTime;
 
 fn by_key(instances: impl IntoIterator<Item = Instance>) -> BTreeMap<InstanceKey, Instance> {
     instances
@@ -17,7 +17,7 @@ fn by_key(instances: impl IntoIterator<Item = Instance>) -> BTreeMap<InstanceKey
 fn cluster(id: &str, minted: i64, servers: &[u32]) -> Cluster {
     Cluster {
         id: ClusterId(id.to_owned()),
-        minted: Wall(minted),
+        minted: WallTime(minted),
         name: String::new(),
         alias: String::new(),
         epoch: 0,
@@ -272,7 +272,7 @@ fn an_address_that_turned_out_to_be_another_one_leaves_the_record() {
 fn the_oldest_document_with_a_seed_in_the_cluster_owns_it() {
     let (mut state, topology) = world();
     let named = |name: &str, created: i64, seed: u32| crate::domain::state::Document {
-        created: Wall(created),
+        created: WallTime(created),
         seeds: BTreeSet::from([key(seed)]),
         ..document(name)
     };

@@ -10,7 +10,7 @@ use super::group_replication::{GroupMember, GroupState};
 use super::gtid::{GtidSet, Origin};
 use super::key::InstanceKey;
 use super::settings::ServerSettings;
-use super::time::Wall;
+use super::time::WallTime;
 use super::version::ServerVersion;
 
 /// Who a server is, whatever address it has.
@@ -318,7 +318,8 @@ pub struct InstanceFacts {
     pub peer: Option<IpAddr>,
     /// It has no connection left, and was asked through the one that it keeps for administrators.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub by_reserved_door: bool,
+    #[serde(rename = "byReservedDoor")]
+    pub by_admin_endpoint: bool,
     /// Parts of the probe that failed, each as `what: why`; what depends on them is unknown (design rule 13).
     #[serde(default)]
     pub problems: Vec<String>,
@@ -465,10 +466,10 @@ pub struct Instance {
     pub facts: Option<InstanceFacts>,
     /// When those facts were taken.
     #[serde(default)]
-    pub last_seen: Option<Wall>,
+    pub last_seen: Option<WallTime>,
     /// When the last attempt ended, well or badly.
     #[serde(default)]
-    pub last_checked: Option<Wall>,
+    pub last_checked: Option<WallTime>,
     /// How the last attempt failed; `None` after a success.
     #[serde(default)]
     pub failure: Option<ProbeFailure>,
@@ -480,10 +481,10 @@ pub struct Instance {
     pub latency_micros: u64,
     /// Since when this member has seen nothing get through ([`InstanceFacts::went_on_since`]); `None` without a binary log.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub binlog_unmoved_since: Option<Wall>,
+    pub binlog_unmoved_since: Option<WallTime>,
     /// Since when this member has seen commits of it wait for acknowledgements at every look, and none get through.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub acks_awaited_since: Option<Wall>,
+    pub acks_awaited_since: Option<WallTime>,
     /// It takes writes since its process began, and did not when this member last saw the process before: nobody's wish, a configuration
     /// file's.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -531,7 +532,7 @@ impl Instance {
     }
 
     /// When its process began, by its last facts, up to two seconds too late or one too early; `None` when that is unknown.
-    pub fn started(&self) -> Option<Wall> {
+    pub fn started(&self) -> Option<WallTime> {
         let facts = self.facts.as_ref().filter(|facts| facts.uptime_seconds > 0)?;
         let millis = i64::try_from(facts.uptime_seconds.saturating_mul(1000)).unwrap_or(i64::MAX);
         Some(self.last_seen?.plus_millis(-millis))
@@ -550,9 +551,9 @@ pub struct Observation {
     /// The address that was asked.
     pub key: InstanceKey,
     /// When the attempt began.
-    pub begun: Wall,
+    pub begun: WallTime,
     /// When it ended.
-    pub ended: Wall,
+    pub ended: WallTime,
     /// How long it took, microseconds.
     pub micros: u64,
     /// The facts, or why there are none.

@@ -6,7 +6,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use super::key::InstanceKey;
-use super::time::Wall;
+use super::time::WallTime;
 
 /// Who asked for something. Several origins may ask for the same thing side by side; each ends only its own.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -121,9 +121,9 @@ pub enum Wish {
         /// Why.
         reason: String,
         /// Since when.
-        since: Wall,
+        since: WallTime,
         /// Until when; `None` is until it is ended.
-        until: Option<Wall>,
+        until: Option<WallTime>,
     },
     /// How willingly to promote it.
     #[serde(rename_all = "camelCase")]
@@ -131,7 +131,7 @@ pub enum Wish {
         /// The rule.
         rule: PromotionRule,
         /// When it stops to count; `None` is never.
-        until: Option<Wall>,
+        until: Option<WallTime>,
     },
 }
 
@@ -145,7 +145,7 @@ impl Wish {
     }
 
     /// Whether it counts at `now`.
-    pub fn is_active(&self, now: Wall) -> bool {
+    pub fn is_active(&self, now: WallTime) -> bool {
         match self {
             Self::Downtime { until, .. } | Self::Candidate { until, .. } => until.is_none_or(|until| now < until),
         }

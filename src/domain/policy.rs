@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::intent::PromotionRule;
 use super::key::InstanceKey;
 use super::recovery::plan::RecoveryKind;
-use super::time::Wall;
+use super::time::WallTime;
 
 /// What ham4db does about a failure.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -165,21 +165,21 @@ pub enum HeldBack {
         /// Why.
         reason: String,
         /// Until when; `None` is until it is ended.
-        until: Option<Wall>,
+        until: Option<WallTime>,
     },
     /// A recovery of the cluster ended a short while ago and is not acknowledged.
     RecentRecovery {
         /// Its id.
         uid: String,
         /// When the block ends.
-        until: Wall,
+        until: WallTime,
     },
     /// A hook stopped the last recovery of the cluster; it is asked again when this block ends.
     Vetoed {
         /// The recovery's id.
         uid: String,
         /// When the block ends.
-        until: Wall,
+        until: WallTime,
         /// What the hook said.
         why: String,
     },
@@ -191,7 +191,7 @@ pub enum HeldBack {
     /// The primary and its replicas have just started, and nobody has seen the primary yet.
     StartupGrace {
         /// Until when it may take.
-        until: Wall,
+        until: WallTime,
     },
     /// The finding has no recovery.
     NotActionable,
@@ -250,7 +250,7 @@ pub struct RecentRepair {
     /// Its id.
     pub uid: String,
     /// Until when it holds the next one back.
-    pub until: Wall,
+    pub until: WallTime,
 }
 
 /// How a living primary hands over.
@@ -374,7 +374,7 @@ pub struct Policy {
     /// When ham4db last changed what commits of this cluster wait for, or may have; what was seen by then tells nothing of it. Now
     /// while it is at it.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub acks_changed_at: Option<Wall>,
+    pub acks_changed_at: Option<WallTime>,
     /// The voters of the group by name, each with its data centre (empty: not known); nobody where a single member decides.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub voters: BTreeMap<String, String>,

@@ -1,13 +1,13 @@
-//! Two kinds of time, two types: `Wall` for what people read and for expiry, `Mono` for freshness.
+//! Two kinds of time, two types: `WallTime` for what people read and for expiry, `MonotonicTime` for freshness.
 
 use serde::{Deserialize, Serialize};
 
 /// Milliseconds since the Unix epoch, UTC. For downtime, blocks, records and display; never for freshness.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct Wall(pub i64);
+pub struct WallTime(pub i64);
 
-impl Wall {
+impl WallTime {
     /// This moment and `millis` later; saturates.
     #[must_use]
     pub fn plus_millis(self, millis: i64) -> Self {
@@ -22,9 +22,9 @@ impl Wall {
 
 /// Microseconds on this process's monotonic clock. Never persisted, never compared across processes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Mono(pub u64);
+pub struct MonotonicTime(pub u64);
 
-impl Mono {
+impl MonotonicTime {
     /// Microseconds from `earlier` to this moment, 0 when it lies in the future.
     pub fn micros_since(self, earlier: Self) -> u64 {
         self.0.saturating_sub(earlier.0)

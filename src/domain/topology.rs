@@ -1,4 +1,4 @@
-//! An immutable, ordered picture of one cluster: who there is and who replicates from whom.
+//! An immutable, ordered view of one cluster: who there is and who replicates from whom.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::instance::{Identity, Instance};
 use super::key::InstanceKey;
-use super::time::Wall;
+use super::time::WallTime;
 
 /// Stable id of a cluster, minted once; the name of the primary is only a label.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -33,8 +33,8 @@ pub struct Topology {
     /// The primary that the replicated state records, if any: the one last opened or first seen.
     #[serde(default)]
     pub recorded_primary: Option<InstanceKey>,
-    /// When the picture was made.
-    pub taken: Wall,
+    /// When the view was made.
+    pub taken: WallTime,
     /// The instances by address.
     pub instances: BTreeMap<InstanceKey, Instance>,
     /// Other addresses of the same servers, to the address under which they stand in `instances`.
@@ -101,7 +101,7 @@ impl Topology {
         found
     }
 
-    /// Hops from an instance up to the top; 0 for one that replicates from nobody or from a server outside the picture. A loop
+    /// Hops from an instance up to the top; 0 for one that replicates from nobody or from a server outside the view. A loop
     /// (co-primaries) ends the count.
     pub fn depth_of(&self, instance: &Instance) -> u32 {
         let mut seen = BTreeSet::from([&instance.key]);
@@ -139,7 +139,7 @@ impl Topology {
         instance.facts.is_some() && instance.source().is_none()
     }
 
-    /// The instances at the top of the picture, known or only named by replicas, ordered by address.
+    /// The instances at the top of the view, known or only named by replicas, ordered by address.
     pub fn tops(&self) -> BTreeSet<InstanceKey> {
         self.instances
             .values()

@@ -55,7 +55,7 @@ fn two_that_replicate_from_each_other_are_co_primaries() {
 }
 
 #[test]
-fn depth_counts_hops_within_the_picture() {
+fn depth_counts_hops_within_the_view() {
     let tree = topology([primary(1, ""), replica(2, 1, ""), replica(3, 2, ""), replica(4, 9, "")]);
     let depth = |n: u32| tree.depth_of(&tree.instances[&key(n)]);
     assert_eq!((depth(1), depth(2), depth(3), depth(4)), (0, 1, 2, 0));

@@ -14,7 +14,7 @@ use crate::domain::policy::{
     BootReadOnly, Durability, DurabilityMode, LossPolicy, Mode, OldPrimary, OnDrain, StalledPrimary,
 };
 use crate::domain::state::Document;
-use crate::domain::time::Wall;
+use crate::domain::time::WallTime;
 
 use super::definition::says_nothing;
 use super::spec::{self, MySQLClusterSpec};
@@ -109,7 +109,7 @@ pub fn document(value: &Value, default_namespace: &str) -> Result<ReadDocument, 
         .unwrap_or_default();
     declared.created = text("/metadata/creationTimestamp")
         .and_then(|time| time.parse::<jiff::Timestamp>().ok())
-        .map(|time| Wall(time.as_millisecond()));
+        .map(|time| WallTime(time.as_millisecond()));
     let annotations = value.pointer("/metadata/annotations");
     declared.force = annotations
         .and_then(|annotations| annotations.get(FORCE_ANNOTATION)?.as_str())
@@ -119,7 +119,7 @@ pub fn document(value: &Value, default_namespace: &str) -> Result<ReadDocument, 
         .as_ref()
         .and_then(|status| status.observer.as_ref())
         .and_then(|observer| {
-            let renewed = Wall(observer.renewed_at.as_ref()?.0.as_millisecond());
+            let renewed = WallTime(observer.renewed_at.as_ref()?.0.as_millisecond());
             Some(ObservedBy {
                 cluster_uuid: observer.cluster_uuid.clone(),
                 renewed,
@@ -155,7 +155,7 @@ fn declared(spec: &MySQLClusterSpec, origin: Origin) -> Result<DeclaredCluster, 
     let document = Document {
         origin,
         uid: String::new(),
-        created: Wall::default(),
+        created: WallTime::default(),
         generation: 0,
         seeds,
         credentials_secret: spec.credentials_secret_ref.name.clone(),
@@ -271,7 +271,7 @@ fn takeover(asked: &spec::Takeover) -> Result<DeclaredTakeover, String> {
             .transpose()
             .map_err(|why| format!("spec.takeover.catchUpTimeout: {why}"))?
             .map(|millis| millis.div_ceil(1000).min(MAX_CATCH_UP_SECONDS)),
-        deadline: Wall(asked.deadline.0.as_millisecond()),
+        deadline: WallTime(asked.deadline.0.as_millisecond()),
     })
 }
 
@@ -307,7 +307,7 @@ fn downtime(entries: &[spec::Downtime]) -> Result<Vec<DeclaredDowntime>, String>
             instance,
             owner: entry.owner.clone(),
             reason: entry.reason.clone(),
-            until: entry.until.as_ref().map(|until| Wall(until.0.as_millisecond())),
+            until: entry.until.as_ref().map(|until| WallTime(until.0.as_millisecond())),
         });
     }
     Ok(declared)

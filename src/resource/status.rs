@@ -256,7 +256,8 @@ pub struct RunningRecovery {
     pub failure: String,
     /// The failed instance.
     #[schemars(length(max = MAX_TEXT))]
-    pub victim: String,
+    #[serde(rename = "victim")]
+    pub old_primary: String,
     /// The instance that is promoted.
     #[schemars(length(max = MAX_TEXT))]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -293,7 +294,8 @@ pub struct LastRecovery {
     pub failure: String,
     /// The failed instance.
     #[schemars(length(max = MAX_TEXT))]
-    pub victim: String,
+    #[serde(rename = "victim")]
+    pub old_primary: String,
     /// The new primary, if one was opened.
     #[schemars(length(max = MAX_TEXT))]
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -9,7 +9,7 @@ use crate::domain::declared::{
 use crate::domain::intent::{Origin, PromotionRule};
 use crate::domain::key::InstanceKey;
 use crate::domain::policy::{LossPolicy, Mode, OldPrimary, OnDrain, StalledPrimary};
-use crate::domain::time::Wall;
+use crate::domain::time::WallTime;
 
 const DEFINITION: &str = include_str!("../../crds/mysqlclusters.ham4db.io.yaml");
 const RELEASED: &str = include_str!("../../crds/history/v1alpha1-early/schema.yaml");
@@ -178,7 +178,7 @@ fn a_whole_document_is_understood() {
         (Mode::DetectOnly, LossPolicy::AllowAfterTimeout)
     );
     assert_eq!(read.document.block_millis, 5_400_000);
-    assert_eq!(read.downtime[0].until, Some(Wall(1_795_284_000_000)));
+    assert_eq!(read.downtime[0].until, Some(WallTime(1_795_284_000_000)));
     assert_eq!(read.downtime[1].until, None);
     assert_eq!(read.candidates[0].rule, PromotionRule::Must);
     assert_eq!(read.document.generation, 7);
@@ -196,7 +196,7 @@ fn a_takeover_is_read() {
             id: "2026-11-21-a".to_owned(),
             target: Some(InstanceKey::new("db2", 3306)),
             catch_up_seconds: Some(2),
-            deadline: Wall(1_795_284_000_000),
+            deadline: WallTime(1_795_284_000_000),
         })
     );
     let least = json!({"takeover": {"requestID": "a", "deadline": "2026-11-21T18:00:00Z"}});
@@ -409,7 +409,7 @@ fn services_are_read_with_their_defaults() {
     assert_eq!(dotted.unwrap().primary, "orders-eu-primary");
 }
 
-fn observer(uuid: &str, term: u64, renewed: Wall) -> Observer {
+fn observer(uuid: &str, term: u64, renewed: WallTime) -> Observer {
     Observer {
         cluster_uuid: uuid.to_owned(),
         member: "ham4db-0".to_owned(),
@@ -490,13 +490,13 @@ fn who_could_be_promoted_and_what_would_block_a_recovery_are_written() {
             uid: None,
             phase: RecoveryPhase::WouldBlock,
             failure: crate::domain::finding::Code::NoProblem,
-            victim: InstanceKey::new("db0", 3306),
+            old_primary: InstanceKey::new("db0", 3306),
             successor: None,
             blocked_by: vec!["the document says paused: true".to_owned()],
         }),
         ..StatusModel::default()
     };
-    let written = serde_json::to_value(status(&model, &observer("ours", 1, Wall(0)), None)).unwrap();
+    let written = serde_json::to_value(status(&model, &observer("ours", 1, WallTime(0)), None)).unwrap();
     assert_eq!(written["instances"][0]["promotable"], json!({"ok": true}));
     assert_eq!(
         written["instances"][1]["promotable"],

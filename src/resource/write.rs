@@ -5,7 +5,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 use crate::domain::declared::{self, DowntimeAsker, DowntimeEnd, Observer, StatusModel, Truth};
 use crate::domain::key::InstanceKey;
-use crate::domain::time::Wall;
+use crate::domain::time::WallTime;
 
 use super::status::{
     DowntimePhase, DowntimeSource, DowntimeState, ForceState, Instance, LastRecovery, MAX_ENTRIES, MAX_GTID, MAX_NAME,
@@ -44,7 +44,7 @@ pub fn status(model: &StatusModel, observer: &Observer, previous: Option<&MySQLC
                 declared::RecoveryPhase::Opened => RecoveryPhase::Opened,
             },
             failure: recovery.failure.to_string(),
-            victim: recovery.victim.to_string(),
+            old_primary: recovery.old_primary.to_string(),
             successor: recovery.successor.as_ref().map(InstanceKey::to_string),
             blocked_by: recovery
                 .blocked_by
@@ -56,7 +56,7 @@ pub fn status(model: &StatusModel, observer: &Observer, previous: Option<&MySQLC
         last_recovery: model.last_recovery.as_ref().map(|recovery| LastRecovery {
             id: recovery.uid.clone(),
             failure: recovery.failure.to_string(),
-            victim: recovery.victim.to_string(),
+            old_primary: recovery.old_primary.to_string(),
             successor: recovery.successor.as_ref().map(InstanceKey::to_string),
             started_at: time(recovery.started),
             ended_at: time(recovery.ended),
@@ -107,7 +107,7 @@ pub fn superseded_by(previous: Option<&MySQLClusterStatus>, observer: &Observer)
             .is_ok_and(|term| term > observer.term)
             .then(|| format!("member {} in the later term {}", present.member, present.term));
     }
-    let renewed = Wall(present.renewed_at.as_ref()?.0.as_millisecond());
+    let renewed = WallTime(present.renewed_at.as_ref()?.0.as_millisecond());
     (observer.renewed.millis_since(renewed) < declared::FOREIGN_MILLIS)
         .then(|| format!("member {} of group {}", present.member, present.cluster_uuid))
 }
@@ -187,7 +187,7 @@ fn downtime(downtime: &declared::DowntimeStatus) -> DowntimeState {
     }
 }
 
-fn conditions(model: &StatusModel, now: Wall, previous: Option<&MySQLClusterStatus>) -> Vec<Condition> {
+fn conditions(model: &StatusModel, now: WallTime, previous: Option<&MySQLClusterStatus>) -> Vec<Condition> {
     model
         .conditions
         .iter()
@@ -215,7 +215,7 @@ fn conditions(model: &StatusModel, now: Wall, previous: Option<&MySQLClusterStat
 }
 
 /// Whole seconds: that is what the API server keeps of a time.
-fn time(wall: Wall) -> Option<Time> {
+fn time(wall: WallTime) -> Option<Time> {
     Timestamp::from_second(wall.0.div_euclid(1000)).ok().map(Time)
 }
 

@@ -4,7 +4,7 @@ use tokio::time::Instant;
 
 use crate::app::ports::Clock;
 use crate::domain::fixture::NOW;
-use crate::domain::time::{Mono, Wall};
+use crate::domain::time::{MonotonicTime, WallTime};
 
 /// Starts at [`NOW`] when it is made.
 pub(crate) struct PausedClock {
@@ -18,12 +18,12 @@ impl PausedClock {
 }
 
 impl Clock for PausedClock {
-    fn wall(&self) -> Wall {
+    fn wall(&self) -> WallTime {
         NOW.plus_millis(i64::try_from(self.begun.elapsed().as_millis()).unwrap())
     }
 
-    fn mono(&self) -> Mono {
+    fn monotonic(&self) -> MonotonicTime {
         // Never zero: the first moment is a moment too.
-        Mono(u64::try_from(self.begun.elapsed().as_micros()).unwrap() + 1)
+        MonotonicTime(u64::try_from(self.begun.elapsed().as_micros()).unwrap() + 1)
     }
 }

@@ -110,7 +110,7 @@ async fn a_server_that_stays_takes_over_whoever_leads_meanwhile() {
     // The old primary replicates until it goes.
     let old = rig.world.with(1, |server| server.channel.clone()).unwrap();
     assert_eq!((&old.source, old.receives, old.applies), (&key(4), true, true));
-    // Asked again under another id, it is not the primary any more.
+    // PlanRequest again under another id, it is not the primary any more.
     let (outcome, why) = hand_over(&rig, "b", 1).await;
     assert!(
         outcome == RequestOutcome::Refused && why.contains("not the primary any more"),

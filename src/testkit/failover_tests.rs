@@ -70,7 +70,7 @@ async fn what_only_one_replica_received_decides_and_is_applied_before_the_openin
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_arrives_between_the_last_look_and_the_freeze_counts() {
+async fn what_arrives_between_the_last_look_and_the_stop_receivers_counts() {
     let rig = Rig::started(3, 1).await;
     rig.world.kill(1);
     // The thread had it in hand when it was stopped; nobody has looked since.
@@ -93,7 +93,7 @@ async fn one_member_that_sees_life_is_a_veto_and_nothing_is_touched() {
     rig.wait(5000).await;
     assert_eq!(rig.recoveries().len(), 0);
     assert_eq!(rig.world.log(), Vec::<String>::new());
-    let held_back = rig.members[&1].recoverer.held_back(&key(1)).unwrap();
+    let held_back = rig.members[&1].coordinator.held_back(&key(1)).unwrap();
     assert!(held_back.to_string().contains("it answers me"), "{held_back}");
 }
 
@@ -137,7 +137,7 @@ async fn a_cluster_without_a_filter_is_left_alone_and_says_so() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_replica_that_cannot_be_frozen_is_not_promoted_and_follows_all_the_same() {
+async fn a_replica_that_cannot_be_receivers_stopped_is_not_promoted_and_follows_all_the_same() {
     let rig = Rig::started(4, 1).await;
     rig.world.plan(Fault::refuse(2, "stop_receiving"));
     rig.world.kill(1);

@@ -1,7 +1,7 @@
 //! The user's own fencer: called where nothing else proves that the old primary takes no writes, and its word is needed then.
 
 use crate::domain::hooks::HookList;
-use crate::domain::recovery::receipt::FenceReceipt;
+use crate::domain::recovery::fencing_proof::FencingProof;
 
 use super::{Rig, Script};
 
@@ -22,7 +22,7 @@ async fn a_primary_that_does_not_answer_is_fenced_from_outside_before_another_on
     rig.world.kill(1);
     let recovery = rig.recovered(1).await.remove(0);
     assert!(recovery.is_successful(), "{recovery:#?}");
-    assert_eq!(recovery.receipt, Some(FenceReceipt::FencedOutside));
+    assert_eq!(recovery.fencing_proof, Some(FencingProof::FencedOutside));
     let ran = rig.hooks.ran();
     assert_eq!(ran.len(), 1);
     let told = |name: &str| ran[0].variables[name].clone();
@@ -52,12 +52,12 @@ async fn without_the_fencers_success_nobody_is_opened_and_the_replicas_are_put_b
         "{:?}",
         recovery.errors
     );
-    assert_eq!(recovery.receipt, None);
+    assert_eq!(recovery.fencing_proof, None);
     for n in [2, 3] {
         assert!(rig.world.with(n, |server| server.channel.as_ref().unwrap().receives));
     }
     // It is asked again with the next recovery.
     let recoveries = rig.recovered(2).await;
-    assert_eq!(recoveries[1].receipt, Some(FenceReceipt::FencedOutside));
+    assert_eq!(recoveries[1].fencing_proof, Some(FencingProof::FencedOutside));
     rig.world.assert_sound();
 }

@@ -69,7 +69,7 @@ struct Shared {
     committed: Vec<String>,
     /// The proof fails for everybody from the so many-th one on.
     proofs_left: Option<u32>,
-    eyes: BTreeMap<MemberId, Arc<dyn OpinionSource>>,
+    opinion_responder: BTreeMap<MemberId, Arc<dyn OpinionSource>>,
     /// What these members say, instead of looking.
     said: BTreeMap<MemberId, Verdict>,
 }
@@ -92,7 +92,7 @@ impl Group {
             afterwards: Vec::new(),
             committed: Vec::new(),
             proofs_left: None,
-            eyes: BTreeMap::new(),
+            opinion_responder: BTreeMap::new(),
             said: BTreeMap::new(),
         };
         Self {
@@ -190,8 +190,8 @@ impl Group {
     }
 
     /// Who answers when this member is asked for its opinion.
-    pub(crate) fn set_eyes(&self, member: MemberId, eyes: Arc<dyn OpinionSource>) {
-        self.shared().eyes.insert(member, eyes);
+    pub(crate) fn set_opinion_responder(&self, member: MemberId, opinion_responder: Arc<dyn OpinionSource>) {
+        self.shared().opinion_responder.insert(member, opinion_responder);
     }
 
     fn leadership_of(&self, id: MemberId) -> Leadership {
@@ -324,10 +324,16 @@ impl Consensus for SimConsensus {
             let shared = self.group.shared();
             let others = (1..=self.group.size).filter(|id| *id != self.id && !shared.cut_off.contains(id));
             others
-                .map(|id| (id, shared.eyes.get(&id).cloned(), shared.said.get(&id).cloned()))
+                .map(|id| {
+                    (
+                        id,
+                        shared.opinion_responder.get(&id).cloned(),
+                        shared.said.get(&id).cloned(),
+                    )
+                })
                 .collect()
         };
-        let asked = others.into_iter().map(|(id, eyes, said)| async move {
+        let asked = others.into_iter().map(|(id, opinion_responder, said)| async move {
             let missing = || Opinion {
                 member: id,
                 name: peer(id).name,
@@ -340,15 +346,17 @@ impl Consensus for SimConsensus {
                 observations: Vec::new(),
                 remembered: None,
             };
-            match eyes.filter(|_| said.is_none()) {
-                Some(eyes) => match tokio::time::timeout(deadline, eyes.opinion(question.clone())).await {
-                    Ok(opinion) => Opinion {
-                        member: id,
-                        name: peer(id).name,
-                        ..opinion
-                    },
-                    Err(_) => missing(),
-                },
+            match opinion_responder.filter(|_| said.is_none()) {
+                Some(opinion_responder) => {
+                    match tokio::time::timeout(deadline, opinion_responder.opinion(question.clone())).await {
+                        Ok(opinion) => Opinion {
+                            member: id,
+                            name: peer(id).name,
+                            ..opinion
+                        },
+                        Err(_) => missing(),
+                    }
+                }
                 None => missing(),
             }
         });

@@ -202,7 +202,7 @@ async fn a_leader_that_flaps_in_the_middle_of_a_rejoin_still_repairs_afterwards(
     rig.world.kill(1);
     rig.recovered(1).await;
     let group = rig.group.clone();
-    // Led for a moment by another one while db1 is being pointed at its new source.
+    // ServiceGate for a moment by another one while db1 is being pointed at its new source.
     rig.world.plan(Fault::then(1, "follow", move |_| group.elect(2)));
     rig.world.start(1);
     rig.until("another member leads", |rig| {

@@ -33,9 +33,9 @@ pub(super) fn forced() -> Order {
 
 /// What the first member is asked for; it leads.
 pub(super) async fn ask(rig: &Rig, target: Option<u32>, order: Order) -> Result<String, HeldBack> {
-    let recoverer = Arc::clone(&rig.members[&1].recoverer);
+    let coordinator = Arc::clone(&rig.members[&1].coordinator);
     let target = target.map(key);
-    recoverer
+    coordinator
         .ordered(&ClusterId("c1".to_owned()), target.as_ref(), order)
         .await
 }

@@ -123,7 +123,7 @@ async fn a_veto_leaves_everything_as_it_is_and_is_the_reason_that_is_shown() {
         };
         rig.until("the veto is shown as the reason", |rig| held_back(rig).is_some())
             .await;
-        // Asked again after the block of a recovery that promoted nobody, it agrees.
+        // PlanRequest again after the block of a recovery that promoted nobody, it agrees.
         let recoveries = rig.recovered(2).await;
         assert!(recoveries[1].is_successful(), "{recoveries:#?}");
         told(&rig).await;

@@ -13,7 +13,7 @@ use crate::domain::instance::{BinlogCoordinates, Channel, InstanceFacts, Positio
 use crate::domain::key::InstanceKey;
 use crate::domain::recovery::equivalence::LogEvent;
 use crate::domain::recovery::pseudo_gtid::entry_statement;
-use crate::domain::time::Wall;
+use crate::domain::time::WallTime;
 
 use super::session::SimSession;
 use super::world::{Inner, World};
@@ -50,7 +50,7 @@ fn events(set: &GtidSet) -> Vec<LogEvent> {
     let mut events = Vec::new();
     for (server_id, number) in written(set) {
         let info = if number % 10 == 0 {
-            entry_statement(Wall(i64::try_from(number).unwrap() * 1000), server_id, number)
+            entry_statement(WallTime(i64::try_from(number).unwrap() * 1000), server_id, number)
         } else {
             format!("create table d.t{number}(i int)")
         };

@@ -5,7 +5,7 @@
 //! - [`logs`]: what stands in their logs.
 //! - [`group`]: the port `Consensus` over one state that all members share, with members that can be cut off.
 //! - [`scripts`]: the port `Hooks`, with commands that do what the test says, and a list of what was run.
-//! - [`rig`]: members that run the real watcher, recoverer, guard and leader on all that.
+//! - [`rig`]: members that run the real watcher, coordinator, guard and leader on all that.
 
 mod clock;
 mod fault;

@@ -126,14 +126,14 @@ async fn alive(pseudo_gtid: bool) -> Rig {
 }
 
 fn plan_of(rig: &Rig, replica: u32, target: u32) -> Result<Plan, String> {
-    let (_, picture) = rig.first();
-    plan_match(&key(replica), &key(target), &picture.topology, &picture.policy)
+    let (_, view) = rig.first();
+    plan_match(&key(replica), &key(target), &view.topology, &view.policy)
 }
 
 async fn carry_out(rig: &Rig, plan: Plan) -> Result<String, String> {
     let finding = Finding {
         code: Code::NoProblem,
-        instance: plan.victim.clone(),
+        instance: plan.old_primary.clone(),
         cluster: plan.cluster.clone(),
         description: "asked for".to_owned(),
         evidence: Evidence::default(),
@@ -141,10 +141,10 @@ async fn carry_out(rig: &Rig, plan: Plan) -> Result<String, String> {
         downtimed: false,
         replicas_downtimed: false,
     };
-    let (member, picture) = rig.first();
+    let (member, view) = rig.first();
     member
-        .recoverer
-        .carry_out(picture, finding, plan, PlanReport::default())
+        .coordinator
+        .carry_out(view, finding, plan, PlanReport::default())
         .await
 }
 

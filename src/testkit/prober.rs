@@ -55,13 +55,13 @@ impl SimProber {
 #[async_trait]
 impl Prober for SimProber {
     async fn probe(&self, target: &Target, _approach: Approach, deadline: Duration) -> Observation {
-        let (begun, mono) = (self.clock.wall(), self.clock.mono());
+        let (begun, monotonic) = (self.clock.wall(), self.clock.monotonic());
         let outcome = self.look(&target.instance, deadline).await;
         Observation {
             key: target.instance.clone(),
             begun,
             ended: self.clock.wall(),
-            micros: self.clock.mono().micros_since(mono),
+            micros: self.clock.monotonic().micros_since(monotonic),
             outcome,
         }
     }

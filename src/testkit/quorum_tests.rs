@@ -35,7 +35,7 @@ async fn record(rig: &Rig, id: MemberId, place: &str) {
 }
 
 fn held_back(rig: &Rig) -> Option<HeldBack> {
-    rig.first().0.recoverer.held_back(&key(1))
+    rig.first().0.coordinator.held_back(&key(1))
 }
 
 #[tokio::test(start_paused = true)]

@@ -31,8 +31,8 @@ fn plan() -> Plan {
         kind: RecoveryKind::IntermediatePrimary,
         code: Code::DeadIntermediateMaster,
         cluster: ClusterId("c1".to_owned()),
-        victim: key(2),
-        victim_identity: Some(Identity::ServerUuid(uuid(2))),
+        old_primary: key(2),
+        old_primary_identity: Some(Identity::ServerUuid(uuid(2))),
         successor: key(3),
         successor_identity: Identity::ServerUuid(uuid(3)),
         position: mysql_set("1:1-100"),
@@ -41,7 +41,7 @@ fn plan() -> Plan {
         lost: None,
         steps: vec![to(1, &[3]), to(3, &[4])],
         sources: std::collections::BTreeMap::new(),
-        manners: std::collections::BTreeMap::new(),
+        prior_states: std::collections::BTreeMap::new(),
         remembered: None,
     }
 }
@@ -66,7 +66,7 @@ async fn claim(rig: &Rig) {
 async fn claim_plan(rig: &Rig, plan: Plan) {
     let finding = Finding {
         code: plan.code,
-        instance: plan.victim.clone(),
+        instance: plan.old_primary.clone(),
         cluster: ClusterId("c1".to_owned()),
         description: String::new(),
         evidence: Evidence::default(),
@@ -209,9 +209,9 @@ async fn run(trouble: Trouble, n: u32, statement: &'static str, after: u32) {
             let link = server.channel.as_ref().unwrap();
             (server.up, link.source.clone(), link.receives)
         });
-        let is_fed = [key(1), key(3), key(5)].contains(&source) && receives;
+        let is_caught_up = [key(1), key(3), key(5)].contains(&source) && receives;
         assert!(
-            !up || is_fed || lost.contains(&key(n)),
+            !up || is_caught_up || lost.contains(&key(n)),
             "{about}: db{n} {source}, {repair:#?}"
         );
     }
@@ -222,7 +222,7 @@ async fn run(trouble: Trouble, n: u32, statement: &'static str, after: u32) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn whatever_goes_wrong_a_replica_is_fed_or_named_as_left_behind() {
+async fn whatever_goes_wrong_a_replica_is_caught_up_or_named_as_left_behind() {
     for trouble in [
         Trouble::Refused,
         Trouble::Broken,
@@ -247,8 +247,8 @@ fn living(kind: RecoveryKind, code: Code, servers: &[u32], steps: Vec<Step>) -> 
     Plan {
         kind,
         code,
-        victim: key(1),
-        victim_identity: Some(Identity::ServerUuid(uuid(1))),
+        old_primary: key(1),
+        old_primary_identity: Some(Identity::ServerUuid(uuid(1))),
         successor: key(1),
         successor_identity: Identity::ServerUuid(uuid(1)),
         instances: servers.iter().map(|n| key(*n)).collect(),

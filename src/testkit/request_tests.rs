@@ -163,7 +163,7 @@ async fn a_takeover_opens_when_the_service_leads_to_the_old_primary_no_longer() 
     for is_emptied in [true, false] {
         let rig = declared(3, 3).await;
         let (publications, led) = published("10.0.0.1:3306");
-        rig.led.note(&publications, &led);
+        rig.service_gate.note(&publications, &led);
         let key_of = ask(&rig, &takeover(&rig, "a", Some(3)));
         rig.until("the old primary is read-only", |rig| rig.world.writable().is_empty())
             .await;
@@ -171,7 +171,7 @@ async fn a_takeover_opens_when_the_service_leads_to_the_old_primary_no_longer() 
         assert!(rig.world.writable().is_empty(), "it waits for the Service");
         if is_emptied {
             let (publications, led) = published("");
-            rig.led.note(&publications, &led);
+            rig.service_gate.note(&publications, &led);
         }
         assert_eq!(over(&rig, &key_of).await.0, RequestOutcome::Succeeded);
         assert_eq!(rig.world.writable(), [key(3)]);
@@ -188,7 +188,7 @@ async fn a_takeover_opens_when_the_service_leads_to_the_old_primary_no_longer() 
 async fn an_opening_that_is_tried_again_does_not_wait_for_the_service_again() {
     let rig = declared(3, 3).await;
     let (publications, led) = published("10.0.0.1:3306");
-    rig.led.note(&publications, &led);
+    rig.service_gate.note(&publications, &led);
     rig.world.plan(Fault::broken(3, "set_writable"));
     let key_of = ask(&rig, &takeover(&rig, "a", Some(3)));
     assert_eq!(over(&rig, &key_of).await.0, RequestOutcome::Succeeded);
@@ -208,7 +208,7 @@ async fn an_opening_that_is_tried_again_does_not_wait_for_the_service_again() {
 async fn a_failover_does_not_wait_for_the_service() {
     let rig = declared(3, 3).await;
     let (publications, led) = published("10.0.0.1:3306");
-    rig.led.note(&publications, &led);
+    rig.service_gate.note(&publications, &led);
     rig.world.kill(1);
     rig.until("another primary takes writes", |rig| !rig.world.writable().is_empty())
         .await;
@@ -365,13 +365,13 @@ async fn a_request_whose_cluster_is_never_seen_expires() {
 }
 
 /// The incident of the primary's failure, as the status would name it.
-async fn incident_of(rig: &Rig, victim: u32) -> String {
+async fn incident_of(rig: &Rig, old_primary: u32) -> String {
     let present = |rig: &Rig| {
         let state = rig.group.state();
         crate::domain::declared::incident::of(
             &state,
             &crate::domain::topology::ClusterId("c1".to_owned()),
-            &key(victim),
+            &key(old_primary),
             state.clock,
         )
     };
@@ -380,12 +380,16 @@ async fn incident_of(rig: &Rig, victim: u32) -> String {
     present(rig).remove(0)
 }
 
-fn force(victim: u32, incident: &str) -> Request {
+fn force(old_primary: u32, incident: &str) -> Request {
     let what = RequestKind::Force {
-        victim: key(victim),
+        old_primary: key(old_primary),
         incident: incident.to_owned(),
     };
-    Request::new(document("shop").origin, format!("{}/{incident}", key(victim)), what)
+    Request::new(
+        document("shop").origin,
+        format!("{}/{incident}", key(old_primary)),
+        what,
+    )
 }
 
 #[tokio::test(start_paused = true)]

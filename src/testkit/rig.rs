@@ -9,22 +9,22 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-use crate::app::cluster::view::{ClusterPicture, Pictures};
+use crate::app::cluster::view::{ClusterView, ClusterViews};
 use crate::app::filter::HostnameFilters;
 use crate::app::leader::Leader;
 use crate::app::leader::cluster_registry::Aliases;
-use crate::app::observation::instance_cache::Observatory;
-use crate::app::observation::poller::Watcher;
-use crate::app::observation::position_history::PositionMemory;
-use crate::app::observation::votes::Eyes;
+use crate::app::observation::instance_cache::InstanceCache;
+use crate::app::observation::poller::Poller;
+use crate::app::observation::position_history::PositionHistory;
+use crate::app::observation::votes::OpinionResponder;
 use crate::app::ports::cluster_source::DocumentSet;
 use crate::app::ports::{Clock, Consensus, CredentialsByOrigin, Executor, Prober};
-use crate::app::recovery::coordinator::Recoverer;
+use crate::app::recovery::coordinator::RecoveryCoordinator;
 use crate::app::recovery::hooks::{HookRunner, HookSettings};
-use crate::app::recovery::quarantine::Guard;
-use crate::app::recovery::service_gate::Led;
-use crate::app::recovery::steps::Workshop;
-use crate::app::settings::{RecoverySettings, WatchSettings};
+use crate::app::recovery::quarantine::QuarantineEnforcer;
+use crate::app::recovery::service_gate::ServiceGate;
+use crate::app::recovery::steps::RecoveryContext;
+use crate::app::settings::{PollSettings, RecoverySettings};
 use crate::domain::fixture::{NOW, key, uuid};
 use crate::domain::instance::Identity;
 use crate::domain::key::InstanceKey;
@@ -60,7 +60,7 @@ pub(crate) struct Rig {
     /// Lists of hooks that members have when they start.
     pub(crate) hook_settings: HookSettings,
     /// Where the Services of documents lead, as all members know it.
-    pub(crate) led: Led,
+    pub(crate) service_gate: ServiceGate,
     pub(crate) members: BTreeMap<MemberId, Member>,
     /// What all members read of documents and pods.
     pub(crate) documents: watch::Sender<DocumentSet>,
@@ -68,9 +68,9 @@ pub(crate) struct Rig {
 
 /// One member: its loops run until it is dropped.
 pub(crate) struct Member {
-    pub(crate) observatory: Arc<Observatory>,
-    pub(crate) recoverer: Arc<Recoverer>,
-    pictures: Pictures,
+    pub(crate) instance_cache: Arc<InstanceCache>,
+    pub(crate) coordinator: Arc<RecoveryCoordinator>,
+    views: ClusterViews,
     cancel: CancellationToken,
     _tasks: JoinSet<()>,
 }
@@ -125,7 +125,7 @@ impl Rig {
             pseudo_gtid: None,
             hooks: Scripts::default(),
             hook_settings: HookSettings::default(),
-            led: Led::default(),
+            service_gate: ServiceGate::default(),
             members: BTreeMap::new(),
             documents: watch::Sender::default(),
         }
@@ -145,15 +145,15 @@ impl Rig {
     pub(crate) fn start(&mut self, id: MemberId) {
         let consensus = self.group.member(id);
         let clock: Arc<dyn Clock> = Arc::new(PausedClock::new());
-        let observatory = Arc::new(Observatory::default());
+        let instance_cache = Arc::new(InstanceCache::default());
         let prober: Arc<dyn Prober> = Arc::new(SimProber::new(&self.world));
         let executor: Arc<dyn Executor> = Arc::new(SimExecutor {
             world: self.world.clone(),
             member: format!("member{id}"),
         });
-        let memory = Arc::new(PositionMemory::default());
-        let pictures = Pictures::new(
-            Arc::clone(&observatory),
+        let memory = Arc::new(PositionHistory::default());
+        let views = ClusterViews::new(
+            Arc::clone(&instance_cache),
             consensus.state(),
             Arc::new(self.policy.clone()),
             HostnameFilters::default(),
@@ -161,21 +161,21 @@ impl Rig {
         )
         .with_members(consensus.clone())
         .with_pods(self.documents.subscribe());
-        let eyes = Arc::new(Eyes::new(
-            Arc::clone(&observatory),
+        let opinion_responder = Arc::new(OpinionResponder::new(
+            Arc::clone(&instance_cache),
             Arc::clone(&prober),
             Arc::clone(&clock),
             format!("member{id}"),
             self.places.get(&id).cloned().unwrap_or_default(),
             Arc::clone(&memory),
         ));
-        self.group.set_eyes(id, eyes.clone());
+        self.group.set_opinion_responder(id, opinion_responder.clone());
         let cancel = CancellationToken::new();
-        let watcher = Watcher::new(
-            Arc::clone(&observatory),
+        let poller = Poller::new(
+            Arc::clone(&instance_cache),
             Arc::clone(&prober),
             Arc::clone(&clock),
-            WatchSettings::default(),
+            PollSettings::default(),
             consensus.state(),
             tokio::sync::watch::channel(crate::app::ports::CredentialsByOrigin::default()).1,
             cancel.clone(),
@@ -184,13 +184,13 @@ impl Rig {
             Arc::new(self.hooks.of(id)),
             self.hook_settings.clone(),
             consensus.clone(),
-            Arc::clone(&observatory),
+            Arc::clone(&instance_cache),
             Arc::clone(&clock),
         );
-        let shop = Workshop {
+        let shop = RecoveryContext {
             executor,
             prober,
-            observatory: Arc::clone(&observatory),
+            instance_cache: Arc::clone(&instance_cache),
             consensus: consensus.clone(),
             credentials: watch::Sender::new(CredentialsByOrigin::default()).subscribe(),
             clock,
@@ -200,29 +200,29 @@ impl Rig {
                 ..RecoverySettings::default()
             },
             hooks: hooks.clone(),
-            led: self.led.clone(),
+            service_gate: self.service_gate.clone(),
         };
-        let recoverer = Recoverer::new(shop.clone(), pictures.clone(), eyes);
-        let guard = Guard::new(shop, pictures.clone(), Arc::clone(&recoverer));
+        let coordinator = RecoveryCoordinator::new(shop.clone(), views.clone(), opinion_responder);
+        let guard = QuarantineEnforcer::new(shop, views.clone(), Arc::clone(&coordinator));
         let leader = Leader {
             consensus: consensus.clone(),
-            observatory: Arc::clone(&observatory),
-            pictures: pictures.clone(),
+            instance_cache: Arc::clone(&instance_cache),
+            views: views.clone(),
             aliases: Aliases::default(),
-            recoverer: Arc::clone(&recoverer),
+            coordinator: Arc::clone(&coordinator),
             guard,
             hooks,
         };
         let mut tasks = JoinSet::new();
-        tasks.spawn(watcher.run());
+        tasks.spawn(poller.run());
         tasks.spawn(leader.run(cancel.clone()));
         tasks.spawn(self.group.clone().announce(consensus));
         self.members.insert(
             id,
             Member {
-                observatory,
-                recoverer,
-                pictures,
+                instance_cache,
+                coordinator,
+                views,
                 cancel,
                 _tasks: tasks,
             },
@@ -235,11 +235,11 @@ impl Rig {
         self.members.remove(&id);
     }
 
-    /// Member 1, which leads unless a test says otherwise, with its picture of the cluster.
-    pub(crate) fn first(&self) -> (&Member, ClusterPicture) {
+    /// Member 1, which leads unless a test says otherwise, with its view of the cluster.
+    pub(crate) fn first(&self) -> (&Member, ClusterView) {
         let member = &self.members[&1];
-        let picture = member.pictures.clusters().into_iter().next().unwrap();
-        (member, picture)
+        let view = member.views.clusters().into_iter().next().unwrap();
+        (member, view)
     }
 
     /// The recoveries, by number.
@@ -274,7 +274,7 @@ impl Rig {
             rig.members.values().all(|member| {
                 servers.iter().all(|key| {
                     member
-                        .observatory
+                        .instance_cache
                         .get(key)
                         .is_some_and(|tracked| tracked.instance.last_checked.is_some())
                 })

@@ -112,7 +112,7 @@ async fn what_arrives_at_a_replica_is_proof_enough_and_nothing_is_touched() {
         rig.wait(100).await;
     }
     assert_eq!((rig.recoveries().len(), rig.world.log().len()), (0, 0));
-    let held_back = rig.members[&1].recoverer.held_back(&key(1)).unwrap().to_string();
+    let held_back = rig.members[&1].coordinator.held_back(&key(1)).unwrap().to_string();
     assert!(held_back.contains("db3:3306 receives from db1:3306"), "{held_back}");
 }
 
@@ -202,7 +202,7 @@ async fn what_was_stalled_stays_stalled_when_its_queue_is_full() {
     rig.world.with(1, |server| server.reach = Reach::Dropped);
     rig.wait(60_000).await;
     for member in rig.members.values() {
-        let failure = member.observatory.get(&key(1)).unwrap().instance.failure;
+        let failure = member.instance_cache.get(&key(1)).unwrap().instance.failure;
         assert_eq!(failure, Some(ProbeFailure::Stalled));
     }
     assert_eq!((rig.recoveries().len(), rig.world.log().len()), (0, 0));
@@ -211,7 +211,7 @@ async fn what_was_stalled_stays_stalled_when_its_queue_is_full() {
     rig.until("it answers", |rig| {
         rig.members
             .values()
-            .all(|member| member.observatory.get(&key(1)).unwrap().instance.is_valid())
+            .all(|member| member.instance_cache.get(&key(1)).unwrap().instance.is_valid())
     })
     .await;
 }

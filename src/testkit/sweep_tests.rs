@@ -100,7 +100,7 @@ impl Scene {
 
     /// The primary dies.
     fn kill(self, rig: &Rig) {
-        if self.feeds() {
+        if self.catches_up_others() {
             // Written in the primary's last moment, when only db3 still received.
             let receive = |n: u32, on: bool| {
                 rig.world
@@ -126,7 +126,7 @@ impl Scene {
     }
 
     /// db2 is fed from db3.
-    fn feeds(self) -> bool {
+    fn catches_up_others(self) -> bool {
         matches!(self, Self::Feeding | Self::CoPrimaryFeeding | Self::Delayed)
     }
 }
@@ -207,7 +207,7 @@ async fn run(scene: Scene, trouble: Trouble, n: u32, statement: &'static str, af
             })
     })
     .await;
-    if scene.feeds() {
+    if scene.catches_up_others() {
         nothing_is_lost_untold(&rig, &primary, &about);
     }
     if scene == Scene::Delayed {
@@ -315,7 +315,7 @@ const DELAYED_STATEMENTS: [(u32, &str); 16] = [
 fn rounds(scene: Scene, n: u32, statement: &str) -> u32 {
     match (scene, statement) {
         (_, "facts") => 4,
-        (scene, "stop_receiving" | "wait_applied") if n == 2 && scene.feeds() => 2,
+        (scene, "stop_receiving" | "wait_applied") if n == 2 && scene.catches_up_others() => 2,
         (Scene::Delayed, "delay_by") => 2,
         _ => 1,
     }
@@ -353,7 +353,7 @@ async fn the_lists_of_statements_are_complete() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_only_the_feeder_received_is_on_the_new_primary() {
+async fn what_only_the_catch_up_source_received_is_on_the_new_primary() {
     for scene in [Scene::Feeding, Scene::CoPrimaryFeeding, Scene::Delayed] {
         let rig = scene.rig().await;
         scene.kill(&rig);
@@ -390,7 +390,7 @@ async fn whatever_goes_wrong_at_whatever_statement_there_is_one_primary_at_the_e
 }
 
 #[tokio::test(start_paused = true)]
-async fn whatever_goes_wrong_while_the_successor_is_fed_there_is_one_primary_at_the_end() {
+async fn whatever_goes_wrong_while_the_successor_is_caught_up_there_is_one_primary_at_the_end() {
     sweep(Scene::Feeding).await;
 }
 
@@ -400,7 +400,7 @@ async fn whatever_goes_wrong_with_co_primaries_there_is_one_primary_at_the_end()
 }
 
 #[tokio::test(start_paused = true)]
-async fn whatever_goes_wrong_while_the_other_co_primary_is_fed_there_is_one_primary_at_the_end() {
+async fn whatever_goes_wrong_while_the_other_co_primary_is_caught_up_there_is_one_primary_at_the_end() {
     sweep(Scene::CoPrimaryFeeding).await;
 }
 

@@ -203,7 +203,7 @@ async fn the_next_actor_leaves_another_server_at_the_old_primarys_address_alone(
         rig.recoveries()
             .iter()
             .map(|recovery| (
-                &recovery.plan.victim_identity,
+                &recovery.plan.old_primary_identity,
                 &recovery.phase,
                 &recovery.errors,
                 &recovery.steps

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
-use ham4db::app::api::{Api, ApiError, ClusterView, JudgedFinding, OrderOutcome, OrderRequest, RecoveryOutcome};
+use ham4db::app::api::{Api, ApiCluster, ApiError, ApiFinding, OrderOutcome, OrderRequest, RecoveryOutcome};
 use ham4db::app::ports::AnalysisChange;
 use ham4db::app::ports::Clock;
 use ham4db::domain::case::Case;
@@ -19,13 +19,13 @@ use ham4db::domain::key::InstanceKey;
 use ham4db::domain::policy::Policy;
 use ham4db::domain::state::record::{Acknowledgement, RecordedPrimary};
 use ham4db::domain::state::{Cluster, State};
-use ham4db::domain::time::{Mono, Wall};
+use ham4db::domain::time::{MonotonicTime, WallTime};
 use ham4db::domain::topology::{ClusterId, Topology};
 use ham4db::domain::version::{Flavour, ServerVersion};
 use serde_json::Value;
 
 /// 2026-11-21T08:20:24Z.
-pub(crate) const NOW: Wall = Wall(1_795_249_224_000);
+pub(crate) const NOW: WallTime = WallTime(1_795_249_224_000);
 pub(crate) const VERSION: &str = "10.11.19-MariaDB-0+deb12u1-log";
 
 pub(crate) fn key(port: u16) -> InstanceKey {
@@ -113,7 +113,7 @@ pub(crate) fn instance(port: u16, source: Option<u16>) -> Instance {
         group_name: String::new(),
         group: None,
         peer: None,
-        by_reserved_door: false,
+        by_admin_endpoint: false,
         problems: Vec::new(),
     };
     Instance {
@@ -132,7 +132,7 @@ pub(crate) fn instance(port: u16, source: Option<u16>) -> Instance {
     }
 }
 
-pub(crate) fn view() -> ClusterView {
+pub(crate) fn view() -> ApiCluster {
     let instances: BTreeMap<InstanceKey, Instance> = [
         instance(21100, None),
         instance(21101, Some(21100)),
@@ -151,7 +151,7 @@ pub(crate) fn view() -> ClusterView {
         opened_by: None,
         process: None,
     };
-    ClusterView {
+    ApiCluster {
         cluster: Cluster {
             id: id.clone(),
             minted: NOW,
@@ -182,7 +182,7 @@ pub(crate) fn view() -> ClusterView {
 }
 
 /// The same with the primary gone.
-pub(crate) fn view_with_dead_primary() -> ClusterView {
+pub(crate) fn view_with_dead_primary() -> ApiCluster {
     let mut view = view();
     view.topology.instances.get_mut(&key(21100)).unwrap().failure =
         Some(ham4db::domain::instance::ProbeFailure::Refused);
@@ -198,7 +198,7 @@ pub(crate) fn view_with_dead_primary() -> ClusterView {
             .channels[0];
         channel.io = ThreadState::Connecting;
     }
-    view.findings = vec![JudgedFinding {
+    view.findings = vec![ApiFinding {
         finding: dead_primary(),
         held_back: None,
         opinions: Vec::new(),
@@ -232,7 +232,7 @@ pub(crate) fn dead_primary() -> Finding {
 // === the application ===
 
 pub(crate) struct FakeApi {
-    pub(crate) views: Mutex<Vec<ClusterView>>,
+    pub(crate) views: Mutex<Vec<ApiCluster>>,
     pub(crate) state: Mutex<State>,
     pub(crate) calls: Mutex<Vec<String>>,
     pub(crate) recovery: Mutex<Result<RecoveryOutcome, ApiError>>,
@@ -282,7 +282,7 @@ impl FakeApi {
 
 #[async_trait]
 impl Api for FakeApi {
-    fn clusters(&self) -> Arc<Vec<ClusterView>> {
+    fn clusters(&self) -> Arc<Vec<ApiCluster>> {
         Arc::new(self.views.lock().unwrap().clone())
     }
 
@@ -462,12 +462,12 @@ impl Api for FakeApi {
 pub(crate) struct StoppedClock;
 
 impl Clock for StoppedClock {
-    fn wall(&self) -> Wall {
+    fn wall(&self) -> WallTime {
         NOW
     }
 
-    fn mono(&self) -> Mono {
-        Mono(0)
+    fn monotonic(&self) -> MonotonicTime {
+        MonotonicTime(0)
     }
 }
 

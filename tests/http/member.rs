@@ -6,7 +6,7 @@ use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::http::{HeaderMap, Method, Request, StatusCode};
 use ham4db::adapter::http::{AppContext, Options, router};
-use ham4db::app::api::ClusterView;
+use ham4db::app::api::ApiCluster;
 use ham4db::app::ports::Peer;
 use serde_json::Value;
 use tower::ServiceExt;
@@ -54,7 +54,7 @@ impl Member {
     }
 
     /// Replaces what the cluster looks like.
-    pub(crate) fn show(&self, view: ClusterView) {
+    pub(crate) fn show(&self, view: ApiCluster) {
         *self.api.views.lock().unwrap() = vec![view];
     }
 

@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use axum::http::StatusCode;
 use ham4db::app::api::ApiError;
-use ham4db::app::api::relocate::{Placed, Placing};
+use ham4db::app::api::relocate::{Placed, Relocate};
 use ham4db::domain::instance::BinlogCoordinates;
 use ham4db::domain::key::InstanceKey;
 use ham4db::domain::recovery::pseudo_gtid::Entry;
@@ -15,7 +15,7 @@ use crate::member::Member;
 const ENTRY: &str = "drop view if exists `_pseudo_gtid_`.`_asc:5a5aa70e:00000011:c7b8154ff5c3c6d8`";
 
 #[async_trait]
-impl Placing for FakeApi {
+impl Relocate for FakeApi {
     async fn last_entry(&self, instance: &InstanceKey) -> Result<Entry, ApiError> {
         if instance.port == 21103 {
             return Err(ApiError::NotFound(format!("{instance}: no entry")));

@@ -56,15 +56,15 @@ pub(crate) async fn measure(
     killed: Instant,
     limit: Duration,
 ) -> Result<Measured> {
-    let victim = topology.index_of(from)?;
+    let old_primary = topology.index_of(from)?;
     let survivors: Vec<usize> = (0..topology.servers.len())
-        .filter(|index| *index != victim && topology.servers.get(*index).is_some_and(Server::is_running))
+        .filter(|index| *index != old_primary && topology.servers.get(*index).is_some_and(Server::is_running))
         .collect();
     // Each survivor is watched from the start: when it followed whom counts, and a replica that is fed follows two in turn.
     let (promoted, known) = watch::channel(None);
     let following = survivors.iter().map(|index| follows(topology, *index, &known, limit));
     let taken = async {
-        let first = writers.first_elsewhere(victim, killed, limit).await;
+        let first = writers.first_elsewhere(old_primary, killed, limit).await;
         if let Ok(first) = &first {
             promoted.send_replace(Some(first.server));
         }

@@ -14,7 +14,7 @@ use kube::api::{Api, DeleteParams, Patch, PatchParams};
 use serde_json::{Value, json};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::leader::{Alone, DEADLINE, no_pictures, origin};
+use super::leader::{Alone, DEADLINE, no_views, origin};
 use super::server::{Server, condition, create, create_secret, document, namespace, until};
 
 /// A source that watches one namespace, until the guard goes.
@@ -49,7 +49,7 @@ impl Declaring {
         let namespace = namespace(&client).await;
         let leader = Alone::leading("ours");
         let (source, watching) = source(client.clone(), &namespace);
-        let declaring = leader.declare(source.clone(), no_pictures());
+        let declaring = leader.declare(source.clone(), no_views());
         Self {
             client,
             namespace,
@@ -85,7 +85,7 @@ async fn a_document_is_known_and_its_status_written() {
     create_secret(&client, &namespace, "orders", "geheim").await;
     let leader = Alone::leading("ours");
     let (source, _watching) = source(client.clone(), &namespace);
-    let _declaring = leader.declare(source.clone(), no_pictures());
+    let _declaring = leader.declare(source.clone(), no_views());
     reading(&source, Reading::Complete).await;
 
     let api = create(
@@ -180,14 +180,14 @@ async fn a_deletion_that_nobody_watched_is_withdrawn_after_the_next_complete_lis
     create(&client, &namespace, "users", &json!({})).await;
     {
         let (source, _watching) = source(client.clone(), &namespace);
-        let _declaring = leader.declare(source, no_pictures());
+        let _declaring = leader.declare(source, no_views());
         leader
             .until("both are recorded", |state| state.documents.len() == 2)
             .await;
     }
     api.delete("orders", &DeleteParams::default()).await.unwrap();
     let (source, _watching) = source(client, &namespace);
-    let _declaring = leader.declare(source, no_pictures());
+    let _declaring = leader.declare(source, no_views());
     let state = leader
         .until("the deleted one is withdrawn", |state| state.documents.len() == 1)
         .await;
@@ -202,7 +202,7 @@ async fn a_member_that_does_not_lead_proposes_and_writes_nothing_until_it_leads(
     let leader = Alone::leading("ours");
     leader.lead(false);
     let (source, _watching) = source(client.clone(), &namespace);
-    let _declaring = leader.declare(source.clone(), no_pictures());
+    let _declaring = leader.declare(source.clone(), no_views());
     let api = create(&client, &namespace, "orders", &json!({})).await;
     let mut documents = source.documents();
     tokio::time::timeout(DEADLINE, documents.wait_for(|seen| seen.documents.len() == 1))
@@ -233,7 +233,7 @@ async fn a_document_of_another_group_is_observed_and_its_status_left_alone() {
         .unwrap();
     let leader = Alone::leading("ours");
     let (source, _watching) = source(client.clone(), &namespace);
-    let _declaring = leader.declare(source.clone(), no_pictures());
+    let _declaring = leader.declare(source.clone(), no_views());
     let state = leader
         .until("the document is recorded", |state| !state.documents.is_empty())
         .await;
@@ -258,7 +258,7 @@ async fn what_was_stored_under_a_laxer_definition_stops_nobody() {
     let namespace = namespace(&client).await;
     let leader = Alone::leading("ours");
     let (source, _watching) = source(client.clone(), &namespace);
-    let _declaring = leader.declare(source.clone(), no_pictures());
+    let _declaring = leader.declare(source.clone(), no_views());
 
     let mut lax: serde_json::Value =
         serde_yaml::from_str(&std::fs::read_to_string(super::server::DEFINITION).unwrap()).unwrap();

@@ -217,7 +217,7 @@ async fn status_primary_follows_a_failover() -> Result<()> {
         let last = document.status.and_then(|status| status.last_recovery);
         let last = last.context("the status tells of no recovery")?;
         ensure!(
-            last.victim == old.to_string() && last.successor == Some(new.to_string()),
+            last.old_primary == old.to_string() && last.successor == Some(new.to_string()),
             "it tells of {last:?}"
         );
         Ok(())

@@ -4,16 +4,16 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use ham4db::app::declarative::reconciler::Declare;
-use ham4db::app::ports::cluster_source::{ClusterSource, Pictures};
+use ham4db::app::declarative::reconciler::Reconciler;
+use ham4db::app::ports::cluster_source::{ClusterSource, ClusterViews};
 use ham4db::app::ports::{Clock, Consensus, Health, Leadership, Peer, ProposeError, Question, Unconfirmed};
-use ham4db::app::recovery::service_gate::Led;
+use ham4db::app::recovery::service_gate::ServiceGate;
 use ham4db::domain::finding::Opinion;
 use ham4db::domain::intent::Origin;
 use ham4db::domain::state::{
     Applied, ClaimToken, Command, Epoch, Group, Proposal, State, apply, command::COMMAND_VERSION,
 };
-use ham4db::domain::time::{Mono, Wall};
+use ham4db::domain::time::{MonotonicTime, WallTime};
 use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -26,12 +26,12 @@ pub(crate) struct MachineClock {
 }
 
 impl Clock for MachineClock {
-    fn wall(&self) -> Wall {
-        Wall(jiff::Timestamp::now().as_millisecond())
+    fn wall(&self) -> WallTime {
+        WallTime(jiff::Timestamp::now().as_millisecond())
     }
 
-    fn mono(&self) -> Mono {
-        Mono(u64::try_from(self.begun.elapsed().as_micros()).unwrap())
+    fn monotonic(&self) -> MonotonicTime {
+        MonotonicTime(u64::try_from(self.begun.elapsed().as_micros()).unwrap())
     }
 }
 
@@ -99,18 +99,18 @@ impl Alone {
     pub(crate) fn declare(
         self: &Arc<Self>,
         source: Arc<dyn ClusterSource>,
-        pictures: watch::Receiver<Pictures>,
+        views: watch::Receiver<ClusterViews>,
     ) -> DropGuard {
         let stop = CancellationToken::new();
         let clock = Arc::new(MachineClock { begun: Instant::now() });
-        tokio::spawn(Declare::new(self.clone(), source, clock, pictures, Led::default()).run(stop.clone()));
+        tokio::spawn(Reconciler::new(self.clone(), source, clock, views, ServiceGate::default()).run(stop.clone()));
         stop.drop_guard()
     }
 }
 
 /// No cluster is seen.
-pub(crate) fn no_pictures() -> watch::Receiver<Pictures> {
-    let (sender, receiver) = watch::channel(Pictures::default());
+pub(crate) fn no_views() -> watch::Receiver<ClusterViews> {
+    let (sender, receiver) = watch::channel(ClusterViews::default());
     // The loop goes on when its view ends.
     drop(sender);
     receiver
@@ -144,7 +144,7 @@ impl Consensus for Alone {
             return Err(ProposeError::NotLeader(None));
         }
         self.proposed.lock().unwrap().push(command.name());
-        let at = Wall(jiff::Timestamp::now().as_millisecond());
+        let at = WallTime(jiff::Timestamp::now().as_millisecond());
         let mut state = self.now().as_ref().clone();
         let (applied, _) = apply(
             &mut state,

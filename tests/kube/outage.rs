@@ -7,7 +7,7 @@ use ham4db::domain::declared::Reading;
 use serde_json::json;
 
 use super::documents::{reading, source};
-use super::leader::{Alone, no_pictures};
+use super::leader::{Alone, no_views};
 use super::server::{Server, create, create_secret, namespace};
 
 #[tokio::test]
@@ -20,7 +20,7 @@ async fn an_api_server_that_stops_withdraws_nothing() {
     create(&client, &namespace, "orders", &json!({})).await;
     let leader = Alone::leading("ours");
     let (source, _watching) = source(client, &namespace);
-    let _declaring = leader.declare(source.clone(), no_pictures());
+    let _declaring = leader.declare(source.clone(), no_views());
     leader
         .until("the document is recorded", |state| state.documents.len() == 1)
         .await;
@@ -34,7 +34,7 @@ async fn an_api_server_that_stops_withdraws_nothing() {
     reading(&source, Reading::Stale).await;
     // A leader that begins now, with a source that never read anything, finds the document recorded and leaves it.
     let (blind, _blind) = super::documents::source(server.client().await, &namespace);
-    let _also = leader.declare(blind.clone(), no_pictures());
+    let _also = leader.declare(blind.clone(), no_views());
     let mut changes = leader.proposed().len();
     for _ in 0..20 {
         tokio::time::sleep(Duration::from_millis(100)).await;
@@ -57,7 +57,7 @@ async fn a_member_that_may_read_nothing_withdraws_nothing() {
     let leader = Alone::leading("ours");
     {
         let (source, _watching) = source(client.clone(), &namespace);
-        let _declaring = leader.declare(source, no_pictures());
+        let _declaring = leader.declare(source, no_views());
         leader
             .until("the document is recorded", |state| state.documents.len() == 1)
             .await;
@@ -67,7 +67,7 @@ async fn a_member_that_may_read_nothing_withdraws_nothing() {
     let token = server.kubectl(&["create", "token", "powerless", "-n", &namespace], None);
     assert!(token.ok, "{}", token.text);
     let (blind, _watching) = source(server.client_of(token.text.trim()).await, &namespace);
-    let _declaring = leader.declare(blind.clone(), no_pictures());
+    let _declaring = leader.declare(blind.clone(), no_views());
     for _ in 0..15 {
         tokio::time::sleep(Duration::from_millis(100)).await;
         assert_eq!(leader.now().documents.len(), 1);

@@ -6,7 +6,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use ham4db::app::ports::CredentialsByOrigin;
 use ham4db::app::ports::cluster_source::{
-    ClusterSource, DocumentSet, Notice, Observer, Seen, StatusError, StatusModel,
+    ClusterEvent, ClusterSource, DocumentSet, Observer, Seen, StatusError, StatusModel,
 };
 use ham4db::domain::declared::Reading;
 use ham4db::domain::intent::Origin;
@@ -14,7 +14,7 @@ use ham4db::resource;
 use serde_json::json;
 use tokio::sync::watch;
 
-use super::leader::{Alone, DEADLINE, no_pictures, origin};
+use super::leader::{Alone, DEADLINE, no_views, origin};
 use super::server::document;
 
 /// A source that the test fills; its writes may hang or fail.
@@ -92,7 +92,7 @@ impl ClusterSource for Memory {
         }
     }
 
-    async fn tell(&self, _origin: &Origin, _notice: &Notice) -> Result<(), StatusError> {
+    async fn tell(&self, _origin: &Origin, _notice: &ClusterEvent) -> Result<(), StatusError> {
         Ok(())
     }
 }
@@ -103,7 +103,7 @@ async fn a_source_that_hangs_while_a_status_is_written_delays_no_command() {
     source.behave(Behaviour::Hangs);
     source.put(&["orders"]);
     let leader = Alone::leading("ours");
-    let _declaring = leader.declare(source.clone(), no_pictures());
+    let _declaring = leader.declare(source.clone(), no_views());
     leader
         .until("the first one is recorded", |state| state.documents.len() == 1)
         .await;
@@ -125,7 +125,7 @@ async fn a_status_that_failed_is_tried_again() {
     source.behave(Behaviour::Fails);
     source.put(&["orders"]);
     let leader = Alone::leading("ours");
-    let _declaring = leader.declare(source.clone(), no_pictures());
+    let _declaring = leader.declare(source.clone(), no_views());
     leader.until("it is recorded", |state| state.documents.len() == 1).await;
     source.behave(Behaviour::Writes);
     source.written("its status is written", |all| all.len() == 1).await;
@@ -136,7 +136,7 @@ async fn what_did_not_change_is_neither_proposed_nor_written_again() {
     let source = Arc::new(Memory::default());
     source.put(&["orders"]);
     let leader = Alone::leading("ours");
-    let _declaring = leader.declare(source.clone(), no_pictures());
+    let _declaring = leader.declare(source.clone(), no_views());
     source.written("its status is written", |all| !all.is_empty()).await;
     // Each of these is a change that the loop looks at.
     for names in [&["orders", "users"][..], &["orders"], &["orders", "users"], &["orders"]] {
@@ -164,7 +164,7 @@ async fn a_new_leader_writes_its_own_name_and_term() {
     let source = Arc::new(Memory::default());
     source.put(&["orders"]);
     let leader = Alone::leading("ours");
-    let _declaring = leader.declare(source.clone(), no_pictures());
+    let _declaring = leader.declare(source.clone(), no_views());
     source.written("by the first one", |all| all.len() == 1).await;
     leader.lead(false);
     leader.lead(true);

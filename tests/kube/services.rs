@@ -5,13 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ham4db::adapter::kube::{Client, KubeSource};
-use ham4db::app::ports::cluster_source::{ClusterPicture, Pictures};
+use ham4db::app::ports::cluster_source::{ClusterView, ClusterViews};
 use ham4db::domain::gtid::GtidSet;
 use ham4db::domain::instance::{Identity, Instance, InstanceFacts, ProbeFailure};
 use ham4db::domain::key::InstanceKey;
 use ham4db::domain::policy::Policy;
 use ham4db::domain::state::{Cluster, record::RecordedPrimary};
-use ham4db::domain::time::Wall;
+use ham4db::domain::time::WallTime;
 use ham4db::domain::topology::{ClusterId, Topology};
 use ham4db::domain::version::Flavour;
 use ham4db::resource::MySQLCluster;
@@ -38,7 +38,7 @@ pub(super) struct Publishing {
     pub(super) client: Client,
     pub(super) namespace: String,
     pub(super) leader: Arc<Alone>,
-    pictures: watch::Sender<Pictures>,
+    views: watch::Sender<ClusterViews>,
     _loops: [DropGuard; 2],
     pub(crate) server: Arc<Server>,
 }
@@ -81,8 +81,8 @@ fn instance(host: &'static str, shown: &Shown) -> Instance {
     facts.peer = Some(host.parse().unwrap());
     Instance {
         facts: Some(facts),
-        last_seen: Some(Wall(1)),
-        last_checked: Some(Wall(1)),
+        last_seen: Some(WallTime(1)),
+        last_checked: Some(WallTime(1)),
         failure: shown.silent.contains(&host).then_some(ProbeFailure::Refused),
         ..Instance::unseen(key(host))
     }
@@ -108,13 +108,13 @@ impl Publishing {
         namespace: String,
     ) -> Self {
         let leader = Alone::leading("ours");
-        let (pictures, shown) = watch::channel(Pictures::default());
+        let (views, shown) = watch::channel(ClusterViews::default());
         let declaring = leader.declare(source, shown);
         let publishing = Self {
             client,
             namespace,
             leader,
-            pictures,
+            views,
             _loops: [watching, declaring],
             server,
         };
@@ -132,7 +132,7 @@ impl Publishing {
         let instances: BTreeMap<InstanceKey, Instance> = hosts.map(|host| (key(host), instance(host, shown))).into();
         let cluster = Cluster {
             id: ClusterId("cluster-1".to_owned()),
-            minted: Wall(1),
+            minted: WallTime(1),
             name: shown.primary.to_owned(),
             alias: String::new(),
             epoch: shown.epoch,
@@ -140,7 +140,7 @@ impl Publishing {
             primary: Some(RecordedPrimary {
                 instance: key(shown.primary),
                 identity: Identity::ServerUuid(uuid(shown.primary)),
-                since: Wall(1),
+                since: WallTime(1),
                 epoch: shown.epoch,
                 opened_by: None,
                 process: None,
@@ -152,14 +152,14 @@ impl Publishing {
             cluster_name: cluster.name.clone(),
             cluster_alias: String::new(),
             recorded_primary: Some(key(shown.primary)),
-            taken: Wall(1),
+            taken: WallTime(1),
             instances,
             aliases: BTreeMap::new(),
         };
         self.leader.change(|state| {
             state.clusters.insert(cluster.id.clone(), cluster.clone());
         });
-        let picture = ClusterPicture {
+        let view = ClusterView {
             cluster,
             topology,
             policy: Policy {
@@ -169,7 +169,7 @@ impl Publishing {
             findings: Vec::new(),
             held_back: Vec::new(),
         };
-        self.pictures.send_replace(Arc::new(vec![picture]));
+        self.views.send_replace(Arc::new(vec![view]));
     }
 
     pub(crate) async fn create(&self, services: Value) -> Api<MySQLCluster> {

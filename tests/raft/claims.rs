@@ -20,8 +20,8 @@ pub fn granted(applied: Applied) -> ClaimToken {
 /// Claims a recovery for the member itself.
 pub async fn claim(member: &dyn Consensus, uid: &str) -> ClaimToken {
     let cluster = ClusterId("c1".to_owned());
-    let (victim, successor) = (InstanceKey::new("db1", 3306), InstanceKey::new("db2", 3306));
-    let instances: std::collections::BTreeSet<InstanceKey> = [victim.clone(), successor.clone()].into();
+    let (old_primary, successor) = (InstanceKey::new("db1", 3306), InstanceKey::new("db2", 3306));
+    let instances: std::collections::BTreeSet<InstanceKey> = [old_primary.clone(), successor.clone()].into();
     let describe = Command::DescribeCluster {
         id: cluster.clone(),
         instances: instances.clone(),
@@ -35,7 +35,7 @@ pub async fn claim(member: &dyn Consensus, uid: &str) -> ClaimToken {
     assert_eq!(member.propose(describe).await, Ok(Applied::Done));
     let finding = Finding {
         code: Code::DeadMaster,
-        instance: victim.clone(),
+        instance: old_primary.clone(),
         cluster: cluster.clone(),
         description: String::new(),
         evidence: Evidence::default(),
@@ -47,8 +47,8 @@ pub async fn claim(member: &dyn Consensus, uid: &str) -> ClaimToken {
         kind: RecoveryKind::DeadPrimary,
         code: Code::DeadMaster,
         cluster,
-        victim,
-        victim_identity: None,
+        old_primary,
+        old_primary_identity: None,
         successor,
         successor_identity: Identity::ServerId(2),
         position: GtidSet::MySql(MySqlGtidSet::default()),
@@ -57,7 +57,7 @@ pub async fn claim(member: &dyn Consensus, uid: &str) -> ClaimToken {
         lost: None,
         steps: Vec::new(),
         sources: std::collections::BTreeMap::new(),
-        manners: std::collections::BTreeMap::new(),
+        prior_states: std::collections::BTreeMap::new(),
         remembered: None,
         order: None,
     };

@@ -9,15 +9,15 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
 use ham4db::adapter::raft::{
-    BootstrapStep, BootstrapWitness, LinkFilter, RaftMember, RaftSettings, Resolve, StartError, Surroundings, Timings,
-    Wanted,
+    BootstrapObserver, BootstrapStep, LinkFilter, MemberDependencies, RaftMember, RaftSettings, Resolve, StartError,
+    Timings, Wanted,
 };
 use ham4db::app::ports::{BootstrapMarker, Clock, Consensus, Health, OpinionSource, Peer, Question};
 use ham4db::domain::finding::{Opinion, Verdict};
 use ham4db::domain::intent::Origin;
 use ham4db::domain::key::InstanceKey;
 use ham4db::domain::state::{Applied, Command, Seed};
-use ham4db::domain::time::{Mono, Wall};
+use ham4db::domain::time::{MonotonicTime, WallTime};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -69,13 +69,13 @@ impl Default for SystemClock {
 }
 
 impl Clock for SystemClock {
-    fn wall(&self) -> Wall {
+    fn wall(&self) -> WallTime {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-        Wall(i64::try_from(since.as_millis()).unwrap())
+        WallTime(i64::try_from(since.as_millis()).unwrap())
     }
 
-    fn mono(&self) -> Mono {
-        Mono(u64::try_from(self.0.elapsed().as_micros()).unwrap())
+    fn monotonic(&self) -> MonotonicTime {
+        MonotonicTime(u64::try_from(self.0.elapsed().as_micros()).unwrap())
     }
 }
 
@@ -89,7 +89,7 @@ impl OpinionSource for Witness {
         Opinion {
             member: 0,
             name: self.0.clone(),
-            at: Wall(1),
+            at: WallTime(1),
             millis: 1,
             data_center: String::new(),
             verdict: Verdict::Dead,
@@ -137,7 +137,7 @@ impl HaltAt {
     }
 }
 
-impl BootstrapWitness for HaltAt {
+impl BootstrapObserver for HaltAt {
     fn passed(&self, step: &BootstrapStep) -> bool {
         let mut wanted = self.0.lock().unwrap();
         let reached = wanted.as_ref() == Some(step);
@@ -359,7 +359,7 @@ impl Group {
             group_key: self.key.clone().map(Into::into),
             timings: self.timings.clone(),
         };
-        let mut around = Surroundings::new(
+        let mut around = MemberDependencies::new(
             Arc::new(node.store.clone()),
             Arc::new(Witness(node.name.clone())),
             Arc::new(SystemClock::default()),

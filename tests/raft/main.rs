@@ -12,12 +12,12 @@
 mod agreement;
 mod bootstrap;
 mod claims;
-mod doors;
 mod force;
 mod harness;
 mod histogram;
 mod introductions;
 mod membership;
+mod peer_access;
 mod single;
 mod storage;
 mod store;

@@ -4,14 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::stream;
-use ham4db::adapter::raft::log_store::{LogStore, Stamp};
+use ham4db::adapter::raft::log_store::{LogOwner, LogStore};
 use ham4db::adapter::raft::state_machine::{BackendError, BackendTrouble, Owner, StateMachine};
 use ham4db::adapter::raft::types::{Entry, LogId, TypeConfig};
 use ham4db::domain::intent::Origin;
 use ham4db::domain::key::InstanceKey;
 use ham4db::domain::state::command::COMMAND_VERSION;
 use ham4db::domain::state::{Command, Proposal, Seed, State};
-use ham4db::domain::time::Wall;
+use ham4db::domain::time::WallTime;
 use openraft::entry::RaftEntry;
 use openraft::storage::{RaftLogStorage, RaftStateMachine};
 use openraft::testing::log::{StoreBuilder, Suite};
@@ -69,7 +69,7 @@ fn proposal(version: u32, port: u16) -> Proposal {
     };
     Proposal {
         version,
-        at: Wall(1_000),
+        at: WallTime(1_000),
         command: Command::Discover { seed },
     }
 }
@@ -246,14 +246,14 @@ async fn snapshot_of_a_newer_program_is_refused_with_a_sentence() {
 async fn log_carries_one_stamp_for_ever() {
     let directory = tempfile::tempdir().unwrap();
     let log = log(&directory).await;
-    let stamp = Stamp {
+    let stamp = LogOwner {
         cluster_uuid: "uuid-a".to_owned(),
         member: 1,
     };
     log.put_stamp(&stamp).await.unwrap();
     log.put_stamp(&stamp).await.unwrap();
     let error = log
-        .put_stamp(&Stamp {
+        .put_stamp(&LogOwner {
             member: 2,
             ..stamp.clone()
         })

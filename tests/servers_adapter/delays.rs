@@ -8,7 +8,7 @@ use sqlx::Connection as _;
 
 use crate::failover::{insert, pair};
 use crate::server::{ADMIN, Server, Software};
-use crate::watched::{LONG, Watcher};
+use crate::watched::{LONG, Poller};
 
 /// Far longer than any test, seconds.
 const DELAY: u64 = 3600;
@@ -35,12 +35,12 @@ fn goes_by(facts: &InstanceFacts) -> Positioning {
 }
 
 /// A replica that delays and has received five rows that it has not applied; the source is killed.
-async fn holding_five(watcher: &Watcher, software: Software) -> (Server, Server) {
-    let (mut primary, replica) = pair(watcher, software).await;
+async fn holding_five(poller: &Poller, software: Software) -> (Server, Server) {
+    let (mut primary, replica) = pair(poller, software).await;
     delay(&replica).await;
     insert(&primary, 100, 5).await;
-    let written = watcher.facts(&primary).await.executed;
-    watcher
+    let written = poller.facts(&primary).await.executed;
+    poller
         .facts_when(&replica, "it received the five", |facts| {
             facts.received().contains(&written)
         })
@@ -53,10 +53,10 @@ async fn holding_five(watcher: &Watcher, software: Software) -> (Server, Server)
 #[tokio::test(flavor = "multi_thread")]
 async fn a_delay_is_lifted_and_put_back_without_losing_relay_log() {
     for software in [Software::MariaDb, Software::MySql] {
-        let watcher = Watcher::new();
-        let (mut primary, replica) = holding_five(&watcher, software).await;
-        let by_gtid = goes_by(&watcher.facts(&replica).await);
-        let mut session = watcher.session(&replica).await;
+        let poller = Poller::new();
+        let (mut primary, replica) = holding_five(&poller, software).await;
+        let by_gtid = goes_by(&poller.facts(&replica).await);
+        let mut session = poller.session(&replica).await;
         session.stop_receiving(LONG).await.unwrap();
         let received = session.facts(LONG).await.unwrap().received();
         // Nothing was lifted: nothing changes.
@@ -75,30 +75,30 @@ async fn a_delay_is_lifted_and_put_back_without_losing_relay_log() {
         let channel = facts.managed_channel().unwrap();
         assert_eq!((channel.io, channel.sql), (ThreadState::Stopped, ThreadState::Running));
         session.end().await;
-        goes_on(&watcher, &mut primary, &replica).await;
+        goes_on(&poller, &mut primary, &replica).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_next_actor_waits_until_everything_is_applied_before_it_puts_a_delay_back() {
     for software in [Software::MariaDb, Software::MySql] {
-        let watcher = Watcher::new();
-        let (mut primary, replica) = holding_five(&watcher, software).await;
-        let by_gtid = goes_by(&watcher.facts(&replica).await);
+        let poller = Poller::new();
+        let (mut primary, replica) = holding_five(&poller, software).await;
+        let by_gtid = goes_by(&poller.facts(&replica).await);
         let mut blocker = replica.connect(ADMIN).await.unwrap();
         sqlx::raw_sql("LOCK TABLES d.t READ")
             .execute(&mut blocker)
             .await
             .unwrap();
-        let mut session = watcher.session(&replica).await;
+        let mut session = poller.session(&replica).await;
         session.stop_receiving(LONG).await.unwrap();
         let received = session.facts(LONG).await.unwrap().received();
         session.apply_at_once(LONG).await.unwrap();
         session.end().await;
-        let facts = watcher.facts(&replica).await;
+        let facts = poller.facts(&replica).await;
         assert_eq!((delays(&facts), goes_by(&facts)), (0, Positioning::FilePosition));
         // The applier waits for the lock.
-        let mut session = watcher.session(&replica).await;
+        let mut session = poller.session(&replica).await;
         let refused = session.delay_by(DELAY, SHORT).await;
         assert!(matches!(refused, Err(StepError::TooSlow { .. })), "{refused:?}");
         blocker.close().await.unwrap();
@@ -108,19 +108,19 @@ async fn the_next_actor_waits_until_everything_is_applied_before_it_puts_a_delay
         assert_eq!((delays(&facts), goes_by(&facts)), (DELAY, by_gtid));
         assert_eq!(replica.value("SELECT COUNT(*) FROM d.t").await, "5");
         session.end().await;
-        goes_on(&watcher, &mut primary, &replica).await;
+        goes_on(&poller, &mut primary, &replica).await;
     }
 }
 
 /// The source is back: the replica receives from it, and applies nothing of that.
-async fn goes_on(watcher: &Watcher, primary: &mut Server, replica: &Server) {
+async fn goes_on(poller: &Poller, primary: &mut Server, replica: &Server) {
     primary.start_again().await;
-    let mut session = watcher.session(replica).await;
+    let mut session = poller.session(replica).await;
     session.start_receiving(LONG).await.unwrap();
     session.end().await;
     insert(primary, 200, 3).await;
-    let written = watcher.facts(primary).await.executed;
-    let facts = watcher
+    let written = poller.facts(primary).await.executed;
+    let facts = poller
         .facts_when(replica, "it received the three", |facts| {
             facts.received().contains(&written)
         })

@@ -7,12 +7,12 @@ use ham4db::domain::gtid::GtidSet;
 use ham4db::domain::instance::{Identity, InstanceFacts, Positioning, SeenReplica, ThreadState};
 
 use crate::server::{REPLICATION, Server, Software};
-use crate::watched::{LONG, Watcher, account, target};
+use crate::watched::{LONG, Poller, account, target};
 
 const REPORTING: &[&str] = &["--report-host=127.0.0.1"];
 
 /// A primary with one table, and a replica that follows it, both semi-sync.
-pub(crate) async fn pair(watcher: &Watcher, software: Software) -> (Server, Server) {
+pub(crate) async fn pair(poller: &Poller, software: Software) -> (Server, Server) {
     let (primary, replica) = tokio::join!(
         Server::start(software, 101, REPORTING),
         Server::start(software, 102, REPORTING)
@@ -20,20 +20,20 @@ pub(crate) async fn pair(watcher: &Watcher, software: Software) -> (Server, Serv
     primary
         .run("CREATE DATABASE d; CREATE TABLE d.t (id INT PRIMARY KEY)")
         .await;
-    let mut session = watcher.session(&replica).await;
+    let mut session = poller.session(&replica).await;
     session.set_read_only(LONG).await.unwrap();
     session
         .follow(&primary.key, Some(&account(REPLICATION)), LONG)
         .await
         .unwrap();
     session.end().await;
-    caught_up(watcher, &primary, &replica).await;
+    caught_up(poller, &primary, &replica).await;
     (primary, replica)
 }
 
-async fn caught_up(watcher: &Watcher, source: &Server, replica: &Server) -> InstanceFacts {
-    let wanted = watcher.facts(source).await.executed;
-    watcher
+async fn caught_up(poller: &Poller, source: &Server, replica: &Server) -> InstanceFacts {
+    let wanted = poller.facts(source).await.executed;
+    poller
         .facts_when(replica, "it replicates all", |facts| {
             let channel = facts.managed_channel();
             channel.is_some_and(|channel| channel.io == ThreadState::Running && channel.sql == ThreadState::Running)
@@ -43,8 +43,8 @@ async fn caught_up(watcher: &Watcher, source: &Server, replica: &Server) -> Inst
 }
 
 /// A replica that has caught up says for up to a second that it lags.
-async fn without_lag(watcher: &Watcher, replica: &Server) -> InstanceFacts {
-    watcher
+async fn without_lag(poller: &Poller, replica: &Server) -> InstanceFacts {
+    poller
         .facts_when(replica, "it lags no more", |facts| {
             let channel = facts.managed_channel();
             channel.is_some_and(|channel| channel.lag_seconds == Some(0))
@@ -61,7 +61,7 @@ pub(crate) async fn insert(server: &Server, from: u32, count: u32) {
 }
 
 /// Leaves the replica with five received transactions that are not applied, and the primary dead.
-async fn leave_five_unapplied(watcher: &Watcher, primary: &mut Server, replica: &Server, from: u32) -> GtidSet {
+async fn leave_five_unapplied(poller: &Poller, primary: &mut Server, replica: &Server, from: u32) -> GtidSet {
     replica
         .run(if replica.software == Software::MySql {
             "STOP REPLICA SQL_THREAD"
@@ -70,8 +70,8 @@ async fn leave_five_unapplied(watcher: &Watcher, primary: &mut Server, replica: 
         })
         .await;
     insert(primary, from, 5).await;
-    let written = watcher.facts(primary).await.executed;
-    let facts = watcher
+    let written = poller.facts(primary).await.executed;
+    let facts = poller
         .facts_when(replica, "it received the five", |facts| {
             facts.received().contains(&written)
         })
@@ -122,17 +122,17 @@ fn expect_replica(facts: &InstanceFacts, replica: &Server, primary: &Server, pos
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_mysql_failover_by_steps_loses_nothing_and_takes_the_old_primary_back() {
-    let watcher = Watcher::new();
-    let (mut primary, replica) = pair(&watcher, Software::MySql).await;
+    let poller = Poller::new();
+    let (mut primary, replica) = pair(&poller, Software::MySql).await;
 
     // Facts.
-    let facts = watcher.facts(&primary).await;
+    let facts = poller.facts(&primary).await;
     expect_primary(&facts, &replica);
     let uuid = primary.value("SELECT @@server_uuid").await;
     assert_eq!(facts.identity, Identity::ServerUuid(uuid.clone()));
     assert_eq!((facts.gtid_mode.as_str(), facts.super_read_only), ("ON", Some(false)));
     assert!(facts.semi_sync.available && !facts.semi_sync.source_enabled);
-    let facts = without_lag(&watcher, &replica).await;
+    let facts = without_lag(&poller, &replica).await;
     expect_replica(&facts, &replica, &primary, Positioning::AutoPosition);
     assert_eq!(facts.super_read_only, Some(true));
     assert_eq!(facts.managed_channel().unwrap().source_uuid, Some(uuid));
@@ -146,7 +146,7 @@ async fn a_mysql_failover_by_steps_loses_nothing_and_takes_the_old_primary_back(
     replica
         .run("SET GLOBAL rpl_semi_sync_replica_enabled = 1; STOP REPLICA IO_THREAD; START REPLICA IO_THREAD")
         .await;
-    let semi_sync = watcher
+    let semi_sync = poller
         .facts_when(&primary, "it has a semi-sync replica", |facts| {
             facts.semi_sync.clients == 1
         })
@@ -154,7 +154,7 @@ async fn a_mysql_failover_by_steps_loses_nothing_and_takes_the_old_primary_back(
         .semi_sync;
     assert!(semi_sync.source_enabled && semi_sync.source_active && semi_sync.after_sync && semi_sync.wait_no_replica);
     assert_eq!((semi_sync.timeout_millis, semi_sync.wait_for_count), (20000, 1));
-    let semi_sync = watcher
+    let semi_sync = poller
         .facts_when(&replica, "it acknowledges", |facts| facts.semi_sync.replica_active)
         .await
         .semi_sync;
@@ -164,14 +164,14 @@ async fn a_mysql_failover_by_steps_loses_nothing_and_takes_the_old_primary_back(
     replica
         .run("SET GLOBAL super_read_only = 0; CREATE DATABASE errant; SET GLOBAL super_read_only = 1")
         .await;
-    let (source, facts) = (watcher.facts(&primary).await, watcher.facts(&replica).await);
+    let (source, facts) = (poller.facts(&primary).await, poller.facts(&replica).await);
     let errant = facts.executed.subtract(&source.executed);
     assert_eq!(errant.transaction_count(), 1);
     assert_eq!(errant, errant.originating_at(&facts.identity.origin()));
 
     // The primary dies with five transactions in the replica's relay log.
-    let written = leave_five_unapplied(&watcher, &mut primary, &replica, 100).await;
-    let mut session = watcher.session(&replica).await;
+    let written = leave_five_unapplied(&poller, &mut primary, &replica, 100).await;
+    let mut session = poller.session(&replica).await;
     session.stop_receiving(LONG).await.unwrap();
     let refused = session.wait_applied(&written, LONG).await.unwrap_err();
     assert!(
@@ -196,21 +196,21 @@ async fn a_mysql_failover_by_steps_loses_nothing_and_takes_the_old_primary_back(
 
     // The old one comes back and follows.
     primary.start_again().await;
-    let mut session = watcher.session(&primary).await;
+    let mut session = poller.session(&primary).await;
     session.set_read_only(LONG).await.unwrap();
     session
         .follow(&replica.key, Some(&account(REPLICATION)), LONG)
         .await
         .unwrap();
     session.end().await;
-    let facts = caught_up(&watcher, &replica, &primary).await;
+    let facts = caught_up(&poller, &replica, &primary).await;
     assert!(!facts.is_writable());
     assert_eq!(primary.value("SELECT COUNT(*) FROM d.t").await, "8");
 
     // Pointed elsewhere while its applier is stopped, it keeps what it received and its account.
     primary.run("STOP REPLICA SQL_THREAD").await;
     insert(&replica, 300, 2).await;
-    let mut session = watcher.session(&primary).await;
+    let mut session = poller.session(&primary).await;
     session.follow(&replica.key, None, LONG).await.unwrap();
     let slow = session
         .wait_applied(&written.union(&gtid_of(&facts, "1-999")), Duration::from_millis(200))
@@ -218,7 +218,7 @@ async fn a_mysql_failover_by_steps_loses_nothing_and_takes_the_old_primary_back(
         .unwrap_err();
     assert!(matches!(slow, StepError::TooSlow { millis: 200, .. }), "{slow}");
     session.end().await;
-    let facts = caught_up(&watcher, &replica, &primary).await;
+    let facts = caught_up(&poller, &replica, &primary).await;
     let channel = facts.managed_channel().unwrap();
     assert_eq!(
         (channel.user.as_str(), channel.positioning),
@@ -233,54 +233,54 @@ fn gtid_of(facts: &InstanceFacts, numbers: &str) -> GtidSet {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_mariadb_failover_by_steps_rescues_the_relay_log_and_takes_the_old_primary_back() {
-    let watcher = Watcher::new();
-    let (mut primary, replica) = pair(&watcher, Software::MariaDb).await;
+    let poller = Poller::new();
+    let (mut primary, replica) = pair(&poller, Software::MariaDb).await;
 
     // Facts.
-    let facts = watcher.facts(&primary).await;
+    let facts = poller.facts(&primary).await;
     expect_primary(&facts, &replica);
     assert_eq!(
         (&facts.identity, facts.super_read_only),
         (&Identity::ServerId(101), None)
     );
-    let facts = without_lag(&watcher, &replica).await;
+    let facts = without_lag(&poller, &replica).await;
     expect_replica(&facts, &replica, &primary, Positioning::SlavePos);
-    assert_eq!(facts.executed, watcher.facts(&primary).await.executed);
+    assert_eq!(facts.executed, poller.facts(&primary).await.executed);
     primary.run("SET GLOBAL rpl_semi_sync_master_enabled = 1").await;
     replica
         .run("SET GLOBAL rpl_semi_sync_slave_enabled = 1; STOP SLAVE IO_THREAD; START SLAVE IO_THREAD")
         .await;
-    let semi_sync = watcher
+    let semi_sync = poller
         .facts_when(&primary, "it has a semi-sync replica", |facts| {
             facts.semi_sync.clients == 1
         })
         .await
         .semi_sync;
     assert!(semi_sync.available && semi_sync.source_active && semi_sync.wait_for_count == 1);
-    watcher
+    poller
         .facts_when(&replica, "it acknowledges", |facts| facts.semi_sync.replica_active)
         .await;
 
     // Both threads stopped with something left, the source alive: it goes on by GTID and has lost nothing.
     replica.run("STOP SLAVE SQL_THREAD").await;
     insert(&primary, 100, 5).await;
-    let written = watcher.facts(&primary).await.executed;
-    watcher
+    let written = poller.facts(&primary).await.executed;
+    poller
         .facts_when(&replica, "it received the five", |facts| {
             facts.received().contains(&written)
         })
         .await;
-    let mut session = watcher.session(&replica).await;
+    let mut session = poller.session(&replica).await;
     session.stop_receiving(LONG).await.unwrap();
     session.start_receiving(LONG).await.unwrap();
     session.end().await;
-    let facts = caught_up(&watcher, &primary, &replica).await;
+    let facts = caught_up(&poller, &primary, &replica).await;
     assert_eq!(facts.managed_channel().unwrap().positioning, Positioning::SlavePos);
     assert_eq!(replica.value("SELECT COUNT(*) FROM d.t").await, "5");
 
     // The same with the source dead: a plain start would delete the five.
-    let written = leave_five_unapplied(&watcher, &mut primary, &replica, 200).await;
-    let mut session = watcher.session(&replica).await;
+    let written = leave_five_unapplied(&poller, &mut primary, &replica, 200).await;
+    let mut session = poller.session(&replica).await;
     session.stop_receiving(LONG).await.unwrap();
     let received = session.facts(LONG).await.unwrap().received();
     assert!(received.contains(&written));
@@ -300,31 +300,31 @@ async fn a_mariadb_failover_by_steps_rescues_the_relay_log_and_takes_the_old_pri
 
     // The old primary wrote all it has itself, and follows from there.
     primary.start_again().await;
-    let mut session = watcher.session(&primary).await;
+    let mut session = poller.session(&primary).await;
     session.set_read_only(LONG).await.unwrap();
     session
         .follow(&replica.key, Some(&account(REPLICATION)), LONG)
         .await
         .unwrap();
     session.end().await;
-    let facts = caught_up(&watcher, &replica, &primary).await;
+    let facts = caught_up(&poller, &replica, &primary).await;
     assert!(!facts.is_writable());
     assert_eq!(primary.value("SELECT COUNT(*) FROM d.t").await, "13");
 
     // Pointed elsewhere with both threads stopped and something left.
     primary.run("STOP SLAVE SQL_THREAD").await;
     insert(&replica, 400, 5).await;
-    let written = watcher.facts(&replica).await.executed;
-    watcher
+    let written = poller.facts(&replica).await.executed;
+    poller
         .facts_when(&primary, "it received the five", |facts| {
             facts.received().contains(&written)
         })
         .await;
     primary.run("STOP SLAVE IO_THREAD").await;
-    let mut session = watcher.session(&primary).await;
+    let mut session = poller.session(&primary).await;
     session.follow(&replica.key, None, LONG).await.unwrap();
     session.end().await;
-    let facts = caught_up(&watcher, &replica, &primary).await;
+    let facts = caught_up(&poller, &replica, &primary).await;
     let channel = facts.managed_channel().unwrap();
     assert_eq!(
         (channel.user.as_str(), channel.positioning),
@@ -335,14 +335,14 @@ async fn a_mariadb_failover_by_steps_rescues_the_relay_log_and_takes_the_old_pri
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_old_mariadb_primary_with_a_transaction_of_its_own_stops_instead_of_skipping() {
-    let watcher = Watcher::new();
-    let (mut primary, replica) = pair(&watcher, Software::MariaDb).await;
+    let poller = Poller::new();
+    let (mut primary, replica) = pair(&poller, Software::MariaDb).await;
     // The replica is cut off, so the primary's last transaction dies with it.
-    let mut session = watcher.session(&replica).await;
+    let mut session = poller.session(&replica).await;
     session.stop_receiving(LONG).await.unwrap();
     let received = session.facts(LONG).await.unwrap().received();
     insert(&primary, 1, 1).await;
-    let lost = watcher.facts(&primary).await.executed;
+    let lost = poller.facts(&primary).await.executed;
     primary.kill();
     session.wait_applied(&received, LONG).await.unwrap();
     session.reset_replication(LONG).await.unwrap();
@@ -351,17 +351,17 @@ async fn an_old_mariadb_primary_with_a_transaction_of_its_own_stops_instead_of_s
     insert(&replica, 10, 2).await;
 
     primary.start_again().await;
-    let (old, new) = (watcher.facts(&primary).await, watcher.facts(&replica).await);
+    let (old, new) = (poller.facts(&primary).await, poller.facts(&replica).await);
     let errant = old.executed.subtract(&new.executed);
     assert_eq!((errant.transaction_count(), &old.executed), (1, &lost));
     assert_eq!(errant, errant.originating_at(&old.identity.origin()));
-    let mut session = watcher.session(&primary).await;
+    let mut session = poller.session(&primary).await;
     session
         .follow(&replica.key, Some(&account(REPLICATION)), LONG)
         .await
         .unwrap();
     session.end().await;
-    let facts = watcher
+    let facts = poller
         .facts_when(&primary, "it was refused", |facts| {
             facts
                 .managed_channel()
@@ -374,20 +374,20 @@ async fn an_old_mariadb_primary_with_a_transaction_of_its_own_stops_instead_of_s
 
 #[tokio::test(flavor = "multi_thread")]
 async fn replicas_that_report_no_address_are_known_by_their_connections() {
-    let watcher = Watcher::new();
+    let poller = Poller::new();
     for (software, options) in [
         (Software::MariaDb, &[][..]),
         (Software::MySql, &[][..]),
         (Software::MySql, &["--performance-schema=ON", "--report-host="][..]),
     ] {
         let (primary, replica) = tokio::join!(Server::start(software, 1, options), Server::start(software, 2, options));
-        let mut session = watcher.session(&replica).await;
+        let mut session = poller.session(&replica).await;
         session
             .follow(&primary.key, Some(&account(REPLICATION)), LONG)
             .await
             .unwrap();
         session.end().await;
-        let facts = watcher
+        let facts = poller
             .facts_when(&primary, "it sees a replica", |facts| !facts.replicas.is_empty())
             .await;
         let seen = match software {
@@ -403,9 +403,9 @@ async fn replicas_that_report_no_address_are_known_by_their_connections() {
         };
         assert_eq!(facts.replicas, [seen], "{software:?} {options:?}");
         assert!(facts.reported.is_none());
-        let fresh = watcher.try_facts(&primary, Approach::Fresh, LONG).await.unwrap();
+        let fresh = poller.try_facts(&primary, Approach::Fresh, LONG).await.unwrap();
         assert_eq!(fresh.replicas, facts.replicas);
-        let lost = watcher
+        let lost = poller
             .executor
             .begin(&target(&replica), Some(&facts.identity), LONG)
             .await

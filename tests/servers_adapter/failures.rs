@@ -15,67 +15,67 @@ use sqlx::Connection as _;
 use tokio::net::{TcpSocket, TcpStream};
 
 use crate::server::{POOR, POORER, Server, Software};
-use crate::watched::{LONG, Watcher, account, credentials, target};
+use crate::watched::{LONG, Poller, account, credentials, target};
 
 /// Enough for a server on this machine to answer, and short to wait for.
 const SHORT: Duration = Duration::from_millis(600);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_way_of_not_answering_has_its_own_name() {
-    let watcher = Watcher::new();
+    let poller = Poller::new();
     let mut server = Server::start(Software::MariaDb, 1, &[]).await;
     let asked = target(&server);
     assert!(
-        matches!(watcher.prober.pulse(&asked, LONG).await, Pulse::Alive(_)),
+        matches!(poller.prober.pulse(&asked, LONG).await, Pulse::Alive(_)),
         "the first pulse connects by itself"
     );
-    watcher.facts(&server).await;
+    poller.facts(&server).await;
 
     // Stopped: the kernel still accepts, on the kept connection as on a fresh one.
     server.signal("STOP");
     let begun = Instant::now();
     assert_eq!(
-        watcher.try_facts(&server, Approach::Fresh, SHORT).await.unwrap_err(),
+        poller.try_facts(&server, Approach::Fresh, SHORT).await.unwrap_err(),
         ProbeFailure::Stalled
     );
     assert_eq!(
-        watcher.try_facts(&server, Approach::Kept, SHORT).await.unwrap_err(),
+        poller.try_facts(&server, Approach::Kept, SHORT).await.unwrap_err(),
         ProbeFailure::Stalled
     );
-    assert!(matches!(watcher.prober.pulse(&asked, SHORT).await, Pulse::Doubt(_)));
+    assert!(matches!(poller.prober.pulse(&asked, SHORT).await, Pulse::Doubt(_)));
     assert!(begun.elapsed() < 5 * SHORT, "deadlines are kept");
     assert_eq!(
-        watcher.prober.pulse(&asked, LONG).await,
+        poller.prober.pulse(&asked, LONG).await,
         Pulse::Doubt("no open connection".to_owned()),
         "it does not dial by itself"
     );
     server.signal("CONT");
-    watcher.try_facts(&server, Approach::Fresh, LONG).await.unwrap();
+    poller.try_facts(&server, Approach::Fresh, LONG).await.unwrap();
     assert!(
-        matches!(watcher.prober.pulse(&asked, LONG).await, Pulse::Alive(_)),
+        matches!(poller.prober.pulse(&asked, LONG).await, Pulse::Alive(_)),
         "a probe has succeeded since"
     );
 
     // Killed while a probe is under way, then not there.
     server.signal("STOP");
-    let (outcome, ()) = tokio::join!(watcher.try_facts(&server, Approach::Kept, LONG), async {
+    let (outcome, ()) = tokio::join!(poller.try_facts(&server, Approach::Kept, LONG), async {
         // The probe is polled first: it has been sent and waits.
         server.signal("KILL");
     });
     assert!(matches!(outcome, Err(ProbeFailure::Lost(_))), "{outcome:?}");
     server.kill();
     assert_eq!(
-        watcher.try_facts(&server, Approach::Fresh, LONG).await.unwrap_err(),
+        poller.try_facts(&server, Approach::Fresh, LONG).await.unwrap_err(),
         ProbeFailure::Refused
     );
     assert_eq!(
-        watcher.try_facts(&server, Approach::Kept, LONG).await.unwrap_err(),
+        poller.try_facts(&server, Approach::Kept, LONG).await.unwrap_err(),
         ProbeFailure::Refused
     );
-    assert!(matches!(watcher.prober.pulse(&asked, LONG).await, Pulse::Doubt(_)));
+    assert!(matches!(poller.prober.pulse(&asked, LONG).await, Pulse::Doubt(_)));
     server.start_again().await;
-    watcher.facts(&server).await;
-    watcher.prober.release(&server.key).await;
+    poller.facts(&server).await;
+    poller.prober.release(&server.key).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -89,7 +89,7 @@ async fn packets_that_nobody_answers_are_no_stall() {
     while let Ok(connected) = tokio::time::timeout(Duration::from_millis(200), TcpStream::connect(address)).await {
         queued.push(connected.unwrap());
     }
-    let watcher = Watcher::new();
+    let poller = Poller::new();
     let target = Target {
         instance: InstanceKey::new("127.0.0.1", address.port()),
         origin: Origin::Api,
@@ -97,18 +97,13 @@ async fn packets_that_nobody_answers_are_no_stall() {
     let begun = Instant::now();
     for approach in [Approach::Fresh, Approach::Kept] {
         assert_eq!(
-            watcher
-                .prober
-                .probe(&target, approach, SHORT)
-                .await
-                .outcome
-                .unwrap_err(),
+            poller.prober.probe(&target, approach, SHORT).await.outcome.unwrap_err(),
             ProbeFailure::NoAnswer
         );
     }
-    let doubt = watcher.prober.pulse(&target, SHORT).await;
+    let doubt = poller.prober.pulse(&target, SHORT).await;
     assert!(matches!(doubt, Pulse::Doubt(_)));
-    let error = watcher.executor.begin(&target, None, SHORT).await.err().unwrap();
+    let error = poller.executor.begin(&target, None, SHORT).await.err().unwrap();
     assert!(matches!(error, StepError::NotConnected { .. }), "{error}");
     assert!(begun.elapsed() < 6 * SHORT, "deadlines are kept");
     drop(queued);
@@ -122,9 +117,9 @@ async fn accounts_that_may_not_and_servers_that_are_full_prove_life() {
             region_query: Some("SELECT nothing FROM mysql.nowhere".to_owned()),
             ..ProbeSettings::default()
         };
-        let watcher = Watcher::with(settings);
+        let poller = Poller::with(settings);
         let server = Server::start(software, 1, &["--max-connections=10"]).await;
-        let facts = watcher.facts(&server).await;
+        let facts = poller.facts(&server).await;
         assert_eq!((facts.data_center.as_str(), facts.region.as_str()), ("dc1", ""));
         assert!(
             matches!(facts.problems.as_slice(), [only] if only.starts_with("region query: error 1146")),
@@ -137,24 +132,24 @@ async fn accounts_that_may_not_and_servers_that_are_full_prove_life() {
             user: POOR.to_owned(),
             password: SecretString::from("other"),
         };
-        watcher.credentials.send_replace(credentials(wrong));
-        let denied = watcher.try_facts(&server, Approach::Kept, LONG).await.unwrap_err();
+        poller.credentials.send_replace(credentials(wrong));
+        let denied = poller.try_facts(&server, Approach::Kept, LONG).await.unwrap_err();
         assert!(
             matches!(&denied, ProbeFailure::Denied(why) if why.starts_with("error 1045")),
             "{denied:?}"
         );
         assert!(matches!(
-            watcher.prober.pulse(&target(&server), LONG).await,
+            poller.prober.pulse(&target(&server), LONG).await,
             Pulse::Doubt(_)
         ));
-        watcher.credentials.send_replace(credentials(account(POORER)));
-        let denied = watcher.try_facts(&server, Approach::Fresh, LONG).await.unwrap_err();
+        poller.credentials.send_replace(credentials(account(POORER)));
+        let denied = poller.try_facts(&server, Approach::Fresh, LONG).await.unwrap_err();
         assert!(
             matches!(&denied, ProbeFailure::Denied(why) if why.contains("replication status")),
             "{denied:?}"
         );
-        watcher.credentials.send_replace(credentials(account(POOR)));
-        let facts = watcher.facts(&server).await;
+        poller.credentials.send_replace(credentials(account(POOR)));
+        let facts = poller.facts(&server).await;
         assert!(
             facts
                 .problems
@@ -167,16 +162,16 @@ async fn accounts_that_may_not_and_servers_that_are_full_prove_life() {
             facts.binlog.is_some(),
             "the parts behind the one that failed are there: {facts:?}"
         );
-        watcher.credentials.send_replace(Arc::default());
-        let missing = watcher.try_facts(&server, Approach::Kept, LONG).await.unwrap_err();
+        poller.credentials.send_replace(Arc::default());
+        let missing = poller.try_facts(&server, Approach::Kept, LONG).await.unwrap_err();
         assert!(
             matches!(&missing, ProbeFailure::NoCredentials(why) if why.contains("api")),
             "{missing:?}"
         );
 
         // Full: a kept connection still sees it, a fresh one does not.
-        watcher.credentials.send_replace(credentials(account(POOR)));
-        watcher.facts(&server).await;
+        poller.credentials.send_replace(credentials(account(POOR)));
+        poller.facts(&server).await;
         let mut others = Vec::new();
         let full = loop {
             match server.connect(POORER).await {
@@ -186,10 +181,10 @@ async fn accounts_that_may_not_and_servers_that_are_full_prove_life() {
         };
         assert!(full.to_string().contains("1040"), "{full}");
         assert_eq!(
-            watcher.try_facts(&server, Approach::Fresh, LONG).await.unwrap_err(),
+            poller.try_facts(&server, Approach::Fresh, LONG).await.unwrap_err(),
             ProbeFailure::Saturated
         );
-        watcher.facts(&server).await;
+        poller.facts(&server).await;
         for connection in others {
             connection.close().await.unwrap();
         }
@@ -199,11 +194,11 @@ async fn accounts_that_may_not_and_servers_that_are_full_prove_life() {
 #[tokio::test(flavor = "multi_thread")]
 async fn one_actor_at_a_time_has_the_step_lock_and_the_newest_wins() {
     for software in [Software::MariaDb, Software::MySql] {
-        let watcher = Watcher::new();
+        let poller = Poller::new();
         let server = Server::start(software, 1, &[]).await;
-        let mut first = watcher.session(&server).await;
+        let mut first = poller.session(&server).await;
         first.facts(LONG).await.unwrap();
-        let mut second = watcher.session(&server).await;
+        let mut second = poller.session(&server).await;
         let broken = first.set_read_only(LONG).await.unwrap_err();
         assert!(matches!(broken, StepError::OutcomeUnknown { .. }), "{broken}");
         let broken = first.set_read_only(LONG).await.unwrap_err();
@@ -247,10 +242,10 @@ async fn one_actor_at_a_time_has_the_step_lock_and_the_newest_wins() {
             .await
             .unwrap();
         writer.close().await.unwrap();
-        assert!(watcher.facts(&server).await.is_writable());
+        assert!(poller.facts(&server).await.is_writable());
 
         // Given back at the end: nobody has to be killed for it.
-        let third = watcher.session(&server).await;
+        let third = poller.session(&server).await;
         third.end().await;
         assert_eq!(server.value("SELECT IS_FREE_LOCK('ham4db.step')").await, "1");
     }
@@ -258,7 +253,7 @@ async fn one_actor_at_a_time_has_the_step_lock_and_the_newest_wins() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn tls_is_used_as_it_is_asked_for() {
-    let watcher = Watcher::new();
+    let poller = Poller::new();
     let ask = |tls, ca_pem: Option<String>| {
         let known = credentials(account(crate::server::ADMIN));
         let asked = known.iter().map(|(origin, known)| {
@@ -271,7 +266,7 @@ async fn tls_is_used_as_it_is_asked_for() {
                 },
             )
         });
-        watcher.credentials.send_replace(Arc::new(asked.collect()));
+        poller.credentials.send_replace(Arc::new(asked.collect()));
     };
     let mysql = Server::start(Software::MySql, 1, &[]).await;
     let handshakes =
@@ -283,7 +278,7 @@ async fn tls_is_used_as_it_is_asked_for() {
     ] {
         ask(tls, None);
         let before: u64 = mysql.value(handshakes).await.parse().unwrap();
-        watcher.try_facts(&mysql, Approach::Fresh, LONG).await.unwrap();
+        poller.try_facts(&mysql, Approach::Fresh, LONG).await.unwrap();
         let after: u64 = mysql.value(handshakes).await.parse().unwrap();
         assert_eq!(after - before, u64::from(is_encrypted), "{tls:?}");
     }
@@ -292,16 +287,16 @@ async fn tls_is_used_as_it_is_asked_for() {
         TlsMode::Verify,
         Some(mysql.value("SELECT LOAD_FILE(CONCAT(@@datadir, 'ca.pem'))").await),
     );
-    let refused = watcher.try_facts(&mysql, Approach::Fresh, LONG).await.unwrap_err();
+    let refused = poller.try_facts(&mysql, Approach::Fresh, LONG).await.unwrap_err();
     assert!(
         matches!(&refused, ProbeFailure::Unreadable(why) if why.contains("certificate")),
         "{refused:?}"
     );
     let mariadb = Server::start(Software::MariaDb, 1, &[]).await;
     ask(TlsMode::Preferred, None);
-    watcher.facts(&mariadb).await;
+    poller.facts(&mariadb).await;
     ask(TlsMode::Required, None);
-    let refused = watcher.try_facts(&mariadb, Approach::Fresh, LONG).await.unwrap_err();
+    let refused = poller.try_facts(&mariadb, Approach::Fresh, LONG).await.unwrap_err();
     assert!(
         matches!(&refused, ProbeFailure::Unreadable(why) if why.starts_with("TLS: ")),
         "{refused:?}"
@@ -310,13 +305,13 @@ async fn tls_is_used_as_it_is_asked_for() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_probe_costs_little_of_our_time() {
-    let watcher = Watcher::new();
+    let poller = Poller::new();
     for software in [Software::MariaDb, Software::MySql] {
         let server = Server::start(software, 1, &[]).await;
-        watcher.facts(&server).await;
+        poller.facts(&server).await;
         let (begun, before) = (Instant::now(), cpu_millis());
         for _ in 0..500 {
-            watcher.facts(&server).await;
+            poller.facts(&server).await;
         }
         let (elapsed, spent) = (begun.elapsed(), cpu_millis() - before);
         println!("{software:?}: 500 probes: {elapsed:?}, {spent} ms CPU of ours");

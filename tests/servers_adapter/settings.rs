@@ -6,19 +6,19 @@ use ham4db::domain::instance::InstanceFacts;
 use ham4db::domain::settings::{Boot, ServerSettings};
 
 use crate::server::{ADMIN, PASSWORD, POOR, REPLICATION, Server, Software};
-use crate::watched::{LONG, Watcher, account, credentials};
+use crate::watched::{LONG, Poller, account, credentials};
 
 /// What a watcher that has not seen the server before reads: not with the first look, with the second.
 async fn read_anew(server: &Server, user: &str) -> (InstanceFacts, ServerSettings) {
-    let watcher = Watcher::new();
-    watcher.credentials.send_replace(credentials(account(user)));
-    let first = watcher.facts(server).await;
+    let poller = Poller::new();
+    poller.credentials.send_replace(credentials(account(user)));
+    let first = poller.facts(server).await;
     assert_eq!(first.settings, None, "a first look is in a hurry");
-    let second = watcher.facts(server).await;
+    let second = poller.facts(server).await;
     let settings = second.settings.clone().expect("the second look reads them");
-    let third = watcher.facts(server).await;
+    let third = poller.facts(server).await;
     assert_eq!(third.settings.as_ref(), Some(&settings), "and they are kept");
-    let fresh = watcher.try_facts(server, Approach::Fresh, LONG).await.unwrap();
+    let fresh = poller.try_facts(server, Approach::Fresh, LONG).await.unwrap();
     assert_eq!(fresh.settings, None, "nor does a fresh connection wait for them");
     (second, settings)
 }
@@ -75,7 +75,7 @@ async fn mysql_tells_what_its_next_start_brings_and_who_passes_read_only() {
             REPLICATION.replace('\'', "''")
         ))
         .await;
-    let mut session = Watcher::new().session(&server).await;
+    let mut session = Poller::new().session(&server).await;
     session.set_boot_read_only(LONG).await.unwrap();
     let told = session.settings(LONG).await.unwrap();
     assert_eq!((told.boot, told.read_only_since_boot), (Boot::ReadOnly, Some(false)));
@@ -135,7 +135,7 @@ async fn mariadb_tells_rights_and_nothing_of_its_next_start() {
         "no hash of a password: {shown}"
     );
 
-    let mut session = Watcher::new().session(&server).await;
+    let mut session = Poller::new().session(&server).await;
     let refused = session.set_boot_read_only(LONG).await.unwrap_err();
     assert!(refused.to_string().contains("persists no variables"), "{refused}");
     session.end().await;

@@ -11,7 +11,7 @@ use ham4db::app::ports::{
 };
 use ham4db::domain::instance::{InstanceFacts, ProbeFailure};
 use ham4db::domain::intent::Origin;
-use ham4db::domain::time::{Mono, Wall};
+use ham4db::domain::time::{MonotonicTime, WallTime};
 use secrecy::SecretString;
 use tokio::sync::watch;
 
@@ -26,18 +26,18 @@ const PATIENCE: Duration = Duration::from_mins(1);
 struct SystemClock(Instant);
 
 impl Clock for SystemClock {
-    fn wall(&self) -> Wall {
+    fn wall(&self) -> WallTime {
         let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
-        Wall(i64::try_from(since.as_millis()).unwrap())
+        WallTime(i64::try_from(since.as_millis()).unwrap())
     }
 
-    fn mono(&self) -> Mono {
-        Mono(u64::try_from(self.0.elapsed().as_micros()).unwrap())
+    fn monotonic(&self) -> MonotonicTime {
+        MonotonicTime(u64::try_from(self.0.elapsed().as_micros()).unwrap())
     }
 }
 
 /// Prober and executor with the same account.
-pub(crate) struct Watcher {
+pub(crate) struct Poller {
     pub(crate) prober: MySqlProber,
     pub(crate) executor: MySqlExecutor,
     pub(crate) credentials: watch::Sender<CredentialsByOrigin>,
@@ -68,7 +68,7 @@ pub(crate) fn target(server: &Server) -> Target {
     }
 }
 
-impl Watcher {
+impl Poller {
     pub(crate) fn new() -> Self {
         Self::with(ProbeSettings::default())
     }

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use crate::app::api::ClusterView;
+use crate::app::api::ApiCluster;
 use crate::domain::instance::Instance;
 
-use super::scene::Scene;
+use super::api_view::ApiView;
 use super::shape::instance::InstanceShape;
 
 /// How the columns are set off.
@@ -19,10 +19,10 @@ pub(super) enum Style {
 
 /// Prints a cluster: each top with its replicas below it, two blanks for each level, `+` before a replica that replicates and `-`
 /// before one that does not.
-pub(super) fn topology(scene: &Scene<'_>, view: &ClusterView, style: Style) -> String {
+pub(super) fn topology(api_view: &ApiView<'_>, view: &ApiCluster, style: Style) -> String {
     let mut rows = Vec::new();
     let mut printed = BTreeSet::new();
-    let primary = Scene::primary_of(view);
+    let primary = ApiView::primary_of(view);
     let is_top = |instance: &&Instance| {
         view.topology
             .source_of(instance)
@@ -34,7 +34,7 @@ pub(super) fn topology(scene: &Scene<'_>, view: &ClusterView, style: Style) -> S
         .chain(view.topology.instances.values().filter(is_top))
         .chain(view.topology.instances.values());
     for root in order {
-        print(scene, view, root, 0, &mut printed, &mut rows);
+        print(api_view, view, root, 0, &mut printed, &mut rows);
     }
     layout(&rows, style)
 }
@@ -45,8 +45,8 @@ struct Row {
 }
 
 fn print<'v>(
-    scene: &Scene<'_>,
-    view: &'v ClusterView,
+    api_view: &ApiView<'_>,
+    view: &'v ApiCluster,
     instance: &'v Instance,
     depth: usize,
     printed: &mut BTreeSet<&'v crate::domain::key::InstanceKey>,
@@ -55,7 +55,7 @@ fn print<'v>(
     if !printed.insert(&instance.key) {
         return;
     }
-    let shape = InstanceShape::of(scene, view, instance);
+    let shape = InstanceShape::of(api_view, view, instance);
     let prefix = match depth {
         0 => String::new(),
         _ if shape.is_replicating() && shape.is_last_check_valid && shape.is_recently_checked => {
@@ -65,15 +65,15 @@ fn print<'v>(
     };
     rows.push(Row {
         name: format!("{prefix}{}", instance.key),
-        tokens: tokens(scene, &shape),
+        tokens: tokens(api_view, &shape),
     });
     for replica in view.topology.replicas_of(&instance.key) {
-        print(scene, view, replica, depth + 1, printed, rows);
+        print(api_view, view, replica, depth + 1, printed, rows);
     }
 }
 
-fn tokens(scene: &Scene<'_>, shape: &InstanceShape) -> Vec<String> {
-    let unacceptable = scene.options.maintenance_lag.as_secs();
+fn tokens(api_view: &ApiView<'_>, shape: &InstanceShape) -> Vec<String> {
+    let unacceptable = api_view.options.maintenance_lag.as_secs();
     let lag = match shape.lag() {
         _ if !shape.is_last_check_valid => "unknown".to_owned(),
         None if shape.is_replica() => "null".to_owned(),

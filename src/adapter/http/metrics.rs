@@ -18,7 +18,7 @@ use prometheus_client::registry::Registry;
 use crate::app::ports::Health;
 use crate::domain::key::InstanceKey;
 
-use super::scene::Scene;
+use super::api_view::ApiView;
 use super::server::Shared;
 
 /// How requests were answered.
@@ -91,7 +91,7 @@ pub(super) async fn scrape(State(shared): State<Shared>) -> Response {
 }
 
 fn registry(shared: &Shared) -> Registry {
-    let scene = Scene::now(&shared.app);
+    let api_view = ApiView::now(&shared.app);
     let mut registry = Registry::with_prefix("ham4db");
     let instances = Family::<ByCluster, Gauge>::default();
     let unreachable = Family::<ByCluster, Gauge>::default();
@@ -99,16 +99,16 @@ fn registry(shared: &Shared) -> Registry {
     let ready = Family::<ByCluster, Gauge>::default();
     let obstacles = Family::<ByCluster, Gauge>::default();
     let recoveries = Family::<ByOutcome, Gauge>::default();
-    for view in scene.views.iter() {
+    for view in api_view.views.iter() {
         let cluster = ByCluster {
             cluster: view.cluster.name.clone(),
         };
-        let outlook = scene.explain(view);
+        let outlook = api_view.explain(view);
         ready.get_or_create(&cluster).set(i64::from(outlook.ready));
         obstacles.get_or_create(&cluster).set(size(outlook.obstacles.len()));
         let members = view.topology.instances.values();
         instances.get_or_create(&cluster).set(size(members.len()));
-        let counts = |key: &InstanceKey| !scene.is_set_aside(&view.topology, key);
+        let counts = |key: &InstanceKey| !api_view.is_set_aside(&view.topology, key);
         let missed = members.filter(|instance| !instance.is_valid() && counts(&instance.key));
         unreachable.get_or_create(&cluster).set(size(missed.count()));
         for judged in view.findings.iter().filter(|judged| counts(&judged.finding.instance)) {
@@ -120,15 +120,15 @@ fn registry(shared: &Shared) -> Registry {
                 .inc();
         }
     }
-    tell_lag(&scene, &mut registry);
-    tell_durations(&scene, &mut registry);
+    tell_lag(&api_view, &mut registry);
+    tell_durations(&api_view, &mut registry);
     registry.register(
         "build",
         "The version of this member",
         Info::new([("version", env!("CARGO_PKG_VERSION"))]),
     );
     let mut outcomes: BTreeMap<&str, i64> = BTreeMap::from([("running", 0), ("successful", 0), ("failed", 0)]);
-    for recovery in scene.state.recoveries.values() {
+    for recovery in api_view.state.recoveries.values() {
         let outcome = match (recovery.is_active(), recovery.is_successful()) {
             (true, _) => "running",
             (false, true) => "successful",
@@ -173,7 +173,7 @@ fn registry(shared: &Shared) -> Registry {
     registry.register(
         "recoveries_enabled",
         "Whether recoveries are switched on for all clusters",
-        flag(!scene.state.recoveries_disabled),
+        flag(!api_view.state.recoveries_disabled),
     );
     registry.register(
         "leader",
@@ -189,9 +189,9 @@ fn registry(shared: &Shared) -> Registry {
     registry
 }
 
-fn tell_lag(scene: &Scene<'_>, registry: &mut Registry) {
+fn tell_lag(api_view: &ApiView<'_>, registry: &mut Registry) {
     let lag = Family::<ByServer, Gauge>::default();
-    for (view, instance) in scene.instances() {
+    for (view, instance) in api_view.instances() {
         let told = instance.valid_facts().and_then(|facts| {
             let channels = facts.channels.iter();
             channels.filter_map(|channel| channel.lag_seconds).max()
@@ -211,10 +211,10 @@ fn tell_lag(scene: &Scene<'_>, registry: &mut Registry) {
     );
 }
 
-fn tell_durations(scene: &Scene<'_>, registry: &mut Registry) {
+fn tell_durations(api_view: &ApiView<'_>, registry: &mut Registry) {
     let took = Family::<ByCluster, Gauge<f64, AtomicU64>>::default();
-    for view in scene.views.iter() {
-        let of_it = scene.state.recoveries.values();
+    for view in api_view.views.iter() {
+        let of_it = api_view.state.recoveries.values();
         let of_it = of_it.filter(|recovery| {
             recovery.plan.cluster == view.cluster.id
                 && recovery.plan.kind.replaces_primary()

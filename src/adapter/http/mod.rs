@@ -3,17 +3,17 @@
 //! `router` is the table of routes, `routes` has the handlers, `shape` the JSON, `proxy` sends what only the leader may answer on to it,
 //! `write_access` asks for a token where a route has effects.
 
+mod api_view;
 mod ascii;
 mod context;
-mod guard;
 mod leader_proof;
+mod limits;
 mod metrics;
 mod parameters;
 mod proxy;
 mod reply;
 mod router;
 mod routes;
-mod scene;
 mod server;
 mod shape;
 mod table;

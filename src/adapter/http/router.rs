@@ -12,21 +12,21 @@ use super::routes::{
 };
 use super::server::Shared;
 use super::table::{Routes, Table};
-use super::{guard, metrics, proxy, write_access};
+use super::{limits, metrics, proxy, write_access};
 
 /// Everything below the prefix, and the status check where it is wanted.
 pub(super) fn build(shared: &Shared) -> Router {
     let with_effects = writes()
         .router
-        .layer(from_fn(guard::to_the_end))
-        .layer(from_fn_with_state(shared.clone(), guard::writable))
+        .layer(from_fn(limits::to_the_end))
+        .layer(from_fn_with_state(shared.clone(), limits::writable))
         .layer(from_fn_with_state(shared.clone(), write_access::authorised));
     let by_the_leader = reads()
         .router
         .merge(with_effects)
         .layer(from_fn_with_state(shared.clone(), proxy::to_leader))
         .layer(from_fn_with_state(shared.clone(), write_access::noted))
-        .layer(from_fn_with_state(shared.clone(), guard::bounded));
+        .layer(from_fn_with_state(shared.clone(), limits::bounded));
     let routes = placed(shared, local().router.merge(by_the_leader)).fallback(unknown);
     counted(shared, routes)
 }
@@ -36,7 +36,7 @@ pub(super) fn build_health(shared: &Shared) -> Router {
     let routes = placed(shared, local().router).fallback(unknown_here);
     counted(
         shared,
-        routes.layer(from_fn_with_state(shared.clone(), guard::bounded_probes)),
+        routes.layer(from_fn_with_state(shared.clone(), limits::bounded_probes)),
     )
 }
 

@@ -13,14 +13,14 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tower_http::limit::RequestBodyLimitLayer;
 
-use crate::domain::time::Wall;
+use crate::domain::time::WallTime;
 
 use super::context::AppContext;
 use super::leader_proof::LeaderProof;
 use super::metrics::Requests;
 use super::router::{build, build_health};
 use super::write_access::Refusals;
-use super::{guard, proxy};
+use super::{limits, proxy};
 
 /// Largest body of a request, bytes: no route needs one.
 const MAX_BODY: usize = 64 * 1024;
@@ -32,7 +32,7 @@ const DRAIN: Duration = Duration::from_secs(5);
 #[derive(Clone)]
 pub(super) struct Shared {
     pub(super) app: AppContext,
-    pub(super) started: Wall,
+    pub(super) started: WallTime,
     pub(super) leader_proof: Arc<LeaderProof>,
     pub(super) forwarder: reqwest::Client,
     pub(super) turns: Arc<Semaphore>,
@@ -48,8 +48,8 @@ impl Shared {
             app,
             leader_proof: Arc::default(),
             forwarder: proxy::client(),
-            turns: Arc::new(Semaphore::new(guard::MAX_CONCURRENT)),
-            probes: Arc::new(Semaphore::new(guard::MAX_PROBES)),
+            turns: Arc::new(Semaphore::new(limits::MAX_CONCURRENT)),
+            probes: Arc::new(Semaphore::new(limits::MAX_PROBES)),
             refusals: Arc::default(),
             requests: Requests::default(),
         }

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use crate::app::ports::cluster_source::{
-    ClusterSource, DocumentSet, LabelError, LeadsTo, Notice, Observer, PodLabel, Publication, PublishError, Seen,
+    ClusterEvent, ClusterSource, DocumentSet, LabelError, LeadsTo, Observer, PodLabel, Publication, PublishError, Seen,
     StatusError, StatusModel,
 };
 use crate::app::ports::{Credentials, CredentialsByOrigin};
@@ -25,7 +25,7 @@ use crate::resource::MySQLCluster;
 
 use super::definition::{self, Served};
 use super::follow::follow;
-use super::model::{Happened, Model, SecretKey};
+use super::model::{Model, SecretKey, WatchEvent};
 use super::pods::{self, Follows};
 use super::{events, services, status};
 
@@ -94,7 +94,7 @@ impl KubeSource {
         let (happened, mut events) = mpsc::channel(QUEUE);
         let mut watches = JoinSet::new();
         let mut model = Model::new(self.document_apis().len()).following(self.follows, self.namespaces());
-        self.follow_surroundings(&mut watches, &happened);
+        self.follow_pods_and_nodes(&mut watches, &happened);
         let mut documents = self.follow_documents(&mut watches, &happened);
         let asked = watch::Sender::new(model.changes());
         watches.spawn(self.clone().follow_definition(asked.subscribe(), happened.clone()));
@@ -151,7 +151,7 @@ impl KubeSource {
         }
     }
 
-    fn follow_surroundings(&self, watches: &mut JoinSet<()>, happened: &mpsc::Sender<Happened>) {
+    fn follow_pods_and_nodes(&self, watches: &mut JoinSet<()>, happened: &mpsc::Sender<WatchEvent>) {
         if self.follows.drains || self.follows.role_labels {
             for (number, namespace) in self.namespaces().into_iter().enumerate() {
                 let api: Api<Pod> = match &namespace {
@@ -163,7 +163,7 @@ impl KubeSource {
                     |namespace| format!("pods in namespace {namespace}"),
                 );
                 let config = watcher::Config::default().fields(pods::RUNNING);
-                let tag = move |change| Happened::Pods(number, Box::new(change));
+                let tag = move |change| WatchEvent::Pods(number, Box::new(change));
                 watches.spawn(relay(api, config, what, tag, happened.clone()));
             }
         }
@@ -174,28 +174,28 @@ impl KubeSource {
                 api,
                 config,
                 "nodes".to_owned(),
-                |change| Happened::Nodes(Box::new(change)),
+                |change| WatchEvent::Nodes(Box::new(change)),
                 happened.clone(),
             ));
         }
     }
 
-    fn follow_documents(&self, watches: &mut JoinSet<()>, happened: &mpsc::Sender<Happened>) -> Vec<AbortHandle> {
+    fn follow_documents(&self, watches: &mut JoinSet<()>, happened: &mpsc::Sender<WatchEvent>) -> Vec<AbortHandle> {
         let scopes = self.document_apis().into_iter().enumerate();
         let follow = |(number, (what, api))| {
-            let tag = move |change| Happened::Documents(number, change);
+            let tag = move |change| WatchEvent::Documents(number, change);
             watches.spawn(relay(api, watcher::Config::default(), what, tag, happened.clone()))
         };
         scopes.map(follow).collect()
     }
 
-    async fn follow_definition(self: Arc<Self>, asked: watch::Receiver<u64>, happened: mpsc::Sender<Happened>) {
+    async fn follow_definition(self: Arc<Self>, asked: watch::Receiver<u64>, happened: mpsc::Sender<WatchEvent>) {
         let (looks, mut waiting) = mpsc::unbounded_channel();
         let forward = async {
             while let Some((number, seen)) = waiting.recv().await {
                 let Served { definition, schema } = seen;
                 self.schema.send_replace(schema);
-                if happened.send(Happened::Looked(number, definition)).await.is_err() {
+                if happened.send(WatchEvent::Looked(number, definition)).await.is_err() {
                     return;
                 }
             }
@@ -212,7 +212,7 @@ impl KubeSource {
         wanted: &BTreeSet<SecretKey>,
         present: &mut BTreeMap<SecretKey, AbortHandle>,
         watches: &mut JoinSet<()>,
-        happened: &mpsc::Sender<Happened>,
+        happened: &mpsc::Sender<WatchEvent>,
     ) {
         present.retain(|key, handle| {
             let keep = wanted.contains(key);
@@ -231,7 +231,7 @@ impl KubeSource {
             let config = watcher::Config::default().fields(&format!("metadata.name={name}"));
             let api: Api<Secret> = Api::namespaced(self.client.clone(), namespace);
             let about = key.clone();
-            let tag = move |change| Happened::Secret(about.clone(), change);
+            let tag = move |change| WatchEvent::Secret(about.clone(), change);
             let handle = watches.spawn(relay(
                 api,
                 config,
@@ -269,8 +269,8 @@ async fn relay<K>(
     api: Api<K>,
     config: watcher::Config,
     what: String,
-    tag: impl Fn(super::follow::Change<K>) -> Happened,
-    happened: mpsc::Sender<Happened>,
+    tag: impl Fn(super::follow::Change<K>) -> WatchEvent,
+    happened: mpsc::Sender<WatchEvent>,
 ) where
     K: kube::Resource + Clone + serde::de::DeserializeOwned + std::fmt::Debug + Send + 'static,
 {
@@ -312,7 +312,7 @@ impl ClusterSource for KubeSource {
         written
     }
 
-    async fn tell(&self, origin: &Origin, notice: &Notice) -> Result<(), StatusError> {
+    async fn tell(&self, origin: &Origin, notice: &ClusterEvent) -> Result<(), StatusError> {
         events::tell(&self.client, origin, notice).await
     }
 

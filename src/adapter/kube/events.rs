@@ -7,7 +7,7 @@ use kube::api::{ObjectMeta, PostParams};
 use kube::{Api, Client};
 use sha2::{Digest as _, Sha256};
 
-use crate::app::ports::cluster_source::{Notice, StatusError};
+use crate::app::ports::cluster_source::{ClusterEvent, StatusError};
 use crate::domain::intent::Origin;
 use crate::resource;
 
@@ -19,7 +19,7 @@ const MAX_NOTE: usize = 1000;
 const MAX_INSTANCE: usize = 128;
 
 /// Writes an event, unless it is there already.
-pub(super) async fn tell(client: &Client, origin: &Origin, notice: &Notice) -> Result<(), StatusError> {
+pub(super) async fn tell(client: &Client, origin: &Origin, notice: &ClusterEvent) -> Result<(), StatusError> {
     let Origin::Document { namespace, name } = origin else {
         return Err(StatusError::Gone(origin.clone()));
     };
@@ -46,7 +46,7 @@ pub(super) async fn tell(client: &Client, origin: &Origin, notice: &Notice) -> R
     }
 }
 
-fn event(namespace: &str, name: &str, notice: &Notice) -> Event {
+fn event(namespace: &str, name: &str, notice: &ClusterEvent) -> Event {
     let reporter = std::env::var("HOSTNAME").unwrap_or_default();
     let reporter = if reporter.is_empty() {
         resource::FIELD_MANAGER.to_owned()
@@ -86,7 +86,7 @@ fn event(namespace: &str, name: &str, notice: &Notice) -> Event {
 }
 
 /// `NAME.HASH`: of the same document, reason and key the same. Names of documents have at most 52 characters.
-fn event_name(name: &str, notice: &Notice) -> String {
+fn event_name(name: &str, notice: &ClusterEvent) -> String {
     let mut hash = Sha256::new();
     for part in [notice.uid.as_str(), notice.reason.as_str(), notice.key.as_str()] {
         hash.update((part.len() as u64).to_be_bytes());
@@ -109,12 +109,12 @@ fn cut(text: &str, max: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::declared::NoticeReason;
+    use crate::domain::declared::EventReason;
 
-    fn notice(uid: &str, key: &str, note: &str) -> Notice {
-        Notice {
+    fn notice(uid: &str, key: &str, note: &str) -> ClusterEvent {
+        ClusterEvent {
             uid: uid.to_owned(),
-            reason: NoticeReason::TakeoverRefused,
+            reason: EventReason::TakeoverRefused,
             key: key.to_owned(),
             note: note.to_owned(),
         }
@@ -122,7 +122,7 @@ mod tests {
 
     #[test]
     fn the_same_has_the_same_name_and_everything_else_another() {
-        let name = |notice: &Notice| event_name("orders", notice);
+        let name = |notice: &ClusterEvent| event_name("orders", notice);
         let first = name(&notice("u", "a", "x"));
         assert_eq!(first, name(&notice("u", "a", "other words")));
         assert_ne!(first, name(&notice("u", "b", "x")));

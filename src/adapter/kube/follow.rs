@@ -48,7 +48,7 @@ pub(super) async fn follow<K>(
 {
     let config = config.timeout(WATCH_SECONDS);
     let mut wait = RETRY;
-    let mut trouble = Trouble::default();
+    let mut trouble = LastWarning::default();
     loop {
         let mut events = pin!(watcher::watcher(api.clone(), config.clone()));
         let mut listing = Some(Vec::new());
@@ -109,11 +109,11 @@ fn refusal(error: &watcher::Error) -> Refusal {
 
 /// What was complained of last, so that a lasting trouble is one line and not one each second.
 #[derive(Default)]
-struct Trouble {
+struct LastWarning {
     last: Option<(String, tokio::time::Instant)>,
 }
 
-impl Trouble {
+impl LastWarning {
     fn meet(&mut self, what: &str, refusal: &Refusal) {
         let is_news = self
             .last

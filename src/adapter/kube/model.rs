@@ -14,7 +14,7 @@ use crate::domain::intent::Origin;
 use crate::resource;
 
 use super::follow::Change;
-use super::pods::{Follows, Surroundings};
+use super::pods::{Follows, PodsAndNodes};
 use super::{Refusal, grant};
 
 /// Namespace and name of a Secret.
@@ -22,7 +22,7 @@ pub(super) type SecretKey = (String, String);
 
 /// What happened at the API server.
 #[derive(Debug)]
-pub(super) enum Happened {
+pub(super) enum WatchEvent {
     /// To the documents of a scope, by its number.
     Documents(usize, Change<DynamicObject>),
     /// To a Secret.
@@ -66,7 +66,7 @@ enum Standing {
 pub(super) struct Model {
     scopes: Vec<Scope>,
     secrets: BTreeMap<SecretKey, Account>,
-    surroundings: Surroundings,
+    pods_and_nodes: PodsAndNodes,
     definition: Definition,
     /// How often what documents ask for changed.
     changes: u64,
@@ -87,7 +87,7 @@ impl Model {
     /// The same, which also takes in pods and nodes, of scopes that are these namespaces or all.
     pub(super) fn following(self, follows: Follows, scopes: Vec<Option<String>>) -> Self {
         Self {
-            surroundings: Surroundings::new(follows, scopes),
+            pods_and_nodes: PodsAndNodes::new(follows, scopes),
             ..self
         }
     }
@@ -103,9 +103,9 @@ impl Model {
     }
 
     /// Takes in what happened. Says what a person should know, if anything.
-    pub(super) fn absorb(&mut self, happened: Happened) -> Vec<String> {
+    pub(super) fn absorb(&mut self, happened: WatchEvent) -> Vec<String> {
         match happened {
-            Happened::Documents(scope, change) => {
+            WatchEvent::Documents(scope, change) => {
                 let Some(scope) = self.scopes.get_mut(scope) else {
                     return Vec::new();
                 };
@@ -113,20 +113,20 @@ impl Model {
                 self.changes += u64::from(is_news);
                 warnings
             }
-            Happened::Looked(changes, definition) => {
+            WatchEvent::Looked(changes, definition) => {
                 self.definition = definition;
                 self.checked = self.checked.max(Some(changes));
                 Vec::new()
             }
-            Happened::Secret(key, change) => {
+            WatchEvent::Secret(key, change) => {
                 // One that no document names any more may still send its last event.
                 if let Some(account) = self.secrets.get_mut(&key) {
                     account.absorb(change);
                 }
                 Vec::new()
             }
-            Happened::Pods(scope, change) => self.surroundings.absorb_pods(scope, *change).into_iter().collect(),
-            Happened::Nodes(change) => self.surroundings.absorb_nodes(*change).into_iter().collect(),
+            WatchEvent::Pods(scope, change) => self.pods_and_nodes.absorb_pods(scope, *change).into_iter().collect(),
+            WatchEvent::Nodes(change) => self.pods_and_nodes.absorb_nodes(*change).into_iter().collect(),
         }
     }
 
@@ -155,7 +155,7 @@ impl Model {
             } else {
                 Reading::Stale
             },
-            pods: self.surroundings.known(),
+            pods: self.pods_and_nodes.known(),
             definition: self.definition.clone(),
             unchecked: self.checked.is_none_or(|checked| checked < self.changes),
             ..Seen::default()

@@ -12,7 +12,7 @@ use serde_json::json;
 use crate::domain::declared::pods::{CORDON_TAINT, Node, Pod, Pods, Sight, Taint, Toleration};
 use crate::domain::declared::{LabelError, PodLabel};
 use crate::domain::intent::Origin;
-use crate::domain::time::Wall;
+use crate::domain::time::WallTime;
 use crate::resource;
 
 use super::Refusal;
@@ -36,14 +36,14 @@ pub struct Follows {
 
 /// What was read of pods and nodes.
 #[derive(Default)]
-pub(super) struct Surroundings {
+pub(super) struct PodsAndNodes {
     follows: Follows,
     /// By scope: its namespace, where it has one, and how far its pods are known.
     scopes: Vec<(Option<String>, Sight)>,
     known: Arc<Pods>,
 }
 
-impl Surroundings {
+impl PodsAndNodes {
     /// Nothing read yet.
     pub(super) fn new(follows: Follows, scopes: Vec<Option<String>>) -> Self {
         let mut this = Self {
@@ -231,7 +231,7 @@ fn distilled(pod: &KubePod) -> Pod {
 fn distilled_node(node: &KubeNode) -> Node {
     let spec = node.spec.as_ref();
     let taints = spec.and_then(|spec| spec.taints.as_deref()).unwrap_or_default();
-    let added = |at: &Option<Time>| at.as_ref().map(|at| Wall(at.0.as_millisecond()));
+    let added = |at: &Option<Time>| at.as_ref().map(|at| WallTime(at.0.as_millisecond()));
     let is_of_cordon = |taint: &&KubeTaint| taint.key == CORDON_TAINT;
     let cordon = taints.iter().find(is_of_cordon);
     Node {

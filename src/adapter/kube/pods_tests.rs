@@ -94,7 +94,10 @@ fn a_node_tells_of_its_cordon_and_of_its_other_taints() {
         {"key": "a", "value": "v", "effect": "NoExecute"},
     ]});
     let kept = distilled_node(&node("n1", &spec));
-    assert_eq!((kept.is_cordoned, kept.cordoned), (true, Some(Wall(1_800_000_000_000))));
+    assert_eq!(
+        (kept.is_cordoned, kept.cordoned),
+        (true, Some(WallTime(1_800_000_000_000)))
+    );
     assert_eq!(kept.taints.len(), 1);
     let taint = &kept.taints[0];
     assert_eq!(
@@ -106,7 +109,7 @@ fn a_node_tells_of_its_cordon_and_of_its_other_taints() {
 
 #[test]
 fn lists_replace_what_is_known_of_their_scope_alone() {
-    let mut all = Surroundings::new(BOTH, vec![Some("db".to_owned()), Some("shop".to_owned())]);
+    let mut all = PodsAndNodes::new(BOTH, vec![Some("db".to_owned()), Some("shop".to_owned())]);
     assert_eq!((&all.known().pods, &all.known().nodes), (&Sight::Stale, &Sight::Stale));
     let none = json!({});
     all.absorb_pods(0, Change::Listed(vec![pod("db", "a", &none), pod("db", "b", &none)]));
@@ -123,7 +126,7 @@ fn lists_replace_what_is_known_of_their_scope_alone() {
         node("n2", &none),
     ]));
     assert_eq!(all.known().nodes, Sight::Current);
-    let of_b = |all: &Surroundings| {
+    let of_b = |all: &PodsAndNodes| {
         let known = all.known();
         known
             .departure(known.get("uid-b").unwrap())
@@ -138,7 +141,7 @@ fn lists_replace_what_is_known_of_their_scope_alone() {
 
 #[test]
 fn a_change_of_something_else_copies_nothing() {
-    let mut all = Surroundings::new(BOTH, vec![None]);
+    let mut all = PodsAndNodes::new(BOTH, vec![None]);
     let none = json!({});
     all.absorb_pods(0, Change::Listed(vec![pod("db", "a", &none)]));
     all.absorb_nodes(Change::Listed(vec![node("n1", &none)]));
@@ -153,7 +156,7 @@ fn a_change_of_something_else_copies_nothing() {
 
 #[test]
 fn what_cannot_be_read_stays_known_and_a_missing_permission_is_told_once_with_its_role() {
-    let mut all = Surroundings::new(BOTH, vec![Some("db".to_owned())]);
+    let mut all = PodsAndNodes::new(BOTH, vec![Some("db".to_owned())]);
     let none = json!({});
     all.absorb_pods(0, Change::Listed(vec![pod("db", "a", &none)]));
     all.absorb_nodes(Change::Listed(vec![node("n1", &none)]));
@@ -180,9 +183,9 @@ fn what_cannot_be_read_stays_known_and_a_missing_permission_is_told_once_with_it
         drains: false,
         role_labels: true,
     };
-    assert_eq!(Surroundings::new(labels, vec![None]).known().nodes, Sight::Off);
+    assert_eq!(PodsAndNodes::new(labels, vec![None]).known().nodes, Sight::Off);
     assert_eq!(
-        Surroundings::new(Follows::default(), vec![None]).known().pods,
+        PodsAndNodes::new(Follows::default(), vec![None]).known().pods,
         Sight::Off
     );
 }

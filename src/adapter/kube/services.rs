@@ -43,7 +43,7 @@ pub(super) async fn publish(
     let Origin::Document { namespace, name } = origin else {
         return Err(PublishError::Unsupported);
     };
-    let board = Board {
+    let service_client = ServiceClient {
         namespace,
         document: name,
         uid: &publication.uid,
@@ -52,7 +52,7 @@ pub(super) async fn publish(
     };
     let mut outcome = Ok(None);
     for _ in 0..ATTEMPTS {
-        outcome = board.publish(publication, observer).await;
+        outcome = service_client.publish(publication, observer).await;
         if !matches!(outcome, Err(Failed::Conflict(_))) {
             break;
         }
@@ -72,7 +72,7 @@ pub(super) enum Failed {
 }
 
 /// The objects of one document.
-pub(super) struct Board<'a> {
+pub(super) struct ServiceClient<'a> {
     namespace: &'a str,
     document: &'a str,
     uid: &'a str,
@@ -80,7 +80,7 @@ pub(super) struct Board<'a> {
     pub(super) slices: Api<EndpointSlice>,
 }
 
-impl Board<'_> {
+impl ServiceClient<'_> {
     async fn publish(&self, publication: &Publication, observer: &Observer) -> Result<LeadsTo, Failed> {
         let (services, slices) = tokio::try_join!(self.ours(&self.services), self.ours(&self.slices))?;
         let (mut leads_to, mut worst) = (None, None);

@@ -14,7 +14,7 @@ use serde_json::json;
 use crate::app::ports::cluster_source::{LeadsTo, Observer, Publication, PublishError};
 use crate::domain::declared::{Lead, Role, WantedService};
 
-use super::services::{Board, Failed, PORT_NAME};
+use super::services::{Failed, PORT_NAME, ServiceClient};
 
 /// The Service that a slice is behind, as kube-proxy reads it.
 const SERVICE_LABEL: &str = "kubernetes.io/service-name";
@@ -74,7 +74,7 @@ fn superseded(slice: &EndpointSlice, publication: &Publication, observer: &Obser
 
 /// Leads a Service where it must; answers where it leads then. `present` are its slices.
 pub(super) async fn lead(
-    board: &Board<'_>,
+    service_client: &ServiceClient<'_>,
     wanted: &WantedService,
     present: &[&EndpointSlice],
     publication: &Publication,
@@ -97,7 +97,7 @@ pub(super) async fn lead(
     }
     // First those that lead elsewhere: better nobody for a moment than two primaries.
     for slice in present.iter().filter(|slice| !slices.contains_key(&slice.name_any())) {
-        board.remove(&board.slices, slice).await?;
+        service_client.remove(&service_client.slices, slice).await?;
     }
     let marks = json!({
         OBSERVER: observer.cluster_uuid, CLUSTER: cluster.0, EPOCH: publication.epoch.to_string(),
@@ -122,7 +122,7 @@ pub(super) async fn lead(
         let mut body = json!({
             "apiVersion": "discovery.k8s.io/v1",
             "kind": "EndpointSlice",
-            "metadata": board.metadata(name, wanted.role, &labels, &marks),
+            "metadata": service_client.metadata(name, wanted.role, &labels, &marks),
             "endpoints": endpoints,
         });
         if let (Some(first), Some(body)) = (addresses.first(), body.as_object_mut()) {
@@ -130,7 +130,7 @@ pub(super) async fn lead(
             body.insert("addressType".to_owned(), json!(family(first.ip())));
             body.insert("ports".to_owned(), json!([port]));
         }
-        board.put(&board.slices, name, body, there).await?;
+        service_client.put(&service_client.slices, name, body, there).await?;
     }
     Ok((!slices.is_empty()).then(|| to.clone()))
 }

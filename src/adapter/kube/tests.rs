@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::Refusal;
 use super::follow::Change;
-use super::model::{Happened, Model, SecretKey};
+use super::model::{Model, SecretKey, WatchEvent};
 use crate::app::ports::cluster_source::Reading;
 use crate::domain::declared::SecretStanding;
 use crate::domain::intent::Origin;
@@ -65,7 +65,7 @@ fn refusal(is_forbidden: bool) -> Refusal {
 /// A model of one scope with the document `orders` listed and its Secret asked for.
 fn with_orders() -> Model {
     let mut model = Model::new(1);
-    model.absorb(Happened::Documents(0, Change::Listed(vec![readable("orders")])));
+    model.absorb(WatchEvent::Documents(0, Change::Listed(vec![readable("orders")])));
     assert_eq!(model.secrets_wanted().into_iter().collect::<Vec<_>>(), [key()]);
     model
 }
@@ -78,22 +78,22 @@ fn standing(model: &Model) -> SecretStanding {
 fn it_is_complete_when_all_scopes_are_listed_and_stale_after_any_error() {
     let mut model = Model::new(2);
     assert_eq!(model.seen().reading, Reading::Stale);
-    model.absorb(Happened::Documents(0, Change::Listed(vec![readable("orders")])));
+    model.absorb(WatchEvent::Documents(0, Change::Listed(vec![readable("orders")])));
     assert_eq!(model.seen().reading, Reading::Stale);
-    model.absorb(Happened::Documents(1, Change::Listed(Vec::new())));
+    model.absorb(WatchEvent::Documents(1, Change::Listed(Vec::new())));
     assert_eq!(model.seen().reading, Reading::Complete);
-    model.absorb(Happened::Documents(1, Change::Broken(refusal(false))));
+    model.absorb(WatchEvent::Documents(1, Change::Broken(refusal(false))));
     assert_eq!(
         (model.seen().reading, model.seen().documents.len()),
         (Reading::Stale, 1)
     );
-    model.absorb(Happened::Documents(1, Change::Applied(readable("users"))));
+    model.absorb(WatchEvent::Documents(1, Change::Applied(readable("users"))));
     assert_eq!(
         model.seen().reading,
         Reading::Stale,
         "an event alone proves no completeness"
     );
-    model.absorb(Happened::Documents(1, Change::Listed(Vec::new())));
+    model.absorb(WatchEvent::Documents(1, Change::Listed(Vec::new())));
     assert_eq!(
         (model.seen().reading, model.seen().documents.len()),
         (Reading::Complete, 1)
@@ -104,7 +104,7 @@ fn it_is_complete_when_all_scopes_are_listed_and_stale_after_any_error() {
 fn one_unreadable_document_leaves_the_others_and_is_complained_of_once() {
     let mut model = Model::new(1);
     let broken = object("broken", &json!({"seeds": 7}));
-    let warnings = model.absorb(Happened::Documents(
+    let warnings = model.absorb(WatchEvent::Documents(
         0,
         Change::Listed(vec![broken.clone(), readable("orders")]),
     ));
@@ -116,12 +116,12 @@ fn one_unreadable_document_leaves_the_others_and_is_complained_of_once() {
     let seen = model.seen();
     assert_eq!((seen.documents.len(), seen.unreadable.len()), (1, 1));
     assert_eq!(
-        model.absorb(Happened::Documents(0, Change::Applied(broken))),
+        model.absorb(WatchEvent::Documents(0, Change::Applied(broken))),
         Vec::<String>::new()
     );
-    model.absorb(Happened::Documents(0, Change::Applied(readable("broken"))));
+    model.absorb(WatchEvent::Documents(0, Change::Applied(readable("broken"))));
     assert_eq!((model.seen().documents.len(), model.seen().unreadable.len()), (2, 0));
-    model.absorb(Happened::Documents(0, Change::Deleted(readable("broken"))));
+    model.absorb(WatchEvent::Documents(0, Change::Deleted(readable("broken"))));
     assert_eq!(model.seen().documents.len(), 1);
 }
 
@@ -129,45 +129,45 @@ fn one_unreadable_document_leaves_the_others_and_is_complained_of_once() {
 fn a_secret_has_one_of_five_standings() {
     let mut model = with_orders();
     assert_eq!(standing(&model), SecretStanding::Unread);
-    model.absorb(Happened::Secret(key(), Change::Broken(refusal(false))));
+    model.absorb(WatchEvent::Secret(key(), Change::Broken(refusal(false))));
     assert_eq!(standing(&model), SecretStanding::Unread);
-    model.absorb(Happened::Secret(key(), Change::Broken(refusal(true))));
+    model.absorb(WatchEvent::Secret(key(), Change::Broken(refusal(true))));
     assert!(matches!(standing(&model), SecretStanding::Forbidden(_)));
-    model.absorb(Happened::Secret(key(), Change::Listed(Vec::new())));
+    model.absorb(WatchEvent::Secret(key(), Change::Listed(Vec::new())));
     assert_eq!(
         standing(&model),
         SecretStanding::Missing("Secret account does not exist in namespace db".to_owned())
     );
-    model.absorb(Happened::Secret(key(), Change::Applied(Secret::default())));
+    model.absorb(WatchEvent::Secret(key(), Change::Applied(Secret::default())));
     assert_eq!(
         standing(&model),
         SecretStanding::Missing("Secret db/account: key user is missing or empty".to_owned())
     );
-    model.absorb(Happened::Secret(key(), Change::Applied(secret("one"))));
+    model.absorb(WatchEvent::Secret(key(), Change::Applied(secret("one"))));
     assert_eq!(standing(&model), SecretStanding::Read);
 }
 
 #[test]
 fn an_account_that_was_read_stays_while_its_secret_cannot_be_read() {
     let mut model = with_orders();
-    model.absorb(Happened::Secret(key(), Change::Listed(vec![secret("one")])));
-    model.absorb(Happened::Secret(key(), Change::Broken(refusal(true))));
+    model.absorb(WatchEvent::Secret(key(), Change::Listed(vec![secret("one")])));
+    model.absorb(WatchEvent::Secret(key(), Change::Broken(refusal(true))));
     assert!(matches!(standing(&model), SecretStanding::LastKnown(_)));
     let credentials = model.credentials();
     assert_eq!(credentials[&origin("orders")].topology.password.expose_secret(), "one");
-    model.absorb(Happened::Secret(key(), Change::Deleted(secret("one"))));
+    model.absorb(WatchEvent::Secret(key(), Change::Deleted(secret("one"))));
     assert_eq!(model.credentials().len(), 0);
 }
 
 #[test]
 fn secrets_that_no_document_names_are_forgotten() {
     let mut model = with_orders();
-    model.absorb(Happened::Secret(key(), Change::Listed(vec![secret("one")])));
-    model.absorb(Happened::Documents(0, Change::Deleted(readable("orders"))));
+    model.absorb(WatchEvent::Secret(key(), Change::Listed(vec![secret("one")])));
+    model.absorb(WatchEvent::Documents(0, Change::Deleted(readable("orders"))));
     assert_eq!(model.secrets_wanted().len(), 0);
     // Its watch may have sent one more.
-    model.absorb(Happened::Secret(key(), Change::Applied(secret("two"))));
-    model.absorb(Happened::Documents(0, Change::Applied(readable("orders"))));
+    model.absorb(WatchEvent::Secret(key(), Change::Applied(secret("two"))));
+    model.absorb(WatchEvent::Documents(0, Change::Applied(readable("orders"))));
     model.secrets_wanted();
     assert_eq!(standing(&model), SecretStanding::Unread);
 }

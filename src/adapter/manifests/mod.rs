@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::app::ports::cluster_source::{
-    ClusterSource, DocumentSet, Notice, Observer, Reading, Seen, StatusError, StatusModel,
+    ClusterEvent, ClusterSource, DocumentSet, Observer, Reading, Seen, StatusError, StatusModel,
 };
 use crate::app::ports::{Credentials, CredentialsByOrigin};
 use crate::domain::intent::Origin;
@@ -223,7 +223,7 @@ impl ClusterSource for ManifestDirectory {
             })?
     }
 
-    async fn tell(&self, origin: &Origin, notice: &Notice) -> Result<(), StatusError> {
+    async fn tell(&self, origin: &Origin, notice: &ClusterEvent) -> Result<(), StatusError> {
         // A folder has no events: the log is where they are looked for.
         info!(%origin, "{}: {}", notice.reason.as_str(), notice.note);
         Ok(())

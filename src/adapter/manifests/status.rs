@@ -51,7 +51,7 @@ fn read(file: &Path) -> Option<MySQLClusterStatus> {
     serde_json::from_value(value.get("status")?.clone()).ok()
 }
 
-/// No fsync: a status is a picture that is painted again, and a disk that is slow is not to slow it.
+/// No fsync: a status is a view that is painted again, and a disk that is slow is not to slow it.
 fn replace(folder: &Path, file: &Path, text: &str) -> std::io::Result<()> {
     fs::create_dir_all(folder)?;
     let name = file

@@ -8,7 +8,7 @@ use super::ManifestDirectory;
 use crate::app::ports::cluster_source::{ClusterSource as _, Observer, Reading, Seen, StatusError, StatusModel};
 use crate::domain::declared::SecretStanding;
 use crate::domain::intent::Origin;
-use crate::domain::time::Wall;
+use crate::domain::time::WallTime;
 
 const ORDERS: &str = "\
 apiVersion: ham4db.io/v1alpha1
@@ -64,7 +64,7 @@ fn origins(seen: &Seen) -> Vec<String> {
         .collect()
 }
 
-fn observer(uuid: &str, term: u64, renewed: Wall) -> Observer {
+fn observer(uuid: &str, term: u64, renewed: WallTime) -> Observer {
     Observer {
         cluster_uuid: uuid.to_owned(),
         member: "m1".to_owned(),
@@ -73,7 +73,7 @@ fn observer(uuid: &str, term: u64, renewed: Wall) -> Observer {
     }
 }
 
-const NOW: Wall = Wall(1_800_000_000_000);
+const NOW: WallTime = WallTime(1_800_000_000_000);
 
 #[tokio::test]
 async fn several_documents_a_file_and_their_secrets_beside_them() {

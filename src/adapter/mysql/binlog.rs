@@ -16,7 +16,7 @@ use crate::domain::quote::quote_string;
 use crate::domain::version::Flavour;
 
 use super::connection::{SqlFailure, credentials_of, within};
-use super::line::{Line, ProbeSettings};
+use super::server_connection::{ProbeSettings, ServerConnection};
 use super::text_row::TextRow;
 
 /// Binary logs that are looked into, the newest first.
@@ -52,11 +52,11 @@ impl BinlogReader for MySqlBinlogReader {
         let opened = within(
             &target.instance,
             deadline,
-            Line::open(&target.instance, &credentials, &self.settings),
+            ServerConnection::open(&target.instance, &credentials, &self.settings),
         )
         .await;
-        let mut line = opened.map_err(|failure| failure.to_string())?;
-        let flavour = line.dialect().version().flavour;
+        let mut connection = opened.map_err(|failure| failure.to_string())?;
+        let flavour = connection.dialect().version().flavour;
         let mut reading = Reading {
             wanted,
             flavour,
@@ -66,8 +66,8 @@ impl BinlogReader for MySqlBinlogReader {
             incomplete: None,
         };
         // What was read until the deadline is worth showing.
-        match timeout_at(end, reading.run(&mut line)).await {
-            Ok(Ok(())) => line.close().await,
+        match timeout_at(end, reading.run(&mut connection)).await {
+            Ok(Ok(())) => connection.close().await,
             Ok(Err(failure)) => reading.incomplete = Some(failure.into_probe_failure().to_string()),
             Err(_) => reading.incomplete = Some(format!("reading took longer than {} s", deadline.as_secs())),
         }
@@ -94,14 +94,14 @@ struct Reading<'a> {
 }
 
 impl Reading<'_> {
-    async fn run(&mut self, line: &mut Line) -> Result<(), SqlFailure> {
-        let rows = line.rows("SHOW BINARY LOGS").await?;
+    async fn run(&mut self, connection: &mut ServerConnection) -> Result<(), SqlFailure> {
+        let rows = connection.rows("SHOW BINARY LOGS").await?;
         let all: Vec<String> = rows.iter().map(|row| row.text_or_empty(&["Log_name"])).collect();
         // `Previous_gtids` of a log says what all older ones hold: so it is known which logs have the wanted, without reading them.
         let mut wanted_in = Vec::new();
         let mut open = self.wanted.clone();
         for file in all.iter().rev().take(MOST_FILES) {
-            let head = events(line, file, None, HEAD).await?;
+            let head = events(connection, file, None, HEAD).await?;
             let older = head.iter().find_map(|event| previous_gtids(self.flavour, event));
             let here = older
                 .as_ref()
@@ -120,7 +120,7 @@ impl Reading<'_> {
             self.incomplete = Some(format!("only the newest {MOST_FILES} binary logs were read"));
         }
         for file in wanted_in.into_iter().rev() {
-            if !self.read(line, &file).await? {
+            if !self.read(connection, &file).await? {
                 self.incomplete = Some(format!("only {MOST_EVENTS} events were read, up to {file}"));
                 return Ok(());
             }
@@ -129,12 +129,12 @@ impl Reading<'_> {
     }
 
     /// Reads one log to its end; whether the bound allowed that.
-    async fn read(&mut self, line: &mut Line, file: &str) -> Result<bool, SqlFailure> {
+    async fn read(&mut self, connection: &mut ServerConnection, file: &str) -> Result<bool, SqlFailure> {
         self.files.push(file.to_owned());
         self.decoder.begin_file(file);
         let mut from = None;
         loop {
-            let page = events(line, file, from, PAGE).await?;
+            let page = events(connection, file, from, PAGE).await?;
             for event in &page {
                 self.decoder.take(event);
             }
@@ -151,10 +151,15 @@ impl Reading<'_> {
     }
 }
 
-async fn events(line: &mut Line, file: &str, from: Option<u64>, limit: u64) -> Result<Vec<BinlogEvent>, SqlFailure> {
+async fn events(
+    connection: &mut ServerConnection,
+    file: &str,
+    from: Option<u64>,
+    limit: u64,
+) -> Result<Vec<BinlogEvent>, SqlFailure> {
     let from = from.map(|position| format!(" FROM {position}")).unwrap_or_default();
     let statement = format!("SHOW BINLOG EVENTS IN {}{from} LIMIT {limit}", quote_string(file));
-    let rows = line.rows(&statement).await?;
+    let rows = connection.rows(&statement).await?;
     let event = |row: &TextRow| -> Result<BinlogEvent, SqlFailure> {
         Ok(BinlogEvent {
             position: row.number(&["Pos"])?,

@@ -1,4 +1,4 @@
-//! The port [`CommitLooks`]: which sessions wait in the middle of a commit, and whether a row gets in.
+//! The port [`CommitProbe`]: which sessions wait in the middle of a commit, and whether a row gets in.
 //!
 //! Both on connections of their own: what a probe asks for waits behind the same locks as the commits do (the end of the binary log, on
 //! a full disk), and the list of sessions does not.
@@ -8,14 +8,14 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::sync::watch;
 
-use crate::app::ports::CommitLooks;
+use crate::app::ports::CommitProbe;
 use crate::app::ports::{CredentialsByOrigin, Target};
 use crate::domain::commit_stall::WaitingSession;
 use crate::domain::instance::Identity;
 use crate::domain::key::InstanceKey;
 
 use super::connection::SqlFailure;
-use super::kept_lines::KeptLines;
+use super::connection_cache::ConnectionCache;
 use super::queries;
 use super::text_row::TextRow;
 
@@ -26,38 +26,38 @@ const CONNECT: Duration = Duration::from_secs(2);
 const CANARY_SESSION: &str = "SET SESSION lock_wait_timeout = 1, innodb_lock_wait_timeout = 1";
 
 /// Looks over sqlx.
-pub struct MySqlCommitLooks {
-    lines: KeptLines,
+pub struct MySqlCommitProbe {
+    connections: ConnectionCache,
 }
 
-impl MySqlCommitLooks {
+impl MySqlCommitProbe {
     /// Takes the accounts from `credentials` whenever a connection is opened.
     pub fn new(credentials: watch::Receiver<CredentialsByOrigin>) -> Self {
         Self {
-            lines: KeptLines::new(credentials, None),
+            connections: ConnectionCache::new(credentials, None),
         }
     }
 }
 
 #[async_trait]
-impl CommitLooks for MySqlCommitLooks {
+impl CommitProbe for MySqlCommitProbe {
     async fn waiting(&self, target: &Target, deadline: Duration) -> Result<Vec<WaitingSession>, String> {
-        let place = self.lines.place_of(&target.instance);
+        let place = self.connections.place_of(&target.instance);
         let mut kept = place.lock().await;
-        let mut line = match kept.take() {
-            Some(line) => line,
-            None => self.lines.open(target, deadline).await?,
+        let mut connection = match kept.take() {
+            Some(connection) => connection,
+            None => self.connections.open(target, deadline).await?,
         };
-        let statement = line.dialect().select_waiting_commits();
-        let statement = queries::processes(statement, line.learned().has_performance_schema());
+        let statement = connection.dialect().select_waiting_commits();
+        let statement = queries::processes(statement, connection.server_info().has_performance_schema());
         let told = |failure: SqlFailure| failure.into_probe_failure().to_string();
-        let rows = tokio::time::timeout(deadline, line.rows(&statement))
+        let rows = tokio::time::timeout(deadline, connection.rows(&statement))
             .await
             .map_err(|_| format!("no answer within {} ms", deadline.as_millis()))?;
         let rows = match rows {
             Err(broken @ SqlFailure::Broken(_)) => return Err(told(broken)),
             answered => {
-                *kept = Some(line);
+                *kept = Some(connection);
                 answered.map_err(told)?
             }
         };
@@ -68,21 +68,25 @@ impl CommitLooks for MySqlCommitLooks {
     }
 
     async fn canary(&self, target: &Target, identity: &Identity, statement: &str) -> Result<(), String> {
-        let mut line = self.lines.open(target, CONNECT).await?;
+        let mut connection = self.connections.open(target, CONNECT).await?;
         let told = |failure: SqlFailure| match failure {
             SqlFailure::Answered { number, message } => format!("error {number}: {message}"),
             SqlFailure::Broken(failure) => failure.to_string(),
         };
         let prepare = async {
-            let found = line
-                .learned()
-                .identity(line.learned().variable("server_id").parse().unwrap_or_default());
+            let found = connection.server_info().identity(
+                connection
+                    .server_info()
+                    .variable("server_id")
+                    .parse()
+                    .unwrap_or_default(),
+            );
             if found != *identity {
                 return Err(format!("it is {found}, not {identity}"));
             }
-            line.rows(CANARY_SESSION).await.map_err(told)?;
+            connection.rows(CANARY_SESSION).await.map_err(told)?;
             // An account that read_only does not bind must not write behind a fence.
-            let read_only = line.rows("SELECT @@GLOBAL.read_only").await.map_err(told)?;
+            let read_only = connection.rows("SELECT @@GLOBAL.read_only").await.map_err(told)?;
             let is_writable = read_only
                 .first()
                 .and_then(TextRow::first)
@@ -96,13 +100,13 @@ impl CommitLooks for MySqlCommitLooks {
         tokio::time::timeout(CONNECT, prepare)
             .await
             .map_err(|_| format!("no answer within {} ms", CONNECT.as_millis()))??;
-        line.rows(statement).await.map_err(told)?;
-        line.close().await;
+        connection.rows(statement).await.map_err(told)?;
+        connection.close().await;
         Ok(())
     }
 
     async fn release(&self, instance: &InstanceKey) {
-        self.lines.release(instance).await;
+        self.connections.release(instance).await;
     }
 }
 

@@ -14,7 +14,7 @@ use crate::domain::instance::Identity;
 use crate::domain::key::InstanceKey;
 
 use super::connection::{SqlFailure, credentials_of, within};
-use super::line::{Line, ProbeSettings};
+use super::server_connection::{ProbeSettings, ServerConnection};
 use super::session::MySqlSession;
 use super::text_row::TextRow;
 
@@ -59,11 +59,15 @@ impl Executor for MySqlExecutor {
         };
         let credentials =
             credentials_of(&self.credentials, target).map_err(|failure| not_connected(failure.to_string()))?;
-        let opening = Line::open_by_any_door(instance, &credentials, &self.settings);
+        let opening = ServerConnection::open_by_any_admin_endpoint(instance, &credentials, &self.settings);
         let opened = within(instance, deadline, opening).await;
-        let mut line = opened.map_err(|failure| not_connected(failure.to_string()))?;
-        match timeout_at(end, prepare(&mut line, instance, identity, end)).await {
-            Ok(Ok(())) => Ok(Box::new(MySqlSession::new(instance.clone(), line, credentials.tls))),
+        let mut connection = opened.map_err(|failure| not_connected(failure.to_string()))?;
+        match timeout_at(end, prepare(&mut connection, instance, identity, end)).await {
+            Ok(Ok(())) => Ok(Box::new(MySqlSession::new(
+                instance.clone(),
+                connection,
+                credentials.tls,
+            ))),
             Ok(Err(error)) => Err(error),
             // Only the lock can have been taken, and it goes with the connection.
             Err(_) => Err(StepError::LockHeld(instance.clone())),
@@ -80,9 +84,18 @@ impl LogReader for MySqlExecutor {
             why,
         };
         let credentials = credentials_of(&self.credentials, target).map_err(|failure| failed(failure.to_string()))?;
-        let opened = within(instance, deadline, Line::open(instance, &credentials, &self.settings)).await;
-        let line = opened.map_err(|failure| failed(failure.to_string()))?;
-        Ok(Box::new(MySqlSession::new(instance.clone(), line, credentials.tls)))
+        let opened = within(
+            instance,
+            deadline,
+            ServerConnection::open(instance, &credentials, &self.settings),
+        )
+        .await;
+        let connection = opened.map_err(|failure| failed(failure.to_string()))?;
+        Ok(Box::new(MySqlSession::new(
+            instance.clone(),
+            connection,
+            credentials.tls,
+        )))
     }
 }
 
@@ -103,21 +116,34 @@ impl EntryWriter for MySqlExecutor {
             SqlFailure::Broken(failure) => failure.to_string(),
         };
         let write = async {
-            let opened = within(instance, deadline, Line::open(instance, &credentials, &self.settings)).await;
-            let mut line = opened.map_err(|failure| failure.to_string())?;
-            let found = line
-                .learned()
-                .identity(line.learned().variable("server_id").parse().unwrap_or_default());
+            let opened = within(
+                instance,
+                deadline,
+                ServerConnection::open(instance, &credentials, &self.settings),
+            )
+            .await;
+            let mut connection = opened.map_err(|failure| failure.to_string())?;
+            let found = connection.server_info().identity(
+                connection
+                    .server_info()
+                    .variable("server_id")
+                    .parse()
+                    .unwrap_or_default(),
+            );
             if found != *identity {
                 return Err(format!("it is {found}, not {identity}"));
             }
-            line.rows(OWN_SESSION).await.map_err(told)?;
+            connection.rows(OWN_SESSION).await.map_err(told)?;
             // An account that read_only does not bind must not write behind a fence.
-            if number(&mut line, "SELECT @@GLOBAL.read_only").await.map_err(told)? != Some(0) {
+            if number(&mut connection, "SELECT @@GLOBAL.read_only")
+                .await
+                .map_err(told)?
+                != Some(0)
+            {
                 return Err("it is read-only".to_owned());
             }
-            line.rows(statement).await.map_err(told)?;
-            line.close().await;
+            connection.rows(statement).await.map_err(told)?;
+            connection.close().await;
             Ok(())
         };
         let end = Instant::now() + deadline;
@@ -129,7 +155,7 @@ impl EntryWriter for MySqlExecutor {
 
 /// Checks who the server is, and takes the lock.
 async fn prepare(
-    line: &mut Line,
+    connection: &mut ServerConnection,
     instance: &InstanceKey,
     identity: Option<&Identity>,
     end: Instant,
@@ -138,9 +164,13 @@ async fn prepare(
         instance: instance.clone(),
         why: failure.into_probe_failure().to_string(),
     };
-    let found = line
-        .learned()
-        .identity(line.learned().variable("server_id").parse().unwrap_or_default());
+    let found = connection.server_info().identity(
+        connection
+            .server_info()
+            .variable("server_id")
+            .parse()
+            .unwrap_or_default(),
+    );
     if let Some(wanted) = identity.filter(|wanted| **wanted != found) {
         return Err(StepError::OtherIdentity {
             instance: instance.clone(),
@@ -148,16 +178,22 @@ async fn prepare(
             found,
         });
     }
-    line.rows(OWN_SESSION).await.map_err(failed)?;
-    let dialect = line.dialect().clone();
-    let mut is_taken = number(line, &dialect.get_lock(STEP_LOCK, 0)).await.map_err(failed)? == Some(1);
+    connection.rows(OWN_SESSION).await.map_err(failed)?;
+    let dialect = connection.dialect().clone();
+    let mut is_taken = number(connection, &dialect.get_lock(STEP_LOCK, 0))
+        .await
+        .map_err(failed)?
+        == Some(1);
     while !is_taken {
         if Instant::now() >= end {
             return Err(StepError::LockHeld(instance.clone()));
         }
-        if let Some(holder) = number(line, &dialect.is_used_lock(STEP_LOCK)).await.map_err(failed)? {
+        if let Some(holder) = number(connection, &dialect.is_used_lock(STEP_LOCK))
+            .await
+            .map_err(failed)?
+        {
             tracing::info!(%instance, holder, "ending the session of another actor that holds the step lock");
-            match line.rows(&dialect.kill(holder)).await {
+            match connection.rows(&dialect.kill(holder)).await {
                 // 1094: it is gone already.
                 Ok(_) | Err(SqlFailure::Answered { number: 1094, .. }) => {}
                 // Not allowed to: it may still end by itself.
@@ -168,13 +204,16 @@ async fn prepare(
             }
         }
         // A session gives the lock back when its last statement has ended, so having the lock means that the other actor is gone.
-        is_taken = number(line, &dialect.get_lock(STEP_LOCK, 1)).await.map_err(failed)? == Some(1);
+        is_taken = number(connection, &dialect.get_lock(STEP_LOCK, 1))
+            .await
+            .map_err(failed)?
+            == Some(1);
     }
     Ok(())
 }
 
 /// The number that a statement gives, `None` for NULL.
-async fn number(line: &mut Line, statement: &str) -> Result<Option<u64>, SqlFailure> {
-    let rows = line.rows(statement).await?;
+async fn number(connection: &mut ServerConnection, statement: &str) -> Result<Option<u64>, SqlFailure> {
+    let rows = connection.rows(statement).await?;
     Ok(rows.first().and_then(TextRow::first).and_then(|text| text.parse().ok()))
 }

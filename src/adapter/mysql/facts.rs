@@ -13,8 +13,8 @@ use crate::domain::key::InstanceKey;
 use super::channel;
 use super::connection::SqlFailure;
 use super::group;
-use super::line::{Answer, Learned};
 use super::queries::Part;
+use super::server_connection::{ServerInfo, StatementResult};
 use super::text_row::{ColumnError, TextRow, as_flag};
 
 /// Facts, and what has to be asked to complete them.
@@ -34,10 +34,10 @@ impl From<ColumnError> for SqlFailure {
 /// Puts together what a probe of `instance` answered.
 pub(super) fn assemble(
     instance: &InstanceKey,
-    learned: &Learned,
-    answers: impl Iterator<Item = (Part, Answer)>,
+    server_info: &ServerInfo,
+    answers: impl Iterator<Item = (Part, StatementResult)>,
 ) -> Result<Assembled, SqlFailure> {
-    let mut problems = learned.problems.clone();
+    let mut problems = server_info.problems.clone();
     let (mut variables, mut channels, mut binlog) = (None, None, None);
     let (mut replicas, mut has_unreported_replicas) = (Vec::new(), false);
     let (mut semi_sync_status, mut lag) = (Vec::new(), None);
@@ -45,7 +45,9 @@ pub(super) fn assemble(
     for (part, answer) in answers {
         match (part, answer) {
             (Part::Variables, Ok(rows)) => variables = rows.into_iter().next(),
-            (Part::ReplicationStatus, Ok(rows)) => channels = Some(channel::channels(learned.version.flavour, &rows)?),
+            (Part::ReplicationStatus, Ok(rows)) => {
+                channels = Some(channel::channels(server_info.version.flavour, &rows)?)
+            }
             (Part::Variables | Part::ReplicationStatus, Err((number, message))) => {
                 let message = format!("{}: {message}", part.name());
                 return Err(SqlFailure::Answered { number, message });
@@ -76,44 +78,44 @@ pub(super) fn assemble(
         told.and_then(|text| as_flag(&text)).unwrap_or_default()
     };
     let group = group_members
-        .map(|rows| group::member(learned.variable("server_uuid"), &rows, single_primary(), !read_only))
+        .map(|rows| group::member(server_info.variable("server_uuid"), &rows, single_primary(), !read_only))
         .transpose()?;
     let facts = InstanceFacts {
-        identity: learned.identity(server_id),
-        hostname: learned.variable("hostname").to_owned(),
-        reported: reported(instance, learned),
-        version: learned.version.clone(),
-        version_comment: learned.variable("version_comment").to_owned(),
+        identity: server_info.identity(server_id),
+        hostname: server_info.variable("hostname").to_owned(),
+        reported: reported(instance, server_info),
+        version: server_info.version.clone(),
+        version_comment: server_info.variable("version_comment").to_owned(),
         server_id,
         // 0 is for what is not known.
-        uptime_seconds: (learned.uptime + learned.at.elapsed().as_secs()).max(1),
-        started: started(learned),
+        uptime_seconds: (server_info.uptime + server_info.at.elapsed().as_secs()).max(1),
+        started: started(server_info),
         read_only,
         super_read_only: variables.optional(&["super_read_only"]).and_then(|text| as_flag(&text)),
-        log_bin: as_flag(learned.variable("log_bin")).unwrap_or_default(),
+        log_bin: as_flag(server_info.variable("log_bin")).unwrap_or_default(),
         log_replica_updates: ["log_replica_updates", "log_slave_updates"]
             .iter()
-            .any(|name| as_flag(learned.variable(name)).unwrap_or_default()),
+            .any(|name| as_flag(server_info.variable(name)).unwrap_or_default()),
         binlog_format: variables.text_or_empty(&["binlog_format"]),
         binlog_row_image: variables.text_or_empty(&["binlog_row_image"]),
         binlog,
         gtid_mode: variables.text_or_empty(&["gtid_mode"]),
-        executed: executed(learned, &variables)?,
-        purged: gtid_set(learned, &variables, "gtid_purged")?,
+        executed: executed(server_info, &variables)?,
+        purged: gtid_set(server_info, &variables, "gtid_purged")?,
         channels,
-        semi_sync: semi_sync(learned, &variables, &semi_sync_status)?,
+        semi_sync: semi_sync(server_info, &variables, &semi_sync_status)?,
         replicas,
-        replication_credentials_available: learned.shows_replication_credentials,
-        uses_pseudo_gtid: learned.uses_pseudo_gtid,
-        data_center: learned.data_center.clone(),
-        region: learned.region.clone(),
-        environment: learned.environment.clone(),
-        data_directory: learned.variable("datadir").to_owned(),
+        replication_credentials_available: server_info.shows_replication_credentials,
+        uses_pseudo_gtid: server_info.uses_pseudo_gtid,
+        data_center: server_info.data_center.clone(),
+        region: server_info.region.clone(),
+        environment: server_info.environment.clone(),
+        data_directory: server_info.variable("datadir").to_owned(),
         settings: None,
-        group_name: learned.variable("group_replication_group_name").to_owned(),
+        group_name: server_info.variable("group_replication_group_name").to_owned(),
         group,
         peer: None,
-        by_reserved_door: false,
+        by_admin_endpoint: false,
         problems,
     };
     Ok(Assembled {
@@ -126,11 +128,11 @@ fn missing(what: &str) -> SqlFailure {
     SqlFailure::Broken(ProbeFailure::Unreadable(format!("{what}: no row")))
 }
 
-fn reported(instance: &InstanceKey, learned: &Learned) -> Option<InstanceKey> {
-    let host = learned.variable("report_host");
+fn reported(instance: &InstanceKey, server_info: &ServerInfo) -> Option<InstanceKey> {
+    let host = server_info.variable("report_host");
     let port = ["report_port", "port"]
         .iter()
-        .find_map(|name| learned.variable(name).parse().ok().filter(|port| *port > 0));
+        .find_map(|name| server_info.variable(name).parse().ok().filter(|port| *port > 0));
     (!host.is_empty()).then(|| InstanceKey::new(host, port.unwrap_or(instance.port)))
 }
 
@@ -145,26 +147,26 @@ fn binlog_end(row: &TextRow) -> Result<Option<BinlogCoordinates>, ColumnError> {
 }
 
 /// An unreadable set is an unreadable answer: taken as empty it would make the server look like one that has nothing to lose.
-fn gtid_set(learned: &Learned, variables: &TextRow, name: &str) -> Result<GtidSet, SqlFailure> {
-    GtidSet::parse(learned.version.flavour, &variables.text_or_empty(&[name]))
+fn gtid_set(server_info: &ServerInfo, variables: &TextRow, name: &str) -> Result<GtidSet, SqlFailure> {
+    GtidSet::parse(server_info.version.flavour, &variables.text_or_empty(&[name]))
         .map_err(|error| SqlFailure::Broken(ProbeFailure::Unreadable(format!("{name}: {error}"))))
 }
 
-fn executed(learned: &Learned, variables: &TextRow) -> Result<GtidSet, SqlFailure> {
-    if learned.version.flavour.is_mariadb() {
-        let written = gtid_set(learned, variables, "gtid_binlog_state")?;
-        Ok(written.union(&gtid_set(learned, variables, "gtid_slave_pos")?))
+fn executed(server_info: &ServerInfo, variables: &TextRow) -> Result<GtidSet, SqlFailure> {
+    if server_info.version.flavour.is_mariadb() {
+        let written = gtid_set(server_info, variables, "gtid_binlog_state")?;
+        Ok(written.union(&gtid_set(server_info, variables, "gtid_slave_pos")?))
     } else {
-        gtid_set(learned, variables, "gtid_executed")
+        gtid_set(server_info, variables, "gtid_executed")
     }
 }
 
-fn started(learned: &Learned) -> Option<i64> {
-    learned.clock?.checked_sub_unsigned(learned.uptime)
+fn started(server_info: &ServerInfo) -> Option<i64> {
+    server_info.clock?.checked_sub_unsigned(server_info.uptime)
 }
 
-fn semi_sync(learned: &Learned, variables: &TextRow, status: &[TextRow]) -> Result<SemiSync, ColumnError> {
-    let names = learned.semi_sync;
+fn semi_sync(server_info: &ServerInfo, variables: &TextRow, status: &[TextRow]) -> Result<SemiSync, ColumnError> {
+    let names = server_info.semi_sync;
     let status_of = |name: &str| {
         let row = status
             .iter()
@@ -173,7 +175,7 @@ fn semi_sync(learned: &Learned, variables: &TextRow, status: &[TextRow]) -> Resu
     };
     let mut semi_sync = SemiSync {
         available: names.source.is_some() && names.replica.is_some(),
-        priority: learned.semi_sync_priority,
+        priority: server_info.semi_sync_priority,
         ..SemiSync::default()
     };
     if let Some(source) = names.source {

@@ -12,7 +12,7 @@ use super::session::{LAST_LOOK, MySqlSession};
 
 /// Between two looks at the open transactions. The server answers from a copy that it makes anew only when nobody has read it for 100
 /// milliseconds (MySQL manual, "Using `InnoDB` Transaction and Locking Information": the answers come from a cache): who looks more often sees
-/// the same picture for ever.
+/// the same view for ever.
 const LOOK_AT_TRANSACTIONS: Duration = Duration::from_millis(150);
 
 /// "No such thread": it ended by itself.

@@ -9,32 +9,32 @@
 //! could belong to the statement before. Failures are sorted by the server's error number and by what a TCP connection attempt
 //! proves, never by the text of a message.
 
+mod admin_endpoint;
 mod binlog;
 mod channel;
 mod commits;
 mod connection;
+mod connection_cache;
 mod delay;
-mod door;
 mod errant;
 mod executor;
 mod facts;
 mod group;
 mod handover;
-mod kept_lines;
-mod line;
 mod log_events;
 mod owner;
 mod prober;
 mod queries;
 mod replication;
+mod server_connection;
 mod session;
 mod settings;
 mod text_row;
 
+pub use self::admin_endpoint::AdminEndpoints;
 pub use self::binlog::MySqlBinlogReader;
-pub use self::commits::MySqlCommitLooks;
-pub use self::door::Doors;
+pub use self::commits::MySqlCommitProbe;
 pub use self::executor::MySqlExecutor;
-pub use self::line::ProbeSettings;
 pub use self::owner::MySqlOwnerLocks;
 pub use self::prober::MySqlProber;
+pub use self::server_connection::ProbeSettings;

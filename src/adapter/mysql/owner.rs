@@ -1,4 +1,4 @@
-//! The port [`OwnerLocks`]: one connection to each primary, which holds the owner's lock or looks who does.
+//! The port [`OwnerLocks`]: one connection_id to each primary, which holds the owner's lock or looks who does.
 
 use std::time::Duration;
 
@@ -9,9 +9,9 @@ use crate::app::ports::{CredentialsByOrigin, Owner, OwnerLocks, Target};
 use crate::domain::key::InstanceKey;
 
 use super::connection::SqlFailure;
-use super::kept_lines::KeptLines;
-use super::line::Line;
+use super::connection_cache::ConnectionCache;
 use super::queries;
+use super::server_connection::ServerConnection;
 use super::text_row::TextRow;
 
 /// `wait_timeout` of the session, seconds: a member that is cut off or stopped keeps the lock no longer. The session is used every
@@ -20,28 +20,28 @@ const OWN_SESSION: &str = "SET SESSION wait_timeout = 4";
 
 /// Holds and looks at owner's locks over sqlx.
 pub struct MySqlOwnerLocks {
-    lines: KeptLines,
+    connections: ConnectionCache,
 }
 
 impl MySqlOwnerLocks {
-    /// Takes the accounts from `credentials` whenever a connection is opened.
+    /// Takes the accounts from `credentials` whenever a connection_id is opened.
     pub fn new(credentials: watch::Receiver<CredentialsByOrigin>) -> Self {
         Self {
-            lines: KeptLines::new(credentials, Some(OWN_SESSION)),
+            connections: ConnectionCache::new(credentials, Some(OWN_SESSION)),
         }
     }
 }
 
-/// The connection ids of one look.
+/// The connection_id ids of one look.
 struct Look {
     owner: Option<u64>,
     ours: Option<u64>,
     me: u64,
 }
 
-async fn look(line: &mut Line, group: &str) -> Result<Look, SqlFailure> {
-    let statement = line.dialect().look_at_owner(group);
-    let rows = line.rows(&statement).await?;
+async fn look(connection: &mut ServerConnection, group: &str) -> Result<Look, SqlFailure> {
+    let statement = connection.dialect().look_at_owner(group);
+    let rows = connection.rows(&statement).await?;
     let Some(row) = rows.first() else {
         return Ok(Look {
             owner: None,
@@ -56,27 +56,27 @@ async fn look(line: &mut Line, group: &str) -> Result<Look, SqlFailure> {
     })
 }
 
-async fn find_out(line: &mut Line, group: &str, take: bool) -> Result<(Owner, bool), SqlFailure> {
-    let mut seen = look(line, group).await?;
+async fn find_out(connection: &mut ServerConnection, group: &str, take: bool) -> Result<(Owner, bool), SqlFailure> {
+    let mut seen = look(connection, group).await?;
     if take && seen.owner.is_none() {
-        let statement = line.dialect().take_ownership(group);
-        line.rows(&statement).await?;
-        seen = look(line, group).await?;
+        let statement = connection.dialect().take_ownership(group);
+        connection.rows(&statement).await?;
+        seen = look(connection, group).await?;
     }
     let holds_any = [seen.owner, seen.ours].contains(&Some(seen.me));
     let owner = match seen.owner {
         None => Owner::Nobody,
         Some(owner) if seen.ours == Some(owner) => Owner::ThisGroup,
-        Some(owner) => Owner::Another(describe(line, owner).await?),
+        Some(owner) => Owner::Another(describe(connection, owner).await?),
     };
     Ok((owner, holds_any))
 }
 
-/// Whose the holder's connection is, as far as we may see it.
-async fn describe(line: &mut Line, connection: u64) -> Result<String, SqlFailure> {
-    let statement = line.dialect().select_connection(connection);
-    let statement = queries::processes(statement, line.learned().has_performance_schema());
-    let row = match line.rows(&statement).await {
+/// Whose the holder's connection_id is, as far as we may see it.
+async fn describe(connection: &mut ServerConnection, connection_id: u64) -> Result<String, SqlFailure> {
+    let statement = connection.dialect().select_connection(connection_id);
+    let statement = queries::processes(statement, connection.server_info().has_performance_schema());
+    let row = match connection.rows(&statement).await {
         Ok(rows) => rows.into_iter().next(),
         Err(SqlFailure::Answered { .. }) => None,
         Err(broken @ SqlFailure::Broken(_)) => return Err(broken),
@@ -93,21 +93,21 @@ async fn describe(line: &mut Line, connection: u64) -> Result<String, SqlFailure
 #[async_trait]
 impl OwnerLocks for MySqlOwnerLocks {
     async fn look(&self, target: &Target, group: &str, take: bool, deadline: Duration) -> Result<Owner, String> {
-        let place = self.lines.place_of(&target.instance);
+        let place = self.connections.place_of(&target.instance);
         let mut kept = place.lock().await;
-        let mut line = match kept.take() {
-            Some(line) => line,
-            None => self.lines.open(target, deadline).await?,
+        let mut connection = match kept.take() {
+            Some(connection) => connection,
+            None => self.connections.open(target, deadline).await?,
         };
-        let found = tokio::time::timeout(deadline, find_out(&mut line, group, take)).await;
+        let found = tokio::time::timeout(deadline, find_out(&mut connection, group, take)).await;
         match found {
-            // What this member may not hold any more goes with the connection.
+            // What this member may not hold any more goes with the connection_id.
             Ok(Ok((owner, true))) if !take => {
-                line.close().await;
+                connection.close().await;
                 Ok(owner)
             }
             Ok(Ok((owner, _))) => {
-                *kept = Some(line);
+                *kept = Some(connection);
                 Ok(owner)
             }
             Ok(Err(failure)) => Err(failure.into_probe_failure().to_string()),
@@ -116,6 +116,6 @@ impl OwnerLocks for MySqlOwnerLocks {
     }
 
     async fn release(&self, instance: &InstanceKey) {
-        self.lines.release(instance).await;
+        self.connections.release(instance).await;
     }
 }

@@ -15,10 +15,10 @@ use tokio::time::{Instant, timeout};
 use crate::app::ports::{Approach, Clock, Credentials, CredentialsByOrigin, Prober, Pulse, Target};
 use crate::domain::instance::{InstanceFacts, Observation, ProbeFailure};
 use crate::domain::key::InstanceKey;
-use crate::domain::time::Wall;
+use crate::domain::time::WallTime;
 
 use super::connection::{self, SqlFailure, credentials_of, within};
-use super::line::{Line, ProbeSettings};
+use super::server_connection::{ProbeSettings, ServerConnection};
 
 /// Fresh connections to one server that are tried at one moment: the watcher's own, and one for each of a few members that ask for an
 /// opinion. They do not wait for each other, since each has to begin after it was asked for and end within its own deadline.
@@ -39,8 +39,8 @@ pub struct MySqlProber {
 
 /// What is kept of one server.
 struct Server {
-    probe: Mutex<Option<Kept<Line>>>,
-    pulse: Mutex<Option<Kept<MySqlConnection>>>,
+    probe: Mutex<Option<KeptConnection<ServerConnection>>>,
+    pulse: Mutex<Option<KeptConnection<MySqlConnection>>>,
     /// A pulse without a connection may open one: a probe has succeeded since the last pulse failed. Pulses that dial a stopped
     /// process ten times a second would fill its accept queue, and then it would look dead instead of stopped.
     pulse_may_connect: AtomicBool,
@@ -48,7 +48,7 @@ struct Server {
 }
 
 /// A connection and whose account opened it.
-struct Kept<T> {
+struct KeptConnection<T> {
     open: T,
     credentials: Credentials,
 }
@@ -103,23 +103,23 @@ impl MySqlProber {
         let reusable = kept
             .take()
             .filter(|kept| credentials.as_ref().is_ok_and(|now| is_same(now, &kept.credentials)));
-        if let Some(Kept {
-            open: mut line,
+        if let Some(KeptConnection {
+            open: mut connection,
             credentials,
         }) = reusable
         {
             let begun = self.begin();
-            let outcome = within(&target.instance, deadline, facts(&mut line)).await;
+            let outcome = within(&target.instance, deadline, facts(&mut connection)).await;
             if outcome.is_ok() {
-                *kept = Some(Kept {
-                    open: line,
+                *kept = Some(KeptConnection {
+                    open: connection,
                     credentials,
                 });
             }
             return begun.end(target, outcome);
         }
-        let (observation, line) = self.open_and_ask(target, credentials, deadline).await;
-        *kept = line;
+        let (observation, connection) = self.open_and_ask(target, credentials, deadline).await;
+        *kept = connection;
         observation
     }
 
@@ -132,14 +132,14 @@ impl MySqlProber {
             .await
             .expect("because the semaphore is never closed");
         let credentials = credentials_of(&self.credentials, target);
-        let (observation, line) = self.open_and_ask(target, credentials, deadline).await;
-        let Some(line) = line else {
+        let (observation, connection) = self.open_and_ask(target, credentials, deadline).await;
+        let Some(connection) = connection else {
             return observation;
         };
         // While a probe runs on the kept connection, that one is to be kept or dropped by its own outcome.
         let surplus = match server.probe.try_lock() {
-            Ok(mut kept) => kept.replace(line),
-            Err(_) => Some(line),
+            Ok(mut kept) => kept.replace(connection),
+            Err(_) => Some(connection),
         };
         if let Some(surplus) = surplus {
             surplus.open.close().await;
@@ -153,7 +153,7 @@ impl MySqlProber {
         target: &Target,
         credentials: Result<Credentials, ProbeFailure>,
         deadline: Duration,
-    ) -> (Observation, Option<Kept<Line>>) {
+    ) -> (Observation, Option<KeptConnection<ServerConnection>>) {
         let _turn = self.turn().await;
         let begun = self.begin();
         let credentials = match credentials {
@@ -161,9 +161,10 @@ impl MySqlProber {
             Err(failure) => return (begun.end(target, Err(failure)), None),
         };
         let opened = within(&target.instance, deadline, async {
-            let mut line = Line::open_by_any_door(&target.instance, &credentials, &self.settings).await?;
-            let facts = facts(&mut line).await?;
-            Ok((line, facts))
+            let mut connection =
+                ServerConnection::open_by_any_admin_endpoint(&target.instance, &credentials, &self.settings).await?;
+            let facts = facts(&mut connection).await?;
+            Ok((connection, facts))
         });
         let (open, facts) = match opened.await {
             Ok(opened) => opened,
@@ -175,7 +176,7 @@ impl MySqlProber {
             open.close().await;
             return (observation, None);
         }
-        (observation, Some(Kept { open, credentials }))
+        (observation, Some(KeptConnection { open, credentials }))
     }
 
     fn begin(&self) -> Begun {
@@ -205,14 +206,14 @@ impl MySqlProber {
         open.ping()
             .await
             .map_err(|error| SqlFailure::from(error).into_probe_failure().to_string())?;
-        *kept = Some(Kept { open, credentials });
+        *kept = Some(KeptConnection { open, credentials });
         Ok(micros_since(begun))
     }
 }
 
 /// An attempt under way.
 struct Begun {
-    wall: Wall,
+    wall: WallTime,
     at: Instant,
     clock: Arc<dyn Clock>,
 }
@@ -233,8 +234,12 @@ fn micros_since(begun: Instant) -> u64 {
     u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX)
 }
 
-async fn facts(line: &mut Line) -> Result<Box<InstanceFacts>, ProbeFailure> {
-    line.facts().await.map(Box::new).map_err(SqlFailure::into_probe_failure)
+async fn facts(connection: &mut ServerConnection) -> Result<Box<InstanceFacts>, ProbeFailure> {
+    connection
+        .facts()
+        .await
+        .map(Box::new)
+        .map_err(SqlFailure::into_probe_failure)
 }
 
 fn is_same(one: &Credentials, other: &Credentials) -> bool {
@@ -252,7 +257,7 @@ impl Prober for MySqlProber {
             Approach::Kept => self.probe_kept(target, &server, deadline).await,
             Approach::Fresh => self.probe_fresh(target, &server, deadline).await,
         };
-        if observation.outcome.as_ref().is_ok_and(|facts| !facts.by_reserved_door) {
+        if observation.outcome.as_ref().is_ok_and(|facts| !facts.by_admin_endpoint) {
             server.pulse_may_connect.store(true, Ordering::Release);
         }
         observation
@@ -270,7 +275,7 @@ impl Prober for MySqlProber {
     }
 
     async fn release(&self, instance: &InstanceKey) {
-        self.settings.doors.forget(instance);
+        self.settings.admin_endpoints.forget(instance);
         let released = self
             .servers
             .lock()
@@ -278,9 +283,9 @@ impl Prober for MySqlProber {
             .remove(instance);
         let Some(server) = released else { return };
         // One that is in use is closed by whoever uses it, when it lets go of the server.
-        let line = server.probe.try_lock().ok().and_then(|mut kept| kept.take());
+        let connection = server.probe.try_lock().ok().and_then(|mut kept| kept.take());
         let pulse = server.pulse.try_lock().ok().and_then(|mut kept| kept.take());
-        if let Some(kept) = line {
+        if let Some(kept) = connection {
             kept.open.close().await;
         }
         if let Some(kept) = pulse {

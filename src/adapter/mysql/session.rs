@@ -20,8 +20,8 @@ use crate::domain::settings::ServerSettings;
 use super::channel;
 use super::connection::SqlFailure;
 use super::executor::STEP_LOCK;
-use super::line::Line;
 use super::queries;
+use super::server_connection::ServerConnection;
 use super::text_row::TextRow;
 
 /// Pause between two looks at something that is waited for on the server: short against every deadline of a recovery, and 200 cheap
@@ -38,7 +38,7 @@ const FAREWELL: Duration = Duration::from_millis(500);
 /// One actor's steps on one server.
 pub(super) struct MySqlSession {
     instance: InstanceKey,
-    line: Option<Line>,
+    connection: Option<ServerConnection>,
     dialect: Dialect,
     /// Whether channels that are set up anew ask for TLS.
     pub(super) tls: TlsMode,
@@ -48,11 +48,11 @@ pub(super) struct MySqlSession {
 
 impl MySqlSession {
     /// A session over a connection that holds the step lock. `tls`: whether channels that are set up anew ask for it.
-    pub(super) fn new(instance: InstanceKey, line: Line, tls: TlsMode) -> Self {
+    pub(super) fn new(instance: InstanceKey, connection: ServerConnection, tls: TlsMode) -> Self {
         Self {
             instance,
-            dialect: line.dialect().clone(),
-            line: Some(line),
+            dialect: connection.dialect().clone(),
+            connection: Some(connection),
             tls,
             rescued: None,
         }
@@ -64,23 +64,23 @@ impl MySqlSession {
     }
 
     /// Runs something on the connection, which is put back only when the server answered.
-    async fn on_line<T>(
+    async fn on_connection<T>(
         &mut self,
         what: &str,
         end: Instant,
-        run: impl AsyncFnOnce(&mut Line) -> Result<T, SqlFailure>,
+        run: impl AsyncFnOnce(&mut ServerConnection) -> Result<T, SqlFailure>,
     ) -> Result<T, StepError> {
-        let mut line = self.line.take().ok_or_else(|| StepError::NotConnected {
+        let mut connection = self.connection.take().ok_or_else(|| StepError::NotConnected {
             instance: self.instance.clone(),
             why: "the connection of these steps broke before".to_owned(),
         })?;
-        match timeout_at(end, run(&mut line)).await {
+        match timeout_at(end, run(&mut connection)).await {
             Ok(Ok(value)) => {
-                self.line = Some(line);
+                self.connection = Some(connection);
                 Ok(value)
             }
             Ok(Err(SqlFailure::Answered { number, message })) => {
-                self.line = Some(line);
+                self.connection = Some(connection);
                 Err(self.refused(what, number, message))
             }
             Ok(Err(SqlFailure::Broken(failure))) => Err(self.unknown(what, failure.to_string())),
@@ -100,15 +100,16 @@ impl MySqlSession {
         statement: &str,
         end: Instant,
     ) -> Result<Vec<TextRow>, StepError> {
-        self.on_line(what, end, async |line| line.rows(statement).await).await
+        self.on_connection(what, end, async |connection| connection.rows(statement).await)
+            .await
     }
 
     /// The channels of the server.
     pub(super) async fn channels(&mut self, end: Instant) -> Result<Vec<Channel>, StepError> {
         let statement = self.dialect.show_replica_status();
         let flavour = self.dialect.version().flavour;
-        self.on_line(statement, end, async |line| {
-            let rows = line.rows(statement).await?;
+        self.on_connection(statement, end, async |connection| {
+            let rows = connection.rows(statement).await?;
             Ok(channel::channels(flavour, &rows)?)
         })
         .await
@@ -123,7 +124,8 @@ impl MySqlSession {
 
     /// The facts of now.
     pub(super) async fn facts_until(&mut self, end: Instant) -> Result<InstanceFacts, StepError> {
-        self.on_line("reading its state", end, Line::facts).await
+        self.on_connection("reading its state", end, ServerConnection::facts)
+            .await
     }
 
     /// A refusal of the server, or of ours when the number is 0.
@@ -164,9 +166,9 @@ impl MySqlSession {
     /// The ids of the sessions that have to go.
     async fn clients(&mut self, end: Instant) -> Result<Vec<u64>, StepError> {
         let statement = self.dialect.select_client_connections();
-        self.on_line("listing the client sessions", end, async |line| {
-            let statement = queries::processes(statement, line.learned().has_performance_schema());
-            let rows = line.rows(&statement).await?;
+        self.on_connection("listing the client sessions", end, async |connection| {
+            let statement = queries::processes(statement, connection.server_info().has_performance_schema());
+            let rows = connection.rows(&statement).await?;
             Ok(rows
                 .iter()
                 .map(|row| row.number(&["ID", "Id"]))
@@ -276,7 +278,9 @@ impl StepSession for MySqlSession {
         let end = Instant::now() + deadline;
         let semi_sync = self.facts_until(end).await?.semi_sync;
         let names = self
-            .on_line("semi-sync", end, async |line| Ok(line.learned().semi_sync.source))
+            .on_connection("semi-sync", end, async |connection| {
+                Ok(connection.server_info().semi_sync.source)
+            })
             .await?;
         let Some(names) = names else { return Ok(()) };
         let was_member = semi_sync.source_enabled || semi_sync.replica_enabled;
@@ -290,7 +294,9 @@ impl StepSession for MySqlSession {
     async fn wait_for_replicas(&mut self, count: u32, deadline: Duration) -> Result<(), StepError> {
         let end = Instant::now() + deadline;
         let names = self
-            .on_line("semi-sync", end, async |line| Ok(line.learned().semi_sync.source))
+            .on_connection("semi-sync", end, async |connection| {
+                Ok(connection.server_info().semi_sync.source)
+            })
             .await?;
         let Some(names) = names else {
             let message = "the semi-sync plugin is not installed".to_owned();
@@ -309,7 +315,9 @@ impl StepSession for MySqlSession {
     async fn acknowledge(&mut self, on: bool, deadline: Duration) -> Result<(), StepError> {
         let end = Instant::now() + deadline;
         let names = self
-            .on_line("semi-sync", end, async |line| Ok(line.learned().semi_sync.replica))
+            .on_connection("semi-sync", end, async |connection| {
+                Ok(connection.server_info().semi_sync.replica)
+            })
             .await?;
         let Some(names) = names else {
             let message = "the semi-sync plugin is not installed".to_owned();
@@ -394,7 +402,9 @@ impl StepSession for MySqlSession {
         let end = Instant::now() + deadline;
         let enabled = self.facts_until(end).await?.semi_sync.replica_enabled;
         let names = self
-            .on_line("semi-sync", end, async |line| Ok(line.learned().semi_sync.replica))
+            .on_connection("semi-sync", end, async |connection| {
+                Ok(connection.server_info().semi_sync.replica)
+            })
             .await?;
         let Some(names) = names.filter(|_| enabled != on) else {
             return Ok(());
@@ -420,7 +430,8 @@ impl StepSession for MySqlSession {
 
     async fn settings(&mut self, deadline: Duration) -> Result<ServerSettings, StepError> {
         let end = Instant::now() + deadline;
-        self.on_line("reading its settings", end, Line::server_settings).await
+        self.on_connection("reading its settings", end, ServerConnection::server_settings)
+            .await
     }
 
     async fn end(mut self: Box<Self>) {
@@ -430,8 +441,8 @@ impl StepSession for MySqlSession {
             // It goes with the connection.
             tracing::debug!(%error, "the step lock was not given back");
         }
-        if let Some(line) = self.line.take() {
-            line.close().await;
+        if let Some(connection) = self.connection.take() {
+            connection.close().await;
         }
     }
 }

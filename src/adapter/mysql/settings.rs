@@ -4,17 +4,20 @@ use std::collections::BTreeMap;
 
 use crate::domain::settings::{Accounts, Boot, Privileges, ServerSettings};
 
-use super::line::{Answer, Learned};
 use super::queries::SlowPart;
+use super::server_connection::{ServerInfo, StatementResult};
 use super::text_row::{TextRow, as_flag};
 
 /// Puts together what the statements of [`super::queries::slow_parts`] answered.
-pub(super) fn assemble(learned: &Learned, answers: impl Iterator<Item = (SlowPart, Answer)>) -> ServerSettings {
-    let number = |name: &str| learned.variable(name).parse().ok();
+pub(super) fn assemble(
+    server_info: &ServerInfo,
+    answers: impl Iterator<Item = (SlowPart, StatementResult)>,
+) -> ServerSettings {
+    let number = |name: &str| server_info.variable(name).parse().ok();
     let mut settings = ServerSettings {
         sync_binlog: number("sync_binlog"),
         flush_log_at_commit: number("innodb_flush_log_at_trx_commit"),
-        relay_log_recovery: as_flag(learned.variable("relay_log_recovery")),
+        relay_log_recovery: as_flag(server_info.variable("relay_log_recovery")),
         replica_net_timeout_seconds: number("replica_net_timeout").or_else(|| number("slave_net_timeout")),
         boot: Boot::Unknown(String::from("the server does not tell what its next start brings")),
         ..ServerSettings::default()
@@ -30,7 +33,7 @@ pub(super) fn assemble(learned: &Learned, answers: impl Iterator<Item = (SlowPar
             }
             (SlowPart::Heartbeat, Ok(rows)) => {
                 // MariaDB tells 0 where its default connection has no source.
-                let is_told = |millis: &u64| *millis > 0 || !learned.version.flavour.is_mariadb();
+                let is_told = |millis: &u64| *millis > 0 || !server_info.version.flavour.is_mariadb();
                 let told = pairs(&rows).values().next().and_then(|text| millis(text));
                 settings.heartbeat_millis = told.filter(is_told);
             }
@@ -42,7 +45,7 @@ pub(super) fn assemble(learned: &Learned, answers: impl Iterator<Item = (SlowPar
                 settings.unstopped = Some(Accounts::of_grantees(
                     grantees,
                     &settings.account,
-                    learned.variable("hostname"),
+                    server_info.variable("hostname"),
                 ));
             }
             (SlowPart::Persisted | SlowPart::Sources, Err((number, message))) => {
@@ -56,7 +59,7 @@ pub(super) fn assemble(learned: &Learned, answers: impl Iterator<Item = (SlowPar
     } else if let Some(sources) = sources {
         let present = ["read_only", "super_read_only"]
             .into_iter()
-            .filter_map(|name| Some((name.to_owned(), as_flag(learned.variable(name))?)))
+            .filter_map(|name| Some((name.to_owned(), as_flag(server_info.variable(name))?)))
             .collect();
         settings.boot = Boot::told_by_mysql(&persisted, &sources, &present);
         settings.read_only_since_boot = Some(is_since_boot(&sources, &present));

@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use super::force;
 use super::identity::{IdentityPhase, MemberIdentity};
-use super::member::{LifeEnd, Shared};
+use super::member::{IncarnationEnd, Shared};
 use super::network::Recipient;
 use super::server::Refusal;
 use super::settings::BootstrapStep;
@@ -64,26 +64,26 @@ pub(super) async fn greet_peers(shared: &Shared) -> (Vec<Hello>, Vec<(String, St
 }
 
 /// For a member without an id: founds a group, is assigned an id by its founder, or is given one by a leader.
-pub(super) async fn find_group(shared: &Arc<Shared>) -> io::Result<LifeEnd> {
+pub(super) async fn find_group(shared: &Arc<Shared>) -> io::Result<IncarnationEnd> {
     loop {
         if let Some(identity) = shared.identity()
             && identity.member.is_some()
         {
-            return Ok(LifeEnd::Again);
+            return Ok(IncarnationEnd::Again);
         }
         if let Some(end) = look_for_group(shared).await? {
             return Ok(end);
         }
         force::refuse_without_log(shared);
         tokio::select! {
-            () = shared.stop.cancelled() => return Ok(LifeEnd::Stopped),
+            () = shared.stop.cancelled() => return Ok(IncarnationEnd::Stopped),
             () = shared.standing_changed.notified() => {}
             () = tokio::time::sleep(shared.settings.timings.look_around) => {}
         }
     }
 }
 
-async fn look_for_group(shared: &Arc<Shared>) -> io::Result<Option<LifeEnd>> {
+async fn look_for_group(shared: &Arc<Shared>) -> io::Result<Option<IncarnationEnd>> {
     let (peers, silent) = greet_peers(shared).await;
     let lost = shared.identity();
     if let Some(with_log) = peers.iter().find(|peer| peer.last_log.is_some()) {
@@ -139,7 +139,7 @@ async fn look_for_group(shared: &Arc<Shared>) -> io::Result<Option<LifeEnd>> {
 }
 
 /// Decides everybody's id, and writes it down before anybody hears of it.
-async fn decide_founding(shared: &Arc<Shared>, peers: &[Hello]) -> io::Result<LifeEnd> {
+async fn decide_founding(shared: &Arc<Shared>, peers: &[Hello]) -> io::Result<IncarnationEnd> {
     let mut names: Vec<&str> = shared
         .settings
         .founders
@@ -167,7 +167,7 @@ async fn decide_founding(shared: &Arc<Shared>, peers: &[Hello]) -> io::Result<Li
     }
     let _changing = shared.identity_change.lock().await;
     if shared.identity().is_some() {
-        return Ok(LifeEnd::Again);
+        return Ok(IncarnationEnd::Again);
     }
     let (uuid, history) = (Uuid::new_v4().to_string(), Uuid::new_v4().to_string());
     let identity = MemberIdentity {
@@ -177,22 +177,25 @@ async fn decide_founding(shared: &Arc<Shared>, peers: &[Hello]) -> io::Result<Li
     shared.put_identity(identity)?;
     tracing::info!("raft member {} founds group {uuid}", shared.settings.name);
     Ok(if shared.passed(&BootstrapStep::IdentityWritten) {
-        LifeEnd::Again
+        IncarnationEnd::Again
     } else {
-        LifeEnd::Stopped
+        IncarnationEnd::Stopped
     })
 }
 
 /// The founder's steps before its own log begins: the marker, then everybody's id. `None`: the log may begin.
-pub(super) async fn prepare_founding(shared: &Arc<Shared>, identity: &MemberIdentity) -> io::Result<Option<LifeEnd>> {
+pub(super) async fn prepare_founding(
+    shared: &Arc<Shared>,
+    identity: &MemberIdentity,
+) -> io::Result<Option<IncarnationEnd>> {
     if identity.phase != IdentityPhase::Founding {
         return Ok(None);
     }
     if !own_marker(shared, identity).await? {
-        return Ok(Some(LifeEnd::Again));
+        return Ok(Some(IncarnationEnd::Again));
     }
     if !shared.passed(&BootstrapStep::MarkerWritten) {
-        return Ok(Some(LifeEnd::Stopped));
+        return Ok(Some(IncarnationEnd::Stopped));
     }
     for (member, node) in identity
         .founders
@@ -219,12 +222,12 @@ pub(super) async fn prepare_founding(shared: &Arc<Shared>, identity: &MemberIden
                 )),
             }
             tokio::select! {
-                () = shared.stop.cancelled() => return Ok(Some(LifeEnd::Stopped)),
+                () = shared.stop.cancelled() => return Ok(Some(IncarnationEnd::Stopped)),
                 () = tokio::time::sleep(shared.settings.timings.look_around) => {}
             }
         }
         if !shared.passed(&BootstrapStep::PeerAssigned(*member)) {
-            return Ok(Some(LifeEnd::Stopped));
+            return Ok(Some(IncarnationEnd::Stopped));
         }
     }
     Ok(None)

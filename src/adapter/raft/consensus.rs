@@ -11,7 +11,7 @@ use openraft::{ReadPolicy, ServerState};
 use tokio::sync::watch;
 
 use super::health::{self, Metrics};
-use super::member::{Life, RaftMember, Shared};
+use super::member::{RaftIncarnation, RaftMember, Shared};
 use super::membership;
 use super::network::Recipient;
 use super::types::{MemberNode, TypeConfig};
@@ -28,10 +28,10 @@ pub(super) async fn propose(shared: &Shared, command: Command) -> Result<Applied
     if let Some(why) = shared.failure() {
         return Err(ProposeError::Stopped(why));
     }
-    let Some(life) = shared.life.load_full() else {
+    let Some(incarnation) = shared.incarnation.load_full() else {
         return Err(ProposeError::NotLeader(None));
     };
-    let metrics = metrics_of(&life);
+    let metrics = metrics_of(&incarnation);
     if metrics.state == ServerState::Leader
         && let Some(why) = membership::not_understood(shared, &metrics, &command)
     {
@@ -42,7 +42,7 @@ pub(super) async fn propose(shared: &Shared, command: Command) -> Result<Applied
     }
     let what = command.name();
     let deadline = shared.settings.timings.propose;
-    let written = tokio::time::timeout(deadline, write(shared, &life, command)).await;
+    let written = tokio::time::timeout(deadline, write(shared, &incarnation, command)).await;
     written.unwrap_or_else(|_| {
         Err(ProposeError::OutcomeUnknown(format!(
             "{what} was not committed within {} ms",
@@ -51,12 +51,12 @@ pub(super) async fn propose(shared: &Shared, command: Command) -> Result<Applied
     })
 }
 
-async fn write(shared: &Shared, life: &Life, command: Command) -> Result<Applied, ProposeError> {
+async fn write(shared: &Shared, incarnation: &RaftIncarnation, command: Command) -> Result<Applied, ProposeError> {
     let proposal = Proposal::new(shared.around.clock.wall(), command);
     // Right after its election a leader has no lease yet: refused before anything was appended, so asking again is safe.
     let give_up = Instant::now() + shared.settings.timings.election_max;
     loop {
-        let error = match life.raft.client_write(proposal.clone()).await {
+        let error = match incarnation.raft.client_write(proposal.clone()).await {
             Ok(response) => return Ok(response.data),
             Err(error) => error,
         };
@@ -64,7 +64,7 @@ async fn write(shared: &Shared, life: &Life, command: Command) -> Result<Applied
             tokio::time::sleep(LEASE_PAUSE).await;
             continue;
         }
-        return Err(refusal(shared, life, error));
+        return Err(refusal(shared, incarnation, error));
     }
 }
 
@@ -72,7 +72,11 @@ fn is_lease_lost(error: &RaftError<TypeConfig, ClientWriteError<TypeConfig>>) ->
     matches!(error, RaftError::APIError(ClientWriteError::ForwardToLeader(forward)) if forward.reason == ForwardReason::LeaseExpired)
 }
 
-fn refusal(shared: &Shared, life: &Life, error: RaftError<TypeConfig, ClientWriteError<TypeConfig>>) -> ProposeError {
+fn refusal(
+    shared: &Shared,
+    incarnation: &RaftIncarnation,
+    error: RaftError<TypeConfig, ClientWriteError<TypeConfig>>,
+) -> ProposeError {
     match error {
         RaftError::Fatal(fatal) => ProposeError::Stopped(shared.failure().unwrap_or_else(|| fatal.to_string())),
         RaftError::APIError(ClientWriteError::ForwardToLeader(forward)) => match forward.reason {
@@ -80,7 +84,7 @@ fn refusal(shared: &Shared, life: &Life, error: RaftError<TypeConfig, ClientWrit
                 ProposeError::NoQuorum("no quorum has acknowledged this leader lately".to_owned())
             }
             ForwardReason::NotLeader | ForwardReason::LeadershipTransfer => {
-                ProposeError::NotLeader(leader_in(shared, life, &forward))
+                ProposeError::NotLeader(leader_in(shared, incarnation, &forward))
             }
         },
         RaftError::APIError(error @ ClientWriteError::LogEntryDiscarded(_)) => {
@@ -92,13 +96,13 @@ fn refusal(shared: &Shared, life: &Life, error: RaftError<TypeConfig, ClientWrit
     }
 }
 
-fn leader_in(shared: &Shared, life: &Life, forward: &ForwardToLeader<TypeConfig>) -> Option<Peer> {
-    let leader = forward.leader_id.filter(|leader| *leader != life.own.member)?;
-    membership::peer(shared, &metrics_of(life), leader)
+fn leader_in(shared: &Shared, incarnation: &RaftIncarnation, forward: &ForwardToLeader<TypeConfig>) -> Option<Peer> {
+    let leader = forward.leader_id.filter(|leader| *leader != incarnation.own.member)?;
+    membership::peer(shared, &metrics_of(incarnation), leader)
 }
 
-fn metrics_of(life: &Life) -> Metrics {
-    life.raft.metrics().borrow_watched().clone()
+fn metrics_of(incarnation: &RaftIncarnation) -> Metrics {
+    incarnation.raft.metrics().borrow_watched().clone()
 }
 
 /// A quorum's word that this member leads now; it has then applied all that was committed before.
@@ -107,14 +111,14 @@ async fn prove_leadership(shared: &Shared) -> Result<(), Unconfirmed> {
     if let Some(why) = shared.failure() {
         return no_quorum(format!("consensus stopped: {why}"));
     }
-    let Some(life) = shared.life.load_full() else {
+    let Some(incarnation) = shared.incarnation.load_full() else {
         return no_quorum(shared.situation());
     };
     let deadline = shared.settings.timings.confirm;
-    match tokio::time::timeout(deadline, life.raft.ensure_linearizable(ReadPolicy::ReadIndex)).await {
+    match tokio::time::timeout(deadline, incarnation.raft.ensure_linearizable(ReadPolicy::ReadIndex)).await {
         Ok(Ok(_)) => Ok(()),
         Ok(Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(forward)))) => {
-            let leader = leader_in(shared, &life, &forward);
+            let leader = leader_in(shared, &incarnation, &forward);
             no_quorum(format!(
                 "not the leader{}",
                 leader.map(|peer| format!("; {} leads", peer.name)).unwrap_or_default()
@@ -127,7 +131,7 @@ async fn prove_leadership(shared: &Shared) -> Result<(), Unconfirmed> {
 
 /// Asks openraft to hand over to the voter that has received most, of those that stay members if there are any. Returns it, or `None` when
 /// there is nobody else or no leadership.
-pub(super) async fn start_transfer(shared: &Shared, life: &Life, metrics: &Metrics) -> Option<u64> {
+pub(super) async fn start_transfer(shared: &Shared, incarnation: &RaftIncarnation, metrics: &Metrics) -> Option<u64> {
     if metrics.state != ServerState::Leader {
         return None;
     }
@@ -148,7 +152,7 @@ pub(super) async fn start_transfer(shared: &Shared, life: &Life, metrics: &Metri
             .and_then(|heartbeat| heartbeat.get(voter).copied().flatten());
         (stays, received, heard)
     })?;
-    life.raft.trigger().transfer_leader(to).await.ok()?;
+    incarnation.raft.trigger().transfer_leader(to).await.ok()?;
     Some(to)
 }
 
@@ -160,8 +164,8 @@ impl Consensus for RaftMember {
             .identity()
             .and_then(|identity| identity.member)
             .unwrap_or_default();
-        let voter = shared.life.load_full().is_some_and(|life| {
-            metrics_of(&life)
+        let voter = shared.incarnation.load_full().is_some_and(|incarnation| {
+            metrics_of(&incarnation)
                 .committed_membership_config
                 .voter_ids()
                 .any(|voter| voter == id)
@@ -200,10 +204,10 @@ impl Consensus for RaftMember {
     }
 
     fn peers(&self) -> Vec<Peer> {
-        let Some(life) = self.shared.life.load_full() else {
+        let Some(incarnation) = self.shared.incarnation.load_full() else {
             return Vec::new();
         };
-        let membership = metrics_of(&life).committed_membership_config;
+        let membership = metrics_of(&incarnation).committed_membership_config;
         let mut peers: Vec<Peer> = membership
             .nodes()
             .map(|(id, node)| {
@@ -216,39 +220,39 @@ impl Consensus for RaftMember {
     }
 
     async fn ask_opinions(&self, question: &Question, deadline: Duration) -> Vec<Opinion> {
-        let Some(life) = self.shared.life.load_full() else {
+        let Some(incarnation) = self.shared.incarnation.load_full() else {
             return Vec::new();
         };
         let voters: Vec<Peer> = self
             .peers()
             .into_iter()
-            .filter(|peer| peer.voter && peer.id != life.own.member)
+            .filter(|peer| peer.voter && peer.id != incarnation.own.member)
             .collect();
         join_all(
             voters
                 .into_iter()
-                .map(|peer| ask_one(&self.shared, &life, peer, question, deadline)),
+                .map(|peer| ask_one(&self.shared, &incarnation, peer, question, deadline)),
         )
         .await
     }
 
     async fn hand_over(&self, deadline: Duration) {
-        let Some(life) = self.shared.life.load_full() else {
+        let Some(incarnation) = self.shared.incarnation.load_full() else {
             return;
         };
         let until = Instant::now() + deadline;
         loop {
             let left = until.saturating_duration_since(Instant::now());
-            let Some(to) = start_transfer(&self.shared, &life, &metrics_of(&life)).await else {
+            let Some(to) = start_transfer(&self.shared, &incarnation, &metrics_of(&incarnation)).await else {
                 return;
             };
-            let own = life.own.member;
+            let own = incarnation.own.member;
             // One try takes an election; a target that cannot be reached must not cost the whole deadline.
             let patience = left.min(self.shared.settings.timings.election_max * 2);
             let gone = |metrics: &Metrics| {
                 metrics.state != ServerState::Leader && metrics.current_leader.is_some_and(|leader| leader != own)
             };
-            match life
+            match incarnation
                 .raft
                 .wait(Some(patience))
                 .metrics(gone, "leadership is handed over")
@@ -268,7 +272,13 @@ impl Consensus for RaftMember {
     }
 }
 
-async fn ask_one(shared: &Shared, life: &Life, peer: Peer, question: &Question, deadline: Duration) -> Opinion {
+async fn ask_one(
+    shared: &Shared,
+    incarnation: &RaftIncarnation,
+    peer: Peer,
+    question: &Question,
+    deadline: Duration,
+) -> Opinion {
     let node = MemberNode {
         name: peer.name.clone(),
         raft_address: peer.raft_address,
@@ -286,7 +296,7 @@ async fn ask_one(shared: &Shared, life: &Life, peer: Peer, question: &Question, 
     };
     match shared
         .dialer
-        .call::<_, Opinion>(to, "opinion", &question, Some(&life.own), deadline)
+        .call::<_, Opinion>(to, "opinion", &question, Some(&incarnation.own), deadline)
         .await
     {
         // Under the name that the membership gives it, whatever it calls itself.

@@ -23,14 +23,14 @@ use uuid::Uuid;
 use super::bootstrap::ASK_DEADLINE;
 use super::health::{self, Metrics};
 use super::log_store::LogStore;
-use super::member::{Life, LifeEnd, Shared};
+use super::member::{IncarnationEnd, RaftIncarnation, Shared};
 use super::membership;
 use super::network::Recipient;
 use super::types::{LogId, MemberNode};
 use super::wire::Hello;
 use crate::app::ports::Health;
 use crate::domain::state::{Command, MemberId, Proposal};
-use crate::domain::time::Wall;
+use crate::domain::time::WallTime;
 
 const REQUEST_FILE: &str = "force-quorum.json";
 const ANSWER_FILE: &str = "force-quorum-answer.json";
@@ -46,7 +46,7 @@ pub struct ForceRequest {
     /// Its name, minted when it is made; the answer has it too.
     pub id: String,
     /// When it was made.
-    pub at: Wall,
+    pub at: WallTime,
     /// The members that are lost for good, as the group calls them.
     pub lost: BTreeSet<String>,
 }
@@ -65,7 +65,7 @@ pub struct ForceAnswer {
 
 impl ForceRequest {
     /// A request, made at this time.
-    pub fn new(at: Wall, lost: BTreeSet<String>) -> Self {
+    pub fn new(at: WallTime, lost: BTreeSet<String>) -> Self {
         Self {
             id: Uuid::new_v4().to_string(),
             at,
@@ -183,11 +183,11 @@ pub(super) fn refuse_without_log(shared: &Shared) {
 }
 
 /// Waits for a request to which nothing is to be said, refusing others.
-pub(super) async fn heed(shared: &Arc<Shared>, life: &Arc<Life>) -> LifeEnd {
+pub(super) async fn heed(shared: &Arc<Shared>, incarnation: &Arc<RaftIncarnation>) -> IncarnationEnd {
     loop {
         if let Some(request) = take(shared) {
-            match examine(shared, life, &request).await {
-                Ok(()) => return LifeEnd::Forced(request),
+            match examine(shared, incarnation, &request).await {
+                Ok(()) => return IncarnationEnd::Forced(request),
                 Err(why) => answer(shared, &request, false, why),
             }
         }
@@ -213,12 +213,16 @@ enum Sight {
     Away(String),
 }
 
-async fn examine(shared: &Arc<Shared>, life: &Arc<Life>, request: &ForceRequest) -> Result<(), String> {
+async fn examine(
+    shared: &Arc<Shared>,
+    incarnation: &Arc<RaftIncarnation>,
+    request: &ForceRequest,
+) -> Result<(), String> {
     if health::health(shared) == Health::Healthy {
         return Err("this member is healthy: its group has a majority".to_owned());
     }
-    let metrics: Metrics = life.raft.metrics().borrow_watched().clone();
-    let own_log = life.log.last_log_id().await.map_err(|error| error.to_string())?;
+    let metrics: Metrics = incarnation.raft.metrics().borrow_watched().clone();
+    let own_log = incarnation.log.last_log_id().await.map_err(|error| error.to_string())?;
     let nodes: Vec<(MemberId, MemberNode)> = metrics
         .membership_config
         .nodes()

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use openraft::async_runtime::WatchReceiver;
 use openraft::{Instant as _, ServerState};
 
-use super::member::{Life, Shared};
+use super::member::{RaftIncarnation, Shared};
 use super::types::{LogId, MemberNode, TypeConfig};
 use crate::app::ports::Health;
 use crate::domain::state::MemberId;
@@ -147,19 +147,19 @@ fn judge(signs: &Signs, bound: Duration) -> Result<(), String> {
 
 /// The health of this member, as `/api/raft-health` tells it.
 pub(super) fn health(shared: &Shared) -> Health {
-    let Some(life) = shared.life.load_full() else {
+    let Some(incarnation) = shared.incarnation.load_full() else {
         let why = shared
             .failure()
             .map_or_else(|| shared.situation(), |why| format!("consensus stopped: {why}"));
         return Health::Unhealthy(why);
     };
-    let metrics = life.raft.metrics().borrow_watched().clone();
-    life.liveness.observe(&metrics);
-    let signs = signs(shared, &life, &metrics);
+    let metrics = incarnation.raft.metrics().borrow_watched().clone();
+    incarnation.liveness.observe(&metrics);
+    let signs = signs(shared, &incarnation, &metrics);
     judge(&signs, shared.settings.timings.quorum_proof).map_or_else(Health::Unhealthy, |()| Health::Healthy)
 }
 
-fn signs(shared: &Shared, life: &Life, metrics: &Metrics) -> Signs {
+fn signs(shared: &Shared, incarnation: &RaftIncarnation, metrics: &Metrics) -> Signs {
     let membership = &metrics.committed_membership_config;
     let place = match membership.get_node(&metrics.id) {
         Some(_) if membership.voter_ids().any(|voter| voter == metrics.id) => Place::Voter,
@@ -171,7 +171,7 @@ fn signs(shared: &Shared, life: &Life, metrics: &Metrics) -> Signs {
             quorum_age: quorum_age(metrics),
         }
     } else {
-        life.liveness.seen(|seen| Role::Follower {
+        incarnation.liveness.seen(|seen| Role::Follower {
             silence: seen.heard.map(|(at, _)| at.elapsed()),
             leader_api: match (&seen.api, seen.heard) {
                 (Some((asked, result)), Some((_, leader))) if *asked == leader => Some(result.clone()),
@@ -183,26 +183,26 @@ fn signs(shared: &Shared, life: &Life, metrics: &Metrics) -> Signs {
         stopped: shared
             .failure()
             .or_else(|| metrics.running_state.as_ref().err().map(ToString::to_string)),
-        backend: life.trouble.since().map(|(_, why)| why),
+        backend: incarnation.trouble.since().map(|(_, why)| why),
         place,
-        caught_up: life.liveness.seen(|seen| seen.caught_up),
+        caught_up: incarnation.liveness.seen(|seen| seen.caught_up),
         role,
     }
 }
 
 /// Looks, while this member follows, whether the leader's API answers. A member that cannot reach it cannot serve writes.
-pub(super) async fn watch_leader_api(shared: &Arc<Shared>, life: &Arc<Life>) {
+pub(super) async fn watch_leader_api(shared: &Arc<Shared>, incarnation: &Arc<RaftIncarnation>) {
     loop {
-        let leader = life.liveness.seen(|seen| seen.heard.map(|(_, leader)| leader));
+        let leader = incarnation.liveness.seen(|seen| seen.heard.map(|(_, leader)| leader));
         let known = leader
-            .filter(|leader| *leader != life.own.member)
-            .and_then(|leader| Some((leader, address_of(shared, life, leader)?)));
+            .filter(|leader| *leader != incarnation.own.member)
+            .and_then(|leader| Some((leader, address_of(shared, incarnation, leader)?)));
         let Some((leader, node)) = known else {
             tokio::time::sleep(shared.settings.timings.heartbeat).await;
             continue;
         };
         let result = shared.dialer.reaches_api(&node, &node.http_uri, API_INTERVAL).await;
-        let changed = life.liveness.seen(|seen| {
+        let changed = incarnation.liveness.seen(|seen| {
             let entry = Some((leader, result));
             let changed = seen.api.as_ref().is_none_or(|(before, _)| *before != leader);
             seen.api = entry;
@@ -213,8 +213,8 @@ pub(super) async fn watch_leader_api(shared: &Arc<Shared>, life: &Arc<Life>) {
     }
 }
 
-fn address_of(shared: &Shared, life: &Life, member: MemberId) -> Option<MemberNode> {
-    let metrics = life.raft.metrics().borrow_watched().clone();
+fn address_of(shared: &Shared, incarnation: &RaftIncarnation, member: MemberId) -> Option<MemberNode> {
+    let metrics = incarnation.raft.metrics().borrow_watched().clone();
     let node = metrics.membership_config.get_node(&member)?;
     Some(super::membership::current_address(shared, node))
 }

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::log_store::{self, LogStore, Stamp};
+use super::log_store::{self, LogOwner, LogStore};
 use super::types::MemberNode;
 use crate::domain::state::MemberId;
 
@@ -80,8 +80,8 @@ impl MemberIdentity {
     }
 
     /// What `raft.db` has to carry.
-    pub fn stamp(&self) -> Option<Stamp> {
-        self.member.map(|member| Stamp {
+    pub fn stamp(&self) -> Option<LogOwner> {
+        self.member.map(|member| LogOwner {
             cluster_uuid: self.cluster_uuid.clone(),
             member,
         })
@@ -256,7 +256,7 @@ mod tests {
 
     async fn stamped(directory: &Path, member: MemberId) {
         let log = LogStore::open(directory, std::time::Duration::MAX).await.unwrap();
-        log.put_stamp(&Stamp {
+        log.put_stamp(&LogOwner {
             cluster_uuid: "uuid-a".to_owned(),
             member,
         })

@@ -40,7 +40,7 @@ const FORCED_LEAP: u64 = 1000;
 /// Whose log a `raft.db` holds: one member id means one log for ever.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Stamp {
+pub struct LogOwner {
     /// Uuid of the group.
     pub cluster_uuid: String,
     /// The member.
@@ -108,7 +108,7 @@ impl LogStore {
     ///
     /// # Errors
     /// When the file cannot be read.
-    pub async fn stamp(&self) -> io::Result<Option<Stamp>> {
+    pub async fn stamp(&self) -> io::Result<Option<LogOwner>> {
         self.read("stamp").await
     }
 
@@ -116,7 +116,7 @@ impl LogStore {
     ///
     /// # Errors
     /// When the file cannot be written, or carries another stamp.
-    pub async fn put_stamp(&self, stamp: &Stamp) -> io::Result<()> {
+    pub async fn put_stamp(&self, stamp: &LogOwner) -> io::Result<()> {
         match self.stamp().await? {
             Some(present) if present == *stamp => Ok(()),
             Some(present) => Err(io::Error::other(format!(

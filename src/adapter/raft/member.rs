@@ -19,13 +19,13 @@ use super::force::ForceRequest;
 use super::health::Liveness;
 use super::identity::{self, MemberIdentity, Standing};
 use super::listener::StoppableListener;
-use super::log_store::{LogStore, Stamp};
+use super::log_store::{LogOwner, LogStore};
 use super::network::Dialer;
-use super::settings::{BootstrapStep, RaftSettings, Surroundings, Wanted};
+use super::settings::{BootstrapStep, MemberDependencies, RaftSettings, Wanted};
 use super::state_machine::{BackendError, BackendTrouble};
 use super::throttle::Throttle;
 use super::types::{MemberNode, Raft};
-use super::{bootstrap, life, server};
+use super::{bootstrap, incarnation, server};
 use crate::app::ports::{Leadership, StoreError};
 use crate::domain::state::{MemberId, State};
 
@@ -49,9 +49,9 @@ pub enum StartError {
 }
 
 /// A running raft log under one id.
-pub(super) struct Life {
+pub(super) struct RaftIncarnation {
     pub(super) raft: Raft,
-    pub(super) own: Stamp,
+    pub(super) own: LogOwner,
     pub(super) log: LogStore,
     pub(super) trouble: BackendTrouble,
     pub(super) liveness: Liveness,
@@ -63,9 +63,9 @@ pub(super) struct Life {
 pub(super) struct Shared {
     pub(super) settings: RaftSettings,
     pub(super) node: MemberNode,
-    pub(super) around: Surroundings,
+    pub(super) around: MemberDependencies,
     pub(super) dialer: Dialer,
-    pub(super) life: ArcSwapOption<Life>,
+    pub(super) incarnation: ArcSwapOption<RaftIncarnation>,
     pub(super) state: watch::Sender<Arc<State>>,
     pub(super) leadership: watch::Sender<Leadership>,
     pub(super) throttle: Throttle,
@@ -90,7 +90,7 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// How a life, or an attempt to begin one, ended.
-pub(super) enum LifeEnd {
+pub(super) enum IncarnationEnd {
     /// The member begins another one.
     Again,
     /// A leader confirmed that this id is no member any more.
@@ -195,7 +195,7 @@ impl RaftMember {
     /// When the data directory or the backend cannot be used, or the backend belongs to another group.
     pub async fn start(
         mut settings: RaftSettings,
-        around: Surroundings,
+        around: MemberDependencies,
         listener: TcpListener,
     ) -> Result<Arc<Self>, StartError> {
         let node = MemberNode {
@@ -237,7 +237,7 @@ impl RaftMember {
         let shared = Arc::new(Shared {
             node,
             dialer,
-            life: ArcSwapOption::empty(),
+            incarnation: ArcSwapOption::empty(),
             state: watch::Sender::new(Arc::default()),
             leadership: watch::Sender::default(),
             throttle: Throttle::default(),
@@ -270,7 +270,7 @@ impl RaftMember {
     /// Waits until the group has let go of this member, if it is wanted no longer; it has to answer for that. To be called before
     /// [`Self::shutdown`]. `false`: it is a voter still after the deadline, and its end may take the quorum.
     pub async fn leave(&self, deadline: Duration) -> bool {
-        super::place::leave(&self.shared, deadline).await
+        super::self_join::leave(&self.shared, deadline).await
     }
 
     /// Stops: no connection, no task and no open file is left. Leadership is not handed over; do that before.
@@ -295,32 +295,45 @@ impl RaftMember {
     /// # Errors
     /// When no log runs.
     pub async fn snapshot_now(&self) -> Result<(), String> {
-        let life = self.shared.life.load_full().ok_or_else(|| self.shared.situation())?;
-        life.raft.trigger().snapshot().await.map_err(|error| error.to_string())
+        let incarnation = self
+            .shared
+            .incarnation
+            .load_full()
+            .ok_or_else(|| self.shared.situation())?;
+        incarnation
+            .raft
+            .trigger()
+            .snapshot()
+            .await
+            .map_err(|error| error.to_string())
     }
 }
 
 async fn live(shared: Arc<Shared>) {
     loop {
-        let end = match one_life(&shared).await {
+        let end = match one_incarnation(&shared).await {
             Ok(end) => end,
             Err(error) => {
                 shared.set_situation(&error.to_string());
                 tokio::select! {
-                    () = shared.stop.cancelled() => LifeEnd::Stopped,
-                    () = tokio::time::sleep(PAUSE_AFTER_FAILURE) => LifeEnd::Again,
+                    () = shared.stop.cancelled() => IncarnationEnd::Stopped,
+                    () = tokio::time::sleep(PAUSE_AFTER_FAILURE) => IncarnationEnd::Again,
                 }
             }
         };
         match end {
-            LifeEnd::Again | LifeEnd::Removed(_) | LifeEnd::Forced(_) if !shared.stop.is_cancelled() => {}
-            LifeEnd::Again | LifeEnd::Removed(_) | LifeEnd::Forced(_) | LifeEnd::Stopped => return,
-            LifeEnd::Failed(why) => return shared.fail(&why),
+            IncarnationEnd::Again | IncarnationEnd::Removed(_) | IncarnationEnd::Forced(_)
+                if !shared.stop.is_cancelled() => {}
+            IncarnationEnd::Again
+            | IncarnationEnd::Removed(_)
+            | IncarnationEnd::Forced(_)
+            | IncarnationEnd::Stopped => return,
+            IncarnationEnd::Failed(why) => return shared.fail(&why),
         }
     }
 }
 
-async fn one_life(shared: &Arc<Shared>) -> io::Result<LifeEnd> {
+async fn one_incarnation(shared: &Arc<Shared>) -> io::Result<IncarnationEnd> {
     let standing = {
         let _changing = shared.identity_change.lock().await;
         let standing = identity::examine(&shared.settings.data_dir).await?;
@@ -334,7 +347,7 @@ async fn one_life(shared: &Arc<Shared>) -> io::Result<LifeEnd> {
         Standing::Pristine | Standing::Wiped(_) => bootstrap::find_group(shared).await,
         Standing::Member(identity) => match bootstrap::prepare_founding(shared, &identity).await? {
             Some(end) => Ok(end),
-            None => life::run(shared, identity).await,
+            None => incarnation::run(shared, identity).await,
         },
     }
 }

@@ -15,7 +15,7 @@ use openraft::{ChangeMembers, ReadPolicy, ServerState};
 use super::bootstrap::ASK_DEADLINE;
 use super::consensus;
 use super::health::Metrics;
-use super::member::{Life, Shared};
+use super::member::{RaftIncarnation, Shared};
 use super::network::Recipient;
 use super::types::MemberNode;
 use super::wire::{Hello, JoinAnswer, JoinRequest, MembershipAnswer};
@@ -61,15 +61,15 @@ pub(super) fn known_leader(shared: &Shared) -> Option<MemberNode> {
     })
 }
 
-fn metrics_of(life: &Life) -> Metrics {
-    life.raft.metrics().borrow_watched().clone()
+fn metrics_of(incarnation: &RaftIncarnation) -> Metrics {
+    incarnation.raft.metrics().borrow_watched().clone()
 }
 
 /// The running log, if this member leads.
-fn leading(shared: &Shared) -> Option<(Arc<Life>, Metrics)> {
-    let life = shared.life.load_full()?;
-    let metrics = metrics_of(&life);
-    (metrics.state == ServerState::Leader).then_some((life, metrics))
+fn leading(shared: &Shared) -> Option<(Arc<RaftIncarnation>, Metrics)> {
+    let incarnation = shared.incarnation.load_full()?;
+    let metrics = metrics_of(&incarnation);
+    (metrics.state == ServerState::Leader).then_some((incarnation, metrics))
 }
 
 // === answers of the leader ===
@@ -77,17 +77,17 @@ fn leading(shared: &Shared) -> Option<(Arc<Life>, Metrics)> {
 /// Answers a member that asks to be let in.
 pub(super) async fn answer_join(shared: &Arc<Shared>, request: JoinRequest) -> JoinAnswer {
     let refused = |why: String| JoinAnswer::Refused { why };
-    let Some((life, metrics)) = leading(shared) else {
+    let Some((incarnation, metrics)) = leading(shared) else {
         return JoinAnswer::NotLeader {
             leader: known_leader(shared),
         };
     };
     if let Some(uuid) = &request.cluster_uuid
-        && *uuid != life.own.cluster_uuid
+        && *uuid != incarnation.own.cluster_uuid
     {
         return refused(format!(
             "{} was a member of group {uuid}, this is group {}",
-            request.node.name, life.own.cluster_uuid
+            request.node.name, incarnation.own.cluster_uuid
         ));
     }
     if shared.state.borrow().group.is_none() {
@@ -138,7 +138,7 @@ pub(super) async fn answer_join(shared: &Arc<Shared>, request: JoinRequest) -> J
         Ok(Applied::Number { number }) => {
             let history = shared.identity().map(|identity| identity.history).unwrap_or_default();
             JoinAnswer::Allocated {
-                cluster_uuid: life.own.cluster_uuid.clone(),
+                cluster_uuid: incarnation.own.cluster_uuid.clone(),
                 history,
                 member: number,
             }
@@ -153,17 +153,17 @@ pub(super) async fn answer_members(shared: &Arc<Shared>) -> MembershipAnswer {
     let not_leader = || MembershipAnswer::NotLeader {
         leader: known_leader(shared),
     };
-    let Some((life, _)) = leading(shared) else {
+    let Some((incarnation, _)) = leading(shared) else {
         return not_leader();
     };
-    let proof = life.raft.ensure_linearizable(ReadPolicy::ReadIndex);
+    let proof = incarnation.raft.ensure_linearizable(ReadPolicy::ReadIndex);
     match tokio::time::timeout(shared.settings.timings.confirm, proof).await {
         Ok(Ok(_)) => {}
         Ok(Err(_)) | Err(_) => return not_leader(),
     }
-    let metrics = metrics_of(&life);
+    let metrics = metrics_of(&incarnation);
     MembershipAnswer::Members {
-        cluster_uuid: life.own.cluster_uuid.clone(),
+        cluster_uuid: incarnation.own.cluster_uuid.clone(),
         // Both: a change that is not committed yet may still bring the member in, or keep it.
         members: [&metrics.committed_membership_config, &metrics.membership_config]
             .into_iter()
@@ -177,14 +177,14 @@ pub(super) async fn answer_members(shared: &Arc<Shared>) -> MembershipAnswer {
 // === the leader's work ===
 
 /// Brings the membership to what is wanted, while this member leads.
-pub(super) async fn lead(shared: &Arc<Shared>, life: &Arc<Life>) {
+pub(super) async fn lead(shared: &Arc<Shared>, incarnation: &Arc<RaftIncarnation>) {
     let mut introduced: Option<Instant> = None;
     loop {
         tokio::select! {
             () = tokio::time::sleep(shared.settings.timings.look_around) => {}
             () = shared.membership_wanted.notified() => {}
         }
-        let metrics = metrics_of(life);
+        let metrics = metrics_of(incarnation);
         if metrics.state != ServerState::Leader {
             shared.waiting.lock().unwrap_or_else(PoisonError::into_inner).clear();
             introduced = None;
@@ -195,21 +195,31 @@ pub(super) async fn lead(shared: &Arc<Shared>, life: &Arc<Life>) {
         if is_due {
             introduced = Some(Instant::now());
         }
-        if let Err(why) = one_round(shared, life, &metrics, is_due).await
+        if let Err(why) = one_round(shared, incarnation, &metrics, is_due).await
             && let Some(times) = shared.throttle.admit(&why)
         {
-            tracing::warn!("membership of group {}: {why}{times}", life.own.cluster_uuid);
+            tracing::warn!("membership of group {}: {why}{times}", incarnation.own.cluster_uuid);
         }
     }
 }
 
 /// At most one change of the membership. With `greets` members that are on record are asked again what they understand.
-async fn one_round(shared: &Arc<Shared>, life: &Arc<Life>, metrics: &Metrics, greets: bool) -> Result<(), String> {
+async fn one_round(
+    shared: &Arc<Shared>,
+    incarnation: &Arc<RaftIncarnation>,
+    metrics: &Metrics,
+    greets: bool,
+) -> Result<(), String> {
     if metrics.membership_config.get_joint_config().len() > 1 {
         // A former leader died between the two halves of a change.
-        return change(life, ChangeMembers::AddVoterIds(BTreeSet::new()), "finish a change").await;
+        return change(
+            incarnation,
+            ChangeMembers::AddVoterIds(BTreeSet::new()),
+            "finish a change",
+        )
+        .await;
     }
-    name_group(shared, life, metrics).await?;
+    name_group(shared, incarnation, metrics).await?;
     introduce(shared, metrics, greets).await?;
     let next = shared
         .waiting
@@ -217,24 +227,29 @@ async fn one_round(shared: &Arc<Shared>, life: &Arc<Life>, metrics: &Metrics, gr
         .unwrap_or_else(PoisonError::into_inner)
         .pop_first();
     if let Some((id, node)) = next {
-        return admit(shared, life, id, node).await;
+        return admit(shared, incarnation, id, node).await;
     }
-    remove_unwanted(shared, life, metrics).await
+    remove_unwanted(shared, incarnation, metrics).await
 }
 
-async fn change(life: &Life, change: ChangeMembers<MemberId, MemberNode>, what: &str) -> Result<(), String> {
+async fn change(
+    incarnation: &RaftIncarnation,
+    change: ChangeMembers<MemberId, MemberNode>,
+    what: &str,
+) -> Result<(), String> {
     let text = change.to_string();
-    life.raft
+    incarnation
+        .raft
         .change_membership(change, false)
         .await
         .map_err(|error| format!("cannot {what}: {error}"))?;
-    tracing::info!("membership of group {}: {what}: {text}", life.own.cluster_uuid);
+    tracing::info!("membership of group {}: {what}: {text}", incarnation.own.cluster_uuid);
     Ok(())
 }
 
 /// Names the group in the state. Before that, the counter of ids is raised above the founders': a founder may be removed and forgotten, and
 /// its id must not come up again. Nothing else is changed before both are done.
-async fn name_group(shared: &Arc<Shared>, life: &Life, metrics: &Metrics) -> Result<(), String> {
+async fn name_group(shared: &Arc<Shared>, incarnation: &RaftIncarnation, metrics: &Metrics) -> Result<(), String> {
     if shared.state.borrow().group.is_some() {
         return Ok(());
     }
@@ -253,7 +268,7 @@ async fn name_group(shared: &Arc<Shared>, life: &Life, metrics: &Metrics) -> Res
         .map_err(|error| format!("cannot reserve the founders' ids: {error}"))?;
     let history = shared.identity().map(|identity| identity.history).unwrap_or_default();
     let group = Group {
-        uuid: life.own.cluster_uuid.clone(),
+        uuid: incarnation.own.cluster_uuid.clone(),
         history,
     };
     consensus::propose(shared, Command::Found { group })
@@ -342,8 +357,13 @@ async fn tell_of(shared: &Shared, own: MemberId, id: MemberId, node: &MemberNode
     })
 }
 
-async fn admit(shared: &Arc<Shared>, life: &Arc<Life>, id: MemberId, node: MemberNode) -> Result<(), String> {
-    let metrics = metrics_of(life);
+async fn admit(
+    shared: &Arc<Shared>,
+    incarnation: &Arc<RaftIncarnation>,
+    id: MemberId,
+    node: MemberNode,
+) -> Result<(), String> {
+    let metrics = metrics_of(incarnation);
     if metrics.membership_config.voter_ids().any(|voter| voter == id) {
         return Ok(());
     }
@@ -352,7 +372,8 @@ async fn admit(shared: &Arc<Shared>, life: &Arc<Life>, id: MemberId, node: Membe
     let told = tell_of(shared, metrics.id, id, &node).await;
     let told = told.ok_or_else(|| failed("it does not say what it understands".to_owned()))?;
     record(shared, &metrics, told).await?;
-    life.raft
+    incarnation
+        .raft
         .add_learner(id, node, false)
         .await
         .map_err(|error| failed(error.to_string()))?;
@@ -368,7 +389,7 @@ async fn admit(shared: &Arc<Shared>, life: &Arc<Life>, id: MemberId, node: Membe
             || sent.is_some_and(|sent| sent.index().saturating_add(CLOSE_ENOUGH) >= last)
     };
     let patience = shared.settings.timings.snapshot_transfer.saturating_mul(2);
-    let metrics = life
+    let metrics = incarnation
         .raft
         .wait(Some(patience))
         .metrics(close, "a learner catches up")
@@ -391,7 +412,7 @@ async fn admit(shared: &Arc<Shared>, life: &Arc<Life>, id: MemberId, node: Membe
         changes.push(ChangeMembers::RemoveNodes(old_learners));
     }
     change(
-        life,
+        incarnation,
         ChangeMembers::Batch(changes),
         &format!("let {name} in as member {id}"),
     )
@@ -399,7 +420,11 @@ async fn admit(shared: &Arc<Shared>, life: &Arc<Life>, id: MemberId, node: Membe
 }
 
 /// Removes one member whose name is no longer wanted, this one last.
-async fn remove_unwanted(shared: &Arc<Shared>, life: &Arc<Life>, metrics: &Metrics) -> Result<(), String> {
+async fn remove_unwanted(
+    shared: &Arc<Shared>,
+    incarnation: &Arc<RaftIncarnation>,
+    metrics: &Metrics,
+) -> Result<(), String> {
     let wanted: BTreeSet<String> = shared
         .around
         .wanted
@@ -412,7 +437,7 @@ async fn remove_unwanted(shared: &Arc<Shared>, life: &Arc<Life>, metrics: &Metri
     }
     let membership = &metrics.membership_config;
     let unwanted = membership.nodes().filter(|(_, node)| !wanted.contains(&node.name));
-    let Some((id, node)) = unwanted.max_by_key(|(id, _)| (**id != life.own.member, **id)) else {
+    let Some((id, node)) = unwanted.max_by_key(|(id, _)| (**id != incarnation.own.member, **id)) else {
         return Ok(());
     };
     let voters: BTreeSet<MemberId> = membership.voter_ids().collect();
@@ -435,7 +460,7 @@ async fn remove_unwanted(shared: &Arc<Shared>, life: &Arc<Life>, metrics: &Metri
         ChangeMembers::RemoveNodes(ids)
     };
     change(
-        life,
+        incarnation,
         removal,
         &format!("remove {}, which is not wanted any more", node.name),
     )

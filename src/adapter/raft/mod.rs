@@ -9,15 +9,15 @@ mod consensus;
 mod force;
 mod health;
 pub mod identity;
-mod life;
+mod incarnation;
 mod listener;
 pub mod log_store;
 mod member;
 mod membership;
 mod names;
 mod network;
-mod place;
 mod reach;
+mod self_join;
 mod server;
 mod settings;
 mod snapshot;
@@ -31,5 +31,6 @@ pub use force::{ForceAnswer, ForceRequest};
 pub use member::{RaftMember, StartError};
 pub use names::{Resolve, SystemResolver};
 pub use settings::{
-    AllLinks, BootstrapStep, BootstrapWitness, LinkFilter, RaftSettings, Surroundings, Timings, Unhindered, Wanted,
+    AllLinks, BootstrapObserver, BootstrapStep, LinkFilter, MemberDependencies, NoopBootstrapObserver, RaftSettings,
+    Timings, Wanted,
 };

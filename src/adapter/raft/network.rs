@@ -22,10 +22,10 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 
-use super::log_store::Stamp;
+use super::log_store::LogOwner;
 use super::names::Resolve;
 use super::reach::{Change, Reach};
-use super::settings::{LinkFilter, RaftSettings, Surroundings, Wanted};
+use super::settings::{LinkFilter, MemberDependencies, RaftSettings, Wanted};
 use super::types::{MemberNode, Snapshot, TypeConfig, Vote};
 use super::wire::{GROUP_HEADER, KEY_HEADER, SENDER_HEADER, SENDER_NAME_HEADER, SnapshotTransfer, TARGET_HEADER};
 use crate::domain::state::MemberId;
@@ -92,22 +92,22 @@ impl Dialer {
     ///
     /// # Errors
     /// When the HTTP client cannot be made.
-    pub(super) fn new(settings: &RaftSettings, surroundings: &Surroundings) -> io::Result<Self> {
+    pub(super) fn new(settings: &RaftSettings, dependencies: &MemberDependencies) -> io::Result<Self> {
         let http = reqwest::Client::builder()
             .no_proxy()
             .http1_only()
             .pool_idle_timeout(POOL_IDLE)
             .connect_timeout(settings.timings.election_min)
             .redirect(reqwest::redirect::Policy::none())
-            .dns_resolver(Arc::new(Names(surroundings.resolver.clone())))
+            .dns_resolver(Arc::new(Names(dependencies.resolver.clone())))
             .build()
             .map_err(|error| io::Error::other(format!("make the HTTP client for peers: {error}")))?;
         Ok(Self {
             http,
             own_name: settings.name.clone(),
             key: settings.group_key.clone(),
-            links: surroundings.links.clone(),
-            wanted: surroundings.wanted.clone(),
+            links: dependencies.links.clone(),
+            wanted: dependencies.wanted.clone(),
         })
     }
 
@@ -127,7 +127,7 @@ impl Dialer {
         to: Recipient<'_>,
         route: &str,
         request: &Q,
-        own: Option<&Stamp>,
+        own: Option<&LogOwner>,
         deadline: Duration,
     ) -> Result<R, CallError> {
         let peer = to.node.name.clone();
@@ -215,7 +215,7 @@ pub(super) struct Links {
     /// Sends.
     pub(super) dialer: Dialer,
     /// This member.
-    pub(super) own: Stamp,
+    pub(super) own: LogOwner,
     /// Time for a request that carries entries: it covers the peer's disk, where a heartbeat covers the network only.
     pub(super) entries_deadline: Duration,
     /// Who does not answer.

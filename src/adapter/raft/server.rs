@@ -20,7 +20,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use subtle::ConstantTimeEq;
 
-use super::member::{Life, Shared};
+use super::member::{RaftIncarnation, Shared};
 use super::snapshot::{SnapshotDocument, too_new};
 use super::types::{Snapshot, TypeConfig};
 use super::wire::{GROUP_HEADER, Hello, KEY_HEADER, SENDER_NAME_HEADER, SnapshotTransfer, TARGET_HEADER};
@@ -110,28 +110,28 @@ fn check_key(shared: &Shared, headers: &HeaderMap) -> Result<(), Refusal> {
 }
 
 /// Checks group and member; returns the life that the request is for.
-fn check(shared: &Shared, headers: &HeaderMap) -> Result<Arc<Life>, Refusal> {
+fn check(shared: &Shared, headers: &HeaderMap) -> Result<Arc<RaftIncarnation>, Refusal> {
     let sender = text(headers, SENDER_NAME_HEADER);
-    let Some(life) = shared.life.load_full() else {
+    let Some(incarnation) = shared.incarnation.load_full() else {
         return Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, shared.situation()));
     };
     let group = text(headers, GROUP_HEADER);
-    if group != life.own.cluster_uuid {
+    if group != incarnation.own.cluster_uuid {
         let why = format!(
             "this is a member of group {}, the request is for group {group:?}",
-            life.own.cluster_uuid
+            incarnation.own.cluster_uuid
         );
         return Err(refuse(shared, sender, StatusCode::CONFLICT, &why));
     }
     let target = text(headers, TARGET_HEADER);
-    if target != life.own.member.to_string() {
+    if target != incarnation.own.member.to_string() {
         let why = format!(
             "this is member {}, the request is for member {target:?}",
-            life.own.member
+            incarnation.own.member
         );
         return Err(refuse(shared, sender, StatusCode::MISDIRECTED_REQUEST, &why));
     }
-    Ok(life)
+    Ok(incarnation)
 }
 
 fn refuse(shared: &Shared, sender: &str, status: StatusCode, why: &str) -> Refusal {
@@ -165,8 +165,8 @@ fn broken(error: impl std::fmt::Display) -> Refusal {
 }
 
 /// No vote for one election timeout after the start: a leader from before it may still count on this member's former promise.
-fn check_not_quiet(life: &Life) -> Result<(), Refusal> {
-    if Instant::now() < life.quiet_until {
+fn check_not_quiet(incarnation: &RaftIncarnation) -> Result<(), Refusal> {
+    if Instant::now() < incarnation.quiet_until {
         return Err(Refusal::new(
             StatusCode::SERVICE_UNAVAILABLE,
             "restarted less than one election timeout ago: no votes yet",
@@ -176,7 +176,7 @@ fn check_not_quiet(life: &Life) -> Result<(), Refusal> {
 }
 
 async fn append(State(shared): State<Arc<Shared>>, headers: HeaderMap, body: Bytes) -> Reply {
-    let life = check(&shared, &headers)?;
+    let incarnation = check(&shared, &headers)?;
     let request: AppendEntriesRequest<TypeConfig> = match serde_json::from_slice(&body) {
         Ok(request) => request,
         Err(error) => {
@@ -189,58 +189,63 @@ async fn append(State(shared): State<Arc<Shared>>, headers: HeaderMap, body: Byt
             };
             // Going on would mean a state that differs from everybody else's.
             shared.fail(&sentence);
-            stop_log(&life);
+            stop_log(&incarnation);
             return Err(broken(sentence));
         }
     };
     let leader = request.vote.leader_id.voted_for;
     let leader_commit = request.leader_commit;
     let received = Instant::now();
-    let response = life.raft.append_entries(request).await.map_err(broken)?;
+    let response = incarnation.raft.append_entries(request).await.map_err(broken)?;
     if response.is_success() || response.is_conflict() {
-        life.liveness.heard(received, leader, leader_commit);
+        incarnation.liveness.heard(received, leader, leader_commit);
     }
     Ok(json(&response))
 }
 
-fn stop_log(life: &Arc<Life>) {
-    let life = life.clone();
+fn stop_log(incarnation: &Arc<RaftIncarnation>) {
+    let incarnation = incarnation.clone();
     tokio::spawn(async move {
-        if let Err(error) = life.raft.shutdown().await {
-            tracing::error!("the raft log of member {} does not stop: {error}", life.own.member);
+        if let Err(error) = incarnation.raft.shutdown().await {
+            tracing::error!(
+                "the raft log of member {} does not stop: {error}",
+                incarnation.own.member
+            );
         }
     });
 }
 
 async fn vote(State(shared): State<Arc<Shared>>, headers: HeaderMap, body: Bytes) -> Reply {
-    let life = check(&shared, &headers)?;
-    check_not_quiet(&life)?;
+    let incarnation = check(&shared, &headers)?;
+    check_not_quiet(&incarnation)?;
     let request: VoteRequest<TypeConfig> = parse(&body)?;
-    Ok(json(&life.raft.vote(request).await.map_err(broken)?))
+    Ok(json(&incarnation.raft.vote(request).await.map_err(broken)?))
 }
 
 async fn pre_vote(State(shared): State<Arc<Shared>>, headers: HeaderMap, body: Bytes) -> Reply {
-    let life = check(&shared, &headers)?;
-    check_not_quiet(&life)?;
+    let incarnation = check(&shared, &headers)?;
+    check_not_quiet(&incarnation)?;
     let request: VoteRequest<TypeConfig> = parse(&body)?;
-    Ok(json(&life.raft.pre_vote(request).await.map_err(broken)?))
+    Ok(json(&incarnation.raft.pre_vote(request).await.map_err(broken)?))
 }
 
 async fn transfer(State(shared): State<Arc<Shared>>, headers: HeaderMap, body: Bytes) -> Reply {
-    let life = check(&shared, &headers)?;
-    check_not_quiet(&life)?;
+    let incarnation = check(&shared, &headers)?;
+    check_not_quiet(&incarnation)?;
     let request: TransferLeaderRequest<TypeConfig> = parse(&body)?;
-    Ok(json(&life.raft.handle_transfer_leader(request).await.map_err(broken)?))
+    Ok(json(
+        &incarnation.raft.handle_transfer_leader(request).await.map_err(broken)?,
+    ))
 }
 
 async fn snapshot(State(shared): State<Arc<Shared>>, headers: HeaderMap, body: Bytes) -> Reply {
-    let life = check(&shared, &headers)?;
+    let incarnation = check(&shared, &headers)?;
     let transfer: SnapshotTransfer = parse(&body)?;
     let document = match SnapshotDocument::decode(transfer.document.as_bytes()) {
         Ok(document) => document,
         Err(error) => {
             shared.fail(&error.to_string());
-            stop_log(&life);
+            stop_log(&incarnation);
             return Err(broken(error));
         }
     };
@@ -249,7 +254,7 @@ async fn snapshot(State(shared): State<Arc<Shared>>, headers: HeaderMap, body: B
         snapshot: transfer.document.into_bytes(),
     };
     Ok(json(
-        &life
+        &incarnation
             .raft
             .install_full_snapshot(transfer.vote, snapshot)
             .await
@@ -272,8 +277,8 @@ async fn opinion(State(shared): State<Arc<Shared>>, headers: HeaderMap, body: By
 
 async fn hello(State(shared): State<Arc<Shared>>) -> Reply {
     let identity = shared.identity();
-    let last_log = match shared.life.load_full() {
-        Some(life) => life.log.last_log_id().await.map_err(broken)?,
+    let last_log = match shared.incarnation.load_full() {
+        Some(incarnation) => incarnation.log.last_log_id().await.map_err(broken)?,
         None => None,
     };
     let mut wanted: Vec<String> = shared.wanted().into_iter().map(|wanted| wanted.name).collect();

@@ -1,4 +1,4 @@
-//! What a member is told at construction, and the doors through which its surroundings reach it.
+//! What a member is told at construction, and the admin endpoints through which its surroundings reach it.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -137,16 +137,16 @@ pub enum BootstrapStep {
 }
 
 /// Sees each step of the bootstrap; tests stop a member there.
-pub trait BootstrapWitness: Send + Sync {
+pub trait BootstrapObserver: Send + Sync {
     /// The step is durable. `false`: this member goes no further, as if it was killed.
     fn passed(&self, step: &BootstrapStep) -> bool;
 }
 
 /// Lets every step pass.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Unhindered;
+pub struct NoopBootstrapObserver;
 
-impl BootstrapWitness for Unhindered {
+impl BootstrapObserver for NoopBootstrapObserver {
     fn passed(&self, _step: &BootstrapStep) -> bool {
         true
     }
@@ -154,12 +154,12 @@ impl BootstrapWitness for Unhindered {
 
 /// Everything a member works with.
 #[derive(Clone)]
-pub struct Surroundings {
+pub struct MemberDependencies {
     /// Its backend.
     pub store: Arc<dyn StateStore>,
     /// Answers the questions of other members.
     pub opinions: Arc<dyn OpinionSource>,
-    /// Wall time for proposals.
+    /// WallTime time for proposals.
     pub clock: Arc<dyn Clock>,
     /// Who should be a member now. Empty: unknown, and the membership stays as it is.
     pub wanted: watch::Receiver<Vec<Wanted>>,
@@ -170,12 +170,12 @@ pub struct Surroundings {
     /// Cut links, in tests.
     pub links: Arc<dyn LinkFilter>,
     /// Sees the bootstrap's steps, in tests.
-    pub witness: Arc<dyn BootstrapWitness>,
+    pub witness: Arc<dyn BootstrapObserver>,
     /// Highest command version that the member says it understands: the program's own, lower in tests.
     pub understands: u32,
 }
 
-impl Surroundings {
+impl MemberDependencies {
     /// Production's surroundings without a marker.
     pub fn new(
         store: Arc<dyn StateStore>,
@@ -191,7 +191,7 @@ impl Surroundings {
             marker: None,
             resolver: Arc::new(SystemResolver),
             links: Arc::new(AllLinks),
-            witness: Arc::new(Unhindered),
+            witness: Arc::new(NoopBootstrapObserver),
             understands: COMMAND_VERSION,
         }
     }

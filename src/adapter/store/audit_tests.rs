@@ -9,9 +9,9 @@ use crate::domain::fixture::NOW;
 use crate::domain::intent::Origin;
 use crate::domain::state::sample::{downtime, key};
 use crate::domain::state::{Command, Proposal, Seed, State, apply};
-use crate::domain::time::Wall;
+use crate::domain::time::WallTime;
 
-async fn run(store: &SqliteStore, state: &mut State, at: Wall, command: Command) {
+async fn run(store: &SqliteStore, state: &mut State, at: WallTime, command: Command) {
     let (_, changes) = apply(state, &Proposal::new(at, command));
     store.write(state, &changes, &AppliedMark::default()).await.unwrap();
 }

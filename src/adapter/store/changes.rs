@@ -6,7 +6,7 @@ use crate::app::ports::StoreError;
 use crate::app::ports::{AnalysisChange, ChangeStore};
 use crate::domain::finding::Code;
 use crate::domain::key::InstanceKey;
-use crate::domain::time::Wall;
+use crate::domain::time::WallTime;
 
 use super::SqliteStore;
 use super::projection::safe;
@@ -28,7 +28,7 @@ impl ChangeStore for SqliteStore {
             // Orchestrator leaves a comma behind each code, and structure warnings after that.
             let code = code.split(',').next().unwrap_or_default();
             let code: Code = serde_json::from_value(serde_json::Value::from(code)).ok()?;
-            let at = Wall(at?.saturating_mul(1000));
+            let at = WallTime(at?.saturating_mul(1000));
             let instance = InstanceKey::new(host, u16::try_from(port).ok()?);
             Some((instance, AnalysisChange { at, code }))
         };
@@ -56,7 +56,7 @@ impl ChangeStore for SqliteStore {
         transaction.commit().await.map_err(&failed)
     }
 
-    async fn purge_changes(&self, before: Wall) -> Result<(), StoreError> {
+    async fn purge_changes(&self, before: WallTime) -> Result<(), StoreError> {
         let failed = self.failed("drop changes of the analysis");
         let mut transaction = self.pool.begin().await.map_err(&failed)?;
         sqlx::query(safe(

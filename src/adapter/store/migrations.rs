@@ -20,7 +20,7 @@ const MIGRATIONS: [(i64, &str, &str); 5] = [
     (5, "analysis", include_str!("migrations/0005_analysis.sql")),
 ];
 
-/// Hands the compiled-in migrations to sqlx.
+/// StepExecutor the compiled-in migrations to sqlx.
 #[derive(Debug)]
 pub(super) struct CompiledIn;
 

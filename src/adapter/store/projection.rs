@@ -28,7 +28,7 @@ pub(super) const KEEP_FORMER_NUMBERS: &str = "UPDATE topology_failure_detection 
      UPDATE topology_recovery_steps SET recovery_step_id = -recovery_step_id WHERE recovery_step_id > 0; \
      UPDATE audit SET audit_id = -audit_id WHERE audit_id > 0";
 
-/// Wall times are bound as milliseconds and written as orchestrator writes them.
+/// WallTime times are bound as milliseconds and written as orchestrator writes them.
 const STAMP: &str = "strftime('%Y-%m-%d %H:%M:%S', ? / 1000, 'unixepoch')";
 
 /// A downtime without end, as orchestrator would write one: a hundred years.
@@ -209,8 +209,8 @@ async fn recovery(connection: &mut SqliteConnection, state: &State, uid: &str) -
          last_detection_id, uid) VALUES (?, ?, ?, ?, @STAMP, ?, @STAMP, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, @STAMP, ?, ?)",
     ))
     .bind(number)
-    .bind(&recovery.plan.victim.hostname)
-    .bind(i64::from(recovery.plan.victim.port))
+    .bind(&recovery.plan.old_primary.hostname)
+    .bind(i64::from(recovery.plan.old_primary.port))
     .bind(active)
     .bind(recovery.started.0)
     .bind(recovery.ended().map_or(0, |at| at.0 / 1000))

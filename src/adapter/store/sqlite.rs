@@ -17,7 +17,7 @@ use crate::domain::state::record::{
     AuditEntry, Blocked, Cluster, Detection, Document, Group, MemberRecord, Quarantine, Recovery, Seed,
 };
 use crate::domain::state::{Change, Request, State};
-use crate::domain::time::Wall;
+use crate::domain::time::WallTime;
 
 use super::{audit, migrations, projection};
 
@@ -40,11 +40,11 @@ pub struct SqliteStore {
 #[serde(rename_all = "camelCase", default)]
 struct Meta {
     group: Option<Group>,
-    clock: Wall,
+    clock: WallTime,
     version: u32,
     last_number: u64,
     recoveries_disabled: bool,
-    quorum_forced: Option<Wall>,
+    quorum_forced: Option<WallTime>,
     seeds: BTreeSet<Seed>,
 }
 
@@ -211,7 +211,7 @@ impl StateStore for SqliteStore {
             seeds: meta.seeds,
             ..State::default()
         };
-        for (id, until) in self.bodies::<Wall>(connection, "forgotten").await? {
+        for (id, until) in self.bodies::<WallTime>(connection, "forgotten").await? {
             if let Ok(key) = id.parse() {
                 state.forgotten.insert(key, until);
             }

@@ -11,7 +11,7 @@ use crate::domain::state::sample::{
     Sample, candidate, claim, cluster_id, document, downtime, finding, identity, key, plan,
 };
 use crate::domain::state::{Applied, Change, Command, Ending, Proposal, State, apply, command::COMMAND_VERSION};
-use crate::domain::time::Wall;
+use crate::domain::time::WallTime;
 
 fn mark(position: u64) -> AppliedMark {
     AppliedMark {
@@ -42,7 +42,7 @@ impl Kept {
         Self { store, state }
     }
 
-    async fn run(&mut self, at: Wall, command: Command) -> Applied {
+    async fn run(&mut self, at: WallTime, command: Command) -> Applied {
         let (applied, changes) = apply(
             &mut self.state,
             &Proposal {
@@ -365,7 +365,7 @@ async fn recover(kept: &mut Kept, uid: &str) {
             successor: key(2),
             position: crate::domain::fixture::mysql_set("1:1-9"),
             plan: Box::new(plan(1, 1, 2, &[1, 2, 3])),
-            receipt: None,
+            fencing_proof: None,
         },
     )
     .await;

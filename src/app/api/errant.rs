@@ -14,35 +14,35 @@ use crate::domain::recovery::plan::PlanReport;
 use crate::domain::recovery::planner;
 
 use crate::app::api::ApiError;
-use crate::app::cluster::view::{ClusterPicture, Pictures};
-use crate::app::observation::poller::Watcher;
+use crate::app::cluster::view::{ClusterView, ClusterViews};
+use crate::app::observation::poller::Poller;
 use crate::app::ports::{BinlogReader, Target};
-use crate::app::recovery::coordinator::Recoverer;
+use crate::app::recovery::coordinator::RecoveryCoordinator;
 
 /// How long binary logs are read before what was found is shown.
 const READ_DEADLINE: Duration = Duration::from_secs(10);
 
 /// What handles errant transactions.
-pub struct ErrantDesk {
+pub struct ErrantTransactions {
     /// Reads binary logs.
     pub binlogs: Arc<dyn BinlogReader>,
     /// Asks servers anew.
-    pub watcher: Arc<Watcher>,
-    /// Pictures of clusters.
-    pub pictures: Pictures,
+    pub poller: Arc<Poller>,
+    /// ClusterViews of clusters.
+    pub views: ClusterViews,
     /// Runs what was asked for.
-    pub recoverer: Arc<Recoverer>,
+    pub coordinator: Arc<RecoveryCoordinator>,
 }
 
 /// A server and the primary that it is compared with, both asked just now.
 struct Pair {
-    picture: ClusterPicture,
+    view: ClusterView,
     instance: Instance,
     primary: InstanceKey,
     errant: GtidSet,
 }
 
-impl ErrantDesk {
+impl ErrantTransactions {
     /// What only this server has, and what is in it.
     ///
     /// # Errors
@@ -58,12 +58,12 @@ impl ErrantDesk {
                 ..Decoded::default()
             })
         };
-        let state = self.pictures.state();
+        let state = self.views.state();
         let identity = pair.instance.facts.as_ref().map(|facts| &facts.identity);
         let quarantined = state
             .quarantines
             .values()
-            .any(|held| held.cluster == pair.picture.cluster.id && Some(&held.identity) == identity);
+            .any(|held| held.cluster == pair.view.cluster.id && Some(&held.identity) == identity);
         Ok(ErrantReport {
             remedies: Self::remedies(&pair, quarantined),
             instance: pair.instance.key,
@@ -95,8 +95,7 @@ impl ErrantDesk {
                     ),
                 ),
             ] {
-                let planned =
-                    planner::plan_errant(&pair.instance.key, remedy, &pair.picture.topology, &pair.picture.policy);
+                let planned = planner::plan_errant(&pair.instance.key, remedy, &pair.view.topology, &pair.view.policy);
                 remedies.push(match planned {
                     Ok(_) => route,
                     Err(why) => format!("not {route}: {why}"),
@@ -118,12 +117,12 @@ impl ErrantDesk {
     pub async fn resolve(&self, target: &Target, remedy: Remedy) -> Result<String, ApiError> {
         let pair = self.compare(target).await?;
         let key = &pair.instance.key;
-        let plan = planner::plan_errant(key, remedy, &pair.picture.topology, &pair.picture.policy)
-            .map_err(ApiError::Conflict)?;
+        let plan =
+            planner::plan_errant(key, remedy, &pair.view.topology, &pair.view.policy).map_err(ApiError::Conflict)?;
         let finding = Finding {
             code: Code::ErrantTransactions,
             instance: key.clone(),
-            cluster: pair.picture.cluster.id.clone(),
+            cluster: pair.view.cluster.id.clone(),
             description: format!(
                 "{key} has transactions that {} lacks: {}",
                 pair.primary,
@@ -138,8 +137,8 @@ impl ErrantDesk {
             remarks: vec!["asked for through the API".to_owned()],
             ..PlanReport::default()
         };
-        self.recoverer
-            .carry_out(pair.picture, finding, plan, report)
+        self.coordinator
+            .carry_out(pair.view, finding, plan, report)
             .await
             .map_err(ApiError::Conflict)
     }
@@ -148,9 +147,9 @@ impl ErrantDesk {
     async fn compare(&self, target: &Target) -> Result<Pair, ApiError> {
         let key = &target.instance;
         self.look(key, target).await?;
-        let place = |picture: &ClusterPicture| picture.topology.get(key).is_some();
+        let place = |view: &ClusterView| view.topology.get(key).is_some();
         let before = self
-            .pictures
+            .views
             .clusters()
             .into_iter()
             .find(place)
@@ -166,11 +165,11 @@ impl ErrantDesk {
                 },
             )
             .await?;
-        let picture = self
-            .pictures
+        let view = self
+            .views
             .cluster(&before.cluster.id)
             .ok_or_else(|| ApiError::NotFound(format!("{key} belongs to no cluster")))?;
-        let instance = picture
+        let instance = view
             .topology
             .get(key)
             .cloned()
@@ -180,7 +179,7 @@ impl ErrantDesk {
             .ok_or_else(|| ApiError::Unavailable(format!("{key} does not answer")))?;
         let errant = errant_of(own, &source);
         Ok(Pair {
-            picture,
+            view,
             instance,
             primary,
             errant,
@@ -188,7 +187,7 @@ impl ErrantDesk {
     }
 
     async fn look(&self, key: &InstanceKey, target: &Target) -> Result<InstanceFacts, ApiError> {
-        match self.watcher.look(target).await.outcome {
+        match self.poller.look(target).await.outcome {
             Ok(facts) => Ok(*facts),
             Err(failure) => Err(ApiError::Unavailable(format!("{key}: {failure}"))),
         }

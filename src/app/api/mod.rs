@@ -20,12 +20,12 @@ use crate::domain::recovery::plan::Order;
 use crate::domain::state::{Cluster, State};
 use crate::domain::topology::{ClusterId, Topology};
 
-use crate::app::api::relocate::Placing;
+use crate::app::api::relocate::Relocate;
 use crate::app::ports::AnalysisChange;
 
 /// A finding with what keeps it from being acted on.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct JudgedFinding {
+pub struct ApiFinding {
     /// It.
     pub finding: Finding,
     /// Why no recovery runs; `None` when one would, or does.
@@ -36,13 +36,13 @@ pub struct JudgedFinding {
 
 /// One cluster as this member sees it now.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ClusterView {
+pub struct ApiCluster {
     /// Its record.
     pub cluster: Cluster,
-    /// Its latest picture.
+    /// Its latest view.
     pub topology: Topology,
     /// What is wrong with it, in the order of the codes.
-    pub findings: Vec<JudgedFinding>,
+    pub findings: Vec<ApiFinding>,
     /// What may be done to it.
     pub policy: Policy,
     /// Whether a dead primary would be replaced without being asked (document or filters; switches and blocks aside).
@@ -137,9 +137,9 @@ pub enum ApiError {
 
 /// The use cases. Every method that changes something returns after this member has applied the change.
 #[async_trait]
-pub trait Api: Placing {
+pub trait Api: Relocate {
     /// All clusters, ordered by name.
-    fn clusters(&self) -> Arc<Vec<ClusterView>>;
+    fn clusters(&self) -> Arc<Vec<ApiCluster>>;
 
     /// How the analysis of each instance changed, as this member saw it.
     fn analysis_changes(&self) -> Vec<(InstanceKey, Vec<AnalysisChange>)>;
@@ -237,7 +237,7 @@ pub trait Api: Placing {
     /// [`ApiError::OutcomeUnknown`] when it is not over in time: it goes on.
     async fn change_primary(&self, request: OrderRequest) -> Result<OrderOutcome, ApiError>;
 
-    /// The picture of a cluster with its policy, for `ham4db simulate`.
+    /// The view of a cluster with its policy, for `ham4db simulate`.
     ///
     /// # Errors
     /// [`ApiError::NotFound`] when it is unknown.

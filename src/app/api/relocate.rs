@@ -16,12 +16,12 @@ use crate::domain::recovery::pseudo_gtid::{Entry, Marks};
 
 use crate::app::api::ApiError;
 use crate::app::api::service::Service;
-use crate::app::cluster::view::{ClusterPicture, Pictures};
-use crate::app::observation::instance_cache::Observatory;
-use crate::app::observation::poller::Watcher;
+use crate::app::cluster::view::{ClusterView, ClusterViews};
+use crate::app::observation::instance_cache::InstanceCache;
+use crate::app::observation::poller::Poller;
 use crate::app::ports::LogReader;
 use crate::app::ports::Target;
-use crate::app::recovery::coordinator::Recoverer;
+use crate::app::recovery::coordinator::RecoveryCoordinator;
 use crate::app::recovery::log_search::{Search, logs_of};
 
 /// How long a server's logs are searched for an entry that is only to be shown.
@@ -42,7 +42,7 @@ pub struct Placed {
 
 /// What the API offers about places by Pseudo-GTID.
 #[async_trait]
-pub trait Placing: Send + Sync {
+pub trait Relocate: Send + Sync {
     /// The last Pseudo-GTID entry that a server has.
     ///
     /// # Errors
@@ -71,51 +71,51 @@ pub trait Placing: Send + Sync {
     ) -> Result<Placed, ApiError>;
 }
 
-/// Implements [`Placing`].
-pub struct PlacingDesk {
+/// Implements [`Relocate`].
+pub struct Relocation {
     /// Reads logs.
     pub logs: Arc<dyn LogReader>,
     /// What entries look like, when there are any.
     pub marks: Option<Marks>,
     /// Asks servers anew.
-    pub watcher: Arc<Watcher>,
+    pub poller: Arc<Poller>,
     /// Whose accounts open servers.
-    pub observatory: Arc<Observatory>,
-    /// Pictures of clusters.
-    pub pictures: Pictures,
+    pub instance_cache: Arc<InstanceCache>,
+    /// ClusterViews of clusters.
+    pub views: ClusterViews,
     /// Runs what was asked for.
-    pub recoverer: Arc<Recoverer>,
+    pub coordinator: Arc<RecoveryCoordinator>,
 }
 
-impl PlacingDesk {
+impl Relocation {
     fn known(&self, instance: &InstanceKey) -> Result<Target, ApiError> {
-        self.observatory
+        self.instance_cache
             .target(instance)
             .ok_or_else(|| ApiError::NotFound(format!("Cannot read instance: {instance}")))
     }
 
     async fn look(&self, target: &Target) -> Result<InstanceFacts, ApiError> {
-        match self.watcher.look(target).await.outcome {
+        match self.poller.look(target).await.outcome {
             Ok(facts) => Ok(*facts),
             Err(failure) => Err(ApiError::Unavailable(format!("{}: {failure}", target.instance))),
         }
     }
 
-    fn picture_of(&self, instance: &InstanceKey) -> Result<ClusterPicture, ApiError> {
-        self.pictures
+    fn view_of(&self, instance: &InstanceKey) -> Result<ClusterView, ApiError> {
+        self.views
             .clusters()
             .into_iter()
-            .find(|picture| picture.topology.get(instance).is_some())
+            .find(|view| view.topology.get(instance).is_some())
             .ok_or_else(|| ApiError::NotFound(format!("{instance} belongs to no cluster")))
     }
 
-    /// The source of a server by the last picture.
+    /// The source of a server by the last view.
     fn source_of(&self, instance: &InstanceKey) -> Result<InstanceKey, ApiError> {
-        let picture = self.picture_of(instance)?;
-        let found = picture
+        let view = self.view_of(instance)?;
+        let found = view
             .topology
             .get(instance)
-            .and_then(|instance| picture.topology.source_of(instance).cloned());
+            .and_then(|instance| view.topology.source_of(instance).cloned());
         found.ok_or_else(|| ApiError::Conflict(format!("{instance} has no source")))
     }
 
@@ -132,7 +132,7 @@ impl PlacingDesk {
 }
 
 #[async_trait]
-impl Placing for PlacingDesk {
+impl Relocate for Relocation {
     async fn last_entry(&self, instance: &InstanceKey) -> Result<Entry, ApiError> {
         let marks = self.marks.as_ref().ok_or_else(|| {
             ApiError::Conflict(
@@ -171,14 +171,14 @@ impl Placing for PlacingDesk {
         };
         self.look(&replica).await?;
         self.look(&target).await?;
-        let picture = self.picture_of(&replica.instance)?;
-        let plan = planner::plan_match(&replica.instance, &target.instance, &picture.topology, &picture.policy)
+        let view = self.view_of(&replica.instance)?;
+        let plan = planner::plan_match(&replica.instance, &target.instance, &view.topology, &view.policy)
             .map_err(ApiError::Conflict)?;
-        let (replica, target) = (plan.victim.clone(), plan.successor.clone());
+        let (replica, target) = (plan.old_primary.clone(), plan.successor.clone());
         let finding = Finding {
             code: Code::NoProblem,
             instance: replica.clone(),
-            cluster: picture.cluster.id.clone(),
+            cluster: view.cluster.id.clone(),
             description: format!("{replica} is to replicate from {target}: asked for"),
             evidence: Evidence::default(),
             structure: Vec::new(),
@@ -190,14 +190,14 @@ impl Placing for PlacingDesk {
             ..PlanReport::default()
         };
         let uid = self
-            .recoverer
-            .carry_out(picture, finding, plan, report)
+            .coordinator
+            .carry_out(view, finding, plan, report)
             .await
             .map_err(ApiError::Conflict)?;
         // Nobody else may know yet that it moved.
         let moved = self.known(&replica)?;
         self.look(&moved).await?;
-        let state = self.pictures.state();
+        let state = self.views.state();
         let steps = state.recoveries.get(&uid).map(|recovery| recovery.steps.as_slice());
         let told = steps
             .unwrap_or_default()
@@ -223,8 +223,8 @@ impl Placing for PlacingDesk {
             Some(target) => self.known(target)?.instance,
             None => self.above(&source)?,
         };
-        let picture = self.picture_of(&source)?;
-        let replicas: Vec<InstanceKey> = picture
+        let view = self.view_of(&source)?;
+        let replicas: Vec<InstanceKey> = view
             .topology
             .replicas_of(&source)
             .map(|replica| replica.key.clone())
@@ -250,7 +250,7 @@ impl Placing for PlacingDesk {
 }
 
 #[async_trait]
-impl Placing for Service {
+impl Relocate for Service {
     async fn last_entry(&self, instance: &InstanceKey) -> Result<Entry, ApiError> {
         self.placing.last_entry(instance).await
     }

@@ -17,15 +17,15 @@ use crate::domain::state::record::Acknowledgement;
 use crate::domain::state::{Applied, Command, Recovery, RefusedCommand, Seed, State};
 use crate::domain::topology::ClusterId;
 
-use crate::app::api::errant::ErrantDesk;
-use crate::app::api::relocate::PlacingDesk;
-use crate::app::api::{Api, ApiError, ClusterView, JudgedFinding, OrderOutcome, OrderRequest, RecoveryOutcome};
-use crate::app::cluster::view::{ClusterPicture, Pictures};
-use crate::app::observation::instance_cache::Observatory;
-use crate::app::observation::poller::Watcher;
+use crate::app::api::errant::ErrantTransactions;
+use crate::app::api::relocate::Relocation;
+use crate::app::api::{Api, ApiCluster, ApiError, ApiFinding, OrderOutcome, OrderRequest, RecoveryOutcome};
+use crate::app::cluster::view::{ClusterView, ClusterViews};
+use crate::app::observation::instance_cache::InstanceCache;
+use crate::app::observation::poller::Poller;
 use crate::app::ports::AnalysisChange;
 use crate::app::ports::{Clock, Consensus, ProposeError, Target};
-use crate::app::recovery::coordinator::Recoverer;
+use crate::app::recovery::coordinator::RecoveryCoordinator;
 
 /// How long a request waits for the end of a recovery that another member has to finish.
 const OVER_DEADLINE: Duration = Duration::from_secs(90);
@@ -35,17 +35,17 @@ pub struct Service {
     /// Agreement.
     pub consensus: Arc<dyn Consensus>,
     /// What is seen.
-    pub observatory: Arc<Observatory>,
+    pub instance_cache: Arc<InstanceCache>,
     /// Who sees it.
-    pub watcher: Arc<Watcher>,
-    /// Pictures of it.
-    pub pictures: Pictures,
+    pub poller: Arc<Poller>,
+    /// ClusterViews of it.
+    pub views: ClusterViews,
     /// Repairs.
-    pub recoverer: Arc<Recoverer>,
+    pub coordinator: Arc<RecoveryCoordinator>,
     /// Handles errant transactions.
-    pub errants: ErrantDesk,
+    pub errants: ErrantTransactions,
     /// Places by Pseudo-GTID.
-    pub placing: PlacingDesk,
+    pub placing: Relocation,
     /// Policy settings.
     pub settings: Arc<PolicySettings>,
     /// Time.
@@ -69,8 +69,8 @@ impl Service {
         }
     }
 
-    fn view(&self, picture: ClusterPicture, state: &State) -> ClusterView {
-        let document = picture
+    fn view(&self, view: ClusterView, state: &State) -> ApiCluster {
+        let document = view
             .cluster
             .document
             .as_ref()
@@ -81,51 +81,51 @@ impl Service {
                 .settings
                 .recover_primary_filters
                 .iter()
-                .any(|filter| filter.matches(&picture.cluster.name, &picture.cluster.alias)),
+                .any(|filter| filter.matches(&view.cluster.name, &view.cluster.alias)),
         };
-        let findings = picture
+        let findings = view
             .findings
             .into_iter()
             .map(|judged| {
                 let held_back = judged
                     .held_back
-                    .or_else(|| self.recoverer.held_back(&judged.finding.instance));
-                JudgedFinding {
-                    opinions: self.recoverer.opinions(&judged.finding.instance),
+                    .or_else(|| self.coordinator.held_back(&judged.finding.instance));
+                ApiFinding {
+                    opinions: self.coordinator.opinions(&judged.finding.instance),
                     finding: judged.finding,
                     held_back,
                 }
             })
             .collect();
-        ClusterView {
-            cluster: picture.cluster,
-            topology: picture.topology,
+        ApiCluster {
+            cluster: view.cluster,
+            topology: view.topology,
             findings,
-            policy: picture.policy,
+            policy: view.policy,
             automated_recovery,
         }
     }
 
     fn known(&self, instance: &InstanceKey) -> Result<Target, ApiError> {
-        self.observatory
+        self.instance_cache
             .target(instance)
             .ok_or_else(|| ApiError::NotFound(format!("Cannot read instance: {instance}")))
     }
 
     async fn look(&self, target: &Target) -> Result<Instance, ApiError> {
-        let observation = self.watcher.look(target).await;
+        let observation = self.poller.look(target).await;
         match observation.outcome {
             Err(failure) => Err(ApiError::Unavailable(format!("{}: {failure}", target.instance))),
             Ok(_) => self
-                .observatory
+                .instance_cache
                 .get(&target.instance)
                 .map(|tracked| tracked.instance)
                 .ok_or_else(|| ApiError::Internal(format!("{} answered and is not watched", target.instance))),
         }
     }
 
-    fn cluster(&self, id: &ClusterId) -> Result<ClusterPicture, ApiError> {
-        self.pictures
+    fn cluster(&self, id: &ClusterId) -> Result<ClusterView, ApiError> {
+        self.views
             .cluster(id)
             .ok_or_else(|| ApiError::NotFound(format!("cluster {id} is unknown")))
     }
@@ -153,7 +153,7 @@ impl Service {
         })
     }
 
-    fn forgotten_until(&self) -> crate::domain::time::Wall {
+    fn forgotten_until(&self) -> crate::domain::time::WallTime {
         self.clock
             .wall()
             .plus_millis(i64::try_from(self.forget_for.as_millis()).unwrap_or(i64::MAX))
@@ -161,7 +161,7 @@ impl Service {
 
     /// The origin whose credentials open an address that nobody watches yet.
     fn origin_of(&self, instance: &InstanceKey) -> Origin {
-        self.observatory
+        self.instance_cache
             .get(instance)
             .map_or(Origin::Api, |tracked| tracked.origin)
     }
@@ -169,24 +169,24 @@ impl Service {
 
 #[async_trait]
 impl Api for Service {
-    fn clusters(&self) -> Arc<Vec<ClusterView>> {
-        let state = self.pictures.state();
-        let mut views: Vec<ClusterView> = self
-            .pictures
+    fn clusters(&self) -> Arc<Vec<ApiCluster>> {
+        let state = self.views.state();
+        let mut views: Vec<ApiCluster> = self
+            .views
             .clusters()
             .into_iter()
-            .map(|picture| self.view(picture, &state))
+            .map(|view| self.view(view, &state))
             .collect();
         views.sort_by(|a, b| a.cluster.name.cmp(&b.cluster.name));
         Arc::new(views)
     }
 
     fn analysis_changes(&self) -> Vec<(InstanceKey, Vec<AnalysisChange>)> {
-        self.pictures.analysis_changes()
+        self.views.analysis_changes()
     }
 
     fn state(&self) -> Arc<State> {
-        self.pictures.state()
+        self.views.state()
     }
 
     async fn discover(&self, instance: &InstanceKey) -> Result<Instance, ApiError> {
@@ -202,7 +202,7 @@ impl Api for Service {
                 .values()
                 .any(|cluster| cluster.instances.contains(instance))
         {
-            self.watcher.forget(instance).await;
+            self.poller.forget(instance).await;
         }
         let found = found?;
         self.propose(Command::Discover {
@@ -245,7 +245,7 @@ impl Api for Service {
     async fn release_quarantine(&self, instance: &InstanceKey) -> Result<(), ApiError> {
         let state = self.state();
         let held = self
-            .observatory
+            .instance_cache
             .get(instance)
             .map_or_else(|| instance.clone(), |tracked| tracked.instance.key);
         let key = state
@@ -273,9 +273,9 @@ impl Api for Service {
     }
 
     async fn forget_cluster(&self, cluster: &ClusterId) -> Result<(), ApiError> {
-        let picture = self.cluster(cluster)?;
+        let view = self.cluster(cluster)?;
         let until = self.forgotten_until();
-        for instance in picture.cluster.instances {
+        for instance in view.cluster.instances {
             self.propose(Command::Forget { instance, until }).await?;
         }
         Ok(())
@@ -325,11 +325,11 @@ impl Api for Service {
         skips_hooks: bool,
     ) -> Result<RecoveryOutcome, ApiError> {
         let target = self.known(instance)?;
-        let picture = self
-            .pictures
+        let view = self
+            .views
             .clusters()
             .into_iter()
-            .find(|picture| picture.topology.instances.contains_key(&target.instance))
+            .find(|view| view.topology.instances.contains_key(&target.instance))
             .ok_or_else(|| ApiError::NotFound(format!("{instance} belongs to no cluster")))?;
         let order = Order {
             command: String::from(if skips_hooks { "recover-lite" } else { "recover" }),
@@ -337,8 +337,8 @@ impl Api for Service {
             ..Order::default()
         };
         let recovered = self
-            .recoverer
-            .recover_now(&picture, &target.instance, candidate, order)
+            .coordinator
+            .recover_now(&view, &target.instance, candidate, order)
             .await;
         let uid = match recovered {
             Ok(uid) => uid,
@@ -368,7 +368,7 @@ impl Api for Service {
             .await
             .map_err(|error| ApiError::Unavailable(error.to_string()))?;
         let OrderRequest { cluster, target, order } = request;
-        match self.recoverer.ordered(&cluster, target.as_ref(), order).await {
+        match self.coordinator.ordered(&cluster, target.as_ref(), order).await {
             Ok(uid) => {
                 self.until_over(&uid).await?;
                 Ok(OrderOutcome::Over { uid })
@@ -379,7 +379,7 @@ impl Api for Service {
     }
 
     fn save_case(&self, cluster: &ClusterId) -> Result<Case, ApiError> {
-        let picture = self.cluster(cluster)?;
+        let view = self.cluster(cluster)?;
         let state = self.state();
         let quarantines = state
             .quarantines
@@ -388,9 +388,9 @@ impl Api for Service {
             .cloned()
             .collect();
         Ok(Case {
-            about: format!("cluster {} as it was seen", picture.cluster.name),
-            topology: picture.topology,
-            policy: picture.policy,
+            about: format!("cluster {} as it was seen", view.cluster.name),
+            topology: view.topology,
+            policy: view.policy,
             quarantines,
             now: self.clock.wall(),
             finding: None,

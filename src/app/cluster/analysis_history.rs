@@ -10,7 +10,7 @@ use tracing::warn;
 
 use crate::domain::finding::{Code, Finding};
 use crate::domain::key::InstanceKey;
-use crate::domain::time::Wall;
+use crate::domain::time::WallTime;
 
 use crate::app::ports::{AnalysisChange, ChangeStore, Clock};
 
@@ -78,7 +78,7 @@ impl AnalysisLog {
     }
 
     /// Takes in what was found about these instances; of several findings of one the first counts, and none is [`Code::NoProblem`].
-    pub fn note<'a>(&self, instances: impl IntoIterator<Item = &'a InstanceKey>, findings: &[Finding], at: Wall) {
+    pub fn note<'a>(&self, instances: impl IntoIterator<Item = &'a InstanceKey>, findings: &[Finding], at: WallTime) {
         let mut codes: BTreeMap<&InstanceKey, Code> = instances
             .into_iter()
             .map(|instance| (instance, Code::NoProblem))
@@ -112,7 +112,7 @@ impl AnalysisLog {
     }
 
     /// Drops changes from before this moment, but of each instance the last: it still is so.
-    fn purge(&self, before: Wall) {
+    fn purge(&self, before: WallTime) {
         for list in self.held().changes.values_mut() {
             while list.len() > 1 && list.front().is_some_and(|change| change.at < before) {
                 list.pop_front();
@@ -138,7 +138,7 @@ impl AnalysisLog {
                 () = stop.cancelled() => true,
                 _ = ticks.tick() => false,
                 _ = purges.tick() => {
-                    let before = Wall(clock.wall().0.saturating_sub(kept_millis));
+                    let before = WallTime(clock.wall().0.saturating_sub(kept_millis));
                     self.purge(before);
                     if let Err(error) = store.purge_changes(before).await {
                         warn!("old changes of the analysis were not dropped: {error}");

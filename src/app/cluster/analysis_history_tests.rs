@@ -58,7 +58,7 @@ fn the_oldest_changes_of_an_instance_make_room() {
 struct Disk {
     kept: Mutex<Vec<(InstanceKey, AnalysisChange)>>,
     failures: Mutex<u32>,
-    purged: Mutex<Vec<Wall>>,
+    purged: Mutex<Vec<WallTime>>,
 }
 
 #[async_trait]
@@ -81,7 +81,7 @@ impl ChangeStore for Disk {
         Ok(())
     }
 
-    async fn purge_changes(&self, before: Wall) -> Result<(), StoreError> {
+    async fn purge_changes(&self, before: WallTime) -> Result<(), StoreError> {
         self.purged.lock().unwrap().push(before);
         Ok(())
     }
@@ -105,7 +105,7 @@ async fn changes_are_written_in_order_and_go_on_after_a_restart() {
     log.note(&[key(1)], &[], now.plus_millis(2));
     stop.cancel();
     task.await.unwrap();
-    assert_eq!(*disk.purged.lock().unwrap(), [Wall(now.0 - 3_600_000)]);
+    assert_eq!(*disk.purged.lock().unwrap(), [WallTime(now.0 - 3_600_000)]);
 
     let again = AnalysisLog::of(disk.load_changes().await.unwrap());
     let all = [Code::NoProblem, Code::DeadMaster, Code::NoProblem];

@@ -1,4 +1,4 @@
-//! One consistent picture of every cluster: what was seen, what is asked for, what follows from both.
+//! One consistent view of every cluster: what was seen, what is asked for, what follows from both.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,19 +16,19 @@ use crate::domain::policy::{HeldBack, Leaving, Policy};
 use crate::domain::recovery::planner;
 use crate::domain::state::{Cluster, Quarantine, State};
 use crate::domain::state::{PolicySettings, policy_of};
-use crate::domain::time::Wall;
+use crate::domain::time::WallTime;
 use crate::domain::topology::{ClusterId, Topology};
 
 use crate::app::cluster::analysis_history::AnalysisLog;
 use crate::app::filter::HostnameFilters;
-use crate::app::observation::instance_cache::{Observatory, Snapshot};
+use crate::app::observation::instance_cache::{InstanceCache, Snapshot};
 use crate::app::ports::AnalysisChange;
 use crate::app::ports::cluster_source::DocumentSet;
 use crate::app::ports::{Clock, Consensus, CredentialsByOrigin};
 
 /// A finding, and what keeps a recovery from following it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Judged {
+pub struct JudgedFinding {
     /// The finding.
     pub finding: Finding,
     /// Why nothing is done about it; `None` when a recovery may follow.
@@ -37,7 +37,7 @@ pub struct Judged {
 
 /// A recorded cluster as this member sees it now.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ClusterPicture {
+pub struct ClusterView {
     /// Its record.
     pub cluster: Cluster,
     /// Its instances.
@@ -45,12 +45,12 @@ pub struct ClusterPicture {
     /// What may be done to it.
     pub policy: Policy,
     /// What is wrong with it.
-    pub findings: Vec<Judged>,
+    pub findings: Vec<JudgedFinding>,
 }
 
 /// For tests: the first server of the fixtures is the recorded primary of a cluster with nothing else on record.
 #[cfg(test)]
-pub(crate) fn of_recorded(top: Instance, others: impl IntoIterator<Item = Instance>) -> ClusterPicture {
+pub(crate) fn of_recorded(top: Instance, others: impl IntoIterator<Item = Instance>) -> ClusterView {
     use crate::domain::fixture::{NOW, key, topology};
     use crate::domain::state::record::RecordedPrimary;
 
@@ -73,7 +73,7 @@ pub(crate) fn of_recorded(top: Instance, others: impl IntoIterator<Item = Instan
         primary: Some(recorded),
         document: None,
     };
-    ClusterPicture {
+    ClusterView {
         cluster,
         topology,
         policy: Policy::default(),
@@ -97,7 +97,7 @@ struct Memo {
     recorded_primary: Option<InstanceKey>,
     policy: Policy,
     quarantines: Vec<Quarantine>,
-    findings: Vec<Judged>,
+    findings: Vec<JudgedFinding>,
 }
 
 /// Findings of the clusters as they were analysed last: a cluster is analysed again when it changed.
@@ -107,10 +107,10 @@ struct Analyses {
     count: AtomicU64,
 }
 
-/// Makes pictures from the observatory and the applied state. Clones share what was analysed.
+/// Makes views from the instance cache and the applied state. Clones share what was analysed.
 #[derive(Clone)]
-pub struct Pictures {
-    observatory: Arc<Observatory>,
+pub struct ClusterViews {
+    instance_cache: Arc<InstanceCache>,
     state: watch::Receiver<Arc<State>>,
     settings: Arc<PolicySettings>,
     ignore: HostnameFilters,
@@ -122,17 +122,17 @@ pub struct Pictures {
     documents: Option<watch::Receiver<DocumentSet>>,
 }
 
-impl Pictures {
-    /// Pictures of what `observatory` sees and `state` records; findings about instances that `ignore` matches are left out.
+impl ClusterViews {
+    /// ClusterViews of what `instance_cache` sees and `state` records; findings about instances that `ignore` matches are left out.
     pub fn new(
-        observatory: Arc<Observatory>,
+        instance_cache: Arc<InstanceCache>,
         state: watch::Receiver<Arc<State>>,
         settings: Arc<PolicySettings>,
         ignore: HostnameFilters,
         clock: Arc<dyn Clock>,
     ) -> Self {
         Self {
-            observatory,
+            instance_cache,
             state,
             settings,
             ignore,
@@ -208,7 +208,7 @@ impl Pictures {
         voters.collect()
     }
 
-    fn policy(&self, state: &State, cluster: &Cluster, topology: &Topology, now: Wall) -> Policy {
+    fn policy(&self, state: &State, cluster: &Cluster, topology: &Topology, now: WallTime) -> Policy {
         Policy {
             voters: self.voters(state),
             replication_account: self.has_replication_account(cluster),
@@ -231,35 +231,35 @@ impl Pictures {
 
     /// All groups, recorded or not.
     pub fn groups(&self) -> Vec<Group> {
-        let Snapshot { instances, aliases, .. } = self.observatory.snapshot();
+        let Snapshot { instances, aliases, .. } = self.instance_cache.snapshot();
         group(&self.state(), &instances, &aliases, self.clock.wall())
     }
 
     /// All recorded clusters.
-    pub fn clusters(&self) -> Vec<ClusterPicture> {
+    pub fn clusters(&self) -> Vec<ClusterView> {
         let state = self.state();
-        let pictures = self.pictured(&state, |_| true);
-        let present: BTreeSet<&ClusterId> = pictures.iter().map(|picture| &picture.cluster.id).collect();
+        let views = self.pictured(&state, |_| true);
+        let present: BTreeSet<&ClusterId> = views.iter().map(|view| &view.cluster.id).collect();
         let mut memos = self.analyses.memos.lock().unwrap_or_else(PoisonError::into_inner);
         memos.retain(|id, _| present.contains(id));
         drop(memos);
-        pictures
+        views
     }
 
     /// One recorded cluster.
-    pub fn cluster(&self, id: &ClusterId) -> Option<ClusterPicture> {
+    pub fn cluster(&self, id: &ClusterId) -> Option<ClusterView> {
         self.pictured(&self.state(), |cluster| cluster.id == *id)
             .into_iter()
             .next()
     }
 
-    fn pictured(&self, state: &State, is_wanted: impl Fn(&Cluster) -> bool) -> Vec<ClusterPicture> {
+    fn pictured(&self, state: &State, is_wanted: impl Fn(&Cluster) -> bool) -> Vec<ClusterView> {
         let now = self.clock.wall();
         let Snapshot {
             instances,
             aliases,
             revisions,
-        } = self.observatory.snapshot();
+        } = self.instance_cache.snapshot();
         group(state, &instances, &aliases, now)
             .into_iter()
             .filter_map(|group| {
@@ -282,8 +282,8 @@ impl Pictures {
         cluster: Cluster,
         topology: Topology,
         revisions: BTreeMap<InstanceKey, u64>,
-        now: Wall,
-    ) -> ClusterPicture {
+        now: WallTime,
+    ) -> ClusterView {
         let policy = self.policy(state, &cluster, &topology, now);
         let quarantines = quarantines_of(state, &cluster);
         let is_of_now = |memo: &&Memo| {
@@ -319,7 +319,7 @@ impl Pictures {
             findings
         });
         let findings = self.and_lost_successor(state, &cluster, &topology, &policy, findings);
-        ClusterPicture {
+        ClusterView {
             cluster,
             topology,
             policy,
@@ -334,8 +334,8 @@ impl Pictures {
         cluster: &Cluster,
         topology: &Topology,
         policy: &Policy,
-        mut findings: Vec<Judged>,
-    ) -> Vec<Judged> {
+        mut findings: Vec<JudgedFinding>,
+    ) -> Vec<JudgedFinding> {
         let recoveries = state
             .recoveries
             .values()
@@ -345,17 +345,23 @@ impl Pictures {
         {
             findings.retain(|judged| judged.finding.instance != finding.instance);
             let held_back = planner::held_back(&finding, topology, policy);
-            findings.insert(0, Judged { finding, held_back });
+            findings.insert(0, JudgedFinding { finding, held_back });
         }
         findings
     }
 
-    fn find(&self, topology: &Topology, policy: &Policy, quarantines: &[Quarantine], now: Wall) -> Vec<Judged> {
+    fn find(
+        &self,
+        topology: &Topology,
+        policy: &Policy,
+        quarantines: &[Quarantine],
+        now: WallTime,
+    ) -> Vec<JudgedFinding> {
         self.analyses.count.fetch_add(1, Ordering::Relaxed);
         analysis::findings(topology, policy, quarantines, now)
             .into_iter()
             .filter(|finding| !self.ignore.matches(&finding.instance))
-            .map(|finding| Judged {
+            .map(|finding| JudgedFinding {
                 held_back: planner::held_back(&finding, topology, policy),
                 finding,
             })
@@ -363,12 +369,12 @@ impl Pictures {
     }
 
     /// The same cluster on another topology of it.
-    pub fn judge(&self, cluster: &Cluster, topology: Topology) -> ClusterPicture {
+    pub fn judge(&self, cluster: &Cluster, topology: Topology) -> ClusterView {
         let (state, now) = (self.state(), self.clock.wall());
         let policy = self.policy(&state, cluster, &topology, now);
         let findings = self.find(&topology, &policy, &quarantines_of(&state, cluster), now);
         let findings = self.and_lost_successor(&state, cluster, &topology, &policy, findings);
-        ClusterPicture {
+        ClusterView {
             cluster: cluster.clone(),
             topology,
             policy,
@@ -382,7 +388,7 @@ fn group(
     state: &State,
     instances: &BTreeMap<InstanceKey, Instance>,
     aliases: &BTreeMap<InstanceKey, InstanceKey>,
-    now: Wall,
+    now: WallTime,
 ) -> Vec<Group> {
     grouping::group(instances, aliases, &state.clusters)
         .into_iter()

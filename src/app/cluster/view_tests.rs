@@ -3,14 +3,14 @@ use crate::domain::finding::Code;
 use crate::domain::fixture::{Adjust, NOW, key, primary, replica};
 use crate::domain::instance::{BinlogCoordinates, Instance, Observation, SemiSync};
 use crate::domain::intent::Origin;
-use crate::domain::time::Mono;
+use crate::domain::time::MonotonicTime;
 use crate::testkit::{PausedClock, state_of};
 
 /// A member that sees the cluster `c1` of db1 and its replicas, and `c9` of db9.
 struct Member {
-    observatory: Arc<Observatory>,
+    instance_cache: Arc<InstanceCache>,
     state: watch::Sender<Arc<State>>,
-    pictures: Pictures,
+    views: ClusterViews,
     looks: u64,
 }
 
@@ -22,23 +22,25 @@ impl Member {
         other.instances = [key(9)].into();
         other.primary = None;
         state.clusters.insert(other.id.clone(), other);
-        let observatory = Arc::new(Observatory::default());
+        let instance_cache = Arc::new(InstanceCache::default());
         let (state, applied) = watch::channel(Arc::new(state));
-        let pictures = Pictures::new(
-            Arc::clone(&observatory),
+        let views = ClusterViews::new(
+            Arc::clone(&instance_cache),
             applied,
             Arc::default(),
             HostnameFilters::default(),
             Arc::new(PausedClock::new()),
         );
         let mut member = Self {
-            observatory,
+            instance_cache,
             state,
-            pictures,
+            views,
             looks: 0,
         };
         for n in (1..=replicas + 1).chain([9]) {
-            member.observatory.track(&key(n), &Origin::Api, true, Mono(1));
+            member
+                .instance_cache
+                .track(&key(n), &Origin::Api, true, MonotonicTime(1));
         }
         member.see(primary(1, "1:1-9"));
         for n in 2..=replicas + 1 {
@@ -61,23 +63,22 @@ impl Member {
             micros: 1,
             outcome,
         };
-        self.observatory
-            .record(&observation, Mono(self.looks * 1000), Mono(self.looks * 1000 + 500));
+        self.instance_cache.record(
+            &observation,
+            MonotonicTime(self.looks * 1000),
+            MonotonicTime(self.looks * 1000 + 500),
+        );
     }
 
-    /// How many clusters are analysed for one picture of all.
+    /// How many clusters are analysed for one view of all.
     fn analysed(&self) -> u64 {
-        let before = self.pictures.analyses();
-        self.pictures.clusters();
-        self.pictures.analyses() - before
+        let before = self.views.analyses();
+        self.views.clusters();
+        self.views.analyses() - before
     }
 
     fn codes(&self) -> Vec<Code> {
-        let findings = self
-            .pictures
-            .clusters()
-            .into_iter()
-            .flat_map(|picture| picture.findings);
+        let findings = self.views.clusters().into_iter().flat_map(|view| view.findings);
         findings.map(|judged| judged.finding.code).collect()
     }
 }
@@ -94,13 +95,13 @@ async fn a_cluster_is_analysed_again_only_when_it_changed() {
     assert_eq!(member.codes(), [Code::UnreachableMaster]);
     member.see(primary(1, "1:1-9").dead());
     assert_eq!(member.analysed(), 0, "dead as before");
-    assert!(member.pictures.cluster(&ClusterId("c1".to_owned())).is_some());
+    assert!(member.views.cluster(&ClusterId("c1".to_owned())).is_some());
     assert_eq!(member.analysed(), 0, "one cluster is the same as all");
     member
         .state
         .send_modify(|state| Arc::make_mut(state).recoveries_disabled = true);
     assert_eq!(member.analysed(), 2, "the switch is a part of every policy");
-    member.observatory.untrack(&key(3));
+    member.instance_cache.untrack(&key(3));
     assert_eq!(member.analysed(), 1);
 }
 
@@ -127,13 +128,13 @@ async fn what_changes_with_time_alone_is_analysed_each_time() {
 #[tokio::test(start_paused = true)]
 async fn changes_of_the_analysis_are_logged() {
     let mut member = Member::new(1);
-    member.pictures.clusters();
+    member.views.clusters();
     member.see(replica(2, 1, "1:1-9").cut());
     member.see(primary(1, "1:1-9").dead());
-    member.pictures.clusters();
-    member.pictures.clusters();
+    member.views.clusters();
+    member.views.clusters();
     let codes: Vec<(InstanceKey, Vec<Code>)> = member
-        .pictures
+        .views
         .analysis_changes()
         .into_iter()
         .map(|(instance, changes)| (instance, changes.iter().map(|change| change.code).collect()))

@@ -37,12 +37,12 @@ pub(super) struct Wanted(pub(super) Arc<BTreeMap<Origin, Vec<PodLabel>>>);
 type Ended = (Origin, Vec<PodLabel>, Result<(), LabelError>);
 
 /// The loop.
-pub(super) struct Labeller {
+pub(super) struct PodLabeller {
     pub(super) consensus: Arc<dyn Consensus>,
     pub(super) source: Arc<dyn ClusterSource>,
 }
 
-impl Labeller {
+impl PodLabeller {
     pub(super) async fn run(&self, mut wanted: watch::Receiver<Wanted>, stop: &CancellationToken) {
         let mut waits: BTreeMap<Origin, (Vec<PodLabel>, Instant)> = BTreeMap::new();
         let mut refused: BTreeMap<Origin, String> = BTreeMap::new();

@@ -4,7 +4,7 @@ use async_trait::async_trait;
 
 use super::*;
 use crate::app::ports::CredentialsByOrigin;
-use crate::app::ports::cluster_source::{DocumentSet, Notice, Observer, StatusError, StatusModel};
+use crate::app::ports::cluster_source::{ClusterEvent, DocumentSet, Observer, StatusError, StatusModel};
 use crate::domain::declared::PodRole;
 use crate::testkit::Rig;
 
@@ -29,7 +29,7 @@ impl ClusterSource for Pods {
         Ok(())
     }
 
-    async fn tell(&self, _: &Origin, _: &Notice) -> Result<(), StatusError> {
+    async fn tell(&self, _: &Origin, _: &ClusterEvent) -> Result<(), StatusError> {
         Ok(())
     }
 
@@ -74,7 +74,7 @@ async fn written(answers: &[(&str, LabelError)]) -> (Vec<String>, Result<(), Lab
         source.answers.lock().unwrap().insert((*pod).to_owned(), why.clone());
     }
     let rig = Rig::new(1, 1);
-    let labeller = Labeller {
+    let labeller = PodLabeller {
         consensus: rig.group.member(1),
         source: source.clone(),
     };
@@ -109,7 +109,7 @@ async fn what_failed_is_written_again_until_it_is_not_wanted_any_more() {
     let failed = LabelError::Failed("no answer".to_owned());
     source.answers.lock().unwrap().insert("old".to_owned(), failed);
     let rig = Rig::started(1, 1).await;
-    let labeller = Labeller {
+    let labeller = PodLabeller {
         consensus: rig.group.member(1),
         source: source.clone(),
     };

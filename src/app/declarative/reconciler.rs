@@ -15,19 +15,19 @@ use tracing::{debug, info, warn};
 use crate::domain::declared::{self, Observer, Reconciliation, StatusModel};
 use crate::domain::intent::Origin;
 use crate::domain::state::{Applied, State};
-use crate::domain::time::Wall;
+use crate::domain::time::WallTime;
 
-use crate::app::declarative::event_throttle::NoticePace;
-use crate::app::declarative::pod_labels::{self, Labeller};
-use crate::app::declarative::service_publisher::{self, Outcomes, Publisher};
-use crate::app::declarative::status_throttle::StatusPace;
-use crate::app::ports::cluster_source::{ClusterSource, DocumentSet, Notice, Pictures, StatusError};
+use crate::app::declarative::event_throttle::EventThrottle;
+use crate::app::declarative::pod_labels::{self, PodLabeller};
+use crate::app::declarative::service_publisher::{self, Outcomes, ServicePublisher};
+use crate::app::declarative::status_throttle::StatusThrottle;
+use crate::app::ports::cluster_source::{ClusterEvent, ClusterSource, ClusterViews, DocumentSet, StatusError};
 use crate::app::ports::{Clock, Consensus, ProposeError};
-use crate::app::recovery::service_gate::Led;
+use crate::app::recovery::service_gate::ServiceGate;
 
 /// Without any change the documents are looked at this often: downtimes expire, other groups fall silent, holds end.
 const TICK: Duration = Duration::from_secs(1);
-/// Changes within this time are one change: while servers are probed the picture changes all the time.
+/// Changes within this time are one change: while servers are probed the view changes all the time.
 const GATHER: Duration = Duration::from_millis(50);
 /// Statuses written side by side.
 const WRITERS: usize = 8;
@@ -37,12 +37,12 @@ const WRITE_DEADLINE: Duration = Duration::from_secs(5);
 const MAX_COMMANDS: usize = 500;
 
 /// The loops. Built by `main`, run once.
-pub struct Declare {
+pub struct Reconciler {
     consensus: Arc<dyn Consensus>,
     source: Arc<dyn ClusterSource>,
     clock: Arc<dyn Clock>,
-    pictures: watch::Receiver<Pictures>,
-    led: Led,
+    views: watch::Receiver<ClusterViews>,
+    service_gate: ServiceGate,
 }
 
 /// What is to be written, by the leader of which term.
@@ -50,11 +50,11 @@ pub struct Declare {
 struct Wanted {
     term: u64,
     statuses: Arc<BTreeMap<Origin, StatusModel>>,
-    notices: Arc<BTreeMap<Origin, Vec<Notice>>>,
+    notices: Arc<BTreeMap<Origin, Vec<ClusterEvent>>>,
 }
 
 /// What the reconcile loop hands on, and what it hears back.
-struct Sides {
+struct ReconcilerChannels {
     statuses: watch::Sender<Wanted>,
     publications: watch::Sender<service_publisher::Wanted>,
     labels: watch::Sender<pod_labels::Wanted>,
@@ -63,27 +63,27 @@ struct Sides {
 
 /// What the reconcile loop remembers from round to round, while it leads.
 #[derive(Default)]
-struct Memory {
+struct ReconcilerState {
     term: u64,
-    vanished: BTreeMap<Origin, Wall>,
+    vanished: BTreeMap<Origin, WallTime>,
     warned: BTreeSet<String>,
 }
 
-impl Declare {
-    /// The loops over one source of documents. They tell in `led` where its Services lead.
+impl Reconciler {
+    /// The loops over one source of documents. They tell in `service_gate` where its Services lead.
     pub fn new(
         consensus: Arc<dyn Consensus>,
         source: Arc<dyn ClusterSource>,
         clock: Arc<dyn Clock>,
-        pictures: watch::Receiver<Pictures>,
-        led: Led,
+        views: watch::Receiver<ClusterViews>,
+        service_gate: ServiceGate,
     ) -> Self {
         Self {
             consensus,
             source,
             clock,
-            pictures,
-            led,
+            views,
+            service_gate,
         }
     }
 
@@ -93,16 +93,16 @@ impl Declare {
         let (publications, published) = watch::channel(service_publisher::Wanted::default());
         let (labels, labelled) = watch::channel(pod_labels::Wanted::default());
         let outcomes = watch::Sender::new(Outcomes::default());
-        let labeller = Labeller {
+        let labeller = PodLabeller {
             consensus: Arc::clone(&self.consensus),
             source: Arc::clone(&self.source),
         };
-        let publisher = Publisher {
+        let publisher = ServicePublisher {
             consensus: Arc::clone(&self.consensus),
             source: Arc::clone(&self.source),
             clock: Arc::clone(&self.clock),
         };
-        let sides = Sides {
+        let sides = ReconcilerChannels {
             statuses,
             publications,
             labels,
@@ -116,15 +116,15 @@ impl Declare {
         );
     }
 
-    async fn reconcile(&self, mut sides: Sides, stop: &CancellationToken) {
+    async fn reconcile(&self, mut sides: ReconcilerChannels, stop: &CancellationToken) {
         let mut documents = self.source.documents();
-        let mut pictures = self.pictures.clone();
+        let mut views = self.views.clone();
         let mut state = self.consensus.state();
         let mut leadership = self.consensus.leadership();
-        let mut memory = Memory::default();
+        let mut memory = ReconcilerState::default();
         loop {
             let set = documents.borrow_and_update().clone();
-            let seen = pictures.borrow_and_update().clone();
+            let seen = views.borrow_and_update().clone();
             state.mark_unchanged();
             sides.outcomes.mark_unchanged();
             let (leads, term) = {
@@ -132,9 +132,9 @@ impl Declare {
                 (leadership.is_leader, leadership.term)
             };
             if memory.term != term {
-                memory = Memory {
+                memory = ReconcilerState {
                     term,
-                    ..Memory::default()
+                    ..ReconcilerState::default()
                 };
             }
             if leads {
@@ -142,14 +142,14 @@ impl Declare {
             } else {
                 sides.statuses.send_replace(Wanted::default());
                 sides.publications.send_replace(service_publisher::Wanted::default());
-                self.led.note(&BTreeMap::new(), &BTreeMap::new());
+                self.service_gate.note(&BTreeMap::new(), &BTreeMap::new());
                 sides.labels.send_replace(pod_labels::Wanted::default());
             }
             let gathered = tokio::time::Instant::now() + GATHER;
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = or_forever(documents.changed()) => {}
-                () = or_forever(pictures.changed()) => {}
+                () = or_forever(views.changed()) => {}
                 () = or_forever(state.changed()) => {}
                 () = or_forever(leadership.changed()) => {}
                 () = or_forever(sides.outcomes.changed()) => {}
@@ -163,10 +163,16 @@ impl Declare {
     }
 
     /// Reconcile, propose what is missing, reconcile again, hand the statuses on.
-    async fn round(&self, set: &DocumentSet, pictures: &Pictures, memory: &mut Memory, sides: &Sides) {
-        let compute = |vanished: &BTreeMap<Origin, Wall>| -> Reconciliation {
+    async fn round(
+        &self,
+        set: &DocumentSet,
+        views: &ClusterViews,
+        memory: &mut ReconcilerState,
+        sides: &ReconcilerChannels,
+    ) {
+        let compute = |vanished: &BTreeMap<Origin, WallTime>| -> Reconciliation {
             let state: Arc<State> = self.consensus.state().borrow().clone();
-            declared::reconcile(set, &state, pictures, vanished, self.clock.wall())
+            declared::reconcile(set, &state, views, vanished, self.clock.wall())
         };
         let mut answer = compute(&memory.vanished);
         if !answer.commands.is_empty() {
@@ -199,7 +205,7 @@ impl Declare {
             changed
         });
         let outcomes = sides.outcomes.borrow().clone();
-        self.led.note(&publications.publications, &outcomes);
+        self.service_gate.note(&publications.publications, &outcomes);
         for (origin, status) in &mut answer.statuses {
             if let (Some(publication), Some(outcome)) = (publications.publications.get(origin), outcomes.get(origin)) {
                 publication.tell(outcome, status);
@@ -249,8 +255,8 @@ impl Declare {
     }
 
     async fn write(&self, mut statuses: watch::Receiver<Wanted>, stop: &CancellationToken) {
-        let mut pace = StatusPace::default();
-        let mut told = NoticePace::default();
+        let mut pace = StatusThrottle::default();
+        let mut told = EventThrottle::default();
         let mut term = 0;
         loop {
             let Wanted {
@@ -260,12 +266,12 @@ impl Declare {
             } = statuses.borrow_and_update().clone();
             if term != present {
                 // What an earlier leader wrote, this member in another term included, carries another observer.
-                pace = StatusPace::default();
-                told = NoticePace::default();
+                pace = StatusThrottle::default();
+                told = EventThrottle::default();
                 term = present;
             }
             pace.keep_only(&wanted);
-            let now = self.clock.mono();
+            let now = self.clock.monotonic();
             let due: Vec<(Origin, StatusModel)> = wanted
                 .iter()
                 .filter(|(origin, status)| pace.is_due(origin, status, now))
@@ -290,9 +296,9 @@ impl Declare {
     }
 
     /// Tells what was not told yet. A status says more, so nothing waits for this.
-    async fn tell_all(&self, notices: &BTreeMap<Origin, Vec<Notice>>, told: &mut NoticePace) {
+    async fn tell_all(&self, notices: &BTreeMap<Origin, Vec<ClusterEvent>>, told: &mut EventThrottle) {
         told.keep_only(notices);
-        let due = told.due(notices, self.clock.mono());
+        let due = told.due(notices, self.clock.monotonic());
         if due.is_empty() || self.consensus.barrier().await.is_err() {
             return;
         }
@@ -305,7 +311,7 @@ impl Declare {
             match outcome {
                 Ok(()) => told.succeeded(&origin, &notice),
                 Err(why) => {
-                    if told.failed(&origin, &notice, self.clock.mono()) {
+                    if told.failed(&origin, &notice, self.clock.monotonic()) {
                         warn!(%why, "{} was not told; trying again", notice.reason.as_str());
                     }
                 }
@@ -313,7 +319,7 @@ impl Declare {
         }
     }
 
-    async fn write_all(&self, due: Vec<(Origin, StatusModel)>, pace: &mut StatusPace) {
+    async fn write_all(&self, due: Vec<(Origin, StatusModel)>, pace: &mut StatusThrottle) {
         if let Err(why) = self.consensus.barrier().await {
             debug!(%why, "statuses wait: this member cannot prove that it leads");
             return;
@@ -339,7 +345,7 @@ impl Declare {
         }))
         .buffer_unordered(WRITERS);
         while let Some((origin, status, outcome)) = writes.next().await {
-            let now = self.clock.mono();
+            let now = self.clock.monotonic();
             match outcome {
                 Ok(()) => pace.succeeded(&origin, status, now),
                 Err(why) => {

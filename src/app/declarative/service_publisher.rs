@@ -45,7 +45,7 @@ pub(super) struct Wanted {
 }
 
 /// The loop.
-pub(super) struct Publisher {
+pub(super) struct ServicePublisher {
     pub(super) consensus: Arc<dyn Consensus>,
     pub(super) source: Arc<dyn ClusterSource>,
     pub(super) clock: Arc<dyn Clock>,
@@ -59,7 +59,7 @@ struct Ended {
     outcome: Result<LeadsTo, PublishError>,
 }
 
-impl Publisher {
+impl ServicePublisher {
     pub(super) async fn run(
         &self,
         mut wanted: watch::Receiver<Wanted>,

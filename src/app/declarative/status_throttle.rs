@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::domain::declared::StatusModel;
 use crate::domain::intent::Origin;
-use crate::domain::time::Mono;
+use crate::domain::time::MonotonicTime;
 
 /// Changes of lag and words are gathered for this long: an API server is no time series.
 const GATHER_MILLIS: u64 = 10_000;
@@ -20,7 +20,7 @@ const MAX_RETRY_MILLIS: u64 = 30_000;
 #[derive(Debug)]
 struct Written {
     status: StatusModel,
-    at: Mono,
+    at: MonotonicTime,
 }
 
 /// What failed, and when it is tried again.
@@ -28,19 +28,19 @@ struct Written {
 struct Failed {
     status: StatusModel,
     times: u32,
-    retry: Mono,
+    retry: MonotonicTime,
 }
 
 /// The memory of one leader about the statuses that it wrote.
 #[derive(Debug, Default)]
-pub(super) struct StatusPace {
+pub(super) struct StatusThrottle {
     written: BTreeMap<Origin, Written>,
     failed: BTreeMap<Origin, Failed>,
 }
 
-impl StatusPace {
+impl StatusThrottle {
     /// Whether the status is to be written now.
-    pub(super) fn is_due(&self, origin: &Origin, status: &StatusModel, now: Mono) -> bool {
+    pub(super) fn is_due(&self, origin: &Origin, status: &StatusModel, now: MonotonicTime) -> bool {
         if let Some(failed) = self.failed.get(origin)
             && now < failed.retry
             && !status.differs_in_substance(&failed.status)
@@ -57,16 +57,16 @@ impl StatusPace {
     }
 
     /// It was written.
-    pub(super) fn succeeded(&mut self, origin: &Origin, status: StatusModel, now: Mono) {
+    pub(super) fn succeeded(&mut self, origin: &Origin, status: StatusModel, now: MonotonicTime) {
         self.failed.remove(origin);
         self.written.insert(origin.clone(), Written { status, at: now });
     }
 
     /// It was not. Says whether this is news, for the log.
-    pub(super) fn failed(&mut self, origin: &Origin, status: StatusModel, now: Mono) -> bool {
+    pub(super) fn failed(&mut self, origin: &Origin, status: StatusModel, now: MonotonicTime) -> bool {
         let times = self.failed.get(origin).map_or(0, |failed| failed.times);
         let wait = RETRY_MILLIS.saturating_mul(1 << times.min(5)).min(MAX_RETRY_MILLIS);
-        let retry = Mono(now.0.saturating_add(wait * 1000));
+        let retry = MonotonicTime(now.0.saturating_add(wait * 1000));
         self.failed.insert(
             origin.clone(),
             Failed {
@@ -96,8 +96,8 @@ mod tests {
         }
     }
 
-    fn at(millis: u64) -> Mono {
-        Mono(millis * 1000)
+    fn at(millis: u64) -> MonotonicTime {
+        MonotonicTime(millis * 1000)
     }
 
     fn words(text: &str) -> StatusModel {
@@ -116,7 +116,7 @@ mod tests {
 
     #[test]
     fn what_matters_is_written_at_once_and_words_after_ten_seconds() {
-        let mut pace = StatusPace::default();
+        let mut pace = StatusThrottle::default();
         assert!(pace.is_due(&origin(), &words("a"), at(0)));
         pace.succeeded(&origin(), words("a"), at(0));
         assert!(!pace.is_due(&origin(), &words("a"), at(5)));
@@ -127,7 +127,7 @@ mod tests {
 
     #[test]
     fn an_unchanged_status_is_renewed_each_minute() {
-        let mut pace = StatusPace::default();
+        let mut pace = StatusThrottle::default();
         pace.succeeded(&origin(), words("a"), at(0));
         assert!(!pace.is_due(&origin(), &words("a"), at(59_999)));
         assert!(pace.is_due(&origin(), &words("a"), at(60_000)));
@@ -135,7 +135,7 @@ mod tests {
 
     #[test]
     fn after_a_failure_it_waits_unless_something_changes() {
-        let mut pace = StatusPace::default();
+        let mut pace = StatusThrottle::default();
         assert!(pace.failed(&origin(), words("a"), at(0)));
         assert!(!pace.is_due(&origin(), &words("a"), at(999)));
         assert!(pace.is_due(&origin(), &words("a"), at(1_000)));
@@ -150,7 +150,7 @@ mod tests {
 
     #[test]
     fn documents_that_are_gone_are_forgotten() {
-        let mut pace = StatusPace::default();
+        let mut pace = StatusThrottle::default();
         pace.succeeded(&origin(), words("a"), at(0));
         pace.keep_only(&BTreeMap::new());
         assert!(pace.is_due(&origin(), &words("a"), at(1)));

@@ -12,7 +12,7 @@ use crate::domain::state::command::GroupChoice;
 use crate::domain::state::{Applied, Command, State};
 use crate::domain::topology::ClusterId;
 
-use crate::app::cluster::view::{ClusterPicture, Group, Pictures};
+use crate::app::cluster::view::{ClusterView, ClusterViews, Group};
 use crate::app::ports::{Consensus, ProposeError};
 use crate::app::recovery::hooks::HookRunner;
 
@@ -32,9 +32,9 @@ impl Aliases {
 }
 
 /// Brings the records of all groups up to date. Each command is proposed only when something differs.
-pub async fn keep_records(pictures: &Pictures, aliases: &Aliases, hooks: &HookRunner, consensus: &Arc<dyn Consensus>) {
-    let state = pictures.state();
-    for Group { grouping, mut topology } in pictures.groups() {
+pub async fn keep_records(views: &ClusterViews, aliases: &Aliases, hooks: &HookRunner, consensus: &Arc<dyn Consensus>) {
+    let state = views.state();
+    for Group { grouping, mut topology } in views.groups() {
         if grouping.recorded.is_empty() {
             topology.cluster = ClusterId(uuid::Uuid::new_v4().to_string());
         }
@@ -45,7 +45,7 @@ pub async fn keep_records(pictures: &Pictures, aliases: &Aliases, hooks: &HookRu
         let Some(mut command) = grouping::describe(&state, &grouping, &topology, &alias) else {
             continue;
         };
-        tell_choice(&mut command, &state, pictures, hooks, consensus);
+        tell_choice(&mut command, &state, views, hooks, consensus);
         let told = if let Command::DescribeCluster {
             id,
             instances,
@@ -78,7 +78,7 @@ pub async fn keep_records(pictures: &Pictures, aliases: &Aliases, hooks: &HookRu
 fn tell_choice(
     command: &mut Command,
     state: &State,
-    pictures: &Pictures,
+    views: &ClusterViews,
     hooks: &HookRunner,
     consensus: &Arc<dyn Consensus>,
 ) {
@@ -95,8 +95,8 @@ fn tell_choice(
     let Some(before) = before.filter(|before| before.instance != *to) else {
         return;
     };
-    let Some(picture) = pictures.cluster(id) else { return };
-    if let Some(finding) = group::choice(&picture.topology, &picture.policy, &before.instance, to) {
+    let Some(view) = views.cluster(id) else { return };
+    if let Some(finding) = group::choice(&view.topology, &view.policy, &before.instance, to) {
         info!(cluster = %id, "{}", finding.description);
         *chosen = Some(Box::new(GroupChoice {
             finding,
@@ -107,9 +107,9 @@ fn tell_choice(
 }
 
 /// Ends the downtimes of servers that recoveries left behind and that are well again.
-pub async fn end_downtimes(pictures: &Pictures, clusters: &[ClusterPicture], consensus: &Arc<dyn Consensus>) {
-    let state = pictures.state();
-    let topologies: Vec<_> = clusters.iter().map(|picture| &picture.topology).collect();
+pub async fn end_downtimes(views: &ClusterViews, clusters: &[ClusterView], consensus: &Arc<dyn Consensus>) {
+    let state = views.state();
+    let topologies: Vec<_> = clusters.iter().map(|view| &view.topology).collect();
     for id in lost::over(&state, &topologies) {
         let instance = id.instance.clone();
         match consensus.propose(Command::EndIntent { id }).await {

@@ -15,11 +15,11 @@ use crate::domain::commit_stall::{CanaryTable, CommitStall, CommitWatch, Obstacl
 use crate::domain::instance::{Identity, Instance, ProbeFailure};
 use crate::domain::key::InstanceKey;
 use crate::domain::policy::HeldBack;
-use crate::domain::time::{Mono, Wall};
+use crate::domain::time::{MonotonicTime, WallTime};
 
-use crate::app::cluster::view::{ClusterPicture, Pictures};
-use crate::app::observation::instance_cache::Observatory;
-use crate::app::ports::{Clock, CommitLooks, Consensus, Target};
+use crate::app::cluster::view::{ClusterView, ClusterViews};
+use crate::app::observation::instance_cache::InstanceCache;
+use crate::app::ports::{Clock, CommitProbe, Consensus, Target};
 
 /// How often each primary is looked at.
 const PACE: Duration = Duration::from_secs(1);
@@ -52,13 +52,13 @@ impl Default for CommitSettings {
 /// The loop on every member that looks while the member leads.
 pub struct Commits {
     /// Looks.
-    pub looks: Arc<dyn CommitLooks>,
+    pub looks: Arc<dyn CommitProbe>,
     /// Who leads.
     pub consensus: Arc<dyn Consensus>,
     /// Where stalls are noted.
-    pub observatory: Arc<Observatory>,
+    pub instance_cache: Arc<InstanceCache>,
     /// Which primaries there are.
-    pub pictures: Pictures,
+    pub views: ClusterViews,
     /// Time.
     pub clock: Arc<dyn Clock>,
     /// The configuration.
@@ -71,14 +71,14 @@ struct Watched {
     sessions: CommitWatch,
     canary: Option<Canary>,
     /// When the last canary row was begun.
-    sung: Option<Mono>,
+    sung: Option<MonotonicTime>,
     /// The last trouble with the canary that was said.
     said: Option<String>,
 }
 
 /// A row on its way.
 struct Canary {
-    begun: Mono,
+    begun: MonotonicTime,
     task: JoinHandle<Result<(), String>>,
 }
 
@@ -115,10 +115,10 @@ impl Commits {
             }
             let subjects = if leadership.borrow().is_leader {
                 let now = self.clock.wall();
-                self.pictures
+                self.views
                     .clusters()
                     .iter()
-                    .filter_map(|picture| subject(picture, now))
+                    .filter_map(|view| subject(view, now))
                     .collect()
             } else {
                 Vec::new()
@@ -147,13 +147,13 @@ impl Commits {
         let gone: Vec<InstanceKey> = watched.keys().filter(|key| !present.contains(key)).cloned().collect();
         for key in gone {
             watched.remove(&key);
-            self.observatory.note_commit_stall(&key, None);
+            self.instance_cache.note_commit_stall(&key, None);
             self.looks.release(&key).await;
         }
     }
 
     async fn look(&self, subject: Subject, mut known: Watched, may_write: bool) -> (InstanceKey, Watched) {
-        let target = self.observatory.target(&subject.instance);
+        let target = self.instance_cache.target(&subject.instance);
         let Some(target) = target else {
             return (subject.instance, known);
         };
@@ -183,7 +183,7 @@ impl Commits {
 
     fn note(&self, key: &InstanceKey, stall: Option<CommitStall>) {
         let had = self
-            .observatory
+            .instance_cache
             .get(key)
             .is_some_and(|tracked| tracked.instance.commit_stall.is_some());
         match &stall {
@@ -191,12 +191,12 @@ impl Commits {
             None if had => info!(instance = %key, "{key} commits again"),
             Some(_) | None => {}
         }
-        self.observatory.note_commit_stall(key, stall);
+        self.instance_cache.note_commit_stall(key, stall);
     }
 
     /// Begins a row, when none is on its way and the last one was some time ago.
     fn sing(&self, subject: &Subject, target: &Target, known: &mut Watched) {
-        let now = self.clock.mono();
+        let now = self.clock.monotonic();
         let is_soon = known
             .sung
             .is_some_and(|sung| now.millis_since(sung) < CANARY_EVERY_MILLIS);
@@ -220,7 +220,7 @@ impl Commits {
     /// What the row on its way tells.
     fn listen(&self, key: &InstanceKey, known: &mut Watched, patience: u64) -> Option<CommitStall> {
         let canary = known.canary.as_mut()?;
-        let waited = self.clock.mono().millis_since(canary.begun);
+        let waited = self.clock.monotonic().millis_since(canary.begun);
         if !canary.task.is_finished() {
             return (waited >= patience).then(|| CommitStall {
                 obstacle: Obstacle::Canary,
@@ -246,9 +246,9 @@ impl Commits {
 }
 
 /// The recorded primary of a cluster when it took writes at its last answer. What recoveries work on is theirs.
-fn subject(picture: &ClusterPicture, now: Wall) -> Option<Subject> {
-    let recorded = picture.cluster.primary.as_ref()?;
-    let topology = &picture.topology;
+fn subject(view: &ClusterView, now: WallTime) -> Option<Subject> {
+    let recorded = view.cluster.primary.as_ref()?;
+    let topology = &view.topology;
     let key = topology.resolve(&recorded.instance);
     let instance: &Instance = topology.get(key)?;
     let facts = instance.facts.as_ref()?;
@@ -256,7 +256,7 @@ fn subject(picture: &ClusterPicture, now: Wall) -> Option<Subject> {
     if facts.identity != recorded.identity
         || !facts.is_writable()
         || !is_in_reach
-        || !picture.policy.in_recovery.is_empty()
+        || !view.policy.in_recovery.is_empty()
         || (instance.is_valid() && facts.semi_sync.wait_sessions > 0)
     {
         return None;
@@ -266,7 +266,7 @@ fn subject(picture: &ClusterPicture, now: Wall) -> Option<Subject> {
         .filter(|_| instance.is_valid())
         .map(|since| now.millis_since(since));
     let is_left_alone = matches!(
-        picture.policy.held_back,
+        view.policy.held_back,
         Some(HeldBack::Paused | HeldBack::Mode(_) | HeldBack::RecoveryRuns { .. } | HeldBack::OwnedByAnotherGroup(_))
     );
     Some(Subject {

@@ -1,5 +1,5 @@
 use super::*;
-use crate::app::cluster::view::of_recorded as picture;
+use crate::app::cluster::view::of_recorded as view;
 use crate::domain::fixture::{Adjust as _, NOW, key, primary, replica};
 use crate::domain::policy::Mode;
 
@@ -12,8 +12,7 @@ fn still_for(millis: i64) -> Instance {
 
 #[test]
 fn only_a_primary_whose_log_stands_still_or_that_does_not_answer_is_looked_at() {
-    let suspect =
-        |top: Instance| subject(&picture(top, [replica(2, 1, "1:1-9")]), NOW).map(|subject| subject.is_suspect);
+    let suspect = |top: Instance| subject(&view(top, [replica(2, 1, "1:1-9")]), NOW).map(|subject| subject.is_suspect);
     assert_eq!(suspect(still_for(100)), Some(false));
     assert_eq!(suspect(still_for(5000)), Some(true));
     assert_eq!(suspect(still_for(100).failing(ProbeFailure::Stalled)), Some(true));
@@ -33,21 +32,21 @@ fn only_a_primary_whose_log_stands_still_or_that_does_not_answer_is_looked_at() 
 
 #[test]
 fn a_row_is_written_only_on_a_primary_that_answers_and_is_the_only_one() {
-    let may_write = |picture: &ClusterPicture| subject(picture, NOW).is_some_and(|subject| subject.may_write);
-    assert!(may_write(&picture(still_for(5000), [])));
-    assert!(!may_write(&picture(still_for(5000).failing(ProbeFailure::Stalled), [])));
-    assert!(!may_write(&picture(
+    let may_write = |view: &ClusterView| subject(view, NOW).is_some_and(|subject| subject.may_write);
+    assert!(may_write(&view(still_for(5000), [])));
+    assert!(!may_write(&view(still_for(5000).failing(ProbeFailure::Stalled), [])));
+    assert!(!may_write(&view(
         still_for(5000).facts(|facts| facts.group_name = "g".to_owned()),
         []
     )));
     let second = [primary(2, "2:1"), replica(3, 2, "2:1")];
-    assert!(!may_write(&picture(still_for(5000), second)));
+    assert!(!may_write(&view(still_for(5000), second)));
     for held_back in [HeldBack::Paused, HeldBack::Mode(Mode::Off)] {
-        let mut paused = picture(still_for(5000), []);
+        let mut paused = view(still_for(5000), []);
         paused.policy.held_back = Some(held_back);
         assert!(!may_write(&paused));
     }
-    let mut working = picture(still_for(5000), []);
+    let mut working = view(still_for(5000), []);
     working.policy.in_recovery.insert(key(1));
     assert!(subject(&working, NOW).is_none(), "it is in another's hands");
 }

@@ -14,11 +14,11 @@ use tracing::{debug, info, warn};
 use crate::domain::intent::Origin;
 use crate::domain::key::InstanceKey;
 use crate::domain::policy::HeldBack;
-use crate::domain::time::Mono;
+use crate::domain::time::MonotonicTime;
 use crate::domain::topology::ClusterId;
 
-use crate::app::cluster::view::{ClusterPicture, Pictures};
-use crate::app::observation::instance_cache::Observatory;
+use crate::app::cluster::view::{ClusterView, ClusterViews};
+use crate::app::observation::instance_cache::InstanceCache;
 use crate::app::ports::{Clock, Consensus, Owner, OwnerLocks, Target};
 
 /// How often each primary is looked at.
@@ -37,9 +37,9 @@ pub struct Owners {
     /// The locks.
     pub locks: Arc<dyn OwnerLocks>,
     /// Which primaries there are.
-    pub pictures: Pictures,
+    pub views: ClusterViews,
     /// Where strangers are noted.
-    pub observatory: Arc<Observatory>,
+    pub instance_cache: Arc<InstanceCache>,
     /// Who leads, and the name of the group.
     pub consensus: Arc<dyn Consensus>,
     /// Time.
@@ -51,9 +51,9 @@ pub struct Owners {
 struct Watched {
     last: LastOwner,
     /// Since when every look has found the lock free.
-    free: Option<Mono>,
+    free: Option<MonotonicTime>,
     /// Since when every look has met a stranger.
-    strange: Option<Mono>,
+    strange: Option<MonotonicTime>,
 }
 
 /// Who was the owner, as far as it is settled.
@@ -70,8 +70,8 @@ enum LastOwner {
 
 impl Watched {
     /// Whether the lock may be taken when it is free. A group that changes its leader, or has replaced its primary, takes it at once.
-    fn may_take(&self, now: Mono) -> bool {
-        let is_free = |since: Mono| now.millis_since(since) >= FREE_MILLIS;
+    fn may_take(&self, now: MonotonicTime) -> bool {
+        let is_free = |since: MonotonicTime| now.millis_since(since) >= FREE_MILLIS;
         self.last == LastOwner::ThisGroup || self.free.is_some_and(is_free)
     }
 
@@ -79,8 +79,8 @@ impl Watched {
     ///
     /// # Errors
     /// When it is not settled; what was noted stays then.
-    fn see(&mut self, owner: &Owner, now: Mono) -> Result<Option<String>, NotSettled> {
-        let is_over = |since: Mono, millis| now.millis_since(since) >= millis;
+    fn see(&mut self, owner: &Owner, now: MonotonicTime) -> Result<Option<String>, NotSettled> {
+        let is_over = |since: MonotonicTime, millis| now.millis_since(since) >= millis;
         match owner {
             Owner::ThisGroup => {
                 (self.free, self.strange) = (None, None);
@@ -142,19 +142,19 @@ impl Owners {
     /// The recorded primary of each cluster, and whether its lock may be taken now.
     fn primaries(&self, clusters: &BTreeMap<ClusterId, Watched>) -> BTreeMap<InstanceKey, Looked> {
         let leads = self.consensus.leadership().borrow().is_leader;
-        let now = self.clock.mono();
-        let looked = |picture: &ClusterPicture| {
-            let primary = &picture.cluster.primary.as_ref()?.instance;
-            let cluster = picture.cluster.id.clone();
+        let now = self.clock.monotonic();
+        let looked = |view: &ClusterView| {
+            let primary = &view.cluster.primary.as_ref()?.instance;
+            let cluster = view.cluster.id.clone();
             let may_take = clusters.get(&cluster).is_some_and(|watched| watched.may_take(now));
-            let takes = leads && may_take && acts_on(picture);
-            Some((picture.topology.resolve(primary).clone(), Looked { cluster, takes }))
+            let takes = leads && may_take && acts_on(view);
+            Some((view.topology.resolve(primary).clone(), Looked { cluster, takes }))
         };
-        self.pictures.clusters().iter().filter_map(looked).collect()
+        self.views.clusters().iter().filter_map(looked).collect()
     }
 
     async fn look(&self, clusters: &mut BTreeMap<ClusterId, Watched>, held: &mut BTreeSet<InstanceKey>) {
-        let Some(group) = self.pictures.state().group.as_ref().map(|group| group.uuid.clone()) else {
+        let Some(group) = self.views.state().group.as_ref().map(|group| group.uuid.clone()) else {
             return;
         };
         let primaries = self.primaries(clusters);
@@ -165,7 +165,7 @@ impl Owners {
             .collect();
         for key in gone {
             self.locks.release(&key).await;
-            self.observatory.note_controller(&key, None);
+            self.instance_cache.note_controller(&key, None);
             held.remove(&key);
         }
         let present: BTreeSet<&ClusterId> = primaries.values().map(|looked| &looked.cluster).collect();
@@ -173,13 +173,16 @@ impl Owners {
         held.extend(primaries.keys().cloned());
         // A server that does not answer is not dialled for this: a stopped process whose queue is full would look dead.
         let answering = primaries.iter().filter(|(key, _)| {
-            let tracked = self.observatory.get(key);
+            let tracked = self.instance_cache.get(key);
             tracked.is_some_and(|tracked| tracked.instance.is_valid())
         });
         let looks = join_all(answering.map(|(key, looked)| {
             let group = &group;
             async move {
-                let origin = self.observatory.get(key).map_or(Origin::Api, |tracked| tracked.origin);
+                let origin = self
+                    .instance_cache
+                    .get(key)
+                    .map_or(Origin::Api, |tracked| tracked.origin);
                 let target = Target {
                     instance: key.clone(),
                     origin,
@@ -193,7 +196,7 @@ impl Owners {
             match owner {
                 Ok(owner) => {
                     let watched = clusters.entry(looked.cluster.clone()).or_default();
-                    if let Ok(stranger) = watched.see(&owner, self.clock.mono()) {
+                    if let Ok(stranger) = watched.see(&owner, self.clock.monotonic()) {
                         self.note(key, stranger);
                     }
                 }
@@ -205,7 +208,7 @@ impl Owners {
 
     fn note(&self, key: &InstanceKey, stranger: Option<String>) {
         let told = stranger.clone();
-        if !self.observatory.note_controller(key, stranger) {
+        if !self.instance_cache.note_controller(key, stranger) {
             return;
         }
         if let Some(who) = told {
@@ -217,8 +220,8 @@ impl Owners {
 }
 
 /// Whether this group would act on a cluster at all: one that only looks on must not keep another one from acting.
-fn acts_on(picture: &ClusterPicture) -> bool {
-    match &picture.policy.held_back {
+fn acts_on(view: &ClusterView) -> bool {
+    match &view.policy.held_back {
         Some(
             HeldBack::GloballyDisabled
             | HeldBack::Paused
@@ -234,8 +237,8 @@ fn acts_on(picture: &ClusterPicture) -> bool {
 mod tests {
     use super::*;
 
-    fn at(seconds: u64) -> Mono {
-        Mono(seconds * 1_000_000)
+    fn at(seconds: u64) -> MonotonicTime {
+        MonotonicTime(seconds * 1_000_000)
     }
 
     fn stranger() -> Owner {

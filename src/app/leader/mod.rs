@@ -11,12 +11,12 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
-use crate::app::cluster::view::Pictures;
-use crate::app::observation::instance_cache::Observatory;
+use crate::app::cluster::view::ClusterViews;
+use crate::app::observation::instance_cache::InstanceCache;
 use crate::app::ports::Consensus;
-use crate::app::recovery::coordinator::Recoverer;
+use crate::app::recovery::coordinator::RecoveryCoordinator;
 use crate::app::recovery::hooks::HookRunner;
-use crate::app::recovery::quarantine::Guard;
+use crate::app::recovery::quarantine::QuarantineEnforcer;
 use cluster_registry::Aliases;
 
 /// Everything is looked at again after this, whatever changed: expiries, refusals, members that did not agree.
@@ -30,15 +30,15 @@ pub struct Leader {
     /// Agreement.
     pub consensus: Arc<dyn Consensus>,
     /// What is seen.
-    pub observatory: Arc<Observatory>,
-    /// Pictures of it.
-    pub pictures: Pictures,
+    pub instance_cache: Arc<InstanceCache>,
+    /// ClusterViews of it.
+    pub views: ClusterViews,
     /// Aliases of clusters without a document.
     pub aliases: Aliases,
     /// Repairs.
-    pub recoverer: Arc<Recoverer>,
+    pub coordinator: Arc<RecoveryCoordinator>,
     /// Guards.
-    pub guard: Arc<Guard>,
+    pub guard: Arc<QuarantineEnforcer>,
     /// Runs the user's commands.
     pub hooks: HookRunner,
 }
@@ -69,7 +69,7 @@ impl Leader {
                 tokio::select! {
                     () = cancel.cancelled() => {}
                     changed = leadership.changed() => if changed.is_err() { return },
-                    () = tokio::time::sleep(LOOK) => drop(self.pictures.clusters()),
+                    () = tokio::time::sleep(LOOK) => drop(self.views.clusters()),
                 }
             }
         }
@@ -81,23 +81,23 @@ impl Leader {
             debug!("not yet proved to lead: {error}");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        let mut changes = self.observatory.changes();
+        let mut changes = self.instance_cache.changes();
         let mut state = self.consensus.state();
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             changes.borrow_and_update();
             state.borrow_and_update();
-            let clusters = self.pictures.clusters();
-            self.recoverer.consider(&clusters);
-            self.hooks.consider(&self.pictures.state());
-            self.recoverer.tend_requests(&clusters);
-            self.recoverer.tend_boots(&clusters);
-            self.recoverer.tend_durability(&clusters);
+            let clusters = self.views.clusters();
+            self.coordinator.consider(&clusters);
+            self.hooks.consider(&self.views.state());
+            self.coordinator.tend_requests(&clusters);
+            self.coordinator.tend_boots(&clusters);
+            self.coordinator.tend_durability(&clusters);
             self.guard.stand(&leading);
-            self.recoverer.reattach(&clusters);
-            cluster_registry::end_downtimes(&self.pictures, &clusters, &self.consensus).await;
-            cluster_registry::keep_records(&self.pictures, &self.aliases, &self.hooks, &self.consensus).await;
+            self.coordinator.reattach(&clusters);
+            cluster_registry::end_downtimes(&self.views, &clusters, &self.consensus).await;
+            cluster_registry::keep_records(&self.views, &self.aliases, &self.hooks, &self.consensus).await;
             tokio::select! {
                 changed = changes.changed() => if changed.is_err() { return },
                 changed = state.changed() => if changed.is_err() { return },

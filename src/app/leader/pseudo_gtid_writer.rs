@@ -14,8 +14,8 @@ use crate::domain::key::InstanceKey;
 use crate::domain::policy::HeldBack;
 use crate::domain::recovery::pseudo_gtid::{entry_statement, helps};
 
-use crate::app::cluster::view::{ClusterPicture, Pictures};
-use crate::app::observation::instance_cache::Observatory;
+use crate::app::cluster::view::{ClusterView, ClusterViews};
+use crate::app::observation::instance_cache::InstanceCache;
 use crate::app::ports::{Clock, Consensus, EntryWriter, Target};
 
 /// Between two entries on a server, as in orchestrator.
@@ -26,15 +26,15 @@ const DEADLINE: Duration = Duration::from_secs(2);
 const SIDE_BY_SIDE: usize = 50;
 
 /// The loop on every member that writes while the member leads.
-pub struct Injector {
+pub struct PseudoGtidWriter {
     /// Writes.
     pub writer: Arc<dyn EntryWriter>,
     /// Who leads.
     pub consensus: Arc<dyn Consensus>,
     /// Whose accounts open servers.
-    pub observatory: Arc<Observatory>,
-    /// Pictures of clusters.
-    pub pictures: Pictures,
+    pub instance_cache: Arc<InstanceCache>,
+    /// ClusterViews of clusters.
+    pub views: ClusterViews,
     /// Time, which entries carry.
     pub clock: Arc<dyn Clock>,
 }
@@ -47,7 +47,7 @@ struct Due {
     server_id: u32,
 }
 
-impl Injector {
+impl PseudoGtidWriter {
     /// Runs until cancelled.
     pub async fn run(self, cancel: CancellationToken) {
         let mut tick = tokio::time::interval(EVERY);
@@ -67,17 +67,17 @@ impl Injector {
 
     /// One entry on each primary. Nothing is written unless a quorum says, after the question, that this member leads.
     async fn write(&self, said: &mut BTreeMap<InstanceKey, String>) {
-        if self.pictures.clusters().iter().all(|picture| due(picture).is_none()) {
+        if self.views.clusters().iter().all(|view| due(view).is_none()) {
             return;
         }
         if let Err(error) = self.consensus.barrier().await {
             debug!("no Pseudo-GTID entries: {error}");
             return;
         }
-        let clusters = self.pictures.clusters();
+        let clusters = self.views.clusters();
         let writes = clusters.iter().filter_map(due).map(|due| async move {
             let target = Target {
-                origin: self.observatory.get(&due.instance).map(|tracked| tracked.origin)?,
+                origin: self.instance_cache.get(&due.instance).map(|tracked| tracked.origin)?,
                 instance: due.instance.clone(),
             };
             let own = uuid::Uuid::new_v4().as_u64_pair().0;
@@ -109,13 +109,13 @@ impl Injector {
 
 /// The primary of a cluster when it is to get an entry: the recorded one, which answers, is writable and the only one that is, and has
 /// no GTIDs. Not while a recovery works on the cluster, nor where a document wants nothing to be done.
-fn due(picture: &ClusterPicture) -> Option<Due> {
-    let recorded = picture.cluster.primary.as_ref()?;
-    let topology = &picture.topology;
+fn due(view: &ClusterView) -> Option<Due> {
+    let recorded = view.cluster.primary.as_ref()?;
+    let topology = &view.topology;
     let key = topology.resolve(&recorded.instance);
     let facts = topology.get(key)?.valid_facts()?;
     let is_left_alone = matches!(
-        picture.policy.held_back,
+        view.policy.held_back,
         Some(HeldBack::Paused | HeldBack::Mode(_) | HeldBack::RecoveryRuns { .. } | HeldBack::OwnedByAnotherGroup(_))
     );
     let is_due = facts.identity == recorded.identity
@@ -123,7 +123,7 @@ fn due(picture: &ClusterPicture) -> Option<Due> {
         && !facts.is_binlog_server()
         && facts.group_name.is_empty()
         && helps(facts)
-        && picture.policy.in_recovery.is_empty()
+        && view.policy.in_recovery.is_empty()
         && !is_left_alone
         && other_writable_tops(topology, key).is_empty();
     is_due.then(|| Due {
@@ -136,7 +136,7 @@ fn due(picture: &ClusterPicture) -> Option<Due> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::app::cluster::view::of_recorded as picture;
+    use crate::app::cluster::view::of_recorded as view;
     use crate::domain::fixture::{Adjust as _, key, mariadb_primary, primary, replica};
     use crate::domain::instance::Instance;
     use crate::domain::policy::Mode;
@@ -148,7 +148,7 @@ mod tests {
     #[test]
     fn only_a_living_writable_primary_without_gtids_gets_entries() {
         let replicas = || [replica(2, 1, "").facts(|facts| facts.gtid_mode = "OFF".to_owned())];
-        assert_eq!(due(&picture(plain(), replicas())).unwrap().instance, key(1));
+        assert_eq!(due(&view(plain(), replicas())).unwrap().instance, key(1));
         for top in [
             plain().facts(|facts| facts.gtid_mode = "ON".to_owned()),
             plain().facts(|facts| facts.read_only = true),
@@ -157,18 +157,18 @@ mod tests {
             plain().dead(),
             mariadb_primary(1, ""),
         ] {
-            assert_eq!(due(&picture(top.clone(), replicas())), None, "{top:?}");
+            assert_eq!(due(&view(top.clone(), replicas())), None, "{top:?}");
         }
     }
 
     #[test]
     fn another_server_at_the_address_or_a_second_writable_primary_gets_none() {
-        let mut other = picture(plain(), []);
+        let mut other = view(plain(), []);
         other.cluster.primary.as_mut().unwrap().identity = Identity::ServerUuid("another".to_owned());
         assert_eq!(due(&other), None);
         let second = primary(2, "").facts(|facts| facts.gtid_mode = "OFF".to_owned());
         let below_both = replica(3, 2, "").facts(|facts| facts.gtid_mode = "OFF".to_owned());
-        assert_eq!(due(&picture(plain(), [second, below_both])), None);
+        assert_eq!(due(&view(plain(), [second, below_both])), None);
     }
 
     #[test]
@@ -178,14 +178,14 @@ mod tests {
             HeldBack::Mode(Mode::Off),
             HeldBack::RecoveryRuns { uid: "r".to_owned() },
         ] {
-            let mut paused = picture(plain(), []);
+            let mut paused = view(plain(), []);
             paused.policy.held_back = Some(held_back);
             assert_eq!(due(&paused), None);
         }
-        let mut working = picture(plain(), []);
+        let mut working = view(plain(), []);
         working.policy.in_recovery.insert(key(1));
         assert_eq!(due(&working), None);
-        let mut unfiltered = picture(plain(), []);
+        let mut unfiltered = view(plain(), []);
         unfiltered.policy.held_back = Some(HeldBack::NoFilterMatches);
         assert!(due(&unfiltered).is_some());
     }

@@ -35,7 +35,7 @@ struct Known {
 /// Those of the resolver, and when it finds nothing.
 pub async fn addresses(host: &str) -> io::Result<Vec<IpAddr>> {
     // The resolver is the process's, and so is what it said.
-    static NAMES: LazyLock<RememberedNames> = LazyLock::new(RememberedNames::default);
+    static NAMES: LazyLock<DnsCache> = LazyLock::new(DnsCache::default);
     let name = host.to_owned();
     let lookup = async move {
         let found = tokio::net::lookup_host((name, 0)).await?;
@@ -46,11 +46,11 @@ pub async fn addresses(host: &str) -> io::Result<Vec<IpAddr>> {
 
 /// What names stood for.
 #[derive(Debug, Default)]
-struct RememberedNames {
+struct DnsCache {
     known: Mutex<BTreeMap<String, Known>>,
 }
 
-impl RememberedNames {
+impl DnsCache {
     async fn resolve<L>(&'static self, host: &str, lookup: L) -> io::Result<Vec<IpAddr>>
     where
         L: Future<Output = io::Result<Vec<IpAddr>>> + Send + 'static,
@@ -138,14 +138,14 @@ mod tests {
 
     use super::*;
 
-    fn names() -> &'static RememberedNames {
+    fn names() -> &'static DnsCache {
         Box::leak(Box::default())
     }
 
     const OLD: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(198, 51, 100, 1));
     const NEW: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(198, 51, 100, 2));
 
-    async fn known() -> &'static RememberedNames {
+    async fn known() -> &'static DnsCache {
         let names = names();
         let found = names.resolve("db1", async { Ok(vec![OLD]) }).await;
         assert_eq!(found.unwrap(), [OLD]);

@@ -11,7 +11,7 @@ use crate::domain::commit_stall::CommitStall;
 use crate::domain::instance::{Identity, Instance, InstanceFacts, Observation, ProbeFailure, is_same_process};
 use crate::domain::intent::Origin;
 use crate::domain::key::InstanceKey;
-use crate::domain::time::{Mono, Wall};
+use crate::domain::time::{MonotonicTime, WallTime};
 
 use crate::app::ports::Target;
 
@@ -25,20 +25,20 @@ pub struct Tracked {
     /// Named by a person, a document or a recorded cluster; crawled ones are dropped when they never answer.
     pub wanted: bool,
     /// Since when it is watched.
-    pub since: Mono,
+    pub since: MonotonicTime,
     /// When the attempt that gave the latest state began.
-    pub begun: Option<Mono>,
+    pub begun: Option<MonotonicTime>,
     /// Since when attempts have been failing; `None` while they succeed.
-    pub failing_since: Option<Mono>,
+    pub failing_since: Option<MonotonicTime>,
     /// Grows whenever it tells something else than before, time that passed apart; of all instances no two have the same.
     pub revision: u64,
     /// When the attempt that gave the latest facts began.
-    pub facts_begun: Option<Mono>,
+    pub facts_begun: Option<MonotonicTime>,
     /// Something has arrived from its source after this moment: the beginning of the last look at which it had not.
-    pub received_after: Option<Mono>,
+    pub received_after: Option<MonotonicTime>,
     /// Since when commits of it were seen to wait for acknowledgements at every look, its binary log where it was. One look tells
     /// nothing: on a busy semi-sync primary some commit waits at almost every moment.
-    pub commits_wait_since: Option<Wall>,
+    pub commits_wait_since: Option<WallTime>,
 }
 
 /// All instances at one moment.
@@ -76,11 +76,11 @@ struct Inner {
 
 /// The latest observations of this member. Cheap to read; a watch tells when something changed that a decision could depend on.
 #[derive(Debug, Default)]
-pub struct Observatory {
+pub struct InstanceCache {
     inner: Mutex<Inner>,
     changes: watch::Sender<u64>,
     places: Places,
-    before: BTreeMap<InstanceKey, Wall>,
+    before: BTreeMap<InstanceKey, WallTime>,
 }
 
 /// Where a server is, by its host name: patterns whose first group is the value. What the server itself says wins.
@@ -117,8 +117,8 @@ impl Places {
     }
 }
 
-impl Observatory {
-    /// An observatory that has seen nothing and knows places by these patterns.
+impl InstanceCache {
+    /// An instance cache that has seen nothing and knows places by these patterns.
     pub fn new(places: Places) -> Self {
         Self {
             places,
@@ -129,7 +129,7 @@ impl Observatory {
     /// The same, which knows when earlier processes of this member saw a primary last: what is asked of its last answer (a time to come
     /// back, whether it was up at all) does not begin anew with each start of a member.
     #[must_use]
-    pub fn seen_before(mut self, before: impl IntoIterator<Item = (InstanceKey, Wall)>) -> Self {
+    pub fn seen_before(mut self, before: impl IntoIterator<Item = (InstanceKey, WallTime)>) -> Self {
         self.before = before.into_iter().collect();
         self
     }
@@ -159,7 +159,7 @@ impl Observatory {
 
     /// Watches an address from now on. Returns whether it is new. A wanted one stays wanted; the first origin stays unless a document
     /// comes after the API.
-    pub fn track(&self, key: &InstanceKey, origin: &Origin, wanted: bool, now: Mono) -> bool {
+    pub fn track(&self, key: &InstanceKey, origin: &Origin, wanted: bool, now: MonotonicTime) -> bool {
         let mut inner = self.lock();
         if inner.aliases.contains_key(key) {
             return false;
@@ -217,7 +217,7 @@ impl Observatory {
         inner.tracked.get(key).cloned()
     }
 
-    /// All instances and aliases, as one consistent picture.
+    /// All instances and aliases, as one consistent view.
     pub fn snapshot(&self) -> Snapshot {
         let inner = self.lock();
         Snapshot {
@@ -292,7 +292,7 @@ impl Observatory {
     }
 
     /// Takes in an observation; one that began before the latest known one is ignored.
-    pub fn record(&self, observation: &Observation, begun: Mono, ended: Mono) -> Noticed {
+    pub fn record(&self, observation: &Observation, begun: MonotonicTime, ended: MonotonicTime) -> Noticed {
         let mut inner = self.lock();
         let Some(tracked) = inner.tracked.get(&observation.key) else {
             return Noticed::default();
@@ -345,7 +345,7 @@ impl Observatory {
     }
 
     /// Drops crawled addresses that never answered for `patience_millis`. Returns them.
-    pub fn drop_phantoms(&self, now: Mono, patience_millis: u64) -> Vec<InstanceKey> {
+    pub fn drop_phantoms(&self, now: MonotonicTime, patience_millis: u64) -> Vec<InstanceKey> {
         let mut inner = self.lock();
         let sources: BTreeSet<InstanceKey> = inner
             .tracked
@@ -375,8 +375,8 @@ impl Observatory {
 fn take_in(
     tracked: &mut Tracked,
     observation: &Observation,
-    begun: Mono,
-    ended: Mono,
+    begun: MonotonicTime,
+    ended: MonotonicTime,
     known: &BTreeSet<InstanceKey>,
     places: &Places,
 ) -> (Noticed, bool) {
@@ -487,7 +487,7 @@ fn is_lost_to_its_replicas(inner: &Inner, key: &InstanceKey) -> bool {
 const SAME_START_MILLIS: u64 = 2000;
 
 /// What was not read this time is what it was, as long as the process is the same.
-fn keep_settings(known: &Instance, facts: &mut InstanceFacts, seen: Wall) {
+fn keep_settings(known: &Instance, facts: &mut InstanceFacts, seen: WallTime) {
     let Some(before) = known.facts.as_ref().filter(|_| facts.settings.is_none()) else {
         return;
     };
@@ -523,10 +523,10 @@ fn same_server(
     tracked: &BTreeMap<InstanceKey, Tracked>,
     key: &InstanceKey,
     facts: &InstanceFacts,
-    seen: Wall,
+    seen: WallTime,
 ) -> Option<InstanceKey> {
     let started =
-        |facts: &InstanceFacts, seen: Wall| seen.0 / 1000 - i64::try_from(facts.uptime_seconds).unwrap_or(i64::MAX);
+        |facts: &InstanceFacts, seen: WallTime| seen.0 / 1000 - i64::try_from(facts.uptime_seconds).unwrap_or(i64::MAX);
     tracked
         .values()
         .filter(|other| other.instance.key != *key && other.instance.is_valid())

@@ -1,7 +1,7 @@
 use super::*;
 use crate::domain::fixture::{Adjust, NOW, key, mariadb_primary, primary, replica};
 use crate::domain::instance::ProbeFailure;
-use crate::domain::time::Wall;
+use crate::domain::time::WallTime;
 
 const MS: u64 = 1000;
 
@@ -29,123 +29,127 @@ impl At for Observation {
     }
 }
 
-fn watching(servers: &[u32]) -> Observatory {
-    let observatory = Observatory::default();
+fn watching(servers: &[u32]) -> InstanceCache {
+    let instance_cache = InstanceCache::default();
     for n in servers {
-        assert!(observatory.track(&key(*n), &Origin::Api, true, Mono(1)));
+        assert!(instance_cache.track(&key(*n), &Origin::Api, true, MonotonicTime(1)));
     }
-    observatory
+    instance_cache
 }
 
-fn record(observatory: &Observatory, observation: &Observation, millis: u64) -> Noticed {
-    observatory.record(observation, Mono(millis * MS), Mono(millis * MS + 500))
+fn record(instance_cache: &InstanceCache, observation: &Observation, millis: u64) -> Noticed {
+    instance_cache.record(
+        observation,
+        MonotonicTime(millis * MS),
+        MonotonicTime(millis * MS + 500),
+    )
 }
 
 #[test]
 fn an_observation_that_began_earlier_is_ignored_however_late_it_ends() {
-    let observatory = watching(&[1]);
-    record(&observatory, &saw(&primary(1, "1:1-9"), 1), 100);
+    let instance_cache = watching(&[1]);
+    record(&instance_cache, &saw(&primary(1, "1:1-9"), 1), 100);
     let late = saw(&primary(1, "1:1-5").dead(), 1);
-    let noticed = observatory.record(&late, Mono(50 * MS), Mono(900 * MS));
+    let noticed = instance_cache.record(&late, MonotonicTime(50 * MS), MonotonicTime(900 * MS));
     assert_eq!(noticed, Noticed::default());
-    let tracked = observatory.get(&key(1)).unwrap();
+    let tracked = instance_cache.get(&key(1)).unwrap();
     assert!(tracked.instance.is_valid() && tracked.failing_since.is_none());
 }
 
 #[test]
 fn what_an_earlier_process_saw_last_counts_until_it_is_seen_again() {
     let before = NOW.plus_millis(-5_000);
-    let observatory = Observatory::default().seen_before([(key(1), before)]);
-    observatory.track(&key(1), &Origin::Api, true, Mono(1));
-    observatory.track(&key(2), &Origin::Api, true, Mono(1));
-    record(&observatory, &saw(&primary(1, "").dead(), 1), 100);
+    let instance_cache = InstanceCache::default().seen_before([(key(1), before)]);
+    instance_cache.track(&key(1), &Origin::Api, true, MonotonicTime(1));
+    instance_cache.track(&key(2), &Origin::Api, true, MonotonicTime(1));
+    record(&instance_cache, &saw(&primary(1, "").dead(), 1), 100);
     let seen = |n| {
-        let instance = observatory.get(&key(n)).unwrap().instance;
+        let instance = instance_cache.get(&key(n)).unwrap().instance;
         (instance.last_seen, instance.is_valid())
     };
     assert_eq!(seen(1), (Some(before), false));
     assert_eq!(seen(2), (None, false));
-    record(&observatory, &saw(&primary(1, ""), 1), 200);
+    record(&instance_cache, &saw(&primary(1, ""), 1), 200);
     assert_eq!(seen(1), (Some(NOW), true));
 }
 
 #[test]
 fn what_is_not_watched_is_not_recorded() {
-    let observatory = watching(&[1]);
-    assert_eq!(record(&observatory, &saw(&primary(2, ""), 2), 1), Noticed::default());
-    assert!(observatory.get(&key(2)).is_none());
+    let instance_cache = watching(&[1]);
+    assert_eq!(record(&instance_cache, &saw(&primary(2, ""), 2), 1), Noticed::default());
+    assert!(instance_cache.get(&key(2)).is_none());
 }
 
 #[test]
 fn a_failure_is_told_once_and_counts_from_its_beginning() {
-    let observatory = watching(&[1]);
+    let instance_cache = watching(&[1]);
     let up = saw(&primary(1, "1:1-9"), 1);
     let down = saw(&primary(1, "").dead(), 1);
-    assert!(record(&observatory, &up, 100).changed);
-    let first = record(&observatory, &down, 200);
+    assert!(record(&instance_cache, &up, 100).changed);
+    let first = record(&instance_cache, &down, 200);
     assert!(first.changed && first.began_to_fail);
-    let second = record(&observatory, &down, 300);
+    let second = record(&instance_cache, &down, 300);
     assert!(!second.changed && !second.began_to_fail);
     let other = record(
-        &observatory,
+        &instance_cache,
         &saw(&primary(1, "").failing(ProbeFailure::NoAnswer), 1),
         400,
     );
     assert!(other.changed && !other.began_to_fail);
     assert_eq!(
-        observatory.get(&key(1)).unwrap().failing_since,
-        Some(Mono(200 * MS + 500))
+        instance_cache.get(&key(1)).unwrap().failing_since,
+        Some(MonotonicTime(200 * MS + 500))
     );
-    assert!(record(&observatory, &up, 500).changed);
-    assert_eq!(observatory.get(&key(1)).unwrap().failing_since, None);
+    assert!(record(&instance_cache, &up, 500).changed);
+    assert_eq!(instance_cache.get(&key(1)).unwrap().failing_since, None);
 }
 
 #[test]
 fn an_attempt_that_failed_altogether_is_no_partial_answer() {
-    let observatory = watching(&[1]);
+    let instance_cache = watching(&[1]);
     let partial = primary(1, "1:1-9").facts(|facts| facts.problems = vec!["replicas: denied".to_owned()]);
-    record(&observatory, &saw(&partial, 1), 100);
-    assert!(observatory.get(&key(1)).unwrap().instance.partial);
-    record(&observatory, &saw(&primary(1, "").dead(), 1), 200);
-    assert!(!observatory.get(&key(1)).unwrap().instance.partial);
+    record(&instance_cache, &saw(&partial, 1), 100);
+    assert!(instance_cache.get(&key(1)).unwrap().instance.partial);
+    record(&instance_cache, &saw(&primary(1, "").dead(), 1), 200);
+    assert!(!instance_cache.get(&key(1)).unwrap().instance.partial);
 }
 
 #[test]
 fn time_that_passes_is_no_news_and_what_a_decision_depends_on_is() {
-    let observatory = watching(&[2]);
+    let instance_cache = watching(&[2]);
     let base = || replica(2, 1, "1:1-9");
-    record(&observatory, &saw(&base(), 2), 100);
+    record(&instance_cache, &saw(&base(), 2), 100);
     let later = base()
         .facts(|facts| facts.uptime_seconds += 5)
         .channel(|channel| channel.lag_seconds = Some(3));
-    assert!(!record(&observatory, &saw(&later, 2), 200).changed);
+    assert!(!record(&instance_cache, &saw(&later, 2), 200).changed);
     for (millis, news) in [
         (300, replica(2, 1, "1:1-10")),
         (400, base().cut()),
         (500, base().facts(|facts| facts.read_only = false)),
     ] {
-        assert!(record(&observatory, &saw(&news, 2), millis).changed, "{news:?}");
+        assert!(record(&instance_cache, &saw(&news, 2), millis).changed, "{news:?}");
     }
 }
 
 #[test]
 fn changes_wake_whoever_waits() {
-    let observatory = watching(&[1]);
-    let mut changes = observatory.changes();
+    let instance_cache = watching(&[1]);
+    let mut changes = instance_cache.changes();
     changes.borrow_and_update();
-    record(&observatory, &saw(&primary(1, "1:1"), 1), 1);
+    record(&instance_cache, &saw(&primary(1, "1:1"), 1), 1);
     assert!(changes.has_changed().unwrap());
     changes.borrow_and_update();
-    record(&observatory, &saw(&primary(1, "1:1"), 1), 2);
+    record(&instance_cache, &saw(&primary(1, "1:1"), 1), 2);
     assert!(!changes.has_changed().unwrap());
 }
 
 #[test]
 fn neighbours_are_those_named_and_not_watched() {
-    let observatory = watching(&[2, 3]);
-    let noticed = record(&observatory, &saw(&replica(2, 1, ""), 2), 1);
+    let instance_cache = watching(&[2, 3]);
+    let noticed = record(&instance_cache, &saw(&replica(2, 1, ""), 2), 1);
     assert_eq!(noticed.neighbours, BTreeSet::from([key(1)]));
-    observatory.track(&key(1), &Origin::Api, false, Mono(1));
+    instance_cache.track(&key(1), &Origin::Api, false, MonotonicTime(1));
     let with_replicas = primary(1, "").facts(|facts| {
         facts.replicas = [2, 4]
             .map(|n| crate::domain::instance::SeenReplica {
@@ -155,73 +159,73 @@ fn neighbours_are_those_named_and_not_watched() {
             .into();
     });
     assert_eq!(
-        record(&observatory, &saw(&with_replicas, 1), 2).neighbours,
+        record(&instance_cache, &saw(&with_replicas, 1), 2).neighbours,
         BTreeSet::from([key(4)])
     );
 }
 
 #[test]
 fn a_new_source_is_told_once() {
-    let observatory = watching(&[2]);
+    let instance_cache = watching(&[2]);
     assert_eq!(
-        record(&observatory, &saw(&replica(2, 1, ""), 2), 1).new_source,
+        record(&instance_cache, &saw(&replica(2, 1, ""), 2), 1).new_source,
         Some(key(1))
     );
-    assert_eq!(record(&observatory, &saw(&replica(2, 1, ""), 2), 2).new_source, None);
+    assert_eq!(record(&instance_cache, &saw(&replica(2, 1, ""), 2), 2).new_source, None);
     assert_eq!(
-        record(&observatory, &saw(&replica(2, 3, ""), 2), 3).new_source,
+        record(&instance_cache, &saw(&replica(2, 3, ""), 2), 3).new_source,
         Some(key(3))
     );
-    assert_eq!(observatory.replicas_of(&key(3)), [key(2)]);
+    assert_eq!(instance_cache.replicas_of(&key(3)), [key(2)]);
 }
 
 #[test]
 fn one_server_at_two_addresses_is_watched_at_one() {
-    let observatory = watching(&[1, 7]);
-    record(&observatory, &saw(&primary(1, "1:1-9"), 1), 100);
-    let noticed = record(&observatory, &saw(&primary(1, "1:1-9"), 7), 200);
+    let instance_cache = watching(&[1, 7]);
+    record(&instance_cache, &saw(&primary(1, "1:1-9"), 1), 100);
+    let noticed = record(&instance_cache, &saw(&primary(1, "1:1-9"), 7), 200);
     assert_eq!(noticed.alias_of, Some(key(1)));
-    assert_eq!(observatory.keys(), BTreeSet::from([key(1)]));
-    assert_eq!(observatory.get(&key(7)).unwrap().instance.key, key(1));
-    assert_eq!(observatory.snapshot().aliases, BTreeMap::from([(key(7), key(1))]));
+    assert_eq!(instance_cache.keys(), BTreeSet::from([key(1)]));
+    assert_eq!(instance_cache.get(&key(7)).unwrap().instance.key, key(1));
+    assert_eq!(instance_cache.snapshot().aliases, BTreeMap::from([(key(7), key(1))]));
     // It is not watched again, and its replicas are the server's.
-    assert!(!observatory.track(&key(7), &Origin::Api, true, Mono(1)));
-    observatory.track(&key(2), &Origin::Api, false, Mono(1));
-    record(&observatory, &saw(&replica(2, 7, ""), 2), 300);
-    assert_eq!(observatory.replicas_of(&key(1)), [key(2)]);
-    observatory.untrack(&key(1));
-    assert!(observatory.track(&key(7), &Origin::Api, true, Mono(1)));
+    assert!(!instance_cache.track(&key(7), &Origin::Api, true, MonotonicTime(1)));
+    instance_cache.track(&key(2), &Origin::Api, false, MonotonicTime(1));
+    record(&instance_cache, &saw(&replica(2, 7, ""), 2), 300);
+    assert_eq!(instance_cache.replicas_of(&key(1)), [key(2)]);
+    instance_cache.untrack(&key(1));
+    assert!(instance_cache.track(&key(7), &Origin::Api, true, MonotonicTime(1)));
 }
 
 #[test]
 fn a_copied_data_directory_is_another_server() {
-    let observatory = watching(&[1, 7]);
-    record(&observatory, &saw(&primary(1, "1:1-9"), 1), 100);
+    let instance_cache = watching(&[1, 7]);
+    record(&instance_cache, &saw(&primary(1, "1:1-9"), 1), 100);
     let copies: [fn(&mut InstanceFacts); 3] = [
         |facts| facts.hostname = "db7".to_owned(),
         |facts| facts.server_id = 7,
         |facts| facts.uptime_seconds = 5,
     ];
     for (at, copied) in (200..).zip(copies) {
-        let noticed = record(&observatory, &saw(&primary(1, "1:1-9").facts(copied), 7), at);
+        let noticed = record(&instance_cache, &saw(&primary(1, "1:1-9").facts(copied), 7), at);
         assert_eq!(noticed.alias_of, None);
     }
-    assert_eq!(observatory.keys().len(), 2);
+    assert_eq!(instance_cache.keys().len(), 2);
 }
 
 #[test]
 fn two_mariadb_servers_of_one_number_are_two_unless_they_report_one_address() {
-    let observatory = watching(&[1, 7]);
-    record(&observatory, &saw(&mariadb_primary(1, "0-1-9"), 1), 100);
+    let instance_cache = watching(&[1, 7]);
+    record(&instance_cache, &saw(&mariadb_primary(1, "0-1-9"), 1), 100);
     assert_eq!(
-        record(&observatory, &saw(&mariadb_primary(1, "0-1-9"), 7), 200).alias_of,
+        record(&instance_cache, &saw(&mariadb_primary(1, "0-1-9"), 7), 200).alias_of,
         None
     );
     let reports = |instance: Instance| instance.facts(|facts| facts.reported = Some(key(1)));
-    let observatory = watching(&[1, 7]);
-    record(&observatory, &saw(&reports(mariadb_primary(1, "0-1-9")), 1), 100);
+    let instance_cache = watching(&[1, 7]);
+    record(&instance_cache, &saw(&reports(mariadb_primary(1, "0-1-9")), 1), 100);
     assert_eq!(
-        record(&observatory, &saw(&reports(mariadb_primary(1, "0-1-9")), 7), 200).alias_of,
+        record(&instance_cache, &saw(&reports(mariadb_primary(1, "0-1-9")), 7), 200).alias_of,
         Some(key(1))
     );
 }
@@ -229,75 +233,82 @@ fn two_mariadb_servers_of_one_number_are_two_unless_they_report_one_address() {
 #[test]
 fn an_address_that_moves_to_another_server_leaves_no_address_dangling() {
     // 5 is a name that stands for the primary, watched first; so 1 is another address of it.
-    let observatory = watching(&[5, 1, 2]);
-    record(&observatory, &saw(&primary(1, "1:1-9"), 5), 100);
-    record(&observatory, &saw(&replica(2, 5, "1:1-9"), 2), 100);
+    let instance_cache = watching(&[5, 1, 2]);
+    record(&instance_cache, &saw(&primary(1, "1:1-9"), 5), 100);
+    record(&instance_cache, &saw(&replica(2, 5, "1:1-9"), 2), 100);
     assert_eq!(
-        record(&observatory, &saw(&primary(1, "1:1-9"), 1), 200).alias_of,
+        record(&instance_cache, &saw(&primary(1, "1:1-9"), 1), 200).alias_of,
         Some(key(5))
     );
     // The name moves to server 2.
     assert_eq!(
-        record(&observatory, &saw(&replica(2, 5, "1:1-9"), 5), 300).alias_of,
+        record(&instance_cache, &saw(&replica(2, 5, "1:1-9"), 5), 300).alias_of,
         Some(key(2))
     );
-    assert_eq!(observatory.get(&key(5)).unwrap().instance.key, key(2));
+    assert_eq!(instance_cache.get(&key(5)).unwrap().instance.key, key(2));
     assert!(
-        observatory.track(&key(1), &Origin::Api, true, Mono(1)),
+        instance_cache.track(&key(1), &Origin::Api, true, MonotonicTime(1)),
         "server 1 is lost"
     );
 }
 
 #[test]
 fn what_was_crawled_and_never_answered_is_dropped_and_nothing_else() {
-    let observatory = watching(&[1, 2]);
+    let instance_cache = watching(&[1, 2]);
     for n in 3..=5 {
-        observatory.track(&key(n), &Origin::Api, false, Mono(1));
+        instance_cache.track(&key(n), &Origin::Api, false, MonotonicTime(1));
     }
-    record(&observatory, &saw(&replica(2, 3, ""), 2), 1);
-    record(&observatory, &saw(&primary(4, ""), 4), 1);
-    record(&observatory, &saw(&primary(5, "").dead(), 5), 1);
-    assert!(observatory.drop_phantoms(Mono(60_000 * MS), 60_000).is_empty());
+    record(&instance_cache, &saw(&replica(2, 3, ""), 2), 1);
+    record(&instance_cache, &saw(&primary(4, ""), 4), 1);
+    record(&instance_cache, &saw(&primary(5, "").dead(), 5), 1);
+    assert!(
+        instance_cache
+            .drop_phantoms(MonotonicTime(60_000 * MS), 60_000)
+            .is_empty()
+    );
     // 1 was asked for, 3 is somebody's source, 4 has answered.
-    assert_eq!(observatory.drop_phantoms(Mono(60_002 * MS), 60_000), [key(5)]);
-    assert_eq!(observatory.keys(), [1, 2, 3, 4].map(key).into());
+    assert_eq!(
+        instance_cache.drop_phantoms(MonotonicTime(60_002 * MS), 60_000),
+        [key(5)]
+    );
+    assert_eq!(instance_cache.keys(), [1, 2, 3, 4].map(key).into());
 }
 
 #[test]
 fn a_documents_credentials_come_before_the_apis() {
-    let observatory = watching(&[1]);
+    let instance_cache = watching(&[1]);
     let document = Origin::Document {
         namespace: "db".to_owned(),
         name: "shop".to_owned(),
     };
-    assert!(!observatory.track(&key(1), &document, false, Mono(1)));
-    assert_eq!(observatory.get(&key(1)).unwrap().origin, Origin::Api);
-    observatory.track(&key(1), &document, true, Mono(1));
-    assert_eq!(observatory.get(&key(1)).unwrap().origin, document);
-    observatory.track(&key(1), &Origin::Api, true, Mono(1));
-    assert_eq!(observatory.get(&key(1)).unwrap().origin, document);
+    assert!(!instance_cache.track(&key(1), &document, false, MonotonicTime(1)));
+    assert_eq!(instance_cache.get(&key(1)).unwrap().origin, Origin::Api);
+    instance_cache.track(&key(1), &document, true, MonotonicTime(1));
+    assert_eq!(instance_cache.get(&key(1)).unwrap().origin, document);
+    instance_cache.track(&key(1), &Origin::Api, true, MonotonicTime(1));
+    assert_eq!(instance_cache.get(&key(1)).unwrap().origin, document);
 }
 
 #[test]
 fn the_time_of_the_last_answer_stays_when_attempts_fail() {
-    let observatory = watching(&[1]);
-    record(&observatory, &saw(&primary(1, ""), 1), 1);
+    let instance_cache = watching(&[1]);
+    record(&instance_cache, &saw(&primary(1, ""), 1), 1);
     let failed = Observation {
-        ended: Wall(NOW.0 + 5000),
+        ended: WallTime(NOW.0 + 5000),
         ..saw(&primary(1, "").dead(), 1)
     };
-    record(&observatory, &failed, 2);
-    let instance = observatory.get(&key(1)).unwrap().instance;
+    record(&instance_cache, &failed, 2);
+    let instance = instance_cache.get(&key(1)).unwrap().instance;
     assert_eq!(
         (instance.last_seen, instance.last_checked),
-        (Some(NOW), Some(Wall(NOW.0 + 5000)))
+        (Some(NOW), Some(WallTime(NOW.0 + 5000)))
     );
     assert!(instance.facts.is_some() && !instance.is_valid());
 }
 
 #[test]
 fn a_binary_log_stands_still_from_when_it_was_first_seen_where_it_is() {
-    let observatory = watching(&[1]);
+    let instance_cache = watching(&[1]);
     let see = |position: Option<u64>, seconds: i64| {
         let instance = primary(1, "1:1-9").facts(|facts| {
             facts.binlog = position.map(|position| crate::domain::instance::BinlogCoordinates {
@@ -310,8 +321,8 @@ fn a_binary_log_stands_still_from_when_it_was_first_seen_where_it_is() {
             ended: at,
             ..saw(&instance, 1)
         };
-        record(&observatory, &observation, u64::try_from(seconds).unwrap() * 1000);
-        let tracked = observatory.get(&key(1)).unwrap();
+        record(&instance_cache, &observation, u64::try_from(seconds).unwrap() * 1000);
+        let tracked = instance_cache.get(&key(1)).unwrap();
         tracked
             .instance
             .binlog_unmoved_since
@@ -319,7 +330,7 @@ fn a_binary_log_stands_still_from_when_it_was_first_seen_where_it_is() {
     };
     assert_eq!(see(Some(100), 1), Some(1));
     assert_eq!(see(Some(100), 5), Some(1));
-    record(&observatory, &saw(&primary(1, "").dead(), 1), 6000);
+    record(&instance_cache, &saw(&primary(1, "").dead(), 1), 6000);
     assert_eq!(see(Some(100), 7), Some(1), "a failed probe tells nothing of the log");
     assert_eq!(see(Some(101), 9), Some(9));
     assert_eq!(see(None, 10), None);
@@ -328,7 +339,7 @@ fn a_binary_log_stands_still_from_when_it_was_first_seen_where_it_is() {
 
 #[test]
 fn commits_wait_in_vain_when_two_looks_see_them_wait_and_the_log_where_it_is() {
-    let observatory = watching(&[1]);
+    let instance_cache = watching(&[1]);
     let see = |position: u64, waiting: u32, seconds: i64| {
         let instance = primary(1, "1:1-9").facts(|facts| {
             facts.semi_sync.wait_sessions = waiting;
@@ -341,8 +352,8 @@ fn commits_wait_in_vain_when_two_looks_see_them_wait_and_the_log_where_it_is() {
             ended: NOW.plus_millis(seconds * 1000),
             ..saw(&instance, 1)
         };
-        record(&observatory, &observation, u64::try_from(seconds).unwrap() * 1000);
-        let tracked = observatory.get(&key(1)).unwrap();
+        record(&instance_cache, &observation, u64::try_from(seconds).unwrap() * 1000);
+        let tracked = instance_cache.get(&key(1)).unwrap();
         let since = tracked.instance.acks_awaited_since;
         since.map(|since| since.millis_since(NOW) / 1000)
     };
@@ -362,7 +373,7 @@ fn commits_wait_in_vain_when_two_looks_see_them_wait_and_the_log_where_it_is() {
 
 #[test]
 fn clients_that_try_again_at_a_semi_sync_source_are_no_commits_that_get_through() {
-    let observatory = watching(&[1]);
+    let instance_cache = watching(&[1]);
     let see = |executed: &str, position: u64, seconds: i64| {
         let instance = primary(1, executed).facts(|facts| {
             facts.semi_sync.source_enabled = true;
@@ -376,9 +387,9 @@ fn clients_that_try_again_at_a_semi_sync_source_are_no_commits_that_get_through(
             ended: NOW.plus_millis(seconds * 1000),
             ..saw(&instance, 1)
         };
-        record(&observatory, &observation, u64::try_from(seconds).unwrap() * 1000);
-        let tracked = observatory.get(&key(1)).unwrap().instance;
-        let told = |since: Option<Wall>| since.map(|since| since.millis_since(NOW) / 1000);
+        record(&instance_cache, &observation, u64::try_from(seconds).unwrap() * 1000);
+        let tracked = instance_cache.get(&key(1)).unwrap().instance;
+        let told = |since: Option<WallTime>| since.map(|since| since.millis_since(NOW) / 1000);
         (told(tracked.binlog_unmoved_since), told(tracked.acks_awaited_since))
     };
     assert_eq!(see("1:1-9", 100, 1), (Some(1), None));
@@ -389,7 +400,7 @@ fn clients_that_try_again_at_a_semi_sync_source_are_no_commits_that_get_through(
 
 #[test]
 fn a_server_that_was_read_only_and_starts_writable_is_told_from_one_that_a_person_opens() {
-    let observatory = watching(&[2]);
+    let instance_cache = watching(&[2]);
     let see = |read_only: bool, started: i64, seconds: i64| {
         let instance = replica(2, 1, "1:1-9").facts(|facts| {
             facts.read_only = read_only;
@@ -399,8 +410,8 @@ fn a_server_that_was_read_only_and_starts_writable_is_told_from_one_that_a_perso
             ended: NOW.plus_millis(seconds * 1000),
             ..saw(&instance, 2)
         };
-        record(&observatory, &observation, u64::try_from(seconds).unwrap() * 1000);
-        observatory.get(&key(2)).unwrap().instance.reopened_by_start
+        record(&instance_cache, &observation, u64::try_from(seconds).unwrap() * 1000);
+        instance_cache.get(&key(2)).unwrap().instance.reopened_by_start
     };
     assert!(!see(false, 100, 1), "nobody knows what it was before");
     assert!(!see(true, 100, 2));

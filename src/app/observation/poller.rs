@@ -18,14 +18,14 @@ use crate::domain::instance::{Observation, ProbeFailure};
 use crate::domain::intent::Origin;
 use crate::domain::key::InstanceKey;
 use crate::domain::state::State;
-use crate::domain::time::Mono;
+use crate::domain::time::MonotonicTime;
 
-use crate::app::observation::instance_cache::{Noticed, Observatory};
+use crate::app::observation::instance_cache::{InstanceCache, Noticed};
 use crate::app::ports::{Approach, Clock, CredentialsByOrigin, Prober, Pulse, Target};
-use crate::app::settings::WatchSettings;
+use crate::app::settings::PollSettings;
 
 /// While the source of a replica fails: how close together the replica is probed, by how long the failure lasts. The first half
-/// second is when replicas notice; later the picture hardly changes.
+/// second is when replicas notice; later the view hardly changes.
 const ALERT_PACE: [(u64, u64); 3] = [(500, 20), (10_000, 100), (u64::MAX, 1000)];
 
 /// Crawled addresses that never answered are dropped after this, milliseconds.
@@ -38,32 +38,32 @@ struct InstanceTask {
 }
 
 /// Runs the tasks, and decides which instances have one.
-pub struct Watcher {
-    observatory: Arc<Observatory>,
+pub struct Poller {
+    instance_cache: Arc<InstanceCache>,
     prober: Arc<dyn Prober>,
     clock: Arc<dyn Clock>,
-    settings: WatchSettings,
+    settings: PollSettings,
     state: watch::Receiver<Arc<State>>,
     credentials: watch::Receiver<CredentialsByOrigin>,
     tasks: Mutex<BTreeMap<InstanceKey, InstanceTask>>,
-    alerts: Mutex<BTreeMap<InstanceKey, Mono>>,
+    alerts: Mutex<BTreeMap<InstanceKey, MonotonicTime>>,
     tracker: TaskTracker,
     cancel: CancellationToken,
 }
 
-impl Watcher {
-    /// A watcher that has not started; see [`Watcher::run`].
+impl Poller {
+    /// A watcher that has not started; see [`Poller::run`].
     pub fn new(
-        observatory: Arc<Observatory>,
+        instance_cache: Arc<InstanceCache>,
         prober: Arc<dyn Prober>,
         clock: Arc<dyn Clock>,
-        settings: WatchSettings,
+        settings: PollSettings,
         state: watch::Receiver<Arc<State>>,
         credentials: watch::Receiver<CredentialsByOrigin>,
         cancel: CancellationToken,
     ) -> Arc<Self> {
         Arc::new(Self {
-            observatory,
+            instance_cache,
             prober,
             clock,
             settings,
@@ -103,7 +103,10 @@ impl Watcher {
     fn try_new_credentials(&self) {
         let keys: Vec<InstanceKey> = self.tasks().keys().cloned().collect();
         for key in keys {
-            let failure = self.observatory.get(&key).and_then(|tracked| tracked.instance.failure);
+            let failure = self
+                .instance_cache
+                .get(&key)
+                .and_then(|tracked| tracked.instance.failure);
             if matches!(failure, Some(ProbeFailure::NoCredentials(_) | ProbeFailure::Denied(_))) {
                 self.poke(&key);
             }
@@ -128,7 +131,7 @@ impl Watcher {
         if let Some(task) = self.tasks().remove(key) {
             task.cancel.cancel();
         }
-        self.observatory.untrack(key);
+        self.instance_cache.untrack(key);
         self.prober.release(key).await;
     }
 
@@ -136,7 +139,7 @@ impl Watcher {
         self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn alerts(&self) -> MutexGuard<'_, BTreeMap<InstanceKey, Mono>> {
+    fn alerts(&self) -> MutexGuard<'_, BTreeMap<InstanceKey, MonotonicTime>> {
         self.alerts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -155,7 +158,7 @@ impl Watcher {
             if let Some(task) = self.tasks().remove(&key) {
                 task.cancel.cancel();
             }
-            self.observatory.untrack(&key);
+            self.instance_cache.untrack(&key);
         }
     }
 
@@ -163,7 +166,7 @@ impl Watcher {
         if self.cancel.is_cancelled() {
             return;
         }
-        let new = self.observatory.track(key, origin, wanted, self.clock.mono());
+        let new = self.instance_cache.track(key, origin, wanted, self.clock.monotonic());
         let mut tasks = self.tasks();
         if !new || tasks.contains_key(key) {
             return;
@@ -194,7 +197,7 @@ impl Watcher {
                 () = poke.notified() => true,
                 () = close_look => false,
             };
-            let Some(tracked) = self.observatory.get(&key) else {
+            let Some(tracked) = self.instance_cache.get(&key) else {
                 break;
             };
             let failing = tracked.failing_since.is_some();
@@ -226,7 +229,7 @@ impl Watcher {
                 .map_or(1000, |(_, pace)| *pace);
             return Some(Duration::from_millis(pace));
         }
-        let tracked = self.observatory.get(key);
+        let tracked = self.instance_cache.get(key);
         // A stopped process accepts connections until its queue is full: dialling it often would make it look dead.
         if tracked
             .as_ref()
@@ -236,7 +239,7 @@ impl Watcher {
         }
         // One that is full has no connection for a pulse, and its reserved one is not worn out.
         let facts = tracked.as_ref().and_then(|tracked| tracked.instance.valid_facts());
-        if facts.is_some_and(|facts| facts.by_reserved_door) {
+        if facts.is_some_and(|facts| facts.by_admin_endpoint) {
             return None;
         }
         let quarantined = self
@@ -245,7 +248,7 @@ impl Watcher {
             .quarantines
             .values()
             .any(|quarantine| quarantine.instance == *key);
-        if !quarantined && self.observatory.replicas_of(key).is_empty() {
+        if !quarantined && self.instance_cache.replicas_of(key).is_empty() {
             return None;
         }
         let watched = u32::try_from(self.tasks().len()).unwrap_or(u32::MAX);
@@ -256,7 +259,7 @@ impl Watcher {
     /// For how long the source of this instance has been failing, milliseconds.
     fn alert_age(&self, key: &InstanceKey) -> Option<u64> {
         let since = *self.alerts().get(key)?;
-        Some(self.clock.mono().millis_since(since))
+        Some(self.clock.monotonic().millis_since(since))
     }
 
     async fn probe(self: &Arc<Self>, key: &InstanceKey, origin: &Origin, approach: Approach) -> Observation {
@@ -265,9 +268,9 @@ impl Watcher {
             origin: origin.clone(),
         };
         let deadline = self.settings.probe_deadline;
-        let begun = self.clock.mono();
+        let begun = self.clock.monotonic();
         let observation = self.prober.probe(&target, approach, deadline).await;
-        let ended = self.clock.mono();
+        let ended = self.clock.monotonic();
         // A tick that came late (the process was paused) says nothing about the server.
         let patience = u64::try_from(deadline.as_millis())
             .unwrap_or(u64::MAX)
@@ -278,7 +281,7 @@ impl Watcher {
             self.poke(key);
             return observation;
         }
-        let noticed = self.observatory.record(&observation, begun, ended);
+        let noticed = self.instance_cache.record(&observation, begun, ended);
         self.react(key, origin, &observation, noticed);
         observation
     }
@@ -300,7 +303,7 @@ impl Watcher {
             self.calm(key);
         }
         // A server that has a replica from now on is pulsed from now on, not from its next poll on.
-        if let Some(source) = noticed.new_source.and_then(|source| self.observatory.get(&source)) {
+        if let Some(source) = noticed.new_source.and_then(|source| self.instance_cache.get(&source)) {
             self.poke(&source.instance.key);
         }
         for neighbour in noticed.neighbours {
@@ -315,11 +318,11 @@ impl Watcher {
         if !failure.is_about_the_server() && !fresh {
             return;
         }
-        let now = self.clock.mono();
+        let now = self.clock.monotonic();
         let mut woken = Vec::new();
         {
             let mut alerts = self.alerts();
-            for replica in self.observatory.replicas_of(source) {
+            for replica in self.instance_cache.replicas_of(source) {
                 if !alerts.contains_key(&replica) {
                     alerts.insert(replica.clone(), now);
                     woken.push(replica);
@@ -336,11 +339,11 @@ impl Watcher {
         let mut over = vec![];
         for replica in self.alerts().keys() {
             let source = self
-                .observatory
+                .instance_cache
                 .get(replica)
                 .and_then(|tracked| tracked.instance.source().cloned());
             let failing = source
-                .and_then(|source| self.observatory.get(&source))
+                .and_then(|source| self.instance_cache.get(&source))
                 .is_some_and(|source| source.failing_since.is_some());
             if !failing {
                 over.push(replica.clone());
@@ -364,7 +367,7 @@ impl Watcher {
             return false;
         }
         let is_source = self
-            .observatory
+            .instance_cache
             .get(from)
             .and_then(|tracked| tracked.instance.source().cloned())
             .as_ref()
@@ -378,7 +381,10 @@ impl Watcher {
     }
 
     async fn drop_phantoms(&self) {
-        for key in self.observatory.drop_phantoms(self.clock.mono(), PHANTOM_PATIENCE) {
+        for key in self
+            .instance_cache
+            .drop_phantoms(self.clock.monotonic(), PHANTOM_PATIENCE)
+        {
             info!(instance = %key, "{key} never answered and nobody asked for it: no longer watched");
             if let Some(task) = self.tasks().remove(&key) {
                 task.cancel.cancel();

@@ -53,8 +53,8 @@ impl Prober for Noting {
 struct Scene {
     world: World,
     prober: Arc<Noting>,
-    observatory: Arc<Observatory>,
-    watcher: Arc<Watcher>,
+    instance_cache: Arc<InstanceCache>,
+    poller: Arc<Poller>,
     state: watch::Sender<Arc<State>>,
     cancel: CancellationToken,
 }
@@ -77,19 +77,19 @@ fn seeds(servers: &[u32]) -> State {
 }
 
 impl Scene {
-    async fn new(servers: u32, seeded: &[u32], settings: WatchSettings) -> Self {
+    async fn new(servers: u32, seeded: &[u32], settings: PollSettings) -> Self {
         let world = World::of_primary_and_replicas(servers);
         let prober = Arc::new(Noting {
             inner: SimProber::new(&world),
             notes: Mutex::default(),
             released: Mutex::default(),
         });
-        let observatory = Arc::new(Observatory::default());
+        let instance_cache = Arc::new(InstanceCache::default());
         let state = watch::Sender::new(Arc::new(seeds(seeded)));
         let cancel = CancellationToken::new();
         let credentials = tokio::sync::watch::Sender::new(crate::app::ports::CredentialsByOrigin::default());
-        let watcher = Watcher::new(
-            Arc::clone(&observatory),
+        let poller = Poller::new(
+            Arc::clone(&instance_cache),
             prober.clone(),
             Arc::new(PausedClock::new()),
             settings,
@@ -97,12 +97,12 @@ impl Scene {
             credentials.subscribe(),
             cancel.clone(),
         );
-        tokio::spawn(Arc::clone(&watcher).run());
+        tokio::spawn(Arc::clone(&poller).run());
         let scene = Self {
             world,
             prober,
-            observatory,
-            watcher,
+            instance_cache,
+            poller,
             state,
             cancel,
         };
@@ -131,7 +131,7 @@ impl Scene {
     }
 
     fn keys(&self) -> BTreeSet<InstanceKey> {
-        self.observatory.keys()
+        self.instance_cache.keys()
     }
 }
 
@@ -142,14 +142,14 @@ fn filters(pattern: &str) -> HostnameFilters {
 #[tokio::test(start_paused = true)]
 async fn from_one_seed_the_whole_topology_is_found() {
     for seed in [1, 3] {
-        let scene = Scene::new(4, &[seed], WatchSettings::default()).await;
+        let scene = Scene::new(4, &[seed], PollSettings::default()).await;
         assert_eq!(scene.keys(), (1..=4).map(key).collect(), "from db{seed}");
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_source_is_pulsed_and_a_replica_is_only_polled() {
-    let scene = Scene::new(3, &[1], WatchSettings::default()).await;
+    let scene = Scene::new(3, &[1], PollSettings::default()).await;
     let source = scene.count(1, 1000).await;
     let pulses = source.iter().filter(|asked| **asked == Asked::Pulse).count();
     assert!((8..=11).contains(&pulses), "{source:?}");
@@ -163,7 +163,7 @@ async fn a_source_is_pulsed_and_a_replica_is_only_polled() {
 
 #[tokio::test(start_paused = true)]
 async fn a_lost_pulse_is_followed_at_once_by_a_fresh_attempt_and_a_close_look_at_the_replicas() {
-    let scene = Scene::new(3, &[1], WatchSettings::default()).await;
+    let scene = Scene::new(3, &[1], PollSettings::default()).await;
     scene.prober.notes.lock().unwrap().clear();
     scene.world.kill(1);
     let killed = Instant::now();
@@ -187,13 +187,13 @@ async fn a_lost_pulse_is_followed_at_once_by_a_fresh_attempt_and_a_close_look_at
         // A look about every 20 ms in the first half second, every 100 ms after it.
         assert!((20..=40).contains(&looks.len()), "db{n}: {} looks", looks.len());
     }
-    let failing = scene.observatory.get(&key(1)).unwrap();
+    let failing = scene.instance_cache.get(&key(1)).unwrap();
     assert!(failing.failing_since.is_some());
 }
 
 #[tokio::test(start_paused = true)]
 async fn the_close_look_ends_when_the_source_is_back() {
-    let scene = Scene::new(3, &[1], WatchSettings::default()).await;
+    let scene = Scene::new(3, &[1], PollSettings::default()).await;
     scene.world.kill(1);
     scene.pass(300).await;
     scene.world.start(1);
@@ -204,7 +204,7 @@ async fn the_close_look_ends_when_the_source_is_back() {
 
 #[tokio::test(start_paused = true)]
 async fn a_source_that_stays_dead_costs_less_and_less() {
-    let scene = Scene::new(3, &[1], WatchSettings::default()).await;
+    let scene = Scene::new(3, &[1], PollSettings::default()).await;
     scene.world.kill(1);
     scene.pass(20_000).await;
     let looks = scene.count(2, 10_000).await;
@@ -213,7 +213,7 @@ async fn a_source_that_stays_dead_costs_less_and_less() {
 
 #[tokio::test(start_paused = true)]
 async fn a_silent_server_costs_the_others_nothing() {
-    let scene = Scene::new(4, &[1], WatchSettings::default()).await;
+    let scene = Scene::new(4, &[1], PollSettings::default()).await;
     scene.world.with(4, |server| server.reach = Reach::Dropped);
     scene.pass(10_000).await;
     let pulses = scene.count(1, 1000).await;
@@ -222,9 +222,9 @@ async fn a_silent_server_costs_the_others_nothing() {
 
 #[tokio::test(start_paused = true)]
 async fn pulses_are_stretched_when_there_are_many_servers() {
-    let settings = WatchSettings {
+    let settings = PollSettings {
         pulses_per_second: 2,
-        ..WatchSettings::default()
+        ..PollSettings::default()
     };
     let scene = Scene::new(4, &[1], settings).await;
     let pulses = scene
@@ -239,21 +239,21 @@ async fn pulses_are_stretched_when_there_are_many_servers() {
 
 #[tokio::test(start_paused = true)]
 async fn what_a_filter_names_is_not_crawled_to() {
-    let ignore = |pattern| WatchSettings {
+    let ignore = |pattern| PollSettings {
         ignore: filters(pattern),
-        ..WatchSettings::default()
+        ..PollSettings::default()
     };
     let scene = Scene::new(4, &[1], ignore("^db3:")).await;
     assert_eq!(scene.keys(), [1, 2, 4].map(key).into());
-    let replicas = WatchSettings {
+    let replicas = PollSettings {
         ignore_replicas: filters("db[34]"),
-        ..WatchSettings::default()
+        ..PollSettings::default()
     };
     let scene = Scene::new(4, &[1], replicas).await;
     assert_eq!(scene.keys(), [1, 2].map(key).into());
-    let sources = WatchSettings {
+    let sources = PollSettings {
         ignore_sources: filters("db1"),
-        ..WatchSettings::default()
+        ..PollSettings::default()
     };
     let scene = Scene::new(4, &[2], sources).await;
     assert_eq!(scene.keys(), [2].map(key).into());
@@ -264,7 +264,7 @@ async fn what_a_filter_names_is_not_crawled_to() {
 
 #[tokio::test(start_paused = true)]
 async fn a_forgotten_server_is_let_go_and_not_found_again_until_its_time_is_over() {
-    let scene = Scene::new(3, &[1], WatchSettings::default()).await;
+    let scene = Scene::new(3, &[1], PollSettings::default()).await;
     let mut state = seeds(&[1]);
     state.forgotten.insert(key(3), crate::domain::fixture::NOW);
     scene.state.send_replace(Arc::new(state));
@@ -279,9 +279,9 @@ async fn a_forgotten_server_is_let_go_and_not_found_again_until_its_time_is_over
 
 #[tokio::test(start_paused = true)]
 async fn a_crawled_address_that_never_answers_is_dropped_and_one_asked_for_is_kept() {
-    let scene = Scene::new(3, &[1, 9], WatchSettings::default()).await;
+    let scene = Scene::new(3, &[1, 9], PollSettings::default()).await;
     scene
-        .watcher
+        .poller
         .look(&Target {
             instance: key(8),
             origin: Origin::Api,
@@ -295,10 +295,10 @@ async fn a_crawled_address_that_never_answers_is_dropped_and_one_asked_for_is_ke
 
 #[tokio::test(start_paused = true)]
 async fn a_look_is_fresh_and_taken_in() {
-    let scene = Scene::new(3, &[1], WatchSettings::default()).await;
+    let scene = Scene::new(3, &[1], PollSettings::default()).await;
     scene.world.with(2, |server| server.read_only = false);
     let observation = scene
-        .watcher
+        .poller
         .look(&Target {
             instance: key(2),
             origin: Origin::Api,
@@ -308,7 +308,7 @@ async fn a_look_is_fresh_and_taken_in() {
     assert_eq!(scene.asked(2).last(), Some(&Asked::Fresh));
     assert!(
         scene
-            .observatory
+            .instance_cache
             .get(&key(2))
             .unwrap()
             .instance
@@ -320,11 +320,11 @@ async fn a_look_is_fresh_and_taken_in() {
 
 #[tokio::test(start_paused = true)]
 async fn a_server_that_gets_its_first_replica_is_pulsed_from_then_on() {
-    let scene = Scene::new(3, &[1], WatchSettings::default()).await;
+    let scene = Scene::new(3, &[1], PollSettings::default()).await;
     assert!(!scene.count(2, 1000).await.contains(&Asked::Pulse));
     scene.world.lock().follow(&key(3), &key(2));
     scene
-        .watcher
+        .poller
         .look(&Target {
             instance: key(3),
             origin: Origin::Api,
@@ -338,8 +338,8 @@ async fn a_server_that_gets_its_first_replica_is_pulsed_from_then_on() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn everything_ends_with_the_watcher() {
-    let scene = Scene::new(3, &[1], WatchSettings::default()).await;
+async fn everything_ends_with_the_poller() {
+    let scene = Scene::new(3, &[1], PollSettings::default()).await;
     scene.cancel.cancel();
     scene.pass(1000).await;
     assert_eq!(scene.count(1, 10_000).await, []);

@@ -1,7 +1,7 @@
 //! What this member last saw of each primary's transactions, over restarts of its process.
 //!
 //! A member that was restarted, or became leader a moment ago, may never have seen the primary that died; another member, or the one
-//! before it, has. What anybody saw the primary hold is a lower bound of what a promotion loses. The observatory holds the last facts
+//! before it, has. What anybody saw the primary hold is a lower bound of what a promotion loses. The instance cache holds the last facts
 //! while the process lives; this memory keeps the executed sets beyond it, in a table of its own, written every few
 //! seconds and never in the way of a probe.
 
@@ -16,7 +16,7 @@ use tracing::warn;
 use crate::domain::instance::Instance;
 use crate::domain::key::InstanceKey;
 
-use crate::app::observation::instance_cache::Observatory;
+use crate::app::observation::instance_cache::InstanceCache;
 use crate::app::ports::{Position, PositionStore};
 
 /// How often changes are written: what was seen in the last seconds before this process was killed is not remembered. A write shares
@@ -31,11 +31,11 @@ struct Held {
 
 /// The memory of one member.
 #[derive(Debug, Default)]
-pub struct PositionMemory {
+pub struct PositionHistory {
     held: Mutex<Held>,
 }
 
-impl PositionMemory {
+impl PositionHistory {
     /// A memory that begins with what was kept.
     pub fn of(positions: impl IntoIterator<Item = Position>) -> Self {
         let positions = positions
@@ -94,7 +94,7 @@ impl PositionMemory {
     /// Notes and writes every few seconds until it is cancelled, and once more then. What could not be written is tried again.
     pub async fn keep(
         self: Arc<Self>,
-        observatory: Arc<Observatory>,
+        instance_cache: Arc<InstanceCache>,
         store: Arc<dyn PositionStore>,
         stop: CancellationToken,
     ) {
@@ -106,7 +106,7 @@ impl PositionMemory {
                 () = stop.cancelled() => is_over = true,
                 _ = ticks.tick() => {}
             }
-            self.note(observatory.snapshot().instances.values());
+            self.note(instance_cache.snapshot().instances.values());
             let positions = self.unwritten();
             if positions.is_empty() {
                 continue;
@@ -168,7 +168,7 @@ mod tests {
 
     #[test]
     fn only_servers_that_write_and_are_replicated_from_are_remembered() {
-        let memory = PositionMemory::default();
+        let memory = PositionHistory::default();
         let dead = replicated("1:1-9").dead();
         memory.note([&dead, &primary(3, "3:1-9"), &replica(2, 4, "1:1-9")]);
         assert!((1..=3).all(|n| memory.recall(&key(n)).is_none()));
@@ -196,7 +196,7 @@ mod tests {
     async fn what_is_not_written_is_tried_again_and_read_at_the_next_start() {
         let disk = Arc::new(Disk::default());
         *disk.failures.lock().unwrap() = 2;
-        let memory = Arc::new(PositionMemory::default());
+        let memory = Arc::new(PositionHistory::default());
         memory.note([&replicated("1:1-9")]);
         let stop = CancellationToken::new();
         let store: Arc<dyn PositionStore> = disk.clone();
@@ -204,7 +204,7 @@ mod tests {
         tokio::time::sleep(4 * WRITE_EVERY).await;
         stop.cancel();
         keeping.await.unwrap();
-        let again = PositionMemory::of(disk.load_positions().await.unwrap());
+        let again = PositionHistory::of(disk.load_positions().await.unwrap());
         assert_eq!(again.recall(&key(1)), memory.recall(&key(1)));
         assert_eq!(disk.kept.lock().unwrap().len(), 1);
     }

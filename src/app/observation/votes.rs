@@ -7,43 +7,43 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures::future::join_all;
 
-use crate::domain::analysis::{self, Hindsight};
+use crate::domain::analysis::{self, OpinionContext};
 use crate::domain::finding::{Opinion, Verdict};
 use crate::domain::gtid::GtidSet;
 use crate::domain::instance::{Identity, Observation, ProbeFailure};
 use crate::domain::intent::Origin;
 use crate::domain::key::InstanceKey;
-use crate::domain::time::Mono;
+use crate::domain::time::MonotonicTime;
 
-use crate::app::observation::instance_cache::Observatory;
-use crate::app::observation::position_history::PositionMemory;
+use crate::app::observation::instance_cache::InstanceCache;
+use crate::app::observation::position_history::PositionHistory;
 use crate::app::ports::{Approach, Clock, OpinionSource, Prober, Question, Target};
 
 /// How many replicas are asked for one opinion: more tell nothing new about the suspect, and each costs a connection.
 const MAX_ASKED: usize = 64;
 
 /// Looks with this member's own eyes.
-pub struct Eyes {
-    observatory: Arc<Observatory>,
+pub struct OpinionResponder {
+    instance_cache: Arc<InstanceCache>,
     prober: Arc<dyn Prober>,
     clock: Arc<dyn Clock>,
     name: String,
     data_center: String,
-    memory: Arc<PositionMemory>,
+    memory: Arc<PositionHistory>,
 }
 
-impl Eyes {
-    /// Eyes of the member of this name, in this data centre (empty: not known), with what it remembers of primaries.
+impl OpinionResponder {
+    /// OpinionResponder of the member of this name, in this data centre (empty: not known), with what it remembers of primaries.
     pub fn new(
-        observatory: Arc<Observatory>,
+        instance_cache: Arc<InstanceCache>,
         prober: Arc<dyn Prober>,
         clock: Arc<dyn Clock>,
         name: String,
         data_center: String,
-        memory: Arc<PositionMemory>,
+        memory: Arc<PositionHistory>,
     ) -> Self {
         Self {
-            observatory,
+            instance_cache,
             prober,
             clock,
             name,
@@ -53,21 +53,21 @@ impl Eyes {
     }
 
     /// What this member knows beside the probes of an opinion that it began at this moment.
-    fn hindsight(&self, question: &Question, begun: Mono) -> Hindsight {
+    fn hindsight(&self, question: &Question, begun: MonotonicTime) -> OpinionContext {
         let failing = self
-            .observatory
+            .instance_cache
             .get(&question.suspect)
             .and_then(|tracked| tracked.failing_since);
         let since = failing.map_or(begun, |failing| failing.min(begun));
         let received = |key: &&InstanceKey| {
-            self.observatory
+            self.instance_cache
                 .get(key)
                 .and_then(|tracked| tracked.received_after)
                 .is_some_and(|after| after >= since)
         };
-        Hindsight {
+        OpinionContext {
             receiving: question.replicas.iter().filter(received).cloned().collect(),
-            aliases: self.observatory.aliases_of(&question.suspect),
+            aliases: self.instance_cache.aliases_of(&question.suspect),
         }
     }
 
@@ -87,7 +87,10 @@ impl Eyes {
                 }
             })
             .collect();
-        let seen = self.observatory.get(suspect).and_then(|tracked| tracked.instance.facts);
+        let seen = self
+            .instance_cache
+            .get(suspect)
+            .and_then(|tracked| tracked.instance.facts);
         let seen = seen.map(|facts| (facts.identity, facts.executed));
         let kept = || {
             let position = self.memory.recall(suspect)?;
@@ -101,15 +104,15 @@ impl Eyes {
     fn origin(&self, question: &Question) -> Origin {
         std::iter::once(&question.suspect)
             .chain(&question.replicas)
-            .find_map(|key| self.observatory.get(key))
+            .find_map(|key| self.instance_cache.get(key))
             .map_or(Origin::Api, |tracked| tracked.origin)
     }
 }
 
 #[async_trait]
-impl OpinionSource for Eyes {
+impl OpinionSource for OpinionResponder {
     async fn opinion(&self, question: Question) -> Opinion {
-        let begun = self.clock.mono();
+        let begun = self.clock.monotonic();
         // Leave a little of the asker's patience for the way back.
         let deadline = Duration::from_millis(question.millis.saturating_mul(4) / 5);
         let fallback = self.origin(&question);
@@ -122,7 +125,7 @@ impl OpinionSource for Eyes {
         );
         let probes = asked.map(|(key, approach)| {
             let origin = self
-                .observatory
+                .instance_cache
                 .get(key)
                 .map_or_else(|| fallback.clone(), |tracked| tracked.origin);
             let target = Target {
@@ -130,11 +133,14 @@ impl OpinionSource for Eyes {
                 origin,
             };
             async move {
-                let begun = self.clock.mono();
+                let begun = self.clock.monotonic();
                 let mut observation = self.prober.probe(&target, approach, deadline).await;
-                self.observatory.record(&observation, begun, self.clock.mono());
+                self.instance_cache.record(&observation, begun, self.clock.monotonic());
                 // What silence means depends on what was seen before.
-                let known = self.observatory.get(key).and_then(|tracked| tracked.instance.failure);
+                let known = self
+                    .instance_cache
+                    .get(key)
+                    .and_then(|tracked| tracked.instance.failure);
                 if observation.outcome == Err(ProbeFailure::NoAnswer) && known == Some(ProbeFailure::Stalled) {
                     observation.outcome = Err(ProbeFailure::Stalled);
                 }
@@ -142,7 +148,7 @@ impl OpinionSource for Eyes {
             }
         });
         let observations = join_all(probes).await;
-        let took = self.clock.mono().millis_since(begun);
+        let took = self.clock.monotonic().millis_since(begun);
         let verdict = if took > question.millis.saturating_mul(3) {
             Verdict::Abstains(format!(
                 "its own clock was late: {took} ms for a look of {} ms",

@@ -8,7 +8,7 @@ use secrecy::SecretString;
 use tokio::sync::watch;
 
 pub use crate::domain::declared::{
-    ClusterPicture, DeclaredCluster, LabelError, LeadsTo, Notice, Observer, PodLabel, Publication, PublishError,
+    ClusterEvent, ClusterView, DeclaredCluster, LabelError, LeadsTo, Observer, PodLabel, Publication, PublishError,
     Reading, Seen, StatusModel,
 };
 
@@ -20,7 +20,7 @@ use crate::domain::intent::Origin;
 pub type DocumentSet = Arc<Seen>;
 
 /// The clusters as this member sees them now; the view of the topology feeds it.
-pub type Pictures = Arc<Vec<ClusterPicture>>;
+pub type ClusterViews = Arc<Vec<ClusterView>>;
 
 /// A source of documents: an API server, or a directory. It never fails: what cannot be read is part of what it says.
 #[async_trait]
@@ -43,7 +43,7 @@ pub trait ClusterSource: Send + Sync {
     ///
     /// # Errors
     /// When it was not told.
-    async fn tell(&self, origin: &Origin, notice: &Notice) -> Result<(), StatusError>;
+    async fn tell(&self, origin: &Origin, notice: &ClusterEvent) -> Result<(), StatusError>;
 
     /// Makes the Services of a document what they must be, and removes those that are its own and are not asked for. Answers where the
     /// one for the primary leads then.

@@ -112,7 +112,7 @@ pub trait Consensus: Send + Sync {
     /// Asks the other voters for their opinion of a suspect. One entry per other voter: those who did not answer in time say Missing.
     async fn ask_opinions(&self, question: &Question, deadline: Duration) -> Vec<Opinion>;
 
-    /// Hands leadership to another member, if this one leads.
+    /// StepExecutor leadership to another member, if this one leads.
     async fn hand_over(&self, deadline: Duration);
 }
 

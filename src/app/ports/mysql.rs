@@ -346,7 +346,7 @@ pub trait OwnerLocks: Send + Sync {
 
 /// Looks at the commits of a server.
 #[async_trait]
-pub trait CommitLooks: Send + Sync {
+pub trait CommitProbe: Send + Sync {
     /// The sessions that are in a state in which commits wait.
     ///
     /// # Errors

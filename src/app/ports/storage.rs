@@ -10,7 +10,7 @@ use crate::domain::gtid::GtidSet;
 use crate::domain::instance::Identity;
 use crate::domain::key::InstanceKey;
 use crate::domain::state::{Change, MemberId, State};
-use crate::domain::time::Wall;
+use crate::domain::time::WallTime;
 
 /// How far the stored state has come, written in the same transaction as the records.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -62,7 +62,7 @@ pub struct Position {
     /// What it had executed.
     pub executed: GtidSet,
     /// When.
-    pub at: Wall,
+    pub at: WallTime,
 }
 
 /// Keeps positions on this member's own disk; they are no part of the replicated state.
@@ -79,7 +79,7 @@ pub trait PositionStore: Send + Sync {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AnalysisChange {
     /// Since when.
-    pub at: Wall,
+    pub at: WallTime,
     /// The code.
     pub code: Code,
 }
@@ -94,5 +94,5 @@ pub trait ChangeStore: Send + Sync {
     async fn add_changes(&self, changes: &[(InstanceKey, AnalysisChange)]) -> Result<(), StoreError>;
 
     /// Drops changes from before this moment, but of each instance the last.
-    async fn purge_changes(&self, before: Wall) -> Result<(), StoreError>;
+    async fn purge_changes(&self, before: WallTime) -> Result<(), StoreError>;
 }

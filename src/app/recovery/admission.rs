@@ -8,14 +8,14 @@ use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 use crate::domain::finding::Finding;
-use crate::domain::time::Mono;
+use crate::domain::time::MonotonicTime;
 use crate::domain::topology::ClusterId;
 
 /// How important a repair is: less is more important, the order of the fields is the policy.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Importance {
+pub(super) struct RecoveryPriority {
     /// When it was given up; `None` sorts first.
-    pub(super) given_up: Option<Mono>,
+    pub(super) given_up: Option<MonotonicTime>,
     /// It is no replacement of a primary.
     pub(super) gives_way: bool,
     /// The cluster was not seen writable.
@@ -31,18 +31,18 @@ pub(super) struct Importance {
 /// A repair that could begin.
 #[derive(Clone, Debug)]
 pub(super) struct Waiting {
-    pub(super) importance: Importance,
+    pub(super) priority: RecoveryPriority,
     pub(super) finding: Finding,
 }
 
 /// Those that begin now, in order. `busy` are the clusters that are worked on, and whether that work gives way; at most `limit` are
 /// worked on at once, and at most half of these by repairs that are no replacement of a primary, so that a primary finds a place.
 pub(super) fn admit(mut waiting: Vec<Waiting>, busy: &BTreeMap<ClusterId, bool>, limit: usize) -> Vec<Waiting> {
-    waiting.sort_by(|left, right| left.importance.cmp(&right.importance));
+    waiting.sort_by(|left, right| left.priority.cmp(&right.priority));
     let mut busy = busy.clone();
     let mut admitted = Vec::new();
     for one in waiting {
-        let Importance { gives_way, cluster, .. } = &one.importance;
+        let RecoveryPriority { gives_way, cluster, .. } = &one.priority;
         let present = busy.get(cluster);
         let is_free = present.is_none_or(|present| *present && !gives_way);
         let lesser = busy.values().filter(|gives_way| **gives_way).count();
@@ -70,8 +70,8 @@ mod tests {
         ClusterId(name.to_owned())
     }
 
-    fn waiting(name: &str, change: impl FnOnce(&mut Importance)) -> Waiting {
-        let mut importance = Importance {
+    fn waiting(name: &str, change: impl FnOnce(&mut RecoveryPriority)) -> Waiting {
+        let mut priority = RecoveryPriority {
             given_up: None,
             gives_way: false,
             was_not_writable: false,
@@ -79,9 +79,9 @@ mod tests {
             servers: Reverse(3),
             cluster: id(name),
         };
-        change(&mut importance);
+        change(&mut priority);
         Waiting {
-            importance,
+            priority,
             finding: Finding {
                 code: Code::DeadMaster,
                 instance: key(1),
@@ -96,14 +96,14 @@ mod tests {
     }
 
     fn names(admitted: &[Waiting]) -> Vec<&str> {
-        admitted.iter().map(|one| one.importance.cluster.0.as_str()).collect()
+        admitted.iter().map(|one| one.priority.cluster.0.as_str()).collect()
     }
 
     #[test]
     fn the_most_important_comes_first() {
         let all = vec![
-            waiting("given-up-early", |one| one.given_up = Some(Mono(5))),
-            waiting("given-up-late", |one| one.given_up = Some(Mono(9))),
+            waiting("given-up-early", |one| one.given_up = Some(MonotonicTime(5))),
+            waiting("given-up-late", |one| one.given_up = Some(MonotonicTime(9))),
             waiting("intermediate", |one| one.gives_way = true),
             waiting("read-only", |one| one.was_not_writable = true),
             waiting("by-filter", |one| one.has_no_document = true),
@@ -150,7 +150,7 @@ mod tests {
         let both = vec![lesser("a"), waiting("a", |_| ()), lesser("a")];
         let admitted = admit(both.clone(), &BTreeMap::new(), 4);
         assert_eq!(admitted.len(), 1);
-        assert!(!admitted[0].importance.gives_way);
+        assert!(!admitted[0].priority.gives_way);
         // Even when all places are taken: it takes over its own cluster's.
         let busy = BTreeMap::from([(id("a"), true)]);
         assert_eq!(admit(both.clone(), &busy, 1).len(), 1);

@@ -22,7 +22,7 @@ use crate::domain::state::{Applied, ClaimToken, Command, Phase, State};
 use crate::domain::topology::ClusterId;
 
 use crate::app::filter::ClusterFilters;
-use crate::app::observation::instance_cache::Observatory;
+use crate::app::observation::instance_cache::InstanceCache;
 use crate::app::ports::{Clock, Consensus, HookCall, HookEnd, HookExit, Hooks};
 
 /// How often the end of a list is proposed before it is left to be run again.
@@ -83,7 +83,7 @@ struct Inner {
     port: Arc<dyn Hooks>,
     settings: HookSettings,
     consensus: Arc<dyn Consensus>,
-    observatory: Arc<Observatory>,
+    instance_cache: Arc<InstanceCache>,
     clock: Arc<dyn Clock>,
     /// What a task of this process runs hooks for, after the fact.
     busy: Mutex<BTreeSet<Key>>,
@@ -110,14 +110,14 @@ impl HookRunner {
         port: Arc<dyn Hooks>,
         settings: HookSettings,
         consensus: Arc<dyn Consensus>,
-        observatory: Arc<Observatory>,
+        instance_cache: Arc<InstanceCache>,
         clock: Arc<dyn Clock>,
     ) -> Self {
         Self(Arc::new(Inner {
             port,
             settings,
             consensus,
-            observatory,
+            instance_cache,
             clock,
             busy: Mutex::default(),
             tracker: TaskTracker::new(),
@@ -191,7 +191,7 @@ impl HookRunner {
         }
     }
 
-    /// Calls the user's fencer for the victim of a recovery: what was said, and why it is not certain that the victim takes no writes,
+    /// Calls the user's fencer for the old primary of a recovery: what was said, and why it is not certain that the old primary takes no writes,
     /// if it is not. Nothing is written down before, so the next actor calls it again.
     pub(super) async fn fence(&self, token: &ClaimToken) -> (Vec<StepRecord>, Option<String>) {
         let subject = HookSubject::Recovery {
@@ -322,11 +322,11 @@ impl HookRunner {
             .get(&list)
             .copied()
             .unwrap_or(Duration::from_mins(1));
-        let begun = self.0.clock.mono();
+        let begun = self.0.clock.monotonic();
         for (number, command) in (1..).zip(commands) {
             let name = format!("{list} {number} of {}", commands.len());
             let Rendered { text, detached } = render(command, &told.environment);
-            let spent = Duration::from_millis(self.0.clock.mono().millis_since(begun));
+            let spent = Duration::from_millis(self.0.clock.monotonic().millis_since(begun));
             let call = HookCall {
                 text,
                 deadline: if detached {
@@ -398,7 +398,7 @@ impl HookRunner {
                 .clusters
                 .get(cluster)
                 .and_then(|cluster| cluster.document.as_ref()),
-            successor_coordinates: successor.and_then(|key| self.0.observatory.get(key)?.instance.facts?.binlog),
+            successor_coordinates: successor.and_then(|key| self.0.instance_cache.get(key)?.instance.facts?.binlog),
         };
         Some(HookCall {
             text: String::new(),

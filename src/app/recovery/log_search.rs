@@ -7,8 +7,8 @@ use tokio::time::Instant;
 
 use crate::domain::instance::{BinlogCoordinates, InstanceFacts};
 use crate::domain::recovery::equivalence::{LogEvent, number_of};
-use crate::domain::recovery::matching::{Following, InStep, NoMatch, Tail};
-use crate::domain::recovery::pseudo_gtid::{Entry, FindEntry, LastEntry, Marks, Whereabouts, begins_transaction};
+use crate::domain::recovery::matching::{Following, LogComparison, NoMatch, Tail};
+use crate::domain::recovery::pseudo_gtid::{Entry, EntryLocation, FindEntry, LastEntry, Marks, begins_transaction};
 
 use crate::app::ports::{Log, LogSource, Piece, StepError};
 
@@ -102,7 +102,7 @@ impl Search<'_> {
             Ok(None) => return Ok(Err(NoMatch::NotThere(tail.entry.text.clone()))),
             Err(why) => return Ok(Err(why)),
         };
-        let mut walk = InStep::with(tail, self.marks);
+        let mut walk = LogComparison::with(tail, self.marks);
         let mut failed = None;
         let read = self
             .forward(source, Log::Binary, &at, &mut |event| match walk.take(event) {
@@ -132,9 +132,9 @@ impl Search<'_> {
             let mut here = None;
             let read = self
                 .each(source, Log::Binary, file, None, &mut |event| match find.take(event) {
-                    Whereabouts::Unknown => ControlFlow::Continue(()),
-                    Whereabouts::Earlier => ControlFlow::Break(()),
-                    Whereabouts::Here(at) => {
+                    EntryLocation::Unknown => ControlFlow::Continue(()),
+                    EntryLocation::Earlier => ControlFlow::Break(()),
+                    EntryLocation::Here(at) => {
                         here = Some(at);
                         ControlFlow::Break(())
                     }

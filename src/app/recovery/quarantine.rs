@@ -17,10 +17,10 @@ use crate::domain::key::InstanceKey;
 use crate::domain::policy::OldPrimary;
 use crate::domain::state::{Applied, Command, Quarantine, QuarantineState};
 
-use crate::app::cluster::view::Pictures;
+use crate::app::cluster::view::ClusterViews;
 use crate::app::ports::{Approach, StepError, Target};
-use crate::app::recovery::coordinator::Recoverer;
-use crate::app::recovery::steps::Workshop;
+use crate::app::recovery::coordinator::RecoveryCoordinator;
+use crate::app::recovery::steps::RecoveryContext;
 
 /// How often an absent server is dialled: it must be read-only within 0.3 s of accepting connections.
 const DIAL_PACE: Duration = Duration::from_millis(100);
@@ -32,10 +32,10 @@ const HELD_PACE: Duration = Duration::from_secs(1);
 const READ_ONLY_DEADLINE: Duration = Duration::from_secs(5);
 
 /// One task per quarantined server.
-pub struct Guard {
-    shop: Workshop,
-    pictures: Pictures,
-    recoverer: Arc<Recoverer>,
+pub struct QuarantineEnforcer {
+    context: RecoveryContext,
+    views: ClusterViews,
+    coordinator: Arc<RecoveryCoordinator>,
     tasks: Mutex<BTreeMap<String, CancellationToken>>,
     tracker: TaskTracker,
 }
@@ -47,13 +47,13 @@ enum Watch {
     Held,
 }
 
-impl Guard {
-    /// A guard that stands down until [`Guard::stand`].
-    pub fn new(shop: Workshop, pictures: Pictures, recoverer: Arc<Recoverer>) -> Arc<Self> {
+impl QuarantineEnforcer {
+    /// A guard that stands down until [`QuarantineEnforcer::stand`].
+    pub fn new(context: RecoveryContext, views: ClusterViews, coordinator: Arc<RecoveryCoordinator>) -> Arc<Self> {
         Arc::new(Self {
-            shop,
-            pictures,
-            recoverer,
+            context,
+            views,
+            coordinator,
             tasks: Mutex::default(),
             tracker: TaskTracker::new(),
         })
@@ -61,7 +61,7 @@ impl Guard {
 
     /// Starts a task for every quarantined server that has none, ends those whose server left quarantine. Tasks end with `leading`.
     pub fn stand(self: &Arc<Self>, leading: &CancellationToken) {
-        let state = self.pictures.state();
+        let state = self.views.state();
         let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
         tasks.retain(|key, task| {
             let stays = state.quarantines.contains_key(key) && !task.is_cancelled();
@@ -82,7 +82,7 @@ impl Guard {
     async fn watch(self: Arc<Self>, key: String, cancel: CancellationToken) {
         let mut watch = Watch::Dialling;
         loop {
-            let Some(recorded) = self.pictures.state().quarantines.get(&key).cloned() else {
+            let Some(recorded) = self.views.state().quarantines.get(&key).cloned() else {
                 return;
             };
             let quarantine = Quarantine {
@@ -112,14 +112,14 @@ impl Guard {
 
     /// Where the server is by the last observations of its cluster: a quarantine follows the identity, not the address.
     fn place(&self, quarantine: &Quarantine) -> InstanceKey {
-        let state = self.pictures.state();
+        let state = self.views.state();
         let members = state
             .clusters
             .get(&quarantine.cluster)
             .into_iter()
             .flat_map(|cluster| &cluster.instances);
         let mut seen = members
-            .filter_map(|key| self.shop.observatory.get(key))
+            .filter_map(|key| self.context.instance_cache.get(key))
             .map(|tracked| tracked.instance);
         let is_it = |instance: &Instance| {
             instance
@@ -132,8 +132,12 @@ impl Guard {
 
     /// The proof that this member leads now, and that the server is still quarantined in the state that this proves to be the latest.
     async fn may_hold(&self, key: &str, quarantine: &Quarantine) -> Result<(), String> {
-        self.shop.consensus.barrier().await.map_err(|error| error.to_string())?;
-        match self.pictures.state().quarantines.get(key) {
+        self.context
+            .consensus
+            .barrier()
+            .await
+            .map_err(|error| error.to_string())?;
+        match self.views.state().quarantines.get(key) {
             Some(present) if present.identity == quarantine.identity => Ok(()),
             Some(_) | None => Err(String::from("it is not in quarantine any more")),
         }
@@ -141,12 +145,12 @@ impl Guard {
 
     fn target(&self, quarantine: &Quarantine) -> Target {
         let origin = self
-            .shop
-            .observatory
+            .context
+            .instance_cache
             .get(&quarantine.instance)
             .map(|tracked| tracked.origin);
         let document = self
-            .pictures
+            .views
             .state()
             .clusters
             .get(&quarantine.cluster)
@@ -161,7 +165,7 @@ impl Guard {
     async fn dial(&self, key: &str, quarantine: &Quarantine) -> Watch {
         let instance = &quarantine.instance;
         let mut session = match self
-            .shop
+            .context
             .executor
             .begin(&self.target(quarantine), Some(&quarantine.identity), DIAL_DEADLINE)
             .await
@@ -206,7 +210,7 @@ impl Guard {
     /// Looks at a held server again: gone, writable, re-attached, or to be judged anew.
     async fn review(&self, key: &str, quarantine: &Quarantine) -> Watch {
         let target = self.target(quarantine);
-        let observation = self.shop.prober.probe(&target, Approach::Kept, DIAL_DEADLINE).await;
+        let observation = self.context.prober.probe(&target, Approach::Kept, DIAL_DEADLINE).await;
         let Ok(facts) = observation.outcome else {
             return Watch::Dialling;
         };
@@ -233,7 +237,7 @@ impl Guard {
         if facts.version.flavour.is_mariadb()
             && self.may_hold(key, quarantine).await.is_ok()
             && let Ok(mut session) = self
-                .shop
+                .context
                 .executor
                 .begin(&target, Some(&quarantine.identity), DIAL_DEADLINE)
                 .await
@@ -250,10 +254,10 @@ impl Guard {
     }
 
     fn primary(&self, quarantine: &Quarantine) -> Option<Instance> {
-        let state = self.pictures.state();
+        let state = self.views.state();
         let recorded = state.clusters.get(&quarantine.cluster)?.primary.as_ref()?;
         (recorded.identity != quarantine.identity)
-            .then(|| self.shop.observatory.get(&recorded.instance))
+            .then(|| self.context.instance_cache.get(&recorded.instance))
             .flatten()
             .map(|tracked| tracked.instance)
     }
@@ -265,8 +269,8 @@ impl Guard {
         facts.managed_channel().is_some_and(|channel| {
             channel.is_receiving()
                 && self
-                    .shop
-                    .observatory
+                    .context
+                    .instance_cache
                     .get(&channel.source)
                     .is_some_and(|source| source.instance.key == primary.key)
         })
@@ -288,7 +292,7 @@ impl Guard {
             instance: primary.key.clone(),
             ..self.target(quarantine)
         };
-        let seen = self.shop.prober.probe(&target, Approach::Kept, DIAL_DEADLINE).await;
+        let seen = self.context.prober.probe(&target, Approach::Kept, DIAL_DEADLINE).await;
         let Ok(present) = seen.outcome else {
             return self
                 .judge(
@@ -304,17 +308,17 @@ impl Guard {
         let contained = standing == QuarantineState::Contained;
         self.judge(key, quarantine, standing).await;
         if contained
-            && let Some(picture) = self.pictures.cluster(&quarantine.cluster)
-            && picture.policy.old_primary == OldPrimary::Rejoin
+            && let Some(view) = self.views.cluster(&quarantine.cluster)
+            && view.policy.old_primary == OldPrimary::Rejoin
         {
-            self.recoverer.rejoin(key, quarantine, &picture).await;
+            self.coordinator.rejoin(key, quarantine, &view).await;
         }
     }
 
     async fn judge(&self, key: &str, quarantine: &Quarantine, standing: QuarantineState) {
         let instance = &quarantine.instance;
         let same = |present: &Quarantine| present.standing == standing && present.instance == *instance;
-        if self.pictures.state().quarantines.get(key).is_none_or(same) {
+        if self.views.state().quarantines.get(key).is_none_or(same) {
             return;
         }
         match &standing {
@@ -332,7 +336,7 @@ impl Guard {
             instance: instance.clone(),
             standing,
         };
-        if let Err(error) = self.shop.consensus.propose(command).await {
+        if let Err(error) = self.context.consensus.propose(command).await {
             warn!("judgement of {instance} not written: {error}");
         }
     }
@@ -342,7 +346,7 @@ impl Guard {
             quarantine: key.to_owned(),
             reason: reason.to_owned(),
         };
-        match self.shop.consensus.propose(command).await {
+        match self.context.consensus.propose(command).await {
             Ok(Applied::Done | Applied::Number { .. } | Applied::Claimed { .. }) => {
                 info!(instance = %quarantine.instance, "{} leaves quarantine: {reason}", quarantine.instance);
             }

@@ -12,26 +12,26 @@ use crate::domain::key::InstanceKey;
 use crate::domain::topology::Topology;
 
 use crate::app::ports::{Approach, Target};
-use crate::app::recovery::steps::Workshop;
+use crate::app::recovery::steps::RecoveryContext;
 
 /// Asks these servers, side by side, and takes the answers in. Servers that nobody watches are left out.
-pub(super) async fn refresh(shop: &Workshop, keys: &BTreeSet<InstanceKey>) {
+pub(super) async fn refresh(context: &RecoveryContext, keys: &BTreeSet<InstanceKey>) {
     let asked = keys.iter().filter_map(|key| {
-        let origin: Origin = shop.observatory.get(key)?.origin;
+        let origin: Origin = context.instance_cache.get(key)?.origin;
         let target = Target {
             instance: key.clone(),
             origin,
         };
-        let (prober, clock, observatory) = (
-            Arc::clone(&shop.prober),
-            Arc::clone(&shop.clock),
-            Arc::clone(&shop.observatory),
+        let (prober, clock, instance_cache) = (
+            Arc::clone(&context.prober),
+            Arc::clone(&context.clock),
+            Arc::clone(&context.instance_cache),
         );
-        let deadline = shop.settings.opinion_deadline;
+        let deadline = context.settings.opinion_deadline;
         Some(async move {
-            let begun = clock.mono();
+            let begun = clock.monotonic();
             let observation = prober.probe(&target, Approach::Kept, deadline).await;
-            observatory.record(&observation, begun, clock.mono());
+            instance_cache.record(&observation, begun, clock.monotonic());
         })
     });
     join_all(asked).await;

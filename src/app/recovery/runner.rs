@@ -17,10 +17,10 @@ use crate::domain::state::record::StepRecord;
 use crate::domain::state::{Applied, ClaimToken, Command, Ending, Phase, Recovery};
 use crate::domain::topology::Topology;
 
-use crate::app::cluster::view::Pictures;
+use crate::app::cluster::view::ClusterViews;
 use crate::app::recovery::failpoint;
 use crate::app::recovery::hooks::Answer;
-use crate::app::recovery::steps::{Effect, Hands, Patience, Workshop};
+use crate::app::recovery::steps::{Effect, Patience, RecoveryContext, StepExecutor};
 
 mod delays;
 mod durability;
@@ -42,11 +42,11 @@ enum Stopped {
     NotCommitted(String),
 }
 
-struct Drive<'a> {
-    shop: &'a Workshop,
-    pictures: &'a Pictures,
+struct RecoveryRunner<'a> {
+    context: &'a RecoveryContext,
+    views: &'a ClusterViews,
     token: &'a ClaimToken,
-    hands: Hands,
+    step_executor: StepExecutor,
     done: Vec<StepResult>,
     lines: Vec<StepRecord>,
     begun: bool,
@@ -57,25 +57,25 @@ struct Drive<'a> {
 }
 
 /// Runs a recovery until it is over, or until this member may no longer act. `resumed`: another actor began it.
-pub(super) async fn drive(shop: &Workshop, pictures: &Pictures, token: &ClaimToken, resumed: bool) {
-    let state = pictures.state();
+pub(super) async fn drive(context: &RecoveryContext, views: &ClusterViews, token: &ClaimToken, resumed: bool) {
+    let state = views.state();
     let Some(plan) = state.recoveries.get(&token.uid).map(|recovery| &recovery.plan) else {
         return;
     };
     let meant = plan
-        .victim_identity
+        .old_primary_identity
         .clone()
-        .map(|identity| (plan.victim.clone(), identity));
+        .map(|identity| (plan.old_primary.clone(), identity));
     let identities = meant
         .into_iter()
         .chain([(plan.successor.clone(), plan.successor_identity.clone())])
         .collect();
-    let hands = Hands::new(shop.clone(), token.clone(), identities);
-    let mut drive = Drive {
-        shop,
-        pictures,
+    let step_executor = StepExecutor::new(context.clone(), token.clone(), identities);
+    let mut drive = RecoveryRunner {
+        context,
+        views,
         token,
-        hands,
+        step_executor,
         done: Vec::new(),
         lines: Vec::new(),
         begun: false,
@@ -89,12 +89,12 @@ pub(super) async fn drive(shop: &Workshop, pictures: &Pictures, token: &ClaimTok
         };
         warn!("recovery {} stops here: {why}", token.uid);
     }
-    drive.hands.rest().await;
+    drive.step_executor.rest().await;
 }
 
-impl Drive<'_> {
+impl RecoveryRunner<'_> {
     fn recovery(&self) -> Option<Recovery> {
-        let state = self.pictures.state();
+        let state = self.views.state();
         state
             .recoveries
             .get(&self.token.uid)
@@ -106,7 +106,7 @@ impl Drive<'_> {
         info!(recovery = %self.token.uid, epoch = self.token.epoch, "{message}");
         self.lines.push(StepRecord {
             id: 0,
-            at: self.shop.clock.wall(),
+            at: self.context.clock.wall(),
             message,
         });
     }
@@ -127,12 +127,12 @@ impl Drive<'_> {
                     self.token.epoch
                 )));
             };
-            let Some(picture) = self.pictures.cluster(&self.token.cluster) else {
+            let Some(view) = self.views.cluster(&self.token.cluster) else {
                 return Err(Stopped::Unconfirmed(format!("cluster {} is gone", self.token.cluster)));
             };
             self.begin(&recovery);
-            let fresh = self.hands.look(&picture.topology).await;
-            let policy = self.pictures.judge(&picture.cluster, fresh.clone()).policy;
+            let fresh = self.step_executor.look(&view.topology).await;
+            let policy = self.views.judge(&view.cluster, fresh.clone()).policy;
             let policy = recovery.plan.terms(policy);
             let on_resume = progress::on_resume(&recovery.plan, &recovery.phase).filter(|_| self.resumed);
             let next = on_resume.or_else(|| self.taken_back(&recovery)).unwrap_or_else(|| {
@@ -142,7 +142,7 @@ impl Drive<'_> {
                     &self.done,
                     &fresh,
                     &policy,
-                    self.shop.clock.wall(),
+                    self.context.clock.wall(),
                 )
             });
             match next {
@@ -155,9 +155,9 @@ impl Drive<'_> {
                     plan,
                     successor,
                     position,
-                    receipt,
+                    fencing_proof,
                 } => {
-                    self.say(format!("proof before the opening: {receipt}"));
+                    self.say(format!("proof before the opening: {fencing_proof}"));
                     failpoint::reached("before-open-entry");
                     self.say(format!("{successor} opens with at least {position}"));
                     let opened = self.commit(Command::Open {
@@ -165,7 +165,7 @@ impl Drive<'_> {
                         successor,
                         position,
                         plan,
-                        receipt: Some(receipt),
+                        fencing_proof: Some(fencing_proof),
                     });
                     let opened = opened.await;
                     if opened.is_err() && self.taken_back(&recovery).is_some() {
@@ -186,7 +186,7 @@ impl Drive<'_> {
             self.begun = true;
             self.say(format!(
                 "recovery of {} for {} by {}, epoch {}",
-                recovery.plan.victim, recovery.plan.code, recovery.holder_name, recovery.epoch
+                recovery.plan.old_primary, recovery.plan.code, recovery.holder_name, recovery.epoch
             ));
         }
     }
@@ -204,7 +204,7 @@ impl Drive<'_> {
         }
         self.begin(&recovery);
         let lines = std::mem::take(&mut self.lines);
-        match self.shop.hooks.ask(self.token, lines).await {
+        match self.context.hooks.ask(self.token, lines).await {
             Answer::NotAsked => Ok(None),
             Answer::Vetoed(why) => Ok(Some(why)),
             Answer::Stopped(why) => Err(Stopped::NotCommitted(why)),
@@ -217,8 +217,8 @@ impl Drive<'_> {
         if !hooks::lists_of(recovery.plan.kind).repairs || recovery.plan.is_forced() {
             return None;
         }
-        let picture = self.pictures.cluster(&self.token.cluster)?;
-        let is_found = picture
+        let view = self.views.cluster(&self.token.cluster)?;
+        let is_found = view
             .findings
             .iter()
             .map(|judged| &judged.finding)
@@ -250,7 +250,7 @@ impl Drive<'_> {
     }
 
     async fn commit(&self, command: Command) -> Result<(), Stopped> {
-        match self.shop.consensus.propose(command).await {
+        match self.context.consensus.propose(command).await {
             Ok(Applied::Refused { why }) => Err(Stopped::Unconfirmed(why.to_string())),
             Ok(Applied::Done | Applied::Number { .. } | Applied::Claimed { .. }) => Ok(()),
             Err(error) => Err(Stopped::NotCommitted(error.to_string())),
@@ -263,7 +263,7 @@ impl Drive<'_> {
             token: self.token.clone(),
             lines: std::mem::take(&mut self.lines),
         };
-        let consensus = std::sync::Arc::clone(&self.shop.consensus);
+        let consensus = std::sync::Arc::clone(&self.context.consensus);
         tokio::spawn(async move {
             if let Err(error) = consensus.propose(command).await {
                 warn!("lines of a recovery's record were not written: {error}");
@@ -273,79 +273,85 @@ impl Drive<'_> {
 
     /// How long a server may take to apply what it received.
     fn catch_up(&self) -> Duration {
-        let picture = self.pictures.cluster(&self.token.cluster);
-        Duration::from_millis(picture.map_or(60_000, |picture| picture.policy.catch_up_millis))
+        let view = self.views.cluster(&self.token.cluster);
+        Duration::from_millis(view.map_or(60_000, |view| view.policy.catch_up_millis))
     }
 
     async fn step(&mut self, recovery: &Recovery, fresh: &Topology, mut step: Step) -> Result<(), Stopped> {
         let patience = self
-            .pictures
+            .views
             .cluster(&self.token.cluster)
-            .map_or(Patience::of(Duration::from_mins(1)), |picture| {
-                patience(&picture.policy)
-            });
+            .map_or(Patience::of(Duration::from_mins(1)), |view| patience(&view.policy));
         let effects = match &mut step {
-            Step::ReconnectTest { victim, replicas } => or_all(
-                self.hands
-                    .test_reconnect(victim, replicas, recovery.plan.code == Code::StalledPrimary)
+            Step::ReconnectTest { old_primary, replicas } => or_all(
+                self.step_executor
+                    .test_reconnect(old_primary, replicas, recovery.plan.code == Code::StalledPrimary)
                     .await,
                 replicas,
             ),
-            Step::Fence { victim } => BTreeMap::from([(victim.clone(), self.hands.fence(victim).await)]),
-            Step::Demote { victim } => BTreeMap::from([(victim.clone(), self.demote(recovery, victim).await)]),
-            Step::Freeze { replicas } if recovery.plan.is_forced() => {
-                self.freeze_after_last_words(recovery, fresh, replicas).await
+            Step::Fence { old_primary } => {
+                BTreeMap::from([(old_primary.clone(), self.step_executor.fence(old_primary).await)])
             }
-            Step::Freeze { replicas } => or_all(self.hands.freeze(replicas).await, replicas),
+            Step::Demote { old_primary } => {
+                BTreeMap::from([(old_primary.clone(), self.demote(recovery, old_primary).await)])
+            }
+            Step::StopReceivers { replicas } if recovery.plan.is_forced() => {
+                self.stop_receivers_after_last_words(recovery, fresh, replicas).await
+            }
+            Step::StopReceivers { replicas } => or_all(self.step_executor.stop_receivers(replicas).await, replicas),
             Step::Drain { successor } if recovery.plan.kind == RecoveryKind::Takeover => {
                 BTreeMap::from([(successor.clone(), self.let_catch_up(recovery, fresh, successor).await)])
             }
             Step::Drain { successor } => {
                 let set = received(fresh, successor, recovery);
-                let effect = self.hands.drain(successor, &set, patience).await;
+                let effect = self.step_executor.drain(successor, &set, patience).await;
                 BTreeMap::from([(successor.clone(), effect)])
             }
-            Step::Feed { successor, from } => {
+            Step::CatchUp { successor, from } => {
                 let set = received(fresh, from, recovery);
                 let both = BTreeSet::from([successor.clone(), from.clone()]);
-                self.hands
-                    .feed(successor, from, &set, patience)
+                self.step_executor
+                    .catch_up_from(successor, from, &set, patience)
                     .await
                     .unwrap_or_else(|effect| to_all(&both, &effect))
             }
-            Step::Redial { victim } => {
+            Step::Redial { old_primary } => {
                 let may_stall = recovery.plan.code == Code::StalledPrimary;
-                BTreeMap::from([(victim.clone(), self.redial(victim, may_stall).await)])
+                BTreeMap::from([(old_primary.clone(), self.redial(old_primary, may_stall).await)])
             }
-            Step::CallFencer { victim } => BTreeMap::from([(victim.clone(), self.call_fencer(victim).await)]),
+            Step::CallFencer { old_primary } => {
+                BTreeMap::from([(old_primary.clone(), self.call_fencer(old_primary).await)])
+            }
             Step::Open { successor } => {
                 BTreeMap::from([(successor.clone(), self.open(recovery, fresh, successor).await)])
             }
             Step::InjectEmpty { primary, set } => {
-                BTreeMap::from([(primary.clone(), self.hands.inject_empty(primary, set).await)])
+                BTreeMap::from([(primary.clone(), self.step_executor.inject_empty(primary, set).await)])
             }
             Step::ResetGtids { instance, keep } => {
-                BTreeMap::from([(instance.clone(), self.hands.reset_gtids(instance, keep).await)])
+                BTreeMap::from([(instance.clone(), self.step_executor.reset_gtids(instance, keep).await)])
             }
-            Step::GoOn { replicas } => or_all(self.hands.go_on(replicas).await, replicas),
-            Step::Acknowledge { replicas, on } => or_all(self.hands.acknowledge(replicas, *on).await, replicas),
+            Step::GoOn { replicas } => or_all(self.step_executor.go_on(replicas).await, replicas),
+            Step::Acknowledge { replicas, on } => or_all(self.step_executor.acknowledge(replicas, *on).await, replicas),
             Step::AcknowledgeReceived { replicas } => self.acknowledge_received(recovery, replicas).await,
             Step::SetSemiSyncSource { servers, terms } => {
-                or_all(self.hands.set_semi_sync_source(servers, *terms).await, servers)
+                or_all(self.step_executor.set_semi_sync_source(servers, *terms).await, servers)
             }
             Step::MakeWritable { primary } => {
-                BTreeMap::from([(primary.clone(), self.hands.make_writable(primary).await)])
+                BTreeMap::from([(primary.clone(), self.step_executor.make_writable(primary).await)])
             }
             Step::Repoint { successor, replicas } if recovery.plan.kind == RecoveryKind::Takeover => {
                 self.repoint_all(recovery, fresh, successor, replicas).await
             }
-            Step::PersistReadOnly { servers } => or_all(self.hands.persist_read_only(servers).await, servers),
-            Step::CheckBoot { primary } => BTreeMap::from([(primary.clone(), self.hands.check_boot(primary).await)]),
+            Step::PersistReadOnly { servers } => or_all(self.step_executor.persist_read_only(servers).await, servers),
+            Step::CheckBoot { primary } => {
+                BTreeMap::from([(primary.clone(), self.step_executor.check_boot(primary).await)])
+            }
             Step::Repoint { successor, replicas } => {
                 let durable = self.durable(recovery, fresh, successor);
                 let acknowledging = durable.as_ref().map(|(_, acknowledging)| acknowledging);
                 let mut effects = or_all(
-                    self.hands.repoint_as(successor, replicas, acknowledging).await,
+                    self.step_executor.repoint_as(successor, replicas, acknowledging).await,
                     replicas,
                 );
                 self.delay_again(recovery, fresh, &mut effects).await;
@@ -355,19 +361,24 @@ impl Drive<'_> {
             Step::ApplyAll { replicas }
                 if matches!(recovery.plan.kind, RecoveryKind::DeadPrimary | RecoveryKind::CoPrimary) =>
             {
-                or_all(self.hands.finish_applying(replicas, self.catch_up()).await, replicas)
+                or_all(
+                    self.step_executor.finish_applying(replicas, self.catch_up()).await,
+                    replicas,
+                )
             }
-            Step::ApplyAll { replicas } => or_all(self.hands.apply_all(replicas, self.catch_up()).await, replicas),
+            Step::ApplyAll { replicas } => {
+                or_all(self.step_executor.apply_all(replicas, self.catch_up()).await, replicas)
+            }
             Step::Locate { successor, replicas } => {
                 let deadline = self.catch_up();
-                self.hands.locate(successor, replicas, deadline).await
+                self.step_executor.locate(successor, replicas, deadline).await
             }
             Step::Match { successor, replicas } => {
                 let deadline = self.catch_up();
-                self.hands.match_logs(successor, replicas, deadline).await
+                self.step_executor.match_logs(successor, replicas, deadline).await
             }
             Step::RepointAt { successor, replicas } => self
-                .hands
+                .step_executor
                 .repoint_at(successor, replicas)
                 .await
                 .unwrap_or_else(|effect| to_all(&replicas.keys().cloned().collect(), &effect)),
@@ -384,7 +395,7 @@ impl Drive<'_> {
         if matches!(step, Step::ReconnectTest { .. }) {
             failpoint::reached("after-reconnect-test");
         }
-        if matches!(step, Step::Freeze { .. }) {
+        if matches!(step, Step::StopReceivers { .. }) {
             failpoint::reached("after-freeze");
         }
         if matches!(step, Step::Open { .. }) {
@@ -402,9 +413,9 @@ impl Drive<'_> {
 
     /// Done: it answered, and its facts are known. `NoAnswer`: not reached. Failed: it lives and could not be examined. One that is
     /// replaced because it is stalled may be stalled.
-    async fn redial(&mut self, victim: &InstanceKey, may_stall: bool) -> Effect {
-        match self.hands.redial(victim).await.outcome {
-            Ok(_) => Effect::Done(format!("{victim} answers")),
+    async fn redial(&mut self, old_primary: &InstanceKey, may_stall: bool) -> Effect {
+        match self.step_executor.redial(old_primary).await.outcome {
+            Ok(_) => Effect::Done(format!("{old_primary} answers")),
             Err(failure @ ProbeFailure::Stalled) if may_stall => Effect::NoAnswer(failure.to_string()),
             Err(failure) if failure.proves_life() => Effect::Failed(failure.to_string()),
             Err(failure) => Effect::NoAnswer(failure.to_string()),
@@ -412,32 +423,33 @@ impl Drive<'_> {
     }
 
     /// What the user gave to fence servers is asked to make sure of one.
-    async fn call_fencer(&mut self, victim: &InstanceKey) -> Effect {
-        if let Err(effect) = self.hands.may_act().await {
+    async fn call_fencer(&mut self, old_primary: &InstanceKey) -> Effect {
+        if let Err(effect) = self.step_executor.may_act().await {
             return effect;
         }
         self.record_behind();
-        let (lines, failure) = self.shop.hooks.fence(self.token).await;
+        let (lines, failure) = self.context.hooks.fence(self.token).await;
         self.lines.extend(lines);
         match failure {
-            None => Effect::Done(format!("{victim} is fenced from outside")),
+            None => Effect::Done(format!("{old_primary} is fenced from outside")),
             Some(why) => Effect::Failed(why),
         }
     }
 
     /// A server below the primary that was writable: back it would take writes that nobody gets.
-    fn was_writable(&self, victim: &InstanceKey) -> bool {
-        let picture = self.pictures.cluster(&self.token.cluster);
-        picture
-            .as_ref()
-            .and_then(|picture| picture.topology.get(victim)?.facts.as_ref())
+    fn was_writable(&self, old_primary: &InstanceKey) -> bool {
+        let view = self.views.cluster(&self.token.cluster);
+        view.as_ref()
+            .and_then(|view| view.topology.get(old_primary)?.facts.as_ref())
             .is_some_and(|facts| facts.is_writable() && facts.group_name.is_empty())
     }
 
     fn hooks_after(&self, successful: bool) -> Vec<HookList> {
         let wanted = self.recovery().filter(|recovery| !recovery.plan.skips_hooks());
         wanted.map_or_else(Vec::new, |recovery| {
-            self.shop.hooks.after(recovery.plan.kind, &recovery.hooks, successful)
+            self.context
+                .hooks
+                .after(recovery.plan.kind, &recovery.hooks, successful)
         })
     }
 
@@ -454,16 +466,16 @@ impl Drive<'_> {
             };
             self.say(format!(
                 "recovery of {} is over; {role}: {successor}",
-                recovery.plan.victim
+                recovery.plan.old_primary
             ));
         } else {
-            error!(recovery = %self.token.uid, "recovery of {} failed: {}", recovery.plan.victim, finish.errors.join("; "));
+            error!(recovery = %self.token.uid, "recovery of {} failed: {}", recovery.plan.old_primary, finish.errors.join("; "));
         }
-        if let (Some((primary, _)), Some(table)) = (&finish.successor, self.shop.settings.epoch_table.clone())
+        if let (Some((primary, _)), Some(table)) = (&finish.successor, self.context.settings.epoch_table.clone())
             && finish.successful
             && recovery.plan.kind.replaces_primary()
         {
-            let effects = BTreeMap::from([(primary.clone(), self.hands.write_epoch(primary, &table).await)]);
+            let effects = BTreeMap::from([(primary.clone(), self.step_executor.write_epoch(primary, &table).await)]);
             if let Some(why) = unconfirmed(&effects) {
                 return Err(Stopped::Unconfirmed(why));
             }
@@ -476,9 +488,11 @@ impl Drive<'_> {
         // A repair of a primary that answers leaves it what it is.
         let is_below = matches!(kind, RecoveryKind::IntermediatePrimary | RecoveryKind::GroupMember);
         let leaves_quarantine =
-            !follows && (kind.replaces_primary() || (is_below && self.was_writable(&recovery.plan.victim)));
-        let quarantine = match (&finish.successor, &recovery.plan.victim_identity) {
-            (Some(_), Some(identity)) if leaves_quarantine => Some((recovery.plan.victim.clone(), identity.clone())),
+            !follows && (kind.replaces_primary() || (is_below && self.was_writable(&recovery.plan.old_primary)));
+        let quarantine = match (&finish.successor, &recovery.plan.old_primary_identity) {
+            (Some(_), Some(identity)) if leaves_quarantine => {
+                Some((recovery.plan.old_primary.clone(), identity.clone()))
+            }
             _ => None,
         };
         finish.errors.extend(self.pay(recovery).await?);
@@ -545,8 +559,8 @@ fn patience(policy: &Policy) -> Patience {
     }
 }
 
-fn is_semi_sync(fresh: &Topology, victim: &InstanceKey, successor: &InstanceKey) -> bool {
-    [victim, successor]
+fn is_semi_sync(fresh: &Topology, old_primary: &InstanceKey, successor: &InstanceKey) -> bool {
+    [old_primary, successor]
         .into_iter()
         .filter_map(|key| fresh.get(key)?.facts.as_ref())
         .any(|facts| facts.semi_sync.source_enabled || facts.semi_sync.replica_enabled)

@@ -13,9 +13,9 @@ use crate::domain::topology::ClusterId;
 /// Which clusters have a Service that leads applications to a primary, and which of them lead to nobody. Clones share it. Without anybody
 /// who publishes it is empty, and nobody waits.
 #[derive(Clone, Debug, Default)]
-pub struct Led(Arc<watch::Sender<BTreeMap<ClusterId, bool>>>);
+pub struct ServiceGate(Arc<watch::Sender<BTreeMap<ClusterId, bool>>>);
 
-impl Led {
+impl ServiceGate {
     /// Waits until no Service leads to a server of this cluster as its primary any more, and returns at once where none is asked for, or
     /// the Services cannot be written. `false`: not within `deadline`.
     pub async fn to_nobody(&self, cluster: &ClusterId, deadline: Duration) -> bool {
@@ -89,8 +89,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn who_leads_nobody_is_not_waited_for() {
         let begun = tokio::time::Instant::now();
-        let led = Led::default();
-        assert!(led.to_nobody(&cluster_id(1), SOON).await, "no documents");
+        let service_gate = ServiceGate::default();
+        assert!(service_gate.to_nobody(&cluster_id(1), SOON).await, "no documents");
         let refused = BTreeMap::from([(origin(), Err(PublishError::Forbidden("no right".to_owned())))]);
         for outcomes in [
             BTreeMap::new(),
@@ -98,34 +98,34 @@ mod tests {
             refused,
             BTreeMap::from([(origin(), Ok(None))]),
         ] {
-            led.note(&asked(), &outcomes);
-            assert!(led.to_nobody(&cluster_id(1), SOON).await, "{outcomes:?}");
+            service_gate.note(&asked(), &outcomes);
+            assert!(service_gate.to_nobody(&cluster_id(1), SOON).await, "{outcomes:?}");
         }
-        led.note(&asked(), &to(&["10.0.0.1:3306"]));
-        assert!(led.to_nobody(&cluster_id(2), SOON).await, "another cluster");
+        service_gate.note(&asked(), &to(&["10.0.0.1:3306"]));
+        assert!(service_gate.to_nobody(&cluster_id(2), SOON).await, "another cluster");
         assert_eq!(begun.elapsed(), Duration::ZERO);
     }
 
     #[tokio::test(start_paused = true)]
     async fn one_that_leads_to_a_server_is_waited_for_until_it_is_empty() {
-        let led = Led::default();
-        led.note(&asked(), &to(&["10.0.0.1:3306"]));
+        let service_gate = ServiceGate::default();
+        service_gate.note(&asked(), &to(&["10.0.0.1:3306"]));
         let waiting = tokio::spawn({
-            let led = led.clone();
-            async move { led.to_nobody(&cluster_id(1), SOON).await }
+            let service_gate = service_gate.clone();
+            async move { service_gate.to_nobody(&cluster_id(1), SOON).await }
         });
         tokio::time::sleep(SOON / 2).await;
         assert!(!waiting.is_finished());
-        led.note(&asked(), &to(&[]));
+        service_gate.note(&asked(), &to(&[]));
         assert!(waiting.await.unwrap());
     }
 
     #[tokio::test(start_paused = true)]
     async fn an_api_server_that_does_not_answer_costs_the_deadline() {
         let begun = tokio::time::Instant::now();
-        let led = Led::default();
-        led.note(&asked(), &to(&["10.0.0.1:3306"]));
-        assert!(!led.to_nobody(&cluster_id(1), SOON).await);
+        let service_gate = ServiceGate::default();
+        service_gate.note(&asked(), &to(&["10.0.0.1:3306"]));
+        assert!(!service_gate.to_nobody(&cluster_id(1), SOON).await);
         assert_eq!(begun.elapsed(), SOON);
     }
 }

@@ -29,9 +29,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::finding::{Code, Evidence, Finding, StructureWarning};
 use super::key::InstanceKey;
 use super::policy::Policy;
-use super::recovery::position::Holdings;
+use super::recovery::position::ReceivedTransactions;
 use super::state::Quarantine;
-use super::time::Wall;
+use super::time::WallTime;
 use super::topology::Topology;
 
 pub mod co_primary;
@@ -51,7 +51,7 @@ pub mod startup;
 pub mod structure;
 
 pub use node::{current_primary, group_primary, other_writable_tops};
-pub use opinion::{Consent, Hindsight, Suspicion, agreement, verdict};
+pub use opinion::{Agreement, OpinionContext, Suspicion, agreement, verdict};
 pub use silence::is_silent;
 
 /// All findings of one cluster: at most one per instance, in order of precedence, then of address.
@@ -59,14 +59,14 @@ pub use silence::is_silent;
 /// A function of its arguments alone. They may be kept and shown again until one of the arguments changes, `now` apart; only when one
 /// of them says [`Code::changes_with_time`] they have to be made anew. Downtimes come from `policy`: an instance in downtime has its
 /// findings shown, marked as such.
-pub fn findings(topology: &Topology, policy: &Policy, quarantines: &[Quarantine], now: Wall) -> Vec<Finding> {
-    let scene = Scene::of(topology, policy, quarantines, now);
-    let judged: Vec<(InstanceKey, Evidence, Judged)> = scene
+pub fn findings(topology: &Topology, policy: &Policy, quarantines: &[Quarantine], now: WallTime) -> Vec<Finding> {
+    let inputs = AnalysisInputs::of(topology, policy, quarantines, now);
+    let judged: Vec<(InstanceKey, Evidence, Assessment)> = inputs
         .subjects()
         .into_iter()
         .map(|key| {
             let evidence = evidence::evidence(topology, policy, &key);
-            let judged = scene.judge(&key, &evidence);
+            let judged = inputs.judge(&key, &evidence);
             (key, evidence, judged)
         })
         .collect();
@@ -81,9 +81,9 @@ pub fn findings(topology: &Topology, policy: &Policy, quarantines: &[Quarantine]
         .collect();
     let mut found = Vec::new();
     for (key, evidence, judged) in judged {
-        let structure = scene.warnings(&key, &evidence);
+        let structure = inputs.warnings(&key, &evidence);
         let judged = judged
-            .or_else(|| scene.cannot_connect(&key, &evidence, &explained))
+            .or_else(|| inputs.cannot_connect(&key, &evidence, &explained))
             .or_else(|| {
                 let no_problem = String::from("no problem but the shape of the topology");
                 (!structure.is_empty()).then_some((Code::NoProblem, no_problem))
@@ -98,28 +98,28 @@ pub fn findings(topology: &Topology, policy: &Policy, quarantines: &[Quarantine]
 }
 
 /// A code with one sentence for people, or nothing to report.
-type Judged = Option<(Code, String)>;
+type Assessment = Option<(Code, String)>;
 
 /// A cluster with what all judgements about it need.
-struct Scene<'a> {
+struct AnalysisInputs<'a> {
     topology: &'a Topology,
     policy: &'a Policy,
     quarantines: Vec<&'a Quarantine>,
-    now: Wall,
+    now: WallTime,
     tops: BTreeSet<InstanceKey>,
     current: Option<InstanceKey>,
     /// What the servers below each top hold, and below the primary of co-primaries.
-    holdings: BTreeMap<InstanceKey, Holdings>,
+    received_transactions: BTreeMap<InstanceKey, ReceivedTransactions>,
 }
 
-impl<'a> Scene<'a> {
-    fn of(topology: &'a Topology, policy: &'a Policy, quarantines: &'a [Quarantine], now: Wall) -> Self {
+impl<'a> AnalysisInputs<'a> {
+    fn of(topology: &'a Topology, policy: &'a Policy, quarantines: &'a [Quarantine], now: WallTime) -> Self {
         let tops = node::tops(topology);
         let current = current_primary(topology);
         let roots = tops.iter().chain(&current);
-        let holdings = roots
+        let received_transactions = roots
             .filter(|root| topology.replicas_of(root).next().is_some())
-            .map(|root| (root.clone(), Holdings::below(topology, root)))
+            .map(|root| (root.clone(), ReceivedTransactions::below(topology, root)))
             .collect();
         Self {
             quarantines: quarantines
@@ -131,11 +131,11 @@ impl<'a> Scene<'a> {
             now,
             tops,
             current,
-            holdings,
+            received_transactions,
         }
     }
 
-    /// Everybody in the picture, and those at the top that are only named or recorded.
+    /// Everybody in the view, and those at the top that are only named or recorded.
     fn subjects(&self) -> BTreeSet<InstanceKey> {
         self.topology
             .instances
@@ -158,7 +158,7 @@ impl<'a> Scene<'a> {
             .find(|quarantine| primary::is_quarantined_as(self.topology, key, quarantine))
     }
 
-    fn judge(&self, key: &InstanceKey, evidence: &Evidence) -> Judged {
+    fn judge(&self, key: &InstanceKey, evidence: &Evidence) -> Assessment {
         let topology = self.topology;
         if !self.tops.contains(key) {
             if node::group_of(topology, key).is_some() {
@@ -185,7 +185,7 @@ impl<'a> Scene<'a> {
     }
 
     /// It cannot connect to its source, and no finding about the source says why.
-    fn cannot_connect(&self, key: &InstanceKey, evidence: &Evidence, explained: &BTreeSet<InstanceKey>) -> Judged {
+    fn cannot_connect(&self, key: &InstanceKey, evidence: &Evidence, explained: &BTreeSet<InstanceKey>) -> Assessment {
         let source = self.topology.source_of(self.topology.get(key)?)?;
         if !evidence.is_failing_to_connect || explained.contains(source) {
             return None;
@@ -211,7 +211,7 @@ impl<'a> Scene<'a> {
         if !is_shaping {
             return Vec::new();
         }
-        structure::warnings(self.topology, self.policy, key, evidence, &self.holdings)
+        structure::warnings(self.topology, self.policy, key, evidence, &self.received_transactions)
     }
 }
 

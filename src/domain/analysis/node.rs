@@ -113,7 +113,7 @@ pub fn representative(topology: &Topology, key: &InstanceKey) -> InstanceKey {
         .clone()
 }
 
-/// The primary of a cluster, dead or alive, or `None` when the picture does not tell.
+/// The primary of a cluster, dead or alive, or `None` when the view does not tell.
 ///
 /// The recorded one, as long as it still stands at the top and nothing speaks for another one; otherwise the only top, otherwise
 /// the only top that has replicas; where there is none, of a ring the recorded one, otherwise the only writable co-primary. So a dead
@@ -207,7 +207,7 @@ pub(super) fn writable_tops(topology: &Topology) -> BTreeSet<InstanceKey> {
         .collect()
 }
 
-/// The recorded primary by the address under which it stands in the picture.
+/// The recorded primary by the address under which it stands in the view.
 pub(super) fn recorded_primary(topology: &Topology) -> Option<&InstanceKey> {
     topology.recorded_primary.as_ref().map(|key| topology.resolve(key))
 }

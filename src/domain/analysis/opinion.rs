@@ -11,7 +11,7 @@ use super::silence::is_silence;
 
 /// What a member knows beside the probes of its opinion.
 #[derive(Clone, Debug, Default)]
-pub struct Hindsight {
+pub struct OpinionContext {
     /// Replicas at which something has arrived since the suspect began to fail.
     pub receiving: BTreeSet<InstanceKey>,
     /// Other addresses of the suspect.
@@ -31,7 +31,7 @@ pub fn verdict(
     suspect: &InstanceKey,
     replicas: &BTreeSet<InstanceKey>,
     observations: &[Observation],
-    known: &Hindsight,
+    known: &OpinionContext,
 ) -> Verdict {
     let Some(seen) = latest(observations, suspect) else {
         return Verdict::Abstains(format!("{suspect} was not asked"));
@@ -130,7 +130,7 @@ pub enum Suspicion {
 
 /// What the members agree to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Consent {
+pub enum Agreement {
     /// A failover.
     Failover,
     /// A failover, when no replica can reach the suspect anew.
@@ -154,11 +154,11 @@ pub fn agreement(
     voters: &BTreeMap<u64, String>,
     quorum: RecoveryQuorum,
     suspicion: Suspicion,
-) -> Result<Consent, String> {
+) -> Result<Agreement, String> {
     let mut dead = BTreeSet::new();
     let mut others = Vec::new();
     let mut vetoes = Vec::new();
-    let mut consent = Consent::Failover;
+    let mut consent = Agreement::Failover;
     for opinion in opinions {
         match &opinion.verdict {
             Verdict::Dead => {
@@ -166,11 +166,11 @@ pub fn agreement(
             }
             Verdict::Silent(_) => {
                 dead.insert(opinion.member);
-                consent = Consent::Test;
+                consent = Agreement::Test;
             }
             Verdict::Stalled(_) if suspicion == Suspicion::Stalled => {
                 dead.insert(opinion.member);
-                consent = Consent::Test;
+                consent = Agreement::Test;
             }
             Verdict::Alive(why) | Verdict::Stalled(why) => vetoes.push(format!("{}: {why}", opinion.name)),
             Verdict::Abstains(why) => others.push(format!("{} abstains: {why}", opinion.name)),

@@ -21,7 +21,7 @@ fn observed(instance: &Instance) -> Observation {
 /// db1 is the suspect; db2 and db3 are known to replicate from it, db9 is another address of it.
 fn ask(failure: ProbeFailure, replicas: &[Instance], receiving: &[u32]) -> Verdict {
     let suspect = primary(1, "1:1-100").failing(failure);
-    let known = Hindsight {
+    let known = OpinionContext {
         receiving: receiving.iter().copied().map(key).collect(),
         aliases: [key(9)].into(),
     };
@@ -133,10 +133,10 @@ fn silence_allows_a_test_and_one_silent_member_makes_a_test_of_a_failover() {
             Suspicion::Gone,
         )
     };
-    assert_eq!(agree(&[silent(), silent(), silent()]), Ok(Consent::Test));
-    assert_eq!(agree(&[silent(), silent(), missing()]), Ok(Consent::Test));
-    assert_eq!(agree(&[dead(), dead(), silent()]), Ok(Consent::Test));
-    assert_eq!(agree(&[dead(), silent(), missing()]), Ok(Consent::Test));
+    assert_eq!(agree(&[silent(), silent(), silent()]), Ok(Agreement::Test));
+    assert_eq!(agree(&[silent(), silent(), missing()]), Ok(Agreement::Test));
+    assert_eq!(agree(&[dead(), dead(), silent()]), Ok(Agreement::Test));
+    assert_eq!(agree(&[dead(), silent(), missing()]), Ok(Agreement::Test));
     assert!(agree(&[silent(), missing(), missing()]).is_err());
     assert_eq!(
         agree(&[silent(), silent(), alive()]).unwrap_err(),
@@ -160,10 +160,10 @@ fn a_stalled_suspect_is_a_veto_unless_that_is_what_was_asked() {
     };
     let all = [stalled(), stalled(), stalled()];
     assert!(agree(&all, Suspicion::Gone).is_err());
-    assert_eq!(agree(&all, Suspicion::Stalled), Ok(Consent::Test));
+    assert_eq!(agree(&all, Suspicion::Stalled), Ok(Agreement::Test));
     assert_eq!(
         agree(&[stalled(), silent(), missing()], Suspicion::Stalled),
-        Ok(Consent::Test)
+        Ok(Agreement::Test)
     );
     assert!(agree(&[stalled(), missing(), missing()], Suspicion::Stalled).is_err());
     assert!(
@@ -194,7 +194,7 @@ fn a_majority_of_data_centres_is_one_of_voters_too() {
         "voters in 1 of 3 data centres see it dead, 2 are needed (m3 did not answer: 500 ms; m4 did not answer: 500 ms)"
     );
     let spread = [dead(), dead(), missing(), dead(), missing()];
-    assert_eq!(agree(&spread, &three_in_one), Ok(Consent::Failover));
+    assert_eq!(agree(&spread, &three_in_one), Ok(Agreement::Failover));
     // Two places, each with one voter, are no majority of five voters.
     let two = [missing(), missing(), missing(), dead(), dead()];
     assert!(agree(&two, &three_in_one).is_err());
@@ -202,7 +202,7 @@ fn a_majority_of_data_centres_is_one_of_voters_too() {
     assert!(agree(&[dead(), dead(), missing()], &["a", "a", "b"]).is_err());
     assert_eq!(
         agree(&[dead(), missing(), dead()], &["a", "a", "b"]),
-        Ok(Consent::Failover)
+        Ok(Agreement::Failover)
     );
     // Nobody was told where it is.
     assert_eq!(
@@ -213,7 +213,7 @@ fn a_majority_of_data_centres_is_one_of_voters_too() {
     // One was not: it may be anywhere, also in a third place.
     assert_eq!(
         agree(&[dead(), dead(), missing()], &["a", "b", ""]),
-        Ok(Consent::Failover)
+        Ok(Agreement::Failover)
     );
     assert_eq!(
         agree(&[dead(), missing(), dead()], &["a", "b", ""]).unwrap_err(),
@@ -223,6 +223,6 @@ fn a_majority_of_data_centres_is_one_of_voters_too() {
     assert!(agree(&[dead(), dead(), dead()], &["a", "a", ""]).is_err());
     assert_eq!(
         agree(&[silent(), silent(), missing()], &["a", "b", "c"]),
-        Ok(Consent::Test)
+        Ok(Agreement::Test)
     );
 }

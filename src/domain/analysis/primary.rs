@@ -6,7 +6,7 @@ use crate::domain::key::InstanceKey;
 use crate::domain::policy::Policy;
 use crate::domain::recovery::candidate::excerpt;
 use crate::domain::state::{Quarantine, QuarantineState};
-use crate::domain::time::Wall;
+use crate::domain::time::WallTime;
 use crate::domain::topology::Topology;
 
 use super::node::{other_writable_tops, writable_tops};
@@ -25,7 +25,7 @@ pub(super) fn judge_quarantined(
     topology: &Topology,
     key: &InstanceKey,
     quarantine: &Quarantine,
-    now: Wall,
+    now: WallTime,
 ) -> Option<(Code, String)> {
     let facts = topology.get(key)?.valid_facts()?;
     let writable = if facts.is_writable() { "writable" } else { "read-only" };
@@ -52,7 +52,7 @@ pub(super) fn judge(
     key: &InstanceKey,
     current: Option<&InstanceKey>,
     evidence: &Evidence,
-    now: Wall,
+    now: WallTime,
 ) -> Option<(Code, String)> {
     if !evidence.last_check_valid {
         // The last attempt may have been interrupted before it told anything: not asked yet is not dead.
@@ -101,7 +101,7 @@ fn commits_nothing(instance: &Instance, current: Option<&InstanceKey>) -> Option
 /// The primary has no connection left but the one that it keeps for administrators.
 fn full(instance: &Instance, current: Option<&InstanceKey>, evidence: &Evidence) -> Option<(Code, String)> {
     let key = &instance.key;
-    let is_full = current == Some(key) && instance.valid_facts().is_some_and(|facts| facts.by_reserved_door);
+    let is_full = current == Some(key) && instance.valid_facts().is_some_and(|facts| facts.by_admin_endpoint);
     is_full.then(|| {
         let told = format!(
             "{key} has no connection left, and was asked through the one that it keeps for administrators; {}",

@@ -4,7 +4,7 @@
 use crate::domain::finding::Code;
 use crate::domain::instance::Instance;
 use crate::domain::policy::Policy;
-use crate::domain::time::Wall;
+use crate::domain::time::WallTime;
 
 /// The semi-sync code of an answering primary.
 ///
@@ -14,7 +14,7 @@ use crate::domain::time::Wall;
 ///
 /// The number of connected replicas is not enough: a source notices that a replica is gone when it next writes to it, and one that is
 /// connected may not answer. Then commits are seen to wait at every look while the log stands still.
-pub(super) fn judge(primary: &Instance, policy: &Policy, now: Wall) -> Option<(Code, String)> {
+pub(super) fn judge(primary: &Instance, policy: &Policy, now: WallTime) -> Option<(Code, String)> {
     let key = &primary.key;
     let semi_sync = &primary.valid_facts()?.semi_sync;
     let (clients, wanted) = (semi_sync.clients, semi_sync.wait_for_count);

@@ -48,8 +48,8 @@ fn told(topology: &Topology, policy: &Policy, code: Code) -> Vec<String> {
 fn servers_that_are_set_well_get_no_advice_and_unknown_is_none() {
     let well = topology([set(primary(1, "1:1-9"), |_| {}), set(replica(2, 1, "1:1-9"), |_| {})]);
     let unread = topology([primary(1, "1:1-9"), replica(2, 1, "1:1-9")]);
-    for picture in [well, unread] {
-        assert_eq!(findings(&picture, &Policy::default(), &[], NOW), []);
+    for view in [well, unread] {
+        assert_eq!(findings(&view, &Policy::default(), &[], NOW), []);
     }
 }
 
@@ -80,8 +80,8 @@ fn each_unsafe_setting_is_named_with_its_value_the_wanted_one_and_why() {
         ),
     ];
     for (change, wanted) in table {
-        let picture = topology([set(primary(1, "1:1-9"), |_| {}), set(replica(2, 1, "1:1-9"), change)]);
-        let told = told(&picture, &Policy::default(), Code::UnsafeSettings);
+        let view = topology([set(primary(1, "1:1-9"), |_| {}), set(replica(2, 1, "1:1-9"), change)]);
+        let told = told(&view, &Policy::default(), Code::UnsafeSettings);
         assert!(told.len() == 1 && told[0].contains(wanted), "{wanted}: {told:?}");
     }
 }
@@ -93,8 +93,8 @@ fn a_semi_sync_replica_must_keep_its_relay_log_over_a_restart() {
             .facts(|facts| facts.semi_sync.replica_enabled = true)
     };
     let told = |recovery| {
-        let picture = topology([set(primary(1, "1:1-9"), |_| {}), semi_sync(recovery)]);
-        told(&picture, &Policy::default(), Code::UnsafeSettings)
+        let view = topology([set(primary(1, "1:1-9"), |_| {}), semi_sync(recovery)]);
+        told(&view, &Policy::default(), Code::UnsafeSettings)
     };
     assert!(told(true)[0].contains("relay_log_recovery = ON, wanted OFF"));
     assert_eq!(told(false), [] as [String; 0]);
@@ -124,8 +124,8 @@ fn a_replica_whose_source_side_waits_for_nobody_is_named() {
 #[test]
 fn two_servers_with_one_server_id_are_both_named() {
     let twin = replica(3, 1, "1:1-9").facts(|facts| facts.server_id = 2);
-    let picture = topology([primary(1, "1:1-9"), replica(2, 1, "1:1-9"), twin]);
-    let told = told(&picture, &Policy::default(), Code::UnsafeSettings);
+    let view = topology([primary(1, "1:1-9"), replica(2, 1, "1:1-9"), twin]);
+    let told = told(&view, &Policy::default(), Code::UnsafeSettings);
     assert_eq!(told.len(), 2);
     assert!(
         told[0].contains("server_id = 2, wanted one of its own: db3:3306 has the same"),
@@ -141,8 +141,8 @@ fn a_missing_grant_is_a_statement_to_be_sent() {
             "GRANT REPLICATION_SLAVE_ADMIN ON *.* TO `ham4db`@`%`",
         ]));
     };
-    let picture = topology([set(primary(1, "1:1-9"), poor), set(replica(2, 1, "1:1-9"), |_| {})]);
-    let told = told(&picture, &Policy::default(), Code::MissingPrivileges);
+    let view = topology([set(primary(1, "1:1-9"), poor), set(replica(2, 1, "1:1-9"), |_| {})]);
+    let told = told(&view, &Policy::default(), Code::MissingPrivileges);
     assert_eq!(told.len(), 1);
     assert!(
         told[0].ends_with("GRANT SYSTEM_VARIABLES_ADMIN, CONNECTION_ADMIN ON *.* TO 'ham4db'@'%'"),
@@ -153,8 +153,8 @@ fn a_missing_grant_is_a_statement_to_be_sent() {
             "GRANT RELOAD, PROCESS, REPLICATION SLAVE, SUPER ON *.* TO `ham4db`@`%`",
         ]));
     };
-    let picture = topology([set(primary(1, "1:1-9"), by_super)]);
-    assert_eq!(findings(&picture, &Policy::default(), &[], NOW).len(), 0);
+    let view = topology([set(primary(1, "1:1-9"), by_super)]);
+    assert_eq!(findings(&view, &Policy::default(), &[], NOW).len(), 0);
 }
 
 #[test]
@@ -198,13 +198,13 @@ fn a_fence_that_accounts_pass_is_said_before_it_is_needed() {
 
 #[test]
 fn a_server_that_boots_writable_is_named_unless_nobody_wants_to_know() {
-    let picture = topology([set(primary(1, "1:1-9"), |set| set.boot = Boot::Writable)]);
+    let view = topology([set(primary(1, "1:1-9"), |set| set.boot = Boot::Writable)]);
     let with = |boot_read_only| {
         let policy = Policy {
             boot_read_only,
             ..Policy::default()
         };
-        told(&picture, &policy, Code::BootsWritable).len()
+        told(&view, &policy, Code::BootsWritable).len()
     };
     assert_eq!(
         (
@@ -218,13 +218,13 @@ fn a_server_that_boots_writable_is_named_unless_nobody_wants_to_know() {
 
 #[test]
 fn a_server_that_could_not_be_attached_for_want_of_an_account_is_named() {
-    let picture = topology([primary(1, "1:1-9"), replica(2, 1, "1:1-9")]);
+    let view = topology([primary(1, "1:1-9"), replica(2, 1, "1:1-9")]);
     let with = |replication_account| {
         let policy = Policy {
             replication_account,
             ..Policy::default()
         };
-        told(&picture, &policy, Code::MissingReplicationCredentials)
+        told(&view, &policy, Code::MissingReplicationCredentials)
     };
     assert_eq!(with(None), [] as [String; 0]);
     assert_eq!(with(Some(true)), [] as [String; 0]);
@@ -245,8 +245,8 @@ fn one_identity_at_two_addresses_is_a_duplicate_only_when_they_are_two_servers()
             facts.data_directory.clone_from(&identity.data_directory);
             change(facts);
         });
-        let picture = topology([primary(1, "1:1-9"), replica(2, 1, "1:1-9"), copy]);
-        let found = findings(&picture, &Policy::default(), &[], NOW);
+        let view = topology([primary(1, "1:1-9"), replica(2, 1, "1:1-9"), copy]);
+        let found = findings(&view, &Policy::default(), &[], NOW);
         let about = found.iter().filter(|finding| finding.code == Code::DuplicateIdentity);
         about.map(|finding| finding.instance.clone()).collect::<Vec<_>>()
     };

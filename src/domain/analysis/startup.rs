@@ -2,7 +2,7 @@
 
 use crate::domain::instance::Instance;
 use crate::domain::key::InstanceKey;
-use crate::domain::time::Wall;
+use crate::domain::time::WallTime;
 use crate::domain::topology::Topology;
 
 use super::evidence::never_met_its_source;
@@ -19,14 +19,14 @@ const START_PRECISION_MILLIS: i64 = 2_000;
 ///
 /// All replicas that answer have started within the last minute, and nobody has seen the primary since: not this member, and none of
 /// these replicas, which would say that it tries to *re*connect. What does not prove this gives no grace: a dead primary must not wait.
-pub fn startup_grace(topology: &Topology, primary: &InstanceKey) -> Option<Wall> {
+pub fn startup_grace(topology: &Topology, primary: &InstanceKey) -> Option<WallTime> {
     let replicas: Vec<&Instance> = topology
         .replicas_of(primary)
         .filter(|replica| replica.is_valid())
         .collect();
-    let starts: Vec<Wall> = replicas.iter().filter_map(|replica| replica.started()).collect();
+    let starts: Vec<WallTime> = replicas.iter().filter_map(|replica| replica.started()).collect();
     let (first, last) = (*starts.iter().min()?, *starts.iter().max()?);
-    let has_just_started = |start: Wall| start.plus_millis(GRACE_MILLIS) > topology.taken;
+    let has_just_started = |start: WallTime| start.plus_millis(GRACE_MILLIS) > topology.taken;
     let seen = topology.get(primary).and_then(|instance| instance.last_seen);
     let is_new = starts.len() == replicas.len() && has_just_started(first);
     let was_seen = seen.is_some_and(|seen| seen.plus_millis(START_PRECISION_MILLIS) >= first)
@@ -94,7 +94,7 @@ mod tests {
             restarted(2, 20, false).channel(|channel| channel.io_error.message.clear()),
         ]);
         let nobody_answers = topology([never_seen(), restarted(2, 5, false).dead()]);
-        for picture in [
+        for view in [
             by_us,
             about_then,
             by_a_replica,
@@ -103,7 +103,7 @@ mod tests {
             says_nothing,
             nobody_answers,
         ] {
-            assert_eq!(startup_grace(&picture, &key(1)), None, "{picture:?}");
+            assert_eq!(startup_grace(&view, &key(1)), None, "{view:?}");
         }
     }
 }

@@ -6,7 +6,7 @@ use crate::domain::finding::{Evidence, StructureWarning};
 use crate::domain::instance::{Instance, InstanceFacts, Positioning};
 use crate::domain::key::InstanceKey;
 use crate::domain::policy::Policy;
-use crate::domain::recovery::position::Holdings;
+use crate::domain::recovery::position::ReceivedTransactions;
 use crate::domain::topology::Topology;
 
 use super::evidence::is_downtimed;
@@ -15,13 +15,13 @@ use super::evidence::is_downtimed;
 /// not answer: its last settings are no news.
 ///
 /// Most are about a primary and those that could succeed it. Errant transactions and differing GTID modes are told of any instance
-/// with replicas. `holdings` are what the servers below each top hold.
+/// with replicas. `received_transactions` are what the servers below each top hold.
 pub(super) fn warnings(
     topology: &Topology,
     policy: &Policy,
     key: &InstanceKey,
     evidence: &Evidence,
-    holdings: &BTreeMap<InstanceKey, Holdings>,
+    received_transactions: &BTreeMap<InstanceKey, ReceivedTransactions>,
 ) -> Vec<StructureWarning> {
     let facts = topology.get(key).and_then(Instance::valid_facts);
     let replicas: Vec<&Instance> = topology.replicas_of(key).collect();
@@ -35,7 +35,7 @@ pub(super) fn warnings(
     let is_errant = |replica: &&Instance| {
         !is_downtimed(topology, policy, &replica.key)
             && !topology.is_co_primary(replica)
-            && is_errant_below(topology, key, replica, holdings)
+            && is_errant_below(topology, key, replica, received_transactions)
     };
     if replicas.iter().any(is_errant) {
         found.push(StructureWarning::ErrantGTIDStructureWarning);
@@ -102,7 +102,7 @@ fn is_errant_below(
     topology: &Topology,
     source: &InstanceKey,
     replica: &Instance,
-    holdings: &BTreeMap<InstanceKey, Holdings>,
+    received_transactions: &BTreeMap<InstanceKey, ReceivedTransactions>,
 ) -> bool {
     let of_source = || {
         topology
@@ -110,10 +110,12 @@ fn is_errant_below(
             .and_then(|instance| instance.facts.as_ref())
             .map(InstanceFacts::received)
     };
-    if let Some(below) = holdings.get(source) {
+    if let Some(below) = received_transactions.get(source) {
         return below.errant(&replica.key).is_some();
     }
-    let errant = holdings.values().find_map(|below| below.errant(&replica.key));
+    let errant = received_transactions
+        .values()
+        .find_map(|below| below.errant(&replica.key));
     errant.is_some_and(|errant| of_source().is_none_or(|source| !source.covers(errant)))
 }
 

@@ -379,7 +379,7 @@ fn ask(instances: &[Instance]) -> Verdict {
         .filter(|replica| *replica != key(1))
         .collect();
     let observations: Vec<Observation> = instances.iter().map(observed).collect();
-    verdict(&key(1), &replicas, &observations, &Hindsight::default())
+    verdict(&key(1), &replicas, &observations, &OpinionContext::default())
 }
 
 #[test]
@@ -433,7 +433,7 @@ fn opinions(verdicts: &[Verdict]) -> Vec<Opinion> {
     verdicts.iter().enumerate().map(opinion).collect()
 }
 
-fn agreed(opinions: &[Opinion], voters: u64, quorum: RecoveryQuorum) -> Result<Consent, String> {
+fn agreed(opinions: &[Opinion], voters: u64, quorum: RecoveryQuorum) -> Result<Agreement, String> {
     let voters = (0..voters).map(|member| (member, String::new())).collect();
     agreement(opinions, &voters, quorum, Suspicion::Gone)
 }
@@ -445,8 +445,8 @@ fn a_majority_of_all_voters_must_say_dead_and_nobody_alive() {
     let missing = || Verdict::Missing("500 ms".to_owned());
     let abstains = || Verdict::Abstains("blind".to_owned());
     let agree = |verdicts: &[Verdict], count| agreed(&opinions(verdicts), count, RecoveryQuorum::Majority);
-    assert_eq!(agree(&[dead(), dead(), missing()], 3), Ok(Consent::Failover));
-    assert_eq!(agree(&[dead()], 1), Ok(Consent::Failover));
+    assert_eq!(agree(&[dead(), dead(), missing()], 3), Ok(Agreement::Failover));
+    assert_eq!(agree(&[dead()], 1), Ok(Agreement::Failover));
     assert_eq!(
         agree(&[dead(), dead()], 4).unwrap_err(),
         "2 of 4 voters see it dead, 3 are needed"
@@ -467,7 +467,7 @@ fn a_majority_of_all_voters_must_say_dead_and_nobody_alive() {
         "one member counts once"
     );
     let alone = |verdicts: &[Verdict]| agreed(&opinions(verdicts), 3, RecoveryQuorum::Leader);
-    assert_eq!(alone(&[dead()]), Ok(Consent::Failover));
+    assert_eq!(alone(&[dead()]), Ok(Agreement::Failover));
     assert!(alone(&[dead(), alive()]).is_err());
     assert!(alone(&[abstains()]).is_err());
 }

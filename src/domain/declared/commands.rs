@@ -5,11 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::domain::intent::{Intent, IntentId, Origin, Wish};
 use crate::domain::key::InstanceKey;
 use crate::domain::state::{Cluster, Command, State};
-use crate::domain::time::Wall;
+use crate::domain::time::WallTime;
 
 use super::document::DeclaredCluster;
 use super::requests;
-use super::{ClusterPicture, HOLD_MILLIS, Reading, Reconciliation, Seen};
+use super::{ClusterView, HOLD_MILLIS, Reading, Reconciliation, Seen};
 
 /// The commands for one document that was read.
 pub(super) fn of_document(
@@ -17,8 +17,8 @@ pub(super) fn of_document(
     reading: Reading,
     declared: &DeclaredCluster,
     state: &State,
-    pictures: &[ClusterPicture],
-    now: Wall,
+    views: &[ClusterView],
+    now: WallTime,
 ) {
     let origin = &declared.document.origin;
     if declared.is_outdated(state) {
@@ -33,7 +33,7 @@ pub(super) fn of_document(
             "{origin}: OwnedByAnotherGroup: group {owner} writes its status, so it is only observed"
         ));
     }
-    let older = older_document(declared, state, pictures);
+    let older = older_document(declared, state, views);
     if let Some(winner) = older {
         answer.warnings.push(format!(
             "{origin}: names a cluster that the older document {winner} owns; only that one counts"
@@ -66,13 +66,13 @@ pub(super) fn of_document(
 pub(super) fn older_document<'a>(
     declared: &DeclaredCluster,
     state: &'a State,
-    pictures: &[ClusterPicture],
+    views: &[ClusterView],
 ) -> Option<&'a Origin> {
     let origin = &declared.document.origin;
-    // A seed may be another name of a server that is recorded: the picture knows it.
+    // A seed may be another name of a server that is recorded: the view knows it.
     let has = |cluster: &Cluster, seed: &InstanceKey| {
-        let mut shown = pictures.iter().filter(|picture| picture.cluster.id == cluster.id);
-        cluster.instances.contains(seed) || shown.any(|picture| picture.topology.get(seed).is_some())
+        let mut shown = views.iter().filter(|view| view.cluster.id == cluster.id);
+        cluster.instances.contains(seed) || shown.any(|view| view.topology.get(seed).is_some())
     };
     let named = || {
         let seeds = &declared.document.seeds;
@@ -95,7 +95,7 @@ fn intents(
     declared: &DeclaredCluster,
     wishes: Vec<(InstanceKey, Wish)>,
     state: &State,
-    now: Wall,
+    now: WallTime,
 ) -> (Vec<Command>, Vec<Command>) {
     let origin = &declared.document.origin;
     let mut set = Vec::new();
@@ -167,8 +167,8 @@ pub(super) fn withdrawals(
     answer: &mut Reconciliation,
     seen: &Seen,
     state: &State,
-    vanished: &BTreeMap<Origin, Wall>,
-    now: Wall,
+    vanished: &BTreeMap<Origin, WallTime>,
+    now: WallTime,
 ) {
     let is_there = |origin: &Origin| {
         seen.unreadable.contains_key(origin)

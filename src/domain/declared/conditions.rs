@@ -155,10 +155,10 @@ fn reconciling(rest: &[Condition], is_stalled: bool, model: &StatusModel) -> Con
 /// The group that writes this has proved a quorum a moment ago; one that cannot writes nothing.
 fn raft_healthy(found: &Found<'_>) -> Condition {
     let kind = ConditionKind::RaftHealthy;
-    let Some(picture) = found.picture else {
+    let Some(view) = found.view else {
         return unseen(kind);
     };
-    let voters = &picture.policy.voters;
+    let voters = &view.policy.voters;
     if voters.is_empty() {
         return condition(
             kind,
@@ -186,7 +186,7 @@ fn discovered(declared: &DeclaredCluster, found: &Found<'_>, model: &StatusModel
             format!("the seeds lead to a cluster that the older document {older} owns; only that one counts"),
         );
     }
-    let Some(picture) = found.picture else {
+    let Some(view) = found.view else {
         return condition(
             kind,
             Truth::Unknown,
@@ -217,7 +217,7 @@ fn discovered(declared: &DeclaredCluster, found: &Found<'_>, model: &StatusModel
         .document
         .seeds
         .iter()
-        .find(|seed| picture.topology.get(seed).is_none());
+        .find(|seed| view.topology.get(seed).is_none());
     if let Some(seed) = lost {
         return condition(
             kind,
@@ -239,7 +239,7 @@ fn discovered(declared: &DeclaredCluster, found: &Found<'_>, model: &StatusModel
 
 fn primary_writable(found: &Found<'_>, model: &StatusModel) -> Condition {
     let kind = ConditionKind::PrimaryWritable;
-    if found.picture.is_none() {
+    if found.view.is_none() {
         return unseen(kind);
     }
     let Some(primary) = &model.primary else {
@@ -265,15 +265,11 @@ fn primary_writable(found: &Found<'_>, model: &StatusModel) -> Condition {
             format!("{} answers and is read-only", primary.instance),
         ),
         None => {
-            let cause = found
-                .picture
-                .into_iter()
-                .flat_map(|picture| &picture.findings)
-                .find(|finding| {
-                    finding.evidence.is_primary
-                        && !finding.evidence.last_check_valid
-                        && finding.code != crate::domain::finding::Code::NoProblem
-                });
+            let cause = found.view.into_iter().flat_map(|view| &view.findings).find(|finding| {
+                finding.evidence.is_primary
+                    && !finding.evidence.last_check_valid
+                    && finding.code != crate::domain::finding::Code::NoProblem
+            });
             let what = cause.map_or_else(|| "does not answer".to_owned(), |finding| finding.code.to_string());
             condition(
                 kind,
@@ -287,7 +283,7 @@ fn primary_writable(found: &Found<'_>, model: &StatusModel) -> Condition {
 
 fn replication_healthy(found: &Found<'_>, model: &StatusModel) -> Condition {
     let kind = ConditionKind::ReplicationHealthy;
-    if found.picture.is_none() {
+    if found.view.is_none() {
         return unseen(kind);
     }
     let mut replicas = model
@@ -333,7 +329,7 @@ fn replication_healthy(found: &Found<'_>, model: &StatusModel) -> Condition {
 
 fn recovery_active(found: &Found<'_>, model: &StatusModel) -> Condition {
     let kind = ConditionKind::RecoveryActive;
-    if found.picture.is_none() {
+    if found.view.is_none() {
         return unseen(kind);
     }
     match &model.recovery {
@@ -345,7 +341,7 @@ fn recovery_active(found: &Found<'_>, model: &StatusModel) -> Condition {
             } else {
                 Reason::Claimed
             },
-            format!("{} of {} is being repaired", recovery.failure, recovery.victim),
+            format!("{} of {} is being repaired", recovery.failure, recovery.old_primary),
         ),
         Some(_) | None => condition(kind, Truth::False, Reason::NoRecovery, "no recovery runs"),
     }
@@ -353,7 +349,7 @@ fn recovery_active(found: &Found<'_>, model: &StatusModel) -> Condition {
 
 fn recovery_blocked(found: &Found<'_>, model: &StatusModel) -> Condition {
     let kind = ConditionKind::RecoveryBlocked;
-    if found.picture.is_none() {
+    if found.view.is_none() {
         return unseen(kind);
     }
     match &model.recovery {
@@ -364,7 +360,7 @@ fn recovery_blocked(found: &Found<'_>, model: &StatusModel) -> Condition {
             format!(
                 "{} of {} is not repaired: {}",
                 recovery.failure,
-                recovery.victim,
+                recovery.old_primary,
                 recovery.blocked_by.join("; ")
             ),
         ),
@@ -374,7 +370,7 @@ fn recovery_blocked(found: &Found<'_>, model: &StatusModel) -> Condition {
 
 fn errant_gtids(found: &Found<'_>, model: &StatusModel) -> Condition {
     let kind = ConditionKind::ErrantGtids;
-    if found.picture.is_none() {
+    if found.view.is_none() {
         return unseen(kind);
     }
     let errant: Vec<String> = model
@@ -414,7 +410,7 @@ fn errant_gtids(found: &Found<'_>, model: &StatusModel) -> Condition {
 
 fn downtimed(found: &Found<'_>, model: &StatusModel) -> Condition {
     let kind = ConditionKind::Downtimed;
-    if found.picture.is_none() {
+    if found.view.is_none() {
         return unseen(kind);
     }
     let down: Vec<String> = model

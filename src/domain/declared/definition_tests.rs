@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::fixture::{NOW, document, key, origin, picture, seen, state, state_with};
+use super::fixture::{NOW, document, key, origin, seen, state, state_with, view};
 use super::tests::{downtime, names, of, settle, truth};
 use super::*;
 use crate::domain::intent::PromotionRule;
@@ -68,15 +68,15 @@ fn stays(state: &State, answer: &Reconciliation) -> bool {
 
 #[test]
 fn what_an_older_definition_hides_stays_whatever_is_changed_meanwhile() {
-    let picture = picture(Some(origin("db", "orders")));
-    let mut state = state_with(&picture);
-    settle(&seen(vec![whole(1)]), &mut state, std::slice::from_ref(&picture), NOW);
+    let view = view(Some(origin("db", "orders")));
+    let mut state = state_with(&view);
+    settle(&seen(vec![whole(1)]), &mut state, std::slice::from_ref(&view), NOW);
     for generation in [1, 2] {
         let seen = Seen {
             definition: lacking(&["spec", "status.takeover"]),
             ..seen(vec![hidden(generation)])
         };
-        let answer = settle(&seen, &mut state, std::slice::from_ref(&picture), NOW);
+        let answer = settle(&seen, &mut state, std::slice::from_ref(&view), NOW);
         assert!(stays(&state, &answer), "{state:#?}");
         let status = of(&answer, "orders");
         assert_eq!(truth(status, KIND), (Truth::False, "OlderThanThisVersion"));
@@ -91,14 +91,14 @@ fn what_an_older_definition_hides_stays_whatever_is_changed_meanwhile() {
 
 #[test]
 fn a_field_that_goes_without_a_new_generation_was_removed_by_nobody() {
-    let picture = picture(Some(origin("db", "orders")));
-    let mut state = state_with(&picture);
-    settle(&seen(vec![whole(4)]), &mut state, std::slice::from_ref(&picture), NOW);
+    let view = view(Some(origin("db", "orders")));
+    let mut state = state_with(&view);
+    settle(&seen(vec![whole(4)]), &mut state, std::slice::from_ref(&view), NOW);
     let lost = Seen {
         definition: lacking(&[]),
         ..seen(vec![hidden(4)])
     };
-    let answer = settle(&lost, &mut state, std::slice::from_ref(&picture), NOW);
+    let answer = settle(&lost, &mut state, std::slice::from_ref(&view), NOW);
     assert_eq!(names(&answer), Vec::<&str>::new());
     assert!(stays(&state, &answer), "{state:#?}");
     assert_eq!(truth(of(&answer, "orders"), KIND), (Truth::False, "FieldsLost"));
@@ -107,7 +107,7 @@ fn a_field_that_goes_without_a_new_generation_was_removed_by_nobody() {
         definition: lacking(&[]),
         ..seen(vec![hidden(5)])
     };
-    let answer = settle(&removed, &mut state, std::slice::from_ref(&picture), NOW);
+    let answer = settle(&removed, &mut state, std::slice::from_ref(&view), NOW);
     assert_eq!(
         names(&answer),
         [
@@ -151,9 +151,9 @@ fn what_was_half_taken_back_goes_on_being_taken_back() {
 
 #[test]
 fn nothing_is_believed_gone_before_the_definition_was_looked_at() {
-    let picture = picture(Some(origin("db", "orders")));
-    let mut state = state_with(&picture);
-    settle(&seen(vec![whole(1)]), &mut state, std::slice::from_ref(&picture), NOW);
+    let view = view(Some(origin("db", "orders")));
+    let mut state = state_with(&view);
+    settle(&seen(vec![whole(1)]), &mut state, std::slice::from_ref(&view), NOW);
     for unknown in [
         Seen {
             definition: Definition::NotReadYet,
@@ -165,7 +165,7 @@ fn nothing_is_believed_gone_before_the_definition_was_looked_at() {
             ..seen(vec![hidden(2)])
         },
     ] {
-        let answer = settle(&unknown, &mut state, std::slice::from_ref(&picture), NOW);
+        let answer = settle(&unknown, &mut state, std::slice::from_ref(&view), NOW);
         assert!(stays(&state, &answer), "{state:#?}");
         let recorded = &state.documents[&origin("db", "orders")];
         assert_eq!(recorded.generation, 1, "what the next one asks for is not known yet");
@@ -175,7 +175,7 @@ fn nothing_is_believed_gone_before_the_definition_was_looked_at() {
         ..seen(vec![hidden(2)])
     };
     let mut after = state.clone();
-    settle(&looked, &mut after, std::slice::from_ref(&picture), NOW);
+    settle(&looked, &mut after, std::slice::from_ref(&view), NOW);
     assert_eq!(
         (after.intents.len(), after.documents[&origin("db", "orders")].generation),
         (0, 2)
@@ -185,7 +185,7 @@ fn nothing_is_believed_gone_before_the_definition_was_looked_at() {
         definition: Definition::Unreadable("no".to_owned()),
         ..seen(vec![hidden(2)])
     };
-    let answer = settle(&blind, &mut state, std::slice::from_ref(&picture), NOW);
+    let answer = settle(&blind, &mut state, std::slice::from_ref(&view), NOW);
     assert_eq!(
         truth(of(&answer, "orders"), KIND),
         (Truth::Unknown, "DefinitionUnreadable")
@@ -249,7 +249,7 @@ fn many_fields_are_counted() {
 
 #[test]
 fn an_older_definition_is_the_problem_where_there_is_no_worse_one() {
-    let picture = picture(Some(origin("db", "orders")));
+    let view = view(Some(origin("db", "orders")));
     for (paused, shown) in [(false, "the API server serves an older"), (true, "spec.paused is true")] {
         let mut declared = document("db", "orders");
         declared.document.paused = paused;
@@ -257,7 +257,7 @@ fn an_older_definition_is_the_problem_where_there_is_no_worse_one() {
             definition: lacking(&["spec.takeover"]),
             ..seen(vec![declared])
         };
-        let answer = settle(&seen, &mut state_with(&picture), std::slice::from_ref(&picture), NOW);
+        let answer = settle(&seen, &mut state_with(&view), std::slice::from_ref(&view), NOW);
         let problem = &of(&answer, "orders").problem;
         assert!(problem.starts_with(shown), "{problem}");
     }

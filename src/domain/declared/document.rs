@@ -6,7 +6,7 @@ use crate::domain::intent::{PromotionRule, Wish};
 use crate::domain::key::InstanceKey;
 use crate::domain::policy::Mode;
 use crate::domain::state::{Document, State};
-use crate::domain::time::Wall;
+use crate::domain::time::WallTime;
 
 use super::FOREIGN_MILLIS;
 use super::endpoints::DeclaredServices;
@@ -17,7 +17,7 @@ pub struct DeclaredCluster {
     /// Its policy. `created` counts for nothing here, see [`Self::created`].
     pub document: Document,
     /// When the resource was created; `None` where the source does not know: then the moment when it was recorded first.
-    pub created: Option<Wall>,
+    pub created: Option<WallTime>,
     /// Instances to leave alone.
     pub downtime: Vec<DeclaredDowntime>,
     /// Promotion rules.
@@ -64,12 +64,12 @@ pub struct DeclaredDowntime {
     /// Why.
     pub reason: String,
     /// Until when; `None` is until the entry is removed.
-    pub until: Option<Wall>,
+    pub until: Option<WallTime>,
 }
 
 impl DeclaredDowntime {
     /// Its time has passed.
-    pub fn is_expired(&self, now: Wall) -> bool {
+    pub fn is_expired(&self, now: WallTime) -> bool {
         self.until.is_some_and(|until| until <= now)
     }
 }
@@ -84,7 +84,7 @@ pub struct DeclaredTakeover {
     /// How far behind the target may be, and how long it may take to catch up, seconds; `None`: as the configuration says.
     pub catch_up_seconds: Option<u64>,
     /// Not begun after this.
-    pub deadline: Wall,
+    pub deadline: WallTime,
 }
 
 /// A promotion rule for one instance.
@@ -118,12 +118,12 @@ pub struct ObservedBy {
     /// Uuid of the group.
     pub cluster_uuid: String,
     /// Its last sign of life.
-    pub renewed: Wall,
+    pub renewed: WallTime,
 }
 
 impl DeclaredCluster {
     /// The uuid of another group that writes this document's status: then it is only observed.
-    pub fn foreign_owner(&self, state: &State, now: Wall) -> Option<&str> {
+    pub fn foreign_owner(&self, state: &State, now: WallTime) -> Option<&str> {
         let ours = state.group.as_ref().map_or("", |group| group.uuid.as_str());
         self.observed_by
             .as_ref()
@@ -139,7 +139,7 @@ impl DeclaredCluster {
     }
 
     /// The record that the state should have of it.
-    pub(super) fn wanted_record(&self, state: &State, now: Wall) -> Document {
+    pub(super) fn wanted_record(&self, state: &State, now: WallTime) -> Document {
         let mut wanted = self.document.clone();
         wanted.services.clone_from(&self.services);
         let present = self.recorded(state);
@@ -162,7 +162,7 @@ impl DeclaredCluster {
     }
 
     /// What it wishes for single instances now; expired wishes are left out.
-    pub(super) fn wishes(&self, now: Wall) -> Vec<(InstanceKey, Wish)> {
+    pub(super) fn wishes(&self, now: WallTime) -> Vec<(InstanceKey, Wish)> {
         let downtimes = self
             .downtime
             .iter()

@@ -9,14 +9,14 @@ use crate::domain::key::InstanceKey;
 use crate::domain::policy::{HeldBack, Leaving, Mode, OnDrain, Policy};
 use crate::domain::state::record::RecordedPrimary;
 use crate::domain::state::{Command, Document, Request, RequestKind, RequestOutcome, RequestStanding, State};
-use crate::domain::time::Wall;
+use crate::domain::time::WallTime;
 use crate::domain::topology::Topology;
 
 use super::commands::older_document;
 use super::document::DeclaredCluster;
 use super::pods::{Departure, Pod, Pods, Sight};
 use super::status::{Role, StatusModel};
-use super::{ClusterPicture, Reading, Reconciliation, Seen};
+use super::{ClusterView, Reading, Reconciliation, Seen};
 
 /// A handover is not begun later than this after it was asked for, milliseconds: then the pod is gone, or something has to change first.
 const DEADLINE_MILLIS: i64 = 30_000;
@@ -37,12 +37,12 @@ enum Outlook<'a> {
     Leaves(&'a Pod, Departure),
 }
 
-fn outlook<'a>(pods: &'a Pods, origin: &Origin, state: &State, picture: &ClusterPicture) -> Outlook<'a> {
+fn outlook<'a>(pods: &'a Pods, origin: &Origin, state: &State, view: &ClusterView) -> Outlook<'a> {
     let Origin::Document { namespace, .. } = origin else {
         return Outlook::Unknown;
     };
-    let primary = recorded(state, picture).and_then(|recorded| {
-        let instance = picture.topology.get(&recorded.instance)?;
+    let primary = recorded(state, view).and_then(|recorded| {
+        let instance = view.topology.get(&recorded.instance)?;
         let is_it = instance.valid_facts()?.identity == recorded.identity;
         is_it.then_some(instance)
     });
@@ -67,14 +67,14 @@ pub(super) fn of_document(
     seen: &Seen,
     declared: &DeclaredCluster,
     state: &State,
-    pictures: &[ClusterPicture],
-    now: Wall,
+    views: &[ClusterView],
+    now: WallTime,
 ) {
     if seen.reading == Reading::Stale || declared.is_outdated(state) {
         return;
     }
     let origin = &declared.document.origin;
-    if declared.foreign_owner(state, now).is_some() || older_document(declared, state, pictures).is_some() {
+    if declared.foreign_owner(state, now).is_some() || older_document(declared, state, views).is_some() {
         take_back(answer, origin, state, "the document does not count");
         return;
     }
@@ -82,16 +82,16 @@ pub(super) fn of_document(
         take_back(answer, origin, state, &why);
         return;
     }
-    let Some(picture) = picture_of(origin, pictures) else {
+    let Some(view) = view_of(origin, views) else {
         return;
     };
-    match outlook(&seen.pods, origin, state, picture) {
+    match outlook(&seen.pods, origin, state, view) {
         Outlook::Unknown => {}
         Outlook::Stays => take_back(answer, origin, state, "the primary's pod is not leaving"),
         Outlook::Leaves(pod, departure) => {
             let is_its_own =
                 |command: &Command| matches!(command, Command::Request { request } if request.origin == *origin);
-            let next = next(&declared.document, state, picture, pod, &departure, now);
+            let next = next(&declared.document, state, view, pod, &departure, now);
             if let Ok(Some(request)) = next
                 && !answer.commands.iter().any(is_its_own)
             {
@@ -102,14 +102,14 @@ pub(super) fn of_document(
     }
 }
 
-/// The record of one moment: that in the picture may be older.
-fn recorded<'a>(state: &'a State, picture: &ClusterPicture) -> Option<&'a RecordedPrimary> {
-    state.clusters.get(&picture.cluster.id)?.primary.as_ref()
+/// The record of one moment: that in the view may be older.
+fn recorded<'a>(state: &'a State, view: &ClusterView) -> Option<&'a RecordedPrimary> {
+    state.clusters.get(&view.cluster.id)?.primary.as_ref()
 }
 
-fn picture_of<'a>(origin: &Origin, pictures: &'a [ClusterPicture]) -> Option<&'a ClusterPicture> {
-    let is_of_it = |picture: &&ClusterPicture| picture.cluster.document.as_ref() == Some(origin);
-    pictures.iter().find(is_of_it)
+fn view_of<'a>(origin: &Origin, views: &'a [ClusterView]) -> Option<&'a ClusterView> {
+    let is_of_it = |view: &&ClusterView| view.cluster.document.as_ref() == Some(origin);
+    views.iter().find(is_of_it)
 }
 
 fn is_handover(request: &Request, origin: &Origin) -> bool {
@@ -147,16 +147,16 @@ fn forbidden(document: &Document, state: &State) -> Option<String> {
 fn next(
     document: &Document,
     state: &State,
-    picture: &ClusterPicture,
+    view: &ClusterView,
     pod: &Pod,
     departure: &Departure,
-    now: Wall,
+    now: WallTime,
 ) -> Result<Option<Request>, String> {
     let origin = &document.origin;
-    let primary = recorded(state, picture).map(|recorded| &recorded.instance);
+    let primary = recorded(state, view).map(|recorded| &recorded.instance);
     let primary = primary.ok_or_else(|| "the primary is not known".to_owned())?;
-    check_downtime(&picture.topology, &picture.policy, primary)?;
-    check_others(&picture.topology, &picture.policy, departure.leaving)?;
+    check_downtime(&view.topology, &view.policy, primary)?;
+    check_others(&view.topology, &view.policy, departure.leaving)?;
     let stem = format!("drain-{}-{}-", pod.uid, departure.occasion);
     let mut attempts: Vec<&Request> = state
         .requests
@@ -168,7 +168,7 @@ fn next(
         return Err(format!("it was tried {MAX_ATTEMPTS} times"));
     }
     let mut of_it = state.requests.values().filter(|request| request.origin == *origin);
-    if of_it.any(|request| !request.is_over()) || picture.policy.held_back_living.is_some() {
+    if of_it.any(|request| !request.is_over()) || view.policy.held_back_living.is_some() {
         // What is being done comes first.
         return Ok(None);
     }
@@ -221,7 +221,7 @@ fn check_others(topology: &Topology, policy: &Policy, leaving: Leaving) -> Resul
     }
 }
 
-/// Whether what a request asks for may be begun: judged again when it is begun, on a fresh picture.
+/// Whether what a request asks for may be begun: judged again when it is begun, on a fresh view.
 ///
 /// # Errors
 /// What speaks against it.
@@ -248,8 +248,8 @@ pub fn check(state: &State, request: &Request, topology: &Topology, policy: &Pol
 ///
 /// # Errors
 /// When it goes as soon as the primary does.
-pub fn check_successor(policy: &Policy, victim: &InstanceKey, successor: &InstanceKey) -> Result<(), String> {
-    if policy.leaving.get(successor) < policy.leaving.get(victim) {
+pub fn check_successor(policy: &Policy, old_primary: &InstanceKey, successor: &InstanceKey) -> Result<(), String> {
+    if policy.leaving.get(successor) < policy.leaving.get(old_primary) {
         Ok(())
     } else {
         Err(format!(
@@ -264,11 +264,11 @@ pub(super) fn tell(
     seen: &Seen,
     declared: &DeclaredCluster,
     state: &State,
-    picture: Option<&ClusterPicture>,
-    now: Wall,
+    view: Option<&ClusterView>,
+    now: WallTime,
 ) {
     let document = &declared.document;
-    let Some(picture) = picture else { return };
+    let Some(view) = view else { return };
     let Some(primary) = model
         .instances
         .iter_mut()
@@ -285,9 +285,9 @@ pub(super) fn tell(
         (Sight::Forbidden(why), _) | (_, Sight::Forbidden(why)) => Some(why.clone()),
         _ => None,
     };
-    if let Outlook::Leaves(pod, departure) = outlook(&seen.pods, &document.origin, state, picture) {
+    if let Outlook::Leaves(pod, departure) = outlook(&seen.pods, &document.origin, state, view) {
         let told = match forbidden(document, state)
-            .map_or_else(|| next(document, state, picture, pod, &departure, now).map(drop), Err)
+            .map_or_else(|| next(document, state, view, pod, &departure, now).map(drop), Err)
         {
             Ok(()) => departure.why,
             Err(why) => format!("{}; nothing is done about it: {why}", departure.why),

@@ -2,17 +2,17 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::*;
-use crate::domain::declared::fixture::{NOW, document, key, origin, picture, seen, state_with};
+use crate::domain::declared::fixture::{NOW, document, key, origin, seen, state_with, view};
 use crate::domain::declared::pods::Node;
 use crate::domain::declared::status::TakeoverPhase;
 use crate::domain::declared::tests::{later, names, of, settle};
-use crate::domain::declared::{DeclaredTakeover, NoticeReason, reconcile};
+use crate::domain::declared::{DeclaredTakeover, EventReason, reconcile};
 use crate::domain::instance::ProbeFailure;
 use crate::domain::state::{Proposal, apply, command::COMMAND_VERSION};
 
 /// `a`, `b` and `c` in pods `orders-0` to `orders-2` at 192.0.2.1 to 3 on nodes `n1` to `n3`, and a document that wants handovers.
 struct Scene {
-    picture: ClusterPicture,
+    view: ClusterView,
     state: State,
     declared: DeclaredCluster,
     pods: Pods,
@@ -20,9 +20,9 @@ struct Scene {
 
 impl Scene {
     fn new() -> Self {
-        let mut picture = picture(Some(origin("db", "orders")));
+        let mut view = view(Some(origin("db", "orders")));
         let mut pods = Pods::in_sight(Sight::Current, Sight::Current);
-        for (instance, n) in picture.topology.instances.values_mut().zip(1_u8..) {
+        for (instance, n) in view.topology.instances.values_mut().zip(1_u8..) {
             let ip = [192, 0, 2, n].into();
             instance.facts.as_mut().unwrap().peer = Some(ip);
             pods.put_node(format!("n{n}"), Node::default());
@@ -38,8 +38,8 @@ impl Scene {
         let mut declared = document("db", "orders");
         declared.document.on_drain = OnDrain::TakeOver;
         Self {
-            state: state_with(&picture),
-            picture,
+            state: state_with(&view),
+            view,
             declared,
             pods,
         }
@@ -63,12 +63,12 @@ impl Scene {
 
     /// Reconciles, applies, and shows that nothing is left.
     fn settle(&mut self, at: i64) -> Reconciliation {
-        self.picture.policy.leaving = self.pods.leaving(&origin("db", "orders"), &self.picture.topology);
+        self.view.policy.leaving = self.pods.leaving(&origin("db", "orders"), &self.view.topology);
         let all = Seen {
             pods: Arc::new(self.pods.clone()),
             ..seen(vec![self.declared.clone()])
         };
-        settle(&all, &mut self.state, std::slice::from_ref(&self.picture), later(at))
+        settle(&all, &mut self.state, std::slice::from_ref(&self.view), later(at))
     }
 
     /// What is asked for or taken back, as names of commands.
@@ -160,7 +160,7 @@ fn a_pod_that_is_deleted_after_the_cordon_is_another_occasion_and_its_own_replic
     others.cordon(2, true);
     others.delete(3);
     assert_eq!(others.asks(0), [""; 0]);
-    assert_eq!(others.picture.policy.leaving.len(), 2);
+    assert_eq!(others.view.policy.leaving.len(), 2);
 }
 
 #[test]
@@ -272,16 +272,16 @@ fn a_downtime_of_the_primary_and_whatever_runs_hold_it_back() {
     };
     let mut scene = Scene::new();
     scene.cordon(1, true);
-    scene.picture.policy.downtimes = BTreeMap::from([(key("a"), downtime)]);
+    scene.view.policy.downtimes = BTreeMap::from([(key("a"), downtime)]);
     assert_eq!(scene.asks(0), [""; 0]);
     assert!(scene.problems(0)[0].contains("disk swap"));
     let mut scene = Scene::new();
     scene.cordon(1, true);
-    scene.picture.policy.held_back_living = Some(HeldBack::RecoveryRuns { uid: "r1".to_owned() });
+    scene.view.policy.held_back_living = Some(HeldBack::RecoveryRuns { uid: "r1".to_owned() });
     assert_eq!(scene.asks(0), [""; 0]);
     // A recent failover does not: the next thing to happen would be another one.
-    scene.picture.policy.held_back_living = None;
-    scene.picture.policy.held_back = Some(HeldBack::RecentRecovery {
+    scene.view.policy.held_back_living = None;
+    scene.view.policy.held_back = Some(HeldBack::RecentRecovery {
         uid: "r1".to_owned(),
         until: later(60_000),
     });
@@ -304,15 +304,15 @@ fn to_a_replica_that_goes_as_soon_nothing_is_handed_over() {
     scene.delete(1);
     assert_eq!(scene.asks(1), ["request"]);
     let check = |successor: &str, policy: &Policy| check_successor(policy, &key("a"), &key(successor)).is_ok();
-    assert!(check("b", &scene.picture.policy));
+    assert!(check("b", &scene.view.policy));
     scene.delete(2);
     scene.settle(2);
-    assert!(!check("b", &scene.picture.policy) && check("c", &scene.picture.policy));
+    assert!(!check("b", &scene.view.policy) && check("c", &scene.view.policy));
     // Nor to one that does not answer.
     let mut scene = Scene::new();
     scene.cordon(1, true);
     scene.cordon(2, true);
-    scene.picture.topology.instances.get_mut(&key("c")).unwrap().failure = Some(ProbeFailure::Refused);
+    scene.view.topology.instances.get_mut(&key("c")).unwrap().failure = Some(ProbeFailure::Refused);
     assert_eq!(scene.asks(0), [""; 0]);
 }
 
@@ -344,7 +344,7 @@ fn nothing_is_concluded_from_what_cannot_be_read_now() {
     // A primary that does not answer is the failover's.
     let mut scene = Scene::new();
     scene.delete(1);
-    scene.picture.topology.instances.get_mut(&key("a")).unwrap().failure = Some(ProbeFailure::Refused);
+    scene.view.topology.instances.get_mut(&key("a")).unwrap().failure = Some(ProbeFailure::Refused);
     assert_eq!(scene.asks(0), [""; 0]);
 }
 
@@ -376,14 +376,7 @@ fn a_document_that_wants_it_is_told_when_nothing_can_be_seen_and_others_are_not(
     scene.pods.pods = Sight::Stale;
     assert_eq!(scene.problems(0), [""; 0]);
     let mut scene = Scene::new();
-    let facts = scene
-        .picture
-        .topology
-        .instances
-        .get_mut(&key("a"))
-        .unwrap()
-        .facts
-        .as_mut();
+    let facts = scene.view.topology.instances.get_mut(&key("a")).unwrap().facts.as_mut();
     facts.unwrap().peer = Some([198, 51, 100, 1].into());
     assert_eq!(scene.problems(0), [""; 0]);
 }
@@ -457,7 +450,7 @@ fn events_tell_why() {
     let told = &answer.notices[&origin("db", "orders")];
     let refused = told
         .iter()
-        .find(|it| it.reason == NoticeReason::TakeoverRefused)
+        .find(|it| it.reason == EventReason::TakeoverRefused)
         .unwrap();
     assert_eq!(
         refused.note,
@@ -471,28 +464,28 @@ fn it_is_judged_again_when_it_is_begun() {
     scene.cordon(1, true);
     scene.asks(0);
     let request = scene.state.requests.values().next().unwrap().clone();
-    let judged = |scene: &Scene, change: fn(&mut State, &mut ClusterPicture)| {
-        let (mut state, mut picture) = (scene.state.clone(), scene.picture.clone());
-        change(&mut state, &mut picture);
-        check(&state, &request, &picture.topology, &picture.policy)
+    let judged = |scene: &Scene, change: fn(&mut State, &mut ClusterView)| {
+        let (mut state, mut view) = (scene.state.clone(), scene.view.clone());
+        change(&mut state, &mut view);
+        check(&state, &request, &view.topology, &view.policy)
     };
     assert_eq!(judged(&scene, |_, _| {}), Ok(()));
     let why = judged(&scene, |state, _| state.recoveries_disabled = true).unwrap_err();
     assert!(why.contains("globally disabled"), "{why}");
     let why = judged(&scene, |state, _| state.documents.clear()).unwrap_err();
     assert!(why.contains("document is gone"), "{why}");
-    let why = judged(&scene, |_, picture| picture.policy.leaving.clear()).unwrap_err();
+    let why = judged(&scene, |_, view| view.policy.leaving.clear()).unwrap_err();
     assert!(why.contains("not leaving any more"), "{why}");
-    let why = judged(&scene, |_, picture| {
-        picture.topology.recorded_primary = Some(key("b"));
-        let facts = |picture: &mut ClusterPicture, host: &str| -> Option<()> {
-            let facts = picture.topology.instances.get_mut(&key(host))?.facts.as_mut()?;
+    let why = judged(&scene, |_, view| {
+        view.topology.recorded_primary = Some(key("b"));
+        let facts = |view: &mut ClusterView, host: &str| -> Option<()> {
+            let facts = view.topology.instances.get_mut(&key(host))?.facts.as_mut()?;
             facts.read_only = host != "b";
             facts.channels.clear();
             Some(())
         };
-        facts(picture, "a").unwrap();
-        facts(picture, "b").unwrap();
+        facts(view, "a").unwrap();
+        facts(view, "b").unwrap();
     })
     .unwrap_err();
     assert!(why.contains("a:3306 is not the primary any more"), "{why}");

@@ -13,7 +13,7 @@ use crate::domain::instance::{Identity, Instance};
 use crate::domain::state::{Cluster, Epoch, Phase, Recovery, State};
 use crate::domain::topology::ClusterId;
 
-use super::ClusterPicture;
+use super::ClusterView;
 use super::document::DeclaredCluster;
 use super::reason::Reason;
 use super::status::{Condition, ConditionKind, InstanceStatus, Role, StatusModel, Truth};
@@ -99,10 +99,10 @@ pub(super) fn of(
     declared: &DeclaredCluster,
     state: &State,
     model: &StatusModel,
-    picture: Option<&ClusterPicture>,
+    view: Option<&ClusterView>,
 ) -> Publication {
-    // The records of one moment: those in the picture may be older, and would lead back to a primary that was replaced meanwhile.
-    let cluster = picture.and_then(|picture| state.clusters.get(&picture.cluster.id));
+    // The records of one moment: those in the view may be older, and would lead back to a primary that was replaced meanwhile.
+    let cluster = view.and_then(|view| state.clusters.get(&view.cluster.id));
     let mut publication = Publication {
         uid: declared.document.uid.clone(),
         cluster: cluster.map(|cluster| cluster.id.clone()),
@@ -113,8 +113,8 @@ pub(super) fn of(
     let Some(asked) = &declared.services else {
         return publication;
     };
-    let seen = picture.zip(cluster);
-    let primary = seen.map_or(Lead::AsItIs, |(picture, cluster)| primary(picture, cluster, state));
+    let seen = view.zip(cluster);
+    let primary = seen.map_or(Lead::AsItIs, |(view, cluster)| primary(view, cluster, state));
     let primary = match primary {
         Lead::To(led) if led.iter().any(|at| !is_usable(at.ip())) => {
             publication.unusable = led.first().map(SocketAddr::ip);
@@ -133,7 +133,7 @@ pub(super) fn of(
             name: name.clone(),
             port: asked.port,
             role: Role::Replica,
-            lead: seen.map_or(Lead::AsItIs, |(picture, _)| replicas(picture, model)),
+            lead: seen.map_or(Lead::AsItIs, |(view, _)| replicas(view, model)),
         });
     }
     publication
@@ -144,7 +144,7 @@ fn nobody() -> Lead {
 }
 
 /// Which server takes writes, as far as it is proved.
-pub(super) fn primary(picture: &ClusterPicture, cluster: &Cluster, state: &State) -> Lead {
+pub(super) fn primary(view: &ClusterView, cluster: &Cluster, state: &State) -> Lead {
     let is_of_it = |recovery: &&Recovery| {
         recovery.is_active() && recovery.plan.cluster == cluster.id && recovery.plan.kind.replaces_primary()
     };
@@ -156,7 +156,7 @@ pub(super) fn primary(picture: &ClusterPicture, cluster: &Cluster, state: &State
     }) = replacing
     {
         // It is not writable yet, or was not seen to be: nobody else may take writes.
-        return picture
+        return view
             .topology
             .get(successor)
             .filter(|instance| instance.is_valid())
@@ -173,7 +173,7 @@ pub(super) fn primary(picture: &ClusterPicture, cluster: &Cluster, state: &State
     if is_held(&recorded.identity) {
         return nobody();
     }
-    let Some(instance) = picture.topology.get(&recorded.instance) else {
+    let Some(instance) = view.topology.get(&recorded.instance) else {
         return Lead::AsItIs;
     };
     if replacing.is_some() {
@@ -196,7 +196,7 @@ fn proved(instance: &Instance, identity: &Identity) -> Option<SocketAddr> {
 }
 
 /// The replicas that are healthy and not far behind. A member that sees none of the servers says nothing about any.
-fn replicas(picture: &ClusterPicture, model: &StatusModel) -> Lead {
+fn replicas(view: &ClusterView, model: &StatusModel) -> Lead {
     if !model.instances.iter().any(|instance| instance.answers) {
         return Lead::AsItIs;
     }
@@ -208,10 +208,10 @@ fn replicas(picture: &ClusterPicture, model: &StatusModel) -> Lead {
             && status.downtime.is_none()
             && status
                 .lag_seconds
-                .is_some_and(|lag| lag <= picture.policy.reasonable_lag_seconds)
+                .is_some_and(|lag| lag <= view.policy.reasonable_lag_seconds)
     };
     let at = |status: &InstanceStatus| {
-        let ip = picture.topology.get(&status.instance)?.valid_facts()?.peer?;
+        let ip = view.topology.get(&status.instance)?.valid_facts()?.peer?;
         Some(SocketAddr::new(ip.to_canonical(), status.instance.port)).filter(|at| is_usable(at.ip()))
     };
     Lead::To(model.instances.iter().filter(is_healthy).filter_map(at).collect())

@@ -4,7 +4,7 @@ use core::net::SocketAddr;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::endpoints::{DeclaredServices, Lead, LeadsTo, Publication, PublishError};
-use super::fixture::{A, B, NOW, document, key, origin, picture, seen, state_with};
+use super::fixture::{A, B, NOW, document, key, origin, seen, state_with, view};
 use super::tests::{downtime, later, truth};
 use super::*;
 use crate::domain::instance::{Identity, InstanceFacts, ProbeFailure};
@@ -18,19 +18,19 @@ const SECOND: &str = "192.0.2.2:3306";
 
 /// A cluster of `a`, `b` and `c` at 192.0.2.1 to 3, its records, and a document that asks for both Services.
 struct Scene {
-    picture: ClusterPicture,
+    view: ClusterView,
     state: State,
     declared: DeclaredCluster,
 }
 
 impl Scene {
     fn new() -> Self {
-        let mut picture = picture(Some(origin("db", "orders")));
-        picture.policy = Policy {
+        let mut view = view(Some(origin("db", "orders")));
+        view.policy = Policy {
             reasonable_lag_seconds: 10,
             ..Policy::default()
         };
-        for (instance, ip) in picture.topology.instances.values_mut().zip(1_u8..) {
+        for (instance, ip) in view.topology.instances.values_mut().zip(1_u8..) {
             instance.facts.as_mut().unwrap().peer = Some([192, 0, 2, ip].into());
         }
         let mut declared = document("db", "orders");
@@ -39,21 +39,17 @@ impl Scene {
             port: 3306,
             replicas: Some("orders-replicas".to_owned()),
         });
-        let state = state_with(&picture);
-        Self {
-            picture,
-            state,
-            declared,
-        }
+        let state = state_with(&view);
+        Self { view, state, declared }
     }
 
     fn facts(&mut self, host: &str) -> &mut InstanceFacts {
-        let instance = self.picture.topology.instances.get_mut(&key(host)).unwrap();
+        let instance = self.view.topology.instances.get_mut(&key(host)).unwrap();
         instance.facts.as_mut().unwrap()
     }
 
     fn fails(&mut self, host: &str) {
-        let instance = self.picture.topology.instances.get_mut(&key(host)).unwrap();
+        let instance = self.view.topology.instances.get_mut(&key(host)).unwrap();
         instance.failure = Some(ProbeFailure::Refused);
     }
 
@@ -62,7 +58,7 @@ impl Scene {
         reconcile(
             &all,
             &self.state,
-            std::slice::from_ref(&self.picture),
+            std::slice::from_ref(&self.view),
             &BTreeMap::new(),
             later(9),
         )
@@ -83,9 +79,9 @@ impl Scene {
     /// A recovery of the primary `a` by `b` is claimed.
     fn claimed(&mut self, kind: RecoveryKind) {
         let mut claimed = plan(1, 1, 2, &[]);
-        claimed.cluster = self.picture.cluster.id.clone();
-        claimed.victim = key("a");
-        claimed.victim_identity = Some(Identity::ServerUuid(A.to_owned()));
+        claimed.cluster = self.view.cluster.id.clone();
+        claimed.old_primary = key("a");
+        claimed.old_primary_identity = Some(Identity::ServerUuid(A.to_owned()));
         claimed.successor = key("b");
         claimed.successor_identity = Identity::ServerUuid(B.to_owned());
         claimed.instances = BTreeSet::from([key("a"), key("b")]);
@@ -115,7 +111,7 @@ impl Scene {
             successor: key("b"),
             position: plan.position.clone(),
             plan: Box::new(plan),
-            receipt: None,
+            fencing_proof: None,
         };
         apply(&mut self.state, &Proposal::new(later(6), command));
         assert!(matches!(self.state.recoveries["r1"].phase, Phase::Opened { .. }));
@@ -196,8 +192,8 @@ fn a_view_of_the_documents_that_cannot_be_relied_on_removes_no_service() {
             reading,
             ..seen(vec![scene.declared.clone()])
         };
-        let pictures = std::slice::from_ref(&scene.picture);
-        reconcile(&all, &scene.state, pictures, &BTreeMap::new(), later(9)).publications
+        let views = std::slice::from_ref(&scene.view);
+        reconcile(&all, &scene.state, views, &BTreeMap::new(), later(9)).publications
     };
     assert_eq!(answer(&scene, Reading::Stale).len(), 1, "the primary still follows");
     scene.declared.services = None;
@@ -222,7 +218,7 @@ fn losing_sight_withdraws_no_primary() {
     assert_eq!(scene.primary(), to(&[PRIMARY]), "the last proof stands");
     scene.facts("a").peer = None;
     assert_eq!(scene.primary(), Lead::AsItIs, "nothing better is known");
-    scene.picture.topology.instances.remove(&key("a"));
+    scene.view.topology.instances.remove(&key("a"));
     scene.declared.document.seeds = BTreeSet::from([key("b")]);
     assert_eq!(scene.primary(), Lead::AsItIs);
     scene.state.clusters.clear();
@@ -256,12 +252,12 @@ fn a_failover_withdraws_at_the_opening_and_leads_to_the_successor_once_it_takes_
     scene.facts("b").identity = Identity::ServerUuid("another".to_owned());
     assert_eq!(scene.primary(), to(&[]), "another server stands there");
     scene.facts("b").identity = Identity::ServerUuid(B.to_owned());
-    // The picture still has the old record: the state is newer.
+    // The view still has the old record: the state is newer.
     scene.ended(Some("b"));
     assert_eq!(
-        scene.picture.cluster.primary.as_ref().unwrap().instance,
+        scene.view.cluster.primary.as_ref().unwrap().instance,
         key("a"),
-        "the picture is older"
+        "the view is older"
     );
     assert_eq!(scene.primary(), to(&[SECOND]));
 }
@@ -320,7 +316,7 @@ fn only_replicas_that_are_healthy_are_published() {
     let mut scene = Scene::new();
     scene.declared.downtime = vec![downtime("b", None)];
     let all = seen(vec![scene.declared.clone()]);
-    super::tests::settle(&all, &mut scene.state, std::slice::from_ref(&scene.picture), NOW);
+    super::tests::settle(&all, &mut scene.state, std::slice::from_ref(&scene.view), NOW);
     assert_eq!(scene.replicas(), to(&["192.0.2.3:3306"]), "it is in downtime");
 }
 

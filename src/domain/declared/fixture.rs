@@ -7,13 +7,13 @@ use crate::domain::instance::{Channel, Identity, Instance, InstanceFacts, Thread
 use crate::domain::intent::Origin;
 use crate::domain::key::InstanceKey;
 use crate::domain::state::{Cluster, Document, Group, State, record::RecordedPrimary};
-use crate::domain::time::Wall;
+use crate::domain::time::WallTime;
 use crate::domain::topology::{ClusterId, Topology};
 use crate::domain::version::Flavour;
 
-use super::{ClusterPicture, DeclaredCluster, Reading, SecretStanding, Seen, Tls};
+use super::{ClusterView, DeclaredCluster, Reading, SecretStanding, Seen, Tls};
 
-pub(crate) const NOW: Wall = Wall(1_800_000_000_000);
+pub(crate) const NOW: WallTime = WallTime(1_800_000_000_000);
 pub(crate) const A: &str = "3e11fa47-71ca-11e1-9e33-c80aa9429562";
 pub(crate) const B: &str = "4e11fa47-71ca-11e1-9e33-c80aa9429562";
 
@@ -34,7 +34,7 @@ pub(crate) fn document(namespace: &str, name: &str) -> DeclaredCluster {
         document: Document {
             origin: origin(namespace, name),
             uid: format!("uid-{name}"),
-            created: Wall::default(),
+            created: WallTime::default(),
             generation: 1,
             seeds: BTreeSet::from([key("a")]),
             credentials_secret: "secret".to_owned(),
@@ -50,7 +50,7 @@ pub(crate) fn document(namespace: &str, name: &str) -> DeclaredCluster {
             durability: None,
             services: None,
         },
-        created: Some(Wall(NOW.0 - 1_000_000)),
+        created: Some(WallTime(NOW.0 - 1_000_000)),
         downtime: Vec::new(),
         candidates: Vec::new(),
         takeover: None,
@@ -119,7 +119,7 @@ fn replica(host: &str, uuid: &str, executed: &str) -> Instance {
 }
 
 /// A cluster that the document `owner` owns: `a` writable, `b` and `c` replicate from it.
-pub(crate) fn picture(owner: Option<Origin>) -> ClusterPicture {
+pub(crate) fn view(owner: Option<Origin>) -> ClusterView {
     let id = ClusterId("cluster-1".to_owned());
     let executed = format!("{A}:1-100");
     let instances = [
@@ -133,7 +133,7 @@ pub(crate) fn picture(owner: Option<Origin>) -> ClusterPicture {
         .collect();
     let cluster = Cluster {
         id: id.clone(),
-        minted: Wall(NOW.0 - 500_000),
+        minted: WallTime(NOW.0 - 500_000),
         name: "a:3306".to_owned(),
         alias: String::new(),
         epoch: 3,
@@ -141,7 +141,7 @@ pub(crate) fn picture(owner: Option<Origin>) -> ClusterPicture {
         primary: Some(RecordedPrimary {
             instance: key("a"),
             identity: Identity::ServerUuid(A.to_owned()),
-            since: Wall(NOW.0 - 400_000),
+            since: WallTime(NOW.0 - 400_000),
             epoch: 3,
             opened_by: None,
             process: None,
@@ -157,7 +157,7 @@ pub(crate) fn picture(owner: Option<Origin>) -> ClusterPicture {
         instances,
         aliases: BTreeMap::from([(key("b.alias"), key("b"))]),
     };
-    ClusterPicture {
+    ClusterView {
         cluster,
         topology,
         policy: crate::domain::policy::Policy::default(),
@@ -166,11 +166,9 @@ pub(crate) fn picture(owner: Option<Origin>) -> ClusterPicture {
     }
 }
 
-/// The state that knows the cluster of [`picture`].
-pub(crate) fn state_with(picture: &ClusterPicture) -> State {
+/// The state that knows the cluster of [`view`].
+pub(crate) fn state_with(view: &ClusterView) -> State {
     let mut state = state();
-    state
-        .clusters
-        .insert(picture.cluster.id.clone(), picture.cluster.clone());
+    state.clusters.insert(view.cluster.id.clone(), view.cluster.clone());
     state
 }

@@ -9,8 +9,8 @@ mod definition;
 mod document;
 pub mod drain;
 mod endpoints;
+mod events;
 pub mod incident;
-mod notices;
 mod pod_labels;
 pub mod pods;
 mod reason;
@@ -23,9 +23,9 @@ mod definition_tests;
 #[cfg(test)]
 mod endpoints_tests;
 #[cfg(test)]
-pub(crate) mod fixture;
+mod event_tests;
 #[cfg(test)]
-mod notice_tests;
+pub(crate) mod fixture;
 #[cfg(test)]
 mod request_tests;
 #[cfg(test)]
@@ -41,7 +41,7 @@ pub use document::{
     DeclaredCandidate, DeclaredCluster, DeclaredDowntime, DeclaredTakeover, ObservedBy, SecretStanding, Tls,
 };
 pub use endpoints::{DeclaredServices, Lead, LeadsTo, Publication, PublishError, WantedService};
-pub use notices::{Notice, NoticeReason};
+pub use events::{ClusterEvent, EventReason};
 pub use pod_labels::{LabelError, PodLabel, PodRole};
 pub use reason::Reason;
 pub use requests::FORCE_ANNOTATION;
@@ -56,7 +56,7 @@ use crate::domain::finding::Finding;
 use crate::domain::intent::Origin;
 use crate::domain::policy::Policy;
 use crate::domain::state::{Cluster, Command, State};
-use crate::domain::time::Wall;
+use crate::domain::time::WallTime;
 use crate::domain::topology::Topology;
 
 /// How long all documents of a namespace may be gone before that is believed: time to notice that a namespace, a folder or a
@@ -97,7 +97,7 @@ pub struct Seen {
 
 /// A cluster as this member sees it now.
 #[derive(Clone, Debug)]
-pub struct ClusterPicture {
+pub struct ClusterView {
     /// Its record.
     pub cluster: Cluster,
     /// Its instances.
@@ -118,13 +118,13 @@ pub struct Reconciliation {
     /// The status of every document that this group may write one for.
     pub statuses: BTreeMap<Origin, StatusModel>,
     /// What happened to the clusters of documents a short while ago, or lasts.
-    pub notices: BTreeMap<Origin, Vec<Notice>>,
+    pub notices: BTreeMap<Origin, Vec<ClusterEvent>>,
     /// The Services of every document that this group may act on.
     pub publications: BTreeMap<Origin, Publication>,
     /// Labels of pods that are not as they must be, by the document that they are about, in the order in which they are put right.
     pub pod_labels: BTreeMap<Origin, Vec<PodLabel>>,
     /// Documents that are gone and held, with the moment when that was seen first: the next reconcile wants it back.
-    pub vanished: BTreeMap<Origin, Wall>,
+    pub vanished: BTreeMap<Origin, WallTime>,
     /// What a person should know; the same words as long as it lasts.
     pub warnings: Vec<String>,
 }
@@ -135,9 +135,9 @@ pub struct Reconciliation {
 pub fn reconcile(
     seen: &Seen,
     state: &State,
-    pictures: &[ClusterPicture],
-    vanished: &BTreeMap<Origin, Wall>,
-    now: Wall,
+    views: &[ClusterView],
+    vanished: &BTreeMap<Origin, WallTime>,
+    now: WallTime,
 ) -> Reconciliation {
     let mut answer = Reconciliation::default();
     let documents: Vec<definition::Whole<'_>> = seen
@@ -147,9 +147,9 @@ pub fn reconcile(
         .collect();
     for whole in &documents {
         let (first, declared) = (answer.commands.len(), &whole.declared);
-        commands::of_document(&mut answer, seen.reading, declared, state, pictures, now);
-        requests::of_document(&mut answer, seen.reading, declared, state, pictures, now);
-        drain::of_document(&mut answer, seen, declared, state, pictures, now);
+        commands::of_document(&mut answer, seen.reading, declared, state, views, now);
+        requests::of_document(&mut answer, seen.reading, declared, state, views, now);
+        drain::of_document(&mut answer, seen, declared, state, views, now);
         definition::date(&mut answer.commands, first, whole, state);
     }
     commands::withdrawals(&mut answer, seen, state, vanished, now);
@@ -158,16 +158,16 @@ pub fn reconcile(
     } in &documents
     {
         if declared.foreign_owner(state, now).is_none() {
-            let (mut status, picture) = view::status(declared, state, pictures, now);
-            drain::tell(&mut status, seen, declared, state, picture, now);
+            let (mut status, view) = view::status(declared, state, views, now);
+            drain::tell(&mut status, seen, declared, state, view, now);
             status.say(condition.clone());
-            let notices = notices::of(declared, state, &status, picture, now);
+            let notices = events::of(declared, state, &status, view, now);
             // A view that lags behind does not know what is asked for, and an old one not that nothing is.
             let is_unsure = seen.reading == Reading::Stale || definition::may_hide_services(declared, seen);
             let may_be_asked = is_unsure && declared.services.is_none();
             if !may_be_asked && !declared.is_outdated(state) {
-                let publication = endpoints::of(declared, state, &status, picture);
-                let labels = pod_labels::of(declared, &seen.pods, state, &status, picture);
+                let publication = endpoints::of(declared, state, &status, view);
+                let labels = pod_labels::of(declared, &seen.pods, state, &status, view);
                 answer.pod_labels.insert(declared.document.origin.clone(), labels);
                 let origin = declared.document.origin.clone();
                 answer.publications.insert(origin, publication);

@@ -11,7 +11,7 @@ use super::document::DeclaredCluster;
 use super::endpoints::{self, Lead};
 use super::pods::{Pod, Pods, Sight};
 use super::status::{InstanceStatus, Role, StatusModel};
-use super::{ClusterPicture, Reading, Reconciliation, Seen};
+use super::{ClusterView, Reading, Reconciliation, Seen};
 
 /// What the server in a pod is, as its label tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,16 +74,16 @@ pub(super) fn of(
     pods: &Pods,
     state: &State,
     model: &StatusModel,
-    picture: Option<&ClusterPicture>,
+    view: Option<&ClusterView>,
 ) -> Vec<PodLabel> {
     let Origin::Document { namespace, name } = &declared.document.origin else {
         return Vec::new();
     };
-    let seen = picture.and_then(|picture| Some((picture, state.clusters.get(&picture.cluster.id)?)));
-    let Some((picture, cluster)) = seen.filter(|_| pods.pods == Sight::Current) else {
+    let seen = view.and_then(|view| Some((view, state.clusters.get(&view.cluster.id)?)));
+    let Some((view, cluster)) = seen.filter(|_| pods.pods == Sight::Current) else {
         return Vec::new();
     };
-    let led = match endpoints::primary(picture, cluster, state) {
+    let led = match endpoints::primary(view, cluster, state) {
         Lead::AsItIs => None,
         Lead::To(led) => Some(led),
     };
@@ -98,7 +98,7 @@ pub(super) fn of(
         let is_ours = pod.labelled_cluster.as_ref() == Some(name);
         let was_primary = is_ours && pod.labelled_role.as_deref() == Some(PodRole::Primary.as_str());
         let mut inside = model.instances.iter().filter_map(|status| {
-            let instance = picture.topology.get(&status.instance)?;
+            let instance = view.topology.get(&status.instance)?;
             let is_in_it = pods.of(namespace, instance).is_some_and(|there| there.uid == pod.uid);
             is_in_it.then_some((instance, status))
         });

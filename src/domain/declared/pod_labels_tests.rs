@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::*;
-use crate::domain::declared::fixture::{document, origin, picture, seen, state_with};
+use crate::domain::declared::fixture::{document, origin, seen, state_with, view};
 use crate::domain::declared::reconcile;
 use crate::domain::declared::tests::later;
 use crate::domain::gtid::GtidSet;
@@ -18,16 +18,16 @@ fn key(host: &str) -> InstanceKey {
 
 /// `a`, `b` and `c` in pods `pod-a` to `pod-c`, without labels.
 struct Scene {
-    picture: ClusterPicture,
+    view: ClusterView,
     state: State,
     pods: Pods,
 }
 
 impl Scene {
     fn new() -> Self {
-        let mut picture = picture(Some(origin("db", "orders")));
+        let mut view = view(Some(origin("db", "orders")));
         let mut pods = Pods::in_sight(Sight::Current, Sight::Off);
-        for (instance, n) in picture.topology.instances.values_mut().zip(1_u8..) {
+        for (instance, n) in view.topology.instances.values_mut().zip(1_u8..) {
             let ip = [192, 0, 2, n].into();
             instance.facts.as_mut().unwrap().peer = Some(ip);
             pods.put(Pod {
@@ -39,19 +39,19 @@ impl Scene {
             });
         }
         Self {
-            state: state_with(&picture),
-            picture,
+            state: state_with(&view),
+            view,
             pods,
         }
     }
 
     fn facts(&mut self, host: &str) -> &mut InstanceFacts {
-        let instance = self.picture.topology.instances.get_mut(&key(host)).unwrap();
+        let instance = self.view.topology.instances.get_mut(&key(host)).unwrap();
         instance.facts.as_mut().unwrap()
     }
 
     fn fails(&mut self, host: &str) {
-        let instance = self.picture.topology.instances.get_mut(&key(host)).unwrap();
+        let instance = self.view.topology.instances.get_mut(&key(host)).unwrap();
         instance.failure = Some(ProbeFailure::Refused);
     }
 
@@ -60,7 +60,7 @@ impl Scene {
             pods: Arc::new(self.pods.clone()),
             ..seen(vec![document("db", "orders")])
         };
-        let shown = std::slice::from_ref(&self.picture);
+        let shown = std::slice::from_ref(&self.view);
         let answer = reconcile(&all, &self.state, shown, &BTreeMap::new(), later(9));
         answer
             .pod_labels
@@ -137,9 +137,9 @@ fn the_old_primary_loses_its_label_before_the_new_one_has_it() {
     scene.put_right();
     scene.fails("a");
     let claimed = crate::domain::recovery::plan::Plan {
-        cluster: scene.picture.cluster.id.clone(),
-        victim: key("a"),
-        victim_identity: Some(scene.facts("a").identity.clone()),
+        cluster: scene.view.cluster.id.clone(),
+        old_primary: key("a"),
+        old_primary_identity: Some(scene.facts("a").identity.clone()),
         successor: key("b"),
         successor_identity: scene.facts("b").identity.clone(),
         instances: [key("a"), key("b")].into(),

@@ -7,7 +7,7 @@ use crate::domain::instance::Instance;
 use crate::domain::intent::Origin;
 use crate::domain::key::InstanceKey;
 use crate::domain::policy::Leaving;
-use crate::domain::time::Wall;
+use crate::domain::time::WallTime;
 use crate::domain::topology::Topology;
 
 /// How far what is known of pods, or of nodes, can be relied on.
@@ -71,7 +71,7 @@ pub struct Node {
     /// `spec.unschedulable`: it was cordoned, which is how a drain begins.
     pub is_cordoned: bool,
     /// When, as its taint says.
-    pub cordoned: Option<Wall>,
+    pub cordoned: Option<WallTime>,
     /// Its other taints.
     pub taints: Vec<Taint>,
 }
@@ -86,7 +86,7 @@ pub struct Taint {
     /// What it does to pods that do not tolerate it.
     pub effect: String,
     /// Since when.
-    pub added: Option<Wall>,
+    pub added: Option<WallTime>,
 }
 
 /// The taint that `spec.unschedulable` brings along.
@@ -224,7 +224,7 @@ impl Pods {
             return Some(leaving(Leaving::WithItsPod, why, "d".to_owned()));
         }
         let (name, node) = (&pod.node, self.node.get(&pod.node)?);
-        let since = |at: Option<Wall>| at.map_or_else(String::new, |at| at.0.div_euclid(1000).to_string());
+        let since = |at: Option<WallTime>| at.map_or_else(String::new, |at| at.0.div_euclid(1000).to_string());
         if node.is_cordoned {
             let why = format!("its node {name} is cordoned");
             return Some(leaving(Leaving::WithItsNode, why, format!("c{}", since(node.cordoned))));

@@ -1,5 +1,5 @@
 use super::*;
-use crate::domain::declared::fixture::{key, origin, picture};
+use crate::domain::declared::fixture::{key, origin, view};
 
 fn pod(name: &str, ip: &str) -> Pod {
     Pod {
@@ -17,7 +17,7 @@ fn taint(key: &str, effect: &str) -> Taint {
         key: key.to_owned(),
         value: "v".to_owned(),
         effect: effect.to_owned(),
-        added: Some(Wall(1_800_000_000_500)),
+        added: Some(WallTime(1_800_000_000_500)),
     }
 }
 
@@ -81,11 +81,11 @@ fn a_cordoned_node_takes_its_pods_along_and_each_cordon_is_an_occasion() {
         taints: Vec::new(),
     };
     let of = |at| departure(pod("orders-0", "192.0.2.1"), cordoned(at)).unwrap();
-    let (leaving, why, occasion) = of(Some(Wall(1_800_000_000_999)));
+    let (leaving, why, occasion) = of(Some(WallTime(1_800_000_000_999)));
     assert_eq!(leaving, Leaving::WithItsNode);
     assert_eq!(why, "pod orders-0 is leaving: its node n2 is cordoned");
     assert_eq!(occasion, "c1800000000");
-    assert_ne!(of(Some(Wall(1_800_000_060_000))).2, occasion);
+    assert_ne!(of(Some(WallTime(1_800_000_060_000))).2, occasion);
     assert_eq!(of(None).2, "c");
     // Of a node that is not known nothing is concluded.
     let stranger = Pod {
@@ -153,8 +153,8 @@ fn taints_that_drive_pods_away_count_unless_they_are_endured_for_good() {
 
 #[test]
 fn the_pod_of_a_server_is_the_one_at_the_address_that_proved_who_it_is() {
-    let picture = picture(Some(origin("db", "orders")));
-    let mut server = picture.topology.get(&key("a")).unwrap().clone();
+    let view = view(Some(origin("db", "orders")));
+    let mut server = view.topology.get(&key("a")).unwrap().clone();
     let at = |server: &mut Instance, ip: &str| server.facts.as_mut().unwrap().peer = Some(ip.parse().unwrap());
     let mut pods = Pods::default();
     assert!(pods.put(pod("orders-0", "192.0.2.1")));
@@ -192,8 +192,8 @@ fn the_pod_of_a_server_is_the_one_at_the_address_that_proved_who_it_is() {
 
 #[test]
 fn a_pod_on_the_addresses_of_its_node_is_told_by_its_ports() {
-    let picture = picture(Some(origin("db", "orders")));
-    let mut server = picture.topology.get(&key("a")).unwrap().clone();
+    let view = view(Some(origin("db", "orders")));
+    let mut server = view.topology.get(&key("a")).unwrap().clone();
     server.facts.as_mut().unwrap().peer = Some("192.0.2.1".parse().unwrap());
     let shares = |name: &str, ports: &[u16]| Pod {
         ports_on_node: Some(ports.iter().copied().collect()),

@@ -86,7 +86,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-    use crate::domain::declared::{ConditionKind, NoticeReason};
+    use crate::domain::declared::{ConditionKind, EventReason};
 
     const DOCUMENTATION: &str = include_str!("../../../docs/kubernetes.md");
 
@@ -123,7 +123,7 @@ mod tests {
 
     #[test]
     fn every_event_is_documented_and_no_other() {
-        let reasons = named(NoticeReason::ALL.iter().map(|reason| reason.as_str()));
+        let reasons = named(EventReason::ALL.iter().map(|reason| reason.as_str()));
         assert_eq!(words("Events", 1), reasons);
     }
 }

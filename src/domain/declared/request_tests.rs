@@ -1,6 +1,6 @@
 //! Requests of documents: what is proposed, and what the status says.
 
-use super::fixture::{NOW, document, key, origin, picture, seen, state, state_with};
+use super::fixture::{NOW, document, key, origin, seen, state, state_with, view};
 use super::tests::{later, names, of, settle};
 use super::*;
 use crate::domain::state::sample::plan;
@@ -10,7 +10,7 @@ use crate::domain::state::{
 
 const HOUR: i64 = 3_600_000;
 
-fn takeover(id: &str, deadline: Wall) -> DeclaredTakeover {
+fn takeover(id: &str, deadline: WallTime) -> DeclaredTakeover {
     DeclaredTakeover {
         id: id.to_owned(),
         target: Some(key("b")),
@@ -19,7 +19,7 @@ fn takeover(id: &str, deadline: Wall) -> DeclaredTakeover {
     }
 }
 
-fn asking(id: &str, deadline: Wall) -> DeclaredCluster {
+fn asking(id: &str, deadline: WallTime) -> DeclaredCluster {
     DeclaredCluster {
         takeover: Some(takeover(id, deadline)),
         ..document("db", "orders")
@@ -69,7 +69,7 @@ fn a_takeover_is_recorded_once_whatever_becomes_of_status_document_and_leader() 
     );
 }
 
-fn reconcile_again(state: &State, declared: &DeclaredCluster, now: Wall) -> Reconciliation {
+fn reconcile_again(state: &State, declared: &DeclaredCluster, now: WallTime) -> Reconciliation {
     reconcile(&seen(vec![declared.clone()]), state, &[], &BTreeMap::new(), now)
 }
 
@@ -134,16 +134,11 @@ fn nothing_is_asked_or_taken_back_by_a_reading_that_cannot_be_relied_on() {
 #[test]
 fn a_document_that_does_not_count_asks_for_nothing() {
     let owner = origin("db", "older");
-    let picture = picture(Some(owner.clone()));
-    let mut state = state_with(&picture);
+    let view = view(Some(owner.clone()));
+    let mut state = state_with(&view);
     let older = document("db", "older");
     state.documents.insert(owner, older.document.clone());
-    let answer = settle(
-        &seen(vec![older, asking("a", later(HOUR))]),
-        &mut state,
-        &[picture],
-        NOW,
-    );
+    let answer = settle(&seen(vec![older, asking("a", later(HOUR))]), &mut state, &[view], NOW);
     assert_eq!(names(&answer), ["put-document", "put-document"]);
     assert_eq!(shown(&answer).0, TakeoverPhase::Pending);
 }
@@ -162,28 +157,28 @@ fn another_target_under_the_same_name_is_not_what_is_done() {
 #[test]
 fn the_status_follows_a_takeover_to_its_end() {
     let origin = origin("db", "orders");
-    let mut picture = picture(Some(origin.clone()));
-    let mut state = state_with(&picture);
+    let mut view = view(Some(origin.clone()));
+    let mut state = state_with(&view);
     let declared = asking("a", later(HOUR));
-    settle(&seen(vec![declared.clone()]), &mut state, &[picture.clone()], NOW);
+    settle(&seen(vec![declared.clone()]), &mut state, &[view.clone()], NOW);
     let key_of = request_key(&origin, "takeover", "a");
-    let told = |state: &State, picture: &ClusterPicture| {
+    let told = |state: &State, view: &ClusterView| {
         let all = seen(vec![declared.clone()]);
         shown(&reconcile(
             &all,
             state,
-            std::slice::from_ref(picture),
+            std::slice::from_ref(view),
             &BTreeMap::new(),
             later(9),
         ))
         .0
     };
-    assert_eq!(told(&state, &picture), TakeoverPhase::Pending);
+    assert_eq!(told(&state, &view), TakeoverPhase::Pending);
 
     // The claim names the request.
     let mut claimed = plan(1, 1, 2, &[]);
-    claimed.cluster = picture.cluster.id.clone();
-    claimed.victim = key("a");
+    claimed.cluster = view.cluster.id.clone();
+    claimed.old_primary = key("a");
     claimed.successor = key("b");
     claimed.kind = crate::domain::recovery::plan::RecoveryKind::Takeover;
     claimed.order = Some(crate::domain::recovery::plan::Order {
@@ -193,8 +188,8 @@ fn the_status_follows_a_takeover_to_its_end() {
     let claim = Box::new(crate::domain::state::sample::claim("r1", claimed));
     let applied = apply(&mut state, &Proposal::new(later(5), Command::Claim { claim })).0;
     assert!(applied.to_string().starts_with("claimed"), "{applied}");
-    assert_eq!(told(&state, &picture), TakeoverPhase::Draining);
-    let facts = picture
+    assert_eq!(told(&state, &view), TakeoverPhase::Draining);
+    let facts = view
         .topology
         .instances
         .get_mut(&key("a"))
@@ -203,13 +198,13 @@ fn the_status_follows_a_takeover_to_its_end() {
         .as_mut()
         .unwrap();
     facts.read_only = true;
-    assert_eq!(told(&state, &picture), TakeoverPhase::CatchingUp);
+    assert_eq!(told(&state, &view), TakeoverPhase::CatchingUp);
     state.recoveries.get_mut("r1").unwrap().phase = Phase::Opened {
         successor: key("b"),
         position: state.recoveries["r1"].plan.position.clone(),
         at: later(6),
     };
-    assert_eq!(told(&state, &picture), TakeoverPhase::Promoting);
+    assert_eq!(told(&state, &view), TakeoverPhase::Promoting);
     for (outcome, phase) in [
         (RequestOutcome::Succeeded, TakeoverPhase::Succeeded),
         (RequestOutcome::Failed, TakeoverPhase::Failed),
@@ -224,19 +219,17 @@ fn the_status_follows_a_takeover_to_its_end() {
             at: later(7),
             uid: Some("r1".to_owned()),
         };
-        assert_eq!(told(&state, &picture), phase);
+        assert_eq!(told(&state, &view), phase);
     }
 }
 
 #[test]
 fn the_conditions_for_waiting_follow_a_takeover() {
     let mut state = state();
-    let picture = picture(Some(origin("db", "orders")));
-    state
-        .clusters
-        .insert(picture.cluster.id.clone(), picture.cluster.clone());
+    let view = view(Some(origin("db", "orders")));
+    state.clusters.insert(view.cluster.id.clone(), view.cluster.clone());
     let declared = asking("a", later(HOUR));
-    let answer = settle(&seen(vec![declared]), &mut state, std::slice::from_ref(&picture), NOW);
+    let answer = settle(&seen(vec![declared]), &mut state, std::slice::from_ref(&view), NOW);
     let reconciling = of(&answer, "orders").condition(ConditionKind::Reconciling).unwrap();
     assert_eq!((reconciling.truth, reconciling.reason), (Truth::True, "TakingOver"));
     let key_of = request_key(&origin("db", "orders"), "takeover", "a");
@@ -247,26 +240,26 @@ fn the_conditions_for_waiting_follow_a_takeover() {
     };
     apply(&mut state, &Proposal::new(later(1), command));
     let all = seen(vec![asking("a", later(HOUR))]);
-    let answer = reconcile(&all, &state, &[picture], &BTreeMap::new(), later(2));
+    let answer = reconcile(&all, &state, &[view], &BTreeMap::new(), later(2));
     let reconciling = of(&answer, "orders").condition(ConditionKind::Reconciling).unwrap();
     assert_eq!((reconciling.truth, reconciling.reason), (Truth::False, "Settled"));
     // It is told once, as long as it is news.
-    let told = |now: Wall| -> Vec<NoticeReason> {
+    let told = |now: WallTime| -> Vec<EventReason> {
         let answer = reconcile(&all, &state, &[], &BTreeMap::new(), now);
         answer.notices[&origin("db", "orders")]
             .iter()
             .map(|notice| notice.reason)
             .collect()
     };
-    assert_eq!(told(later(3)), [NoticeReason::TakeoverRefused]);
-    assert_eq!(told(later(11 * 60_000)), Vec::<NoticeReason>::new());
+    assert_eq!(told(later(3)), [EventReason::TakeoverRefused]);
+    assert_eq!(told(later(11 * 60_000)), Vec::<EventReason>::new());
 }
 
-/// A recovery of the cluster of [`picture`], which is over.
-fn ended(state: &mut State, picture: &ClusterPicture, uid: &str) {
+/// A recovery of the cluster of [`view`], which is over.
+fn ended(state: &mut State, view: &ClusterView, uid: &str) {
     let mut claimed = plan(1, 1, 2, &[]);
-    claimed.cluster = picture.cluster.id.clone();
-    claimed.victim = key("a");
+    claimed.cluster = view.cluster.id.clone();
+    claimed.old_primary = key("a");
     claimed.successor = key("b");
     let claim = Box::new(crate::domain::state::sample::claim(uid, claimed));
     let applied = apply(state, &Proposal::new(NOW, Command::Claim { claim })).0;
@@ -275,24 +268,24 @@ fn ended(state: &mut State, picture: &ClusterPicture, uid: &str) {
 
 #[test]
 fn a_recovery_that_the_document_names_is_acknowledged_when_it_is_over() {
-    let picture = picture(Some(origin("db", "orders")));
-    let mut state = state_with(&picture);
+    let view = view(Some(origin("db", "orders")));
+    let mut state = state_with(&view);
     let mut declared = document("db", "orders");
     declared.acknowledged = Some("r1".to_owned());
     let all = seen(vec![declared.clone()]);
     settle(&all, &mut state, &[], NOW);
-    ended(&mut state, &picture, "r1");
+    ended(&mut state, &view, "r1");
     assert_eq!(names(&settle(&all, &mut state, &[], later(1))), [""; 0], "it runs");
     state.recoveries.get_mut("r1").unwrap().phase = Phase::Ended {
         at: later(2),
         successor: Some(key("b")),
         successful: true,
     };
-    let answer = settle(&all, &mut state, std::slice::from_ref(&picture), later(3));
+    let answer = settle(&all, &mut state, std::slice::from_ref(&view), later(3));
     assert_eq!(names(&answer), ["acknowledge"]);
     let word = state.recoveries["r1"].acknowledged.clone().unwrap();
     assert_eq!((word.by.as_str(), word.at), ("cr:db/orders", later(3)));
-    let answer = reconcile(&all, &state, std::slice::from_ref(&picture), &BTreeMap::new(), later(3));
+    let answer = reconcile(&all, &state, std::slice::from_ref(&view), &BTreeMap::new(), later(3));
     assert!(of(&answer, "orders").last_recovery.as_ref().unwrap().acknowledged);
 
     // One of another document's cluster is not this one's to acknowledge.
@@ -302,7 +295,7 @@ fn a_recovery_that_the_document_names_is_acknowledged_when_it_is_over() {
 }
 
 #[test]
-fn a_forced_promotion_names_victim_and_incident_and_is_recorded_once() {
+fn a_forced_promotion_names_old_primary_and_incident_and_is_recorded_once() {
     let mut declared = document("db", "orders");
     declared.force = Some("a:3306/1800000000000-4".to_owned());
     let mut state = state();
@@ -312,7 +305,7 @@ fn a_forced_promotion_names_victim_and_incident_and_is_recorded_once() {
     assert_eq!(
         request.what,
         RequestKind::Force {
-            victim: key("a"),
+            old_primary: key("a"),
             incident: "1800000000000-4".to_owned()
         }
     );

@@ -7,12 +7,12 @@ use crate::domain::state::record::Acknowledgement;
 use crate::domain::state::{
     Command, Phase, Recovery, Request, RequestKind, RequestOutcome, RequestStanding, State, request_key,
 };
-use crate::domain::time::Wall;
+use crate::domain::time::WallTime;
 
 use super::commands::older_document;
 use super::document::{DeclaredCluster, DeclaredTakeover};
 use super::status::{ForcePhase, ForceStatus, TakeoverPhase, TakeoverStatus};
-use super::{ClusterPicture, Reading, Reconciliation};
+use super::{ClusterView, Reading, Reconciliation};
 
 /// The annotation that asks for a promotion whatever is lost.
 pub const FORCE_ANNOTATION: &str = "ham4db.io/force-promote";
@@ -25,15 +25,15 @@ pub(super) fn of_document(
     reading: Reading,
     declared: &DeclaredCluster,
     state: &State,
-    pictures: &[ClusterPicture],
-    now: Wall,
+    views: &[ClusterView],
+    now: WallTime,
 ) {
     // What may be old may have been taken back: nothing is begun, and nothing ended, by a reading that cannot be relied on.
     if reading == Reading::Stale || declared.is_outdated(state) {
         return;
     }
     let origin = &declared.document.origin;
-    let counts = declared.foreign_owner(state, now).is_none() && older_document(declared, state, pictures).is_none();
+    let counts = declared.foreign_owner(state, now).is_none() && older_document(declared, state, views).is_none();
     if counts {
         acknowledge(answer, declared, state, now);
     }
@@ -73,7 +73,7 @@ pub(super) fn has_others_open(declared: &DeclaredCluster, state: &State) -> bool
 }
 
 /// The person's word on the recovery that the document names: one of its cluster, when it is over.
-fn acknowledge(answer: &mut Reconciliation, declared: &DeclaredCluster, state: &State, now: Wall) {
+fn acknowledge(answer: &mut Reconciliation, declared: &DeclaredCluster, state: &State, now: WallTime) {
     let origin = &declared.document.origin;
     let named = declared.acknowledged.as_ref().and_then(|uid| state.recoveries.get(uid));
     let is_due = |recovery: &&Recovery| {
@@ -112,16 +112,16 @@ fn made_by(answer: &mut Reconciliation, declared: &DeclaredCluster) -> Vec<Reque
 fn force(text: &str) -> Result<RequestKind, String> {
     let refused = || {
         format!(
-            "{FORCE_ANNOTATION}: `{text}` is no victim and incident: write HOST:PORT/ID, from status.recovery.victim and status.recovery.id"
+            "{FORCE_ANNOTATION}: `{text}` is no old primary and incident: write HOST:PORT/ID, from status.recovery.old primary and status.recovery.id"
         )
     };
-    let (victim, incident) = text.rsplit_once('/').ok_or_else(refused)?;
-    let victim: InstanceKey = victim.parse().map_err(|_| refused())?;
+    let (old_primary, incident) = text.rsplit_once('/').ok_or_else(refused)?;
+    let old_primary: InstanceKey = old_primary.parse().map_err(|_| refused())?;
     if incident.is_empty() || text.len() > MAX_FORCE || text.contains(char::is_whitespace) {
         return Err(refused());
     }
     Ok(RequestKind::Force {
-        victim,
+        old_primary,
         incident: incident.to_owned(),
     })
 }
@@ -138,7 +138,7 @@ fn what(asked: &DeclaredTakeover) -> RequestKind {
 pub(super) fn takeover(
     declared: &DeclaredCluster,
     state: &State,
-    picture: Option<&ClusterPicture>,
+    view: Option<&ClusterView>,
 ) -> Option<TakeoverStatus> {
     let origin = &declared.document.origin;
     let is_one = |request: &&Request| request.origin == *origin && !matches!(request.what, RequestKind::Force { .. });
@@ -148,7 +148,7 @@ pub(super) fn takeover(
         .filter(is_one)
         .max_by_key(|request| (request.seen, &request.id));
     let Some(asked) = &declared.takeover else {
-        return last.map(|request| told(request, state, picture));
+        return last.map(|request| told(request, state, view));
     };
     let recorded = state
         .requests
@@ -157,11 +157,11 @@ pub(super) fn takeover(
         && matches!(last.what, RequestKind::Drain { .. })
         && recorded.is_some_and(Request::is_over)
     {
-        return Some(told(last, state, picture));
+        return Some(told(last, state, view));
     }
     Some(match recorded {
         Some(request) => {
-            let mut status = told(request, state, picture);
+            let mut status = told(request, state, view);
             if request.what != what(asked) {
                 status.message = format!(
                     "{} (the document asked for something else under this requestID first, and that counts)",
@@ -231,9 +231,9 @@ pub(super) fn forced(declared: &DeclaredCluster, state: &State) -> Option<ForceS
     })
 }
 
-fn told(request: &Request, state: &State, picture: Option<&ClusterPicture>) -> TakeoverStatus {
+fn told(request: &Request, state: &State, view: Option<&ClusterView>) -> TakeoverStatus {
     let (phase, message, finished) = match &request.standing {
-        RequestStanding::Pending if picture.is_none() => (
+        RequestStanding::Pending if view.is_none() => (
             TakeoverPhase::Pending,
             "waits until the cluster is seen".to_owned(),
             None,
@@ -244,7 +244,7 @@ fn told(request: &Request, state: &State, picture: Option<&ClusterPicture>) -> T
             None,
         ),
         RequestStanding::Running { uid, cancelled } => {
-            let phase = phase_of(uid, state, picture);
+            let phase = phase_of(uid, state, view);
             let message = if *cancelled && phase != TakeoverPhase::Promoting {
                 format!("recovery {uid}: taken back, and being undone")
             } else {
@@ -277,15 +277,15 @@ fn told(request: &Request, state: &State, picture: Option<&ClusterPicture>) -> T
 }
 
 /// By what is committed; before the opening, by what the old primary was last seen to be.
-fn phase_of(uid: &str, state: &State, picture: Option<&ClusterPicture>) -> TakeoverPhase {
+fn phase_of(uid: &str, state: &State, view: Option<&ClusterView>) -> TakeoverPhase {
     let Some(recovery) = state.recoveries.get(uid) else {
         return TakeoverPhase::Draining;
     };
     if recovery.phase != Phase::Claimed {
         return TakeoverPhase::Promoting;
     }
-    let is_closed = picture
-        .and_then(|picture| picture.topology.get(&recovery.plan.victim)?.valid_facts())
+    let is_closed = view
+        .and_then(|view| view.topology.get(&recovery.plan.old_primary)?.valid_facts())
         .is_some_and(|facts| !facts.is_writable());
     if is_closed {
         TakeoverPhase::CatchingUp

@@ -5,7 +5,7 @@ use crate::domain::gtid::GtidSet;
 use crate::domain::intent::PromotionRule;
 use crate::domain::key::InstanceKey;
 use crate::domain::state::Epoch;
-use crate::domain::time::Wall;
+use crate::domain::time::WallTime;
 
 use super::reason::Reason;
 
@@ -19,7 +19,7 @@ pub struct Observer {
     /// Term in which it leads.
     pub term: u64,
     /// Its sign of life.
-    pub renewed: Wall,
+    pub renewed: WallTime,
 }
 
 /// What a document's status says.
@@ -55,7 +55,7 @@ pub struct PrimaryStatus {
     /// Epoch of the cluster when it became primary.
     pub epoch: Epoch,
     /// Since when.
-    pub since: Wall,
+    pub since: WallTime,
 }
 
 /// What a server is in its topology.
@@ -111,7 +111,7 @@ pub struct Promotable {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum DowntimeEnd {
     /// Until then.
-    At(Wall),
+    At(WallTime),
     /// Until it is ended.
     Indefinite,
 }
@@ -152,7 +152,7 @@ pub struct DowntimeStatus {
     /// On whose behalf.
     pub owner: String,
     /// Until when.
-    pub until: Option<Wall>,
+    pub until: Option<WallTime>,
 }
 
 /// How far a recovery is.
@@ -178,7 +178,7 @@ pub struct RecoveryStatus {
     /// What failed.
     pub failure: Code,
     /// Who failed.
-    pub victim: InstanceKey,
+    pub old_primary: InstanceKey,
     /// Who is promoted.
     pub successor: Option<InstanceKey>,
     /// Why it is held back.
@@ -193,13 +193,13 @@ pub struct LastRecovery {
     /// What failed.
     pub failure: Code,
     /// Who failed.
-    pub victim: InstanceKey,
+    pub old_primary: InstanceKey,
     /// The new primary.
     pub successor: Option<InstanceKey>,
     /// When it began.
-    pub started: Wall,
+    pub started: WallTime,
     /// When it ended.
-    pub ended: Wall,
+    pub ended: WallTime,
     /// Whether it did what it was for.
     pub successful: bool,
     /// What is known to be lost.
@@ -245,9 +245,9 @@ pub struct TakeoverStatus {
     /// Why, for people.
     pub message: String,
     /// When it was begun.
-    pub started: Option<Wall>,
+    pub started: Option<WallTime>,
     /// When it was handled.
-    pub finished: Option<Wall>,
+    pub finished: Option<WallTime>,
 }
 
 /// How far a promotion whatever is lost is.

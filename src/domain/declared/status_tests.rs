@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::fixture::{A, B, NOW, document, key, origin, picture, seen, state, state_with};
+use super::fixture::{A, B, NOW, document, key, origin, seen, state, state_with, view};
 use super::tests::{downtime, later, names, of, settle, truth};
 use super::*;
 use crate::domain::finding::{Code, Evidence};
@@ -13,16 +13,16 @@ use crate::domain::version::Flavour;
 
 #[test]
 fn of_two_documents_on_one_cluster_the_owner_counts_and_the_other_says_so() {
-    let picture = picture(Some(origin("db", "orders")));
-    let mut state = state_with(&picture);
+    let view = view(Some(origin("db", "orders")));
+    let mut state = state_with(&view);
     let mut younger = document("db", "users");
     younger.created = Some(NOW);
     younger.downtime = vec![downtime("b", None)];
     settle(&seen(vec![document("db", "orders")]), &mut state, &[], NOW);
     let both = seen(vec![document("db", "orders"), younger]);
-    settle(&both, &mut state, std::slice::from_ref(&picture), NOW);
+    settle(&both, &mut state, std::slice::from_ref(&view), NOW);
     assert_eq!(state.intents, BTreeMap::new(), "only the owner's wishes count");
-    let answer = reconcile(&both, &state, &[picture], &BTreeMap::new(), NOW);
+    let answer = reconcile(&both, &state, &[view], &BTreeMap::new(), NOW);
     assert_eq!(
         truth(of(&answer, "orders"), ConditionKind::Ready),
         (Truth::True, "Writable")
@@ -38,17 +38,17 @@ fn of_two_documents_on_one_cluster_the_owner_counts_and_the_other_says_so() {
 
 #[test]
 fn a_seed_that_is_another_name_of_a_server_leads_to_the_same_cluster() {
-    let picture = picture(Some(origin("db", "orders")));
-    let mut state = state_with(&picture);
+    let view = view(Some(origin("db", "orders")));
+    let mut state = state_with(&view);
     let mut younger = document("db", "users");
     younger.created = Some(NOW);
     younger.document.seeds = std::collections::BTreeSet::from([key("b.alias")]);
     younger.downtime = vec![downtime("b", None)];
     settle(&seen(vec![document("db", "orders")]), &mut state, &[], NOW);
     let both = seen(vec![document("db", "orders"), younger]);
-    settle(&both, &mut state, std::slice::from_ref(&picture), NOW);
+    settle(&both, &mut state, std::slice::from_ref(&view), NOW);
     assert_eq!(state.intents, BTreeMap::new(), "only the owner's wishes count");
-    let answer = reconcile(&both, &state, &[picture], &BTreeMap::new(), NOW);
+    let answer = reconcile(&both, &state, &[view], &BTreeMap::new(), NOW);
     assert_eq!(
         truth(of(&answer, "users"), ConditionKind::Discovered),
         (Truth::False, "OwnedByAnotherDocument")
@@ -57,8 +57,8 @@ fn a_seed_that_is_another_name_of_a_server_leads_to_the_same_cluster() {
 
 #[test]
 fn seeds_that_lead_astray_are_named() {
-    let mine = picture(Some(origin("db", "orders")));
-    let mut theirs = picture(Some(origin("db", "users")));
+    let mine = view(Some(origin("db", "orders")));
+    let mut theirs = view(Some(origin("db", "users")));
     theirs.cluster.id.0 = "cluster-2".to_owned();
     theirs.cluster.instances = std::collections::BTreeSet::from([key("x")]);
     theirs.topology.instances = BTreeMap::from([(key("x"), crate::domain::instance::Instance::unseen(key("x")))]);
@@ -105,9 +105,9 @@ fn seeds_that_lead_astray_are_named() {
 
 #[test]
 fn a_healthy_cluster_reads_as_healthy() {
-    let picture = picture(Some(origin("db", "orders")));
-    let mut state = state_with(&picture);
-    let answer = settle(&seen(vec![document("db", "orders")]), &mut state, &[picture], NOW);
+    let view = view(Some(origin("db", "orders")));
+    let mut state = state_with(&view);
+    let answer = settle(&seen(vec![document("db", "orders")]), &mut state, &[view], NOW);
     let model = of(&answer, "orders");
     let expected = [
         (ConditionKind::Ready, Truth::True),
@@ -160,13 +160,13 @@ fn what_was_not_seen_is_unknown_and_never_healthy() {
 
 #[test]
 fn a_primary_that_does_not_answer_is_not_ready_and_a_held_back_recovery_says_why() {
-    let mut picture = picture(Some(origin("db", "orders")));
-    picture.topology.instances.get_mut(&key("a")).unwrap().failure = Some(ProbeFailure::Refused);
-    picture.held_back = vec!["the document says paused: true".to_owned()];
-    picture.findings = vec![Finding {
+    let mut view = view(Some(origin("db", "orders")));
+    view.topology.instances.get_mut(&key("a")).unwrap().failure = Some(ProbeFailure::Refused);
+    view.held_back = vec!["the document says paused: true".to_owned()];
+    view.findings = vec![Finding {
         code: Code::DeadMaster,
         instance: key("a"),
-        cluster: picture.cluster.id.clone(),
+        cluster: view.cluster.id.clone(),
         description: "unreachable and no replica receives".to_owned(),
         evidence: Evidence {
             is_primary: true,
@@ -176,11 +176,11 @@ fn a_primary_that_does_not_answer_is_not_ready_and_a_held_back_recovery_says_why
         downtimed: false,
         replicas_downtimed: false,
     }];
-    let state = state_with(&picture);
+    let state = state_with(&view);
     let answer = reconcile(
         &seen(vec![document("db", "orders")]),
         &state,
-        &[picture],
+        &[view],
         &BTreeMap::new(),
         NOW,
     );
@@ -192,7 +192,7 @@ fn a_primary_that_does_not_answer_is_not_ready_and_a_held_back_recovery_says_why
     assert_eq!(truth(model, ConditionKind::RecoveryBlocked), (Truth::True, "HeldBack"));
     let recovery = model.recovery.as_ref().unwrap();
     assert_eq!(
-        (recovery.phase, recovery.failure, &recovery.victim),
+        (recovery.phase, recovery.failure, &recovery.old_primary),
         (RecoveryPhase::Blocked, Code::DeadMaster, &key("a"))
     );
     assert_eq!(model.instances[0].read_only, None);
@@ -234,8 +234,8 @@ fn a_missing_account_is_the_first_thing_to_mend() {
 
 #[test]
 fn downtimes_say_what_became_of_them() {
-    let picture = picture(Some(origin("db", "orders")));
-    let mut state = state_with(&picture);
+    let view = view(Some(origin("db", "orders")));
+    let mut state = state_with(&view);
     let api = Intent {
         instance: key("c"),
         origin: Origin::Api,
@@ -254,14 +254,8 @@ fn downtimes_say_what_became_of_them() {
         downtime("a", Some(later(-1))),
     ];
     let documents = seen(vec![declared]);
-    settle(&documents, &mut state, std::slice::from_ref(&picture), NOW);
-    let answer = reconcile(
-        &documents,
-        &state,
-        std::slice::from_ref(&picture),
-        &BTreeMap::new(),
-        NOW,
-    );
+    settle(&documents, &mut state, std::slice::from_ref(&view), NOW);
+    let answer = reconcile(&documents, &state, std::slice::from_ref(&view), &BTreeMap::new(), NOW);
     let model = of(&answer, "orders");
     let phases: Vec<(String, DowntimePhase, DowntimeAsker)> = model
         .downtime
@@ -289,7 +283,7 @@ fn downtimes_say_what_became_of_them() {
     assert_eq!(truth(model, ConditionKind::Downtimed), (Truth::True, "InDowntime"));
 
     // Its time passes: no command, and it is shown.
-    let answer = reconcile(&documents, &state, &[picture], &BTreeMap::new(), later(60_000));
+    let answer = reconcile(&documents, &state, &[view], &BTreeMap::new(), later(60_000));
     assert_eq!(answer.commands, Vec::new());
     assert_eq!(of(&answer, "orders").downtime[0].phase, DowntimePhase::Expired);
 }
@@ -307,11 +301,10 @@ fn an_end_moved_into_the_past_ends_a_downtime() {
 
 #[test]
 fn errant_transactions_are_shown_and_a_later_look_at_a_replica_is_no_error() {
-    let mut picture = picture(Some(origin("db", "orders")));
+    let mut view = view(Some(origin("db", "orders")));
     let set = |text: &str| GtidSet::parse(Flavour::MySql, text).unwrap();
-    let executed = |picture: &mut ClusterPicture, host: &str, text: &str| {
-        picture
-            .topology
+    let executed = |view: &mut ClusterView, host: &str, text: &str| {
+        view.topology
             .instances
             .get_mut(&key(host))
             .unwrap()
@@ -320,19 +313,13 @@ fn errant_transactions_are_shown_and_a_later_look_at_a_replica_is_no_error() {
             .unwrap()
             .executed = set(text);
     };
-    executed(&mut picture, "b", &format!("{A}:1-110"));
-    let state = state_with(&picture);
+    executed(&mut view, "b", &format!("{A}:1-110"));
+    let state = state_with(&view);
     let documents = seen(vec![document("db", "orders")]);
-    let answer = reconcile(
-        &documents,
-        &state,
-        std::slice::from_ref(&picture),
-        &BTreeMap::new(),
-        NOW,
-    );
+    let answer = reconcile(&documents, &state, std::slice::from_ref(&view), &BTreeMap::new(), NOW);
     assert_eq!(truth(of(&answer, "orders"), ConditionKind::ErrantGtids).0, Truth::False);
-    executed(&mut picture, "b", &format!("{A}:1-110,{B}:1-2"));
-    let answer = reconcile(&documents, &state, &[picture], &BTreeMap::new(), NOW);
+    executed(&mut view, "b", &format!("{A}:1-110,{B}:1-2"));
+    let answer = reconcile(&documents, &state, &[view], &BTreeMap::new(), NOW);
     assert_eq!(
         of(&answer, "orders").instances[1].errant,
         Some(set(&format!("{B}:1-2")))
@@ -342,13 +329,13 @@ fn errant_transactions_are_shown_and_a_later_look_at_a_replica_is_no_error() {
 
 #[test]
 fn promotion_rules_prefer_never_then_documents_then_the_api() {
-    let picture = picture(Some(origin("db", "orders")));
+    let view = view(Some(origin("db", "orders")));
     for (api, cr, expected) in [
         (PromotionRule::MustNot, PromotionRule::Must, PromotionRule::MustNot),
         (PromotionRule::Must, PromotionRule::MustNot, PromotionRule::MustNot),
         (PromotionRule::Must, PromotionRule::PreferNot, PromotionRule::PreferNot),
     ] {
-        let mut state = state_with(&picture);
+        let mut state = state_with(&view);
         for (origin, rule) in [(Origin::Api, api), (origin("db", "orders"), cr)] {
             let intent = Intent {
                 instance: key("b"),
@@ -362,27 +349,27 @@ fn promotion_rules_prefer_never_then_documents_then_the_api() {
             instance: key("b"),
             rule: cr,
         }];
-        let answer = settle(&seen(vec![declared]), &mut state, std::slice::from_ref(&picture), NOW);
+        let answer = settle(&seen(vec![declared]), &mut state, std::slice::from_ref(&view), NOW);
         assert_eq!(of(&answer, "orders").instances[1].promotion_rule, expected);
     }
 }
 
 #[test]
 fn a_status_does_not_change_by_itself() {
-    let picture = picture(Some(origin("db", "orders")));
-    let mut state = state_with(&picture);
+    let view = view(Some(origin("db", "orders")));
+    let mut state = state_with(&view);
     let documents = seen(vec![document("db", "orders")]);
-    let first = settle(&documents, &mut state, std::slice::from_ref(&picture), NOW);
+    let first = settle(&documents, &mut state, std::slice::from_ref(&view), NOW);
     let second = reconcile(
         &documents,
         &state,
-        std::slice::from_ref(&picture),
+        std::slice::from_ref(&view),
         &first.vanished,
         later(3_600_000),
     );
     assert_eq!(first.statuses, second.statuses);
 
-    let mut lagging = picture.clone();
+    let mut lagging = view.clone();
     for instance in lagging.topology.instances.values_mut() {
         if let Some(channel) = instance.facts.as_mut().and_then(|facts| facts.channels.first_mut()) {
             channel.lag_seconds = Some(77);
@@ -399,9 +386,9 @@ fn a_status_does_not_change_by_itself() {
 #[test]
 fn a_status_says_who_could_be_promoted_and_what_would_hold_a_recovery_back_before_anything_fails() {
     let declared = || seen(vec![document("db", "orders")]);
-    let mut picture = picture(Some(origin("db", "orders")));
+    let mut view = view(Some(origin("db", "orders")));
     for replica in ["b", "c"] {
-        let facts = picture
+        let facts = view
             .topology
             .instances
             .get_mut(&key(replica))
@@ -413,36 +400,30 @@ fn a_status_says_who_could_be_promoted_and_what_would_hold_a_recovery_back_befor
         facts.gtid_mode = "ON".to_owned();
         facts.channels[0].positioning = crate::domain::instance::Positioning::AutoPosition;
     }
-    let state = state_with(&picture);
-    let status = |picture: &ClusterPicture| {
-        let answer = reconcile(
-            &declared(),
-            &state,
-            std::slice::from_ref(picture),
-            &BTreeMap::new(),
-            NOW,
-        );
+    let state = state_with(&view);
+    let status = |view: &ClusterView| {
+        let answer = reconcile(&declared(), &state, std::slice::from_ref(view), &BTreeMap::new(), NOW);
         of(&answer, "orders").clone()
     };
     let could = |model: &StatusModel| -> Vec<Option<bool>> {
         let ok = |instance: &InstanceStatus| instance.promotable.as_ref().map(|promotable| promotable.ok);
         model.instances.iter().map(ok).collect()
     };
-    let healthy = status(&picture);
+    let healthy = status(&view);
     assert_eq!(could(&healthy), [None, Some(true), Some(true)]);
     assert_eq!(healthy.recovery, None);
 
     // Who is ahead changes all the time: that is no news.
-    let replica = picture.topology.instances.get_mut(&key("c")).unwrap();
+    let replica = view.topology.instances.get_mut(&key("c")).unwrap();
     replica.facts.as_mut().unwrap().executed = GtidSet::parse(Flavour::MySql, &format!("{A}:1-90")).unwrap();
-    let behind = status(&picture);
+    let behind = status(&view);
     assert_eq!(behind, healthy);
 
-    picture.policy.held_back = Some(crate::domain::policy::HeldBack::Paused);
+    view.policy.held_back = Some(crate::domain::policy::HeldBack::Paused);
     for host in ["b", "c"] {
-        picture.policy.promotion_rules.insert(key(host), PromotionRule::MustNot);
+        view.policy.promotion_rules.insert(key(host), PromotionRule::MustNot);
     }
-    let blocked = status(&picture);
+    let blocked = status(&view);
     assert_eq!(could(&blocked), [None, Some(false), Some(false)]);
     assert_eq!(
         blocked.instances[1].promotable.as_ref().map(|told| told.why.as_str()),

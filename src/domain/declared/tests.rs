@@ -8,13 +8,13 @@ use crate::domain::intent::{Intent, IntentId, IntentKind, PromotionRule, Wish};
 use crate::domain::policy::Mode;
 use crate::domain::state::{Proposal, apply, command::COMMAND_VERSION};
 
-pub(super) fn later(millis: i64) -> Wall {
+pub(super) fn later(millis: i64) -> WallTime {
     NOW.plus_millis(millis)
 }
 
 /// Reconciles, applies, and says what was proposed; then shows that nothing is left to do.
-pub(super) fn settle(seen: &Seen, state: &mut State, pictures: &[ClusterPicture], now: Wall) -> Reconciliation {
-    let answer = reconcile(seen, state, pictures, &BTreeMap::new(), now);
+pub(super) fn settle(seen: &Seen, state: &mut State, views: &[ClusterView], now: WallTime) -> Reconciliation {
+    let answer = reconcile(seen, state, views, &BTreeMap::new(), now);
     for command in &answer.commands {
         apply(
             state,
@@ -25,12 +25,12 @@ pub(super) fn settle(seen: &Seen, state: &mut State, pictures: &[ClusterPicture]
             },
         );
     }
-    let again = reconcile(seen, state, pictures, &answer.vanished, now);
+    let again = reconcile(seen, state, views, &answer.vanished, now);
     assert_eq!(again.commands, Vec::new(), "a second reconcile has nothing to do");
     answer
 }
 
-pub(super) fn downtime(host: &str, until: Option<Wall>) -> DeclaredDowntime {
+pub(super) fn downtime(host: &str, until: Option<WallTime>) -> DeclaredDowntime {
     DeclaredDowntime {
         instance: key(host),
         owner: "alice".to_owned(),

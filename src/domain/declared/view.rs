@@ -9,10 +9,10 @@ use crate::domain::instance::{Instance, ThreadState};
 use crate::domain::intent::{Intent, IntentKind, Origin, PromotionRule, Wish};
 use crate::domain::key::InstanceKey;
 use crate::domain::state::{Phase, Quarantine, QuarantineState, Recovery, State};
-use crate::domain::time::Wall;
+use crate::domain::time::WallTime;
 use crate::domain::topology::{ClusterId, Topology};
 
-use super::ClusterPicture;
+use super::ClusterView;
 use super::commands::older_document;
 use super::conditions;
 use super::document::DeclaredCluster;
@@ -27,20 +27,20 @@ use super::status::{
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Found<'a> {
     /// The cluster that it counts for.
-    pub(super) picture: Option<&'a ClusterPicture>,
+    pub(super) view: Option<&'a ClusterView>,
     /// The older document that owns the cluster which it names.
     pub(super) older: Option<&'a Origin>,
     /// A seed in a cluster that another document owns.
     pub(super) foreign_seed: Option<(&'a InstanceKey, &'a Origin)>,
     /// A seed in another cluster that this document owns too.
-    pub(super) second_topology: Option<(&'a InstanceKey, &'a ClusterPicture)>,
+    pub(super) second_topology: Option<(&'a InstanceKey, &'a ClusterView)>,
 }
 
-fn find<'a>(declared: &'a DeclaredCluster, state: &'a State, pictures: &'a [ClusterPicture]) -> Found<'a> {
+fn find<'a>(declared: &'a DeclaredCluster, state: &'a State, views: &'a [ClusterView]) -> Found<'a> {
     let origin = &declared.document.origin;
-    let older = older_document(declared, state, pictures);
+    let older = older_document(declared, state, views);
     let mut found = Found {
-        picture: None,
+        view: None,
         older,
         foreign_seed: None,
         second_topology: None,
@@ -48,78 +48,74 @@ fn find<'a>(declared: &'a DeclaredCluster, state: &'a State, pictures: &'a [Clus
     if older.is_some() {
         return found;
     }
-    let mut named: Vec<(&InstanceKey, &ClusterPicture)> = Vec::new();
+    let mut named: Vec<(&InstanceKey, &ClusterView)> = Vec::new();
     for seed in &declared.document.seeds {
-        for picture in pictures
+        for view in views
             .iter()
-            .filter(|picture| picture.topology.get(seed).is_some() || picture.cluster.instances.contains(seed))
+            .filter(|view| view.topology.get(seed).is_some() || view.cluster.instances.contains(seed))
         {
-            match &picture.cluster.document {
+            match &view.cluster.document {
                 Some(owner) if owner != origin => found.foreign_seed = found.foreign_seed.or(Some((seed, owner))),
-                Some(_) | None => named.push((seed, picture)),
+                Some(_) | None => named.push((seed, view)),
             }
         }
     }
     named.sort_by(|(_, a), (_, b)| (a.cluster.minted, &a.cluster.id).cmp(&(b.cluster.minted, &b.cluster.id)));
-    found.picture = named.first().map(|(_, picture)| *picture);
+    found.view = named.first().map(|(_, view)| *view);
     found.second_topology = named
         .iter()
-        .find(|(_, picture)| {
-            found
-                .picture
-                .is_some_and(|first| first.cluster.id != picture.cluster.id)
-        })
+        .find(|(_, view)| found.view.is_some_and(|first| first.cluster.id != view.cluster.id))
         .copied();
     found
 }
 
-/// The status of one document, and the picture of the cluster that it counts for.
+/// The status of one document, and the view of the cluster that it counts for.
 pub(super) fn status<'a>(
     declared: &'a DeclaredCluster,
     state: &'a State,
-    pictures: &'a [ClusterPicture],
-    now: Wall,
-) -> (StatusModel, Option<&'a ClusterPicture>) {
-    let found = find(declared, state, pictures);
+    views: &'a [ClusterView],
+    now: WallTime,
+) -> (StatusModel, Option<&'a ClusterView>) {
+    let found = find(declared, state, views);
     let mut model = StatusModel {
         observed_generation: Some(declared.document.generation),
         ..StatusModel::default()
     };
-    if let Some(picture) = found.picture {
-        let outlook = explain(&picture.topology, &picture.policy, [], now);
-        model.primary = primary(picture);
-        model.instances = picture
+    if let Some(view) = found.view {
+        let outlook = explain(&view.topology, &view.policy, [], now);
+        model.primary = primary(view);
+        model.instances = view
             .topology
             .instances
             .values()
             .map(|instance| InstanceStatus {
                 promotable: promotable(&outlook, &instance.key),
-                ..describe(instance, picture, state, now)
+                ..describe(instance, view, state, now)
             })
             .collect();
-        model.recovery = running(picture, state, now).or_else(|| would_block(outlook));
-        model.last_recovery = last(&picture.cluster.id, state);
+        model.recovery = running(view, state, now).or_else(|| would_block(outlook));
+        model.last_recovery = last(&view.cluster.id, state);
     }
-    model.takeover = requests::takeover(declared, state, found.picture);
+    model.takeover = requests::takeover(declared, state, found.view);
     model.force = requests::forced(declared, state);
-    model.downtime = downtimes(declared, state, found.picture, now);
+    model.downtime = downtimes(declared, state, found.view, now);
     model.conditions = conditions::of(declared, &found, &model);
     model.problem = conditions::worst(&model);
-    (model, found.picture)
+    (model, found.view)
 }
 
-fn primary(picture: &ClusterPicture) -> Option<PrimaryStatus> {
-    picture.cluster.primary.as_ref().map(|primary| PrimaryStatus {
+fn primary(view: &ClusterView) -> Option<PrimaryStatus> {
+    view.cluster.primary.as_ref().map(|primary| PrimaryStatus {
         instance: primary.instance.clone(),
         epoch: primary.epoch,
         since: primary.since,
     })
 }
 
-fn describe(instance: &Instance, picture: &ClusterPicture, state: &State, now: Wall) -> InstanceStatus {
-    let topology = &picture.topology;
-    let quarantine = quarantine_of(instance, picture, state);
-    let role = role(instance, picture, quarantine);
+fn describe(instance: &Instance, view: &ClusterView, state: &State, now: WallTime) -> InstanceStatus {
+    let topology = &view.topology;
+    let quarantine = quarantine_of(instance, view, state);
+    let role = role(instance, view, quarantine);
     let facts = instance.valid_facts();
     InstanceStatus {
         instance: instance.key.clone(),
@@ -131,13 +127,13 @@ fn describe(instance: &Instance, picture: &ClusterPicture, state: &State, now: W
         read_only: facts.map(|facts| facts.read_only),
         errant: match (role, quarantine.map(|quarantine| &quarantine.standing)) {
             (_, Some(QuarantineState::Errant { set })) => Some(set.clone()),
-            (Role::Replica, _) => errant(instance, picture),
+            (Role::Replica, _) => errant(instance, view),
             _ => None,
         },
         promotion_rule: promotion_rule(&instance.key, topology, state, now),
         promotable: None,
         downtime: downtime_end(&instance.key, topology, state, now),
-        problems: problems(instance, role, quarantine, &picture.findings),
+        problems: problems(instance, role, quarantine, &view.findings),
     }
 }
 
@@ -150,34 +146,34 @@ fn promotable(outlook: &Explanation, instance: &InstanceKey) -> Option<Promotabl
 
 /// What would hold a recovery back that nothing calls for yet.
 fn would_block(outlook: Explanation) -> Option<RecoveryStatus> {
-    let victim = outlook.primary.filter(|_| !outlook.ready)?;
+    let old_primary = outlook.primary.filter(|_| !outlook.ready)?;
     Some(RecoveryStatus {
         uid: None,
         phase: RecoveryPhase::WouldBlock,
         failure: Code::NoProblem,
-        victim,
+        old_primary,
         // Who is preferred changes with every transaction: a status is no place for it.
         successor: None,
         blocked_by: outlook.obstacles,
     })
 }
 
-fn quarantine_of<'a>(instance: &Instance, picture: &ClusterPicture, state: &'a State) -> Option<&'a Quarantine> {
+fn quarantine_of<'a>(instance: &Instance, view: &ClusterView, state: &'a State) -> Option<&'a Quarantine> {
     state.quarantines.values().find(|quarantine| {
-        quarantine.cluster == picture.cluster.id
+        quarantine.cluster == view.cluster.id
             && match &instance.facts {
                 Some(facts) => facts.identity == quarantine.identity,
-                None => *picture.topology.resolve(&quarantine.instance) == instance.key,
+                None => *view.topology.resolve(&quarantine.instance) == instance.key,
             }
     })
 }
 
-fn role(instance: &Instance, picture: &ClusterPicture, quarantine: Option<&Quarantine>) -> Role {
-    let recorded = picture
+fn role(instance: &Instance, view: &ClusterView, quarantine: Option<&Quarantine>) -> Role {
+    let recorded = view
         .cluster
         .primary
         .as_ref()
-        .map(|primary| picture.topology.resolve(&primary.instance));
+        .map(|primary| view.topology.resolve(&primary.instance));
     if recorded == Some(&instance.key) {
         Role::Primary
     } else if quarantine.is_some() {
@@ -193,12 +189,12 @@ fn role(instance: &Instance, picture: &ClusterPicture, quarantine: Option<&Quara
 
 /// What a replica has and the primary lacks. Transactions that began at the primary are left out: the replica was asked a moment
 /// later, so it may show more of them than the primary did.
-fn errant(instance: &Instance, picture: &ClusterPicture) -> Option<GtidSet> {
-    let primary = picture
+fn errant(instance: &Instance, view: &ClusterView) -> Option<GtidSet> {
+    let primary = view
         .cluster
         .primary
         .as_ref()
-        .and_then(|primary| picture.topology.get(&primary.instance))?
+        .and_then(|primary| view.topology.get(&primary.instance))?
         .facts
         .as_ref()?;
     let lacks = instance.valid_facts()?.executed.missing_from(&primary.executed);
@@ -212,7 +208,7 @@ fn intents_for<'a>(
     kind: IntentKind,
     topology: &'a Topology,
     state: &'a State,
-    now: Wall,
+    now: WallTime,
 ) -> impl Iterator<Item = &'a Intent> {
     state
         .intents
@@ -224,7 +220,7 @@ fn intents_for<'a>(
 }
 
 /// The rule that counts: never before all else, then documents, then the API.
-fn promotion_rule(key: &InstanceKey, topology: &Topology, state: &State, now: Wall) -> PromotionRule {
+fn promotion_rule(key: &InstanceKey, topology: &Topology, state: &State, now: WallTime) -> PromotionRule {
     let rules: BTreeMap<&Origin, PromotionRule> = intents_for(key, IntentKind::Candidate, topology, state, now)
         .filter_map(|intent| match &intent.wish {
             Wish::Candidate { rule, .. } => Some((&intent.origin, *rule)),
@@ -243,7 +239,7 @@ fn promotion_rule(key: &InstanceKey, topology: &Topology, state: &State, now: Wa
         .unwrap_or_default()
 }
 
-fn downtime_end(key: &InstanceKey, topology: &Topology, state: &State, now: Wall) -> Option<DowntimeEnd> {
+fn downtime_end(key: &InstanceKey, topology: &Topology, state: &State, now: WallTime) -> Option<DowntimeEnd> {
     intents_for(key, IntentKind::Downtime, topology, state, now)
         .filter_map(|intent| match &intent.wish {
             Wish::Downtime { until, .. } => Some(until.map_or(DowntimeEnd::Indefinite, DowntimeEnd::At)),
@@ -304,11 +300,11 @@ fn problems(instance: &Instance, role: Role, quarantine: Option<&Quarantine>, fi
     problems
 }
 
-fn running(picture: &ClusterPicture, state: &State, now: Wall) -> Option<RecoveryStatus> {
+fn running(view: &ClusterView, state: &State, now: WallTime) -> Option<RecoveryStatus> {
     let active = state
         .recoveries
         .values()
-        .find(|recovery| recovery.is_active() && recovery.plan.cluster == picture.cluster.id);
+        .find(|recovery| recovery.is_active() && recovery.plan.cluster == view.cluster.id);
     if let Some(recovery) = active {
         return Some(RecoveryStatus {
             uid: Some(recovery.uid.clone()),
@@ -318,27 +314,27 @@ fn running(picture: &ClusterPicture, state: &State, now: Wall) -> Option<Recover
                 RecoveryPhase::Claimed
             },
             failure: recovery.finding.code,
-            victim: recovery.plan.victim.clone(),
+            old_primary: recovery.plan.old_primary.clone(),
             successor: Some(recovery.successor().unwrap_or(&recovery.plan.successor).clone()),
             blocked_by: Vec::new(),
         });
     }
-    if picture.held_back.is_empty() {
+    if view.held_back.is_empty() {
         return None;
     }
-    let cause = picture
+    let cause = view
         .findings
         .iter()
         .filter(|finding| finding.code != Code::NoProblem && !finding.code.is_advice())
         .min_by_key(|finding| (!finding.code.is_actionable(), finding.code))?;
-    let incident = incident::of(state, &picture.cluster.id, &cause.instance, now);
+    let incident = incident::of(state, &view.cluster.id, &cause.instance, now);
     Some(RecoveryStatus {
         uid: incident.into_iter().next(),
         phase: RecoveryPhase::Blocked,
         failure: cause.code,
-        victim: cause.instance.clone(),
+        old_primary: cause.instance.clone(),
         successor: None,
-        blocked_by: picture.held_back.clone(),
+        blocked_by: view.held_back.clone(),
     })
 }
 
@@ -352,13 +348,13 @@ fn last(cluster: &ClusterId, state: &State) -> Option<LastRecovery> {
     Some(LastRecovery {
         uid: recovery.uid.clone(),
         failure: recovery.finding.code,
-        victim: recovery.plan.victim.clone(),
+        old_primary: recovery.plan.old_primary.clone(),
         successor: recovery.successor().cloned(),
         started: recovery.started,
         ended: recovery.ended()?,
         successful: recovery.is_successful(),
         lost: recovery.lost.clone().filter(|lost| !lost.is_empty()),
-        fencing: recovery.receipt.as_ref().map(ToString::to_string),
+        fencing: recovery.fencing_proof.as_ref().map(ToString::to_string),
         accepted_via: recovery
             .plan
             .order
@@ -372,8 +368,8 @@ fn last(cluster: &ClusterId, state: &State) -> Option<LastRecovery> {
 fn downtimes(
     declared: &DeclaredCluster,
     state: &State,
-    picture: Option<&ClusterPicture>,
-    now: Wall,
+    view: Option<&ClusterView>,
+    now: WallTime,
 ) -> Vec<DowntimeStatus> {
     let origin = &declared.document.origin;
     let mut listed: Vec<DowntimeStatus> = declared
@@ -387,7 +383,7 @@ fn downtimes(
             };
             let phase = if entry.is_expired(now) {
                 DowntimePhase::Expired
-            } else if picture.is_some_and(|picture| picture.topology.get(&entry.instance).is_none()) {
+            } else if view.is_some_and(|view| view.topology.get(&entry.instance).is_none()) {
                 DowntimePhase::NotFound
             } else if state.intents.get(&id).is_some_and(|intent| intent.wish.is_active(now)) {
                 DowntimePhase::Active
@@ -403,14 +399,14 @@ fn downtimes(
             }
         })
         .collect();
-    if let Some(picture) = picture {
+    if let Some(view) = view {
         for intent in state
             .intents
             .values()
             .filter(|intent| intent.origin != *origin && intent.wish.is_active(now))
         {
             if let Wish::Downtime { owner, until, .. } = &intent.wish
-                && picture.topology.get(&intent.instance).is_some()
+                && view.topology.get(&intent.instance).is_some()
             {
                 listed.push(DowntimeStatus {
                     instance: intent.instance.clone(),

@@ -16,11 +16,11 @@ use super::instance::Instance;
 use super::key::InstanceKey;
 use super::policy::{HeldBack, LossPolicy, Policy};
 use super::recovery::candidate::excerpt;
+use super::recovery::fencing_proof;
 use super::recovery::loss;
 use super::recovery::plan::{Plan, PlanReport, RefusalReason};
 use super::recovery::planner;
-use super::recovery::receipt;
-use super::time::Wall;
+use super::time::WallTime;
 use super::topology::Topology;
 
 mod text;
@@ -35,9 +35,9 @@ pub struct Explanation {
     pub name: String,
     /// Its alias, or the name.
     pub alias: String,
-    /// When the picture was taken, milliseconds since 1970 UTC.
-    pub taken: Wall,
-    /// The present primary, if the picture tells.
+    /// When the view was taken, milliseconds since 1970 UTC.
+    pub taken: WallTime,
+    /// The present primary, if the view tells.
     pub primary: Option<InstanceKey>,
     /// If the primary died now, and the members agreed on it, another server would be made writable.
     pub ready: bool,
@@ -52,7 +52,7 @@ pub struct Explanation {
     /// Which proof would allow the opening if the primary did not answer any more; empty when nobody would be promoted.
     pub fencing: String,
     /// Every other server of the cluster, by address.
-    pub replicas: Vec<Outlook>,
+    pub replicas: Vec<PromotionOutlook>,
     /// Direct replicas that would be left behind, with the reason.
     pub left_behind: BTreeMap<InstanceKey, String>,
     /// What is not known of the servers: it may change the answer.
@@ -60,7 +60,7 @@ pub struct Explanation {
     /// What else was weighed.
     pub remarks: Vec<String>,
     /// What is wrong now, and which rule keeps a recovery from it.
-    pub findings: Vec<Held>,
+    pub findings: Vec<HeldBackFinding>,
 }
 
 /// What the successor lacks of what the primary had, as of the last look.
@@ -78,7 +78,7 @@ pub struct Loss {
 /// What stands between one server and its promotion.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Outlook {
+pub struct PromotionOutlook {
     /// Which.
     pub instance: InstanceKey,
     /// It could be promoted; another one may be preferred.
@@ -90,7 +90,7 @@ pub struct Outlook {
 /// A finding, and the rule that keeps a recovery from it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Held {
+pub struct HeldBackFinding {
     /// On which server.
     pub instance: InstanceKey,
     /// Analysis code.
@@ -106,10 +106,10 @@ pub fn explain<'a>(
     topology: &Topology,
     policy: &Policy,
     findings: impl IntoIterator<Item = (&'a Finding, Option<&'a HeldBack>)>,
-    now: Wall,
+    now: WallTime,
 ) -> Explanation {
     let primary = current_primary(topology);
-    let rehearsal = Rehearsal::of(topology, policy, now);
+    let rehearsal = FailoverPreview::of(topology, policy, now);
     let mut obstacles: Vec<String> = primary
         .as_ref()
         .map(|primary| held(primary, topology, policy))
@@ -139,7 +139,7 @@ pub fn explain<'a>(
             .unwrap_or_default(),
         loss: rehearsal.loss(),
         fencing: plan
-            .map(|plan| receipt::predict(plan, topology, policy.acks_changed_at, now).to_string())
+            .map(|plan| fencing_proof::predict(plan, topology, policy.acks_changed_at, now).to_string())
             .unwrap_or_default(),
         replicas: outlooks(topology, primary.as_ref(), &rehearsal),
         left_behind: plan
@@ -153,7 +153,7 @@ pub fn explain<'a>(
         findings: findings
             .into_iter()
             .filter(|(finding, _)| finding.code != Code::NoProblem || !finding.structure.is_empty())
-            .map(|(finding, held_back)| Held {
+            .map(|(finding, held_back)| HeldBackFinding {
                 instance: finding.instance.clone(),
                 code: finding.code.to_string(),
                 description: finding.description.clone(),
@@ -166,7 +166,7 @@ pub fn explain<'a>(
 
 impl Explanation {
     /// What stands between a server and its promotion; `None` for the primary and for strangers.
-    pub fn outlook(&self, instance: &InstanceKey) -> Option<&Outlook> {
+    pub fn outlook(&self, instance: &InstanceKey) -> Option<&PromotionOutlook> {
         self.replicas.iter().find(|outlook| outlook.instance == *instance)
     }
 }
@@ -211,7 +211,7 @@ fn read_only(primary: &InstanceKey, topology: &Topology, policy: &Policy) -> Opt
 }
 
 /// What the planner says about the death of the present primary.
-struct Rehearsal {
+struct FailoverPreview {
     plan: Option<Plan>,
     report: PlanReport,
     /// Why nobody would be promoted.
@@ -220,10 +220,10 @@ struct Rehearsal {
     arriving: bool,
 }
 
-impl Rehearsal {
+impl FailoverPreview {
     /// Under load the primary's set is always a little ahead of what its replicas were seen to have. Such a difference is no loss
     /// yet, and must not make the answer flicker: while the successor receives, the loss policy is not asked.
-    fn of(topology: &Topology, policy: &Policy, now: Wall) -> Self {
+    fn of(topology: &Topology, policy: &Policy, now: WallTime) -> Self {
         let (plan, report) = planner::rehearse(topology, policy, now);
         let is_arriving = |plan: &Plan| topology.get(&plan.successor).is_some_and(is_receiving);
         if let Some(plan) = plan {
@@ -283,7 +283,7 @@ impl Rehearsal {
         let is_acknowledged = self
             .plan
             .as_ref()
-            .and_then(|plan| topology.get(&plan.victim)?.valid_facts())
+            .and_then(|plan| topology.get(&plan.old_primary)?.valid_facts())
             .is_some_and(|facts| facts.semi_sync.source_active);
         match effective_loss(topology, policy) {
             LossPolicy::Refuse if !is_acknowledged => remarks.push(
@@ -313,7 +313,7 @@ fn is_preference(reason: &RefusalReason) -> bool {
     )
 }
 
-fn outlooks(topology: &Topology, primary: Option<&InstanceKey>, rehearsal: &Rehearsal) -> Vec<Outlook> {
+fn outlooks(topology: &Topology, primary: Option<&InstanceKey>, rehearsal: &FailoverPreview) -> Vec<PromotionOutlook> {
     let successor = rehearsal.plan.as_ref().map(|plan| &plan.successor);
     topology
         .instances
@@ -330,7 +330,7 @@ fn outlooks(topology: &Topology, primary: Option<&InstanceKey>, rehearsal: &Rehe
                 Some(refusal) => (is_preference(&refusal.reason), refusal.reason.to_string()),
                 None => (false, not_considered(instance, primary, rehearsal)),
             };
-            Outlook {
+            PromotionOutlook {
                 instance: instance.key.clone(),
                 ok,
                 why,
@@ -339,10 +339,10 @@ fn outlooks(topology: &Topology, primary: Option<&InstanceKey>, rehearsal: &Rehe
         .collect()
 }
 
-fn not_considered(instance: &Instance, primary: Option<&InstanceKey>, rehearsal: &Rehearsal) -> String {
+fn not_considered(instance: &Instance, primary: Option<&InstanceKey>, rehearsal: &FailoverPreview) -> String {
     match (primary, &rehearsal.obstacle) {
         _ if !instance.is_valid() => RefusalReason::Unreachable(why_unreachable(instance)).to_string(),
-        (None, _) => "the picture does not tell who the primary is".to_owned(),
+        (None, _) => "the view does not tell who the primary is".to_owned(),
         (Some(_), Some(why)) if rehearsal.plan.is_none() && instance.source().is_some() => why.clone(),
         (Some(primary), _) => format!("does not replicate from {primary}, nor from a replica of it"),
     }

@@ -164,7 +164,7 @@ fn servers_beside_the_tree_are_named_and_cannot_be_promoted() {
         [primary(1, "1:1-9"), replica(2, 1, "1:1-9"), beside],
         &Policy::default(),
     );
-    let outlook = told.outlook(&key(3)).expect("it is in the picture");
+    let outlook = told.outlook(&key(3)).expect("it is in the view");
     assert!(!outlook.ok);
     assert_eq!(
         outlook.why,

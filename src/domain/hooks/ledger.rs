@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::domain::state::Epoch;
-use crate::domain::time::Wall;
+use crate::domain::time::WallTime;
 
 use super::HookList;
 
@@ -47,7 +47,7 @@ pub struct HookRun {
     /// Which attempt it was, from 1.
     pub attempt: u32,
     /// When it ended.
-    pub at: Wall,
+    pub at: WallTime,
     /// Why it failed; `None` when all its commands succeeded.
     #[serde(default)]
     pub failure: Option<String>,

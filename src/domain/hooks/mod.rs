@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::finding::{Code, Finding};
 use super::recovery::plan::RecoveryKind;
 use super::state::State;
-use super::time::Wall;
+use super::time::WallTime;
 
 pub mod ledger;
 pub mod occasion;
@@ -244,7 +244,7 @@ pub fn is_told(code: Code) -> bool {
 /// Whether a finding is to be told to `OnFailureDetectionProcesses` now: its code is one that is told, and the same instance was not
 /// told of within the last `block_millis`, once as something that is repaired and once as something that is not. Who stopped the
 /// recovery that followed is asked again.
-pub fn is_news(state: &State, finding: &Finding, block_millis: u64, now: Wall) -> bool {
+pub fn is_news(state: &State, finding: &Finding, block_millis: u64, now: WallTime) -> bool {
     let block = i64::try_from(block_millis).unwrap_or(i64::MAX);
     let list = HookList::OnFailureDetection;
     let refused = |ledger: &HookLedger| ledger.runs.iter().any(|run| run.list == list && run.failure.is_some());

@@ -250,7 +250,13 @@ impl<'a> Occasion<'a> {
             ("HAM4DB_EPOCH", of(&|recovery| recovery.epoch.to_string())),
             (
                 "HAM4DB_FENCING",
-                of(&|recovery| recovery.receipt.as_ref().map(ToString::to_string).unwrap_or_default()),
+                of(&|recovery| {
+                    recovery
+                        .fencing_proof
+                        .as_ref()
+                        .map(ToString::to_string)
+                        .unwrap_or_default()
+                }),
             ),
             ("HAM4DB_KIND", of(&|recovery| format!("{:?}", recovery.plan.kind))),
             (
@@ -314,7 +320,7 @@ impl<'a> Occasion<'a> {
                 "plan": recovery.plan,
                 "lostReplicas": recovery.lost_replicas,
                 "lostGtidSet": recovery.lost,
-                "fencing": recovery.receipt,
+                "fencing": recovery.fencing_proof,
                 "errors": recovery.errors,
             })),
             "successor": self.successor(),

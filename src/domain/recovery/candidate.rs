@@ -1,6 +1,6 @@
 //! Who may be promoted, and who is.
 //!
-//! In order: who is eligible; what each of these would hold, as it is or fed first (`feed`); of these ways the ones that
+//! In order: who is eligible; what each of these would hold, as it is or fed first (`catch_up_from`); of these ways the ones that
 //! lead to a maximal position ([`super::position`]); of these, which ranks first (`rank`).
 //! Everybody else is refused with a reason. What the chosen one is known to lack then falls under the loss policy.
 //!
@@ -15,36 +15,36 @@ use crate::domain::gtid::GtidSet;
 use crate::domain::instance::{Instance, InstanceFacts};
 use crate::domain::key::InstanceKey;
 use crate::domain::policy::Policy;
-use crate::domain::time::Wall;
+use crate::domain::time::WallTime;
 use crate::domain::topology::Topology;
 
+use super::catch_up::{CatchUpSource, catch_up_source_for, catch_up_sources};
 use super::eligibility::{judge, why_unreachable};
-use super::feed::{Feeder, feeder_for, feeders};
 use super::loss;
 use super::plan::{PlanReport, Refusal, RefusalReason};
-use super::position::Holdings;
-use super::rank::{Bid, Candidate, Ranking};
+use super::position::ReceivedTransactions;
+use super::rank::{Candidate, PromotionOption, Ranking};
 
 /// Longest GTID set printed in a reason, characters: a set may be megabytes long, a reason is read by people.
 const EXCERPT: usize = 200;
 
-/// What a choice takes into account beyond picture and policy.
+/// What a choice takes into account beyond view and policy.
 #[derive(Clone, Debug, Default)]
-pub struct Moment {
+pub struct ChoiceInputs {
     /// Servers that are no candidates for a reason of the moment (not frozen, could not apply); what they hold still counts as known.
     pub excluded: BTreeMap<InstanceKey, RefusalReason>,
     /// Pairs of a successor and a feeder with which feeding failed.
-    pub unfed: BTreeSet<(InstanceKey, InstanceKey)>,
-    /// Replicas that this recovery has pointed at another one; they need a new source as the victim's own do.
+    pub not_caught_up: BTreeSet<(InstanceKey, InstanceKey)>,
+    /// Replicas that this recovery has pointed at another one; they need a new source as the old primary's own do.
     pub moved: BTreeSet<InstanceKey>,
     /// Replicas that delayed on purpose when this recovery was planned, by so many seconds: it may have lifted their delay since.
     pub delays: BTreeMap<InstanceKey, u64>,
-    /// What the members remember of the victim's transactions.
+    /// What the members remember of the old primary's transactions.
     pub remembered: Option<GtidSet>,
     /// Who comes before all others that would hold as much, fed first where that is needed.
     pub wanted: Option<Wanted>,
     /// Now.
-    pub now: Wall,
+    pub now: WallTime,
 }
 
 /// Somebody who is promoted before all others that would hold as much.
@@ -74,9 +74,9 @@ impl std::fmt::Display for WantedAs {
     }
 }
 
-impl Moment {
+impl ChoiceInputs {
     /// Nothing but the time.
-    pub fn at(now: Wall) -> Self {
+    pub fn at(now: WallTime) -> Self {
         Self { now, ..Self::default() }
     }
 
@@ -92,62 +92,71 @@ pub struct Choice {
     /// Who.
     pub successor: InstanceKey,
     /// From whom it must be fed first.
-    pub feeder: Option<InstanceKey>,
+    pub catch_up_source: Option<InstanceKey>,
     /// What it has received or will be fed, without errant transactions.
     pub position: GtidSet,
-    /// Direct replicas of the victim that will follow it.
+    /// Direct replicas of the old primary that will follow it.
     pub followers: BTreeSet<InstanceKey>,
-    /// Direct replicas of the victim that will not.
+    /// Direct replicas of the old primary that will not.
     pub lost_replicas: Vec<Refusal>,
-    /// What the victim is known to have had and the successor lacks.
+    /// What the old primary is known to have had and the successor lacks.
     pub lost: Option<GtidSet>,
 }
 
-/// Chooses the successor of `victim` among all its descendants, with the reason against every other one.
+/// Chooses the successor of `old_primary` among all its descendants, with the reason against every other one.
 ///
 /// The choice is a pure function: the same arguments give the same answer on every member.
 pub fn choose(
     topology: &Topology,
-    victim: &InstanceKey,
+    old_primary: &InstanceKey,
     policy: &Policy,
-    moment: &Moment,
+    inputs: &ChoiceInputs,
 ) -> (Option<Choice>, PlanReport) {
-    let victim = topology.resolve(victim);
-    let holdings = Holdings::remembering(topology, victim, moment.remembered.as_ref());
+    let old_primary = topology.resolve(old_primary);
+    let received_transactions = ReceivedTransactions::remembering(topology, old_primary, inputs.remembered.as_ref());
     let mut report = PlanReport::default();
-    if topology.descendants_of(victim).is_empty() {
-        report.no_plan = Some(format!("{victim} has no replicas"));
+    if topology.descendants_of(old_primary).is_empty() {
+        report.no_plan = Some(format!("{old_primary} has no replicas"));
         return (None, report);
     }
-    let pool = pool(topology, victim, policy, moment, &holdings, &mut report);
-    let feeders = feeders(topology, victim, &holdings, moment);
-    let bids = bids(&pool, &feeders, topology, victim, moment);
-    let ranking = Ranking::new(topology, victim, policy, moment);
-    let Some(best) = best(&bids, &ranking) else {
+    let pool = pool(
+        topology,
+        old_primary,
+        policy,
+        inputs,
+        &received_transactions,
+        &mut report,
+    );
+    let catch_up_sources = catch_up_sources(topology, old_primary, &received_transactions, inputs);
+    let options = options(&pool, &catch_up_sources, topology, old_primary, inputs);
+    let ranking = Ranking::new(topology, old_primary, policy, inputs);
+    let Some(best) = best(&options, &ranking) else {
         report.no_plan = Some("no replica can be promoted".to_owned());
         return (None, report);
     };
-    refuse_the_others(&bids, best, &holdings, &ranking, &mut report);
+    refuse_the_others(&options, best, &received_transactions, &ranking, &mut report);
     report.refused.sort_by(|left, right| left.instance.cmp(&right.instance));
-    let lost = holdings.lacking(&best.position);
+    let lost = received_transactions.lacking(&best.position);
     if let Some(lost) = &lost
-        && let Err(why) = loss::accept(topology, victim, policy, lost, moment.now, &mut report)
+        && let Err(why) = loss::accept(topology, old_primary, policy, lost, inputs.now, &mut report)
     {
         report.no_plan = Some(why);
         return (None, report);
     }
     let successor = best.candidate.instance.key.clone();
-    let feeder = best.feeder.map(|feeder| feeder.instance.key.clone());
-    if let Some(feeder) = &feeder {
-        report
-            .remarks
-            .push(format!("{successor} is fed first from {feeder}, which received more"));
+    let catch_up_source = best
+        .catch_up_source
+        .map(|catch_up_source| catch_up_source.instance.key.clone());
+    if let Some(catch_up_source) = &catch_up_source {
+        report.remarks.push(format!(
+            "{successor} is fed first from {catch_up_source}, which received more"
+        ));
     }
-    let (followers, lost_replicas) = followers(topology, victim, best, &holdings, moment);
+    let (followers, lost_replicas) = followers(topology, old_primary, best, &received_transactions, inputs);
     report.successor = Some(successor.clone());
     let choice = Choice {
         successor,
-        feeder,
+        catch_up_source,
         position: best.position.clone(),
         followers,
         lost_replicas,
@@ -159,21 +168,21 @@ pub fn choose(
 /// Those among whom is chosen; the others are refused.
 fn pool<'a>(
     topology: &'a Topology,
-    victim: &'a InstanceKey,
+    old_primary: &'a InstanceKey,
     policy: &Policy,
-    moment: &Moment,
-    holdings: &'a Holdings,
+    inputs: &ChoiceInputs,
+    received_transactions: &'a ReceivedTransactions,
     report: &mut PlanReport,
 ) -> Vec<Candidate<'a>> {
     let mut pool = Vec::new();
     let mut delayed = Vec::new();
     let mut errant = Vec::new();
-    for instance in topology.descendants_of(victim) {
-        let judged = match moment.excluded.get(&instance.key) {
+    for instance in topology.descendants_of(old_primary) {
+        let judged = match inputs.excluded.get(&instance.key) {
             Some(reason) => Err(reason.clone()),
-            None => judge(topology, victim, instance, policy),
+            None => judge(topology, old_primary, instance, policy),
         };
-        let (facts, holding) = match (judged, holdings.get(&instance.key)) {
+        let (facts, holding) = match (judged, received_transactions.get(&instance.key)) {
             (Ok(facts), Some(holding)) => (facts, holding),
             (Ok(_), None) => {
                 report
@@ -193,7 +202,7 @@ fn pool<'a>(
             is_last_resort,
         };
         let now = facts.managed_channel().map_or(0, |channel| channel.delay_seconds);
-        let delay = moment.delays.get(&instance.key).map_or(now, |before| now.max(*before));
+        let delay = inputs.delays.get(&instance.key).map_or(now, |before| now.max(*before));
         match &holding.errant {
             Some(set) => errant.push((candidate(true), RefusalReason::Errant(excerpt(set)))),
             None if delay > 0 => delayed.push((candidate(true), RefusalReason::Delayed(delay))),
@@ -240,71 +249,77 @@ fn last_resorts<'a>(
 }
 
 /// What each candidate can hold when it is promoted: what it has, when nobody who could feed it has more; otherwise what it is fed.
-fn bids<'c, 'a>(
+fn options<'c, 'a>(
     pool: &'c [Candidate<'a>],
-    feeders: &'c [Feeder<'a>],
+    catch_up_sources: &'c [CatchUpSource<'a>],
     topology: &Topology,
-    victim: &InstanceKey,
-    moment: &Moment,
-) -> Vec<Bid<'c, 'a>> {
+    old_primary: &InstanceKey,
+    inputs: &ChoiceInputs,
+) -> Vec<PromotionOption<'c, 'a>> {
     // Feeding from one that is itself behind gains nothing, and equal ones count once.
     let mut tops: Vec<&GtidSet> = Vec::new();
-    for feeder in feeders {
-        if !feeders.iter().any(|other| is_ahead(other.position, feeder.position))
-            && !tops.iter().any(|top| top.covers(feeder.position))
+    for catch_up_source in catch_up_sources {
+        if !catch_up_sources
+            .iter()
+            .any(|other| is_ahead(other.position, catch_up_source.position))
+            && !tops.iter().any(|top| top.covers(catch_up_source.position))
         {
-            tops.push(feeder.position);
+            tops.push(catch_up_source.position);
         }
     }
-    let mut bids = Vec::new();
+    let mut options = Vec::new();
     for candidate in pool {
-        let as_it_is = Bid {
+        let as_it_is = PromotionOption {
             candidate,
-            feeder: None,
+            catch_up_source: None,
             position: candidate.position.clone(),
         };
         // What the wanted one holds beyond the others, as a co-primary may, is no reason to lose what they hold.
-        let is_wanted = moment.wants(&candidate.instance.key);
+        let is_wanted = inputs.wants(&candidate.instance.key);
         let gains =
             |top: &&&GtidSet| is_ahead(top, candidate.position) || (is_wanted && !candidate.position.covers(top));
-        let before = bids.len();
+        let before = options.len();
         for top in tops.iter().filter(gains) {
             if !candidate.is_last_resort
-                && let Some(feeder) = feeder_for(feeders, candidate, top, topology, victim, moment)
+                && let Some(catch_up_source) =
+                    catch_up_source_for(catch_up_sources, candidate, top, topology, old_primary, inputs)
             {
-                bids.push(Bid {
+                options.push(PromotionOption {
                     candidate,
-                    feeder: Some(feeder),
+                    catch_up_source: Some(catch_up_source),
                     position: candidate.position.union(top),
                 });
             }
         }
-        if bids.len() == before {
-            bids.push(as_it_is);
+        if options.len() == before {
+            options.push(as_it_is);
         }
     }
-    bids
+    options
 }
 
 /// Maximal by position, then first by rank. Where several maximal positions are incomparable, the largest one: the loss policy
 /// decides afterwards whether it may be taken.
-fn best<'b, 'c, 'a>(bids: &'b [Bid<'c, 'a>], ranking: &Ranking<'a>) -> Option<&'b Bid<'c, 'a>> {
-    let maximal: Vec<&Bid<'c, 'a>> = bids
+fn best<'b, 'c, 'a>(
+    options: &'b [PromotionOption<'c, 'a>],
+    ranking: &Ranking<'a>,
+) -> Option<&'b PromotionOption<'c, 'a>> {
+    let maximal: Vec<&PromotionOption<'c, 'a>> = options
         .iter()
-        .filter(|bid| !bids.iter().any(|other| is_ahead(&other.position, &bid.position)))
+        .filter(|option| !options.iter().any(|other| is_ahead(&other.position, &option.position)))
         .collect();
-    let by_rank = |bid: &&&Bid<'c, 'a>| ranking.rank(bid);
-    let are_equal = |left: &Bid<'_, '_>, right: &Bid<'_, '_>| {
+    let by_rank = |option: &&&PromotionOption<'c, 'a>| ranking.rank(option);
+    let are_equal = |left: &PromotionOption<'_, '_>, right: &PromotionOption<'_, '_>| {
         left.position.covers(&right.position) && right.position.covers(&left.position)
     };
-    let largest = maximal.iter().map(|bid| bid.position.transaction_count()).max()?;
+    let largest = maximal.iter().map(|option| option.position.transaction_count()).max()?;
     let first = maximal
         .iter()
-        .filter(|bid| bid.position.transaction_count() == largest)
+        .filter(|option| option.position.transaction_count() == largest)
         .min_by_key(by_rank)?;
     maximal
         .iter()
-        .filter(|bid| are_equal(bid, first))
+        .filter(|option| are_equal(option, first))
         .min_by_key(by_rank)
         .copied()
 }
@@ -316,45 +331,47 @@ fn is_ahead(one: &GtidSet, other: &GtidSet) -> bool {
 
 /// A candidate with several bids is refused once, for the best of them.
 fn refuse_the_others<'a>(
-    bids: &[Bid<'_, 'a>],
-    best: &Bid<'_, 'a>,
-    holdings: &Holdings,
+    options: &[PromotionOption<'_, 'a>],
+    best: &PromotionOption<'_, 'a>,
+    received_transactions: &ReceivedTransactions,
     ranking: &Ranking<'a>,
     report: &mut PlanReport,
 ) {
     let mut told = BTreeSet::from([&best.candidate.instance.key]);
-    for bid in bids {
-        let candidate = bid.candidate;
+    for option in options {
+        let candidate = option.candidate;
         if !told.insert(&candidate.instance.key) {
             continue;
         }
-        let lacks = holdings.missing(&best.position, candidate.position);
-        let has_more = holdings.missing(candidate.position, &best.position).is_some();
+        let lacks = received_transactions.missing(&best.position, candidate.position);
+        let has_more = received_transactions
+            .missing(candidate.position, &best.position)
+            .is_some();
         let reason = match lacks {
             Some(lacks) if has_more => RefusalReason::Incomparable(excerpt(&lacks)),
             Some(lacks) => RefusalReason::Behind(excerpt(&lacks)),
-            None => RefusalReason::RankedLower(ranking.why_lower(bid, best)),
+            None => RefusalReason::RankedLower(ranking.why_lower(option, best)),
         };
         report.refused.push(refusal(candidate.instance, reason));
     }
 }
 
-/// The direct replicas of the victim, and those that were moved, parted into those that will follow the successor and those that
+/// The direct replicas of the old primary, and those that were moved, parted into those that will follow the successor and those that
 /// cannot.
 fn followers(
     topology: &Topology,
-    victim: &InstanceKey,
-    best: &Bid<'_, '_>,
-    holdings: &Holdings,
-    moment: &Moment,
+    old_primary: &InstanceKey,
+    best: &PromotionOption<'_, '_>,
+    received_transactions: &ReceivedTransactions,
+    inputs: &ChoiceInputs,
 ) -> (BTreeSet<InstanceKey>, Vec<Refusal>) {
     let mut followers = BTreeSet::new();
     let mut lost = Vec::new();
     for replica in topology
         .instances
         .values()
-        .filter(|replica| topology.source_of(replica) == Some(victim) || moment.moved.contains(&replica.key))
-        .filter(|replica| replica.key != *victim && replica.key != best.candidate.instance.key)
+        .filter(|replica| topology.source_of(replica) == Some(old_primary) || inputs.moved.contains(&replica.key))
+        .filter(|replica| replica.key != *old_primary && replica.key != best.candidate.instance.key)
     {
         let twin = twin_of(topology, replica).map(|(twin, why)| {
             RefusalReason::Unknown(format!(
@@ -362,7 +379,7 @@ fn followers(
                 twin.key
             ))
         });
-        match twin.or_else(|| obstacle(replica, best, holdings)) {
+        match twin.or_else(|| obstacle(replica, best, received_transactions)) {
             None => {
                 followers.insert(replica.key.clone());
             }
@@ -373,7 +390,11 @@ fn followers(
 }
 
 /// Why a replica cannot follow the successor.
-fn obstacle(replica: &Instance, best: &Bid<'_, '_>, holdings: &Holdings) -> Option<RefusalReason> {
+fn obstacle(
+    replica: &Instance,
+    best: &PromotionOption<'_, '_>,
+    received_transactions: &ReceivedTransactions,
+) -> Option<RefusalReason> {
     let Some(facts) = replica.valid_facts() else {
         return Some(RefusalReason::Unreachable(why_unreachable(replica)));
     };
@@ -392,9 +413,9 @@ fn obstacle(replica: &Instance, best: &Bid<'_, '_>, holdings: &Holdings) -> Opti
             facts.version, source.version
         )));
     }
-    if let Some(ahead) = holdings
+    if let Some(ahead) = received_transactions
         .get(&replica.key)
-        .and_then(|holding| holdings.missing(&holding.position, &best.position))
+        .and_then(|holding| received_transactions.missing(&holding.position, &best.position))
     {
         return Some(RefusalReason::Errant(format!(
             "{} (received from the old primary, and the successor lacks them)",

@@ -17,11 +17,11 @@ const NEEDED_PARTS: [&str; 5] = ["identity", "variables", "replication status", 
 /// Whether a replica may be promoted, but for what others hold: its facts, or the reason why not.
 pub(super) fn judge<'a>(
     topology: &Topology,
-    victim: &InstanceKey,
+    old_primary: &InstanceKey,
     replica: &'a Instance,
     policy: &Policy,
 ) -> Result<&'a InstanceFacts, RefusalReason> {
-    let facts = judge_without_gtid(topology, victim, replica, policy)?;
+    let facts = judge_without_gtid(topology, old_primary, replica, policy)?;
     check_gtid(facts)?;
     Ok(facts)
 }
@@ -29,7 +29,7 @@ pub(super) fn judge<'a>(
 /// The same for a replica whose channel needs no GTIDs.
 pub(super) fn judge_without_gtid<'a>(
     topology: &Topology,
-    victim: &InstanceKey,
+    old_primary: &InstanceKey,
     replica: &'a Instance,
     policy: &Policy,
 ) -> Result<&'a InstanceFacts, RefusalReason> {
@@ -43,7 +43,7 @@ pub(super) fn judge_without_gtid<'a>(
     if is_downtimed(topology, policy, &replica.key) && !is_only_lost(topology, policy, &replica.key) {
         return Err(RefusalReason::Downtimed);
     }
-    check_geography(topology, victim, facts, policy)?;
+    check_geography(topology, old_primary, facts, policy)?;
     check_lag(facts, policy)?;
     Ok(facts)
 }
@@ -147,11 +147,11 @@ fn check_lag(facts: &InstanceFacts, policy: &Policy) -> Result<(), RefusalReason
 /// Where it is forbidden to leave a data centre or region, an unknown one is another one.
 fn check_geography(
     topology: &Topology,
-    victim: &InstanceKey,
+    old_primary: &InstanceKey,
     facts: &InstanceFacts,
     policy: &Policy,
 ) -> Result<(), RefusalReason> {
-    let home = topology.get(victim).and_then(|instance| instance.facts.as_ref());
+    let home = topology.get(old_primary).and_then(|instance| instance.facts.as_ref());
     let checks = [
         (
             policy.prevent_cross_data_center,
@@ -174,7 +174,7 @@ fn check_geography(
         match home {
             None => {
                 return Err(RefusalReason::Geography(format!(
-                    "the {what} of {victim} is unknown, and leaving it is forbidden"
+                    "the {what} of {old_primary} is unknown, and leaving it is forbidden"
                 )));
             }
             Some(home) if home != own => {

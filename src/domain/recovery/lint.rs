@@ -1,4 +1,4 @@
-//! What must hold of any plan, checked against the picture that it was made from: a second pair of eyes over the planner.
+//! What must hold of any plan, checked against the view that it was made from: a second pair of eyes over the planner.
 //!
 //! It shares no code with the choice beyond the sets themselves, and knows no policy: it asks whether the plan is safe, not whether
 //! it is the best one.
@@ -14,8 +14,8 @@ use crate::domain::key::InstanceKey;
 use crate::domain::topology::Topology;
 
 use super::plan::{Plan, RecoveryKind, Step};
-use super::planner::{is_frozen, view};
-use super::position::Holdings;
+use super::planner::{is_receivers_stopped, view};
+use super::position::ReceivedTransactions;
 
 mod living;
 mod relocate;
@@ -23,7 +23,7 @@ mod relocate;
 /// Everything that is wrong with a plan, each in a sentence; empty when it is sound.
 #[must_use = "a plan that fails its check must not be carried out"]
 pub fn lint(plan: &Plan, topology: &Topology) -> Vec<String> {
-    let topology = &*view(plan.code, topology, &plan.victim);
+    let topology = &*view(plan.code, topology, &plan.old_primary);
     let mut wrong = Vec::new();
     check_instances(plan, &mut wrong);
     match plan.kind {
@@ -31,15 +31,15 @@ pub fn lint(plan: &Plan, topology: &Topology) -> Vec<String> {
             check_order(plan, &mut wrong);
             check_silence(plan, topology, &mut wrong);
             check_roles(plan, topology, &mut wrong);
-            check_freeze(plan, topology, &mut wrong);
-            check_feeding(plan, topology, &mut wrong);
+            check_stop_receivers(plan, topology, &mut wrong);
+            check_catching_up(plan, topology, &mut wrong);
             check_positions(plan, topology, &mut wrong);
         }
         RecoveryKind::DeadPrimaryByPosition => {
             check_order(plan, &mut wrong);
             check_silence(plan, topology, &mut wrong);
             check_roles(plan, topology, &mut wrong);
-            check_freeze(plan, topology, &mut wrong);
+            check_stop_receivers(plan, topology, &mut wrong);
         }
         RecoveryKind::Rejoin => check_rejoin(plan, topology, &mut wrong),
         RecoveryKind::IntermediatePrimary | RecoveryKind::GroupMember => {
@@ -60,15 +60,16 @@ pub fn lint(plan: &Plan, topology: &Topology) -> Vec<String> {
 /// Whom a step touches.
 fn touched(step: &Step) -> BTreeSet<&InstanceKey> {
     match step {
-        Step::Fence { victim } | Step::Demote { victim } | Step::Redial { victim } | Step::CallFencer { victim } => {
-            BTreeSet::from([victim])
-        }
+        Step::Fence { old_primary }
+        | Step::Demote { old_primary }
+        | Step::Redial { old_primary }
+        | Step::CallFencer { old_primary } => BTreeSet::from([old_primary]),
         Step::Drain { successor } | Step::Open { successor } | Step::Locate { successor, .. } => {
             BTreeSet::from([successor])
         }
-        Step::Feed { successor, from } => BTreeSet::from([successor, from]),
+        Step::CatchUp { successor, from } => BTreeSet::from([successor, from]),
         Step::ReconnectTest { replicas, .. }
-        | Step::Freeze { replicas }
+        | Step::StopReceivers { replicas }
         | Step::Repoint { replicas, .. }
         | Step::Acknowledge { replicas, .. }
         | Step::GoOn { replicas }
@@ -101,8 +102,8 @@ fn check_instances(plan: &Plan, wrong: &mut Vec<String>) {
             | RecoveryKind::ReopenPrimary
             | RecoveryKind::Durability
     );
-    if plan.successor == plan.victim && !stays {
-        wrong.push(format!("{} would succeed itself", plan.victim));
+    if plan.successor == plan.old_primary && !stays {
+        wrong.push(format!("{} would succeed itself", plan.old_primary));
     }
 }
 
@@ -112,8 +113,8 @@ fn place(step: &Step) -> (u8, &'static str) {
         Step::ReconnectTest { .. } => (0, "reconnect test"),
         Step::Fence { .. } => (1, "fence"),
         Step::Demote { .. } => (1, "demote"),
-        Step::Freeze { .. } => (2, "freeze"),
-        Step::Feed { .. } => (3, "feed"),
+        Step::StopReceivers { .. } => (2, "freeze"),
+        Step::CatchUp { .. } => (3, "feed"),
         Step::Drain { .. } | Step::ApplyAll { .. } => (4, "drain"),
         Step::Locate { .. } => (5, "locate"),
         Step::Match { .. } => (5, "match"),
@@ -148,22 +149,27 @@ fn check_order(plan: &Plan, wrong: &mut Vec<String>) {
 }
 
 fn check_roles(plan: &Plan, topology: &Topology, wrong: &mut Vec<String>) {
-    let Plan { victim, successor, .. } = plan;
+    let Plan {
+        old_primary, successor, ..
+    } = plan;
     for step in &plan.steps {
         let (named, follow) = match step {
             Step::Drain { successor }
             | Step::Open { successor }
-            | Step::Feed { successor, .. }
+            | Step::CatchUp { successor, .. }
             | Step::Locate { successor, .. }
             | Step::Match { successor, .. } => (successor, None),
             Step::Repoint { successor, replicas } => (successor, Some(replicas)),
-            Step::Fence { victim: named }
-            | Step::Demote { victim: named }
-            | Step::Redial { victim: named }
-            | Step::CallFencer { victim: named }
-            | Step::ReconnectTest { victim: named, .. } => {
-                if named != victim {
-                    wrong.push(format!("`{}` is not about the victim {victim}", step.describe()));
+            Step::Fence { old_primary: named }
+            | Step::Demote { old_primary: named }
+            | Step::Redial { old_primary: named }
+            | Step::CallFencer { old_primary: named }
+            | Step::ReconnectTest { old_primary: named, .. } => {
+                if named != old_primary {
+                    wrong.push(format!(
+                        "`{}` is not about the old primary {old_primary}",
+                        step.describe()
+                    ));
                 }
                 continue;
             }
@@ -180,14 +186,16 @@ fn check_roles(plan: &Plan, topology: &Topology, wrong: &mut Vec<String>) {
                 continue;
             }
             Step::RepointAt { successor, replicas } => {
-                if replicas.contains_key(victim) || replicas.contains_key(successor) {
-                    wrong.push(format!("{victim} or {successor} is among those that follow"));
+                if replicas.contains_key(old_primary) || replicas.contains_key(successor) {
+                    wrong.push(format!("{old_primary} or {successor} is among those that follow"));
                 }
                 (successor, None)
             }
-            Step::Freeze { replicas } | Step::ApplyAll { replicas } => {
-                if replicas.contains(victim) {
-                    wrong.push(format!("the victim {victim} is among those to freeze or to wait for"));
+            Step::StopReceivers { replicas } | Step::ApplyAll { replicas } => {
+                if replicas.contains(old_primary) {
+                    wrong.push(format!(
+                        "the old primary {old_primary} is among those to freeze or to wait for"
+                    ));
                 }
                 continue;
             }
@@ -195,7 +203,7 @@ fn check_roles(plan: &Plan, topology: &Topology, wrong: &mut Vec<String>) {
         if named != successor {
             wrong.push(format!("`{}` is not about the successor {successor}", step.describe()));
         }
-        for key in [victim, successor]
+        for key in [old_primary, successor]
             .into_iter()
             .filter(|key| follow.is_some_and(|replicas| replicas.contains(*key)))
         {
@@ -213,15 +221,15 @@ fn check_roles(plan: &Plan, topology: &Topology, wrong: &mut Vec<String>) {
         Some(_) => {}
     }
     if !topology
-        .descendants_of(victim)
+        .descendants_of(old_primary)
         .iter()
         .any(|instance| instance.key == *successor)
     {
         wrong.push(format!(
-            "the successor {successor} does not replicate from {victim}, directly or not"
+            "the successor {successor} does not replicate from {old_primary}, directly or not"
         ));
     }
-    for other in other_writable_tops(topology, victim)
+    for other in other_writable_tops(topology, old_primary)
         .into_iter()
         .filter(|other| other != successor)
     {
@@ -249,48 +257,48 @@ fn check_silence(plan: &Plan, topology: &Topology, wrong: &mut Vec<String>) {
         return;
     }
     for replica in topology
-        .replicas_of(&plan.victim)
+        .replicas_of(&plan.old_primary)
         .filter(|replica| is_receiving(replica) && !tested.contains(&replica.key))
     {
         wrong.push(format!(
             "{} says that it receives from {}, and is not asked to prove it",
-            replica.key, plan.victim
+            replica.key, plan.old_primary
         ));
     }
 }
 
-/// Nobody who could still receive from the victim, and answers, may be left running.
-fn check_freeze(plan: &Plan, topology: &Topology, wrong: &mut Vec<String>) {
+/// Nobody who could still receive from the old primary, and answers, may be left running.
+fn check_stop_receivers(plan: &Plan, topology: &Topology, wrong: &mut Vec<String>) {
     let is_planned = |key: &InstanceKey| {
         plan.steps
             .iter()
-            .any(|step| matches!(step, Step::Freeze { replicas } if replicas.contains(key)))
+            .any(|step| matches!(step, Step::StopReceivers { replicas } if replicas.contains(key)))
     };
-    let feeder = fed_from(plan).and_then(|from| topology.get(from));
+    let catch_up_source = caught_up_from(plan).and_then(|from| topology.get(from));
     let is_binlog_server = |instance: &&Instance| {
         let facts = instance.facts.as_ref();
         facts.is_some_and(crate::domain::instance::InstanceFacts::is_binlog_server)
     };
-    // These serve the victim's log to others, who may still receive from them.
-    let servers = topology.replicas_of(&plan.victim).filter(is_binlog_server);
+    // These serve the old primary's log to others, who may still receive from them.
+    let servers = topology.replicas_of(&plan.old_primary).filter(is_binlog_server);
     let through_them = servers.flat_map(|server| topology.replicas_of(&server.key));
     let involved = topology
-        .replicas_of(&plan.victim)
+        .replicas_of(&plan.old_primary)
         .chain(through_them.filter(|_| plan.kind == RecoveryKind::DeadPrimaryByPosition))
         .filter(|replica| !is_binlog_server(replica))
         .chain(topology.get(&plan.successor))
-        .chain(feeder);
+        .chain(catch_up_source);
     for replica in involved.filter(|replica| replica.is_valid() && plan.instances.contains(&replica.key)) {
-        if !is_frozen(replica) && !is_planned(&replica.key) {
+        if !is_receivers_stopped(replica) && !is_planned(&replica.key) {
             wrong.push(format!("{} is not frozen", replica.key));
         }
     }
 }
 
 /// Who feeds the successor, if somebody does.
-fn fed_from(plan: &Plan) -> Option<&InstanceKey> {
+fn caught_up_from(plan: &Plan) -> Option<&InstanceKey> {
     plan.steps.iter().find_map(|step| {
-        if let Step::Feed { from, .. } = step {
+        if let Step::CatchUp { from, .. } = step {
             Some(from)
         } else {
             None
@@ -298,24 +306,25 @@ fn fed_from(plan: &Plan) -> Option<&InstanceKey> {
     })
 }
 
-/// Nothing travels from the feeder that must not, and both stay below the victim.
-fn check_feeding(plan: &Plan, topology: &Topology, wrong: &mut Vec<String>) {
-    let Some(from) = fed_from(plan) else { return };
+/// Nothing travels from the feeder that must not, and both stay below the old primary.
+fn check_catching_up(plan: &Plan, topology: &Topology, wrong: &mut Vec<String>) {
+    let Some(from) = caught_up_from(plan) else { return };
     let successor = &plan.successor;
-    let holdings = Holdings::remembering(topology, &plan.victim, plan.remembered.as_ref());
-    if let Some(errant) = holdings.errant(from) {
+    let received_transactions =
+        ReceivedTransactions::remembering(topology, &plan.old_primary, plan.remembered.as_ref());
+    if let Some(errant) = received_transactions.errant(from) {
         wrong.push(format!(
             "{successor} would be fed from {from}, which has errant transactions {}",
             super::candidate::excerpt(errant)
         ));
     }
-    if holdings.get(from).is_none() || !topology.get(from).is_some_and(Instance::is_valid) {
+    if received_transactions.get(from).is_none() || !topology.get(from).is_some_and(Instance::is_valid) {
         wrong.push(format!(
             "{successor} would be fed from {from}, which does not answer or is no replica"
         ));
     }
     // Co-primaries are below each other, and with one of them dead nothing comes from there.
-    let below = topology.descendants_beside(successor, &plan.victim);
+    let below = topology.descendants_beside(successor, &plan.old_primary);
     if from == successor || below.iter().any(|instance| instance.key == *from) {
         wrong.push(format!(
             "{successor} would be fed from {from}, which replicates from it"
@@ -325,11 +334,15 @@ fn check_feeding(plan: &Plan, topology: &Topology, wrong: &mut Vec<String>) {
 
 /// The successor holds what the plan says; everything that is known to be lost is declared; every direct replica has a place.
 fn check_positions(plan: &Plan, topology: &Topology, wrong: &mut Vec<String>) {
-    let holdings = Holdings::remembering(topology, &plan.victim, plan.remembered.as_ref());
-    let fed = fed_from(plan).and_then(|from| holdings.get(from));
-    if let Some(holding) = holdings.get(&plan.successor)
-        && !fed
-            .map_or_else(|| holding.received.clone(), |fed| holding.received.union(&fed.received))
+    let received_transactions =
+        ReceivedTransactions::remembering(topology, &plan.old_primary, plan.remembered.as_ref());
+    let caught_up = caught_up_from(plan).and_then(|from| received_transactions.get(from));
+    if let Some(holding) = received_transactions.get(&plan.successor)
+        && !caught_up
+            .map_or_else(
+                || holding.received.clone(),
+                |caught_up| holding.received.union(&caught_up.received),
+            )
             .contains(&plan.position)
     {
         wrong.push(format!(
@@ -338,7 +351,7 @@ fn check_positions(plan: &Plan, topology: &Topology, wrong: &mut Vec<String>) {
         ));
     }
     let declared = |missing: &GtidSet| plan.lost.as_ref().is_some_and(|lost| lost.contains(missing));
-    if let Some(missing) = holdings.lacking(&plan.position)
+    if let Some(missing) = received_transactions.lacking(&plan.position)
         && !declared(&missing)
     {
         wrong.push(format!(
@@ -347,7 +360,7 @@ fn check_positions(plan: &Plan, topology: &Topology, wrong: &mut Vec<String>) {
         ));
     }
     for replica in topology
-        .replicas_of(&plan.victim)
+        .replicas_of(&plan.old_primary)
         .filter(|replica| replica.key != plan.successor)
     {
         let follows = plan
@@ -363,9 +376,9 @@ fn check_positions(plan: &Plan, topology: &Topology, wrong: &mut Vec<String>) {
             };
             wrong.push(format!("{} {told}", replica.key));
         }
-        let ahead = holdings
+        let ahead = received_transactions
             .get(&replica.key)
-            .and_then(|holding| holdings.missing(&holding.position, &plan.position));
+            .and_then(|holding| received_transactions.missing(&holding.position, &plan.position));
         if follows && ahead.is_some() {
             wrong.push(format!(
                 "{} would follow a successor that lacks what it has",
@@ -378,14 +391,14 @@ fn check_positions(plan: &Plan, topology: &Topology, wrong: &mut Vec<String>) {
 fn check_rejoin(plan: &Plan, topology: &Topology, wrong: &mut Vec<String>) {
     let is_as_wanted = matches!(
         plan.steps.as_slice(),
-        [Step::Fence { victim }, Step::Repoint { successor, replicas }]
-            if *victim == plan.victim && *successor == plan.successor && replicas.len() == 1 && replicas.contains(victim)
+        [Step::Fence { old_primary }, Step::Repoint { successor, replicas }]
+            if *old_primary == plan.old_primary && *successor == plan.successor && replicas.len() == 1 && replicas.contains(old_primary)
     ) || matches!(
         plan.steps.as_slice(),
         // A replica that was left behind never was a primary.
         [Step::Repoint { successor, replicas }]
             if plan.code == Code::LostReplicaReturned
-                && *successor == plan.successor && replicas.len() == 1 && replicas.contains(&plan.victim)
+                && *successor == plan.successor && replicas.len() == 1 && replicas.contains(&plan.old_primary)
     );
     if !is_as_wanted {
         wrong.push("a rejoin is: fence the returned server, then point it, and nobody else, at the primary".to_owned());
@@ -401,7 +414,7 @@ fn check_errant(plan: &Plan, topology: &Topology, wrong: &mut Vec<String>) {
     match plan.steps.as_slice() {
         [Step::InjectEmpty { primary, .. }] if *primary == plan.successor && is_primary(primary) => {}
         [Step::ResetGtids { instance, keep }]
-            if *instance == plan.victim && !is_primary(instance) && !keep.is_empty() => {}
+            if *instance == plan.old_primary && !is_primary(instance) && !keep.is_empty() => {}
         _ => wrong.push(
             "errant transactions are resolved by one step: inject on the primary, or reset on the server that has them"
                 .to_owned(),
@@ -411,38 +424,45 @@ fn check_errant(plan: &Plan, topology: &Topology, wrong: &mut Vec<String>) {
 
 /// A takeover touches the primary first, waits, opens one that follows it directly, and leaves nobody out unsaid.
 fn check_takeover(plan: &Plan, topology: &Topology, wrong: &mut Vec<String>) {
-    let Plan { victim, successor, .. } = plan;
+    let Plan {
+        old_primary, successor, ..
+    } = plan;
     let followers = match plan.steps.as_slice() {
         [
-            Step::Demote { victim: demoted },
+            Step::Demote { old_primary: demoted },
             Step::Drain { successor: drained },
             Step::Open { successor: opened },
             Step::Repoint {
                 successor: source,
                 replicas,
             },
-        ] if demoted == victim && [drained, opened, source].iter().all(|key| *key == successor) => replicas,
+        ] if demoted == old_primary && [drained, opened, source].iter().all(|key| *key == successor) => replicas,
         _ => {
             wrong.push("a takeover is: demote the primary, drain, open and repoint to the successor".to_owned());
             return;
         }
     };
-    if current_primary(topology).as_ref() != Some(victim) {
-        wrong.push(format!("{victim} is not the primary"));
+    if current_primary(topology).as_ref() != Some(old_primary) {
+        wrong.push(format!("{old_primary} is not the primary"));
     }
-    for other in other_writable_tops(topology, victim) {
-        wrong.push(format!("{other} is a writable primary of the cluster beside {victim}"));
+    for other in other_writable_tops(topology, old_primary) {
+        wrong.push(format!(
+            "{other} is a writable primary of the cluster beside {old_primary}"
+        ));
     }
     if !topology
-        .replicas_of(victim)
+        .replicas_of(old_primary)
         .any(|replica| replica.key == *successor && replica.is_valid())
     {
-        wrong.push(format!("{successor} is no answering direct replica of {victim}"));
+        wrong.push(format!("{successor} is no answering direct replica of {old_primary}"));
     }
-    if followers.contains(successor) || !followers.contains(victim) {
-        wrong.push(format!("{victim}, and not {successor}, must follow"));
+    if followers.contains(successor) || !followers.contains(old_primary) {
+        wrong.push(format!("{old_primary}, and not {successor}, must follow"));
     }
-    for replica in topology.replicas_of(victim).filter(|replica| replica.key != *successor) {
+    for replica in topology
+        .replicas_of(old_primary)
+        .filter(|replica| replica.key != *successor)
+    {
         let is_left = plan.lost_replicas.iter().any(|refusal| refusal.instance == replica.key);
         if followers.contains(&replica.key) == is_left {
             wrong.push(format!("{} must either follow or be left behind", replica.key));
@@ -451,16 +471,18 @@ fn check_takeover(plan: &Plan, topology: &Topology, wrong: &mut Vec<String>) {
 }
 
 fn check_boot_read_only(plan: &Plan, topology: &Topology, wrong: &mut Vec<String>) {
-    if let [Step::Fence { victim }] = plan.steps.as_slice() {
-        if *victim != plan.victim || plan.instances != BTreeSet::from([victim.clone()]) {
+    if let [Step::Fence { old_primary }] = plan.steps.as_slice() {
+        if *old_primary != plan.old_primary || plan.instances != BTreeSet::from([old_primary.clone()]) {
             wrong.push("a replica that is made read-only is the only one that is claimed".to_owned());
         }
         let is_below = current_primary(topology).is_some_and(|primary| {
             let mut below = topology.descendants_of(&primary).into_iter();
-            primary != *victim && below.any(|replica| replica.key == *victim)
+            primary != *old_primary && below.any(|replica| replica.key == *old_primary)
         });
-        if !is_below || plan.victim_identity.is_some() {
-            wrong.push(format!("{victim} is no replica of a primary, or would be quarantined"));
+        if !is_below || plan.old_primary_identity.is_some() {
+            wrong.push(format!(
+                "{old_primary} is no replica of a primary, or would be quarantined"
+            ));
         }
     } else if !matches!(plan.steps.as_slice(), [Step::PersistReadOnly { servers }] if *servers == plan.instances) {
         wrong.push("what servers are after their next start is one step, on all that are claimed".to_owned());
@@ -470,9 +492,9 @@ fn check_boot_read_only(plan: &Plan, topology: &Topology, wrong: &mut Vec<String
 fn check_reopening(plan: &Plan, topology: &Topology, wrong: &mut Vec<String>) {
     let is_as_wanted = matches!(
         plan.steps.as_slice(),
-        [Step::CheckBoot { primary }, Step::Open { successor }] if *primary == plan.victim && *successor == plan.victim
+        [Step::CheckBoot { primary }, Step::Open { successor }] if *primary == plan.old_primary && *successor == plan.old_primary
     );
-    if !is_as_wanted || plan.successor != plan.victim || plan.victim_identity.is_some() {
+    if !is_as_wanted || plan.successor != plan.old_primary || plan.old_primary_identity.is_some() {
         wrong.push("a reopening is: check the primary, then open it, and nobody takes its place".to_owned());
     }
     if current_primary(topology).as_ref() != Some(&plan.successor) {

@@ -8,7 +8,7 @@ use crate::domain::gtid::GtidSet;
 use crate::domain::instance::{Instance, SemiSync};
 use crate::domain::key::InstanceKey;
 use crate::domain::policy::{LossPolicy, Policy};
-use crate::domain::time::Wall;
+use crate::domain::time::WallTime;
 use crate::domain::topology::Topology;
 
 use super::candidate::excerpt;
@@ -31,11 +31,11 @@ pub fn promises_no_loss(semi_sync: &SemiSync) -> bool {
 ///
 /// `MariaDB` counts as asynchronous here: its `gtid_binlog_state` names transactions before they are acknowledged, so what is remembered
 /// of it is no proof that a client was told.
-pub fn effective(topology: &Topology, victim: &InstanceKey, policy: &Policy) -> LossPolicy {
+pub fn effective(topology: &Topology, old_primary: &InstanceKey, policy: &Policy) -> LossPolicy {
     if policy.loss != LossPolicy::Auto {
         return policy.loss;
     }
-    let facts = topology.get(victim).and_then(|instance| instance.facts.as_ref());
+    let facts = topology.get(old_primary).and_then(|instance| instance.facts.as_ref());
     match facts {
         Some(facts) if !facts.version.flavour.is_mariadb() && promises_no_loss(&facts.semi_sync) => LossPolicy::Refuse,
         Some(_) | None => LossPolicy::Allow,
@@ -48,16 +48,16 @@ pub fn effective(topology: &Topology, victim: &InstanceKey, policy: &Policy) -> 
 /// Why not.
 pub(super) fn accept(
     topology: &Topology,
-    victim: &InstanceKey,
+    old_primary: &InstanceKey,
     policy: &Policy,
     lost: &GtidSet,
-    now: Wall,
+    now: WallTime,
     report: &mut PlanReport,
 ) -> Result<(), String> {
     let told = excerpt(lost);
-    match effective(topology, victim, policy) {
+    match effective(topology, old_primary, policy) {
         LossPolicy::Refuse if policy.loss == LossPolicy::Auto => Err(format!(
-            "transactions would be lost, and {victim} had promised by semi-sync that none can be (lossPolicy is not set): {told}"
+            "transactions would be lost, and {old_primary} had promised by semi-sync that none can be (lossPolicy is not set): {told}"
         )),
         LossPolicy::Refuse => Err(format!("transactions would be lost, and lossPolicy is Refuse: {told}")),
         LossPolicy::Allow | LossPolicy::Auto => {
@@ -69,7 +69,7 @@ pub(super) fn accept(
         LossPolicy::AllowAfterTimeout => {
             // A primary that was never seen has been away for longer than this member lives.
             let away = topology
-                .get(victim)
+                .get(old_primary)
                 .and_then(|instance: &Instance| instance.last_seen)
                 .map(|seen| now.millis_since(seen));
             if away.is_some_and(|away| away < policy.loss_timeout_millis) {

@@ -6,7 +6,7 @@ use crate::domain::instance::Instance;
 use crate::domain::intent::IntentId;
 use crate::domain::key::InstanceKey;
 use crate::domain::state::{State, lost};
-use crate::domain::time::Wall;
+use crate::domain::time::WallTime;
 use crate::domain::topology::Topology;
 
 use super::plan::RecoveryKind;
@@ -61,11 +61,11 @@ fn is_well(state: &State, topology: &Topology, instance: &Instance) -> bool {
 }
 
 /// Until when a server is left alone after failed attempts to attach it; `None` when the next is due, or the last one succeeded.
-pub fn rests_until(state: &State, instance: &InstanceKey) -> Option<Wall> {
+pub fn rests_until(state: &State, instance: &InstanceKey) -> Option<WallTime> {
     let mut attempts: Vec<_> = state
         .recoveries
         .values()
-        .filter(|recovery| recovery.plan.kind == RecoveryKind::Rejoin && recovery.plan.victim == *instance)
+        .filter(|recovery| recovery.plan.kind == RecoveryKind::Rejoin && recovery.plan.old_primary == *instance)
         .collect();
     attempts.sort_by_key(|recovery| std::cmp::Reverse(recovery.id));
     let failures = attempts

@@ -86,12 +86,12 @@ pub enum NoMatch {
 
 /// Cuts a stream of events into transactions.
 #[derive(Debug)]
-struct Cutter<'a> {
+struct TransactionSplitter<'a> {
     marks: &'a Marks,
     open: Option<Transaction>,
 }
 
-impl<'a> Cutter<'a> {
+impl<'a> TransactionSplitter<'a> {
     fn new(marks: &'a Marks) -> Self {
         Self { marks, open: None }
     }
@@ -140,7 +140,7 @@ impl<'a> Cutter<'a> {
 /// Collects what follows an entry, event by event, from the entry's transaction on.
 #[derive(Debug)]
 pub struct Following<'a> {
-    cutter: Cutter<'a>,
+    cutter: TransactionSplitter<'a>,
     until: Option<BinlogCoordinates>,
     is_beyond: bool,
     has_begun: bool,
@@ -151,7 +151,7 @@ impl<'a> Following<'a> {
     /// Before this place, where one is given: what a relay log holds beyond was not applied.
     pub fn before(marks: &'a Marks, until: Option<BinlogCoordinates>) -> Self {
         Self {
-            cutter: Cutter::new(marks),
+            cutter: TransactionSplitter::new(marks),
             until,
             is_beyond: false,
             has_begun: false,
@@ -203,21 +203,21 @@ impl<'a> Following<'a> {
 
 /// Walks another server's binary log in step with a replica's tail, event by event, from the same entry's transaction on.
 #[derive(Debug)]
-pub struct InStep<'a> {
+pub struct LogComparison<'a> {
     tail: &'a Tail,
-    cutter: Cutter<'a>,
+    cutter: TransactionSplitter<'a>,
     /// Where the transaction ends that was matched last; the entry's own first.
     end: Option<BinlogCoordinates>,
     matched: usize,
     next: Option<BinlogCoordinates>,
 }
 
-impl<'a> InStep<'a> {
+impl<'a> LogComparison<'a> {
     /// From the beginning of the tail.
     pub fn with(tail: &'a Tail, marks: &'a Marks) -> Self {
         Self {
             tail,
-            cutter: Cutter::new(marks),
+            cutter: TransactionSplitter::new(marks),
             end: None,
             matched: 0,
             next: None,

@@ -1,8 +1,8 @@
 use proptest::prelude::*;
 
-use super::super::pseudo_gtid::{FindEntry, LastEntry, Whereabouts, entry_statement};
+use super::super::pseudo_gtid::{EntryLocation, FindEntry, LastEntry, entry_statement};
 use super::*;
-use crate::domain::time::Wall;
+use crate::domain::time::WallTime;
 
 /// One transaction as a test writes it: who, and its events beside the first one.
 #[derive(Clone, Debug)]
@@ -30,7 +30,7 @@ fn rows(server_id: u32, table: &str, kind: &'static str, pieces: usize) -> Writt
 
 fn entry(seconds: i64) -> Written {
     let own = u64::try_from(seconds).unwrap();
-    statement(1, &entry_statement(Wall(seconds * 1000), 1, own))
+    statement(1, &entry_statement(WallTime(seconds * 1000), 1, own))
 }
 
 fn event(file: &str, position: u64, kind: &str, server_id: u32, info: &str) -> LogEvent {
@@ -110,9 +110,9 @@ fn place(events: &[LogEvent], tail: &Tail, marks: &Marks) -> Result<BinlogCoordi
         let mut find = FindEntry::new(marks, &tail.entry.text, true);
         for event in &file {
             match find.take(event) {
-                Whereabouts::Unknown => {}
-                Whereabouts::Earlier => break,
-                Whereabouts::Here(at) => {
+                EntryLocation::Unknown => {}
+                EntryLocation::Earlier => break,
+                EntryLocation::Here(at) => {
                     begin = Some(at);
                     break;
                 }
@@ -124,7 +124,7 @@ fn place(events: &[LogEvent], tail: &Tail, marks: &Marks) -> Result<BinlogCoordi
         .iter()
         .position(|event| event.file == at.file && event.position == at.position)
         .unwrap();
-    let mut walk = InStep::with(tail, marks);
+    let mut walk = LogComparison::with(tail, marks);
     for event in &events[begin..] {
         if walk.take(event)? {
             break;

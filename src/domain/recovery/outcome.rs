@@ -8,8 +8,8 @@ use crate::domain::gtid::GtidSet;
 use crate::domain::instance::Identity;
 use crate::domain::key::InstanceKey;
 
+use super::fencing_proof::FencingProof;
 use super::plan::{Plan, Refusal, Step};
-use super::receipt::FenceReceipt;
 
 /// What became of a step on one server.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,7 +42,8 @@ pub enum Undo {
     /// Makes the old primary writable again: it was fenced, and it stays primary.
     Reopen {
         /// The old primary.
-        victim: InstanceKey,
+        #[serde(rename = "victim")]
+        old_primary: InstanceKey,
     },
     /// Points a replica that was fed back at its own source.
     PointBack {
@@ -82,7 +83,7 @@ pub enum Next {
         /// With at least this.
         position: GtidSet,
         /// Which proof allows it.
-        receipt: FenceReceipt,
+        fencing_proof: FencingProof,
     },
     /// Commits the End entry.
     Finish(Finish),
@@ -130,7 +131,7 @@ impl Undo {
     /// One line for the record of a recovery.
     pub fn describe(&self) -> String {
         match self {
-            Self::Reopen { victim } => format!("undo: make {victim} writable again"),
+            Self::Reopen { old_primary } => format!("undo: make {old_primary} writable again"),
             Self::PointBack {
                 replica,
                 source,

@@ -23,29 +23,34 @@ pub enum Step {
     /// primary again, while the old primary is dialled too. Done on a replica means that it could not.
     ReconnectTest {
         /// The old primary.
-        victim: InstanceKey,
+        #[serde(rename = "victim")]
+        old_primary: InstanceKey,
         /// All that say that they receive from it.
         replicas: BTreeSet<InstanceKey>,
     },
     /// Asks the old primary, if it answers, to become read-only, and ends its client sessions. No answer is no failure.
     Fence {
         /// The old primary.
-        victim: InstanceKey,
+        #[serde(rename = "victim")]
+        old_primary: InstanceKey,
     },
     /// Makes the present primary read-only at a person's word: running transactions get their time first, then client sessions end.
     /// Nothing else is touched, so semi-sync acknowledgements go on.
     Demote {
         /// The present primary.
-        victim: InstanceKey,
+        #[serde(rename = "victim")]
+        old_primary: InstanceKey,
     },
     /// Stops the receiving threads of these replicas, in parallel. After it the choice is made again on fresh facts.
-    Freeze {
+    #[serde(rename = "freeze")]
+    StopReceivers {
         /// All reachable descendants that take part.
         replicas: BTreeSet<InstanceKey>,
     },
     /// Gives the successor what another replica received and it did not: points it at that one, waits until it has all, and stops it
     /// again. Undone by pointing it back.
-    Feed {
+    #[serde(rename = "feed")]
+    CatchUp {
         /// The successor.
         successor: InstanceKey,
         /// Who has more.
@@ -59,13 +64,15 @@ pub enum Step {
     /// Asks the old primary once more, just before the opening: if it is back with everything, the recovery aborts.
     Redial {
         /// The old primary.
-        victim: InstanceKey,
+        #[serde(rename = "victim")]
+        old_primary: InstanceKey,
     },
     /// Calls what the user gave to fence servers from outside (`FencingProcesses`), where nothing else proves that the old primary takes
     /// no writes. It may be called again.
     CallFencer {
         /// The old primary.
-        victim: InstanceKey,
+        #[serde(rename = "victim")]
+        old_primary: InstanceKey,
     },
     /// Makes the successor a writable primary. The Open entry is committed before it; after it only forward.
     Open {
@@ -190,19 +197,23 @@ impl Step {
     pub fn describe(&self) -> String {
         let list = |keys: &BTreeSet<InstanceKey>| keys.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
         match self {
-            Self::ReconnectTest { victim, replicas } => {
-                format!("reconnect test: can {} reach {victim} again?", list(replicas))
+            Self::ReconnectTest { old_primary, replicas } => {
+                format!("reconnect test: can {} reach {old_primary} again?", list(replicas))
             }
-            Self::Fence { victim } => format!("fence {victim}: read-only and end client sessions, if it answers"),
-            Self::Demote { victim } => {
-                format!("demote {victim}: running transactions end, read-only, client sessions end")
+            Self::Fence { old_primary } => {
+                format!("fence {old_primary}: read-only and end client sessions, if it answers")
             }
-            Self::Freeze { replicas } => format!("freeze: stop receiving on {}", list(replicas)),
-            Self::Feed { successor, from } => format!("feed: {successor} gets from {from} what it lacks"),
+            Self::Demote { old_primary } => {
+                format!("demote {old_primary}: running transactions end, read-only, client sessions end")
+            }
+            Self::StopReceivers { replicas } => format!("freeze: stop receiving on {}", list(replicas)),
+            Self::CatchUp { successor, from } => format!("feed: {successor} gets from {from} what it lacks"),
             Self::Drain { successor } => format!("drain: {successor} applies all that it received"),
-            Self::Redial { victim } => format!("redial {victim}: is it back?"),
-            Self::CallFencer { victim } => {
-                format!("fence {victim} from outside (FencingProcesses), unless it is proved that it takes no writes")
+            Self::Redial { old_primary } => format!("redial {old_primary}: is it back?"),
+            Self::CallFencer { old_primary } => {
+                format!(
+                    "fence {old_primary} from outside (FencingProcesses), unless it is proved that it takes no writes"
+                )
             }
             Self::Open { successor } => format!("open: make {successor} the writable primary"),
             Self::InjectEmpty { primary, set } => {
@@ -324,7 +335,7 @@ impl RecoveryKind {
     }
 
     /// Whether it ends with another server as the cluster's primary. Only such a recovery changes the recorded primary and leaves the
-    /// victim in quarantine.
+    /// old primary in quarantine.
     pub fn replaces_primary(self) -> bool {
         match self {
             Self::DeadPrimary | Self::DeadPrimaryByPosition | Self::CoPrimary | Self::Takeover => true,
@@ -380,9 +391,11 @@ pub struct Plan {
     /// In which cluster.
     pub cluster: ClusterId,
     /// The failed instance.
-    pub victim: InstanceKey,
+    #[serde(rename = "victim")]
+    pub old_primary: InstanceKey,
     /// Who that is.
-    pub victim_identity: Option<Identity>,
+    #[serde(rename = "victimIdentity")]
+    pub old_primary_identity: Option<Identity>,
     /// Who is promoted; where nobody is, the source that most of the moved replicas get.
     pub successor: InstanceKey,
     /// Who that is.
@@ -402,8 +415,9 @@ pub struct Plan {
     pub sources: BTreeMap<InstanceKey, InstanceKey>,
     /// Those of `sources` that did not simply replicate then, and how they did: an undo goes back to that as well.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub manners: BTreeMap<InstanceKey, Manner>,
-    /// What the members remember of the old primary's transactions beyond the picture ([`Opinion::remembered`](crate::domain::finding::Opinion)).
+    #[serde(rename = "manners")]
+    pub prior_states: BTreeMap<InstanceKey, PriorReplicaState>,
+    /// What the members remember of the old primary's transactions beyond the view ([`Opinion::remembered`](crate::domain::finding::Opinion)).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub remembered: Option<GtidSet>,
     /// What a person asked for, if somebody did.
@@ -414,7 +428,7 @@ pub struct Plan {
 /// How a replica was set up when a plan was made, beyond its source. The default is a replica that receives, and applies at once.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub struct Manner {
+pub struct PriorReplicaState {
     /// Somebody had stopped its receiving thread.
     pub stopped: bool,
     /// How long it waited on purpose before it applied, seconds.
@@ -424,9 +438,9 @@ pub struct Manner {
 impl Plan {
     /// Those of its servers that delayed on purpose when it was made, with the seconds by which they did.
     pub(super) fn delays(&self) -> impl Iterator<Item = (&InstanceKey, u64)> {
-        self.manners
+        self.prior_states
             .iter()
-            .map(|(key, manner)| (key, manner.delay_seconds))
+            .map(|(key, prior_state)| (key, prior_state.delay_seconds))
             .filter(|(_, seconds)| *seconds > 0)
     }
 
@@ -442,8 +456,8 @@ impl Plan {
             kind,
             code,
             cluster: cluster.clone(),
-            victim: key.clone(),
-            victim_identity: Some(facts.identity.clone()),
+            old_primary: key.clone(),
+            old_primary_identity: Some(facts.identity.clone()),
             successor: key.clone(),
             successor_identity: facts.identity.clone(),
             position: facts.executed.clone(),
@@ -453,7 +467,7 @@ impl Plan {
             remembered: None,
             order: None,
             sources: BTreeMap::new(),
-            manners: BTreeMap::new(),
+            prior_states: BTreeMap::new(),
             steps: Vec::new(),
         }
     }
@@ -477,7 +491,7 @@ impl Plan {
         }
     }
 
-    /// Whether the victim counts as dead although it may answer.
+    /// Whether the old primary counts as dead although it may answer.
     pub fn is_forced(&self) -> bool {
         self.order.as_ref().is_some_and(|order| order.forced)
     }

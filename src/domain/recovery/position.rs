@@ -22,7 +22,7 @@ use crate::domain::topology::Topology;
 
 /// What one replica holds by its last facts.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Holding {
+pub struct ReplicaPosition {
     /// Executed and received.
     pub received: GtidSet,
     /// The errant part, if there is one.
@@ -33,11 +33,11 @@ pub struct Holding {
 
 /// What all descendants of one server hold, answering now or not, and what that server itself was seen to hold.
 #[derive(Clone, Debug)]
-pub struct Holdings {
+pub struct ReceivedTransactions {
     /// The top's own, seen or remembered.
     top: Option<GtidSet>,
     origins: Vec<crate::domain::gtid::Origin>,
-    replicas: BTreeMap<InstanceKey, Holding>,
+    replicas: BTreeMap<InstanceKey, ReplicaPosition>,
 }
 
 struct Branch<'a> {
@@ -46,14 +46,14 @@ struct Branch<'a> {
     members: BTreeSet<&'a InstanceKey>,
 }
 
-impl Holdings {
+impl ReceivedTransactions {
     /// What is below `top`.
     pub fn below(topology: &Topology, top: &InstanceKey) -> Self {
         Self::remembering(topology, top, None)
     }
 
     /// What is below `top`, which is also `remembered` to have held this: members remember what they saw of a primary, whatever the
-    /// picture of this one shows.
+    /// view of this one shows.
     pub fn remembering(topology: &Topology, top: &InstanceKey, remembered: Option<&GtidSet>) -> Self {
         let top_facts = topology.get(top).and_then(|instance| instance.facts.as_ref());
         let branches: BTreeMap<&InstanceKey, Branch<'_>> = topology
@@ -101,7 +101,7 @@ impl Holdings {
                     .map_or_else(|| branch.received.clone(), |errant| branch.received.subtract(errant));
                 (
                     (*key).clone(),
-                    Holding {
+                    ReplicaPosition {
                         received: branch.received.clone(),
                         errant,
                         position,
@@ -122,7 +122,7 @@ impl Holdings {
     }
 
     /// What one replica holds; `None` when it was never seen.
-    pub fn get(&self, key: &InstanceKey) -> Option<&Holding> {
+    pub fn get(&self, key: &InstanceKey) -> Option<&ReplicaPosition> {
         self.replicas.get(key)
     }
 

@@ -8,7 +8,7 @@
 use regex::Regex;
 
 use crate::domain::instance::{BinlogCoordinates, InstanceFacts};
-use crate::domain::time::Wall;
+use crate::domain::time::WallTime;
 
 use super::equivalence::{LogEvent, is_after};
 
@@ -104,7 +104,7 @@ pub fn statement_of(info: &str) -> &str {
 
 /// The statement that writes an entry, as orchestrator's: seconds since 1970 and the server's id in eight hexadecimal digits, and
 /// sixteen digits that are its own.
-pub fn entry_statement(now: Wall, server_id: u32, own: u64) -> String {
+pub fn entry_statement(now: WallTime, server_id: u32, own: u64) -> String {
     format!(
         "drop view if exists `{SCHEMA}`.`_{GROWING}{:08x}:{server_id:08x}:{own:016x}`",
         now.0.max(0) / 1000
@@ -166,7 +166,7 @@ impl<'a> LastEntry<'a> {
 
 /// Where an entry can be, after a part of a file was read.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Whereabouts {
+pub enum EntryLocation {
     /// Further on in this file, or in another one.
     Unknown,
     /// Here: its transaction begins at this place.
@@ -197,19 +197,19 @@ impl<'a> FindEntry<'a> {
     }
 
     /// The next event of the file.
-    pub fn take(&mut self, event: &LogEvent) -> Whereabouts {
+    pub fn take(&mut self, event: &LogEvent) -> EntryLocation {
         if begins_transaction(event) {
             self.begin = event.position;
         }
         match self.marks.entry(event) {
-            Some(text) if text == self.wanted => Whereabouts::Here(BinlogCoordinates {
+            Some(text) if text == self.wanted => EntryLocation::Here(BinlogCoordinates {
                 file: event.file.clone(),
                 position: self.begin,
             }),
             Some(text) if self.by_order && self.marks.grows(&text) && text.as_str() > self.wanted => {
-                Whereabouts::Earlier
+                EntryLocation::Earlier
             }
-            Some(_) | None => Whereabouts::Unknown,
+            Some(_) | None => EntryLocation::Unknown,
         }
     }
 }
@@ -219,7 +219,7 @@ pub fn begins_transaction(event: &LogEvent) -> bool {
     matches!(event.kind.as_str(), "Gtid" | "Anonymous_Gtid" | "Gtid_tagged")
 }
 
-/// Whether a transaction that begins with this event lies before a place in its log, which is between two. Asked of what begins only:
+/// Whether a transaction that begins with this event lies before a place in its log, which is between two. PlanRequest of what begins only:
 /// the events of a compressed transaction are all listed at its end.
 pub(super) fn is_before(event: &LogEvent, until: Option<&BinlogCoordinates>) -> bool {
     until.is_none_or(|until| {
@@ -255,7 +255,7 @@ mod tests {
 
     #[test]
     fn an_entry_is_written_as_orchestrator_writes_it_and_found_again() {
-        let statement = entry_statement(Wall(1_515_890_446_789), 17, 0xc7b8_154f_f5c3_c6d8);
+        let statement = entry_statement(WallTime(1_515_890_446_789), 17, 0xc7b8_154f_f5c3_c6d8);
         assert_eq!(
             statement,
             "drop view if exists `_pseudo_gtid_`.`_asc:5a5aa70e:00000011:c7b8154ff5c3c6d8`"
@@ -284,7 +284,7 @@ mod tests {
     #[test]
     fn the_last_entry_before_a_place_counts() {
         let marks = Marks::automatic();
-        let entry = |own| entry_statement(Wall(1000), 1, own);
+        let entry = |own| entry_statement(WallTime(1000), 1, own);
         let events = [
             begin(100),
             query(150, &entry(1)),
@@ -310,16 +310,16 @@ mod tests {
     #[test]
     fn a_file_that_begins_with_a_later_entry_is_left_at_once() {
         let marks = Marks::automatic();
-        let entry = |seconds: i64| entry_statement(Wall(seconds * 1000), 1, 9);
+        let entry = |seconds: i64| entry_statement(WallTime(seconds * 1000), 1, 9);
         let wanted = entry(20);
         let mut by_order = FindEntry::new(&marks, &wanted, true);
         by_order.take(&begin(100));
-        assert_eq!(by_order.take(&query(150, &entry(10))), Whereabouts::Unknown);
-        assert_eq!(by_order.take(&query(250, &entry(30))), Whereabouts::Earlier);
+        assert_eq!(by_order.take(&query(150, &entry(10))), EntryLocation::Unknown);
+        assert_eq!(by_order.take(&query(250, &entry(30))), EntryLocation::Earlier);
         let mut all = FindEntry::new(&marks, &wanted, false);
-        assert_eq!(all.take(&query(250, &entry(30))), Whereabouts::Unknown);
+        assert_eq!(all.take(&query(250, &entry(30))), EntryLocation::Unknown);
         all.take(&begin(400));
         let here = all.take(&query(450, &entry(20)));
-        assert!(matches!(here, Whereabouts::Here(at) if at.position == 400));
+        assert!(matches!(here, EntryLocation::Here(at) if at.position == 400));
     }
 }

@@ -6,8 +6,8 @@ use crate::domain::key::InstanceKey;
 use crate::domain::policy::{Leaving, Policy};
 use crate::domain::topology::Topology;
 
-use super::candidate::Moment;
-use super::feed::Feeder;
+use super::candidate::ChoiceInputs;
+use super::catch_up::CatchUpSource;
 
 /// A replica that may be promoted.
 pub(super) struct Candidate<'a> {
@@ -19,15 +19,15 @@ pub(super) struct Candidate<'a> {
 }
 
 /// A way to a primary: a candidate as it is, or fed first.
-pub(super) struct Bid<'c, 'a> {
+pub(super) struct PromotionOption<'c, 'a> {
     pub(super) candidate: &'c Candidate<'a>,
-    pub(super) feeder: Option<&'c Feeder<'a>>,
+    pub(super) catch_up_source: Option<&'c CatchUpSource<'a>>,
     /// What it would hold.
     pub(super) position: crate::domain::gtid::GtidSet,
 }
 
 /// Order among those that would hold a maximal position: lower is better, the order of the fields is the policy. What stands before
-/// `fed` is worth the time that it takes to feed a server.
+/// `caught_up` is worth the time that it takes to feed a server.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[expect(clippy::struct_excessive_bools, reason = "each is one field of the order")]
 pub(super) struct Rank<'a> {
@@ -38,7 +38,7 @@ pub(super) struct Rank<'a> {
     /// Its pod, or its node, is about to go, and the cluster would need another primary soon.
     leaving: Option<Leaving>,
     /// A feeding failed already, and this one needs one.
-    fed_again: bool,
+    caught_up_again: bool,
     /// More than half of the replicas could not replicate from it, by version or binlog format.
     strands_most: bool,
     /// Not in the failed primary's data centre.
@@ -50,7 +50,7 @@ pub(super) struct Rank<'a> {
     /// As asked for.
     rule: PromotionRule,
     /// It must be fed first.
-    fed: bool,
+    caught_up: bool,
     /// Lower first: a newer server can replicate from an older one, not the other way round.
     version: (u16, u16, u16),
     /// STATEMENT, MIXED, ROW: a replica that logs rows cannot follow one that logs statements only in the other order.
@@ -93,36 +93,41 @@ impl FormatRank {
 /// What ranks need beyond the bid.
 pub(super) struct Ranking<'a> {
     topology: &'a Topology,
-    victim: &'a InstanceKey,
+    old_primary: &'a InstanceKey,
     home: Option<&'a InstanceFacts>,
     policy: &'a Policy,
-    moment: &'a Moment,
+    inputs: &'a ChoiceInputs,
 }
 
 impl<'a> Ranking<'a> {
-    pub(super) fn new(topology: &'a Topology, victim: &'a InstanceKey, policy: &'a Policy, moment: &'a Moment) -> Self {
-        let home = topology.get(victim).and_then(|instance| instance.facts.as_ref());
+    pub(super) fn new(
+        topology: &'a Topology,
+        old_primary: &'a InstanceKey,
+        policy: &'a Policy,
+        inputs: &'a ChoiceInputs,
+    ) -> Self {
+        let home = topology.get(old_primary).and_then(|instance| instance.facts.as_ref());
         Self {
             topology,
-            victim,
+            old_primary,
             home,
             policy,
-            moment,
+            inputs,
         }
     }
 
-    pub(super) fn rank(&self, bid: &Bid<'_, 'a>) -> Rank<'a> {
-        let (candidate, fed) = (bid.candidate, bid.feeder.is_some());
+    pub(super) fn rank(&self, option: &PromotionOption<'_, 'a>) -> Rank<'a> {
+        let (candidate, caught_up) = (option.candidate, option.catch_up_source.is_some());
         let facts = candidate.facts;
         let is_away = |place: fn(&InstanceFacts) -> &str| {
             let home = self.home.map_or("", place);
             !home.is_empty() && place(facts) != home
         };
         Rank {
-            not_wanted: self.moment.wanted.is_some() && !self.moment.wants(&candidate.instance.key),
+            not_wanted: self.inputs.wanted.is_some() && !self.inputs.wants(&candidate.instance.key),
             last_resort: candidate.is_last_resort,
             leaving: self.policy.leaving.get(&candidate.instance.key).copied(),
-            fed_again: fed && !self.moment.unfed.is_empty(),
+            caught_up_again: caught_up && !self.inputs.not_caught_up.is_empty(),
             strands_most: self.strands_most(candidate),
             elsewhere: is_away(|facts| &facts.data_center),
             other_region: is_away(|facts| &facts.region),
@@ -133,22 +138,22 @@ impl<'a> Ranking<'a> {
                 .get(&candidate.instance.key)
                 .copied()
                 .unwrap_or_default(),
-            fed,
+            caught_up,
             version: (facts.version.major, facts.version.minor, facts.version.patch),
             format: FormatRank::of(facts),
             applier_stopped: facts
                 .managed_channel()
                 .is_some_and(|channel| channel.sql == ThreadState::Stopped),
             backlog: backlog(candidate),
-            indirect: self.topology.source_of(candidate.instance) != Some(self.victim),
+            indirect: self.topology.source_of(candidate.instance) != Some(self.old_primary),
             key: &candidate.instance.key,
         }
     }
 
     /// Why a bid that would hold as much as the best one comes after it, in words.
-    pub(super) fn why_lower(&self, bid: &Bid<'_, 'a>, best: &Bid<'_, 'a>) -> String {
-        let (rank, best) = (self.rank(bid), self.rank(best));
-        match &self.moment.wanted {
+    pub(super) fn why_lower(&self, option: &PromotionOption<'_, 'a>, best: &PromotionOption<'_, 'a>) -> String {
+        let (rank, best) = (self.rank(option), self.rank(best));
+        match &self.inputs.wanted {
             Some(wanted) if rank.not_wanted != best.not_wanted => format!("{} {}", best.key, wanted.why),
             Some(_) | None => rank.why_lower(&best),
         }
@@ -158,7 +163,7 @@ impl<'a> Ranking<'a> {
     fn strands_most(&self, candidate: &Candidate<'_>) -> bool {
         let others: Vec<&InstanceFacts> = self
             .topology
-            .replicas_of(self.victim)
+            .replicas_of(self.old_primary)
             .filter(|replica| replica.key != candidate.instance.key)
             .filter_map(Instance::valid_facts)
             .collect();
@@ -195,7 +200,7 @@ impl Rank<'_> {
             format!("{best_key} is neither delayed nor has it errant transactions")
         } else if self.leaving != best.leaving {
             format!("its pod or node is about to go, sooner than that of {best_key}")
-        } else if self.fed_again != best.fed_again {
+        } else if self.caught_up_again != best.caught_up_again {
             "it would have to be fed first, and that failed before".to_owned()
         } else if self.strands_most != best.strands_most {
             "most of the others could not replicate from it (version or binlog_format)".to_owned()
@@ -211,7 +216,7 @@ impl Rank<'_> {
                 self.rule.as_str(),
                 best.rule.as_str()
             )
-        } else if self.fed != best.fed {
+        } else if self.caught_up != best.caught_up {
             format!("{best_key} need not be fed first")
         } else if self.version != best.version {
             format!("{best_key} runs an older version, which all others can replicate from")

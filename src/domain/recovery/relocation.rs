@@ -1,7 +1,7 @@
 //! Where the replicas of a dead intermediate primary, or of a dead member of a replication group, can go.
 //!
 //! By GTID a replica finds its place below any server that holds all that it received and has kept all that it lacks, and nothing is
-//! lost by moving; one without finds it by Pseudo-GTID ([`super::passage`]). The question is which source suits. In order of
+//! lost by moving; one without finds it by Pseudo-GTID ([`super::positioning`]). The question is which source suits. In order of
 //! preference, as orchestrator has it:
 //! - **A** a sibling of the failed server in its data centre;
 //! - **B** the replicas are regrouped: one of them takes the failed server's place, the others go below it;
@@ -25,10 +25,10 @@ use crate::domain::topology::Topology;
 use super::candidate::excerpt;
 use super::eligibility::{judge_parts, why_unreachable};
 use super::equivalence::is_after;
-use super::passage::{Passage, passage};
 use super::plan::{RecoveryKind, Refusal, RefusalReason};
 use super::planner::by_position::read;
-use super::position::Holdings;
+use super::position::ReceivedTransactions;
+use super::positioning::{PositioningMethod, positioning};
 
 /// How a replica gets its new source, best first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -51,7 +51,7 @@ struct Rank<'a> {
     key: &'a InstanceKey,
 }
 
-/// One server that replicas of the victim could follow.
+/// One server that replicas of the old primary could follow.
 pub(super) struct Source<'a> {
     rank: Rank<'a>,
     pub(super) instance: &'a Instance,
@@ -85,19 +85,19 @@ type Of = fn(&InstanceFacts) -> &str;
 /// What is known of the place that has to be filled.
 struct Place<'a> {
     topology: &'a Topology,
-    victim: &'a InstanceKey,
+    old_primary: &'a InstanceKey,
     facts: Option<&'a InstanceFacts>,
     policy: &'a Policy,
     /// What everybody below the primary holds.
-    holdings: Holdings,
+    received_transactions: ReceivedTransactions,
 }
 
 /// The replicas that lost their source: direct ones that do not receive, answering or not.
-pub(super) fn orphans<'a>(topology: &'a Topology, victim: &'a InstanceKey) -> Vec<&'a Instance> {
-    let group = topology.get(victim).and_then(|instance| instance.facts.as_ref());
+pub(super) fn orphans<'a>(topology: &'a Topology, old_primary: &'a InstanceKey) -> Vec<&'a Instance> {
+    let group = topology.get(old_primary).and_then(|instance| instance.facts.as_ref());
     let group = group.map_or("", |facts| facts.group_name.as_str());
     topology
-        .replicas_of(victim)
+        .replicas_of(old_primary)
         .filter(|replica| !is_receiving(replica))
         .filter(|replica| {
             let facts = replica.facts.as_ref();
@@ -106,14 +106,14 @@ pub(super) fn orphans<'a>(topology: &'a Topology, victim: &'a InstanceKey) -> Ve
         .collect()
 }
 
-/// Finds every replica of the victim a new source.
-pub(super) fn assign(topology: &Topology, victim: &InstanceKey, kind: RecoveryKind, policy: &Policy) -> Moves {
-    let victim = topology.resolve(victim);
-    let place = Place::of(topology, victim, policy);
+/// Finds every replica of the old primary a new source.
+pub(super) fn assign(topology: &Topology, old_primary: &InstanceKey, kind: RecoveryKind, policy: &Policy) -> Moves {
+    let old_primary = topology.resolve(old_primary);
+    let place = Place::of(topology, old_primary, policy);
     let sources = place.sources(kind);
     let mut moves = Moves::default();
     let mut waiting: Vec<(&Instance, Option<RefusalReason>)> = Vec::new();
-    for orphan in orphans(topology, victim) {
+    for orphan in orphans(topology, old_primary) {
         if !orphan.is_valid() {
             moves.lost.push(Refusal {
                 instance: orphan.key.clone(),
@@ -144,7 +144,11 @@ pub(super) fn assign(topology: &Topology, victim: &InstanceKey, kind: RecoveryKi
             }
             Err(reason) => reason.or(why).or_else(|| place.forbidden(orphan, &sources)),
         };
-        let nobody = || RefusalReason::Unknown(format!("no other source than {victim} is known that it could follow"));
+        let nobody = || {
+            RefusalReason::Unknown(format!(
+                "no other source than {old_primary} is known that it could follow"
+            ))
+        };
         moves.lost.push(Refusal {
             instance: orphan.key.clone(),
             reason: reason.unwrap_or_else(nobody),
@@ -157,14 +161,14 @@ pub(super) fn assign(topology: &Topology, victim: &InstanceKey, kind: RecoveryKi
 /// The best source for one replica among those not in `excluded`, geography respected; for when the planned one failed.
 pub(super) fn another_source(
     topology: &Topology,
-    victim: &InstanceKey,
+    old_primary: &InstanceKey,
     kind: RecoveryKind,
     policy: &Policy,
     replica: &Instance,
     excluded: &BTreeSet<InstanceKey>,
 ) -> Option<InstanceKey> {
-    let victim = topology.resolve(victim);
-    let place = Place::of(topology, victim, policy);
+    let old_primary = topology.resolve(old_primary);
+    let place = Place::of(topology, old_primary, policy);
     let sources = place.sources(kind);
     let possible = sources.iter().filter(|source| {
         let key = &source.instance.key;
@@ -177,17 +181,20 @@ pub(super) fn another_source(
 }
 
 impl<'a> Place<'a> {
-    fn of(topology: &'a Topology, victim: &'a InstanceKey, policy: &'a Policy) -> Self {
+    fn of(topology: &'a Topology, old_primary: &'a InstanceKey, policy: &'a Policy) -> Self {
         Self {
             topology,
-            victim,
-            facts: topology.get(victim).and_then(|instance| instance.facts.as_ref()),
+            old_primary,
+            facts: topology.get(old_primary).and_then(|instance| instance.facts.as_ref()),
             policy,
-            holdings: Holdings::below(topology, current_primary(topology).as_ref().unwrap_or(victim)),
+            received_transactions: ReceivedTransactions::below(
+                topology,
+                current_primary(topology).as_ref().unwrap_or(old_primary),
+            ),
         }
     }
 
-    /// The data centre to stay in: the victim's, or the replica's own when nothing is known of the victim.
+    /// The data centre to stay in: the old primary's, or the replica's own when nothing is known of the old primary.
     fn home<'b>(&self, replica: &'b Instance, of: Of) -> &'b str
     where
         'a: 'b,
@@ -216,14 +223,14 @@ impl<'a> Place<'a> {
     /// Why a replica is not to follow a source.
     fn against(&self, replica: &Instance, source: &Instance) -> Option<RefusalReason> {
         self.unlike(source)
-            .or_else(|| passage(replica, source, self.policy).err())
+            .or_else(|| positioning(replica, source, self.policy).err())
             .or_else(|| self.strayed(replica))
     }
 
     /// A MariaDB replica that wrote for itself stops with error 1236 below another source, also where the source has later numbers.
     fn strayed(&self, replica: &Instance) -> Option<RefusalReason> {
         let is_mariadb = replica.facts.as_ref()?.version.flavour.is_mariadb();
-        let errant = self.holdings.errant(&replica.key).filter(|_| is_mariadb)?;
+        let errant = self.received_transactions.errant(&replica.key).filter(|_| is_mariadb)?;
         Some(RefusalReason::Errant(excerpt(errant)))
     }
 
@@ -270,11 +277,11 @@ impl<'a> Place<'a> {
     fn sources(&self, kind: RecoveryKind) -> Vec<Source<'a>> {
         let topology = self.topology;
         let below: BTreeSet<&InstanceKey> = topology
-            .descendants_of(self.victim)
+            .descendants_of(self.old_primary)
             .into_iter()
             .map(|instance| &instance.key)
             .collect();
-        let is_outside = |instance: &Instance| instance.key != *self.victim && !below.contains(&instance.key);
+        let is_outside = |instance: &Instance| instance.key != *self.old_primary && !below.contains(&instance.key);
         let source = self.source();
         let mut found: Vec<Source<'a>> = topology
             .instances
@@ -301,21 +308,21 @@ impl<'a> Place<'a> {
         found
     }
 
-    /// Where the victim got its changes from; where that is unknown or gone as well, the primary.
+    /// Where the old primary got its changes from; where that is unknown or gone as well, the primary.
     fn source(&self) -> Option<&'a InstanceKey> {
         let own = self
             .topology
-            .get(self.victim)
-            .and_then(|victim| self.topology.source_of(victim))
+            .get(self.old_primary)
+            .and_then(|old_primary| self.topology.source_of(old_primary))
             .filter(|key| self.topology.get(key).is_some_and(Instance::is_valid));
         own.or_else(|| {
             let primary = current_primary(self.topology)?;
             let (key, instance) = self.topology.instances.get_key_value(&primary)?;
-            (instance.is_valid() && key != self.victim).then_some(key)
+            (instance.is_valid() && key != self.old_primary).then_some(key)
         })
     }
 
-    /// A member of the victim's group.
+    /// A member of the old primary's group.
     fn is_fellow(&self, instance: &Instance) -> bool {
         let group = self.facts.map_or("", |facts| facts.group_name.as_str());
         !group.is_empty() && instance.facts.as_ref().is_some_and(|facts| facts.group_name == group)
@@ -365,10 +372,10 @@ impl<'a> Place<'a> {
             let facts = replica.valid_facts().zip(leader.valid_facts());
             facts.is_some_and(|(replica, leader)| is_after(read(replica), read(leader)))
         };
-        match passage(replica, leader, self.policy) {
+        match positioning(replica, leader, self.policy) {
             Err(_) => false,
-            Ok(Passage::PseudoGtid) => !is_ahead(),
-            Ok(Passage::Gtid | Passage::GtidFromNowOn) => self.strayed(replica).is_none(),
+            Ok(PositioningMethod::PseudoGtid) => !is_ahead(),
+            Ok(PositioningMethod::Gtid | PositioningMethod::GtidFromNowOn) => self.strayed(replica).is_none(),
         }
     }
 
@@ -434,7 +441,7 @@ impl<'a> Place<'a> {
         if !followers.is_empty() {
             moves.remarks.push(format!(
                 "{} takes the place of {}: its other replicas follow it",
-                leader.key, self.victim
+                leader.key, self.old_primary
             ));
         }
         for follower in &followers {

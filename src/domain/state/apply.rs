@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use crate::domain::hooks::HookLedger;
 use crate::domain::intent::{IntentId, IntentKind, Origin};
 use crate::domain::key::InstanceKey;
-use crate::domain::time::Wall;
+use crate::domain::time::WallTime;
 use crate::domain::topology::ClusterId;
 
 use super::claims::{current, end, grant, open, quarantine_key, record, resume};
@@ -157,9 +157,9 @@ fn run(state: &mut State, command: &Command, changes: &mut BTreeSet<Change>) -> 
             successor,
             position,
             plan,
-            receipt,
+            fencing_proof,
         } => {
-            open(state, token, successor, position, plan, receipt.as_ref(), changes)?;
+            open(state, token, successor, position, plan, fencing_proof.as_ref(), changes)?;
         }
         Command::Record { token, lines } => {
             current(state, token)?;
@@ -263,13 +263,13 @@ pub(super) fn labels(state: &State, cluster: &ClusterId) -> (String, String) {
 fn forget(
     state: &mut State,
     instance: &InstanceKey,
-    until: Wall,
+    until: WallTime,
     changes: &mut BTreeSet<Change>,
 ) -> Result<(), RefusedCommand> {
     let needs = |recovery: &&Recovery| {
         let plan = &recovery.plan;
         recovery.is_active()
-            && (plan.instances.contains(instance) || plan.victim == *instance || plan.successor == *instance)
+            && (plan.instances.contains(instance) || plan.old_primary == *instance || plan.successor == *instance)
     };
     if let Some(recovery) = state.recoveries.values().find(needs) {
         return Err(RefusedCommand::Locked {

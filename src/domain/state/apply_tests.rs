@@ -15,14 +15,14 @@ use super::*;
 use crate::domain::fixture::mysql_set;
 use crate::domain::hooks::{HookList, HookRun, HookSubject};
 use crate::domain::intent::{IntentId, IntentKind, Origin};
-use crate::domain::time::Wall;
+use crate::domain::time::WallTime;
 
 fn run(state: &mut State, at: i64, command: Command) -> Applied {
     apply(
         state,
         &Proposal {
             version: COMMAND_VERSION,
-            at: Wall(at),
+            at: WallTime(at),
             command,
         },
     )
@@ -68,7 +68,7 @@ fn open(token: &ClaimToken, successor: u32) -> Command {
         successor: key(successor),
         position: mysql_set("1:1-9"),
         plan: Box::new(plan),
-        receipt: None,
+        fencing_proof: None,
     }
 }
 
@@ -82,7 +82,7 @@ fn ending(successor: Option<u32>) -> Ending {
         errors: Vec::new(),
         lines: vec![StepRecord {
             id: 0,
-            at: Wall(5),
+            at: WallTime(5),
             message: "over".to_owned(),
         }],
         hooks: Vec::new(),

@@ -67,7 +67,7 @@ pub(super) fn tell(state: &State, command: &Command) -> Option<Told> {
                 "{}: recovery {} by {}",
                 claim.finding.code, claim.uid, claim.holder_name
             );
-            let mut told = about(state, recovers(claim.plan.kind), &claim.plan.victim, message);
+            let mut told = about(state, recovers(claim.plan.kind), &claim.plan.old_primary, message);
             told.cluster_name = name_of(state, &claim.plan.cluster);
             Some(told)
         }
@@ -104,7 +104,7 @@ pub(super) fn tell(state: &State, command: &Command) -> Option<Told> {
             );
             let recovery = uids.first().and_then(|uid| state.recoveries.get(uid));
             Some(match recovery.filter(|_| uids.len() == 1) {
-                Some(recovery) => about(state, "acknowledge-recovery", &recovery.plan.victim, message),
+                Some(recovery) => about(state, "acknowledge-recovery", &recovery.plan.old_primary, message),
                 None => about_all("acknowledge-recovery", message),
             })
         }
@@ -179,7 +179,7 @@ fn about_all(kind: &'static str, message: String) -> Told {
 fn of(state: &State, recovery: &Recovery, message: String) -> Told {
     Told {
         cluster_name: recovery.cluster_name.clone(),
-        ..about(state, recovers(recovery.plan.kind), &recovery.plan.victim, message)
+        ..about(state, recovers(recovery.plan.kind), &recovery.plan.old_primary, message)
     }
 }
 

@@ -6,8 +6,8 @@ use crate::domain::gtid::GtidSet;
 use crate::domain::hooks::HookLedger;
 use crate::domain::instance::Identity;
 use crate::domain::key::InstanceKey;
+use crate::domain::recovery::fencing_proof::FencingProof;
 use crate::domain::recovery::plan::{Plan, RecoveryKind, Step};
-use crate::domain::recovery::receipt::FenceReceipt;
 use crate::domain::topology::ClusterId;
 
 use super::MAX_STEPS;
@@ -34,25 +34,25 @@ pub(super) fn grant(
         .clusters
         .get_mut(&claim.plan.cluster)
         .ok_or_else(|| RefusedCommand::Unknown(format!("cluster {}", claim.plan.cluster)))?;
-    let is_other = |primary: &RecordedPrimary| primary.instance != claim.plan.victim;
+    let is_other = |primary: &RecordedPrimary| primary.instance != claim.plan.old_primary;
     if claim.plan.kind.opens_a_server() && cluster.primary.as_ref().is_some_and(is_other) {
-        return Err(RefusedCommand::NotPrimary(claim.plan.victim.clone()));
+        return Err(RefusedCommand::NotPrimary(claim.plan.old_primary.clone()));
     }
     if claim.plan.kind == RecoveryKind::NonWritablePrimary && !may_open(cluster, &state.quarantines, &claim.plan) {
-        return Err(RefusedCommand::NotPrimary(claim.plan.victim.clone()));
+        return Err(RefusedCommand::NotPrimary(claim.plan.old_primary.clone()));
     }
-    // When nobody saw the victim, its record still says who it is; without that it could not be quarantined.
+    // When nobody saw the old primary, its record still says who it is; without that it could not be quarantined.
     let mut plan = claim.plan.clone();
-    if plan.victim_identity.is_none() && plan.kind.replaces_primary() {
+    if plan.old_primary_identity.is_none() && plan.kind.replaces_primary() {
         let recorded = cluster.primary.as_ref();
-        plan.victim_identity = recorded
-            .filter(|primary| primary.instance == plan.victim)
+        plan.old_primary_identity = recorded
+            .filter(|primary| primary.instance == plan.old_primary)
             .map(|primary| primary.identity.clone());
     }
     // Whoever is held must not be opened, whatever a member that lags behind believes.
     let held = quarantine_key(&claim.plan.cluster, &claim.plan.successor_identity);
     if claim.plan.kind == RecoveryKind::ReopenPrimary && state.quarantines.contains_key(&held) {
-        return Err(RefusedCommand::NotPrimary(claim.plan.victim.clone()));
+        return Err(RefusedCommand::NotPrimary(claim.plan.old_primary.clone()));
     }
     cluster.epoch = cluster.epoch.max(claim.above) + 1;
     let epoch = cluster.epoch;
@@ -81,7 +81,7 @@ pub(super) fn grant(
         lost: None,
         errors: Vec::new(),
         steps: Vec::new(),
-        receipt: None,
+        fencing_proof: None,
         acknowledged: None,
         hooks: HookLedger::of(&claim.hooks),
         owed,
@@ -122,12 +122,13 @@ pub(super) fn grant(
 
 /// What is kept read-only on purpose is not opened by a repair.
 fn may_open(cluster: &Cluster, quarantines: &BTreeMap<String, Quarantine>, plan: &Plan) -> bool {
-    let victim = plan.victim_identity.as_ref();
+    let old_primary = plan.old_primary_identity.as_ref();
     let is_recorded = cluster
         .primary
         .as_ref()
-        .is_some_and(|primary| Some(&primary.identity) == victim);
-    let is_held = victim.is_some_and(|identity| quarantines.contains_key(&quarantine_key(&plan.cluster, identity)));
+        .is_some_and(|primary| Some(&primary.identity) == old_primary);
+    let is_held =
+        old_primary.is_some_and(|identity| quarantines.contains_key(&quarantine_key(&plan.cluster, identity)));
     is_recorded && !is_held
 }
 
@@ -140,7 +141,7 @@ fn in_the_way(state: &State, plan: &Plan) -> Result<Vec<String>, RefusedCommand>
             .iter()
             .find(|instance| recovery.plan.instances.contains(*instance));
         let is_same_cluster = recovery.plan.cluster == plan.cluster;
-        let Some(instance) = shared.or(is_same_cluster.then_some(&plan.victim)) else {
+        let Some(instance) = shared.or(is_same_cluster.then_some(&plan.old_primary)) else {
             continue;
         };
         if !is_same_cluster || !plan.kind.replaces_primary() || !recovery.plan.kind.gives_way() {
@@ -160,7 +161,7 @@ fn may_have_stopped(plan: &Plan) -> Vec<InstanceKey> {
         plan.kind,
         RecoveryKind::IntermediatePrimary | RecoveryKind::GroupMember | RecoveryKind::MatchBelow
     );
-    let had_stopped = |key: &InstanceKey| plan.manners.get(key).is_some_and(|manner| manner.stopped);
+    let had_stopped = |key: &InstanceKey| plan.prior_states.get(key).is_some_and(|manner| manner.stopped);
     let moved = plan.steps.iter().filter(|_| stops).filter_map(Step::points);
     moved
         .flat_map(|(_, replicas)| replicas)
@@ -254,7 +255,7 @@ pub(super) fn open(
     successor: &InstanceKey,
     position: &GtidSet,
     plan: &Plan,
-    receipt: Option<&FenceReceipt>,
+    fencing_proof: Option<&FencingProof>,
     changes: &mut BTreeSet<Change>,
 ) -> Result<(), RefusedCommand> {
     let now = state.clock;
@@ -280,13 +281,13 @@ pub(super) fn open(
         at: now,
     };
     recovery.plan = plan.clone();
-    recovery.receipt = receipt.cloned();
+    recovery.fencing_proof = fencing_proof.cloned();
     changes.insert(Change::Recovery(token.uid.clone()));
     // In a takeover the old primary is known to be read-only by its own word, and is needed as a replica.
     if plan.kind != RecoveryKind::Takeover
-        && let Some(identity) = &plan.victim_identity
+        && let Some(identity) = &plan.old_primary_identity
     {
-        quarantine(state, token, &plan.victim, identity, changes);
+        quarantine(state, token, &plan.old_primary, identity, changes);
     }
     pardon(state, token, &plan.successor_identity, changes);
     Ok(())
@@ -336,11 +337,11 @@ pub(super) fn end(
     add_errors(recovery, ending.errors.iter().cloned());
     recovery.hooks.close_with(&ending.hooks);
     let cluster_id = recovery.plan.cluster.clone();
-    let victim = recovery.plan.victim.clone();
+    let old_primary = recovery.plan.old_primary.clone();
     let replaces_primary = recovery.plan.kind.replaces_primary();
     let opens_again = recovery.plan.kind == RecoveryKind::NonWritablePrimary;
     if ending.successful && recovery.plan.kind == RecoveryKind::Rejoin {
-        let attached = recovery.plan.victim.clone();
+        let attached = recovery.plan.old_primary.clone();
         super::lost::regain(state, &attached, changes);
     }
     if let Some((instance, identity)) = &ending.successor
@@ -359,7 +360,7 @@ pub(super) fn end(
         changes.insert(Change::Cluster(cluster_id.clone()));
         pardon(state, token, identity, changes);
     }
-    let is_recorded = |primary: &RecordedPrimary| primary.instance == victim;
+    let is_recorded = |primary: &RecordedPrimary| primary.instance == old_primary;
     if ending.owes_opening
         && let Some(cluster) = state.clusters.get_mut(&cluster_id)
         && let Some(primary) = cluster.primary.as_mut().filter(|primary| is_recorded(primary))

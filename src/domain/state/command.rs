@@ -11,9 +11,9 @@ use crate::domain::instance::Identity;
 use crate::domain::intent::{Intent, IntentId, Origin};
 use crate::domain::key::InstanceKey;
 use crate::domain::policy::{HeldBack, OnDrain};
+use crate::domain::recovery::fencing_proof::FencingProof;
 use crate::domain::recovery::plan::{Plan, PlanReport, Refusal};
-use crate::domain::recovery::receipt::FenceReceipt;
-use crate::domain::time::Wall;
+use crate::domain::time::WallTime;
 use crate::domain::topology::ClusterId;
 
 use super::record::{
@@ -32,14 +32,14 @@ pub struct Proposal {
     /// [`Command::since`]: who applies it must understand this version.
     pub version: u32,
     /// When it was proposed.
-    pub at: Wall,
+    pub at: WallTime,
     /// What.
     pub command: Command,
 }
 
 impl Proposal {
     /// A command, proposed at this time.
-    pub fn new(at: Wall, command: Command) -> Self {
+    pub fn new(at: WallTime, command: Command) -> Self {
         Self {
             version: command.since(),
             at,
@@ -99,7 +99,7 @@ pub enum Command {
         /// Which.
         instance: InstanceKey,
         /// Not discovered again before this.
-        until: Wall,
+        until: WallTime,
     },
     /// A cluster is named, or its members or primary changed. Also merges: `absorbs` end in this one.
     #[serde(rename_all = "camelCase")]
@@ -201,7 +201,8 @@ pub enum Command {
         plan: Box<Plan>,
         /// Which proof allows it.
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        receipt: Option<FenceReceipt>,
+        #[serde(rename = "receipt")]
+        fencing_proof: Option<FencingProof>,
     },
     /// Lines for the record of a recovery.
     Record {
@@ -411,7 +412,7 @@ pub struct Ending {
     /// Lists of hooks to be run now that it is over.
     #[serde(default)]
     pub hooks: Vec<HookList>,
-    /// It may have made the victim read-only, and could not make it writable again: that is still to be done.
+    /// It may have made the old primary read-only, and could not make it writable again: that is still to be done.
     #[serde(default)]
     pub owes_opening: bool,
 }
@@ -471,7 +472,7 @@ pub enum RefusedCommand {
     /// Recoveries are switched off.
     #[error("recoveries are globally disabled")]
     Disabled,
-    /// The victim is no longer the cluster's primary.
+    /// The old primary is no longer the cluster's primary.
     #[error("{0} is not the recorded primary of the cluster any more")]
     NotPrimary(InstanceKey),
     /// Nothing of that name.

@@ -45,15 +45,15 @@ fn a_field_that_an_older_member_would_leave_away_makes_a_command_newer() {
     let drain = RequestKind::Drain {
         primary: key(1),
         reason: "its node is cordoned".to_owned(),
-        deadline: Wall(9),
+        deadline: WallTime(9),
     };
     let drain = Request::new(document("shop").origin, "drain-1".to_owned(), drain);
     let drain = Command::Request {
         request: Box::new(drain),
     };
     assert_eq!(drain.since(), 3);
-    let proposal = Proposal::new(Wall(7), hello("west"));
-    assert_eq!((proposal.version, proposal.at), (2, Wall(7)));
+    let proposal = Proposal::new(WallTime(7), hello("west"));
+    assert_eq!((proposal.version, proposal.at), (2, WallTime(7)));
 }
 
 #[test]
@@ -95,7 +95,7 @@ fn every_command_is_of_a_version_that_this_program_understands() {
 fn a_state_knows_what_whoever_takes_it_over_must_understand() {
     let mut state = State::default();
     let mut run = |command| {
-        apply(&mut state, &Proposal::new(Wall(1), command));
+        apply(&mut state, &Proposal::new(WallTime(1), command));
         state.version
     };
     assert_eq!(run(hello("")), 1);

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use crate::domain::intent::{Intent, IntentId, IntentKind, Origin, Wish};
 use crate::domain::key::InstanceKey;
-use crate::domain::time::Wall;
+use crate::domain::time::WallTime;
 
 use super::apply::Change;
 use super::record::State;
@@ -31,7 +31,7 @@ fn id_of(instance: &InstanceKey) -> IntentId {
 pub(super) fn lose<'a>(
     state: &mut State,
     instances: impl IntoIterator<Item = &'a InstanceKey>,
-    now: Wall,
+    now: WallTime,
     changes: &mut BTreeSet<Change>,
 ) {
     for instance in instances {

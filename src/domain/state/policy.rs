@@ -12,7 +12,7 @@ use crate::domain::policy::{
     TakeoverTerms, Unapplied,
 };
 use crate::domain::recovery::plan::{RecoveryKind, Step};
-use crate::domain::time::Wall;
+use crate::domain::time::WallTime;
 use crate::domain::topology::Topology;
 
 use super::record::{Cluster, Document, Recovery, State};
@@ -181,7 +181,7 @@ pub fn policy_of(
     cluster: &Cluster,
     settings: &PolicySettings,
     topology: &Topology,
-    now: Wall,
+    now: WallTime,
 ) -> Policy {
     let document = cluster.document.as_ref().and_then(|origin| state.documents.get(origin));
     let block_millis = document.map_or(settings.block_millis, |document| document.block_millis);
@@ -244,7 +244,7 @@ fn held_back(
     document: Option<&Document>,
     settings: &PolicySettings,
     block_millis: u64,
-    now: Wall,
+    now: WallTime,
 ) -> Option<HeldBack> {
     if let Some(held_back) = switched_off(state, cluster, document, &settings.recover_primary_filters) {
         return Some(held_back);
@@ -262,7 +262,7 @@ fn held_back(
 }
 
 /// When the last recovery of the cluster ended; each may have switched semi-sync. Those that do nothing else are at it while they run.
-fn acks_changed_at(state: &State, cluster: &Cluster, now: Wall) -> Option<Wall> {
+fn acks_changed_at(state: &State, cluster: &Cluster, now: WallTime) -> Option<WallTime> {
     let switches = |kind| matches!(kind, RecoveryKind::Durability | RecoveryKind::SemiSync);
     let changed = |recovery: &Recovery| {
         let at_it = (recovery.is_active() && switches(recovery.plan.kind)).then_some(now);
@@ -272,7 +272,7 @@ fn acks_changed_at(state: &State, cluster: &Cluster, now: Wall) -> Option<Wall> 
 }
 
 /// The reconnect test that holds back the next one.
-fn recent_test(state: &State, cluster: &Cluster, block_millis: u64, now: Wall) -> Option<HeldBack> {
+fn recent_test(state: &State, cluster: &Cluster, block_millis: u64, now: WallTime) -> Option<HeldBack> {
     let (until, uid) = last_block(state, cluster, block_millis, true).filter(|(until, _)| now < *until)?;
     Some(HeldBack::RecentRecovery {
         uid: uid.to_owned(),
@@ -286,7 +286,7 @@ fn last_block<'a>(
     cluster: &'a Cluster,
     block_millis: u64,
     of_tests: bool,
-) -> Option<(Wall, &'a str)> {
+) -> Option<(WallTime, &'a str)> {
     recoveries_of(state, cluster)
         .filter(|recovery| is_failed_test(recovery) == of_tests)
         .filter_map(|recovery| Some((blocked_until(recovery, block_millis)?, recovery.uid.as_str())))
@@ -346,7 +346,7 @@ fn recent_repairs(
     cluster: &Cluster,
     topology: &Topology,
     block_millis: u64,
-    now: Wall,
+    now: WallTime,
 ) -> Vec<RecentRepair> {
     let booted = booted_read_only(cluster, topology);
     let recent = |recovery: &Recovery| {
@@ -354,7 +354,8 @@ fn recent_repairs(
         if kind.replaces_primary() || !kind.blocks_its_repetition() || recovery.acknowledged.is_some() {
             return None;
         }
-        let has_booted = kind == RecoveryKind::NonWritablePrimary && booted.as_ref() == Some(&recovery.plan.victim);
+        let has_booted =
+            kind == RecoveryKind::NonWritablePrimary && booted.as_ref() == Some(&recovery.plan.old_primary);
         let millis = if recovery.is_successful() && !has_booted {
             block_millis
         } else {
@@ -363,7 +364,7 @@ fn recent_repairs(
         let until = recovery.ended()?.plus_millis(i64::try_from(millis).unwrap_or(i64::MAX));
         (now < until).then(|| RecentRepair {
             kind,
-            instance: recovery.plan.victim.clone(),
+            instance: recovery.plan.old_primary.clone(),
             uid: recovery.uid.clone(),
             until,
         })
@@ -371,7 +372,7 @@ fn recent_repairs(
     recoveries_of(state, cluster).filter_map(recent).collect()
 }
 
-/// The servers in quarantine, by identity, by the addresses under which they stand in the picture.
+/// The servers in quarantine, by identity, by the addresses under which they stand in the view.
 fn quarantined(state: &State, cluster: &Cluster, topology: &Topology) -> BTreeSet<InstanceKey> {
     let identities: BTreeSet<&Identity> = state
         .quarantines
@@ -414,7 +415,7 @@ fn in_recovery(state: &State, cluster: &Cluster) -> BTreeSet<InstanceKey> {
 
 /// Until when an ended recovery blocks the next one; `None` for one that blocks nothing. One whose successor was lost before it was
 /// opened is not over for the cluster: who comes next belongs to it.
-fn blocked_until(recovery: &Recovery, block_millis: u64) -> Option<Wall> {
+fn blocked_until(recovery: &Recovery, block_millis: u64) -> Option<WallTime> {
     let kind = recovery.plan.kind;
     if recovery.acknowledged.is_some() || !kind.replaces_primary() || kind == RecoveryKind::Takeover {
         return None;
@@ -434,7 +435,7 @@ fn blocked_until(recovery: &Recovery, block_millis: u64) -> Option<Wall> {
     Some(ended.plus_millis(i64::try_from(millis).unwrap_or(i64::MAX)))
 }
 
-/// The address in the picture that an intent means: its own, a resolved alias, or the one that an instance reports.
+/// The address in the view that an intent means: its own, a resolved alias, or the one that an instance reports.
 fn instance_of(topology: &Topology, wanted: &InstanceKey) -> InstanceKey {
     let resolved = topology.resolve(wanted);
     if topology.instances.contains_key(resolved) {
@@ -448,7 +449,11 @@ fn instance_of(topology: &Topology, wanted: &InstanceKey) -> InstanceKey {
     found.map_or_else(|| resolved.clone(), |instance| instance.key.clone())
 }
 
-fn active<'a>(state: &'a State, topology: &'a Topology, now: Wall) -> impl Iterator<Item = (InstanceKey, &'a Intent)> {
+fn active<'a>(
+    state: &'a State,
+    topology: &'a Topology,
+    now: WallTime,
+) -> impl Iterator<Item = (InstanceKey, &'a Intent)> {
     state
         .intents
         .values()
@@ -458,8 +463,8 @@ fn active<'a>(state: &'a State, topology: &'a Topology, now: Wall) -> impl Itera
 }
 
 /// Of several downtimes of an instance, the one that lasts longest.
-fn downtimes(state: &State, topology: &Topology, now: Wall) -> BTreeMap<InstanceKey, HeldBack> {
-    let mut longest: BTreeMap<InstanceKey, (bool, Option<Wall>, HeldBack)> = BTreeMap::new();
+fn downtimes(state: &State, topology: &Topology, now: WallTime) -> BTreeMap<InstanceKey, HeldBack> {
+    let mut longest: BTreeMap<InstanceKey, (bool, Option<WallTime>, HeldBack)> = BTreeMap::new();
     for (key, intent) in active(state, topology, now) {
         let Wish::Downtime {
             owner, reason, until, ..
@@ -482,7 +487,7 @@ fn downtimes(state: &State, topology: &Topology, now: Wall) -> BTreeMap<Instance
 }
 
 /// Of several promotion rules of an instance: `must_not` whoever says so, then a document's, then the API's.
-fn promotion_rules(state: &State, topology: &Topology, now: Wall) -> BTreeMap<InstanceKey, PromotionRule> {
+fn promotion_rules(state: &State, topology: &Topology, now: WallTime) -> BTreeMap<InstanceKey, PromotionRule> {
     let mut strongest: BTreeMap<InstanceKey, ((bool, u8), PromotionRule)> = BTreeMap::new();
     for (key, intent) in active(state, topology, now) {
         let Wish::Candidate { rule, .. } = &intent.wish else {

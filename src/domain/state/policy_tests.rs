@@ -116,8 +116,8 @@ fn recovery(uid: &str, phase: Phase) -> Recovery {
         kind: RecoveryKind::DeadPrimary,
         code: Code::DeadMaster,
         cluster: ClusterId("c1".to_owned()),
-        victim: key(1),
-        victim_identity: None,
+        old_primary: key(1),
+        old_primary_identity: None,
         successor: key(2),
         successor_identity: identity,
         position: crate::domain::fixture::mysql_set(""),
@@ -126,7 +126,7 @@ fn recovery(uid: &str, phase: Phase) -> Recovery {
         lost: None,
         steps: Vec::new(),
         sources: std::collections::BTreeMap::new(),
-        manners: std::collections::BTreeMap::new(),
+        prior_states: std::collections::BTreeMap::new(),
         remembered: None,
         order: None,
     };
@@ -148,7 +148,7 @@ fn recovery(uid: &str, phase: Phase) -> Recovery {
         lost: None,
         errors: Vec::new(),
         steps: Vec::new(),
-        receipt: None,
+        fencing_proof: None,
         acknowledged: None,
         hooks: HookLedger::default(),
         owed: BTreeSet::new(),
@@ -352,7 +352,7 @@ fn intent(instance: InstanceKey, origin: Origin, wish: Wish) -> Intent {
     Intent { instance, origin, wish }
 }
 
-fn downtime(owner: &str, until: Option<Wall>) -> Wish {
+fn downtime(owner: &str, until: Option<WallTime>) -> Wish {
     Wish::Downtime {
         owner: owner.to_owned(),
         reason: "disk".to_owned(),

@@ -11,9 +11,9 @@ use crate::domain::instance::Identity;
 use crate::domain::intent::Origin;
 use crate::domain::key::InstanceKey;
 use crate::domain::policy::{BootReadOnly, HeldBack, LossPolicy, Mode, OldPrimary, OnDrain, StalledPrimary};
+use crate::domain::recovery::fencing_proof::FencingProof;
 use crate::domain::recovery::plan::{Plan, PlanReport, Refusal};
-use crate::domain::recovery::receipt::FenceReceipt;
-use crate::domain::time::Wall;
+use crate::domain::time::WallTime;
 use crate::domain::topology::ClusterId;
 
 /// A member id: one log for ever, never reused (design §4.10).
@@ -51,7 +51,7 @@ pub struct RecordedPrimary {
     /// Who it is.
     pub identity: Identity,
     /// Since when.
-    pub since: Wall,
+    pub since: WallTime,
     /// Epoch of the cluster when it became primary.
     pub epoch: Epoch,
     /// Id of the recovery by which ham4db made it writable last; `None` for one that it found writable.
@@ -72,7 +72,7 @@ pub struct Cluster {
     /// Stable id.
     pub id: ClusterId,
     /// When it was minted; of two that merge the older survives.
-    pub minted: Wall,
+    pub minted: WallTime,
     /// `host:port` of the primary: orchestrator's cluster name. A label.
     pub name: String,
     /// Alias; the name when none was given.
@@ -102,7 +102,7 @@ pub struct Document {
     #[serde(default)]
     pub uid: String,
     /// When the resource was created; the older of two documents on one cluster wins.
-    pub created: Wall,
+    pub created: WallTime,
     /// `metadata.generation`.
     #[serde(default)]
     pub generation: i64,
@@ -159,13 +159,13 @@ pub enum Phase {
         /// With at least this.
         position: GtidSet,
         /// When the entry was made.
-        at: Wall,
+        at: WallTime,
     },
     /// Over.
     #[serde(rename_all = "camelCase")]
     Ended {
         /// When.
-        at: Wall,
+        at: WallTime,
         /// The new primary, if one was opened.
         successor: Option<InstanceKey>,
         /// Whether it did what it was for.
@@ -178,7 +178,7 @@ pub enum Phase {
 #[serde(rename_all = "camelCase")]
 pub struct Acknowledgement {
     /// When.
-    pub at: Wall,
+    pub at: WallTime,
     /// By whom.
     pub by: String,
     /// With which comment.
@@ -193,7 +193,7 @@ pub struct StepRecord {
     #[serde(default)]
     pub id: u64,
     /// When.
-    pub at: Wall,
+    pub at: WallTime,
     /// What.
     pub message: String,
 }
@@ -227,7 +227,7 @@ pub struct Recovery {
     /// How far it got.
     pub phase: Phase,
     /// When it was claimed.
-    pub started: Wall,
+    pub started: WallTime,
     /// Replicas left behind.
     #[serde(default)]
     pub lost_replicas: Vec<Refusal>,
@@ -242,7 +242,8 @@ pub struct Recovery {
     pub steps: Vec<StepRecord>,
     /// Which proof allowed the opening.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub receipt: Option<FenceReceipt>,
+    #[serde(rename = "receipt")]
+    pub fencing_proof: Option<FencingProof>,
     /// A person's word.
     #[serde(default)]
     pub acknowledged: Option<Acknowledgement>,
@@ -261,7 +262,7 @@ impl Recovery {
     }
 
     /// When it ended.
-    pub fn ended(&self) -> Option<Wall> {
+    pub fn ended(&self) -> Option<WallTime> {
         match self.phase {
             Phase::Ended { at, .. } => Some(at),
             Phase::Claimed | Phase::Opened { .. } => None,
@@ -334,7 +335,7 @@ pub struct Quarantine {
     /// With which epoch.
     pub epoch: Epoch,
     /// Since when.
-    pub since: Wall,
+    pub since: WallTime,
     /// Where it stands.
     pub standing: QuarantineState,
 }
@@ -367,7 +368,7 @@ pub struct Detection {
     /// Cluster alias at that moment.
     pub cluster_alias: String,
     /// When.
-    pub at: Wall,
+    pub at: WallTime,
     /// By which member.
     pub member_name: String,
     /// What held a recovery back, if something did.
@@ -395,7 +396,7 @@ pub struct Blocked {
     /// Code.
     pub analysis: String,
     /// Last time.
-    pub at: Wall,
+    pub at: WallTime,
     /// Number of the recovery that blocks it.
     pub blocking_recovery: u64,
 }
@@ -407,7 +408,7 @@ pub struct AuditEntry {
     /// Number, growing, of the audit alone.
     pub id: u64,
     /// When.
-    pub at: Wall,
+    pub at: WallTime,
     /// What, in orchestrator's words where it has them: `begin-downtime`, `recover-dead-master`.
     pub kind: String,
     /// To which server; `None` when it is about all of them.
@@ -428,7 +429,7 @@ pub struct State {
     /// The group; `None` before the bootstrap entry.
     pub group: Option<Group>,
     /// The state's clock: the maximum of all times that commands carried.
-    pub clock: Wall,
+    pub clock: WallTime,
     /// The highest version of the commands that made it: who takes it over must understand that. 0 in states from before this was kept.
     pub version: u32,
     /// Source of numbers: recoveries, detections, steps, member ids.
@@ -436,7 +437,7 @@ pub struct State {
     /// Addresses where discovery starts, as asked through API and configuration (documents carry their own).
     pub seeds: BTreeSet<Seed>,
     /// Forgotten addresses and until when they are not discovered again.
-    pub forgotten: BTreeMap<InstanceKey, Wall>,
+    pub forgotten: BTreeMap<InstanceKey, WallTime>,
     /// Clusters.
     pub clusters: BTreeMap<ClusterId, Cluster>,
     /// Intents; serialised as a list since its key is no string.
@@ -450,7 +451,7 @@ pub struct State {
     pub recoveries_disabled: bool,
     /// When the group was made to go on without its majority; `None` once recoveries were enabled again. Until then what other members
     /// had begun is left where it is, and nothing that documents ask for once is begun: it may have been done.
-    pub quorum_forced: Option<Wall>,
+    pub quorum_forced: Option<WallTime>,
     /// Recoveries by uid.
     pub recoveries: BTreeMap<String, Recovery>,
     /// Quarantined servers, by the text of their identity and cluster.

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::domain::intent::Origin;
 use crate::domain::key::InstanceKey;
 use crate::domain::recovery::plan::Plan;
-use crate::domain::time::Wall;
+use crate::domain::time::WallTime;
 
 use super::MAX_REQUESTS;
 use super::apply::Change;
@@ -35,7 +35,7 @@ pub enum RequestKind {
         #[serde(default)]
         catch_up_seconds: Option<u64>,
         /// Not begun after this.
-        deadline: Wall,
+        deadline: WallTime,
     },
     /// A takeover that ham4db asks for itself, because the primary is about to go.
     #[serde(rename_all = "camelCase")]
@@ -45,13 +45,14 @@ pub enum RequestKind {
         /// Why, for people.
         reason: String,
         /// Not begun after this.
-        deadline: Wall,
+        deadline: WallTime,
     },
     /// A promotion whatever is lost, in one incident.
     #[serde(rename_all = "camelCase")]
     Force {
         /// The primary that failed, as the document spells it.
-        victim: InstanceKey,
+        #[serde(rename = "victim")]
+        old_primary: InstanceKey,
         /// The incident, by the id that the status gives it.
         incident: String,
     },
@@ -105,7 +106,7 @@ pub enum RequestStanding {
         /// Why, for people.
         why: String,
         /// When.
-        at: Wall,
+        at: WallTime,
         /// The recovery, if one was begun.
         #[serde(default)]
         uid: Option<String>,
@@ -124,10 +125,10 @@ pub struct Request {
     pub what: RequestKind,
     /// When it was first seen.
     #[serde(default)]
-    pub seen: Wall,
+    pub seen: WallTime,
     /// When it was begun.
     #[serde(default)]
-    pub begun: Option<Wall>,
+    pub begun: Option<WallTime>,
     /// How far it is.
     pub standing: RequestStanding,
 }
@@ -144,7 +145,7 @@ impl Request {
             origin,
             id,
             what,
-            seen: Wall::default(),
+            seen: WallTime::default(),
             begun: None,
             standing: RequestStanding::Pending,
         }
@@ -156,7 +157,7 @@ impl Request {
     }
 
     /// It is not begun after this.
-    pub fn until(&self) -> Wall {
+    pub fn until(&self) -> WallTime {
         match &self.what {
             RequestKind::Takeover { deadline, .. } | RequestKind::Drain { deadline, .. } => *deadline,
             RequestKind::Force { .. } => self.seen.plus_millis(FORCE_MILLIS),
@@ -190,7 +191,7 @@ impl Request {
         }
     }
 
-    fn end(&mut self, outcome: RequestOutcome, why: impl Into<String>, at: Wall) {
+    fn end(&mut self, outcome: RequestOutcome, why: impl Into<String>, at: WallTime) {
         self.standing = RequestStanding::Over {
             outcome,
             why: why.into(),

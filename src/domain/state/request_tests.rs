@@ -7,7 +7,7 @@ const NOW: i64 = 1_000_000;
 const HOUR: i64 = 3_600_000;
 
 fn run(state: &mut State, at: i64, command: Command) -> Applied {
-    apply(state, &Proposal::new(Wall(at), command)).0
+    apply(state, &Proposal::new(WallTime(at), command)).0
 }
 
 /// A cluster of three with a request for a takeover that ends in an hour.
@@ -67,7 +67,7 @@ fn open(state: &mut State, token: &crate::domain::state::ClaimToken) -> Applied 
             successor: plan.successor.clone(),
             position: plan.position.clone(),
             plan: Box::new(plan),
-            receipt: None,
+            fencing_proof: None,
         },
     )
 }
@@ -114,7 +114,7 @@ fn the_deadline_decides_what_becomes_of_a_request_that_is_first_seen() {
         let request = takeover_request(1, NOW + ahead);
         ask_for(&mut state, NOW, request.clone());
         assert_eq!(outcome(&state, &request.key()), wanted, "{ahead}");
-        assert_eq!(state.requests[&request.key()].seen, Wall(NOW));
+        assert_eq!(state.requests[&request.key()].seen, WallTime(NOW));
     }
 }
 
@@ -123,7 +123,10 @@ fn a_request_is_acted_on_once() {
     let (mut state, key) = asked();
     let first = token(begin(&mut state, NOW + 10, &key, "one"));
     let request = &state.requests[&key];
-    assert_eq!((request.begun, request.recovery()), (Some(Wall(NOW + 10)), Some("one")));
+    assert_eq!(
+        (request.begun, request.recovery()),
+        (Some(WallTime(NOW + 10)), Some("one"))
+    );
     assert!(matches!(open(&mut state, &first), Applied::Done));
     assert!(matches!(end(&mut state, &first, true, &[]), Applied::Done));
     assert_eq!(outcome(&state, &key), Some(RequestOutcome::Succeeded));
@@ -154,7 +157,7 @@ fn what_was_not_done_ends_with_its_reason() {
     };
     assert_eq!(
         (*outcome, uid.as_deref(), *at),
-        (RequestOutcome::Failed, Some("one"), Wall(NOW + 30))
+        (RequestOutcome::Failed, Some("one"), WallTime(NOW + 30))
     );
     assert_eq!(why, "db2 does not answer; not undone");
 }
@@ -226,7 +229,7 @@ fn only_requests_whose_time_is_over_make_room() {
         state.requests.insert(
             request.key(),
             Request {
-                seen: Wall(NOW + i64::from(number)),
+                seen: WallTime(NOW + i64::from(number)),
                 ..request
             },
         );
@@ -239,7 +242,7 @@ fn only_requests_whose_time_is_over_make_room() {
         .requests
         .get_mut(&oldest)
         .unwrap()
-        .end(RequestOutcome::Succeeded, "", Wall(NOW));
+        .end(RequestOutcome::Succeeded, "", WallTime(NOW));
     assert!(
         matches!(ask_for(&mut state, NOW, one_more.clone()), Applied::Refused { .. }),
         "it might come again"

@@ -16,7 +16,7 @@ use crate::domain::intent::{Intent, Origin, PromotionRule, Wish};
 use crate::domain::key::InstanceKey;
 use crate::domain::policy::{HeldBack, LossPolicy, Mode, OldPrimary};
 use crate::domain::recovery::plan::{Order, Plan, PlanReport, RecoveryKind, Refusal, RefusalReason, Step};
-use crate::domain::time::Wall;
+use crate::domain::time::WallTime;
 use crate::domain::topology::ClusterId;
 
 pub(crate) use crate::domain::fixture::key;
@@ -47,13 +47,13 @@ pub(crate) fn finding(cluster: u32, instance: u32) -> Finding {
 }
 
 /// A plan for a dead primary.
-pub(crate) fn plan(cluster: u32, victim: u32, successor: u32, instances: &[u32]) -> Plan {
+pub(crate) fn plan(cluster: u32, old_primary: u32, successor: u32, instances: &[u32]) -> Plan {
     Plan {
         kind: RecoveryKind::DeadPrimary,
         code: Code::DeadMaster,
         cluster: cluster_id(cluster),
-        victim: key(victim),
-        victim_identity: Some(identity(victim)),
+        old_primary: key(old_primary),
+        old_primary_identity: Some(identity(old_primary)),
         successor: key(successor),
         successor_identity: identity(successor),
         position: mysql_set("1:1-9"),
@@ -62,7 +62,7 @@ pub(crate) fn plan(cluster: u32, victim: u32, successor: u32, instances: &[u32])
         lost: None,
         order: None,
         steps: vec![
-            Step::Freeze {
+            Step::StopReceivers {
                 replicas: BTreeSet::from([key(successor)]),
             },
             Step::Open {
@@ -70,23 +70,23 @@ pub(crate) fn plan(cluster: u32, victim: u32, successor: u32, instances: &[u32])
             },
         ],
         sources: std::collections::BTreeMap::new(),
-        manners: std::collections::BTreeMap::new(),
+        prior_states: std::collections::BTreeMap::new(),
         remembered: None,
     }
 }
 
 pub(crate) fn claim(uid: &str, plan: Plan) -> Claim {
     let observation = Observation {
-        key: plan.victim.clone(),
-        begun: Wall(1),
-        ended: Wall(2),
+        key: plan.old_primary.clone(),
+        begun: WallTime(1),
+        ended: WallTime(2),
         micros: 3,
         outcome: Err(ProbeFailure::Refused),
     };
     let opinion = Opinion {
         member: 1,
         name: "a".to_owned(),
-        at: Wall(2),
+        at: WallTime(2),
         millis: 1,
         data_center: String::new(),
         verdict: Verdict::Dead,
@@ -98,7 +98,7 @@ pub(crate) fn claim(uid: &str, plan: Plan) -> Claim {
         holder: 1,
         holder_name: "a".to_owned(),
         finding: Finding {
-            instance: plan.victim.clone(),
+            instance: plan.old_primary.clone(),
             cluster: plan.cluster.clone(),
             ..finding(1, 1)
         },
@@ -117,8 +117,8 @@ pub(crate) fn downtime(n: u32, origin: Origin, until: Option<i64>) -> Intent {
     let wish = Wish::Downtime {
         owner: origin.to_string(),
         reason: "disk".to_owned(),
-        since: Wall(500),
-        until: until.map(Wall),
+        since: WallTime(500),
+        until: until.map(WallTime),
     };
     Intent {
         instance: key(n),
@@ -142,7 +142,7 @@ pub(crate) fn document(name: &str) -> Document {
             name: name.to_owned(),
         },
         uid: format!("uid-{name}"),
-        created: Wall(10),
+        created: WallTime(10),
         generation: 3,
         seeds: BTreeSet::from([key(1)]),
         credentials_secret: "secret".to_owned(),
@@ -169,7 +169,7 @@ pub(crate) fn takeover_request(number: u32, deadline: i64) -> Request {
     let what = RequestKind::Takeover {
         target: Some(key(2)),
         catch_up_seconds: Some(30),
-        deadline: Wall(deadline),
+        deadline: WallTime(deadline),
     };
     Request::new(document("shop").origin, format!("r{number}"), what)
 }
@@ -230,7 +230,7 @@ impl Sample {
     /// Applies the command that this number stands for.
     pub(crate) fn step(&mut self, seed: u64) -> (Command, Applied, BTreeSet<Change>) {
         let mut dice = Dice(seed);
-        let at = Wall(1000 + i64::from(dice.roll(5000)));
+        let at = WallTime(1000 + i64::from(dice.roll(5000)));
         let command = self.command(&mut dice);
         if matches!(&command, Command::DescribeCluster { absorbs, .. } if !absorbs.is_empty()) {
             self.merged = true;
@@ -288,7 +288,7 @@ impl Sample {
             },
             4 => Command::Forget {
                 instance: key(dice.server()),
-                until: Wall(1000 + i64::from(dice.roll(9000))),
+                until: WallTime(1000 + i64::from(dice.roll(9000))),
             },
             5..=9 => self.describe(dice),
             10..=14 => self.ask(dice),
@@ -311,14 +311,14 @@ impl Sample {
                     instance: key(dice.server()),
                     cluster_name: "x".to_owned(),
                     analysis: "DeadMaster".to_owned(),
-                    at: Wall(1),
+                    at: WallTime(1),
                     blocking_recovery: 1,
                 },
             },
             18 => Command::Acknowledge {
                 uids: self.state.recoveries.keys().take(2).cloned().collect(),
                 acknowledgement: Acknowledgement {
-                    at: Wall(2),
+                    at: WallTime(2),
                     by: "ann".to_owned(),
                     comment: "it's fine".to_owned(),
                 },
@@ -452,11 +452,12 @@ impl Sample {
             });
         }
         if let Some(primary) = recorded.filter(|_| dice.roll(5) > 0) {
-            plan.victim = primary.instance.clone();
-            plan.victim_identity = Some(primary.identity.clone());
+            plan.old_primary = primary.instance.clone();
+            plan.old_primary_identity = Some(primary.identity.clone());
         }
         plan.instances = dice.servers();
-        plan.instances.extend([plan.victim.clone(), plan.successor.clone()]);
+        plan.instances
+            .extend([plan.old_primary.clone(), plan.successor.clone()]);
         Command::Claim {
             claim: Box::new(Claim {
                 above: u64::from(dice.roll(4)),
@@ -483,7 +484,7 @@ impl Sample {
         };
         let line = StepRecord {
             id: 0,
-            at: Wall(9),
+            at: WallTime(9),
             message: "froze db2".to_owned(),
         };
         let planned = self
@@ -502,7 +503,7 @@ impl Sample {
                 run: HookRun {
                     list: dice.list(),
                     attempt: 1,
-                    at: Wall(7),
+                    at: WallTime(7),
                     failure: (dice.roll(2) == 0).then(|| "it's refused".to_owned()),
                 },
                 lines: vec![line],
@@ -518,7 +519,7 @@ impl Sample {
                 successor: planned.successor.clone(),
                 position: planned.position.clone(),
                 plan: Box::new(planned),
-                receipt: None,
+                fencing_proof: None,
             },
             2 => Command::Record {
                 token,
@@ -531,10 +532,10 @@ impl Sample {
                     successful: opened,
                     successor: opened.then(|| (planned.successor.clone(), planned.successor_identity.clone())),
                     quarantine: planned
-                        .victim_identity
+                        .old_primary_identity
                         .clone()
                         .filter(|_| opened)
-                        .map(|who| (planned.victim.clone(), who)),
+                        .map(|who| (planned.old_primary.clone(), who)),
                     lost_replicas: vec![Refusal {
                         instance: key(7),
                         reason: RefusalReason::Unreachable("it's away".to_owned()),

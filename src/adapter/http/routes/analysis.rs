@@ -3,46 +3,46 @@
 use axum::Json;
 use axum::extract::{Path, State};
 
+use crate::adapter::http::api_view::ApiView;
 use crate::adapter::http::parameters;
 use crate::adapter::http::reply::{Enveloped, done};
-use crate::adapter::http::scene::Scene;
 use crate::adapter::http::server::Shared;
 use crate::adapter::http::shape::analysis::{AnalysisShape, ChangesShape, is_shown};
-use crate::app::api::{ClusterView, JudgedFinding};
+use crate::app::api::{ApiCluster, ApiFinding};
 
 fn analysis(
     shared: &Shared,
-    scene: &Scene<'_>,
-    wanted: impl Fn(&ClusterView, &JudgedFinding) -> bool,
+    api_view: &ApiView<'_>,
+    wanted: impl Fn(&ApiCluster, &ApiFinding) -> bool,
 ) -> Vec<AnalysisShape> {
     let me = shared.app.consensus.me();
     let mut shapes = Vec::new();
-    for view in scene.views.iter() {
+    for view in api_view.views.iter() {
         for judged in view
             .findings
             .iter()
             .filter(|judged| is_shown(&judged.finding) && wanted(view, judged))
         {
-            shapes.push(AnalysisShape::of(scene, view, judged, &me));
+            shapes.push(AnalysisShape::of(api_view, view, judged, &me));
         }
     }
     shapes
 }
 
 pub(in crate::adapter::http) async fn all(State(shared): State<Shared>) -> Enveloped<Vec<AnalysisShape>> {
-    let scene = Scene::now(&shared.app);
-    Ok(done("Analysis", analysis(&shared, &scene, |_, _| true)))
+    let api_view = ApiView::now(&shared.app);
+    Ok(done("Analysis", analysis(&shared, &api_view, |_, _| true)))
 }
 
 pub(in crate::adapter::http) async fn of_cluster(
     State(shared): State<Shared>,
     Path(hint): Path<String>,
 ) -> Enveloped<Vec<AnalysisShape>> {
-    let scene = Scene::now(&shared.app);
-    let cluster = &scene.find_cluster(&hint)?.cluster.id;
+    let api_view = ApiView::now(&shared.app);
+    let cluster = &api_view.find_cluster(&hint)?.cluster.id;
     Ok(done(
         "Analysis",
-        analysis(&shared, &scene, |view, _| view.cluster.id == *cluster),
+        analysis(&shared, &api_view, |view, _| view.cluster.id == *cluster),
     ))
 }
 
@@ -51,11 +51,11 @@ pub(in crate::adapter::http) async fn of_instance(
     Path((host, port)): Path<(String, String)>,
 ) -> Enveloped<Vec<AnalysisShape>> {
     let key = parameters::instance(&host, &port)?;
-    let scene = Scene::now(&shared.app);
-    let key = scene.find_instance(&key)?.1.key.clone();
+    let api_view = ApiView::now(&shared.app);
+    let key = api_view.find_instance(&key)?.1.key.clone();
     Ok(done(
         "Analysis",
-        analysis(&shared, &scene, |_, judged| judged.finding.instance == key),
+        analysis(&shared, &api_view, |_, judged| judged.finding.instance == key),
     ))
 }
 

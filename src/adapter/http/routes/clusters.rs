@@ -3,14 +3,14 @@
 use axum::Json;
 use axum::extract::{Path, State};
 
-use crate::app::api::{ApiError, ClusterView};
+use crate::app::api::{ApiCluster, ApiError};
 use crate::domain::case::Case;
 use crate::domain::instance::InstanceFacts;
 
+use crate::adapter::http::api_view::ApiView;
 use crate::adapter::http::ascii::{self, Style};
 use crate::adapter::http::parameters;
 use crate::adapter::http::reply::{Enveloped, Reply, done};
-use crate::adapter::http::scene::Scene;
 use crate::adapter::http::server::Shared;
 use crate::adapter::http::shape::cluster::ClusterInfo;
 use crate::adapter::http::shape::instance::InstanceShape;
@@ -18,15 +18,15 @@ use crate::adapter::http::shape::instance::InstanceShape;
 type Host = Path<(String, String)>;
 
 pub(in crate::adapter::http) async fn names(State(shared): State<Shared>) -> Json<Vec<String>> {
-    let scene = Scene::now(&shared.app);
-    let mut names: Vec<String> = scene.views.iter().map(|view| view.cluster.name.clone()).collect();
+    let api_view = ApiView::now(&shared.app);
+    let mut names: Vec<String> = api_view.views.iter().map(|view| view.cluster.name.clone()).collect();
     names.sort();
     Json(names)
 }
 
 pub(in crate::adapter::http) async fn infos(State(shared): State<Shared>) -> Json<Vec<ClusterInfo>> {
-    let scene = Scene::now(&shared.app);
-    let mut infos: Vec<ClusterInfo> = scene.views.iter().map(ClusterInfo::of).collect();
+    let api_view = ApiView::now(&shared.app);
+    let mut infos: Vec<ClusterInfo> = api_view.views.iter().map(ClusterInfo::of).collect();
     infos.sort_by(|left, right| left.cluster_name.cmp(&right.cluster_name));
     Json(infos)
 }
@@ -35,21 +35,21 @@ pub(in crate::adapter::http) async fn info(
     State(shared): State<Shared>,
     Path(hint): Path<String>,
 ) -> Reply<ClusterInfo> {
-    Ok(Json(ClusterInfo::of(Scene::now(&shared.app).find_cluster(&hint)?)))
+    Ok(Json(ClusterInfo::of(ApiView::now(&shared.app).find_cluster(&hint)?)))
 }
 
 pub(in crate::adapter::http) async fn info_by_alias(
     State(shared): State<Shared>,
     Path(alias): Path<String>,
 ) -> Reply<ClusterInfo> {
-    Ok(Json(ClusterInfo::of(Scene::now(&shared.app).find_alias(&alias)?)))
+    Ok(Json(ClusterInfo::of(ApiView::now(&shared.app).find_alias(&alias)?)))
 }
 
-fn members(scene: &Scene<'_>, view: &ClusterView) -> Vec<InstanceShape> {
+fn members(api_view: &ApiView<'_>, view: &ApiCluster) -> Vec<InstanceShape> {
     view.topology
         .instances
         .values()
-        .map(|instance| InstanceShape::of(scene, view, instance))
+        .map(|instance| InstanceShape::of(api_view, view, instance))
         .collect()
 }
 
@@ -57,16 +57,16 @@ pub(in crate::adapter::http) async fn instances(
     State(shared): State<Shared>,
     Path(hint): Path<String>,
 ) -> Reply<Vec<InstanceShape>> {
-    let scene = Scene::now(&shared.app);
-    Ok(Json(members(&scene, scene.find_cluster(&hint)?)))
+    let api_view = ApiView::now(&shared.app);
+    Ok(Json(members(&api_view, api_view.find_cluster(&hint)?)))
 }
 
 pub(in crate::adapter::http) async fn instances_by_alias(
     State(shared): State<Shared>,
     Path(alias): Path<String>,
 ) -> Reply<Vec<InstanceShape>> {
-    let scene = Scene::now(&shared.app);
-    Ok(Json(members(&scene, scene.find_alias(&alias)?)))
+    let api_view = ApiView::now(&shared.app);
+    Ok(Json(members(&api_view, api_view.find_alias(&alias)?)))
 }
 
 pub(in crate::adapter::http) async fn instances_beside(
@@ -74,18 +74,18 @@ pub(in crate::adapter::http) async fn instances_beside(
     Path((host, port)): Host,
 ) -> Reply<Vec<InstanceShape>> {
     let key = parameters::instance(&host, &port)?;
-    let scene = Scene::now(&shared.app);
-    let (view, _) = scene.find_instance(&key)?;
-    Ok(Json(members(&scene, view)))
+    let api_view = ApiView::now(&shared.app);
+    let (view, _) = api_view.find_instance(&key)?;
+    Ok(Json(members(&api_view, view)))
 }
 
 /// The writable primaries: by its last facts each, reachable or not, so that a failed one stays in the list until it is replaced.
 pub(in crate::adapter::http) async fn primaries(State(shared): State<Shared>) -> Json<Vec<InstanceShape>> {
-    let scene = Scene::now(&shared.app);
-    let shapes = scene.views.iter().filter_map(|view| {
-        let primary = Scene::primary_of(view)?;
+    let api_view = ApiView::now(&shared.app);
+    let shapes = api_view.views.iter().filter_map(|view| {
+        let primary = ApiView::primary_of(view)?;
         let writable = primary.facts.as_ref().is_some_and(InstanceFacts::is_writable);
-        writable.then(|| InstanceShape::of(&scene, view, primary))
+        writable.then(|| InstanceShape::of(&api_view, view, primary))
     });
     Json(shapes.collect())
 }
@@ -94,29 +94,29 @@ pub(in crate::adapter::http) async fn primary(
     State(shared): State<Shared>,
     Path(hint): Path<String>,
 ) -> Reply<InstanceShape> {
-    let scene = Scene::now(&shared.app);
-    let view = scene.find_cluster(&hint)?;
-    let primary = Scene::primary_of(view)
+    let api_view = ApiView::now(&shared.app);
+    let view = api_view.find_cluster(&hint)?;
+    let primary = ApiView::primary_of(view)
         .ok_or_else(|| ApiError::NotFound(format!("Unable to find a primary in cluster {}", view.cluster.name)))?;
-    Ok(Json(InstanceShape::of(&scene, view, primary)))
+    Ok(Json(InstanceShape::of(&api_view, view, primary)))
 }
 
 fn text_by_hint(shared: &Shared, hint: &str, style: Style) -> Enveloped<String> {
-    let scene = Scene::now(&shared.app);
-    let view = scene.find_cluster(hint)?;
+    let api_view = ApiView::now(&shared.app);
+    let view = api_view.find_cluster(hint)?;
     Ok(done(
         format!("Topology for cluster {}", view.cluster.name),
-        ascii::topology(&scene, view, style),
+        ascii::topology(&api_view, view, style),
     ))
 }
 
 fn text_by_instance(shared: &Shared, host: &str, port: &str, style: Style) -> Enveloped<String> {
     let key = parameters::instance(host, port)?;
-    let scene = Scene::now(&shared.app);
-    let (view, _) = scene.find_instance(&key)?;
+    let api_view = ApiView::now(&shared.app);
+    let (view, _) = api_view.find_instance(&key)?;
     Ok(done(
         format!("Topology for cluster {}", view.cluster.name),
-        ascii::topology(&scene, view, style),
+        ascii::topology(&api_view, view, style),
     ))
 }
 
@@ -150,7 +150,7 @@ pub(in crate::adapter::http) async fn tabulated_of(
 
 /// A topology for `ham4db simulate` (own route).
 pub(in crate::adapter::http) async fn case(State(shared): State<Shared>, Path(hint): Path<String>) -> Reply<Case> {
-    let scene = Scene::now(&shared.app);
-    let view = scene.find_cluster(&hint)?;
+    let api_view = ApiView::now(&shared.app);
+    let view = api_view.find_cluster(&hint)?;
     Ok(Json(shared.app.api.save_case(&view.cluster.id)?))
 }

@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use axum::Json;
 use axum::extract::{Path, Query, State};
 
+use crate::adapter::http::api_view::ApiView;
 use crate::adapter::http::parameters;
 use crate::adapter::http::reply::{Enveloped, Failure, Reply, done};
-use crate::adapter::http::scene::Scene;
 use crate::adapter::http::server::Shared;
 use crate::adapter::http::shape::Key;
 use crate::domain::errant::{ErrantReport, Remedy};
@@ -20,8 +20,8 @@ const CONFIRMED: &str = "data-differs";
 
 fn known(shared: &Shared, host: &str, port: &str) -> Result<InstanceKey, Failure> {
     let key = parameters::instance(host, port)?;
-    let scene = Scene::now(&shared.app);
-    Ok(scene.find_instance(&key)?.1.key.clone())
+    let api_view = ApiView::now(&shared.app);
+    Ok(api_view.find_instance(&key)?.1.key.clone())
 }
 
 pub(in crate::adapter::http) async fn show(
@@ -50,9 +50,9 @@ pub(in crate::adapter::http) async fn inject_empty(
 ) -> Enveloped<Key> {
     let instance = known(&shared, &host, &port)?;
     let uid = shared.app.api.resolve_errant(&instance, Remedy::InjectEmpty).await?;
-    let scene = Scene::now(&shared.app);
-    let (view, _) = scene.find_instance(&instance)?;
-    let primary = Scene::primary_of(view).map_or_else(|| instance.clone(), |primary| primary.key.clone());
+    let api_view = ApiView::now(&shared.app);
+    let (view, _) = api_view.find_instance(&instance)?;
+    let primary = ApiView::primary_of(view).map_or_else(|| instance.clone(), |primary| primary.key.clone());
     Ok(done(
         format!("Have injected the errant transactions of {instance} on cluster master {primary} (recovery {uid})"),
         Key::from(&primary),

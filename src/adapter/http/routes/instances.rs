@@ -8,9 +8,9 @@ use axum::extract::{Path, Query, State};
 use crate::app::api::ApiError;
 use crate::domain::key::InstanceKey;
 
+use crate::adapter::http::api_view::ApiView;
 use crate::adapter::http::parameters;
 use crate::adapter::http::reply::{Enveloped, Reply, done};
-use crate::adapter::http::scene::Scene;
 use crate::adapter::http::server::Shared;
 use crate::adapter::http::shape::Key;
 use crate::adapter::http::shape::instance::InstanceShape;
@@ -22,9 +22,9 @@ pub(in crate::adapter::http) async fn one(
     Path((host, port)): Host,
 ) -> Reply<InstanceShape> {
     let key = parameters::instance(&host, &port)?;
-    let scene = Scene::now(&shared.app);
-    let (view, instance) = scene.find_instance(&key)?;
-    Ok(Json(InstanceShape::of(&scene, view, instance)))
+    let api_view = ApiView::now(&shared.app);
+    let (view, instance) = api_view.find_instance(&key)?;
+    Ok(Json(InstanceShape::of(&api_view, view, instance)))
 }
 
 pub(in crate::adapter::http) async fn replicas(
@@ -32,23 +32,23 @@ pub(in crate::adapter::http) async fn replicas(
     Path((host, port)): Host,
 ) -> Reply<Vec<InstanceShape>> {
     let key = parameters::instance(&host, &port)?;
-    let scene = Scene::now(&shared.app);
-    let (view, instance) = scene.find_instance(&key)?;
+    let api_view = ApiView::now(&shared.app);
+    let (view, instance) = api_view.find_instance(&key)?;
     Ok(Json(
         view.topology
             .replicas_of(&instance.key)
-            .map(|replica| InstanceShape::of(&scene, view, replica))
+            .map(|replica| InstanceShape::of(&api_view, view, replica))
             .collect(),
     ))
 }
 
 pub(in crate::adapter::http) async fn all(State(shared): State<Shared>) -> Json<Vec<InstanceShape>> {
-    Json(Scene::now(&shared.app).shapes(|_, _, _| true))
+    Json(ApiView::now(&shared.app).shapes(|_, _, _| true))
 }
 
 pub(in crate::adapter::http) async fn keys(State(shared): State<Shared>) -> Json<Vec<Key>> {
     Json(
-        Scene::now(&shared.app)
+        ApiView::now(&shared.app)
             .instances()
             .map(|(_, instance)| Key::from(&instance.key))
             .collect(),
@@ -71,7 +71,7 @@ pub(in crate::adapter::http) async fn search_query(
 
 /// By a part of address, cluster, version or comment, or by the whole server id or port.
 fn search(shared: &Shared, text: &str) -> Json<Vec<InstanceShape>> {
-    Json(Scene::now(&shared.app).shapes(|view, instance, _| {
+    Json(ApiView::now(&shared.app).shapes(|view, instance, _| {
         let facts = instance.facts.as_ref();
         instance.key.to_string().contains(text)
             || view.cluster.name.contains(text)
@@ -83,16 +83,16 @@ fn search(shared: &Shared, text: &str) -> Json<Vec<InstanceShape>> {
 }
 
 pub(in crate::adapter::http) async fn problems(State(shared): State<Shared>) -> Json<Vec<InstanceShape>> {
-    Json(Scene::now(&shared.app).shapes(|_, instance, shape| is_problem(&shared, &instance.key, shape)))
+    Json(ApiView::now(&shared.app).shapes(|_, instance, shape| is_problem(&shared, &instance.key, shape)))
 }
 
 pub(in crate::adapter::http) async fn problems_of(
     State(shared): State<Shared>,
     Path(hint): Path<String>,
 ) -> Reply<Vec<InstanceShape>> {
-    let scene = Scene::now(&shared.app);
-    let cluster = &scene.find_cluster(&hint)?.cluster.id;
-    Ok(Json(scene.shapes(|view, instance, shape| {
+    let api_view = ApiView::now(&shared.app);
+    let cluster = &api_view.find_cluster(&hint)?.cluster.id;
+    Ok(Json(api_view.shapes(|view, instance, shape| {
         view.cluster.id == *cluster && is_problem(&shared, &instance.key, shape)
     })))
 }
@@ -109,22 +109,22 @@ pub(in crate::adapter::http) async fn discover(
 ) -> Enveloped<InstanceShape> {
     let key = parameters::instance(&host, &port)?;
     let probed = shared.app.api.discover(&key).await?;
-    let scene = Scene::now(&shared.app);
+    let api_view = ApiView::now(&shared.app);
     // A server just discovered may not be in a topology yet: then it stands alone for this answer.
-    let shape = match scene.find_instance(&key) {
-        Ok((view, instance)) => InstanceShape::of(&scene, view, instance),
-        Err(_) => InstanceShape::of(&scene, &alone(&scene, probed.clone()), &probed),
+    let shape = match api_view.find_instance(&key) {
+        Ok((view, instance)) => InstanceShape::of(&api_view, view, instance),
+        Err(_) => InstanceShape::of(&api_view, &alone(&api_view, probed.clone()), &probed),
     };
     Ok(done(format!("Instance discovered: {key}"), shape))
 }
 
-fn alone(scene: &Scene<'_>, instance: crate::domain::instance::Instance) -> crate::app::api::ClusterView {
+fn alone(api_view: &ApiView<'_>, instance: crate::domain::instance::Instance) -> crate::app::api::ApiCluster {
     use crate::domain::state::Cluster;
     use crate::domain::topology::{ClusterId, Topology};
     let id = ClusterId(String::new());
     let cluster = Cluster {
         id: id.clone(),
-        minted: scene.now,
+        minted: api_view.now,
         name: instance.key.to_string(),
         alias: String::new(),
         epoch: 0,
@@ -137,11 +137,11 @@ fn alone(scene: &Scene<'_>, instance: crate::domain::instance::Instance) -> crat
         cluster_name: cluster.name.clone(),
         cluster_alias: String::new(),
         recorded_primary: None,
-        taken: scene.now,
+        taken: api_view.now,
         instances: BTreeMap::from([(instance.key.clone(), instance)]),
         aliases: BTreeMap::new(),
     };
-    crate::app::api::ClusterView {
+    crate::app::api::ApiCluster {
         cluster,
         topology,
         findings: Vec::new(),
@@ -192,8 +192,8 @@ pub(in crate::adapter::http) async fn forget_cluster(
     Path(hint): Path<String>,
 ) -> Enveloped<String> {
     let (id, name) = {
-        let scene = Scene::now(&shared.app);
-        let view = scene.find_cluster(&hint)?;
+        let api_view = ApiView::now(&shared.app);
+        let view = api_view.find_cluster(&hint)?;
         (view.cluster.id.clone(), view.cluster.name.clone())
     };
     shared.app.api.forget_cluster(&id).await?;
@@ -202,16 +202,16 @@ pub(in crate::adapter::http) async fn forget_cluster(
 
 /// The address under which an instance is known, for what is written about it. Known is also what only the records name: after a
 /// restart they are there before the first probe ends.
-pub(in crate::adapter::http) fn known(scene: &Scene<'_>, key: &InstanceKey) -> Result<InstanceKey, ApiError> {
-    if let Ok((_, instance)) = scene.find_instance(key) {
+pub(in crate::adapter::http) fn known(api_view: &ApiView<'_>, key: &InstanceKey) -> Result<InstanceKey, ApiError> {
+    if let Ok((_, instance)) = api_view.find_instance(key) {
         return Ok(instance.key.clone());
     }
-    let recorded = scene
+    let recorded = api_view
         .state
         .clusters
         .values()
         .any(|cluster| cluster.instances.contains(key));
-    let seed = scene.state.seeds.iter().any(|seed| seed.instance == *key);
+    let seed = api_view.state.seeds.iter().any(|seed| seed.instance == *key);
     if recorded || seed {
         Ok(key.clone())
     } else {

@@ -7,11 +7,11 @@ use axum::extract::{Path, State};
 use serde::Serialize;
 
 use crate::domain::intent::{Intent, IntentId, IntentKind, Origin, PromotionRule, Wish};
-use crate::domain::time::Wall;
+use crate::domain::time::WallTime;
 
+use crate::adapter::http::api_view::ApiView;
 use crate::adapter::http::parameters;
 use crate::adapter::http::reply::{Enveloped, Failure, Reply, done};
-use crate::adapter::http::scene::Scene;
 use crate::adapter::http::server::Shared;
 use crate::adapter::http::shape::instance::InstanceShape;
 use crate::adapter::http::shape::{ENDLESS, Key, time_text};
@@ -24,21 +24,21 @@ const USUAL_DOWNTIME: Duration = Duration::from_mins(10);
 /// Longest text of an owner or a reason, bytes: it goes into every member's log.
 const MAX_TEXT: usize = 1024;
 
-fn later(now: Wall, duration: Duration) -> Wall {
+fn later(now: WallTime, duration: Duration) -> WallTime {
     now.plus_millis(i64::try_from(duration.as_millis()).unwrap_or(i64::MAX))
 }
 
 pub(in crate::adapter::http) async fn downtimed(State(shared): State<Shared>) -> Json<Vec<InstanceShape>> {
-    Json(Scene::now(&shared.app).shapes(|_, _, shape| shape.is_downtimed))
+    Json(ApiView::now(&shared.app).shapes(|_, _, shape| shape.is_downtimed))
 }
 
 pub(in crate::adapter::http) async fn downtimed_of(
     State(shared): State<Shared>,
     Path(hint): Path<String>,
 ) -> Reply<Vec<InstanceShape>> {
-    let scene = Scene::now(&shared.app);
-    let cluster = &scene.find_cluster(&hint)?.cluster.id;
-    Ok(Json(scene.shapes(|view, _, shape| {
+    let api_view = ApiView::now(&shared.app);
+    let cluster = &api_view.find_cluster(&hint)?.cluster.id;
+    Ok(Json(api_view.shapes(|view, _, shape| {
         view.cluster.id == *cluster && shape.is_downtimed
     })))
 }
@@ -73,8 +73,8 @@ async fn begin(
         )));
     }
     let (instance, now) = {
-        let scene = Scene::now(&shared.app);
-        (known(&scene, &key)?, scene.now)
+        let api_view = ApiView::now(&shared.app);
+        (known(&api_view, &key)?, api_view.now)
     };
     let wish = Wish::Downtime {
         owner,
@@ -101,12 +101,12 @@ pub(in crate::adapter::http) async fn end_downtime(
 ) -> Enveloped<Key> {
     let key = parameters::instance(&host, &port)?;
     let (instance, own, others) = {
-        let scene = Scene::now(&shared.app);
-        let instance = known(&scene, &key)?;
-        let active = scene.state.intents.values().filter(|intent| {
+        let api_view = ApiView::now(&shared.app);
+        let instance = known(&api_view, &key)?;
+        let active = api_view.state.intents.values().filter(|intent| {
             intent.instance == instance
                 && matches!(intent.wish, Wish::Downtime { .. })
-                && intent.wish.is_active(scene.now)
+                && intent.wish.is_active(api_view.now)
         });
         // What a recovery asked for ends with it: that is nobody's in particular.
         let (own, others): (Vec<&Intent>, Vec<&Intent>) =
@@ -139,8 +139,8 @@ pub(in crate::adapter::http) async fn register_candidate(
         ))
     })?;
     let (instance, now) = {
-        let scene = Scene::now(&shared.app);
-        (known(&scene, &key)?, scene.now)
+        let api_view = ApiView::now(&shared.app);
+        (known(&api_view, &key)?, api_view.now)
     };
     let wish = Wish::Candidate {
         rule,
@@ -170,12 +170,12 @@ pub(in crate::adapter::http) struct PromotionRuleShape {
 }
 
 pub(in crate::adapter::http) async fn promotion_rules(State(shared): State<Shared>) -> Json<Vec<PromotionRuleShape>> {
-    let scene = Scene::now(&shared.app);
-    let rules = scene
+    let api_view = ApiView::now(&shared.app);
+    let rules = api_view
         .state
         .intents
         .values()
-        .filter(|intent| intent.wish.is_active(scene.now))
+        .filter(|intent| intent.wish.is_active(api_view.now))
         .filter_map(|intent| match &intent.wish {
             Wish::Candidate { rule, until } => Some(PromotionRuleShape {
                 hostname: intent.instance.hostname.clone(),

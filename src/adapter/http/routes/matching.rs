@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use axum::extract::{Path, Query, State};
 
+use crate::adapter::http::api_view::ApiView;
 use crate::adapter::http::parameters;
 use crate::adapter::http::reply::{Enveloped, Failure, done};
-use crate::adapter::http::scene::Scene;
 use crate::adapter::http::server::Shared;
 use crate::adapter::http::shape::Key;
 use crate::adapter::http::shape::instance::InstanceShape;
@@ -63,17 +63,17 @@ pub(in crate::adapter::http) async fn replicas_up(
 
 fn find(shared: &Shared, host: &str, port: &str) -> Result<InstanceKey, Failure> {
     let key = parameters::instance(host, port)?;
-    Ok(known(&Scene::now(&shared.app), &key)?)
+    Ok(known(&ApiView::now(&shared.app), &key)?)
 }
 
 /// `Details` is the instance as it is now; the message has the place.
 async fn one(shared: &Shared, instance: &InstanceKey, target: Option<&InstanceKey>) -> Enveloped<InstanceShape> {
     let (target, told) = shared.app.api.match_below(instance, target).await?;
-    let scene = Scene::now(&shared.app);
-    let (view, found) = scene.find_instance(instance)?;
+    let api_view = ApiView::now(&shared.app);
+    let (view, found) = api_view.find_instance(instance)?;
     Ok(done(
         format!("Instance {instance} matched below {target}: {told}"),
-        InstanceShape::of(&scene, view, found),
+        InstanceShape::of(&api_view, view, found),
     ))
 }
 

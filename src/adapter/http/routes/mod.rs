@@ -1,4 +1,4 @@
-//! The handlers, a module for each resource. They read a [`Scene`](super::scene::Scene), call the application, and shape the answer.
+//! The handlers, a module for each resource. They read a [`ApiView`](super::api_view::ApiView), call the application, and shape the answer.
 
 pub(super) mod analysis;
 pub(super) mod audit;

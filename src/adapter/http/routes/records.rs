@@ -8,9 +8,9 @@ use axum::extract::{Path, Query, State};
 use crate::domain::state::record::Detection;
 use crate::domain::state::{Recovery, State as Replicated};
 
+use crate::adapter::http::api_view::ApiView;
 use crate::adapter::http::parameters::{self, paged};
 use crate::adapter::http::reply::{Failure, Reply};
-use crate::adapter::http::scene::Scene;
 use crate::adapter::http::server::Shared;
 use crate::adapter::http::shape::cluster::alias_or_name;
 use crate::adapter::http::shape::recovery::{BlockedShape, RecoveryShape, StepShape};
@@ -84,7 +84,7 @@ fn number(text: &str) -> Result<u64, Failure> {
 
 /// Whether a recovery is a cluster's: by the name that it had then, or because it is the same cluster still.
 fn of_cluster(shared: &Shared, name: &str) -> impl Fn(&Recovery) -> bool + use<> {
-    let id = Scene::now(&shared.app)
+    let id = ApiView::now(&shared.app)
         .find_cluster(name)
         .ok()
         .map(|view| view.cluster.id.clone());
@@ -93,7 +93,7 @@ fn of_cluster(shared: &Shared, name: &str) -> impl Fn(&Recovery) -> bool + use<>
 }
 
 fn of_alias(shared: &Shared, alias: &str) -> impl Fn(&Recovery) -> bool + use<> {
-    let id = Scene::now(&shared.app)
+    let id = ApiView::now(&shared.app)
         .find_alias(alias)
         .ok()
         .map(|view| view.cluster.id.clone());
@@ -171,15 +171,15 @@ pub(in crate::adapter::http) async fn active(
 
 /// Whether a recovery runs, or ended so short a time ago that it still blocks the next one.
 fn is_recent(shared: &Shared, recovery: &Recovery) -> bool {
-    let scene = Scene::now(&shared.app);
-    let block = scene
+    let api_view = ApiView::now(&shared.app);
+    let block = api_view
         .views
         .iter()
         .find(|view| view.cluster.id == recovery.plan.cluster)
         .map_or(0, |view| view.policy.block_millis);
     recovery
         .ended()
-        .is_none_or(|ended| scene.now.millis_since(ended) < block)
+        .is_none_or(|ended| api_view.now.millis_since(ended) < block)
 }
 
 pub(in crate::adapter::http) async fn recently_active(
@@ -197,7 +197,7 @@ pub(in crate::adapter::http) async fn recently_active_instance(
     let key = parameters::instance(&host, &port)?;
     Ok(shapes(
         &shared,
-        |recovery| recovery.plan.victim == key && is_recent(&shared, recovery),
+        |recovery| recovery.plan.old_primary == key && is_recent(&shared, recovery),
         0,
     ))
 }
@@ -219,7 +219,7 @@ pub(in crate::adapter::http) async fn blocked_of(
     State(shared): State<Shared>,
     Path(name): Path<String>,
 ) -> Json<Vec<BlockedShape>> {
-    let name = Scene::now(&shared.app)
+    let name = ApiView::now(&shared.app)
         .find_cluster(&name)
         .map_or(name.clone(), |view| view.cluster.name.clone());
     Json(

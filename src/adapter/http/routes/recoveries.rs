@@ -10,9 +10,9 @@ use serde::Serialize;
 use crate::app::api::RecoveryOutcome;
 use crate::domain::key::InstanceKey;
 
+use crate::adapter::http::api_view::ApiView;
 use crate::adapter::http::parameters;
 use crate::adapter::http::reply::{Enveloped, Failure, done};
-use crate::adapter::http::scene::Scene;
 use crate::adapter::http::server::Shared;
 use crate::adapter::http::shape::Key;
 
@@ -64,10 +64,10 @@ fn skips_hooks(words: &BTreeMap<String, String>) -> bool {
 
 async fn run(shared: &Shared, asked: InstanceKey, candidate: Option<InstanceKey>, skips_hooks: bool) -> Enveloped<Key> {
     let (instance, candidate) = {
-        let scene = Scene::now(&shared.app);
-        let instance = scene.find_instance(&asked)?.1.key.clone();
+        let api_view = ApiView::now(&shared.app);
+        let instance = api_view.find_instance(&asked)?.1.key.clone();
         let candidate = candidate
-            .map(|key| scene.find_instance(&key).map(|(_, found)| found.key.clone()))
+            .map(|key| api_view.find_instance(&key).map(|(_, found)| found.key.clone()))
             .transpose()?;
         (instance, candidate)
     };
@@ -118,8 +118,8 @@ pub(in crate::adapter::http) async fn ack_cluster(
 ) -> Enveloped<String> {
     let comment = comment(&words)?;
     let (id, name) = {
-        let scene = Scene::now(&shared.app);
-        let view = scene.find_cluster(&hint)?;
+        let api_view = ApiView::now(&shared.app);
+        let view = api_view.find_cluster(&hint)?;
         (view.cluster.id.clone(), view.cluster.name.clone())
     };
     let uids = records::open_uids(&shared.app.api.state(), |recovery| recovery.plan.cluster == id);
@@ -133,7 +133,7 @@ pub(in crate::adapter::http) async fn ack_alias(
     Query(words): Words,
 ) -> Enveloped<String> {
     let comment = comment(&words)?;
-    let id = Scene::now(&shared.app).find_alias(&alias)?.cluster.id.clone();
+    let id = ApiView::now(&shared.app).find_alias(&alias)?.cluster.id.clone();
     let uids = records::open_uids(&shared.app.api.state(), |recovery| recovery.plan.cluster == id);
     acknowledge(&shared, uids, &comment).await?;
     Ok(done("Acknowledged cluster recoveries", alias))
@@ -146,7 +146,7 @@ pub(in crate::adapter::http) async fn ack_instance(
 ) -> Enveloped<Key> {
     let key = parameters::instance(&host, &port)?;
     let comment = comment(&words)?;
-    let uids = records::open_uids(&shared.app.api.state(), |recovery| recovery.plan.victim == key);
+    let uids = records::open_uids(&shared.app.api.state(), |recovery| recovery.plan.old_primary == key);
     acknowledge(&shared, uids, &comment).await?;
     Ok(done("Acknowledged instance recoveries", Key::from(&key)))
 }

@@ -11,9 +11,9 @@ use crate::domain::key::InstanceKey;
 use crate::domain::recovery::plan::Order;
 use crate::domain::topology::ClusterId;
 
+use crate::adapter::http::api_view::ApiView;
 use crate::adapter::http::parameters;
 use crate::adapter::http::reply::{Enveloped, Failure, done};
-use crate::adapter::http::scene::Scene;
 use crate::adapter::http::server::Shared;
 use crate::adapter::http::shape::recovery::RecoveryShape;
 
@@ -111,13 +111,13 @@ forms!(FORCED_FAILOVER, failover, failover_of);
 designated_forms!(FORCED_TAKEOVER, forced_to, forced_of_to);
 
 fn by_hint(shared: &Shared, hint: &str) -> Result<ClusterId, Failure> {
-    Ok(Scene::now(&shared.app).find_cluster(hint)?.cluster.id.clone())
+    Ok(ApiView::now(&shared.app).find_cluster(hint)?.cluster.id.clone())
 }
 
 fn by_instance(shared: &Shared, host: &str, port: &str) -> Result<ClusterId, Failure> {
     let instance = parameters::instance(host, port)?;
-    let scene = Scene::now(&shared.app);
-    Ok(scene.find_instance(&instance)?.0.cluster.id.clone())
+    let api_view = ApiView::now(&shared.app);
+    Ok(api_view.find_instance(&instance)?.0.cluster.id.clone())
 }
 
 async fn change(
@@ -127,7 +127,7 @@ async fn change(
     target: Option<InstanceKey>,
 ) -> Enveloped<RecoveryShape> {
     let target = match target {
-        Some(asked) => Some(Scene::now(&shared.app).find_instance(&asked)?.1.key.clone()),
+        Some(asked) => Some(ApiView::now(&shared.app).find_instance(&asked)?.1.key.clone()),
         None => None,
     };
     let order = Order {

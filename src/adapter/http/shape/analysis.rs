@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::app::api::{ClusterView, JudgedFinding};
+use crate::app::api::{ApiCluster, ApiFinding};
 use crate::app::ports::AnalysisChange;
 use crate::app::ports::Peer;
 use crate::domain::finding::{Code, Finding, Opinion};
@@ -14,7 +14,7 @@ use crate::domain::recovery::plan::Order;
 use super::cluster::ClusterInfo;
 use super::recovery::OpinionShape;
 use super::{Coordinates, ENDLESS, Key, key_or_empty, time_text};
-use crate::adapter::http::scene::Scene;
+use crate::adapter::http::api_view::ApiView;
 
 /// A finding. `HeldBack` is ours: why no recovery runs, empty when one would; `Opinions` is: what the members said.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -99,10 +99,10 @@ struct OpinionNow {
 }
 
 impl OpinionNow {
-    fn of(opinion: &Opinion, scene: &Scene<'_>) -> Self {
+    fn of(opinion: &Opinion, api_view: &ApiView<'_>) -> Self {
         Self {
             opinion: opinion.into(),
-            age_milliseconds: scene.now.millis_since(opinion.at),
+            age_milliseconds: api_view.now.millis_since(opinion.at),
         }
     }
 }
@@ -110,9 +110,9 @@ impl OpinionNow {
 impl AnalysisShape {
     /// A finding of now.
     pub(in crate::adapter::http) fn of(
-        scene: &Scene<'_>,
-        view: &ClusterView,
-        judged: &JudgedFinding,
+        api_view: &ApiView<'_>,
+        view: &ApiCluster,
+        judged: &ApiFinding,
         me: &Peer,
     ) -> Self {
         let finding = &judged.finding;
@@ -123,17 +123,17 @@ impl AnalysisShape {
         shape.opinions = judged
             .opinions
             .iter()
-            .map(|opinion| OpinionNow::of(opinion, scene))
+            .map(|opinion| OpinionNow::of(opinion, api_view))
             .collect();
-        if let Some(Wish::Downtime { until, .. }) = scene.downtime_of(&view.topology, &finding.instance) {
+        if let Some(Wish::Downtime { until, .. }) = api_view.downtime_of(&view.topology, &finding.instance) {
             shape.downtime_end_timestamp = until.map_or_else(|| ENDLESS.to_owned(), time_text);
             shape.downtime_remaining_seconds =
-                until.map_or(u64::from(u32::MAX), |until| until.millis_since(scene.now) / 1000);
+                until.map_or(u64::from(u32::MAX), |until| until.millis_since(api_view.now) / 1000);
         }
         if let Some(instance) = view.topology.get(&finding.instance) {
             shape.tell_instance(view, instance);
         }
-        shape.tell_replicas(scene, view, finding);
+        shape.tell_replicas(api_view, view, finding);
         shape
     }
 
@@ -193,7 +193,7 @@ impl AnalysisShape {
         self
     }
 
-    fn tell_instance(&mut self, view: &ClusterView, instance: &Instance) {
+    fn tell_instance(&mut self, view: &ApiCluster, instance: &Instance) {
         self.analyzed_instance_master_key = key_or_empty(view.topology.source_of(instance));
         let Some(facts) = &instance.facts else { return };
         self.analyzed_instance_data_center.clone_from(&facts.data_center);
@@ -209,7 +209,7 @@ impl AnalysisShape {
         self.is_read_only = facts.read_only;
     }
 
-    fn tell_replicas(&mut self, scene: &Scene<'_>, view: &ClusterView, finding: &Finding) {
+    fn tell_replicas(&mut self, api_view: &ApiView<'_>, view: &ApiCluster, finding: &Finding) {
         let replicas: Vec<&Instance> = view.topology.replicas_of(&finding.instance).collect();
         let all_valid = |wanted: &dyn Fn(&InstanceFacts) -> bool| {
             let mut valid = replicas.iter().filter_map(|replica| replica.valid_facts()).peekable();
@@ -229,7 +229,7 @@ impl AnalysisShape {
         self.binlog_server_immediate_topology = all_valid(&InstanceFacts::is_binlog_server);
         self.max_replica_gtid_errant = replicas
             .iter()
-            .filter_map(|replica| scene.errant(&view.topology.cluster, &replica.key))
+            .filter_map(|replica| api_view.errant(&view.topology.cluster, &replica.key))
             .map(ToString::to_string)
             .max()
             .unwrap_or_default();

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::app::api::ClusterView;
+use crate::app::api::ApiCluster;
 
 /// One cluster in a line.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -19,7 +19,7 @@ pub(in crate::adapter::http) struct ClusterInfo {
 
 impl ClusterInfo {
     /// The cluster as it is now. The lag is the largest one of the replicas that answer.
-    pub(in crate::adapter::http) fn of(view: &ClusterView) -> Self {
+    pub(in crate::adapter::http) fn of(view: &ApiCluster) -> Self {
         let lag = |instance: &crate::domain::instance::Instance| {
             instance
                 .is_valid()

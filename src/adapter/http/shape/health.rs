@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use crate::app::ports::{Consensus, Health, Leadership, Peer};
-use crate::domain::time::Wall;
+use crate::domain::time::WallTime;
 
 use super::{NEVER, time_text};
 
@@ -45,9 +45,9 @@ pub(in crate::adapter::http) struct HealthStatus {
 /// When and with what this process runs.
 pub(in crate::adapter::http) struct Process<'a> {
     /// When the API began to serve.
-    pub(in crate::adapter::http) started: Wall,
+    pub(in crate::adapter::http) started: WallTime,
     /// Now.
-    pub(in crate::adapter::http) now: Wall,
+    pub(in crate::adapter::http) now: WallTime,
     /// The backend in words.
     pub(in crate::adapter::http) backend: &'a str,
 }

@@ -2,14 +2,14 @@
 
 use serde::Serialize;
 
-use crate::app::api::ClusterView;
+use crate::app::api::ApiCluster;
 use crate::domain::group_replication::{GroupMember, GroupRole, GroupState};
 use crate::domain::instance::{Identity, Instance, InstanceFacts, Positioning, ThreadState};
 use crate::domain::intent::{PromotionRule, Wish};
 use crate::domain::topology::Topology;
 
 use super::{Coordinates, ENDLESS, Key, NullBool, NullInt, key_or_empty, signed, time_text};
-use crate::adapter::http::scene::Scene;
+use crate::adapter::http::api_view::ApiView;
 
 /// A server as orchestrator's clients read it. Field order, names (two of them misspelt) and doubles are the contract.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -159,7 +159,7 @@ struct Empty {}
 impl InstanceShape {
     /// An instance of a cluster at the moment of the scene. What was never seen is empty, zero or false, as orchestrator has it;
     /// `IsLastCheckValid` and `LastSeenTimestamp` say so.
-    pub(in crate::adapter::http) fn of(scene: &Scene<'_>, view: &ClusterView, instance: &Instance) -> Self {
+    pub(in crate::adapter::http) fn of(api_view: &ApiView<'_>, view: &ApiCluster, instance: &Instance) -> Self {
         let mut shape = Self {
             key: (&instance.key).into(),
             cluster_name: view.cluster.name.clone(),
@@ -177,13 +177,13 @@ impl InstanceShape {
         if let Some(facts) = &instance.facts {
             shape.tell_facts(facts);
             shape.tell_replication(view, instance, facts);
-            shape.gtid_errant = scene
+            shape.gtid_errant = api_view
                 .errant(&view.topology.cluster, &instance.key)
                 .map(ToString::to_string)
                 .unwrap_or_default();
         }
-        shape.tell_freshness(scene, instance);
-        shape.tell_intents(scene, view, instance);
+        shape.tell_freshness(api_view, instance);
+        shape.tell_intents(api_view, view, instance);
         shape.problems = shape.find_problems(view.policy.reasonable_lag_seconds);
         shape
     }
@@ -255,7 +255,7 @@ impl InstanceShape {
         self.semi_sync_replica_status = semi_sync.replica_active;
     }
 
-    fn tell_replication(&mut self, view: &ClusterView, instance: &Instance, facts: &InstanceFacts) {
+    fn tell_replication(&mut self, view: &ApiCluster, instance: &Instance, facts: &InstanceFacts) {
         self.ancestry_uuid = ancestry(&view.topology, instance);
         let Some(channel) = facts.managed_channel() else { return };
         self.master_key = key_or_empty(Some(view.topology.resolve(&channel.source)));
@@ -286,21 +286,21 @@ impl InstanceShape {
         };
     }
 
-    fn tell_freshness(&mut self, scene: &Scene<'_>, instance: &Instance) {
-        let poll = u64::try_from(scene.options.poll.as_millis()).unwrap_or(u64::MAX);
+    fn tell_freshness(&mut self, api_view: &ApiView<'_>, instance: &Instance) {
+        let poll = u64::try_from(api_view.options.poll.as_millis()).unwrap_or(u64::MAX);
         if let Some(seen) = instance.last_seen {
-            let age = scene.now.millis_since(seen);
+            let age = api_view.now.millis_since(seen);
             self.last_seen_timestamp = time_text(seen);
             self.seconds_since_last_seen = Some(age / 1000).into();
             // A probe begins when the last one is a poll interval old and then takes its time: one more interval is not yet late.
             self.is_up_to_date = age <= poll.saturating_mul(2);
         }
         if let Some(checked) = instance.last_checked {
-            self.is_recently_checked = scene.now.millis_since(checked) <= poll.saturating_mul(5);
+            self.is_recently_checked = api_view.now.millis_since(checked) <= poll.saturating_mul(5);
         }
     }
 
-    fn tell_intents(&mut self, scene: &Scene<'_>, view: &ClusterView, instance: &Instance) {
+    fn tell_intents(&mut self, api_view: &ApiView<'_>, view: &ApiCluster, instance: &Instance) {
         if let Some(rule) = view.policy.promotion_rules.get(&instance.key) {
             self.promotion_rule = rule.as_str();
             self.is_candidate = matches!(rule, PromotionRule::Must | PromotionRule::Prefer);
@@ -310,14 +310,14 @@ impl InstanceShape {
             reason,
             since,
             until,
-        }) = scene.downtime_of(&view.topology, &instance.key)
+        }) = api_view.downtime_of(&view.topology, &instance.key)
         {
             self.is_downtimed = true;
             self.downtime_owner.clone_from(owner);
             self.downtime_reason.clone_from(reason);
             self.downtime_end_timestamp = until.map_or_else(|| ENDLESS.to_owned(), time_text);
             // Go's time.Duration: nanoseconds.
-            self.elapsed_downtime = signed(scene.now.millis_since(*since).saturating_mul(1_000_000));
+            self.elapsed_downtime = signed(api_view.now.millis_since(*since).saturating_mul(1_000_000));
         }
     }
 

@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use crate::domain::instance::BinlogCoordinates;
 use crate::domain::key::InstanceKey;
-use crate::domain::time::Wall;
+use crate::domain::time::WallTime;
 
 /// What Go writes for a time that was never set.
 pub(super) const NEVER: &str = "0001-01-01T00:00:00Z";
@@ -97,7 +97,7 @@ pub(super) struct NullBool {
 }
 
 /// RFC 3339 in UTC with whole seconds, as every time of the API.
-pub(super) fn time_text(at: Wall) -> String {
+pub(super) fn time_text(at: WallTime) -> String {
     jiff::Timestamp::from_millisecond(at.0).map_or_else(
         |_| ENDLESS.to_owned(),
         |time| time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
@@ -115,8 +115,8 @@ mod tests {
 
     #[test]
     fn times_are_rfc_3339_in_utc() {
-        assert_eq!(time_text(Wall(1_795_249_223_999)), "2026-11-21T08:20:23Z");
-        assert_eq!(time_text(Wall(i64::MAX)), ENDLESS);
+        assert_eq!(time_text(WallTime(1_795_249_223_999)), "2026-11-21T08:20:23Z");
+        assert_eq!(time_text(WallTime(i64::MAX)), ENDLESS);
     }
 
     #[test]

@@ -135,7 +135,11 @@ impl RecoveryShape {
             r#type: kind,
             recovery_type,
             lost_transactions: recovery.lost.as_ref().map(ToString::to_string).unwrap_or_default(),
-            fencing: recovery.receipt.as_ref().map(ToString::to_string).unwrap_or_default(),
+            fencing: recovery
+                .fencing_proof
+                .as_ref()
+                .map(ToString::to_string)
+                .unwrap_or_default(),
             epoch: recovery.epoch,
             opinions: recovery.opinions.iter().map(OpinionShape::from).collect(),
         }
@@ -183,7 +187,7 @@ fn continued<'a>(state: &'a State, recovery: &Recovery) -> Option<&'a Recovery> 
     let is_it = |earlier: &&Recovery| {
         earlier.id < recovery.id
             && earlier.plan.cluster == recovery.plan.cluster
-            && earlier.successor() == Some(&recovery.plan.victim)
+            && earlier.successor() == Some(&recovery.plan.old_primary)
     };
     (recovery.finding.code == Code::SuccessorLost)
         .then(|| state.recoveries.values().filter(is_it).max_by_key(|earlier| earlier.id))

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tracing::info;
 
-use crate::app::cluster::view::ClusterPicture;
+use crate::app::cluster::view::ClusterView;
 use crate::app::recovery::refresh;
 use crate::domain::analysis::evidence::evidence;
 use crate::domain::finding::{Code, Finding};
@@ -15,9 +15,9 @@ use crate::domain::recovery::plan::{Order, Plan, PlanReport};
 use crate::domain::recovery::planner;
 use crate::domain::topology::ClusterId;
 
-use super::{Busy, Recoverer};
+use super::{Busy, RecoveryCoordinator};
 
-impl Recoverer {
+impl RecoveryCoordinator {
     /// Replaces the primary of a cluster as ordered: by a takeover, or with [`Order::forced`] as if it were dead. Returns the id of the
     /// recovery when this member has done what it could; it may be that another one has to finish it.
     ///
@@ -42,27 +42,27 @@ impl Recoverer {
     }
 
     async fn obey(self: Arc<Self>, busy: Busy, target: Option<InstanceKey>, order: Order) -> Result<String, HeldBack> {
-        let picture = self.look_closely(&busy.cluster).await?;
-        let (finding, plan, report) = self.plan_order(&picture, target.as_ref(), order)?;
-        let result = self.act(&picture, finding, Vec::new(), plan, report).await;
+        let view = self.look_closely(&busy.cluster).await?;
+        let (finding, plan, report) = self.plan_order(&view, target.as_ref(), order)?;
+        let result = self.act(&view, finding, Vec::new(), plan, report).await;
         drop(busy);
-        self.shop.observatory.touch();
+        self.context.instance_cache.touch();
         result
     }
 
-    /// The plan for an order on a picture, with the finding that stands for it in the records.
+    /// The plan for an order on a view, with the finding that stands for it in the records.
     ///
     /// # Errors
     /// What speaks against it.
     pub(super) fn plan_order(
         &self,
-        picture: &ClusterPicture,
+        view: &ClusterView,
         target: Option<&InstanceKey>,
         order: Order,
     ) -> Result<(Finding, Plan, PlanReport), HeldBack> {
-        let (topology, policy) = (&picture.topology, &order.terms(picture.policy.clone()));
+        let (topology, policy) = (&view.topology, &order.terms(view.policy.clone()));
         let (plan, report) = if order.forced {
-            planner::plan_forced(topology, policy, target, order, self.shop.clock.wall())
+            planner::plan_forced(topology, policy, target, order, self.context.clock.wall())
         } else {
             planner::plan_takeover(topology, policy, target, order)
         };
@@ -74,14 +74,14 @@ impl Recoverer {
         let command = plan.order.as_ref().map_or("", |order| order.command.as_str());
         info!(
             "{command}: {} takes over from {} in cluster {}",
-            plan.successor, plan.victim, picture.cluster.name
+            plan.successor, plan.old_primary, view.cluster.name
         );
         let finding = Finding {
             code: Code::DeadMaster,
-            instance: plan.victim.clone(),
+            instance: plan.old_primary.clone(),
             cluster: plan.cluster.clone(),
             description: format!("{command}: asked for"),
-            evidence: evidence(topology, policy, &plan.victim),
+            evidence: evidence(topology, policy, &plan.old_primary),
             structure: Vec::new(),
             downtimed: false,
             replicas_downtimed: false,
@@ -89,11 +89,11 @@ impl Recoverer {
         Ok((finding, plan, report))
     }
 
-    /// A picture of a cluster from probes that begin now.
-    pub(super) async fn look_closely(&self, cluster: &ClusterId) -> Result<ClusterPicture, HeldBack> {
+    /// A view of a cluster from probes that begin now.
+    pub(super) async fn look_closely(&self, cluster: &ClusterId) -> Result<ClusterView, HeldBack> {
         let gone = || HeldBack::Refused(String::from("the cluster is gone"));
-        let known = self.pictures.cluster(cluster).ok_or_else(gone)?.topology;
-        refresh::refresh(&self.shop, &known.instances.into_keys().collect()).await;
-        self.pictures.cluster(cluster).ok_or_else(gone)
+        let known = self.views.cluster(cluster).ok_or_else(gone)?.topology;
+        refresh::refresh(&self.context, &known.instances.into_keys().collect()).await;
+        self.views.cluster(cluster).ok_or_else(gone)
     }
 }

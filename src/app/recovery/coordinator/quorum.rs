@@ -3,18 +3,18 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::app::cluster::view::ClusterPicture;
+use crate::app::cluster::view::ClusterView;
 use crate::app::ports::Question;
-use crate::domain::analysis::{self, Consent, Suspicion};
+use crate::domain::analysis::{self, Agreement, Suspicion};
 use crate::domain::finding::{Code, Finding, Opinion, Verdict};
 use crate::domain::gtid::GtidSet;
 use crate::domain::policy::HeldBack;
 use crate::domain::recovery::plan::{Plan, PlanReport};
-use crate::domain::recovery::planner::{self, Asked};
+use crate::domain::recovery::planner::{self, PlanRequest};
 use crate::domain::state::MemberId;
-use crate::domain::time::Wall;
+use crate::domain::time::WallTime;
 
-use super::Recoverer;
+use super::RecoveryCoordinator;
 
 /// After members did not agree, or a plan was refused, the same finding is taken up again after this.
 const TRY_AGAIN_MILLIS: u64 = 100;
@@ -36,10 +36,10 @@ pub(super) fn has_recovery(finding: &Finding) -> bool {
 }
 
 /// Whether a finding is one for what the members agreed to.
-pub(super) fn calls_for(finding: &Finding, consent: Consent) -> bool {
+pub(super) fn calls_for(finding: &Finding, consent: Agreement) -> bool {
     match consent {
-        Consent::Failover => finding.code.is_actionable(),
-        Consent::Test => needs_test(finding),
+        Agreement::Failover => finding.code.is_actionable(),
+        Agreement::Test => needs_test(finding),
     }
 }
 
@@ -48,17 +48,17 @@ fn needs_test(finding: &Finding) -> bool {
     finding.code == Code::StalledPrimary || analysis::is_silent(finding)
 }
 
-/// The plan for a finding on a picture.
+/// The plan for a finding on a view.
 pub(super) fn plan_of(
     finding: &Finding,
-    picture: &ClusterPicture,
-    asked: Asked<'_>,
-    now: Wall,
+    view: &ClusterView,
+    asked: PlanRequest<'_>,
+    now: WallTime,
 ) -> (Option<Plan>, PlanReport) {
     if needs_test(finding) && asked.designated.is_none() {
-        planner::plan_silent(finding, &picture.topology, &picture.policy, asked.remembered, now)
+        planner::plan_silent(finding, &view.topology, &view.policy, asked.remembered, now)
     } else {
-        planner::plan_as_asked(finding, &picture.topology, &picture.policy, asked, now)
+        planner::plan_as_asked(finding, &view.topology, &view.policy, asked, now)
     }
 }
 
@@ -70,20 +70,20 @@ pub(super) fn remembered(opinions: &[Opinion]) -> Option<GtidSet> {
         .reduce(|all, more| all.union(&more))
 }
 
-impl Recoverer {
+impl RecoveryCoordinator {
     /// Asks the members, this one included, and keeps what they said.
-    pub(super) async fn agree(&self, finding: &Finding) -> Result<(Vec<Opinion>, Consent), HeldBack> {
-        let deadline = self.shop.settings.opinion_deadline;
+    pub(super) async fn agree(&self, finding: &Finding) -> Result<(Vec<Opinion>, Agreement), HeldBack> {
+        let deadline = self.context.settings.opinion_deadline;
         let question = Question {
             cluster: finding.cluster.clone(),
             suspect: finding.instance.clone(),
             replicas: finding.evidence.replicas.iter().cloned().collect(),
             millis: u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX),
         };
-        let me = self.shop.consensus.me();
+        let me = self.context.consensus.me();
         let (mine, mut opinions) = futures::join!(
-            self.eyes.opinion(question.clone()),
-            self.shop
+            self.opinion_responder.opinion(question.clone()),
+            self.context
                 .consensus
                 .ask_opinions(&question, deadline + Duration::from_millis(100))
         );
@@ -98,14 +98,14 @@ impl Recoverer {
             ..opinion.clone()
         });
         let told: Vec<Opinion> = told.collect();
-        self.desk().opinions.insert(finding.instance.clone(), told);
+        self.in_flight().opinions.insert(finding.instance.clone(), told);
         let voters = self.voters(&opinions);
         let suspicion = if finding.code == Code::StalledPrimary {
             Suspicion::Stalled
         } else {
             Suspicion::Gone
         };
-        match analysis::agreement(&opinions, &voters, self.shop.settings.quorum, suspicion) {
+        match analysis::agreement(&opinions, &voters, self.context.settings.quorum, suspicion) {
             Ok(consent) => Ok((opinions, consent)),
             Err(why) => Err(HeldBack::NoAgreement(why)),
         }
@@ -113,9 +113,9 @@ impl Recoverer {
 
     /// The voters, and where each of them is: as it said just now, or as it is on record when it did not answer.
     fn voters(&self, opinions: &[Opinion]) -> BTreeMap<MemberId, String> {
-        let peers = self.shop.consensus.peers();
+        let peers = self.context.consensus.peers();
         let voters = peers.iter().filter(|peer| peer.voter).map(|peer| peer.id);
-        let state = self.pictures.state();
+        let state = self.views.state();
         let place = |id: MemberId| {
             let answered = |opinion: &&Opinion| opinion.member == id && !matches!(opinion.verdict, Verdict::Missing(_));
             let told = opinions.iter().find(answered).map(|opinion| &opinion.data_center);
@@ -123,7 +123,7 @@ impl Recoverer {
             told.or_else(recorded).cloned().unwrap_or_default()
         };
         voters
-            .chain([self.shop.consensus.me().id])
+            .chain([self.context.consensus.me().id])
             .map(|id| (id, place(id)))
             .collect()
     }

@@ -8,9 +8,9 @@ use crate::domain::recovery::progress;
 use crate::domain::state::Recovery;
 use crate::domain::topology::Topology;
 
-use super::{Drive, tell};
+use super::{RecoveryRunner, tell};
 
-impl Drive<'_> {
+impl RecoveryRunner<'_> {
     /// Puts the delays of those back that follow the new primary from now on. One that cannot be put back is told, follows all the same,
     /// and is seen to delay no more by the next look.
     pub(super) async fn delay_again(
@@ -24,7 +24,7 @@ impl Drive<'_> {
         if lifted.is_empty() {
             return;
         }
-        match self.hands.delay(&lifted).await {
+        match self.step_executor.delay(&lifted).await {
             Ok(delayed) => self.say(tell(&delayed)),
             Err(unconfirmed) => {
                 for key in lifted.into_keys() {

@@ -8,9 +8,9 @@ use crate::domain::recovery::plan::{RecoveryKind, Step};
 use crate::domain::state::Recovery;
 use crate::domain::topology::Topology;
 
-use super::Drive;
+use super::RecoveryRunner;
 
-impl Drive<'_> {
+impl RecoveryRunner<'_> {
     /// How commits on the new primary wait, and who acknowledges them; `None` where no policy says so, or nobody changes place.
     ///
     /// Where replicas are moved one by one each of them is set when it is moved, so all that can acknowledge count. In a takeover, and
@@ -25,14 +25,14 @@ impl Drive<'_> {
         if !kind.replaces_primary() && kind != RecoveryKind::Rejoin {
             return None;
         }
-        let policy = self.pictures.cluster(&self.token.cluster)?.policy;
-        let victim = &recovery.plan.victim;
+        let policy = self.views.cluster(&self.token.cluster)?.policy;
+        let old_primary = &recovery.plan.old_primary;
         let pointed = recovery.plan.steps.iter().filter_map(Step::points);
         let mut followers: BTreeSet<InstanceKey> = pointed.flat_map(|(_, replicas)| replicas).cloned().collect();
         if kind == RecoveryKind::Rejoin {
             followers.extend(fresh.replicas_of(successor).map(|replica| replica.key.clone()));
         } else {
-            followers.remove(victim);
+            followers.remove(old_primary);
         }
         let only_set = matches!(kind, RecoveryKind::Takeover | RecoveryKind::DeadPrimaryByPosition);
         durability::wanted_of_successor(fresh, successor, &followers, &policy, only_set)

@@ -7,12 +7,12 @@ use crate::domain::recovery::plan::RecoveryKind;
 use crate::domain::recovery::progress::{self, Undo};
 use crate::domain::state::Recovery;
 
-use super::{Drive, Stopped, TRY_AGAIN_PAUSE, or_all, tell, to_all, unconfirmed};
+use super::{RecoveryRunner, Stopped, TRY_AGAIN_PAUSE, or_all, tell, to_all, unconfirmed};
 
 /// How often something is put back before it is given up and recorded as not undone.
 const UNDO_TRIES: u32 = 3;
 
-impl Drive<'_> {
+impl RecoveryRunner<'_> {
     /// Puts things back, each a few times. Returns what could not be, and whether the opening of the old primary is among it: that one
     /// is then made writable when it is back and nothing speaks against it.
     pub(super) async fn put_back(&mut self, undo: Vec<Undo>) -> Result<(Vec<String>, bool), Stopped> {
@@ -28,9 +28,11 @@ impl Drive<'_> {
             failed.clear();
             for item in std::mem::take(&mut waiting) {
                 let effects = match &item {
-                    Undo::Reopen { victim } => BTreeMap::from([(victim.clone(), self.hands.unfence(victim).await)]),
+                    Undo::Reopen { old_primary } => {
+                        BTreeMap::from([(old_primary.clone(), self.step_executor.unfence(old_primary).await)])
+                    }
                     Undo::StartReceiving { replicas } if is_move => self
-                        .hands
+                        .step_executor
                         .go_on(replicas)
                         .await
                         .unwrap_or_else(|effect| to_all(replicas, &effect)),
@@ -38,14 +40,17 @@ impl Drive<'_> {
                         replica,
                         source,
                         starts,
-                    } => BTreeMap::from([(replica.clone(), self.hands.point_back(replica, source, *starts).await)]),
+                    } => BTreeMap::from([(
+                        replica.clone(),
+                        self.step_executor.point_back(replica, source, *starts).await,
+                    )]),
                     Undo::Delay { replica, seconds } => {
                         let only = BTreeMap::from([(replica.clone(), *seconds)]);
-                        let effects = self.hands.delay(&only).await;
+                        let effects = self.step_executor.delay(&only).await;
                         effects.unwrap_or_else(|effect| BTreeMap::from([(replica.clone(), effect)]))
                     }
                     Undo::StartReceiving { replicas } => self
-                        .hands
+                        .step_executor
                         .thaw(replicas)
                         .await
                         .unwrap_or_else(|effect| to_all(replicas, &effect)),
@@ -75,19 +80,19 @@ impl Drive<'_> {
         Ok((failed, owes_opening))
     }
 
-    /// Lets those go on that a recovery which gave way to this one left stopped; whoever follows the victim or the successor is this
+    /// Lets those go on that a recovery which gave way to this one left stopped; whoever follows the old primary or the successor is this
     /// one's own affair. Returns what was not done.
     pub(super) async fn pay(&mut self, recovery: &Recovery) -> Result<Vec<String>, Stopped> {
-        let picture = self.pictures.cluster(&self.token.cluster);
-        let Some(picture) = picture.filter(|_| !recovery.owed.is_empty()) else {
+        let view = self.views.cluster(&self.token.cluster);
+        let Some(view) = view.filter(|_| !recovery.owed.is_empty()) else {
             return Ok(Vec::new());
         };
-        let fresh = self.hands.look(&picture.topology).await;
+        let fresh = self.step_executor.look(&view.topology).await;
         let due = progress::still_stopped(&recovery.plan, &recovery.owed, &fresh);
         if due.is_empty() {
             return Ok(Vec::new());
         }
-        let effects = or_all(self.hands.go_on(&due).await, &due);
+        let effects = or_all(self.step_executor.go_on(&due).await, &due);
         if let Some(why) = unconfirmed(&effects) {
             return Err(Stopped::Unconfirmed(why));
         }

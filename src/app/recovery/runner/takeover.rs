@@ -13,7 +13,7 @@ use crate::domain::topology::Topology;
 use crate::app::recovery::failpoint;
 use crate::app::recovery::steps::{Demoted, Effect};
 
-use super::{Drive, is_semi_sync, to_all};
+use super::{RecoveryRunner, is_semi_sync, to_all};
 
 /// How long the replicas of a primary that a person declares dead, and that answers, may take to get what it has. Beyond it the loss
 /// policy decides.
@@ -22,53 +22,56 @@ const LAST_WORDS: Duration = Duration::from_secs(2);
 /// How long the opening of a new primary waits for the Service to lead to the old one no longer (design §8).
 const WITHDRAWAL: Duration = Duration::from_secs(2);
 
-impl Drive<'_> {
+impl RecoveryRunner<'_> {
     pub(super) fn takeover_terms(&self, recovery: &Recovery) -> TakeoverTerms {
-        self.pictures
+        self.views
             .cluster(&self.token.cluster)
-            .map(|picture| recovery.plan.terms(picture.policy).takeover)
+            .map(|view| recovery.plan.terms(view.policy).takeover)
             .unwrap_or_default()
     }
 
     /// What comes next in a takeover whose document has taken it back. Once the cancellation is committed no Open entry can be.
     pub(super) fn taken_back(&self, recovery: &Recovery) -> Option<Next> {
-        request::is_cancelled(&self.pictures.state(), &recovery.plan)
+        request::is_cancelled(&self.views.state(), &recovery.plan)
             .then(|| progress::on_taken_back(&recovery.plan, &recovery.phase))?
     }
 
     /// A primary that answers and is fenced has nothing more to say: before the replicas stop listening they may hear it out.
-    pub(super) async fn freeze_after_last_words(
+    pub(super) async fn stop_receivers_after_last_words(
         &mut self,
         recovery: &Recovery,
         fresh: &Topology,
         replicas: &BTreeSet<InstanceKey>,
     ) -> BTreeMap<InstanceKey, Effect> {
         let fenced = fresh
-            .get(&recovery.plan.victim)
+            .get(&recovery.plan.old_primary)
             .and_then(|instance| instance.valid_facts())
             .filter(|facts| !facts.is_writable());
         if let Some(facts) = fenced {
             let set = facts.executed.clone();
-            match self.hands.await_received(replicas, &set, LAST_WORDS).await {
+            match self.step_executor.await_received(replicas, &set, LAST_WORDS).await {
                 Ok(received) => self.say(format!(
                     "{} of {} replicas have received all that {} has",
                     received.len(),
                     replicas.len(),
-                    recovery.plan.victim
+                    recovery.plan.old_primary
                 )),
                 Err(effect) => return to_all(replicas, &effect),
             }
         }
-        self.hands
-            .freeze(replicas)
+        self.step_executor
+            .stop_receivers(replicas)
             .await
             .unwrap_or_else(|effect| to_all(replicas, &effect))
     }
 
     /// Makes the present primary read-only, on the terms of its cluster.
-    pub(super) async fn demote(&mut self, recovery: &Recovery, victim: &InstanceKey) -> Effect {
+    pub(super) async fn demote(&mut self, recovery: &Recovery, old_primary: &InstanceKey) -> Effect {
         let terms = self.takeover_terms(recovery);
-        let effect = self.hands.demote(victim, &recovery.plan.successor, terms).await;
+        let effect = self
+            .step_executor
+            .demote(old_primary, &recovery.plan.successor, terms)
+            .await;
         failpoint::reached("after-demote");
         effect
     }
@@ -81,13 +84,13 @@ impl Drive<'_> {
         successor: &InstanceKey,
     ) -> Effect {
         let set = fresh
-            .get(&recovery.plan.victim)
+            .get(&recovery.plan.old_primary)
             .and_then(|instance| instance.facts.as_ref())
             .map_or_else(|| recovery.plan.position.clone(), |facts| facts.executed.clone());
         let deadline = Duration::from_secs(self.takeover_terms(recovery).lag_seconds);
-        let pictures = self.pictures;
-        let taken_back = || request::is_cancelled(&pictures.state(), &recovery.plan);
-        let effect = self.hands.catch_up(successor, &set, deadline, taken_back).await;
+        let views = self.views;
+        let taken_back = || request::is_cancelled(&views.state(), &recovery.plan);
+        let effect = self.step_executor.catch_up(successor, &set, deadline, taken_back).await;
         failpoint::reached("after-catch-up");
         effect
     }
@@ -98,16 +101,21 @@ impl Drive<'_> {
         if recovery.plan.kind == RecoveryKind::Takeover && is_first {
             self.await_withdrawal().await;
         }
-        let semi_sync = is_semi_sync(fresh, &recovery.plan.victim, successor);
+        let semi_sync = is_semi_sync(fresh, &recovery.plan.old_primary, successor);
         let terms = self.durable(recovery, fresh, successor).map(|(terms, _)| terms);
-        let effect = self.hands.open(successor, semi_sync, terms).await;
+        let effect = self.step_executor.open(successor, semi_sync, terms).await;
         failpoint::reached("after-open-statement");
         effect
     }
 
     /// Waits until the Service of the primary leads to the old one no longer. The old one is read-only, so it is not worth a long outage.
     async fn await_withdrawal(&mut self) {
-        if !self.shop.led.to_nobody(&self.token.cluster, WITHDRAWAL).await {
+        if !self
+            .context
+            .service_gate
+            .to_nobody(&self.token.cluster, WITHDRAWAL)
+            .await
+        {
             self.say(format!(
                 "the Service of the primary was not emptied within {} s: it may lead to the old one for a while",
                 WITHDRAWAL.as_secs()
@@ -125,12 +133,12 @@ impl Drive<'_> {
     ) -> BTreeMap<InstanceKey, Effect> {
         let order = recovery.plan.order.as_ref();
         let demoted = Demoted {
-            instance: &recovery.plan.victim,
+            instance: &recovery.plan.old_primary,
             start: order.is_some_and(|order| order.starts_old_primary),
-            semi_sync: is_semi_sync(fresh, &recovery.plan.victim, successor),
+            semi_sync: is_semi_sync(fresh, &recovery.plan.old_primary, successor),
             position: &recovery.plan.position,
         };
-        self.hands
+        self.step_executor
             .repoint_with(successor, replicas, demoted)
             .await
             .unwrap_or_else(|effect| to_all(replicas, &effect))

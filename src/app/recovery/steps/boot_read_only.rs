@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::domain::key::InstanceKey;
 
-use super::{Effect, Hands};
+use super::{Effect, StepExecutor};
 
-impl Hands {
+impl StepExecutor {
     /// Lets the next start of these servers be read-only, side by side; the running ones stay as they are.
     ///
     /// # Errors
@@ -15,7 +15,7 @@ impl Hands {
         &mut self,
         servers: &BTreeSet<InstanceKey>,
     ) -> Result<BTreeMap<InstanceKey, Effect>, Effect> {
-        let deadline = self.shop.settings.step_deadline;
+        let deadline = self.context.settings.step_deadline;
         self.each(servers, |session| {
             Box::pin(async move {
                 session.set_boot_read_only(deadline).await?;
@@ -27,7 +27,7 @@ impl Hands {
 
     /// Done when the server is read-only since its last start, and no statement has touched that since.
     pub async fn check_boot(&mut self, primary: &InstanceKey) -> Effect {
-        let deadline = self.shop.settings.step_deadline;
+        let deadline = self.context.settings.step_deadline;
         let session = match self.session_of(primary, deadline).await {
             Ok(session) => session,
             Err(effect) => return effect,

@@ -11,9 +11,9 @@ use crate::domain::instance::BinlogCoordinates;
 use crate::domain::key::InstanceKey;
 use crate::domain::recovery::plan::Place;
 
-use super::{Effect, Hands};
+use super::{Effect, StepExecutor};
 
-impl Hands {
+impl StepExecutor {
     /// Waits, side by side, until each has applied all that it received. One entry per server.
     pub async fn apply_all(
         &mut self,
@@ -71,8 +71,8 @@ impl Hands {
         successor: &InstanceKey,
         replicas: &BTreeMap<InstanceKey, Option<BinlogCoordinates>>,
     ) -> Result<BTreeMap<InstanceKey, Effect>, Effect> {
-        let deadline = self.shop.settings.step_deadline;
-        let credentials = self.shop.credentials.borrow().clone();
+        let deadline = self.context.settings.step_deadline;
+        let credentials = self.context.credentials.borrow().clone();
         let failed = self
             .open_sessions(&replicas.keys().cloned().collect(), deadline)
             .await?;

@@ -10,7 +10,7 @@ use crate::domain::gtid::GtidSet;
 use crate::domain::instance::{InstanceFacts, ThreadState};
 use crate::domain::key::InstanceKey;
 
-use super::{Effect, Hands, Session};
+use super::{Effect, Session, StepExecutor};
 
 /// How long a fed replica may fail to connect to its feeder. A server of the same cluster that answers us and not its sibling for so
 /// long has no way there, or no account.
@@ -37,10 +37,10 @@ impl Patience {
     }
 }
 
-impl Hands {
+impl StepExecutor {
     /// Waits until a server has applied everything in `set`.
     pub async fn drain(&mut self, key: &InstanceKey, set: &GtidSet, patience: Patience) -> Effect {
-        let step_deadline = self.shop.settings.step_deadline;
+        let step_deadline = self.context.settings.step_deadline;
         let session = match self.session_of(key, step_deadline).await {
             Ok(session) => session,
             Err(effect) => return effect,
@@ -59,8 +59,8 @@ impl Hands {
     /// How long a server waits on purpose before it applies, seconds, by what it said last.
     fn delay_of(&self, key: &InstanceKey) -> u64 {
         let facts = self
-            .shop
-            .observatory
+            .context
+            .instance_cache
             .get(key)
             .and_then(|tracked| tracked.instance.facts);
         facts
@@ -74,7 +74,7 @@ impl Hands {
         &mut self,
         replicas: &BTreeMap<InstanceKey, u64>,
     ) -> Result<BTreeMap<InstanceKey, Effect>, Effect> {
-        let deadline = self.shop.settings.step_deadline;
+        let deadline = self.context.settings.step_deadline;
         let keys = replicas.keys().cloned().collect();
         self.each(&keys, |session| {
             let seconds = replicas.get(session.instance()).copied().unwrap_or_default();
@@ -95,7 +95,7 @@ impl Hands {
         replicas: &BTreeSet<InstanceKey>,
         deadline: Duration,
     ) -> Result<BTreeMap<InstanceKey, Effect>, Effect> {
-        let step_deadline = self.shop.settings.step_deadline;
+        let step_deadline = self.context.settings.step_deadline;
         self.each(replicas, |session| {
             Box::pin(async move {
                 session.start_applying(step_deadline).await?;
@@ -109,7 +109,7 @@ impl Hands {
 
     /// Gives `successor` what `from` has: lets `from` apply all that it received (a server passes on only what it has applied), points
     /// the successor at it, waits until it has `set`, and stops it again whatever came of it. One entry for each of the two.
-    pub async fn feed(
+    pub async fn catch_up_from(
         &mut self,
         successor: &InstanceKey,
         from: &InstanceKey,
@@ -129,12 +129,12 @@ impl Hands {
         let mut effect = take(self.repoint(from, &only).await?, successor);
         if matches!(effect, Effect::Done(_)) {
             let left = patience.deadline.saturating_sub(begun.elapsed());
-            effect = self.await_fed(successor, set, left).await;
+            effect = self.await_caught_up(successor, set, left).await;
         }
         if let Effect::Unconfirmed(_) = effect {
             return Err(effect);
         }
-        let stopped = take(self.freeze(&only).await?, successor);
+        let stopped = take(self.stop_receivers(&only).await?, successor);
         let effect = match (effect, stopped) {
             (Effect::Done(_), Effect::Done(_)) => Effect::Done(format!("{successor} has all that {from} has")),
             (Effect::Done(_), stopped) => stopped,
@@ -152,12 +152,12 @@ impl Hands {
                 Err(effect) => effect,
             };
         }
-        let deadline = self.shop.settings.step_deadline;
+        let deadline = self.context.settings.step_deadline;
         let session = match self.session_of(replica, deadline).await {
             Ok(session) => session,
             Err(effect) => return effect,
         };
-        let credentials = self.shop.credentials.borrow().clone();
+        let credentials = self.context.credentials.borrow().clone();
         let account = credentials.get(&self.target(replica).origin);
         let attachment = Attachment {
             account: account.and_then(|credentials| credentials.replication.as_ref()),
@@ -180,8 +180,8 @@ impl Hands {
         }
     }
 
-    async fn await_fed(&mut self, successor: &InstanceKey, set: &GtidSet, deadline: Duration) -> Effect {
-        let step_deadline = self.shop.settings.step_deadline;
+    async fn await_caught_up(&mut self, successor: &InstanceKey, set: &GtidSet, deadline: Duration) -> Effect {
+        let step_deadline = self.context.settings.step_deadline;
         let session = match self.session_of(successor, step_deadline).await {
             Ok(session) => session,
             Err(effect) => return effect,

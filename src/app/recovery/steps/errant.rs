@@ -3,15 +3,15 @@
 use crate::domain::gtid::GtidSet;
 use crate::domain::key::InstanceKey;
 
-use super::{Effect, Hands};
+use super::{Effect, StepExecutor};
 
 /// Deadlines of single statements do not fit: up to a thousand commits, each waiting for an acknowledgement, or the removal of logs.
 const PATIENCE: std::time::Duration = std::time::Duration::from_mins(1);
 
-impl Hands {
+impl StepExecutor {
     /// Commits empty transactions on the primary.
     pub async fn inject_empty(&mut self, primary: &InstanceKey, set: &GtidSet) -> Effect {
-        let session = match self.session_of(primary, self.shop.settings.step_deadline).await {
+        let session = match self.session_of(primary, self.context.settings.step_deadline).await {
             Ok(session) => session,
             Err(effect) => return effect,
         };
@@ -24,7 +24,7 @@ impl Hands {
 
     /// Lets a server forget its binary logs and GTIDs.
     pub async fn reset_gtids(&mut self, instance: &InstanceKey, keep: &GtidSet) -> Effect {
-        let session = match self.session_of(instance, self.shop.settings.step_deadline).await {
+        let session = match self.session_of(instance, self.context.settings.step_deadline).await {
             Ok(session) => session,
             Err(effect) => return effect,
         };

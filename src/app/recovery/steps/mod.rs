@@ -25,13 +25,13 @@ mod pseudo_gtid;
 
 pub use catch_up::Patience;
 
-use crate::app::observation::instance_cache::Observatory;
+use crate::app::observation::instance_cache::InstanceCache;
 use crate::app::ports::{
     Account, Approach, Clock, Consensus, CredentialsByOrigin, Executor, Prober, StepError, StepSession, Target,
     Unconfirmed,
 };
 use crate::app::recovery::hooks::HookRunner;
-use crate::app::recovery::service_gate::Led;
+use crate::app::recovery::service_gate::ServiceGate;
 use crate::app::settings::RecoverySettings;
 
 mod reconnect;
@@ -76,13 +76,13 @@ impl From<Unconfirmed> for Effect {
 
 /// Everything that hands need.
 #[derive(Clone)]
-pub struct Workshop {
+pub struct RecoveryContext {
     /// Opens step sessions.
     pub executor: Arc<dyn Executor>,
     /// Looks.
     pub prober: Arc<dyn Prober>,
     /// What is known.
-    pub observatory: Arc<Observatory>,
+    pub instance_cache: Arc<InstanceCache>,
     /// Proves the right to act.
     pub consensus: Arc<dyn Consensus>,
     /// Accounts.
@@ -94,7 +94,7 @@ pub struct Workshop {
     /// Runs the user's commands before and after.
     pub hooks: HookRunner,
     /// Where applications are led.
-    pub led: Led,
+    pub service_gate: ServiceGate,
 }
 
 /// How long the epoch may take to be written: the end of a recovery waits for it, and a commit may wait for acknowledgements.
@@ -102,9 +102,9 @@ const EPOCH_DEADLINE: Duration = Duration::from_secs(1);
 
 type Session = Arc<Mutex<Box<dyn StepSession>>>;
 
-/// The hands of one recovery. Sessions stay open, and hold the step lock of their servers, until [`Hands::rest`].
-pub struct Hands {
-    shop: Workshop,
+/// The hands of one recovery. Sessions stay open, and hold the step lock of their servers, until [`StepExecutor::rest`].
+pub struct StepExecutor {
+    context: RecoveryContext,
     token: ClaimToken,
     identities: BTreeMap<InstanceKey, Identity>,
     sessions: BTreeMap<InstanceKey, Session>,
@@ -112,11 +112,11 @@ pub struct Hands {
     access: Option<takeover::Access>,
 }
 
-impl Hands {
-    /// Hands that act under this claim. `identities` are the servers that the plan means: another one at the same address is left alone.
-    pub fn new(shop: Workshop, token: ClaimToken, identities: BTreeMap<InstanceKey, Identity>) -> Self {
+impl StepExecutor {
+    /// StepExecutor that act under this claim. `identities` are the servers that the plan means: another one at the same address is left alone.
+    pub fn new(context: RecoveryContext, token: ClaimToken, identities: BTreeMap<InstanceKey, Identity>) -> Self {
         Self {
-            shop,
+            context,
             token,
             identities,
             sessions: BTreeMap::new(),
@@ -125,7 +125,7 @@ impl Hands {
     }
 
     async fn confirmed(&self) -> Result<(), Effect> {
-        self.shop.consensus.confirm(&self.token).await?;
+        self.context.consensus.confirm(&self.token).await?;
         Ok(())
     }
 
@@ -136,8 +136,8 @@ impl Hands {
 
     fn target(&self, key: &InstanceKey) -> Target {
         let origin = self
-            .shop
-            .observatory
+            .context
+            .instance_cache
             .get(key)
             .map_or(Origin::Api, |tracked| tracked.origin);
         Target {
@@ -165,7 +165,7 @@ impl Hands {
         let opened = join_all(missing.iter().map(|key| {
             let target = self.target(key);
             let identity = self.identity(key);
-            let executor = Arc::clone(&self.shop.executor);
+            let executor = Arc::clone(&self.context.executor);
             async move { executor.begin(&target, identity.as_ref(), deadline).await }
         }))
         .await;
@@ -200,8 +200,8 @@ impl Hands {
     fn identity(&self, key: &InstanceKey) -> Option<Identity> {
         let planned = self.identities.get(key).cloned();
         planned.or_else(|| {
-            self.shop
-                .observatory
+            self.context
+                .instance_cache
                 .get(key)
                 .and_then(|tracked| tracked.instance.facts.map(|facts| facts.identity))
         })
@@ -226,9 +226,9 @@ impl Hands {
     }
 
     /// Makes the old primary read-only and ends its client sessions, if it answers.
-    pub async fn fence(&mut self, victim: &InstanceKey) -> Effect {
-        let deadline = self.shop.settings.fence_deadline;
-        let session = match self.session_of(victim, deadline).await {
+    pub async fn fence(&mut self, old_primary: &InstanceKey) -> Effect {
+        let deadline = self.context.settings.fence_deadline;
+        let session = match self.session_of(old_primary, deadline).await {
             Ok(session) => session,
             Err(effect) => return effect,
         };
@@ -240,22 +240,25 @@ impl Hands {
             }
         };
         if let Err(error) = read_only {
-            return self.effect_of(victim, &error);
+            return self.effect_of(old_primary, &error);
         }
         match killed {
-            Ok(count) => Effect::Done(format!("{victim} is read-only, {count} client sessions ended")),
+            Ok(count) => Effect::Done(format!("{old_primary} is read-only, {count} client sessions ended")),
             Err(error) => {
-                self.effect_of(victim, &error);
+                self.effect_of(old_primary, &error);
                 Effect::Done(format!(
-                    "{victim} is read-only; its client sessions were not ended: {error}"
+                    "{old_primary} is read-only; its client sessions were not ended: {error}"
                 ))
             }
         }
     }
 
     /// Stops the receiving threads, side by side. One entry per replica.
-    pub async fn freeze(&mut self, replicas: &BTreeSet<InstanceKey>) -> Result<BTreeMap<InstanceKey, Effect>, Effect> {
-        let deadline = self.shop.settings.step_deadline;
+    pub async fn stop_receivers(
+        &mut self,
+        replicas: &BTreeSet<InstanceKey>,
+    ) -> Result<BTreeMap<InstanceKey, Effect>, Effect> {
+        let deadline = self.context.settings.step_deadline;
         self.each(replicas, |session| {
             Box::pin(async move {
                 session
@@ -269,7 +272,7 @@ impl Hands {
 
     /// Starts receiving again: the undo of a freeze.
     pub async fn thaw(&mut self, replicas: &BTreeSet<InstanceKey>) -> Result<BTreeMap<InstanceKey, Effect>, Effect> {
-        let deadline = self.shop.settings.step_deadline;
+        let deadline = self.context.settings.step_deadline;
         self.each(replicas, |session| {
             Box::pin(async move {
                 session
@@ -282,29 +285,29 @@ impl Hands {
     }
 
     /// Makes a fenced old primary writable again: only while no Open is committed.
-    pub async fn unfence(&mut self, victim: &InstanceKey) -> Effect {
-        let deadline = self.shop.settings.step_deadline;
-        let session = match self.session_of(victim, deadline).await {
+    pub async fn unfence(&mut self, old_primary: &InstanceKey) -> Effect {
+        let deadline = self.context.settings.step_deadline;
+        let session = match self.session_of(old_primary, deadline).await {
             Ok(session) => session,
             Err(effect) => return effect,
         };
         let writable = session.lock().await.set_writable(deadline).await;
         match writable {
-            Ok(()) => Effect::Done(format!("{victim} is writable again")),
-            Err(error) => self.effect_of(victim, &error),
+            Ok(()) => Effect::Done(format!("{old_primary} is writable again")),
+            Err(error) => self.effect_of(old_primary, &error),
         }
     }
 
     /// Fresh facts of the instances with an open session, put into a copy of `topology`; those without one keep what was known.
     /// Where the session broke the server is asked anew.
     pub async fn look(&mut self, topology: &Topology) -> Topology {
-        let deadline = self.shop.settings.step_deadline;
+        let deadline = self.context.settings.step_deadline;
         let keys: Vec<InstanceKey> = self.sessions.keys().cloned().collect();
         let seen = join_all(keys.iter().map(|key| {
             let session = self.session(key);
-            let clock = Arc::clone(&self.shop.clock);
+            let clock = Arc::clone(&self.context.clock);
             async move {
-                let begun = (clock.wall(), clock.mono());
+                let begun = (clock.wall(), clock.monotonic());
                 let facts = match session {
                     Some(session) => session.lock().await.facts(deadline).await,
                     None => return None,
@@ -314,7 +317,7 @@ impl Hands {
         }))
         .await;
         let mut fresh = topology.clone();
-        fresh.taken = self.shop.clock.wall();
+        fresh.taken = self.context.clock.wall();
         let mut broken = Vec::new();
         for (key, seen) in keys.into_iter().zip(seen) {
             match seen {
@@ -335,10 +338,10 @@ impl Hands {
         fresh
     }
 
-    /// Puts what the observatory made of an observation into a picture; the observation itself where nobody watches the server.
+    /// Puts what the instance cache made of an observation into a view; the observation itself where nobody watches the server.
     fn show(&self, topology: &mut Topology, observation: Observation) {
         let key = observation.key;
-        let instance = self.shop.observatory.get(&key).map(|tracked| tracked.instance);
+        let instance = self.context.instance_cache.get(&key).map(|tracked| tracked.instance);
         let instance = instance.unwrap_or_else(|| {
             let known = topology
                 .instances
@@ -366,44 +369,44 @@ impl Hands {
         &self,
         topology: &mut Topology,
         key: &InstanceKey,
-        begun_wall: crate::domain::time::Wall,
-        begun: crate::domain::time::Mono,
+        begun_wall: crate::domain::time::WallTime,
+        begun: crate::domain::time::MonotonicTime,
         facts: InstanceFacts,
     ) {
-        let ended = self.shop.clock.mono();
+        let ended = self.context.clock.monotonic();
         let observation = Observation {
             key: key.clone(),
             begun: begun_wall,
-            ended: self.shop.clock.wall(),
+            ended: self.context.clock.wall(),
             micros: ended.micros_since(begun),
             outcome: Ok(Box::new(facts)),
         };
-        self.shop.observatory.record(&observation, begun, ended);
+        self.context.instance_cache.record(&observation, begun, ended);
         self.show(topology, observation);
     }
 
     /// Dials the old primary once more.
-    pub async fn redial(&mut self, victim: &InstanceKey) -> Observation {
-        self.ask(victim).await
+    pub async fn redial(&mut self, old_primary: &InstanceKey) -> Observation {
+        self.ask(old_primary).await
     }
 
     /// Asks a server on a fresh connection, and takes the answer in.
     async fn ask(&self, key: &InstanceKey) -> Observation {
-        let begun = self.shop.clock.mono();
+        let begun = self.context.clock.monotonic();
         let observation = self
-            .shop
+            .context
             .prober
-            .probe(&self.target(key), Approach::Fresh, self.shop.settings.fence_deadline)
+            .probe(&self.target(key), Approach::Fresh, self.context.settings.fence_deadline)
             .await;
-        self.shop
-            .observatory
-            .record(&observation, begun, self.shop.clock.mono());
+        self.context
+            .instance_cache
+            .record(&observation, begun, self.context.clock.monotonic());
         observation
     }
 
     /// Makes the successor a writable primary. The Open entry is committed.
     pub async fn open(&mut self, successor: &InstanceKey, semi_sync: bool, terms: Option<SourceTerms>) -> Effect {
-        let deadline = self.shop.settings.step_deadline;
+        let deadline = self.context.settings.step_deadline;
         let session = match self.session_of(successor, deadline).await {
             Ok(session) => session,
             Err(effect) => return effect,
@@ -468,15 +471,15 @@ impl Hands {
         self.repoint_as(successor, replicas, None).await
     }
 
-    /// [`Hands::repoint`]; `acknowledging`: these of them acknowledge from now on, the others do not, and none of them waits itself.
+    /// [`StepExecutor::repoint`]; `acknowledging`: these of them acknowledge from now on, the others do not, and none of them waits itself.
     pub async fn repoint_as(
         &mut self,
         successor: &InstanceKey,
         replicas: &BTreeSet<InstanceKey>,
         acknowledging: Option<&BTreeSet<InstanceKey>>,
     ) -> Result<BTreeMap<InstanceKey, Effect>, Effect> {
-        let deadline = self.shop.settings.step_deadline;
-        let credentials = self.shop.credentials.borrow().clone();
+        let deadline = self.context.settings.step_deadline;
+        let credentials = self.context.credentials.borrow().clone();
         let failed = self.open_sessions(replicas, deadline).await?;
         let account_for =
             |key: &InstanceKey| -> Option<Account> { credentials.get(&self.target(key).origin)?.replication.clone() };
@@ -512,7 +515,7 @@ impl Hands {
     where
         F: for<'s> Fn(&'s mut Box<dyn StepSession>) -> futures::future::BoxFuture<'s, Result<String, StepError>>,
     {
-        let failed = self.open_sessions(keys, self.shop.settings.step_deadline).await?;
+        let failed = self.open_sessions(keys, self.context.settings.step_deadline).await?;
         let act = &act;
         let sessions = keys
             .iter()

@@ -11,9 +11,9 @@ use crate::domain::key::InstanceKey;
 use crate::domain::recovery::plan::Place;
 use crate::domain::recovery::pseudo_gtid::Marks;
 
-use super::{Effect, Hands};
+use super::{Effect, StepExecutor};
 
-impl Hands {
+impl StepExecutor {
     /// Finds places in the successor's binary log by Pseudo-GTID and fills them in. One entry per server that was to be placed; a place
     /// that cannot be told is a failure of that server alone.
     pub async fn match_logs(
@@ -24,7 +24,7 @@ impl Hands {
     ) -> BTreeMap<InstanceKey, Effect> {
         let end = Instant::now() + deadline;
         let mut effects = BTreeMap::new();
-        let Some(marks) = self.shop.settings.pseudo_gtid.clone() else {
+        let Some(marks) = self.context.settings.pseudo_gtid.clone() else {
             let none = Effect::Failed("Pseudo-GTID is not configured".to_owned());
             return replicas.keys().map(|key| (key.clone(), none.clone())).collect();
         };
@@ -43,7 +43,7 @@ impl Hands {
 
     /// Starts both threads of these again: what a replica that was to be pointed elsewhere goes back to.
     pub async fn go_on(&mut self, replicas: &BTreeSet<InstanceKey>) -> Result<BTreeMap<InstanceKey, Effect>, Effect> {
-        let deadline = self.shop.settings.step_deadline;
+        let deadline = self.context.settings.step_deadline;
         self.each(replicas, |session| {
             Box::pin(async move {
                 session.start_applying(deadline).await?;
@@ -62,7 +62,7 @@ impl Hands {
         marks: &Marks,
         end: Instant,
     ) -> Result<(BinlogCoordinates, String), Effect> {
-        let deadline = self.shop.settings.step_deadline;
+        let deadline = self.context.settings.step_deadline;
         let search = Search { marks, end };
         let target = self.session_of(successor, deadline).await?;
         let replica = self.session_of(key, deadline).await?;

@@ -10,12 +10,12 @@ use crate::domain::analysis::silence::has_reached_source;
 use crate::domain::instance::{InstanceFacts, Observation, ProbeFailure};
 use crate::domain::key::InstanceKey;
 
-use super::{Effect, Hands};
+use super::{Effect, StepExecutor};
 
 /// Between two looks at a restarted thread.
 const LOOK_AGAIN: Duration = Duration::from_millis(25);
 
-impl Hands {
+impl StepExecutor {
     /// Restarts the receiving threads of these replicas, side by side, and watches until one of them has reached the old primary, or
     /// the time of the test is over. One entry per replica, and one for the old primary: `NoAnswer` when nothing came from it.
     ///
@@ -24,11 +24,14 @@ impl Hands {
     /// connections and says nothing counts as silent: that is what it is to be replaced for.
     pub async fn test_reconnect(
         &mut self,
-        victim: &InstanceKey,
+        old_primary: &InstanceKey,
         replicas: &BTreeSet<InstanceKey>,
         may_stall: bool,
     ) -> Result<BTreeMap<InstanceKey, Effect>, Effect> {
-        let (deadline, window) = (self.shop.settings.step_deadline, self.shop.settings.reconnect_window);
+        let (deadline, window) = (
+            self.context.settings.step_deadline,
+            self.context.settings.reconnect_window,
+        );
         let failed = self.open_sessions(replicas, deadline).await?;
         let sessions: Vec<_> = replicas
             .iter()
@@ -36,41 +39,47 @@ impl Hands {
             .collect();
         let tries = sessions.into_iter().map(|(key, session)| async move {
             let mut session = session.lock().await;
-            let result = try_again(&mut session, victim, window, deadline).await;
+            let result = try_again(&mut session, old_primary, window, deadline).await;
             (key, result)
         });
-        let (results, dialled) = futures::join!(futures::future::join_all(tries), self.dial(victim, window));
+        let (results, dialled) = futures::join!(futures::future::join_all(tries), self.dial(old_primary, window));
         let mut results_by_key = Vec::with_capacity(results.len());
         let mut reached = BTreeMap::new();
         for (key, result) in results {
             match result {
                 Ok(Try::Reached) => {
-                    let told = format!("{key} has reached {victim} again");
+                    let told = format!("{key} has reached {old_primary} again");
                     reached.insert(key, Effect::Failed(told));
                 }
-                Ok(Try::InVain) => results_by_key.push((key.clone(), Ok(format!("{key} does not reach {victim}")))),
+                Ok(Try::InVain) => {
+                    results_by_key.push((key.clone(), Ok(format!("{key} does not reach {old_primary}"))))
+                }
                 Err(error) => results_by_key.push((key, Err(error))),
             }
         }
         let mut effects = self.settle(&failed, results_by_key);
         effects.extend(reached);
         let answer = match dialled.outcome {
-            Ok(_) => Effect::Done(format!("{victim} answers")),
+            Ok(_) => Effect::Done(format!("{old_primary} answers")),
             Err(failure @ ProbeFailure::Stalled) if may_stall => Effect::NoAnswer(failure.to_string()),
             Err(failure) if failure.proves_life() => Effect::Failed(failure.to_string()),
             Err(failure) => Effect::NoAnswer(failure.to_string()),
         };
-        effects.insert(victim.clone(), answer);
+        effects.insert(old_primary.clone(), answer);
         Ok(effects)
     }
 
     /// Dials a server for the whole of a while.
     async fn dial(&self, key: &InstanceKey, limit: Duration) -> Observation {
-        let begun = self.shop.clock.mono();
-        let observation = self.shop.prober.probe(&self.target(key), Approach::Fresh, limit).await;
-        self.shop
-            .observatory
-            .record(&observation, begun, self.shop.clock.mono());
+        let begun = self.context.clock.monotonic();
+        let observation = self
+            .context
+            .prober
+            .probe(&self.target(key), Approach::Fresh, limit)
+            .await;
+        self.context
+            .instance_cache
+            .record(&observation, begun, self.context.clock.monotonic());
         observation
     }
 }
@@ -83,7 +92,7 @@ enum Try {
 
 async fn try_again(
     session: &mut Box<dyn StepSession>,
-    victim: &InstanceKey,
+    old_primary: &InstanceKey,
     window: Duration,
     deadline: Duration,
 ) -> Result<Try, StepError> {
@@ -96,7 +105,7 @@ async fn try_again(
             return Ok(Try::Reached);
         }
         if Instant::now() >= end {
-            tracing::debug!(instance = %session.instance(), "its thread does not reach {victim}");
+            tracing::debug!(instance = %session.instance(), "its thread does not reach {old_primary}");
             return Ok(Try::InVain);
         }
         sleep(LOOK_AGAIN).await;

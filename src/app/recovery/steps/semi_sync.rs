@@ -8,21 +8,21 @@ use tokio::time::Instant;
 use crate::domain::key::InstanceKey;
 use crate::domain::recovery::durability::SourceTerms;
 
-use super::{Effect, Hands};
+use super::{Effect, StepExecutor};
 
 /// How long commits may take to go on after they were let go.
 const COMMITS_END_WITHIN: Duration = Duration::from_secs(2);
 /// Between two looks at them.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
-impl Hands {
+impl StepExecutor {
     /// Makes replicas acknowledge, or not, side by side. One entry per replica.
     pub async fn acknowledge(
         &mut self,
         replicas: &BTreeSet<InstanceKey>,
         on: bool,
     ) -> Result<BTreeMap<InstanceKey, Effect>, Effect> {
-        let deadline = self.shop.settings.step_deadline;
+        let deadline = self.context.settings.step_deadline;
         self.each(replicas, move |session| {
             Box::pin(async move {
                 session.acknowledge(on, deadline).await?;
@@ -39,7 +39,7 @@ impl Hands {
         servers: &BTreeSet<InstanceKey>,
         terms: SourceTerms,
     ) -> Result<BTreeMap<InstanceKey, Effect>, Effect> {
-        let deadline = self.shop.settings.step_deadline;
+        let deadline = self.context.settings.step_deadline;
         self.each(servers, move |session| {
             Box::pin(async move {
                 session.wait_for_replicas(terms.wait_for, deadline).await?;
@@ -72,7 +72,7 @@ impl Hands {
     /// Waits a moment until commits are seen to get through: those that are let go count as waiting until each of them runs again.
     async fn see_commits_end(&mut self, primary: &InstanceKey) {
         let end = Instant::now() + COMMITS_END_WITHIN;
-        let deadline = self.shop.settings.step_deadline;
+        let deadline = self.context.settings.step_deadline;
         let Ok(session) = self.session_of(primary, deadline).await else {
             return;
         };
@@ -93,7 +93,7 @@ impl Hands {
 
     /// Makes the present primary writable, with the right to act proved right before.
     pub async fn make_writable(&mut self, primary: &InstanceKey) -> Effect {
-        let deadline = self.shop.settings.step_deadline;
+        let deadline = self.context.settings.step_deadline;
         let session = match self.session_of(primary, deadline).await {
             Ok(session) => session,
             Err(effect) => return effect,

@@ -12,7 +12,7 @@ use crate::domain::key::InstanceKey;
 use crate::domain::policy::TakeoverTerms;
 use crate::domain::recovery::candidate::excerpt;
 
-use super::{Effect, Hands, Session};
+use super::{Effect, Session, StepExecutor};
 
 /// Between two looks at what the target has applied.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
@@ -45,16 +45,16 @@ pub struct Demoted<'a> {
     pub position: &'a GtidSet,
 }
 
-impl Hands {
+impl StepExecutor {
     /// Makes the present primary read-only: transactions that run may end by themselves for a while, those that are left are ended, and
     /// so are all client sessions once it is read-only.
-    pub async fn demote(&mut self, victim: &InstanceKey, successor: &InstanceKey, terms: TakeoverTerms) -> Effect {
-        let deadline = self.shop.settings.step_deadline;
+    pub async fn demote(&mut self, old_primary: &InstanceKey, successor: &InstanceKey, terms: TakeoverTerms) -> Effect {
+        let deadline = self.context.settings.step_deadline;
         // What the old primary will need afterwards is found out before it is touched.
-        if let Err(effect) = self.learn_access(victim, successor).await {
+        if let Err(effect) = self.learn_access(old_primary, successor).await {
             return effect;
         }
-        let session = match self.session_of(victim, deadline).await {
+        let session = match self.session_of(old_primary, deadline).await {
             Ok(session) => session,
             Err(effect) => return effect,
         };
@@ -62,7 +62,7 @@ impl Hands {
             wait_for_transactions(&session, Duration::from_millis(terms.transaction_wait_millis), deadline).await;
         let left = match waited {
             Ok(left) => left,
-            Err(error) => return self.effect_of(victim, &error),
+            Err(error) => return self.effect_of(old_primary, &error),
         };
         if !left.is_empty() && !terms.ends_transactions {
             let list: Vec<String> = left.iter().map(ToString::to_string).collect();
@@ -79,10 +79,10 @@ impl Hands {
         }
         match make_read_only(&session, &left, deadline).await {
             Ok(ended) => Effect::Done(format!(
-                "{victim} is read-only, {} transactions were ended, {ended} client sessions ended",
+                "{old_primary} is read-only, {} transactions were ended, {ended} client sessions ended",
                 left.len()
             )),
-            Err(error) => self.effect_of(victim, &error),
+            Err(error) => self.effect_of(old_primary, &error),
         }
     }
 
@@ -94,7 +94,7 @@ impl Hands {
         deadline: Duration,
         is_taken_back: impl Fn() -> bool,
     ) -> Effect {
-        let session = match self.session_of(successor, self.shop.settings.step_deadline).await {
+        let session = match self.session_of(successor, self.context.settings.step_deadline).await {
             Ok(session) => session,
             Err(effect) => return effect,
         };
@@ -120,7 +120,7 @@ impl Hands {
         set: &GtidSet,
         patience: Duration,
     ) -> Result<BTreeSet<InstanceKey>, Effect> {
-        let deadline = self.shop.settings.step_deadline;
+        let deadline = self.context.settings.step_deadline;
         self.open_sessions(replicas, deadline).await?;
         let end = Instant::now() + patience;
         let sessions = replicas
@@ -145,7 +145,7 @@ impl Hands {
         Ok(received.into_iter().flatten().collect())
     }
 
-    /// [`Hands::repoint`], with the old primary of a takeover among the replicas.
+    /// [`StepExecutor::repoint`], with the old primary of a takeover among the replicas.
     pub async fn repoint_with(
         &mut self,
         successor: &InstanceKey,
@@ -160,7 +160,9 @@ impl Hands {
         if !replicas.contains(demoted.instance) {
             return self.repoint(successor, &siblings).await;
         }
-        let failed = self.open_sessions(replicas, self.shop.settings.step_deadline).await?;
+        let failed = self
+            .open_sessions(replicas, self.context.settings.step_deadline)
+            .await?;
         if let Some(error) = failed.get(demoted.instance) {
             let mut effects = self.repoint(successor, &siblings).await?;
             effects.insert(demoted.instance.clone(), Effect::of(error));
@@ -168,7 +170,7 @@ impl Hands {
         }
         let access = self.access_again(demoted.instance, &siblings).await;
         let sessions = (self.session(demoted.instance), self.session(successor));
-        let deadline = self.shop.settings.step_deadline;
+        let deadline = self.context.settings.step_deadline;
         let attached = async {
             match sessions {
                 (Some(own), source) => Some(attach(&own, source.as_ref(), successor, &access, demoted, deadline).await),
@@ -187,18 +189,18 @@ impl Hands {
     }
 
     /// Finds out with which account, and whether by TLS, the replicas reach the old primary: it will reach the new one the same way.
-    async fn learn_access(&mut self, victim: &InstanceKey, successor: &InstanceKey) -> Result<(), Effect> {
+    async fn learn_access(&mut self, old_primary: &InstanceKey, successor: &InstanceKey) -> Result<(), Effect> {
         let tls = self.uses_tls(successor).unwrap_or_default();
-        let mut account = self.account_for(victim);
+        let mut account = self.account_for(old_primary);
         if account.is_none() {
-            let deadline = self.shop.settings.step_deadline;
+            let deadline = self.context.settings.step_deadline;
             let session = self.session_of(successor, deadline).await?;
             let shown = session.lock().await.replication_account(deadline).await;
             account = shown.map_err(|error| self.effect_of(successor, &error))?;
         }
         if account.is_none() {
             return Err(Effect::Failed(format!(
-                "MissingReplicationCredentials: no account is known with which {victim} could replicate afterwards \
+                "MissingReplicationCredentials: no account is known with which {old_primary} could replicate afterwards \
                  (replicationUser and replicationPassword in the Secret, MySQLReplicationUser in the configuration)"
             )));
         }
@@ -207,12 +209,12 @@ impl Hands {
     }
 
     /// What was learned before; a new actor asks the other replicas.
-    async fn access_again(&mut self, victim: &InstanceKey, siblings: &BTreeSet<InstanceKey>) -> Access {
+    async fn access_again(&mut self, old_primary: &InstanceKey, siblings: &BTreeSet<InstanceKey>) -> Access {
         if let Some(access) = &self.access {
             return access.clone();
         }
         let mut access = Access {
-            account: self.account_for(victim),
+            account: self.account_for(old_primary),
             tls: siblings.iter().any(|key| self.uses_tls(key) == Some(true)),
         };
         for key in siblings {
@@ -223,7 +225,7 @@ impl Hands {
                 let shown = session
                     .lock()
                     .await
-                    .replication_account(self.shop.settings.step_deadline)
+                    .replication_account(self.context.settings.step_deadline)
                     .await;
                 access.account = shown.ok().flatten();
             }
@@ -232,12 +234,12 @@ impl Hands {
     }
 
     fn account_for(&self, key: &InstanceKey) -> Option<Account> {
-        let credentials = self.shop.credentials.borrow();
+        let credentials = self.context.credentials.borrow();
         credentials.get(&self.target(key).origin)?.replication.clone()
     }
 
     fn uses_tls(&self, replica: &InstanceKey) -> Option<bool> {
-        let facts = self.shop.observatory.get(replica)?.instance.facts?;
+        let facts = self.context.instance_cache.get(replica)?.instance.facts?;
         facts.managed_channel().map(|channel| channel.tls)
     }
 }

@@ -7,7 +7,7 @@ use crate::domain::analysis::{current_primary, other_writable_tops};
 use crate::domain::instance::Instance;
 use crate::domain::key::InstanceKey;
 use crate::domain::recovery::plan::{Plan, Step};
-use crate::domain::recovery::position::Holdings;
+use crate::domain::recovery::position::ReceivedTransactions;
 use crate::domain::topology::Topology;
 
 /// Only replicas of the primary are switched, each once, on before off, and never so that fewer acknowledge than are waited for.
@@ -16,12 +16,12 @@ pub(super) fn check_semi_sync(plan: &Plan, topology: &Topology, wrong: &mut Vec<
     let mut told = false;
     let is_replica = |key: &InstanceKey| {
         let replica = topology.get(key);
-        replica.is_some_and(|replica| topology.source_of(replica) == Some(&plan.victim) && is_replicating(replica))
+        replica.is_some_and(|replica| topology.source_of(replica) == Some(&plan.old_primary) && is_replicating(replica))
     };
     for step in &plan.steps {
         if let Step::AcknowledgeReceived { replicas } = step {
             for key in replicas.iter().filter(|key| !is_replica(key)) {
-                wrong.push(format!("{key} is no replicating replica of {}", plan.victim));
+                wrong.push(format!("{key} is no replicating replica of {}", plan.old_primary));
             }
             told |= !replicas.is_empty();
             continue;
@@ -42,7 +42,7 @@ pub(super) fn check_semi_sync(plan: &Plan, topology: &Topology, wrong: &mut Vec<
                 wrong.push(format!("{key} is switched twice"));
             }
             if !is_replica(key) {
-                wrong.push(format!("{key} is no replicating replica of {}", plan.victim));
+                wrong.push(format!("{key} is no replicating replica of {}", plan.old_primary));
             }
         }
     }
@@ -52,8 +52,8 @@ pub(super) fn check_semi_sync(plan: &Plan, topology: &Topology, wrong: &mut Vec<
     if on.is_empty() && off.is_empty() && !told {
         wrong.push("nothing would be switched".to_owned());
     }
-    let Some(facts) = topology.get(&plan.victim).and_then(Instance::valid_facts) else {
-        wrong.push(format!("{} does not answer", plan.victim));
+    let Some(facts) = topology.get(&plan.old_primary).and_then(Instance::valid_facts) else {
+        wrong.push(format!("{} does not answer", plan.old_primary));
         return;
     };
     let connected = facts.semi_sync.clients.saturating_add(count(on.len()));
@@ -64,7 +64,7 @@ pub(super) fn check_semi_sync(plan: &Plan, topology: &Topology, wrong: &mut Vec<
 
 /// Replicas of the primary begin to acknowledge before it waits for them, and stop after it; only the primary is made to wait.
 pub(super) fn check_durability(plan: &Plan, topology: &Topology, wrong: &mut Vec<String>) {
-    let primary = &plan.victim;
+    let primary = &plan.old_primary;
     let recorded = topology.recorded_primary.as_ref().map(|key| topology.resolve(key));
     if recorded != Some(primary) || current_primary(topology).as_ref() != Some(primary) {
         wrong.push(format!("{primary} is not the recorded primary"));
@@ -105,34 +105,34 @@ fn count(number: usize) -> u32 {
 
 /// One server is opened, the recorded primary, and it is the only one.
 pub(super) fn check_make_writable(plan: &Plan, topology: &Topology, wrong: &mut Vec<String>) {
-    if !matches!(plan.steps.as_slice(), [Step::MakeWritable { primary }] if *primary == plan.victim) {
+    if !matches!(plan.steps.as_slice(), [Step::MakeWritable { primary }] if *primary == plan.old_primary) {
         wrong.push("only the primary is opened, and nothing else is done".to_owned());
     }
     let recorded = topology.recorded_primary.as_ref().map(|key| topology.resolve(key));
-    if recorded != Some(&plan.victim) || current_primary(topology).as_ref() != Some(&plan.victim) {
-        wrong.push(format!("{} is not the recorded primary", plan.victim));
+    if recorded != Some(&plan.old_primary) || current_primary(topology).as_ref() != Some(&plan.old_primary) {
+        wrong.push(format!("{} is not the recorded primary", plan.old_primary));
     }
-    for other in other_writable_tops(topology, &plan.victim) {
+    for other in other_writable_tops(topology, &plan.old_primary) {
         wrong.push(format!(
             "{other} is a writable primary of the cluster: opening {} makes two",
-            plan.victim
+            plan.old_primary
         ));
     }
     let executed = topology
-        .get(&plan.victim)
+        .get(&plan.old_primary)
         .and_then(Instance::valid_facts)
         .map(|facts| &facts.executed);
     let Some(executed) = executed else {
-        wrong.push(format!("{} does not answer", plan.victim));
+        wrong.push(format!("{} does not answer", plan.old_primary));
         return;
     };
-    let holdings = Holdings::below(topology, &plan.victim);
-    for replica in topology.descendants_of(&plan.victim) {
-        let lacks = holdings
+    let received_transactions = ReceivedTransactions::below(topology, &plan.old_primary);
+    for replica in topology.descendants_of(&plan.old_primary) {
+        let lacks = received_transactions
             .get(&replica.key)
-            .and_then(|holding| holdings.missing(&holding.position, executed));
+            .and_then(|holding| received_transactions.missing(&holding.position, executed));
         if lacks.is_some() {
-            wrong.push(format!("{} holds what {} lacks", replica.key, plan.victim));
+            wrong.push(format!("{} holds what {} lacks", replica.key, plan.old_primary));
         }
     }
 }

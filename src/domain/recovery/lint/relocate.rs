@@ -11,49 +11,54 @@ use crate::domain::topology::Topology;
 
 /// One replica is moved, stopped before anything is compared, to a server that is not below it.
 pub(super) fn check_match(plan: &Plan, topology: &Topology, wrong: &mut Vec<String>) {
-    let Plan { victim, successor, .. } = plan;
+    let Plan {
+        old_primary, successor, ..
+    } = plan;
     let is_as_wanted = matches!(
         plan.steps.as_slice(),
         [
-            Step::Freeze { replicas: frozen },
+            Step::StopReceivers { replicas: receivers_stopped },
             Step::ApplyAll { replicas: applying },
             Step::Match { successor: matched, replicas: placed },
             Step::RepointAt { successor: source, replicas: moved },
-        ] if frozen.iter().eq([victim])
-            && applying.iter().eq([victim])
-            && placed.keys().eq([victim])
-            && moved.keys().eq([victim])
+        ] if receivers_stopped.iter().eq([old_primary])
+            && applying.iter().eq([old_primary])
+            && placed.keys().eq([old_primary])
+            && moved.keys().eq([old_primary])
             && [matched, source].iter().all(|key| *key == successor)
     );
     if !is_as_wanted {
         wrong.push(format!(
-            "to match is: stop {victim}, let it apply, compare it with {successor}, and point it there"
+            "to match is: stop {old_primary}, let it apply, compare it with {successor}, and point it there"
         ));
     }
-    if current_primary(topology).as_ref() == Some(victim) {
-        wrong.push(format!("{victim} is the primary"));
+    if current_primary(topology).as_ref() == Some(old_primary) {
+        wrong.push(format!("{old_primary} is the primary"));
     }
     if topology
-        .descendants_of(victim)
+        .descendants_of(old_primary)
         .iter()
         .any(|below| below.key == *successor)
     {
-        wrong.push(format!("{successor} gets its changes from {victim}"));
+        wrong.push(format!("{successor} gets its changes from {old_primary}"));
     }
 }
 
-/// Only replicas that lost the victim are moved, each once, to a server that has what they have and what they need, and that does not
+/// Only replicas that lost the old primary are moved, each once, to a server that has what they have and what they need, and that does not
 /// get its changes from them.
 pub(super) fn check_relocation(plan: &Plan, topology: &Topology, wrong: &mut Vec<String>) {
-    if current_primary(topology).as_ref() == Some(&plan.victim) {
-        wrong.push(format!("{} is the primary, and no intermediate server", plan.victim));
+    if current_primary(topology).as_ref() == Some(&plan.old_primary) {
+        wrong.push(format!(
+            "{} is the primary, and no intermediate server",
+            plan.old_primary
+        ));
     }
     let mut moved: BTreeSet<&InstanceKey> = BTreeSet::new();
     let mut halted = Halted::default();
     for step in &plan.steps {
         let Some((successor, replicas)) = step.points() else {
-            if let Step::Freeze { replicas } = step {
-                halted.frozen.extend(replicas);
+            if let Step::StopReceivers { replicas } = step {
+                halted.receivers_stopped.extend(replicas);
             } else if let Step::ApplyAll { replicas } = step {
                 halted.applied.extend(replicas);
             } else if let Step::Match { successor, replicas } = step {
@@ -74,7 +79,7 @@ pub(super) fn check_relocation(plan: &Plan, topology: &Topology, wrong: &mut Vec
             if !moved.insert(replica) {
                 wrong.push(format!("{replica} would be moved twice"));
             }
-            if is_placed && !(halted.frozen.contains(replica) && halted.applied.contains(replica)) {
+            if is_placed && !(halted.receivers_stopped.contains(replica) && halted.applied.contains(replica)) {
                 wrong.push(format!(
                     "{replica} would get a place before it stopped and applied what it has"
                 ));
@@ -83,14 +88,14 @@ pub(super) fn check_relocation(plan: &Plan, topology: &Topology, wrong: &mut Vec
             check_replica(plan, replica, successor, is_matched, topology, wrong);
         }
     }
-    for replica in halted.frozen.difference(&moved) {
+    for replica in halted.receivers_stopped.difference(&moved) {
         wrong.push(format!("{replica} would be stopped, and not moved"));
     }
     if moved.is_empty() {
         wrong.push("nothing would be moved".to_owned());
     }
     for replica in topology
-        .replicas_of(&plan.victim)
+        .replicas_of(&plan.old_primary)
         .filter(|replica| !is_receiving(replica))
     {
         let is_left = plan.lost_replicas.iter().any(|refusal| refusal.instance == replica.key);
@@ -107,7 +112,7 @@ pub(super) fn check_relocation(plan: &Plan, topology: &Topology, wrong: &mut Vec
 /// What the steps so far did to replicas that are to get a place.
 #[derive(Default)]
 struct Halted<'a> {
-    frozen: BTreeSet<&'a InstanceKey>,
+    receivers_stopped: BTreeSet<&'a InstanceKey>,
     applied: BTreeSet<&'a InstanceKey>,
     /// With the server to whose log theirs were compared.
     matched: BTreeSet<(&'a InstanceKey, &'a InstanceKey)>,
@@ -120,20 +125,20 @@ fn check_source(
     topology: &Topology,
     wrong: &mut Vec<String>,
 ) {
-    if *source == plan.victim {
+    if *source == plan.old_primary {
         wrong.push(format!("{source} is the failed server and would be the source again"));
     }
     if !topology.get(source).is_some_and(Instance::is_valid) {
         wrong.push(format!("the source {source} does not answer"));
     }
     let is_below = topology
-        .descendants_of(&plan.victim)
+        .descendants_of(&plan.old_primary)
         .iter()
         .any(|instance| instance.key == *source);
     if is_below && !moved.contains(source) {
         wrong.push(format!(
             "the source {source} gets its changes through {} itself",
-            plan.victim
+            plan.old_primary
         ));
     }
 }
@@ -147,14 +152,14 @@ fn check_replica(
     wrong: &mut Vec<String>,
 ) {
     let Some(instance) = topology.get(replica) else {
-        wrong.push(format!("{replica} is not in the picture"));
+        wrong.push(format!("{replica} is not in the view"));
         return;
     };
-    if topology.source_of(instance) != Some(topology.resolve(&plan.victim)) {
-        wrong.push(format!("{replica} does not replicate from {}", plan.victim));
+    if topology.source_of(instance) != Some(topology.resolve(&plan.old_primary)) {
+        wrong.push(format!("{replica} does not replicate from {}", plan.old_primary));
     }
     if is_receiving(instance) {
-        wrong.push(format!("{replica} receives from {}", plan.victim));
+        wrong.push(format!("{replica} receives from {}", plan.old_primary));
     }
     let above = topology.get(source).and_then(Instance::valid_facts);
     let (Some(facts), Some(above)) = (instance.valid_facts(), above) else {

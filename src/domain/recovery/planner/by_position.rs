@@ -15,14 +15,14 @@ use crate::domain::recovery::eligibility::{judge_without_gtid, why_unreachable};
 use crate::domain::recovery::equivalence::is_after;
 use crate::domain::recovery::loss;
 use crate::domain::recovery::plan::{Plan, PlanReport, RecoveryKind, Refusal, RefusalReason, Step};
-use crate::domain::time::Wall;
+use crate::domain::time::WallTime;
 use crate::domain::topology::Topology;
 
-use super::{identity_of, is_frozen, no_successor_at_all};
+use super::{identity_of, is_receivers_stopped, no_successor_at_all};
 
 /// Whether the replicas of a primary are to be compared by position: they have channels, and none of those that answer uses GTIDs.
-pub(in crate::domain::recovery) fn applies(topology: &Topology, victim: &InstanceKey) -> bool {
-    let mut channels = readers(topology, victim)
+pub(in crate::domain::recovery) fn applies(topology: &Topology, old_primary: &InstanceKey) -> bool {
+    let mut channels = readers(topology, old_primary)
         .into_iter()
         .filter_map(|replica| replica.valid_facts()?.managed_channel())
         .peekable();
@@ -79,14 +79,14 @@ fn binlog_servers<'a>(topology: &'a Topology, of: &'a InstanceKey) -> Vec<&'a In
 /// The plan, if there is one, and what was considered. `excluded` are servers that are no candidates for a reason of the moment.
 pub(in crate::domain::recovery) fn plan_for(
     code: Code,
-    victim: &InstanceKey,
+    old_primary: &InstanceKey,
     topology: &Topology,
     policy: &Policy,
     excluded: &BTreeMap<InstanceKey, RefusalReason>,
-    now: Wall,
+    now: WallTime,
 ) -> (Option<Plan>, PlanReport) {
     let mut report = PlanReport::default();
-    match choose(code, victim, topology, policy, excluded, now, &mut report) {
+    match choose(code, old_primary, topology, policy, excluded, now, &mut report) {
         Ok(plan) => (Some(plan), report),
         Err(why) => {
             report.no_plan = Some(why);
@@ -97,22 +97,22 @@ pub(in crate::domain::recovery) fn plan_for(
 
 fn choose(
     code: Code,
-    victim: &InstanceKey,
+    old_primary: &InstanceKey,
     topology: &Topology,
     policy: &Policy,
     excluded: &BTreeMap<InstanceKey, RefusalReason>,
-    now: Wall,
+    now: WallTime,
     report: &mut PlanReport,
 ) -> Result<Plan, String> {
-    if let Some(why) = no_successor_at_all(topology, victim) {
+    if let Some(why) = no_successor_at_all(topology, old_primary) {
         return Err(why);
     }
     let mut candidates = Vec::new();
-    let readers = readers(topology, victim);
+    let readers = readers(topology, old_primary);
     for replica in readers.iter().copied() {
         let judged = match excluded.get(&replica.key) {
             Some(reason) => Err(reason.clone()),
-            None => judge_without_gtid(topology, victim, replica, policy),
+            None => judge_without_gtid(topology, old_primary, replica, policy),
         };
         let delay = replica.channel().map_or(0, |channel| channel.delay_seconds);
         match judged {
@@ -136,7 +136,7 @@ fn choose(
         .min_by_key(|candidate| rank(candidate))
         .ok_or_else(|| "no replica can be promoted".to_owned())?;
     let (successor, facts) = *best;
-    accept_loss(topology, victim, facts, policy, now, report)?;
+    accept_loss(topology, old_primary, facts, policy, now, report)?;
     let mut followers = BTreeSet::new();
     let mut lost_replicas = Vec::new();
     for replica in readers.iter().filter(|replica| replica.key != successor.key) {
@@ -157,58 +157,64 @@ fn choose(
         }
     }
     // What they hold of the old log is of no use to anybody any more; they cannot append another one's to it.
-    for server in binlog_servers(topology, victim) {
+    for server in binlog_servers(topology, old_primary) {
         report.refused.push(refusal(server, RefusalReason::BinlogServer));
         lost_replicas.push(refusal(server, RefusalReason::BinlogServer));
     }
     report.successor = Some(successor.key.clone());
     report.refused.sort_by(|left, right| left.instance.cmp(&right.instance));
     let instances = topology
-        .descendants_of(victim)
+        .descendants_of(old_primary)
         .into_iter()
         .map(|instance| instance.key.clone())
-        .chain([victim.clone()]);
+        .chain([old_primary.clone()]);
     Ok(Plan {
         order: None,
         kind: RecoveryKind::DeadPrimaryByPosition,
         code,
         cluster: topology.cluster.clone(),
-        victim: victim.clone(),
-        victim_identity: identity_of(topology, victim),
+        old_primary: old_primary.clone(),
+        old_primary_identity: identity_of(topology, old_primary),
         successor: successor.key.clone(),
         successor_identity: facts.identity.clone(),
         position: facts.executed.clone(),
         instances: instances.collect(),
         lost_replicas,
         lost: None,
-        steps: steps(victim, successor, followers, &readers),
+        steps: steps(old_primary, successor, followers, &readers),
         sources: BTreeMap::new(),
-        manners: BTreeMap::new(),
+        prior_states: BTreeMap::new(),
         remembered: None,
     })
 }
 
 /// The old primary is fenced, its readers stop and apply what they have, the successor opens, and the others follow it.
 fn steps(
-    victim: &InstanceKey,
+    old_primary: &InstanceKey,
     successor: &Instance,
     followers: BTreeSet<InstanceKey>,
     readers: &[&Instance],
 ) -> Vec<Step> {
     let mut applying = followers.clone();
     applying.insert(successor.key.clone());
-    let mut steps = vec![Step::Fence { victim: victim.clone() }];
-    let frozen: BTreeSet<InstanceKey> = readers
+    let mut steps = vec![Step::Fence {
+        old_primary: old_primary.clone(),
+    }];
+    let receivers_stopped: BTreeSet<InstanceKey> = readers
         .iter()
-        .filter(|replica| replica.is_valid() && !is_frozen(replica))
+        .filter(|replica| replica.is_valid() && !is_receivers_stopped(replica))
         .map(|replica| replica.key.clone())
         .collect();
-    if !frozen.is_empty() {
-        steps.push(Step::Freeze { replicas: frozen });
+    if !receivers_stopped.is_empty() {
+        steps.push(Step::StopReceivers {
+            replicas: receivers_stopped,
+        });
     }
     steps.extend([
         Step::ApplyAll { replicas: applying },
-        Step::Redial { victim: victim.clone() },
+        Step::Redial {
+            old_primary: old_primary.clone(),
+        },
         Step::Open {
             successor: successor.key.clone(),
         },
@@ -262,16 +268,16 @@ fn obstacle(replica: &Instance, source: &InstanceFacts) -> Option<RefusalReason>
 /// Without GTIDs what is lost has no names: only that the primary's log was seen longer than what was received of it.
 fn accept_loss(
     topology: &Topology,
-    victim: &InstanceKey,
+    old_primary: &InstanceKey,
     successor: &InstanceFacts,
     policy: &Policy,
-    now: Wall,
+    now: WallTime,
     report: &mut PlanReport,
 ) -> Result<(), String> {
-    let instance = topology.get(victim);
+    let instance = topology.get(old_primary);
     let written = instance.and_then(|instance| instance.facts.as_ref()?.binlog.as_ref());
     // A binlog server that has more than its replicas may not get to hand it on any more.
-    let served = binlog_servers(topology, victim);
+    let served = binlog_servers(topology, old_primary);
     let served = served.into_iter().filter_map(Instance::valid_facts).map(read);
     let ahead = written
         .into_iter()
@@ -282,13 +288,13 @@ fn accept_loss(
         return Ok(());
     };
     let told = format!(
-        "{victim} had written up to {ahead}, and up to {} was received",
+        "{old_primary} had written up to {ahead}, and up to {} was received",
         read(successor)
     );
     let away = instance
         .and_then(|instance| instance.last_seen)
         .map(|seen| now.millis_since(seen));
-    match loss::effective(topology, victim, policy) {
+    match loss::effective(topology, old_primary, policy) {
         LossPolicy::Refuse => Err(format!("transactions would be lost, and lossPolicy is Refuse: {told}")),
         LossPolicy::AllowAfterTimeout if away.is_some_and(|away| away < policy.loss_timeout_millis) => Err(format!(
             "transactions would be lost, and the old primary has {} s to come back (lossTimeout): {told}",

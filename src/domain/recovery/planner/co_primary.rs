@@ -32,8 +32,8 @@ pub(super) fn kind_for(code: Code) -> RecoveryKind {
 }
 
 /// The other co-primary, where nobody else may be promoted: the configuration says so, or it takes writes already.
-pub(super) fn only_successor(topology: &Topology, victim: &InstanceKey, policy: &Policy) -> Option<InstanceKey> {
-    let other = topology.get(victim).and_then(|dead| topology.source_of(dead))?;
+pub(super) fn only_successor(topology: &Topology, old_primary: &InstanceKey, policy: &Policy) -> Option<InstanceKey> {
+    let other = topology.get(old_primary).and_then(|dead| topology.source_of(dead))?;
     let takes_writes = topology
         .get(other)
         .and_then(Instance::valid_facts)

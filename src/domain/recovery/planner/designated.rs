@@ -2,8 +2,8 @@
 
 use crate::domain::key::InstanceKey;
 use crate::domain::policy::Policy;
-use crate::domain::recovery::candidate::{Choice, Moment, Wanted, WantedAs};
-use crate::domain::recovery::feed::why_not_fed;
+use crate::domain::recovery::candidate::{Choice, ChoiceInputs, Wanted, WantedAs};
+use crate::domain::recovery::catch_up::why_not_caught_up;
 use crate::domain::recovery::plan::{PlanReport, Refusal, RefusalReason};
 use crate::domain::topology::Topology;
 
@@ -12,18 +12,18 @@ use super::choose_successor;
 /// How many servers are named that could not feed the wanted one.
 const MOST_NAMED: usize = 3;
 
-/// The choice among all, or where [`Moment::wanted`] names one that one or nobody.
+/// The choice among all, or where [`ChoiceInputs::wanted`] names one that one or nobody.
 ///
 /// Being wanted wins over every preference (data centre, promotion rule, version, ...), and over no rule of safety: one that may
 /// not be promoted is not, and one that lacks what another one has is only when it can be fed that first.
 pub(super) fn choose_designated(
     topology: &Topology,
-    victim: &InstanceKey,
+    old_primary: &InstanceKey,
     policy: &Policy,
-    moment: &Moment,
+    inputs: &ChoiceInputs,
 ) -> (Option<Choice>, PlanReport) {
-    let (choice, mut report) = choose_successor(topology, victim, policy, moment);
-    let (Some(choice), Some(wanted)) = (choice.as_ref(), &moment.wanted) else {
+    let (choice, mut report) = choose_successor(topology, old_primary, policy, inputs);
+    let (Some(choice), Some(wanted)) = (choice.as_ref(), &inputs.wanted) else {
         return (choice, report);
     };
     let Wanted { instance, why } = wanted;
@@ -38,14 +38,14 @@ pub(super) fn choose_designated(
     let told = match reason {
         Some(reason @ (RefusalReason::Behind(_) | RefusalReason::Incomparable(_))) => format!(
             "{instance} {why} and cannot be promoted: {reason}{}; {} could be",
-            told_not_fed(topology, victim, instance, moment),
+            told_not_caught_up(topology, old_primary, instance, inputs),
             choice.successor
         ),
         Some(reason) => format!(
             "{instance} {why} and cannot be promoted: {reason}; {} could be",
             choice.successor
         ),
-        None => format!("{instance} {why} and does not replicate from {victim}, directly or not"),
+        None => format!("{instance} {why} and does not replicate from {old_primary}, directly or not"),
     };
     report.successor = None;
     report.no_plan = Some(told);
@@ -53,8 +53,13 @@ pub(super) fn choose_designated(
 }
 
 /// Why it cannot be fed what it lacks.
-fn told_not_fed(topology: &Topology, victim: &InstanceKey, wanted: &InstanceKey, moment: &Moment) -> String {
-    let refused = why_not_fed(topology, victim, wanted, moment);
+fn told_not_caught_up(
+    topology: &Topology,
+    old_primary: &InstanceKey,
+    wanted: &InstanceKey,
+    inputs: &ChoiceInputs,
+) -> String {
+    let refused = why_not_caught_up(topology, old_primary, wanted, inputs);
     let told = |refusal: &Refusal| format!(", and cannot be fed from {}: {}", refusal.instance, refusal.reason);
     refused.iter().take(MOST_NAMED).map(told).collect::<Vec<_>>().concat()
 }

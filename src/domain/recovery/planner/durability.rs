@@ -14,14 +14,14 @@ use crate::domain::key::InstanceKey;
 use crate::domain::policy::{DurabilityMode, Policy};
 use crate::domain::recovery::durability::{SourceTerms, acknowledging_of, is_set, waiting_replicas, wanted};
 use crate::domain::recovery::plan::{Plan, RecoveryKind, Step};
-use crate::domain::time::Wall;
+use crate::domain::time::WallTime;
 use crate::domain::topology::Topology;
 
 /// The plan; `Ok(None)` when nothing is to be done.
 ///
 /// # Errors
 /// What keeps the policy from being kept, in words for the log.
-pub fn plan_durability(topology: &Topology, policy: &Policy, now: Wall) -> Result<Option<Plan>, String> {
+pub fn plan_durability(topology: &Topology, policy: &Policy, now: WallTime) -> Result<Option<Plan>, String> {
     if policy.durability.mode == DurabilityMode::None {
         return Ok(None);
     }

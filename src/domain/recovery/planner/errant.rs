@@ -15,7 +15,7 @@ use crate::domain::topology::Topology;
 /// Empty transactions that are injected at most: each is a commit on the primary, with everything that waits for it.
 pub const MOST_INJECTED: usize = 1_000;
 
-/// The plan for what a person asked, on a picture in which both servers were just asked.
+/// The plan for what a person asked, on a view in which both servers were just asked.
 ///
 /// # Errors
 /// Why it cannot, or must not, be done.
@@ -29,7 +29,7 @@ pub fn plan_errant(
     if let Some(running @ (HeldBack::RecoveryRuns { .. } | HeldBack::OwnedByAnotherGroup(_))) = &policy.held_back {
         return Err(running.to_string());
     }
-    let primary = current_primary(topology).ok_or_else(|| "the picture does not tell who the primary is".to_owned())?;
+    let primary = current_primary(topology).ok_or_else(|| "the view does not tell who the primary is".to_owned())?;
     let facts = |key: &InstanceKey| {
         topology
             .get(key)
@@ -79,8 +79,8 @@ pub fn plan_errant(
         kind: RecoveryKind::ResolveErrant,
         code: Code::ErrantTransactions,
         cluster: topology.cluster.clone(),
-        victim: instance.clone(),
-        victim_identity: Some(own.identity.clone()),
+        old_primary: instance.clone(),
+        old_primary_identity: Some(own.identity.clone()),
         successor: primary,
         successor_identity: source.identity.clone(),
         position: source.executed.clone(),
@@ -89,7 +89,7 @@ pub fn plan_errant(
         lost: None,
         remembered: None,
         sources: std::collections::BTreeMap::new(),
-        manners: std::collections::BTreeMap::new(),
+        prior_states: std::collections::BTreeMap::new(),
         steps: vec![step],
     })
 }

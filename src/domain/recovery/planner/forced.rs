@@ -5,10 +5,10 @@ use crate::domain::finding::Code;
 use crate::domain::key::InstanceKey;
 use crate::domain::policy::Policy;
 use crate::domain::recovery::plan::{Order, Plan, PlanReport};
-use crate::domain::time::Wall;
+use crate::domain::time::WallTime;
 use crate::domain::topology::Topology;
 
-use super::{Asked, no_plan, plan_for};
+use super::{PlanRequest, no_plan, plan_for};
 
 /// Replaces the present primary, whether it answers or not: `force-master-failover`, and with `designated` `force-master-takeover`.
 ///
@@ -19,10 +19,10 @@ pub fn plan_forced(
     policy: &Policy,
     designated: Option<&InstanceKey>,
     order: Order,
-    now: Wall,
+    now: WallTime,
 ) -> (Option<Plan>, PlanReport) {
     let Some(primary) = current_primary(topology) else {
-        return no_plan("the picture does not tell who the primary is".to_owned());
+        return no_plan("the view does not tell who the primary is".to_owned());
     };
     if let Some(wanted) = designated {
         let wanted = topology.resolve(wanted);
@@ -44,7 +44,7 @@ pub fn plan_forced(
         forced: true,
         ..order
     };
-    let asked = Asked {
+    let asked = PlanRequest {
         designated,
         order: Some(order),
         remembered: None,

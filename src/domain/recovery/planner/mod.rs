@@ -10,18 +10,18 @@ use crate::domain::gtid::GtidSet;
 use crate::domain::instance::{Identity, Instance, InstanceFacts, ThreadState};
 use crate::domain::key::InstanceKey;
 use crate::domain::policy::{HeldBack, Policy};
-use crate::domain::time::Wall;
+use crate::domain::time::WallTime;
 use crate::domain::topology::Topology;
 
-mod boot;
+mod boot_read_only;
 pub(super) mod by_position;
 mod co_primary;
 mod designated;
 mod durability;
 mod errant;
 mod forced;
+mod match_below;
 mod non_writable;
-mod placed;
 mod rechoice;
 mod rejoin;
 mod relocate;
@@ -30,15 +30,15 @@ mod silent;
 mod successor;
 mod takeover;
 
-pub(super) use boot::{check_hold, check_reopen};
-pub use boot::{plan_boot_read_only, plan_hold, plan_reopen};
+pub(super) use boot_read_only::{check_hold, check_reopen};
+pub use boot_read_only::{plan_boot_read_only, plan_hold, plan_reopen};
 use designated::choose_designated;
 pub use durability::plan_durability;
 pub use errant::{MOST_INJECTED, plan_errant};
 pub use forced::plan_forced;
+pub(super) use match_below::check_match;
+pub use match_below::plan_match;
 pub use non_writable::check_non_writable;
-pub(super) use placed::check_match;
-pub use placed::plan_match;
 pub use rechoice::rechoose;
 pub(super) use rechoice::{keep_within, moved, not_claimed, rechoose_without};
 pub(super) use rejoin::{check_reattach, check_rejoin};
@@ -48,8 +48,8 @@ pub use successor::{lost_successor, view};
 pub(super) use takeover::check_target;
 pub use takeover::plan_takeover;
 
-use super::candidate::{Choice, Moment, choose};
-use super::plan::{Manner, Order, Plan, PlanReport, RecoveryKind, Step};
+use super::candidate::{Choice, ChoiceInputs, choose};
+use super::plan::{Order, Plan, PlanReport, PriorReplicaState, RecoveryKind, Step};
 
 /// Why nothing may be done about a finding, whoever could be promoted; `None` when the policy allows it.
 ///
@@ -138,33 +138,33 @@ fn not_asked_for(code: Code, key: &InstanceKey, policy: &Policy) -> Option<HeldB
 /// The plan for a finding, if there is one, and what was considered.
 ///
 /// Whether the plan may be carried out is another question ([`held_back`], the members' agreement, [`super::lint::lint`]).
-pub fn plan(finding: &Finding, topology: &Topology, policy: &Policy, now: Wall) -> (Option<Plan>, PlanReport) {
-    plan_as_asked(finding, topology, policy, Asked::default(), now)
+pub fn plan(finding: &Finding, topology: &Topology, policy: &Policy, now: WallTime) -> (Option<Plan>, PlanReport) {
+    plan_as_asked(finding, topology, policy, PlanRequest::default(), now)
 }
 
-/// [`plan`], with what the members remember of the victim's transactions.
+/// [`plan`], with what the members remember of the old primary's transactions.
 pub fn plan_remembering(
     finding: &Finding,
     topology: &Topology,
     policy: &Policy,
     remembered: Option<GtidSet>,
-    now: Wall,
+    now: WallTime,
 ) -> (Option<Plan>, PlanReport) {
-    let asked = Asked {
+    let asked = PlanRequest {
         remembered,
-        ..Asked::default()
+        ..PlanRequest::default()
     };
     plan_as_asked(finding, topology, policy, asked, now)
 }
 
-/// What a plan rests on beside picture and policy.
+/// What a plan rests on beside view and policy.
 #[derive(Clone, Debug, Default)]
-pub struct Asked<'a> {
+pub struct PlanRequest<'a> {
     /// This one is promoted, or nobody is.
     pub designated: Option<&'a InstanceKey>,
     /// What a person asked for.
     pub order: Option<Order>,
-    /// What the members remember of the victim's transactions.
+    /// What the members remember of the old primary's transactions.
     pub remembered: Option<GtidSet>,
 }
 
@@ -173,10 +173,10 @@ pub fn plan_as_asked(
     finding: &Finding,
     topology: &Topology,
     policy: &Policy,
-    asked: Asked<'_>,
-    now: Wall,
+    asked: PlanRequest<'_>,
+    now: WallTime,
 ) -> (Option<Plan>, PlanReport) {
-    let victim = topology.resolve(&finding.instance);
+    let old_primary = topology.resolve(&finding.instance);
     match RecoveryKind::for_code(finding.code) {
         Some(kind @ (RecoveryKind::IntermediatePrimary | RecoveryKind::GroupMember)) => {
             return relocate::plan_relocation(finding, kind, topology, policy);
@@ -197,16 +197,16 @@ pub fn plan_as_asked(
         )
         | None => {}
     }
-    let topology = &*view(finding.code, topology, victim);
+    let topology = &*view(finding.code, topology, old_primary);
     let is_of_two = RecoveryKind::for_code(finding.code) == Some(RecoveryKind::CoPrimary);
-    if is_of_two && current_primary(topology).is_some_and(|primary| primary != *victim) {
+    if is_of_two && current_primary(topology).is_some_and(|primary| primary != *old_primary) {
         // The primary lives on. Who else replicated from the dead one needs another source.
         return relocate::plan_relocation(finding, RecoveryKind::IntermediatePrimary, topology, policy);
     }
-    if let Err(why) = check_finding(finding, victim, topology) {
+    if let Err(why) = check_finding(finding, old_primary, topology) {
         return no_plan(why);
     }
-    plan_for(finding.code, victim, topology, policy, asked, now)
+    plan_for(finding.code, old_primary, topology, policy, asked, now)
 }
 
 /// Nothing, and why.
@@ -221,16 +221,16 @@ fn no_plan(why: String) -> (Option<Plan>, PlanReport) {
 }
 
 /// What would be done if the present primary died now: shown before anything breaks.
-pub fn rehearse(topology: &Topology, policy: &Policy, now: Wall) -> (Option<Plan>, PlanReport) {
+pub fn rehearse(topology: &Topology, policy: &Policy, now: WallTime) -> (Option<Plan>, PlanReport) {
     match current_primary(topology) {
         Some(primary) => {
             let code = co_primary::death_of(topology, &primary);
-            plan_for(code, &primary, topology, policy, Asked::default(), now)
+            plan_for(code, &primary, topology, policy, PlanRequest::default(), now)
         }
         None => (
             None,
             PlanReport {
-                no_plan: Some("the picture does not tell who the primary is".to_owned()),
+                no_plan: Some("the view does not tell who the primary is".to_owned()),
                 ..PlanReport::default()
             },
         ),
@@ -238,77 +238,77 @@ pub fn rehearse(topology: &Topology, policy: &Policy, now: Wall) -> (Option<Plan
 }
 
 /// What must hold for a recovery of a dead primary, beyond its code.
-fn check_finding(finding: &Finding, victim: &InstanceKey, topology: &Topology) -> Result<(), String> {
+fn check_finding(finding: &Finding, old_primary: &InstanceKey, topology: &Topology) -> Result<(), String> {
     if !finding.code.is_actionable() {
         return Err(format!("no recovery exists for {}", finding.code));
     }
     match current_primary(topology) {
-        Some(primary) if primary == *victim => {}
-        Some(primary) => return Err(format!("{victim} is not the primary of the cluster, {primary} is")),
+        Some(primary) if primary == *old_primary => {}
+        Some(primary) => return Err(format!("{old_primary} is not the primary of the cluster, {primary} is")),
         None => {
             return Err(format!(
-                "the picture does not tell whether {victim} is the primary of the cluster"
+                "the view does not tell whether {old_primary} is the primary of the cluster"
             ));
         }
     }
-    if topology.get(victim).is_some_and(Instance::is_valid) {
-        return Err(format!("{victim} answers"));
+    if topology.get(old_primary).is_some_and(Instance::is_valid) {
+        return Err(format!("{old_primary} answers"));
     }
-    if let Some(replica) = topology.replicas_of(victim).find(|replica| is_receiving(replica)) {
-        return Err(format!("{} receives from {victim}", replica.key));
+    if let Some(replica) = topology.replicas_of(old_primary).find(|replica| is_receiving(replica)) {
+        return Err(format!("{} receives from {old_primary}", replica.key));
     }
     Ok(())
 }
 
 fn plan_for(
     code: Code,
-    victim: &InstanceKey,
+    old_primary: &InstanceKey,
     topology: &Topology,
     policy: &Policy,
-    asked: Asked<'_>,
-    now: Wall,
+    asked: PlanRequest<'_>,
+    now: WallTime,
 ) -> (Option<Plan>, PlanReport) {
     let kind = co_primary::kind_for(code);
-    if by_position::applies(topology, victim) {
+    if by_position::applies(topology, old_primary) {
         if kind == RecoveryKind::CoPrimary {
             return no_plan(format!(
-                "the replicas of {victim} do not use GTIDs: without them no co-primary is replaced"
+                "the replicas of {old_primary} do not use GTIDs: without them no co-primary is replaced"
             ));
         }
         if asked.designated.is_some() || asked.order.as_ref().is_some_and(|order| order.forced) {
             return no_plan(format!(
-                "the replicas of {victim} do not use GTIDs: without them nobody can be named, and no living primary replaced"
+                "the replicas of {old_primary} do not use GTIDs: without them nobody can be named, and no living primary replaced"
             ));
         }
-        let (plan, report) = by_position::plan_for(code, victim, topology, policy, &BTreeMap::new(), now);
+        let (plan, report) = by_position::plan_for(code, old_primary, topology, policy, &BTreeMap::new(), now);
         let order = asked.order;
         let plan = plan.map(|plan| with_fencer(Plan { order, ..plan }, policy));
         return (plan, report);
     }
     let only = (kind == RecoveryKind::CoPrimary)
-        .then(|| co_primary::only_successor(topology, victim, policy))
+        .then(|| co_primary::only_successor(topology, old_primary, policy))
         .flatten();
-    let moment = Moment {
+    let inputs = ChoiceInputs {
         remembered: asked.remembered,
         wanted: designated::wanted(topology, asked.designated, only.as_ref()),
-        ..Moment::at(now)
+        ..ChoiceInputs::at(now)
     };
-    let (choice, report) = choose_designated(topology, victim, policy, &moment);
+    let (choice, report) = choose_designated(topology, old_primary, policy, &inputs);
     let plan = choice.and_then(|choice| {
         let instances = topology
-            .descendants_of(victim)
+            .descendants_of(old_primary)
             .into_iter()
             .map(|instance| instance.key.clone())
-            .chain([victim.clone()]);
+            .chain([old_primary.clone()]);
         let frame = Frame {
             kind,
             code,
-            victim: victim.clone(),
-            victim_identity: identity_of(topology, victim),
+            old_primary: old_primary.clone(),
+            old_primary_identity: identity_of(topology, old_primary),
             instances: instances.collect(),
-            sources: sources_below(topology, victim),
-            manners: manners_below(topology, victim),
-            remembered: moment.remembered.clone(),
+            sources: sources_below(topology, old_primary),
+            prior_states: prior_states_below(topology, old_primary),
+            remembered: inputs.remembered.clone(),
             order: asked.order,
         };
         assemble(frame, choice, topology)
@@ -320,30 +320,31 @@ fn plan_for(
 fn with_fencer(mut plan: Plan, policy: &Policy) -> Plan {
     let opening = plan.steps.iter().position(|step| matches!(step, Step::Open { .. }));
     if let Some(opening) = opening.filter(|_| policy.fences_outside) {
-        let victim = plan.victim.clone();
-        plan.steps.insert(opening, Step::CallFencer { victim });
+        let old_primary = plan.old_primary.clone();
+        plan.steps.insert(opening, Step::CallFencer { old_primary });
     }
     plan
 }
 
 /// Why nobody may succeed a primary, whoever could: another one is writable, or a replication group chooses for itself.
-fn no_successor_at_all(topology: &Topology, victim: &InstanceKey) -> Option<String> {
-    if let Some(other) = other_writable_tops(topology, victim).first() {
+fn no_successor_at_all(topology: &Topology, old_primary: &InstanceKey) -> Option<String> {
+    if let Some(other) = other_writable_tops(topology, old_primary).first() {
         return Some(format!("{other} is a writable primary of the same cluster already"));
     }
-    let group = &topology.get(victim)?.facts.as_ref()?.group_name;
-    (!group.is_empty())
-        .then(|| format!("{victim} was a member of the replication group {group}, which chooses its primary itself"))
+    let group = &topology.get(old_primary)?.facts.as_ref()?.group_name;
+    (!group.is_empty()).then(|| {
+        format!("{old_primary} was a member of the replication group {group}, which chooses its primary itself")
+    })
 }
 
 /// The choice, unless opening anybody would make two writable primaries.
 fn choose_successor(
     topology: &Topology,
-    victim: &InstanceKey,
+    old_primary: &InstanceKey,
     policy: &Policy,
-    moment: &Moment,
+    inputs: &ChoiceInputs,
 ) -> (Option<Choice>, PlanReport) {
-    if let Some(why) = no_successor_at_all(topology, victim) {
+    if let Some(why) = no_successor_at_all(topology, old_primary) {
         return (
             None,
             PlanReport {
@@ -352,7 +353,7 @@ fn choose_successor(
             },
         );
     }
-    choose(topology, victim, policy, moment)
+    choose(topology, old_primary, policy, inputs)
 }
 
 /// Who a server is: by its own word, otherwise by its replicas' (they keep the source's uuid, on MariaDB its `server_id`).
@@ -380,36 +381,36 @@ fn identity_of(topology: &Topology, key: &InstanceKey) -> Option<Identity> {
 struct Frame {
     kind: RecoveryKind,
     code: Code,
-    victim: InstanceKey,
-    victim_identity: Option<Identity>,
+    old_primary: InstanceKey,
+    old_primary_identity: Option<Identity>,
     instances: BTreeSet<InstanceKey>,
     sources: BTreeMap<InstanceKey, InstanceKey>,
-    manners: BTreeMap<InstanceKey, Manner>,
+    prior_states: BTreeMap<InstanceKey, PriorReplicaState>,
     remembered: Option<GtidSet>,
     order: Option<Order>,
 }
 
-/// From whom each one below `victim` replicates.
-fn sources_below(topology: &Topology, victim: &InstanceKey) -> BTreeMap<InstanceKey, InstanceKey> {
+/// From whom each one below `old_primary` replicates.
+fn sources_below(topology: &Topology, old_primary: &InstanceKey) -> BTreeMap<InstanceKey, InstanceKey> {
     topology
-        .descendants_of(victim)
+        .descendants_of(old_primary)
         .into_iter()
         .filter_map(|replica| Some((replica.key.clone(), topology.source_of(replica)?.clone())))
         .collect()
 }
 
-/// How those below `victim` replicate, where that is not simply.
-fn manners_below(topology: &Topology, victim: &InstanceKey) -> BTreeMap<InstanceKey, Manner> {
+/// How those below `old_primary` replicate, where that is not simply.
+fn prior_states_below(topology: &Topology, old_primary: &InstanceKey) -> BTreeMap<InstanceKey, PriorReplicaState> {
     topology
-        .descendants_of(victim)
+        .descendants_of(old_primary)
         .into_iter()
         .filter_map(|replica| {
             let channel = replica.valid_facts()?.managed_channel()?;
-            let manner = Manner {
+            let prior_state = PriorReplicaState {
                 stopped: channel.io == ThreadState::Stopped,
                 delay_seconds: channel.delay_seconds,
             };
-            (manner != Manner::default()).then(|| (replica.key.clone(), manner))
+            (prior_state != PriorReplicaState::default()).then(|| (replica.key.clone(), prior_state))
         })
         .collect()
 }
@@ -418,30 +419,34 @@ fn assemble(frame: Frame, choice: Choice, topology: &Topology) -> Option<Plan> {
     let Frame {
         kind,
         code,
-        victim,
-        victim_identity,
+        old_primary,
+        old_primary_identity,
         instances,
         sources,
-        manners,
+        prior_states,
         remembered,
         order,
     } = frame;
     let successor_identity = topology.get(&choice.successor)?.facts.as_ref()?.identity.clone();
     let Choice {
         successor,
-        feeder,
+        catch_up_source,
         position,
         followers,
         lost_replicas,
         lost,
     } = choice;
-    let mut steps = vec![Step::Fence { victim: victim.clone() }];
-    let frozen = to_freeze(topology, &victim, &successor, feeder.as_ref());
-    if !frozen.is_empty() {
-        steps.push(Step::Freeze { replicas: frozen });
+    let mut steps = vec![Step::Fence {
+        old_primary: old_primary.clone(),
+    }];
+    let receivers_stopped = to_stop_receivers(topology, &old_primary, &successor, catch_up_source.as_ref());
+    if !receivers_stopped.is_empty() {
+        steps.push(Step::StopReceivers {
+            replicas: receivers_stopped,
+        });
     }
-    if let Some(from) = feeder {
-        steps.push(Step::Feed {
+    if let Some(from) = catch_up_source {
+        steps.push(Step::CatchUp {
             successor: successor.clone(),
             from,
         });
@@ -449,7 +454,9 @@ fn assemble(frame: Frame, choice: Choice, topology: &Topology) -> Option<Plan> {
     steps.push(Step::Drain {
         successor: successor.clone(),
     });
-    steps.push(Step::Redial { victim: victim.clone() });
+    steps.push(Step::Redial {
+        old_primary: old_primary.clone(),
+    });
     steps.push(Step::Open {
         successor: successor.clone(),
     });
@@ -463,8 +470,8 @@ fn assemble(frame: Frame, choice: Choice, topology: &Topology) -> Option<Plan> {
         kind,
         code,
         cluster: topology.cluster.clone(),
-        victim,
-        victim_identity,
+        old_primary,
+        old_primary_identity,
         successor,
         successor_identity,
         position,
@@ -473,31 +480,33 @@ fn assemble(frame: Frame, choice: Choice, topology: &Topology) -> Option<Plan> {
         lost,
         steps,
         sources,
-        manners,
+        prior_states,
         remembered,
         order,
     })
 }
 
-/// Whose receiving thread must be stopped: the answering direct replicas of the victim, and the successor and its feeder wherever
+/// Whose receiving thread must be stopped: the answering direct replicas of the old primary, and the successor and its feeder wherever
 /// they are; no binlog server, which is left alone. One whose thread is stopped already is frozen already; leaving it out also keeps an undo from starting what a person had stopped.
-fn to_freeze(
+fn to_stop_receivers(
     topology: &Topology,
-    victim: &InstanceKey,
+    old_primary: &InstanceKey,
     successor: &InstanceKey,
-    feeder: Option<&InstanceKey>,
+    catch_up_source: Option<&InstanceKey>,
 ) -> BTreeSet<InstanceKey> {
     topology
-        .replicas_of(victim)
+        .replicas_of(old_primary)
         .chain(topology.get(successor))
-        .chain(feeder.and_then(|feeder| topology.get(feeder)))
-        .filter(|replica| replica.is_valid() && !is_frozen(replica) && !by_position::is_binlog_server(replica))
+        .chain(catch_up_source.and_then(|catch_up_source| topology.get(catch_up_source)))
+        .filter(|replica| {
+            replica.is_valid() && !is_receivers_stopped(replica) && !by_position::is_binlog_server(replica)
+        })
         .map(|replica| replica.key.clone())
         .collect()
 }
 
 /// Whether the receiving thread is seen stopped.
-pub(super) fn is_frozen(replica: &Instance) -> bool {
+pub(super) fn is_receivers_stopped(replica: &Instance) -> bool {
     replica
         .valid_facts()
         .and_then(InstanceFacts::managed_channel)

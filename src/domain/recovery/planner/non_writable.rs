@@ -7,7 +7,7 @@ use crate::domain::key::InstanceKey;
 use crate::domain::policy::Policy;
 use crate::domain::recovery::candidate::excerpt;
 use crate::domain::recovery::plan::{Plan, PlanReport, RecoveryKind, Step};
-use crate::domain::recovery::position::Holdings;
+use crate::domain::recovery::position::ReceivedTransactions;
 use crate::domain::topology::Topology;
 
 /// The plan, and why there is none. The plan names the primary as its own successor.
@@ -70,7 +70,7 @@ pub fn check_non_writable<'a>(
     if !facts.channels.is_empty() {
         return Err(format!("{primary} replicates"));
     }
-    let holdings = Holdings::below(topology, primary);
+    let received_transactions = ReceivedTransactions::below(topology, primary);
     for other in topology.instances.values().filter(|other| other.key != *primary) {
         let is_held = policy.quarantined.contains(&other.key);
         let Some(known) = other.facts.as_ref() else {
@@ -86,10 +86,10 @@ pub fn check_non_writable<'a>(
         if is_held {
             continue;
         }
-        let held = holdings
+        let held = received_transactions
             .get(&other.key)
             .map_or_else(|| known.received(), |holding| holding.position.clone());
-        if let Some(more) = holdings.missing(&held, &facts.executed) {
+        if let Some(more) = received_transactions.missing(&held, &facts.executed) {
             return Err(format!("{} holds what {primary} lacks: {}", other.key, excerpt(&more)));
         }
     }

@@ -4,20 +4,20 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::domain::key::InstanceKey;
 use crate::domain::policy::Policy;
-use crate::domain::recovery::candidate::Moment;
+use crate::domain::recovery::candidate::ChoiceInputs;
 use crate::domain::recovery::plan::{Plan, RecoveryKind, RefusalReason, Step};
-use crate::domain::time::Wall;
+use crate::domain::time::WallTime;
 use crate::domain::topology::Topology;
 
 use super::designated::{choose_designated, wanted};
 use super::{Frame, assemble, co_primary, identity_of, with_fencer};
 
-/// The second verdict, after the freeze: the same choice on a fresh picture, within the instances that were claimed.
+/// The second verdict, after the freeze: the same choice on a fresh view, within the instances that were claimed.
 ///
 /// # Errors
 /// Why nobody may be promoted after all; nothing is opened yet then, and everything can be put back.
-pub fn rechoose(plan: &Plan, fresh: &Topology, policy: &Policy, now: Wall) -> Result<Plan, String> {
-    rechoose_without(plan, fresh, policy, Moment::at(now))
+pub fn rechoose(plan: &Plan, fresh: &Topology, policy: &Policy, now: WallTime) -> Result<Plan, String> {
+    rechoose_without(plan, fresh, policy, ChoiceInputs::at(now))
 }
 
 /// [`rechoose`], with what speaks against servers at the moment.
@@ -25,28 +25,28 @@ pub(in crate::domain::recovery) fn rechoose_without(
     plan: &Plan,
     fresh: &Topology,
     policy: &Policy,
-    mut moment: Moment,
+    mut inputs: ChoiceInputs,
 ) -> Result<Plan, String> {
-    moment.remembered.clone_from(&plan.remembered);
-    moment.moved = moved(plan, fresh).into_keys().collect();
-    moment.delays = plan.delays().map(|(key, seconds)| (key.clone(), seconds)).collect();
-    moment.excluded.extend(not_claimed(plan, fresh));
+    inputs.remembered.clone_from(&plan.remembered);
+    inputs.moved = moved(plan, fresh).into_keys().collect();
+    inputs.delays = plan.delays().map(|(key, seconds)| (key.clone(), seconds)).collect();
+    inputs.excluded.extend(not_claimed(plan, fresh));
     let only = (plan.kind == RecoveryKind::CoPrimary)
-        .then(|| co_primary::only_successor(fresh, &plan.victim, policy))
+        .then(|| co_primary::only_successor(fresh, &plan.old_primary, policy))
         .flatten();
-    moment.wanted = wanted(fresh, plan.designated(), only.as_ref());
-    let (choice, report) = choose_designated(fresh, &plan.victim, policy, &moment);
+    inputs.wanted = wanted(fresh, plan.designated(), only.as_ref());
+    let (choice, report) = choose_designated(fresh, &plan.old_primary, policy, &inputs);
     let frame = Frame {
         kind: plan.kind,
         code: plan.code,
-        victim: plan.victim.clone(),
-        victim_identity: plan
-            .victim_identity
+        old_primary: plan.old_primary.clone(),
+        old_primary_identity: plan
+            .old_primary_identity
             .clone()
-            .or_else(|| identity_of(fresh, &plan.victim)),
+            .or_else(|| identity_of(fresh, &plan.old_primary)),
         instances: plan.instances.clone(),
         sources: plan.sources.clone(),
-        manners: plan.manners.clone(),
+        prior_states: plan.prior_states.clone(),
         remembered: plan.remembered.clone(),
         order: plan.order.clone(),
     };
@@ -76,10 +76,10 @@ pub(in crate::domain::recovery) fn moved(plan: &Plan, fresh: &Topology) -> BTree
         .collect()
 }
 
-/// Servers below the victim that the recovery did not claim: they came after it, and it may not touch them.
+/// Servers below the old primary that the recovery did not claim: they came after it, and it may not touch them.
 pub(in crate::domain::recovery) fn not_claimed(plan: &Plan, fresh: &Topology) -> BTreeMap<InstanceKey, RefusalReason> {
     fresh
-        .descendants_of(&plan.victim)
+        .descendants_of(&plan.old_primary)
         .into_iter()
         .filter(|instance| !plan.instances.contains(&instance.key))
         .map(|instance| {
@@ -93,7 +93,7 @@ pub(in crate::domain::recovery) fn not_claimed(plan: &Plan, fresh: &Topology) ->
 pub(in crate::domain::recovery) fn keep_within(steps: &mut Vec<Step>, instances: &BTreeSet<InstanceKey>) {
     steps.retain_mut(|step| match step {
         Step::ReconnectTest { replicas, .. }
-        | Step::Freeze { replicas }
+        | Step::StopReceivers { replicas }
         | Step::Repoint { replicas, .. }
         | Step::Acknowledge { replicas, .. }
         | Step::GoOn { replicas }
@@ -111,7 +111,7 @@ pub(in crate::domain::recovery) fn keep_within(steps: &mut Vec<Step>, instances:
             !servers.is_empty()
         }
         Step::Fence { .. }
-        | Step::Feed { .. }
+        | Step::CatchUp { .. }
         | Step::Demote { .. }
         | Step::Drain { .. }
         | Step::Redial { .. }

@@ -51,16 +51,13 @@ fn rejoin(quarantine: &Quarantine, topology: &Topology, policy: &Policy) -> Resu
         return Err("oldPrimary is Hold: it stays read-only until a person decides".to_owned());
     }
     is_allowed(policy)?;
-    let returned = topology.by_identity(&quarantine.identity).ok_or_else(|| {
-        format!(
-            "{} ({}) is not in the picture",
-            quarantine.instance, quarantine.identity
-        )
-    })?;
+    let returned = topology
+        .by_identity(&quarantine.identity)
+        .ok_or_else(|| format!("{} ({}) is not in the view", quarantine.instance, quarantine.identity))?;
     let facts = returned
         .valid_facts()
         .ok_or_else(|| format!("{}: {}", returned.key, why_unreachable(returned)))?;
-    let primary = current_primary(topology).ok_or_else(|| "the picture does not tell who the primary is".to_owned())?;
+    let primary = current_primary(topology).ok_or_else(|| "the view does not tell who the primary is".to_owned())?;
     if primary == returned.key {
         return Err(format!("{primary} is the primary"));
     }
@@ -77,8 +74,8 @@ fn rejoin(quarantine: &Quarantine, topology: &Topology, policy: &Policy) -> Resu
         kind: RecoveryKind::Rejoin,
         code: Code::QuarantinedPrimaryReturned,
         cluster: topology.cluster.clone(),
-        victim: returned.key.clone(),
-        victim_identity: Some(quarantine.identity.clone()),
+        old_primary: returned.key.clone(),
+        old_primary_identity: Some(quarantine.identity.clone()),
         successor: primary.clone(),
         successor_identity: source.identity.clone(),
         position: facts.executed.clone(),
@@ -89,7 +86,7 @@ fn rejoin(quarantine: &Quarantine, topology: &Topology, policy: &Policy) -> Resu
         order: None,
         steps: vec![
             Step::Fence {
-                victim: returned.key.clone(),
+                old_primary: returned.key.clone(),
             },
             Step::Repoint {
                 successor: primary,
@@ -97,7 +94,7 @@ fn rejoin(quarantine: &Quarantine, topology: &Topology, policy: &Policy) -> Resu
             },
         ],
         sources: std::collections::BTreeMap::new(),
-        manners: std::collections::BTreeMap::new(),
+        prior_states: std::collections::BTreeMap::new(),
         remembered: None,
     })
 }
@@ -115,13 +112,11 @@ fn reattach(lost: &InstanceKey, topology: &Topology, policy: &Policy) -> Result<
         return Err("oldPrimary is Hold: it is left to a person".to_owned());
     }
     is_allowed(policy)?;
-    let replica = topology
-        .get(lost)
-        .ok_or_else(|| format!("{lost} is not in the picture"))?;
+    let replica = topology.get(lost).ok_or_else(|| format!("{lost} is not in the view"))?;
     let facts = replica
         .valid_facts()
         .ok_or_else(|| format!("{lost}: {}", why_unreachable(replica)))?;
-    let primary = current_primary(topology).ok_or_else(|| "the picture does not tell who the primary is".to_owned())?;
+    let primary = current_primary(topology).ok_or_else(|| "the view does not tell who the primary is".to_owned())?;
     let source = topology
         .get(&primary)
         .and_then(Instance::valid_facts)
@@ -145,8 +140,8 @@ fn reattach(lost: &InstanceKey, topology: &Topology, policy: &Policy) -> Result<
         kind: RecoveryKind::Rejoin,
         code: Code::LostReplicaReturned,
         cluster: topology.cluster.clone(),
-        victim: replica.key.clone(),
-        victim_identity: Some(facts.identity.clone()),
+        old_primary: replica.key.clone(),
+        old_primary_identity: Some(facts.identity.clone()),
         successor: primary.clone(),
         successor_identity: source.identity.clone(),
         position: facts.executed.clone(),
@@ -155,7 +150,7 @@ fn reattach(lost: &InstanceKey, topology: &Topology, policy: &Policy) -> Result<
         lost: None,
         remembered: None,
         sources: std::collections::BTreeMap::new(),
-        manners: std::collections::BTreeMap::new(),
+        prior_states: std::collections::BTreeMap::new(),
         steps: vec![Step::Repoint {
             successor: primary,
             replicas: BTreeSet::from([replica.key.clone()]),

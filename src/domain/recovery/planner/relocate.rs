@@ -8,8 +8,8 @@ use crate::domain::finding::{Code, Finding};
 use crate::domain::instance::{Instance, ThreadState};
 use crate::domain::key::InstanceKey;
 use crate::domain::policy::Policy;
-use crate::domain::recovery::passage::{Passage, passage};
-use crate::domain::recovery::plan::{Manner, Place, Plan, PlanReport, RecoveryKind, Step};
+use crate::domain::recovery::plan::{Place, Plan, PlanReport, PriorReplicaState, RecoveryKind, Step};
+use crate::domain::recovery::positioning::{PositioningMethod, positioning};
 use crate::domain::recovery::relocation::{Moves, assign};
 use crate::domain::topology::Topology;
 
@@ -22,45 +22,45 @@ pub(super) fn plan_relocation(
     topology: &Topology,
     policy: &Policy,
 ) -> (Option<Plan>, PlanReport) {
-    let victim = topology.resolve(&finding.instance);
+    let old_primary = topology.resolve(&finding.instance);
     let mut report = PlanReport::default();
-    match check(finding, victim, kind, topology) {
+    match check(finding, old_primary, kind, topology) {
         Ok(()) => {}
         Err(why) => {
             report.no_plan = Some(why);
             return (None, report);
         }
     }
-    let moves = assign(topology, victim, kind, policy);
+    let moves = assign(topology, old_primary, kind, policy);
     report.refused.clone_from(&moves.lost);
     report.remarks.clone_from(&moves.remarks);
-    let plan = assemble(finding, victim, kind, moves, topology, policy);
+    let plan = assemble(finding, old_primary, kind, moves, topology, policy);
     match &plan {
         Some(plan) => report.successor = Some(plan.successor.clone()),
-        None => report.no_plan = Some(format!("no replica of {victim} can follow another server")),
+        None => report.no_plan = Some(format!("no replica of {old_primary} can follow another server")),
     }
     (plan, report)
 }
 
 /// What must hold beyond the code.
-fn check(finding: &Finding, victim: &InstanceKey, kind: RecoveryKind, topology: &Topology) -> Result<(), String> {
-    if current_primary(topology).as_ref() == Some(victim) {
-        return Err(format!("{victim} is the primary of the cluster"));
+fn check(finding: &Finding, old_primary: &InstanceKey, kind: RecoveryKind, topology: &Topology) -> Result<(), String> {
+    if current_primary(topology).as_ref() == Some(old_primary) {
+        return Err(format!("{old_primary} is the primary of the cluster"));
     }
-    let lives = topology.get(victim).is_some_and(Instance::is_valid);
+    let lives = topology.get(old_primary).is_some_and(Instance::is_valid);
     if lives && finding.code != Code::AllIntermediateMasterReplicasFailingToConnectOrDead {
-        return Err(format!("{victim} answers"));
+        return Err(format!("{old_primary} answers"));
     }
     let is_member = topology
-        .get(victim)
+        .get(old_primary)
         .and_then(|instance| instance.facts.as_ref())
         .is_some_and(|facts| !facts.group_name.is_empty());
     if kind == RecoveryKind::GroupMember && !is_member {
-        return Err(format!("{victim} is not known as a member of a replication group"));
+        return Err(format!("{old_primary} is not known as a member of a replication group"));
     }
-    match topology.replicas_of(victim).find(|replica| is_receiving(replica)) {
+    match topology.replicas_of(old_primary).find(|replica| is_receiving(replica)) {
         Some(replica) if kind == RecoveryKind::IntermediatePrimary => {
-            Err(format!("{} receives from {victim}", replica.key))
+            Err(format!("{} receives from {old_primary}", replica.key))
         }
         _ => Ok(()),
     }
@@ -68,7 +68,7 @@ fn check(finding: &Finding, victim: &InstanceKey, kind: RecoveryKind, topology: 
 
 fn assemble(
     finding: &Finding,
-    victim: &InstanceKey,
+    old_primary: &InstanceKey,
     kind: RecoveryKind,
     moves: Moves,
     topology: &Topology,
@@ -85,18 +85,18 @@ fn assemble(
     let Way {
         steps,
         compared,
-        manners,
+        prior_states,
     } = way(&moves, topology, policy);
     let moved = moves.groups.iter().flat_map(|(_, replicas)| replicas).cloned();
     // Sources are only read from: claiming them would stand in the way of their own recoveries. Only to compare logs takes a session.
-    let instances: BTreeSet<InstanceKey> = moved.chain(compared).chain([victim.clone()]).collect();
+    let instances: BTreeSet<InstanceKey> = moved.chain(compared).chain([old_primary.clone()]).collect();
     Some(Plan {
         order: None,
         kind,
         code: finding.code,
         cluster: topology.cluster.clone(),
-        victim: victim.clone(),
-        victim_identity: identity_of(topology, victim),
+        old_primary: old_primary.clone(),
+        old_primary_identity: identity_of(topology, old_primary),
         successor_identity: facts.identity.clone(),
         position: facts.executed.clone(),
         successor,
@@ -105,7 +105,7 @@ fn assemble(
         lost: None,
         steps,
         sources: BTreeMap::new(),
-        manners,
+        prior_states,
         remembered: None,
     })
 }
@@ -116,33 +116,33 @@ struct Way {
     /// The sources whose logs are compared.
     compared: Vec<InstanceKey>,
     /// How those were set up that are stopped before they are moved.
-    manners: BTreeMap<InstanceKey, Manner>,
+    prior_states: BTreeMap<InstanceKey, PriorReplicaState>,
 }
 
 /// Those that follow by GTID are pointed elsewhere as they are. The others stop, apply what they have, and get a place.
 fn way(moves: &Moves, topology: &Topology, policy: &Policy) -> Way {
     let (mut stopped, mut matches, mut points) = (BTreeSet::new(), Vec::new(), Vec::new());
-    let (mut compared, mut manners) = (Vec::new(), BTreeMap::new());
+    let (mut compared, mut prior_states) = (Vec::new(), BTreeMap::new());
     for (successor, replicas) in &moves.groups {
         let (mut by_gtid, mut placed, mut matched) = (BTreeSet::new(), BTreeMap::new(), BTreeMap::new());
         for key in replicas {
             let pair = topology.get(key).zip(topology.get(successor));
-            let passage = pair.and_then(|(replica, source)| passage(replica, source, policy).ok());
-            if let None | Some(Passage::Gtid) = passage {
+            let positioning = pair.and_then(|(replica, source)| positioning(replica, source, policy).ok());
+            if let None | Some(PositioningMethod::Gtid) = positioning {
                 by_gtid.insert(key.clone());
                 continue;
             }
             let channel = topology.get(key).and_then(Instance::channel);
-            if passage == Some(Passage::PseudoGtid) {
+            if positioning == Some(PositioningMethod::PseudoGtid) {
                 let after = channel.map(|channel| channel.exec.clone()).unwrap_or_default();
                 matched.insert(key.clone(), Place { after, found: None });
             }
-            let manner = Manner {
+            let prior_state = PriorReplicaState {
                 stopped: channel.is_some_and(|channel| channel.io == ThreadState::Stopped),
                 delay_seconds: channel.map_or(0, |channel| channel.delay_seconds),
             };
-            if manner != Manner::default() {
-                manners.insert(key.clone(), manner);
+            if prior_state != PriorReplicaState::default() {
+                prior_states.insert(key.clone(), prior_state);
             }
             stopped.insert(key.clone());
             placed.insert(key.clone(), None);
@@ -170,7 +170,7 @@ fn way(moves: &Moves, topology: &Topology, policy: &Policy) -> Way {
     }
     let mut steps = Vec::new();
     if !stopped.is_empty() {
-        steps.push(Step::Freeze {
+        steps.push(Step::StopReceivers {
             replicas: stopped.clone(),
         });
         steps.push(Step::ApplyAll { replicas: stopped });
@@ -179,6 +179,6 @@ fn way(moves: &Moves, topology: &Topology, policy: &Policy) -> Way {
     Way {
         steps,
         compared,
-        manners,
+        prior_states,
     }
 }

@@ -11,10 +11,10 @@ use crate::domain::instance::{Instance, ProbeFailure};
 use crate::domain::key::InstanceKey;
 use crate::domain::policy::{HeldBack, Policy, StalledPrimary};
 use crate::domain::recovery::plan::{Plan, PlanReport, Step};
-use crate::domain::time::Wall;
+use crate::domain::time::WallTime;
 use crate::domain::topology::Topology;
 
-use super::{Asked, plan_for};
+use super::{PlanRequest, plan_for};
 
 /// The plan for a silent primary, if there is one, and what was considered. The members must have agreed to the test.
 ///
@@ -25,9 +25,9 @@ pub fn plan_silent(
     topology: &Topology,
     policy: &Policy,
     remembered: Option<GtidSet>,
-    now: Wall,
+    now: WallTime,
 ) -> (Option<Plan>, PlanReport) {
-    let victim = topology.resolve(&finding.instance);
+    let old_primary = topology.resolve(&finding.instance);
     let refused = |why: String| {
         (
             None,
@@ -37,26 +37,26 @@ pub fn plan_silent(
             },
         )
     };
-    if let Err(why) = check(finding, victim, topology, policy) {
+    if let Err(why) = check(finding, old_primary, topology, policy) {
         return refused(why);
     }
     let replicas: BTreeSet<InstanceKey> = topology
-        .replicas_of(victim)
+        .replicas_of(old_primary)
         .filter(|replica| is_receiving(replica))
         .map(|replica| replica.key.clone())
         .collect();
     if replicas.is_empty() && finding.code != Code::StalledPrimary {
-        return refused(format!("no replica says that it receives from {victim}"));
+        return refused(format!("no replica says that it receives from {old_primary}"));
     }
-    let asked = Asked {
+    let asked = PlanRequest {
         remembered,
-        ..Asked::default()
+        ..PlanRequest::default()
     };
-    let (plan, report) = plan_for(finding.code, victim, topology, policy, asked, now);
+    let (plan, report) = plan_for(finding.code, old_primary, topology, policy, asked, now);
     let plan = plan.map(|mut plan| {
         if !replicas.is_empty() {
             let test = Step::ReconnectTest {
-                victim: victim.clone(),
+                old_primary: old_primary.clone(),
                 replicas,
             };
             plan.steps.insert(0, test);
@@ -91,30 +91,30 @@ pub(super) fn not_yet(key: &InstanceKey, topology: &Topology, policy: &Policy) -
     )))
 }
 
-fn check(finding: &Finding, victim: &InstanceKey, topology: &Topology, policy: &Policy) -> Result<(), String> {
+fn check(finding: &Finding, old_primary: &InstanceKey, topology: &Topology, policy: &Policy) -> Result<(), String> {
     let may_stall = finding.code == Code::StalledPrimary;
-    if may_stall && let Some(why) = not_yet(victim, topology, policy) {
+    if may_stall && let Some(why) = not_yet(old_primary, topology, policy) {
         return Err(why.to_string());
     }
     if !may_stall && !is_silent(finding) {
         return Err(format!("{} is no finding of silence", finding.code));
     }
     match current_primary(topology) {
-        Some(primary) if primary == *victim => {}
-        Some(primary) => return Err(format!("{victim} is not the primary of the cluster, {primary} is")),
+        Some(primary) if primary == *old_primary => {}
+        Some(primary) => return Err(format!("{old_primary} is not the primary of the cluster, {primary} is")),
         None => {
             return Err(format!(
-                "the picture does not tell whether {victim} is the primary of the cluster"
+                "the view does not tell whether {old_primary} is the primary of the cluster"
             ));
         }
     }
     let failure = topology
-        .get(victim)
+        .get(old_primary)
         .and_then(|instance: &Instance| instance.failure.as_ref());
     match failure {
         Some(failure) if is_silence(failure) => Ok(()),
         Some(ProbeFailure::Stalled) if may_stall => Ok(()),
-        Some(failure) => Err(format!("{victim} is not silent: {failure}")),
-        None => Err(format!("{victim} answers")),
+        Some(failure) => Err(format!("{old_primary} is not silent: {failure}")),
+        None => Err(format!("{old_primary} answers")),
     }
 }

@@ -1,6 +1,6 @@
-//! The successor of a recovery is gone before the cluster followed it: who is next, seen from a fresh picture.
+//! The successor of a recovery is gone before the cluster followed it: who is next, seen from a fresh view.
 //!
-//! Nobody replicates from the lost successor yet, so a picture of the cluster shows it apart from everybody. The choice is made on
+//! Nobody replicates from the lost successor yet, so a view of the cluster shows it apart from everybody. The choice is made on
 //! [`view`], in which it stands where the Open entry put it: at the top, with everybody else below it. All that is known of dead
 //! primaries then holds for it: what it was seen to have counts as lost when nobody else has it, those who received more are ahead,
 //! and a rival that takes writes stands in the way.
@@ -66,16 +66,16 @@ pub fn lost_successor<'a>(
     })
 }
 
-/// The picture that a finding or plan of this code about `victim` is judged on: as it is, but for [`Code::SuccessorLost`], and for a
+/// The view that a finding or plan of this code about `old_primary` is judged on: as it is, but for [`Code::SuccessorLost`], and for a
 /// dead co-primary that is not the primary: then the primary stands at the top, as if it had never replicated from that one.
-pub fn view<'a>(code: Code, topology: &'a Topology, victim: &InstanceKey) -> Cow<'a, Topology> {
-    let victim = topology.resolve(victim);
+pub fn view<'a>(code: Code, topology: &'a Topology, old_primary: &InstanceKey) -> Cow<'a, Topology> {
+    let old_primary = topology.resolve(old_primary);
     if code == Code::SuccessorLost {
-        return Cow::Owned(with_lost_successor_on_top(topology, victim));
+        return Cow::Owned(with_lost_successor_on_top(topology, old_primary));
     }
     if RecoveryKind::for_code(code) == Some(RecoveryKind::CoPrimary)
-        && let Some(primary) = current_primary(topology).filter(|primary| primary != victim)
-        && topology.get(&primary).and_then(|instance| topology.source_of(instance)) == Some(victim)
+        && let Some(primary) = current_primary(topology).filter(|primary| primary != old_primary)
+        && topology.get(&primary).and_then(|instance| topology.source_of(instance)) == Some(old_primary)
     {
         let mut view = topology.clone();
         if let Some(facts) = view

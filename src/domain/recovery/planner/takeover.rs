@@ -11,7 +11,7 @@ use crate::domain::policy::{HeldBack, Policy};
 use crate::domain::recovery::candidate::{excerpt, purged};
 use crate::domain::recovery::eligibility::{judge, why_unreachable};
 use crate::domain::recovery::plan::{Order, Plan, PlanReport, RecoveryKind, Refusal, RefusalReason, Step};
-use crate::domain::recovery::position::Holdings;
+use crate::domain::recovery::position::ReceivedTransactions;
 use crate::domain::topology::Topology;
 
 use super::no_plan;
@@ -45,7 +45,7 @@ fn prepare(
     if let Some(held @ (HeldBack::RecoveryRuns { .. } | HeldBack::OwnedByAnotherGroup(_))) = &policy.held_back {
         return Err(held.to_string());
     }
-    let primary = current_primary(topology).ok_or_else(|| "the picture does not tell who the primary is".to_owned())?;
+    let primary = current_primary(topology).ok_or_else(|| "the view does not tell who the primary is".to_owned())?;
     let own = check_primary(topology, &primary)?;
     let mut report = PlanReport::default();
     let target = match target {
@@ -76,8 +76,8 @@ fn prepare(
         kind: RecoveryKind::Takeover,
         code: Code::DeadMaster,
         cluster: topology.cluster.clone(),
-        victim: primary.clone(),
-        victim_identity: Some(own.identity.clone()),
+        old_primary: primary.clone(),
+        old_primary_identity: Some(own.identity.clone()),
         successor: target.key.clone(),
         successor_identity: facts.identity.clone(),
         position: own.executed.clone(),
@@ -86,7 +86,7 @@ fn prepare(
         lost: None,
         steps: vec![
             Step::Demote {
-                victim: primary.clone(),
+                old_primary: primary.clone(),
             },
             Step::Drain {
                 successor: target.key.clone(),
@@ -100,7 +100,7 @@ fn prepare(
             },
         ],
         sources: BTreeMap::new(),
-        manners: BTreeMap::new(),
+        prior_states: BTreeMap::new(),
         remembered: None,
         order: Some(order),
     };
@@ -278,7 +278,7 @@ fn check_lag(
         }
         Some(_) => {}
     }
-    if let Some(errant) = Holdings::below(topology, primary).errant(&target.key) {
+    if let Some(errant) = ReceivedTransactions::below(topology, primary).errant(&target.key) {
         return Err(RefusalReason::Errant(excerpt(errant)));
     }
     Ok(())

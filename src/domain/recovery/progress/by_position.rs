@@ -10,39 +10,43 @@ use crate::domain::recovery::outcome::{Next, Outcome};
 use crate::domain::recovery::plan::{Place, Plan, Refusal, RefusalReason, Step};
 use crate::domain::recovery::planner::by_position::{follows_by_gtid, plan_for};
 use crate::domain::recovery::planner::{keep_within, not_claimed};
-use crate::domain::time::Wall;
+use crate::domain::time::WallTime;
 
 use super::dead_primary::MAX_RESULTS;
-use super::{Course, frozen_by};
+use super::{RecoveryState, receivers_stopped_by};
 
 /// Where each replica goes on in the successor's log; `None` is by GTID.
 type Places = BTreeMap<InstanceKey, Option<BinlogCoordinates>>;
 
-impl Course<'_> {
+impl RecoveryState<'_> {
     /// Before anything is promoted. An error is the reason to put everything back.
-    pub(super) fn towards_opening_by_position(&self, policy: &Policy, now: Wall) -> Result<Next, String> {
-        let victim = &self.plan.victim;
+    pub(super) fn towards_opening_by_position(&self, policy: &Policy, now: WallTime) -> Result<Next, String> {
+        let old_primary = &self.plan.old_primary;
         if self.done.len() >= MAX_RESULTS {
             return Err(format!("no progress after {MAX_RESULTS} steps"));
         }
-        match self.last(|step| matches!(step, Step::Fence { .. }), victim) {
-            None => return Ok(Next::Run(Step::Fence { victim: victim.clone() })),
+        match self.last(|step| matches!(step, Step::Fence { .. }), old_primary) {
+            None => {
+                return Ok(Next::Run(Step::Fence {
+                    old_primary: old_primary.clone(),
+                }));
+            }
             Some((_, Outcome::Failed(why))) => {
-                return Err(format!("{victim} answers and could not be made read-only: {why}"));
+                return Err(format!("{old_primary} answers and could not be made read-only: {why}"));
             }
             Some((_, Outcome::Done | Outcome::NoAnswer(_) | Outcome::Unknown(_))) => {}
         }
         let untouched = |replicas: BTreeSet<InstanceKey>| -> BTreeSet<InstanceKey> {
             replicas
                 .into_iter()
-                .filter(|key| self.freeze_outcome(key).is_none())
+                .filter(|key| self.stop_receivers_outcome(key).is_none())
                 .collect()
         };
-        let planned = untouched(frozen_by(self.plan));
+        let planned = untouched(receivers_stopped_by(self.plan));
         if !planned.is_empty() {
-            return Ok(Next::Run(Step::Freeze { replicas: planned }));
+            return Ok(Next::Run(Step::StopReceivers { replicas: planned }));
         }
-        let (plan, report) = plan_for(self.plan.code, victim, self.fresh, policy, &self.unfit(), now);
+        let (plan, report) = plan_for(self.plan.code, old_primary, self.fresh, policy, &self.unfit(), now);
         let mut plan = plan.ok_or_else(|| {
             report
                 .no_plan
@@ -50,10 +54,10 @@ impl Course<'_> {
         })?;
         plan.instances.clone_from(&self.plan.instances);
         keep_within(&mut plan.steps, &plan.instances);
-        plan.victim_identity = self.plan.victim_identity.clone().or(plan.victim_identity);
-        let more = untouched(frozen_by(&plan));
+        plan.old_primary_identity = self.plan.old_primary_identity.clone().or(plan.old_primary_identity);
+        let more = untouched(receivers_stopped_by(&plan));
         if !more.is_empty() {
-            return Ok(Next::Run(Step::Freeze { replicas: more }));
+            return Ok(Next::Run(Step::StopReceivers { replicas: more }));
         }
         let successor = plan.successor.clone();
         if !self.is_stopped(&successor) {
@@ -76,19 +80,23 @@ impl Course<'_> {
         };
         let applied = self.last(is_apply, &successor).map_or(0, |(index, _)| index);
         let is_redial = |step: &Step| matches!(step, Step::Redial { .. });
-        match self.last(is_redial, victim) {
+        match self.last(is_redial, old_primary) {
             Some((index, Outcome::NoAnswer(_) | Outcome::Unknown(_))) if index > applied => {}
             Some((index, Outcome::Failed(why))) if index > applied => {
-                return Err(format!("{victim} answers, and could not be looked at: {why}"));
+                return Err(format!("{old_primary} answers, and could not be looked at: {why}"));
             }
             // Positions do not tell whether it still has what its replicas received, so it is given the benefit of the doubt.
             Some((index, Outcome::Done)) if index > applied => {
-                let facts = self.fresh.get(victim).and_then(Instance::valid_facts);
+                let facts = self.fresh.get(old_primary).and_then(Instance::valid_facts);
                 if facts.is_none_or(|facts| !self.is_another(facts)) {
-                    return Err(format!("came back: {victim} answers"));
+                    return Err(format!("came back: {old_primary} answers"));
                 }
             }
-            _ => return Ok(Next::Run(Step::Redial { victim: victim.clone() })),
+            _ => {
+                return Ok(Next::Run(Step::Redial {
+                    old_primary: old_primary.clone(),
+                }));
+            }
         }
         for step in &mut plan.steps {
             if let Step::RepointAt { replicas, .. } = step {
@@ -97,15 +105,15 @@ impl Course<'_> {
         }
         plan.lost_replicas.extend(lost);
         let position = plan.position.clone();
-        let receipt = match self.proof(&plan, policy, now)? {
-            Ok(receipt) => receipt,
+        let fencing_proof = match self.proof(&plan, policy, now)? {
+            Ok(fencing_proof) => fencing_proof,
             Err(step) => return Ok(Next::Run(step)),
         };
         Ok(Next::CommitOpen {
             plan: Box::new(plan),
             successor,
             position,
-            receipt,
+            fencing_proof,
         })
     }
 
@@ -234,7 +242,9 @@ impl Course<'_> {
     fn unfit(&self) -> BTreeMap<InstanceKey, RefusalReason> {
         let mut unfit = not_claimed(self.plan, self.fresh);
         for key in &self.plan.instances {
-            if let Some(outcome) = self.freeze_outcome(key).filter(|outcome| **outcome != Outcome::Done)
+            if let Some(outcome) = self
+                .stop_receivers_outcome(key)
+                .filter(|outcome| **outcome != Outcome::Done)
                 && !self.is_stopped(key)
             {
                 let why = format!("could not be frozen: {}", outcome.told());

@@ -5,16 +5,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::domain::instance::Instance;
 use crate::domain::key::InstanceKey;
 use crate::domain::policy::Policy;
-use crate::domain::recovery::candidate::Moment;
+use crate::domain::recovery::candidate::ChoiceInputs;
+use crate::domain::recovery::fencing_proof::{FencingProof, fencing_proof};
 use crate::domain::recovery::outcome::{Next, Outcome};
 use crate::domain::recovery::plan::{Plan, RecoveryKind, Refusal, RefusalReason, Step};
-use crate::domain::recovery::planner::{is_frozen, rechoose_without};
-use crate::domain::recovery::position::Holdings;
-use crate::domain::recovery::receipt::{FenceReceipt, receipt};
-use crate::domain::time::Wall;
+use crate::domain::recovery::planner::{is_receivers_stopped, rechoose_without};
+use crate::domain::recovery::position::ReceivedTransactions;
+use crate::domain::time::WallTime;
 
 use super::reconnect::Silence;
-use super::{Course, REPOINT_TRIES, frozen_by};
+use super::{REPOINT_TRIES, RecoveryState, receivers_stopped_by};
 
 /// How often the opening of a committed successor is tried before it counts as lost. Each try has its own deadline; three are enough
 /// to outlast a broken connection, and a server that needs more is not there.
@@ -35,52 +35,58 @@ pub(super) struct Following {
     pub(super) errors: Vec<String>,
 }
 
-impl Course<'_> {
+impl RecoveryState<'_> {
     /// Before anything is promoted. An error is the reason to put everything back.
-    pub(super) fn towards_opening(&self, policy: &Policy, now: Wall) -> Result<Next, String> {
-        let victim = &self.plan.victim;
+    pub(super) fn towards_opening(&self, policy: &Policy, now: WallTime) -> Result<Next, String> {
+        let old_primary = &self.plan.old_primary;
         if self.done.len() >= MAX_RESULTS {
             return Err(format!("no progress after {MAX_RESULTS} steps"));
         }
-        match self.last(|step| matches!(step, Step::Fence { .. }), victim) {
+        match self.last(|step| matches!(step, Step::Fence { .. }), old_primary) {
             // It was dialled for the whole of the test, a moment ago, and there is nobody to fence.
             None if self.silence()? == Silence::Proven => {}
-            None => return Ok(Next::Run(Step::Fence { victim: victim.clone() })),
+            None => {
+                return Ok(Next::Run(Step::Fence {
+                    old_primary: old_primary.clone(),
+                }));
+            }
             Some((_, Outcome::Failed(why))) => {
-                return Err(format!("{victim} answers and could not be made read-only: {why}"));
+                return Err(format!("{old_primary} answers and could not be made read-only: {why}"));
             }
             // It lives, or did a moment ago: whom a person declares dead must be known to take no writes.
             Some((_, Outcome::Unknown(why))) if self.plan.is_forced() => {
-                if self.tries(|step| matches!(step, Step::Fence { .. }), victim) >= FORCED_FENCE_TRIES {
-                    return Err(format!("whether {victim} takes writes is unknown: {why}"));
+                if self.tries(|step| matches!(step, Step::Fence { .. }), old_primary) >= FORCED_FENCE_TRIES {
+                    return Err(format!("whether {old_primary} takes writes is unknown: {why}"));
                 }
-                return Ok(Next::Run(Step::Fence { victim: victim.clone() }));
+                return Ok(Next::Run(Step::Fence {
+                    old_primary: old_primary.clone(),
+                }));
             }
             Some((_, Outcome::Done | Outcome::NoAnswer(_) | Outcome::Unknown(_))) => {}
         }
         let untouched = |replicas: &BTreeSet<InstanceKey>| -> BTreeSet<InstanceKey> {
             replicas
                 .iter()
-                .filter(|key| self.freeze_outcome(key).is_none() || self.runs_since_fed(key))
+                .filter(|key| self.stop_receivers_outcome(key).is_none() || self.runs_since_caught_up(key))
                 .cloned()
                 .collect()
         };
-        let planned = untouched(&frozen_by(self.plan));
+        let planned = untouched(&receivers_stopped_by(self.plan));
         if !planned.is_empty() {
-            return Ok(Next::Run(Step::Freeze { replicas: planned }));
+            return Ok(Next::Run(Step::StopReceivers { replicas: planned }));
         }
         if let Some(first) = self.half_applied() {
             return Ok(first);
         }
-        let moment = Moment {
+        let inputs = ChoiceInputs {
             excluded: self.excluded(),
-            unfed: self.unfed(),
-            ..Moment::at(now)
+            not_caught_up: self.not_caught_up(),
+            ..ChoiceInputs::at(now)
         };
-        let plan = rechoose_without(self.plan, self.fresh, policy, moment)?;
-        let more = untouched(&frozen_by(&plan));
+        let plan = rechoose_without(self.plan, self.fresh, policy, inputs)?;
+        let more = untouched(&receivers_stopped_by(&plan));
         if !more.is_empty() {
-            return Ok(Next::Run(Step::Freeze { replicas: more }));
+            return Ok(Next::Run(Step::StopReceivers { replicas: more }));
         }
         let successor = &plan.successor;
         if !self.is_stopped(successor) {
@@ -88,31 +94,40 @@ impl Course<'_> {
         }
         if !self.plan.is_forced() && self.has_come_back() {
             // It was reached by the fence. Every moment until it is put back is an outage that we make.
-            return Err(came_back(victim));
+            return Err(came_back(old_primary));
         }
-        if let Some(step @ Step::Feed { from, .. }) = plan.steps.iter().find(|step| matches!(step, Step::Feed { .. })) {
+        if let Some(step @ Step::CatchUp { from, .. }) =
+            plan.steps.iter().find(|step| matches!(step, Step::CatchUp { .. }))
+        {
             if !self.is_stopped(from) {
                 return Err(format!("{from} could not be frozen"));
             }
             return Ok(Next::Run(step.clone()));
         }
         let is_drain = |step: &Step| matches!(step, Step::Drain { .. });
-        let is_feed = |step: &Step| matches!(step, Step::Feed { successor: fed, .. } if fed == successor);
-        let fed = self.last(is_feed, successor).map(|(index, _)| index);
+        let is_catch_up_from =
+            |step: &Step| matches!(step, Step::CatchUp { successor: caught_up, .. } if caught_up == successor);
+        let caught_up = self.last(is_catch_up_from, successor).map(|(index, _)| index);
         let drained = self.last(is_drain, successor);
-        let Some((drained, Outcome::Done)) = drained.filter(|(index, _)| fed.is_none_or(|fed| fed < *index)) else {
+        let Some((drained, Outcome::Done)) =
+            drained.filter(|(index, _)| caught_up.is_none_or(|caught_up| caught_up < *index))
+        else {
             return Ok(Next::Run(Step::Drain {
                 successor: successor.clone(),
             }));
         };
         let is_redial = |step: &Step| matches!(step, Step::Redial { .. });
-        let (redialled, answer) = match self.last(is_redial, victim) {
+        let (redialled, answer) = match self.last(is_redial, old_primary) {
             Some((index, answer)) if index > drained => (index, answer),
-            _ => return Ok(Next::Run(Step::Redial { victim: victim.clone() })),
+            _ => {
+                return Ok(Next::Run(Step::Redial {
+                    old_primary: old_primary.clone(),
+                }));
+            }
         };
         match answer {
             Outcome::NoAnswer(_) | Outcome::Unknown(_) => {}
-            Outcome::Failed(why) => return Err(format!("{victim} answers, and could not be looked at: {why}")),
+            Outcome::Failed(why) => return Err(format!("{old_primary} answers, and could not be looked at: {why}")),
             Outcome::Done => {
                 if let Some(step) = self.judge_returned(redialled)? {
                     return Ok(Next::Run(step));
@@ -120,30 +135,37 @@ impl Course<'_> {
             }
         }
         let (successor, position) = (plan.successor.clone(), plan.position.clone());
-        let receipt = match self.proof(&plan, policy, now)? {
-            Ok(receipt) => receipt,
+        let fencing_proof = match self.proof(&plan, policy, now)? {
+            Ok(fencing_proof) => fencing_proof,
             Err(step) => return Ok(Next::Run(step)),
         };
         Ok(Next::CommitOpen {
             plan: Box::new(plan),
             successor,
             position,
-            receipt,
+            fencing_proof,
         })
     }
 
     /// The proof that allows the opening, or the step that gets a better one: who has a fencer does not want to go without. An error is
     /// the fencer's failure: the old primary may live.
-    pub(super) fn proof(&self, plan: &Plan, policy: &Policy, now: Wall) -> Result<Result<FenceReceipt, Step>, String> {
-        let receipt = receipt(plan, self.done, self.fresh, policy.acks_changed_at, now);
-        if !policy.fences_outside || !matches!(receipt, FenceReceipt::AcceptedByPolicy { .. }) {
-            return Ok(Ok(receipt));
+    pub(super) fn proof(
+        &self,
+        plan: &Plan,
+        policy: &Policy,
+        now: WallTime,
+    ) -> Result<Result<FencingProof, Step>, String> {
+        let fencing_proof = fencing_proof(plan, self.done, self.fresh, policy.acks_changed_at, now);
+        if !policy.fences_outside || !matches!(fencing_proof, FencingProof::AcceptedByPolicy { .. }) {
+            return Ok(Ok(fencing_proof));
         }
-        let victim = &plan.victim;
-        match self.last(|step| matches!(step, Step::CallFencer { .. }), victim) {
-            None => Ok(Err(Step::CallFencer { victim: victim.clone() })),
+        let old_primary = &plan.old_primary;
+        match self.last(|step| matches!(step, Step::CallFencer { .. }), old_primary) {
+            None => Ok(Err(Step::CallFencer {
+                old_primary: old_primary.clone(),
+            })),
             Some((_, outcome)) => Err(format!(
-                "nothing proves that {victim} takes no writes: {}",
+                "nothing proves that {old_primary} takes no writes: {}",
                 outcome.told()
             )),
         }
@@ -151,39 +173,41 @@ impl Course<'_> {
 
     /// The old primary answered the redial: a reason to abort, a step to do before the opening, or nothing in the way.
     fn judge_returned(&self, redialled: usize) -> Result<Option<Step>, String> {
-        let victim = &self.plan.victim;
-        let facts = self.fresh.get(victim).and_then(Instance::valid_facts);
-        let facts = facts.ok_or_else(|| format!("{victim} answers, and what it holds was not read"))?;
+        let old_primary = &self.plan.old_primary;
+        let facts = self.fresh.get(old_primary).and_then(Instance::valid_facts);
+        let facts = facts.ok_or_else(|| format!("{old_primary} answers, and what it holds was not read"))?;
         if self.is_another(facts) {
             return Ok(None);
         }
         if !self.plan.is_forced() && self.has_come_back() {
-            return Err(came_back(victim));
+            return Err(came_back(old_primary));
         }
         if !facts.is_writable() {
             return Ok(None);
         }
-        match self.last(|step| matches!(step, Step::Fence { .. }), victim) {
+        match self.last(|step| matches!(step, Step::Fence { .. }), old_primary) {
             Some((index, outcome)) if index > redialled => match outcome {
                 Outcome::Done | Outcome::NoAnswer(_) => Ok(None),
                 Outcome::Failed(why) | Outcome::Unknown(why) => Err(format!(
-                    "{victim} is back without all that its replicas received, and could not be made read-only: {why}"
+                    "{old_primary} is back without all that its replicas received, and could not be made read-only: {why}"
                 )),
             },
-            _ => Ok(Some(Step::Fence { victim: victim.clone() })),
+            _ => Ok(Some(Step::Fence {
+                old_primary: old_primary.clone(),
+            })),
         }
     }
 
     /// The old primary answers, is still a primary, and has all that its frozen replicas received.
     fn has_come_back(&self) -> bool {
-        let victim = &self.plan.victim;
-        let Some(facts) = self.fresh.get(victim).and_then(Instance::valid_facts) else {
+        let old_primary = &self.plan.old_primary;
+        let Some(facts) = self.fresh.get(old_primary).and_then(Instance::valid_facts) else {
             return false;
         };
-        let holdings = Holdings::below(self.fresh, victim);
-        let mut frozen = self.plan.instances.iter().filter(|key| self.is_stopped(key));
-        let has_all = frozen.all(|key| {
-            holdings
+        let received_transactions = ReceivedTransactions::below(self.fresh, old_primary);
+        let mut receivers_stopped = self.plan.instances.iter().filter(|key| self.is_stopped(key));
+        let has_all = receivers_stopped.all(|key| {
+            received_transactions
                 .get(key)
                 .is_none_or(|holding| facts.executed.covers(&holding.position))
         });
@@ -233,7 +257,7 @@ impl Course<'_> {
                 Next::Finish(self.finish(false, successor, self.plan.lost_replicas.clone(), errors))
             }
             _ if self.must_fence_first() => Next::Run(Step::Fence {
-                victim: self.plan.victim.clone(),
+                old_primary: self.plan.old_primary.clone(),
             }),
             _ => Next::Run(Step::Open {
                 successor: successor.clone(),
@@ -276,12 +300,12 @@ impl Course<'_> {
 
     /// The old primary is seen writable, and the last thing done was not an attempt to change that.
     pub(super) fn must_fence_first(&self) -> bool {
-        let victim = self.fresh.get(&self.plan.victim).and_then(Instance::valid_facts);
+        let old_primary = self.fresh.get(&self.plan.old_primary).and_then(Instance::valid_facts);
         let just_tried = self
             .done
             .last()
             .is_some_and(|result| matches!(result.step, Step::Fence { .. }));
-        victim.is_some_and(|facts| facts.is_writable() && !self.is_another(facts)) && !just_tried
+        old_primary.is_some_and(|facts| facts.is_writable() && !self.is_another(facts)) && !just_tried
     }
 
     /// Who cannot be promoted any more: not frozen, so it might still receive, or unable to apply what it received.
@@ -289,7 +313,7 @@ impl Course<'_> {
         let mut excluded = BTreeMap::new();
         for key in &self.plan.instances {
             if let Some(Outcome::NoAnswer(why) | Outcome::Failed(why) | Outcome::Unknown(why)) =
-                self.freeze_outcome(key)
+                self.stop_receivers_outcome(key)
                 && !self.is_stopped(key)
             {
                 excluded.insert(
@@ -307,30 +331,30 @@ impl Course<'_> {
     }
 
     /// Successor and feeder with which feeding failed. When it was the feeder that failed, nobody is fed from it.
-    fn unfed(&self) -> BTreeSet<(InstanceKey, InstanceKey)> {
-        let mut unfed = BTreeSet::new();
+    fn not_caught_up(&self) -> BTreeSet<(InstanceKey, InstanceKey)> {
+        let mut not_caught_up = BTreeSet::new();
         for result in self.done {
-            let Step::Feed { successor, from } = &result.step else {
+            let Step::CatchUp { successor, from } = &result.step else {
                 continue;
             };
             let is_done = |key: &InstanceKey| matches!(result.outcomes.get(key), Some(Outcome::Done));
             if !is_done(from) {
-                unfed.extend(self.plan.instances.iter().map(|key| (key.clone(), from.clone())));
+                not_caught_up.extend(self.plan.instances.iter().map(|key| (key.clone(), from.clone())));
             } else if !is_done(successor) {
-                unfed.insert((successor.clone(), from.clone()));
+                not_caught_up.insert((successor.clone(), from.clone()));
             }
         }
-        unfed
+        not_caught_up
     }
 
     /// A feeding of it broke off, and it may still receive from its feeder; it was not frozen again since.
-    fn runs_since_fed(&self, key: &InstanceKey) -> bool {
-        let is_freeze = |step: &Step| matches!(step, Step::Freeze { .. });
-        let is_feed = |step: &Step| matches!(step, Step::Feed { successor, .. } if successor == key);
-        let frozen = self.last(is_freeze, key).map(|(index, _)| index);
-        match self.last(is_feed, key) {
-            Some((fed, Outcome::NoAnswer(_) | Outcome::Failed(_) | Outcome::Unknown(_))) => {
-                frozen.is_none_or(|frozen| frozen < fed)
+    fn runs_since_caught_up(&self, key: &InstanceKey) -> bool {
+        let is_stop_receivers = |step: &Step| matches!(step, Step::StopReceivers { .. });
+        let is_catch_up_from = |step: &Step| matches!(step, Step::CatchUp { successor, .. } if successor == key);
+        let receivers_stopped = self.last(is_stop_receivers, key).map(|(index, _)| index);
+        match self.last(is_catch_up_from, key) {
+            Some((caught_up, Outcome::NoAnswer(_) | Outcome::Failed(_) | Outcome::Unknown(_))) => {
+                receivers_stopped.is_none_or(|receivers_stopped| receivers_stopped < caught_up)
             }
             Some((_, Outcome::Done)) | None => false,
         }
@@ -338,18 +362,19 @@ impl Course<'_> {
 
     /// Stopped by this actor's word, or seen stopped.
     pub(super) fn is_stopped(&self, key: &InstanceKey) -> bool {
-        let by_word = matches!(self.freeze_outcome(key), Some(Outcome::Done)) && !self.runs_since_fed(key);
-        by_word || self.fresh.get(key).is_some_and(is_frozen)
+        let by_word =
+            matches!(self.stop_receivers_outcome(key), Some(Outcome::Done)) && !self.runs_since_caught_up(key);
+        by_word || self.fresh.get(key).is_some_and(is_receivers_stopped)
     }
 
-    pub(super) fn freeze_outcome(&self, key: &InstanceKey) -> Option<&Outcome> {
-        self.last(|step| matches!(step, Step::Freeze { .. }), key)
+    pub(super) fn stop_receivers_outcome(&self, key: &InstanceKey) -> Option<&Outcome> {
+        self.last(|step| matches!(step, Step::StopReceivers { .. }), key)
             .map(|(_, outcome)| outcome)
     }
 }
 
-fn came_back(victim: &InstanceKey) -> String {
-    format!("came back: {victim} answers and has all that its replicas received")
+fn came_back(old_primary: &InstanceKey) -> String {
+    format!("came back: {old_primary} answers and has all that its replicas received")
 }
 
 fn repointed_by(plan: &Plan) -> BTreeSet<InstanceKey> {

@@ -1,6 +1,6 @@
 //! Replicas that delay on purpose and had to apply at once what they alone received.
 //!
-//! How long each of them delayed stands in the plan ([`Plan::manners`]), which is committed before anything is touched. So whoever carries
+//! How long each of them delayed stands in the plan ([`Plan::prior_states`]), which is committed before anything is touched. So whoever carries
 //! the recovery on sees by a look at the server whether its delay was lifted.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,7 +11,7 @@ use crate::domain::recovery::outcome::{Next, Outcome, Undo};
 use crate::domain::recovery::plan::{Plan, Step};
 use crate::domain::topology::Topology;
 
-use super::{Course, REPOINT_TRIES};
+use super::{REPOINT_TRIES, RecoveryState};
 
 /// Those of a plan that do not delay any more, with the seconds by which they did.
 pub fn lifted_delays(plan: &Plan, fresh: &Topology) -> BTreeMap<InstanceKey, u64> {
@@ -25,7 +25,7 @@ pub fn lifted_delays(plan: &Plan, fresh: &Topology) -> BTreeMap<InstanceKey, u64
         .collect()
 }
 
-impl Course<'_> {
+impl RecoveryState<'_> {
     /// What an actor before this one began: servers that apply their relay log without delay, off GTID. Until that is done nobody can
     /// tell what they hold.
     pub(super) fn half_applied(&self) -> Option<Next> {
@@ -38,7 +38,7 @@ impl Course<'_> {
             let results = self.done.iter().filter(|result| {
                 matches!(
                     result.step,
-                    Step::Drain { .. } | Step::Feed { .. } | Step::ApplyAll { .. }
+                    Step::Drain { .. } | Step::CatchUp { .. } | Step::ApplyAll { .. }
                 )
             });
             results
@@ -61,7 +61,7 @@ impl Course<'_> {
         let mut lifted = lifted_delays(self.plan, self.fresh);
         for (key, seconds) in self.plan.delays() {
             let may_be = self.done.iter().any(|result| {
-                let (Step::Feed { from: one, .. } | Step::Drain { successor: one }) = &result.step else {
+                let (Step::CatchUp { from: one, .. } | Step::Drain { successor: one }) = &result.step else {
                     return false;
                 };
                 one == key

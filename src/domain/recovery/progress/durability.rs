@@ -8,12 +8,12 @@ use crate::domain::recovery::durability::SourceTerms;
 use crate::domain::recovery::outcome::{Next, Outcome};
 use crate::domain::recovery::plan::Step;
 
-use super::Course;
+use super::RecoveryState;
 
 /// How often a statement is tried on one server.
 const TRIES: usize = 2;
 
-impl Course<'_> {
+impl RecoveryState<'_> {
     /// Switches replicas on, tells the primary how many to wait for, then switches the others off. The primary is never made to wait for
     /// more than acknowledge now, unless the policy is strict.
     pub(super) fn keep_durable(&self, policy: &Policy) -> Next {
@@ -28,13 +28,13 @@ impl Course<'_> {
                 let replicas = self.untried(is_it, replicas, &mut errors);
                 (!replicas.is_empty()).then_some(Step::Acknowledge { replicas, on: *on })
             } else if let Step::SetSemiSyncSource { servers, terms } = step {
-                let wait_for = if !servers.contains(&self.plan.victim) || policy.durability.strict {
+                let wait_for = if !servers.contains(&self.plan.old_primary) || policy.durability.strict {
                     terms.wait_for
                 } else {
                     terms.wait_for.min(self.will_acknowledge())
                 };
                 if wait_for == 0 && terms.wait_for > 0 {
-                    errors.push(format!("nobody acknowledges commits of {}", self.plan.victim));
+                    errors.push(format!("nobody acknowledges commits of {}", self.plan.old_primary));
                     continue;
                 }
                 let is_it = |other: &Step| matches!(other, Step::SetSemiSyncSource { servers: others, .. } if !others.is_disjoint(servers));
@@ -59,7 +59,7 @@ impl Course<'_> {
                 .iter()
                 .any(|step| matches!(step, Step::Acknowledge { replicas, on: false } if replicas.contains(key)))
         };
-        let replicas = self.fresh.replicas_of(&self.plan.victim);
+        let replicas = self.fresh.replicas_of(&self.plan.old_primary);
         let staying = replicas.filter(|replica| self.is_acknowledging(&replica.key) && !leaves(&replica.key));
         u32::try_from(staying.count()).unwrap_or(u32::MAX)
     }

@@ -5,19 +5,19 @@ use crate::domain::key::InstanceKey;
 use crate::domain::recovery::outcome::{Finish, Next, Outcome};
 use crate::domain::recovery::plan::Step;
 
-use super::Course;
+use super::RecoveryState;
 
 /// How often the step is tried.
 const TRIES: usize = 3;
 
-impl Course<'_> {
+impl RecoveryState<'_> {
     /// The step may be repeated: GTIDs that are there are skipped, and a reset sets the same set again.
     pub(super) fn resolve_errant(&self) -> Result<Next, String> {
         let Some(step) = self.plan.steps.first() else {
             return Err("the plan has no step".to_owned());
         };
         let (key, identity) = if let Step::ResetGtids { instance, .. } = step {
-            (instance, self.plan.victim_identity.as_ref())
+            (instance, self.plan.old_primary_identity.as_ref())
         } else {
             (&self.plan.successor, Some(&self.plan.successor_identity))
         };

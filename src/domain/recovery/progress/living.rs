@@ -12,12 +12,12 @@ use crate::domain::recovery::outcome::{Finish, Next, Outcome};
 use crate::domain::recovery::plan::Step;
 use crate::domain::recovery::planner::check_non_writable;
 
-use super::Course;
+use super::RecoveryState;
 
 /// How often a statement is tried on one server.
 const TRIES: usize = 2;
 
-impl Course<'_> {
+impl RecoveryState<'_> {
     /// Switches replicas on until as many acknowledge as are waited for, then those off that are too many.
     pub(super) fn switch_semi_sync(&self, policy: &Policy) -> Next {
         let mut errors = Vec::new();
@@ -60,13 +60,13 @@ impl Course<'_> {
         if !is_enough {
             errors.push(format!(
                 "{} still waits for more replicas than acknowledge",
-                self.plan.victim
+                self.plan.old_primary
             ));
         }
         // Elsewhere commits wait for a moment, as commits do.
         let is_free = self.plan.code != Code::LockedSemiSyncMaster || !self.is_stuck();
         if !is_free {
-            errors.push(format!("commits on {} still wait", self.plan.victim));
+            errors.push(format!("commits on {} still wait", self.plan.old_primary));
         }
         Next::Finish(self.stays(is_enough && is_free, errors))
     }
@@ -125,7 +125,7 @@ impl Course<'_> {
     /// Another replica that was claimed, can acknowledge and was not asked or was asked with room for another try.
     fn spare(&self, policy: &Policy) -> Option<BTreeSet<InstanceKey>> {
         let is_on = |step: &Step| matches!(step, Step::Acknowledge { on: true, .. });
-        let found = acknowledging(self.fresh, &self.plan.victim, policy);
+        let found = acknowledging(self.fresh, &self.plan.old_primary, policy);
         let key = found.ranked.into_iter().find(|key| {
             let is_free = !found.active.contains(key) && self.tries(is_on, key) < TRIES;
             let is_done = matches!(self.last(is_on, key), Some((_, Outcome::Done)));
@@ -135,12 +135,12 @@ impl Course<'_> {
     }
 
     fn primary(&self) -> Option<&InstanceFacts> {
-        self.fresh.get(&self.plan.victim).and_then(Instance::valid_facts)
+        self.fresh.get(&self.plan.old_primary).and_then(Instance::valid_facts)
     }
 
     /// Switched on by this actor, or seen to acknowledge; without those it switched off.
     fn count_acknowledging(&self) -> usize {
-        let replicas = self.fresh.replicas_of(&self.plan.victim);
+        let replicas = self.fresh.replicas_of(&self.plan.old_primary);
         replicas.filter(|replica| self.is_acknowledging(&replica.key)).count()
     }
 
@@ -157,7 +157,7 @@ impl Course<'_> {
 
     /// Opens a read-only primary, when what called for it still holds.
     pub(super) fn make_writable(&self, policy: &Policy) -> Result<Next, String> {
-        let primary = &self.plan.victim;
+        let primary = &self.plan.old_primary;
         let is_it = |step: &Step| matches!(step, Step::MakeWritable { .. });
         match self.last(is_it, primary) {
             Some((_, Outcome::Done)) => return Ok(Next::Finish(self.stays(true, Vec::new()))),

@@ -1,4 +1,4 @@
-//! What comes next in a recovery: a pure function of the plan, the committed phase, what this actor has done, and a fresh picture.
+//! What comes next in a recovery: a pure function of the plan, the committed phase, what this actor has done, and a fresh view.
 //!
 //! The executor loops: [`next`] → effect → [`StepResult`] → [`next`]. It decides nothing, so a recovery reads here from top to bottom.
 //!
@@ -9,7 +9,7 @@
 //!
 //! # Results
 //! One [`StepResult`] per step that was run, in order, none left out; a step over several servers has one outcome for each.
-//! The picture must be taken after the last result, of all the plan's instances.
+//! The view must be taken after the last result, of all the plan's instances.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,17 +17,17 @@ use crate::domain::instance::{Instance, InstanceFacts};
 use crate::domain::key::InstanceKey;
 use crate::domain::policy::Policy;
 use crate::domain::state::Phase;
-use crate::domain::time::Wall;
+use crate::domain::time::WallTime;
 use crate::domain::topology::Topology;
 
-mod boot;
+mod boot_read_only;
 mod by_position;
 mod dead_primary;
 mod delays;
 mod durability;
 mod errant;
 mod living;
-mod placed;
+mod match_below;
 mod reconnect;
 mod rejoin;
 mod relocate;
@@ -45,61 +45,63 @@ pub use takeover::{follows_on, on_resume, on_taken_back};
 const REPOINT_TRIES: usize = 2;
 
 /// What comes next. `policy` and `now` serve the second choice; `now` is the executor's clock.
-pub fn next(plan: &Plan, phase: &Phase, done: &[StepResult], fresh: &Topology, policy: &Policy, now: Wall) -> Next {
-    let fresh = &*view(plan.code, fresh, &plan.victim);
-    let course = Course { plan, done, fresh };
+pub fn next(plan: &Plan, phase: &Phase, done: &[StepResult], fresh: &Topology, policy: &Policy, now: WallTime) -> Next {
+    let fresh = &*view(plan.code, fresh, &plan.old_primary);
+    let recovery_state = RecoveryState { plan, done, fresh };
     if *phase == Phase::Claimed {
         // Whatever the kind: where a test is asked for, nothing comes before it.
-        match course.silence() {
+        match recovery_state.silence() {
             Ok(Silence::NotAsked | Silence::Proven) => {}
             Ok(Silence::Test(test)) => return Next::Run(test),
-            Err(reason) => return course.abort(reason),
+            Err(reason) => return recovery_state.abort(reason),
         }
     }
     match (plan.kind, phase) {
         (_, Phase::Ended { .. }) => Next::Over,
-        (RecoveryKind::DeadPrimary | RecoveryKind::CoPrimary, Phase::Claimed) => course
+        (RecoveryKind::DeadPrimary | RecoveryKind::CoPrimary, Phase::Claimed) => recovery_state
             .towards_opening(policy, now)
-            .unwrap_or_else(|reason| course.abort(reason)),
+            .unwrap_or_else(|reason| recovery_state.abort(reason)),
         (RecoveryKind::DeadPrimary | RecoveryKind::CoPrimary, Phase::Opened { successor, .. }) => {
-            course.forward(successor)
+            recovery_state.forward(successor)
         }
         (RecoveryKind::IntermediatePrimary | RecoveryKind::GroupMember, Phase::Claimed | Phase::Opened { .. }) => {
-            course.relocate(policy)
+            recovery_state.relocate(policy)
         }
-        (RecoveryKind::DeadPrimaryByPosition, Phase::Claimed) => course
+        (RecoveryKind::DeadPrimaryByPosition, Phase::Claimed) => recovery_state
             .towards_opening_by_position(policy, now)
-            .unwrap_or_else(|reason| course.abort(reason)),
-        (RecoveryKind::DeadPrimaryByPosition, Phase::Opened { successor, .. }) => course.forward_by_position(successor),
-        (RecoveryKind::Takeover, Phase::Claimed) => course
+            .unwrap_or_else(|reason| recovery_state.abort(reason)),
+        (RecoveryKind::DeadPrimaryByPosition, Phase::Opened { successor, .. }) => {
+            recovery_state.forward_by_position(successor)
+        }
+        (RecoveryKind::Takeover, Phase::Claimed) => recovery_state
             .towards_takeover(policy)
             .unwrap_or_else(|reason| takeover::undo(plan, reason)),
-        (RecoveryKind::Takeover, Phase::Opened { successor, .. }) => course.forward_takeover(successor),
-        (RecoveryKind::BootReadOnly, Phase::Claimed | Phase::Opened { .. }) => course.boot_read_only(),
+        (RecoveryKind::Takeover, Phase::Opened { successor, .. }) => recovery_state.forward_takeover(successor),
+        (RecoveryKind::BootReadOnly, Phase::Claimed | Phase::Opened { .. }) => recovery_state.boot_read_only(),
         (RecoveryKind::ReopenPrimary, Phase::Claimed) => {
-            course.towards_reopening().unwrap_or_else(|reason| Next::Abort {
+            recovery_state.towards_reopening().unwrap_or_else(|reason| Next::Abort {
                 reason,
                 undo: Vec::new(),
             })
         }
-        (RecoveryKind::Durability, Phase::Claimed | Phase::Opened { .. }) => course.keep_durable(policy),
-        (RecoveryKind::SemiSync, Phase::Claimed | Phase::Opened { .. }) => course.switch_semi_sync(policy),
-        (RecoveryKind::NonWritablePrimary, Phase::Claimed | Phase::Opened { .. }) => {
-            course.make_writable(policy).unwrap_or_else(|reason| Next::Abort {
+        (RecoveryKind::Durability, Phase::Claimed | Phase::Opened { .. }) => recovery_state.keep_durable(policy),
+        (RecoveryKind::SemiSync, Phase::Claimed | Phase::Opened { .. }) => recovery_state.switch_semi_sync(policy),
+        (RecoveryKind::NonWritablePrimary, Phase::Claimed | Phase::Opened { .. }) => recovery_state
+            .make_writable(policy)
+            .unwrap_or_else(|reason| Next::Abort {
                 reason,
                 undo: Vec::new(),
-            })
-        }
-        (RecoveryKind::ReopenPrimary, Phase::Opened { .. }) => course.reopen(),
-        (RecoveryKind::MatchBelow, Phase::Claimed | Phase::Opened { .. }) => course.put_below(),
+            }),
+        (RecoveryKind::ReopenPrimary, Phase::Opened { .. }) => recovery_state.reopen(),
+        (RecoveryKind::MatchBelow, Phase::Claimed | Phase::Opened { .. }) => recovery_state.put_below(),
         (RecoveryKind::Rejoin, Phase::Claimed | Phase::Opened { .. }) => {
-            course.rejoin().unwrap_or_else(|reason| Next::Abort {
+            recovery_state.rejoin().unwrap_or_else(|reason| Next::Abort {
                 reason,
                 undo: Vec::new(),
             })
         }
         (RecoveryKind::ResolveErrant, Phase::Claimed | Phase::Opened { .. }) => {
-            course.resolve_errant().unwrap_or_else(|reason| Next::Abort {
+            recovery_state.resolve_errant().unwrap_or_else(|reason| Next::Abort {
                 reason,
                 undo: Vec::new(),
             })
@@ -107,17 +109,17 @@ pub fn next(plan: &Plan, phase: &Phase, done: &[StepResult], fresh: &Topology, p
     }
 }
 
-struct Course<'a> {
+struct RecoveryState<'a> {
     plan: &'a Plan,
     done: &'a [StepResult],
     fresh: &'a Topology,
 }
 
-impl Course<'_> {
+impl RecoveryState<'_> {
     /// A new server got the address of the old primary: none of this cluster's.
     fn is_another(&self, facts: &InstanceFacts) -> bool {
         self.plan
-            .victim_identity
+            .old_primary_identity
             .as_ref()
             .is_some_and(|identity| *identity != facts.identity)
     }
@@ -152,18 +154,21 @@ impl Course<'_> {
                 Outcome::Done | Outcome::Unknown(_) => true,
                 Outcome::NoAnswer(_) | Outcome::Failed(_) => false,
             });
-        let mut replicas = frozen_by(self.plan);
+        let mut replicas = receivers_stopped_by(self.plan);
         for result in self.done {
-            if let Step::Freeze { replicas: frozen } = &result.step {
-                replicas.extend(frozen.iter().cloned());
+            if let Step::StopReceivers {
+                replicas: receivers_stopped,
+            } = &result.step
+            {
+                replicas.extend(receivers_stopped.iter().cloned());
             }
         }
-        replicas.remove(&self.plan.victim);
+        replicas.remove(&self.plan.old_primary);
         let moved = self.moved();
         replicas.retain(|key| !moved.contains_key(key) && !self.was_stopped(key));
         if may_be_fenced {
             undo.push(Undo::Reopen {
-                victim: self.plan.victim.clone(),
+                old_primary: self.plan.old_primary.clone(),
             });
         }
         undo.extend(moved.into_iter().map(|(replica, source)| Undo::PointBack {
@@ -180,7 +185,10 @@ impl Course<'_> {
 
     /// Somebody had stopped its receiving thread before the recovery.
     fn was_stopped(&self, key: &InstanceKey) -> bool {
-        self.plan.manners.get(key).is_some_and(|manner| manner.stopped)
+        self.plan
+            .prior_states
+            .get(key)
+            .is_some_and(|prior_state| prior_state.stopped)
     }
 
     /// Those that were pointed at another claimed server, by this actor or the one before it, with the source that they had. One that
@@ -188,7 +196,7 @@ impl Course<'_> {
     fn moved(&self) -> BTreeMap<InstanceKey, InstanceKey> {
         let mut moved = moved(self.plan, self.fresh);
         for result in self.done {
-            if let Step::Feed { successor, .. } = &result.step
+            if let Step::CatchUp { successor, .. } = &result.step
                 && let Some(source) = self.plan.sources.get(successor)
                 && !self.fresh.get(successor).is_some_and(Instance::is_valid)
             {
@@ -217,11 +225,11 @@ impl Course<'_> {
     }
 }
 
-fn frozen_by(plan: &Plan) -> BTreeSet<InstanceKey> {
+fn receivers_stopped_by(plan: &Plan) -> BTreeSet<InstanceKey> {
     plan.steps
         .iter()
         .filter_map(|step| {
-            if let Step::Freeze { replicas } = step {
+            if let Step::StopReceivers { replicas } = step {
                 Some(replicas)
             } else {
                 None

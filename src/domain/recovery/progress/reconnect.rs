@@ -8,7 +8,7 @@ use crate::domain::key::InstanceKey;
 use crate::domain::recovery::outcome::{Outcome, StepResult};
 use crate::domain::recovery::plan::Step;
 
-use super::Course;
+use super::RecoveryState;
 
 /// What is known of the old primary's silence.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,7 +21,7 @@ pub(super) enum Silence {
     Proven,
 }
 
-impl Course<'_> {
+impl RecoveryState<'_> {
     /// Where the test stands. An error is the reason to put everything back.
     pub(super) fn silence(&self) -> Result<Silence, String> {
         let is_test = |step: &Step| matches!(step, Step::ReconnectTest { .. });
@@ -35,38 +35,38 @@ impl Course<'_> {
         // Those that were frozen since cannot receive any more, whatever was seen of them before.
         let receives = |key: &&InstanceKey| !self.is_stopped(key) && self.fresh.get(key).is_some_and(is_receiving);
         match tried.into_iter().find(receives) {
-            Some(replica) => Err(reconnected(replica, &self.plan.victim)),
+            Some(replica) => Err(reconnected(replica, &self.plan.old_primary)),
             None => Ok(Silence::Proven),
         }
     }
 
     /// The replicas that tried in vain.
     fn tried<'a>(&self, result: &'a StepResult) -> Result<Vec<&'a InstanceKey>, String> {
-        let victim = &self.plan.victim;
+        let old_primary = &self.plan.old_primary;
         let mut tried = Vec::new();
         for (key, outcome) in &result.outcomes {
             match outcome {
-                Outcome::NoAnswer(_) if key == victim => {}
-                Outcome::Done | Outcome::Failed(_) | Outcome::Unknown(_) if key == victim => {
-                    return Err(format!("{victim} answers again: {}", outcome.told()));
+                Outcome::NoAnswer(_) if key == old_primary => {}
+                Outcome::Done | Outcome::Failed(_) | Outcome::Unknown(_) if key == old_primary => {
+                    return Err(format!("{old_primary} answers again: {}", outcome.told()));
                 }
                 Outcome::Done => tried.push(key),
                 // One that is not reached any more is left out of it, like one that was not reached before.
                 Outcome::NoAnswer(_) => {}
                 Outcome::Failed(why) | Outcome::Unknown(why) => {
-                    return Err(format!("it is not proved that {victim} is gone: {why}"));
+                    return Err(format!("it is not proved that {old_primary} is gone: {why}"));
                 }
             }
         }
         if tried.is_empty() {
-            return Err(format!("no replica could try to reach {victim}"));
+            return Err(format!("no replica could try to reach {old_primary}"));
         }
         Ok(tried)
     }
 }
 
-fn reconnected(replica: &InstanceKey, victim: &InstanceKey) -> String {
-    format!("reconnected: {replica} receives from {victim} again")
+fn reconnected(replica: &InstanceKey, old_primary: &InstanceKey) -> String {
+    format!("reconnected: {replica} receives from {old_primary} again")
 }
 
 #[cfg(test)]
@@ -147,7 +147,7 @@ mod tests {
     fn every_replica_that_says_that_it_receives_has_to_try_before_anything_else() {
         let plan = planned();
         let test = Step::ReconnectTest {
-            victim: key(1),
+            old_primary: key(1),
             replicas: [key(2), key(3)].into(),
         };
         assert_eq!(plan.steps[0], test);
@@ -191,7 +191,7 @@ mod tests {
 
     #[test]
     fn when_nobody_reaches_it_the_recovery_goes_on_without_dialling_it_again() {
-        let both = Next::Run(Step::Freeze {
+        let both = Next::Run(Step::StopReceivers {
             replicas: [key(2), key(3)].into(),
         });
         let all = [(1, silent()), (2, Outcome::Done), (3, Outcome::Done)];
@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn the_test_goes_on_until_the_replicas_are_frozen() {
+    fn the_test_goes_on_until_the_replicas_are_receivers_stopped() {
         let all = [(1, silent()), (2, Outcome::Done), (3, Outcome::Done)];
         let Next::Abort { reason, .. } = after_test(all, &before()) else {
             panic!("it goes on");

@@ -8,19 +8,19 @@ use crate::domain::recovery::outcome::{Finish, Next, Outcome};
 use crate::domain::recovery::plan::Step;
 use crate::domain::recovery::planner::{check_reattach, check_rejoin};
 
-use super::{Course, REPOINT_TRIES};
+use super::{REPOINT_TRIES, RecoveryState};
 
-impl Course<'_> {
+impl RecoveryState<'_> {
     /// A returned primary stays read-only whatever happens, and a lost replica had no source that answers: there is nothing to put back.
     pub(super) fn rejoin(&self) -> Result<Next, String> {
-        let (returned, primary) = (&self.plan.victim, &self.plan.successor);
+        let (returned, primary) = (&self.plan.old_primary, &self.plan.successor);
         // A replica that was left behind is no primary: its clients may read on.
         let is_fenced_first = self.plan.steps.iter().any(|step| matches!(step, Step::Fence { .. }));
         match self.last(|step| matches!(step, Step::Fence { .. }), returned) {
             None if !is_fenced_first => {}
             None => {
                 return Ok(Next::Run(Step::Fence {
-                    victim: returned.clone(),
+                    old_primary: returned.clone(),
                 }));
             }
             Some((_, Outcome::Done)) => {}
@@ -53,7 +53,8 @@ impl Course<'_> {
                 .ok_or_else(|| format!("{key} does not answer"))
         };
         let (own, source): (&InstanceFacts, &InstanceFacts) = (facts(returned)?, facts(primary)?);
-        if self.plan.victim_identity.as_ref() != Some(&own.identity) || self.plan.successor_identity != source.identity
+        if self.plan.old_primary_identity.as_ref() != Some(&own.identity)
+            || self.plan.successor_identity != source.identity
         {
             return Err("the servers are not those that were planned with".to_owned());
         }

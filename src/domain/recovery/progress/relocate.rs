@@ -7,12 +7,12 @@ use crate::domain::instance::{BinlogCoordinates, Channel, Instance, InstanceFact
 use crate::domain::key::InstanceKey;
 use crate::domain::policy::Policy;
 use crate::domain::recovery::outcome::{Finish, Next, Outcome};
-use crate::domain::recovery::passage::{Passage, passage};
 use crate::domain::recovery::plan::{Place, Plan, Refusal, RefusalReason, Step};
+use crate::domain::recovery::positioning::{PositioningMethod, positioning};
 use crate::domain::recovery::relocation::another_source;
 use crate::domain::topology::Topology;
 
-use super::{Course, REPOINT_TRIES};
+use super::{REPOINT_TRIES, RecoveryState};
 
 /// Where one replica stands.
 enum Standing {
@@ -24,7 +24,7 @@ enum Standing {
     Lost(RefusalReason),
 }
 
-impl Course<'_> {
+impl RecoveryState<'_> {
     /// The next group to be moved, or the end.
     pub(super) fn relocate(&self, policy: &Policy) -> Next {
         let mut lost = self.plan.lost_replicas.clone();
@@ -52,7 +52,7 @@ impl Course<'_> {
                     }
                 }
             }
-            // One that takes the victim's place is moved before those that will follow it.
+            // One that takes the old primary's place is moved before those that will follow it.
             if let Some((successor, replicas)) = due.pop_first() {
                 return Next::Run(self.towards(successor, replicas, policy));
             }
@@ -60,7 +60,7 @@ impl Course<'_> {
         let left: BTreeSet<InstanceKey> = lost
             .iter()
             .map(|refusal| &refusal.instance)
-            .filter(|key| self.freeze_outcome(key).is_some() && !self.was_stopped(key))
+            .filter(|key| self.stop_receivers_outcome(key).is_some() && !self.was_stopped(key))
             .filter(|key| self.tries(|step| matches!(step, Step::GoOn { .. }), key) == 0)
             .cloned()
             .collect();
@@ -91,7 +91,7 @@ impl Course<'_> {
             return Standing::Lost(RefusalReason::Unreachable("it is gone".to_owned()));
         };
         for halt in [
-            |step: &Step| matches!(step, Step::Freeze { .. }),
+            |step: &Step| matches!(step, Step::StopReceivers { .. }),
             |step: &Step| matches!(step, Step::ApplyAll { .. }),
         ] {
             if let Some((_, outcome)) = self.last(halt, replica).filter(|(_, it)| **it != Outcome::Done) {
@@ -107,7 +107,7 @@ impl Course<'_> {
         let against = match self.fresh.get(planned) {
             None => Some(RefusalReason::Unknown(format!("{planned} is gone"))),
             Some(_) if is_adrift => Some(RefusalReason::Unknown(format!("{planned} was not moved"))),
-            Some(source) => passage(instance, source, policy).err(),
+            Some(source) => positioning(instance, source, policy).err(),
         };
         if against.is_none() && !is_spent(planned) {
             return Standing::Due(planned.clone());
@@ -119,7 +119,7 @@ impl Course<'_> {
             .then(|| {
                 another_source(
                     self.fresh,
-                    &self.plan.victim,
+                    &self.plan.old_primary,
                     self.plan.kind,
                     policy,
                     instance,
@@ -143,13 +143,13 @@ impl Course<'_> {
 
     /// What is next for replicas that go to one source: by GTID at once; the others stop, apply what they have, and get a place.
     fn towards(&self, source: InstanceKey, replicas: BTreeSet<InstanceKey>, policy: &Policy) -> Step {
-        let passage_of = |key: &InstanceKey| {
+        let positioning_of = |key: &InstanceKey| {
             let pair = self.fresh.get(key).zip(self.fresh.get(&source));
-            pair.and_then(|(replica, source)| passage(replica, source, policy).ok())
+            pair.and_then(|(replica, source)| positioning(replica, source, policy).ok())
         };
         let (placed, by_gtid): (BTreeSet<_>, BTreeSet<_>) = replicas
             .into_iter()
-            .partition(|key| !matches!(passage_of(key), None | Some(Passage::Gtid)));
+            .partition(|key| !matches!(positioning_of(key), None | Some(PositioningMethod::Gtid)));
         if !by_gtid.is_empty() {
             return Step::Repoint {
                 successor: source,
@@ -160,9 +160,9 @@ impl Course<'_> {
             let is_due = |key: &&InstanceKey| self.last(is_wanted, key).is_none();
             placed.iter().filter(is_due).cloned().collect()
         };
-        let running = without(|step| matches!(step, Step::Freeze { .. }));
+        let running = without(|step| matches!(step, Step::StopReceivers { .. }));
         if !running.is_empty() {
-            return Step::Freeze { replicas: running };
+            return Step::StopReceivers { replicas: running };
         }
         let behind = without(|step| matches!(step, Step::ApplyAll { .. }));
         if !behind.is_empty() {
@@ -171,7 +171,7 @@ impl Course<'_> {
         let (mut unknown, mut places) = (BTreeMap::new(), BTreeMap::new());
         for key in placed {
             let channel = self.fresh.get(&key).and_then(Instance::channel);
-            if passage_of(&key) == Some(Passage::GtidFromNowOn) {
+            if positioning_of(&key) == Some(PositioningMethod::GtidFromNowOn) {
                 places.insert(key, None);
             } else if let Some(Ok(found)) = self.place_below(&key, &source) {
                 places.insert(key, Some(found));
@@ -243,7 +243,7 @@ impl Course<'_> {
     }
 }
 
-/// Of replicas that another repair may have stopped, those that stand still below somebody who is neither the victim of this plan nor
+/// Of replicas that another repair may have stopped, those that stand still below somebody who is neither the old primary of this plan nor
 /// its successor: nothing of this plan makes them go on.
 pub fn still_stopped(plan: &Plan, owed: &BTreeSet<InstanceKey>, fresh: &Topology) -> BTreeSet<InstanceKey> {
     let stands_still = |instance: &Instance| {
@@ -255,7 +255,7 @@ pub fn still_stopped(plan: &Plan, owed: &BTreeSet<InstanceKey>, fresh: &Topology
     };
     let is_elsewhere = |instance: &Instance| {
         let source = fresh.source_of(instance);
-        source.is_some_and(|source| *source != plan.victim && *source != plan.successor)
+        source.is_some_and(|source| *source != plan.old_primary && *source != plan.successor)
     };
     let instances = owed.iter().filter_map(|key| fresh.get(key));
     instances

@@ -7,13 +7,13 @@ use crate::domain::instance::InstanceFacts;
 use crate::domain::key::InstanceKey;
 use crate::domain::policy::Policy;
 use crate::domain::recovery::candidate::excerpt;
+use crate::domain::recovery::fencing_proof::FencingProof;
 use crate::domain::recovery::outcome::{Next, Outcome, Undo};
 use crate::domain::recovery::plan::{Plan, RecoveryKind, Step};
 use crate::domain::recovery::planner::check_target;
-use crate::domain::recovery::receipt::FenceReceipt;
 use crate::domain::state::Phase;
 
-use super::Course;
+use super::RecoveryState;
 
 /// How often the target is waited for. Once is enough where read-only stops everybody; on MariaDB an account with SUPER may write on
 /// for a moment.
@@ -40,27 +40,31 @@ pub(super) fn undo(plan: &Plan, reason: String) -> Next {
     Next::Abort {
         reason,
         undo: vec![Undo::Reopen {
-            victim: plan.victim.clone(),
+            old_primary: plan.old_primary.clone(),
         }],
     }
 }
 
-impl Course<'_> {
+impl RecoveryState<'_> {
     /// Before anything is promoted. An error is the reason to put everything back.
     pub(super) fn towards_takeover(&self, policy: &Policy) -> Result<Next, String> {
-        let (victim, successor) = (&self.plan.victim, &self.plan.successor);
-        match self.last(|step| matches!(step, Step::Demote { .. }), victim) {
-            None => return Ok(Next::Run(Step::Demote { victim: victim.clone() })),
+        let (old_primary, successor) = (&self.plan.old_primary, &self.plan.successor);
+        match self.last(|step| matches!(step, Step::Demote { .. }), old_primary) {
+            None => {
+                return Ok(Next::Run(Step::Demote {
+                    old_primary: old_primary.clone(),
+                }));
+            }
             Some((_, Outcome::Done)) => {}
-            Some((_, outcome)) => return Err(format!("{victim} was not made read-only: {}", outcome.told())),
+            Some((_, outcome)) => return Err(format!("{old_primary} was not made read-only: {}", outcome.told())),
         }
-        let old = self.facts_of(victim)?;
+        let old = self.facts_of(old_primary)?;
         if self.is_another(old) {
-            return Err(format!("another server stands at {victim} now"));
+            return Err(format!("another server stands at {old_primary} now"));
         }
         if old.is_writable() {
             return Err(format!(
-                "{victim} takes writes again: it restarted, or somebody made it writable"
+                "{old_primary} takes writes again: it restarted, or somebody made it writable"
             ));
         }
         let target = self.facts_of(successor)?;
@@ -68,7 +72,7 @@ impl Course<'_> {
             return Err(format!("another server stands at {successor} now"));
         }
         if let Some(instance) = self.fresh.get(successor) {
-            check_target(self.fresh, victim, instance, policy)
+            check_target(self.fresh, old_primary, instance, policy)
                 .map_err(|reason| format!("{successor} cannot take over any more: {reason}"))?;
         }
         let is_drain = |step: &Step| matches!(step, Step::Drain { .. });
@@ -80,7 +84,7 @@ impl Course<'_> {
             Some((_, Outcome::Done)) => {}
             Some((_, outcome)) => {
                 return Err(format!(
-                    "{successor} did not apply all that {victim} has: {}",
+                    "{successor} did not apply all that {old_primary} has: {}",
                     outcome.told()
                 ));
             }
@@ -90,13 +94,13 @@ impl Course<'_> {
                 return Ok(drain);
             }
             return Err(format!(
-                "{victim} goes on taking writes although it is read-only: {successor} lacks {}",
+                "{old_primary} goes on taking writes although it is read-only: {successor} lacks {}",
                 excerpt(&old.executed.missing_from(&target.executed))
             ));
         }
         if !old.executed.covers(&target.executed) {
             return Err(format!(
-                "{successor} holds transactions that {victim} lacks: {}",
+                "{successor} holds transactions that {old_primary} lacks: {}",
                 excerpt(&target.executed.missing_from(&old.executed))
             ));
         }
@@ -107,7 +111,7 @@ impl Course<'_> {
             }),
             successor: successor.clone(),
             position: old.executed.clone(),
-            receipt: FenceReceipt::OldPrimaryReadOnly,
+            fencing_proof: FencingProof::OldPrimaryReadOnly,
         })
     }
 
@@ -115,7 +119,7 @@ impl Course<'_> {
     pub(super) fn forward_takeover(&self, successor: &InstanceKey) -> Next {
         if self.done.is_empty() {
             return Next::Run(Step::Fence {
-                victim: self.plan.victim.clone(),
+                old_primary: self.plan.old_primary.clone(),
             });
         }
         self.forward(successor)
@@ -132,7 +136,7 @@ impl Course<'_> {
 
 /// Whether the old primary of a takeover follows the new one, so that nobody needs to stand guard over it.
 pub fn follows_on(plan: &Plan, successful: bool, lost: impl Fn(&InstanceKey) -> bool) -> bool {
-    plan.kind == RecoveryKind::Takeover && successful && !lost(&plan.victim)
+    plan.kind == RecoveryKind::Takeover && successful && !lost(&plan.old_primary)
 }
 
 #[cfg(test)]

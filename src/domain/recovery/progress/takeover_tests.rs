@@ -2,11 +2,11 @@ use std::collections::BTreeMap;
 
 use super::*;
 use crate::domain::fixture::{Adjust, NOW, key, mysql_set, primary, replica, topology};
+use crate::domain::recovery::fencing_proof::FencingProof;
 use crate::domain::recovery::outcome::{Outcome, StepResult, Undo};
 use crate::domain::recovery::plan::Order;
 use crate::domain::recovery::planner::plan_takeover;
 use crate::domain::recovery::progress::next;
-use crate::domain::recovery::receipt::FenceReceipt;
 use crate::domain::topology::Topology;
 
 fn cluster() -> Topology {
@@ -26,7 +26,7 @@ fn result(step: Step, n: u32, outcome: Outcome) -> StepResult {
 }
 
 fn demoted(outcome: Outcome) -> StepResult {
-    result(Step::Demote { victim: key(1) }, 1, outcome)
+    result(Step::Demote { old_primary: key(1) }, 1, outcome)
 }
 
 fn drained(outcome: Outcome) -> StepResult {
@@ -52,12 +52,12 @@ fn undone(next: &Next, reason: &str) {
         panic!("{next:?}");
     };
     assert!(told.contains(reason), "{told}");
-    assert_eq!(*undo, [Undo::Reopen { victim: key(1) }]);
+    assert_eq!(*undo, [Undo::Reopen { old_primary: key(1) }]);
 }
 
 #[test]
 fn it_demotes_drains_and_opens_when_both_hold_the_same() {
-    assert_eq!(after(&[], &cluster()), Next::Run(Step::Demote { victim: key(1) }));
+    assert_eq!(after(&[], &cluster()), Next::Run(Step::Demote { old_primary: key(1) }));
     let mut done = vec![demoted(Outcome::Done)];
     let drain = Next::Run(Step::Drain { successor: key(2) });
     assert_eq!(after(&done, &fresh("1:1-120", "1:1-90")), drain);
@@ -68,12 +68,12 @@ fn it_demotes_drains_and_opens_when_both_hold_the_same() {
         plan,
         successor,
         position,
-        receipt,
+        fencing_proof,
     } = after(&done, &fresh("1:1-121", "1:1-121"))
     else {
         panic!("not opened");
     };
-    assert_eq!(receipt, FenceReceipt::OldPrimaryReadOnly);
+    assert_eq!(fencing_proof, FencingProof::OldPrimaryReadOnly);
     assert_eq!((successor, position), (key(2), mysql_set("1:1-121")));
     assert_eq!(plan.position, mysql_set("1:1-121"));
 }
@@ -144,10 +144,10 @@ fn a_new_actor_undoes_what_opened_nobody_and_finishes_the_rest() {
     let first = next(&plan, &opened, &[], &equal, &Policy::default(), NOW);
     assert_eq!(
         first,
-        Next::Run(Step::Fence { victim: key(1) }),
+        Next::Run(Step::Fence { old_primary: key(1) }),
         "what became of the old primary is not known"
     );
-    let fenced = [result(Step::Fence { victim: key(1) }, 1, Outcome::Done)];
+    let fenced = [result(Step::Fence { old_primary: key(1) }, 1, Outcome::Done)];
     let then = next(&plan, &opened, &fenced, &equal, &Policy::default(), NOW);
     assert_eq!(then, Next::Run(Step::Open { successor: key(2) }));
 }

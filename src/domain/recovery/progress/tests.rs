@@ -12,8 +12,8 @@ use crate::domain::state::{Quarantine, QuarantineState};
 use crate::domain::topology::ClusterId;
 
 mod by_position;
+mod catch_up;
 mod delays;
-mod feeding;
 
 /// A small world: servers that do what they are told, unless a test says otherwise.
 struct World {
@@ -76,7 +76,7 @@ impl World {
         if !self.tree.get(key).is_some_and(Instance::is_valid) {
             return Outcome::NoAnswer("connection refused".to_owned());
         }
-        let given = if let Step::Feed { from, .. } = step {
+        let given = if let Step::CatchUp { from, .. } = step {
             self.tree.get(from).unwrap().facts.as_ref().unwrap().received()
         } else {
             GtidSet::empty(crate::domain::version::Flavour::MySql)
@@ -85,7 +85,7 @@ impl World {
         match step {
             Step::ReconnectTest { .. } => facts.channels[0].io = ThreadState::Connecting,
             Step::Fence { .. } | Step::Demote { .. } => facts.read_only = true,
-            Step::Freeze { .. } => facts.channels[0].io = ThreadState::Stopped,
+            Step::StopReceivers { .. } => facts.channels[0].io = ThreadState::Stopped,
             Step::Drain { .. } => {
                 facts.executed = facts.received();
                 facts.channels[0].delay_seconds = 0;
@@ -99,7 +99,7 @@ impl World {
             | Step::AcknowledgeReceived { .. }
             | Step::SetSemiSyncSource { .. }
             | Step::CheckBoot { .. } => {}
-            Step::Feed { successor, from } => {
+            Step::CatchUp { successor, from } => {
                 facts.executed = facts.received().union(&given);
                 if key == from {
                     facts.channels[0].delay_seconds = 0;
@@ -149,17 +149,19 @@ impl World {
                 over @ (Next::Finish(_) | Next::Abort { .. } | Next::Over) => return over,
             };
             let keys: BTreeSet<InstanceKey> = match &step {
-                Step::ReconnectTest { victim, replicas } => replicas.iter().chain([victim]).cloned().collect(),
-                Step::Fence { victim }
-                | Step::Demote { victim }
-                | Step::Redial { victim }
-                | Step::CallFencer { victim } => [victim.clone()].into(),
-                Step::Feed { successor, from } => [successor.clone(), from.clone()].into(),
+                Step::ReconnectTest { old_primary, replicas } => {
+                    replicas.iter().chain([old_primary]).cloned().collect()
+                }
+                Step::Fence { old_primary }
+                | Step::Demote { old_primary }
+                | Step::Redial { old_primary }
+                | Step::CallFencer { old_primary } => [old_primary.clone()].into(),
+                Step::CatchUp { successor, from } => [successor.clone(), from.clone()].into(),
                 Step::Drain { successor } | Step::Open { successor } => [successor.clone()].into(),
                 Step::MakeWritable { primary: one }
                 | Step::InjectEmpty { primary: one, .. }
                 | Step::ResetGtids { instance: one, .. } => [one.clone()].into(),
-                Step::Freeze { replicas }
+                Step::StopReceivers { replicas }
                 | Step::Repoint { replicas, .. }
                 | Step::Acknowledge { replicas, .. }
                 | Step::GoOn { replicas }
@@ -222,7 +224,7 @@ fn start_all() -> Undo {
 }
 
 fn reopen() -> Undo {
-    Undo::Reopen { victim: key(1) }
+    Undo::Reopen { old_primary: key(1) }
 }
 
 #[test]
@@ -247,10 +249,10 @@ fn a_dead_primary_is_replaced_step_by_step() {
 }
 
 #[test]
-fn what_arrives_before_the_freeze_changes_the_choice() {
+fn what_arrives_before_the_stop_receivers_changes_the_choice() {
     let mut world = three();
     let finish = finished(world.run(|world, step, key| {
-        if matches!(step, Step::Freeze { .. }) && *key == self::key(3) {
+        if matches!(step, Step::StopReceivers { .. }) && *key == self::key(3) {
             world.facts(key).executed = mysql_set("1:1-105");
         }
         None
@@ -338,15 +340,16 @@ fn a_living_primary_that_cannot_be_fenced_or_looked_at_aborts() {
 }
 
 #[test]
-fn who_cannot_be_frozen_is_not_promoted() {
+fn who_cannot_be_receivers_stopped_is_not_promoted() {
     let mut world = World::new([db1(), cut(2, "1:1-100"), cut(3, "1:1-100")]);
     let finish = finished(world.run(|_, step, key| {
-        (matches!(step, Step::Freeze { .. }) && *key == self::key(2)).then(|| Outcome::Unknown("broke".to_owned()))
+        (matches!(step, Step::StopReceivers { .. }) && *key == self::key(2))
+            .then(|| Outcome::Unknown("broke".to_owned()))
     }));
     assert_eq!(finish.successor.unwrap().0, key(3));
     let mut world = World::new([db1(), cut(2, "1:1-100"), cut(3, "1:1-100")]);
     let broke = || Outcome::Unknown("broke".to_owned());
-    let (reason, undo) = aborted(world.run(|_, step, _| matches!(step, Step::Freeze { .. }).then(broke)));
+    let (reason, undo) = aborted(world.run(|_, step, _| matches!(step, Step::StopReceivers { .. }).then(broke)));
     assert_eq!(
         (reason.as_str(), undo),
         ("no replica can be promoted", vec![start_all()])
@@ -371,7 +374,7 @@ fn who_cannot_apply_what_it_received_gives_way_to_its_equal() {
 }
 
 #[test]
-fn a_candidate_below_another_replica_is_frozen_before_it_is_opened() {
+fn a_candidate_below_another_replica_is_receivers_stopped_before_it_is_opened() {
     let mut world = World::new([db1(), cut(2, "1:1-100"), replica(3, 2, "1:1-100")]);
     world.policy.promotion_rules.insert(key(2), PromotionRule::PreferNot);
     let finish = finished(world.run(|_, _, _| None));
@@ -381,7 +384,7 @@ fn a_candidate_below_another_replica_is_frozen_before_it_is_opened() {
 }
 
 #[test]
-fn the_next_actor_goes_on_from_the_claim_whatever_was_frozen() {
+fn the_next_actor_goes_on_from_the_claim_whatever_was_receivers_stopped() {
     let mut world = three();
     for n in [2, 3] {
         world.facts(&key(n)).channels[0].io = ThreadState::Stopped;

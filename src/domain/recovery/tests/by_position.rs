@@ -131,11 +131,13 @@ fn replicas_of_a_binlog_server_are_chosen_from_by_the_dead_primarys_log() {
     let (made, report) = planned(&tree, &Policy::default());
     let made = made.unwrap();
     assert_eq!(made.successor, key(4));
-    let frozen = made.steps.iter().find_map(|step| {
-        let Step::Freeze { replicas } = step else { return None };
+    let receivers_stopped = made.steps.iter().find_map(|step| {
+        let Step::StopReceivers { replicas } = step else {
+            return None;
+        };
         Some(replicas.clone())
     });
-    assert_eq!(frozen.unwrap(), BTreeSet::from([key(3), key(4), key(5)]));
+    assert_eq!(receivers_stopped.unwrap(), BTreeSet::from([key(3), key(4), key(5)]));
     let moved = made.steps.iter().find_map(|step| {
         let Step::RepointAt { replicas, .. } = step else {
             return None;

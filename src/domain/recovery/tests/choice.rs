@@ -8,16 +8,16 @@ fn of_equal_replicas_the_first_by_address_is_promoted_and_the_others_follow() {
     assert_eq!(plan.successor, key(2));
     assert_eq!(plan.position, mysql_set("1:1-100"));
     assert_eq!((plan.lost, plan.lost_replicas), (None, Vec::new()));
-    assert_eq!(plan.victim_identity, Some(Identity::ServerUuid(uuid(1))));
+    assert_eq!(plan.old_primary_identity, Some(Identity::ServerUuid(uuid(1))));
     assert_eq!(plan.instances, (1..=4).map(key).collect());
     let replicas: BTreeSet<InstanceKey> = (2..=4).map(key).collect();
     assert_eq!(
         plan.steps,
         [
-            Step::Fence { victim: key(1) },
-            Step::Freeze { replicas },
+            Step::Fence { old_primary: key(1) },
+            Step::StopReceivers { replicas },
             Step::Drain { successor: key(2) },
-            Step::Redial { victim: key(1) },
+            Step::Redial { old_primary: key(1) },
             Step::Open { successor: key(2) },
             Step::Repoint {
                 successor: key(2),
@@ -129,11 +129,14 @@ fn errant_transactions_of_an_intermediate_replica_are_errant_below_it_too() {
         replica(3, 2, "1:1-100,2:1-3"),
         cut(4, "1:1-90"),
     ]);
-    let holdings = Holdings::below(&tree, &key(1));
-    assert_eq!(holdings.errant(&key(2)), Some(&mysql_set("2:1-3")));
-    assert_eq!(holdings.errant(&key(3)), Some(&mysql_set("2:1-3")));
-    assert_eq!(holdings.get(&key(3)).unwrap().position, mysql_set("1:1-100"));
-    assert_eq!(holdings.errant(&key(4)), None);
+    let received_transactions = ReceivedTransactions::below(&tree, &key(1));
+    assert_eq!(received_transactions.errant(&key(2)), Some(&mysql_set("2:1-3")));
+    assert_eq!(received_transactions.errant(&key(3)), Some(&mysql_set("2:1-3")));
+    assert_eq!(
+        received_transactions.get(&key(3)).unwrap().position,
+        mysql_set("1:1-100")
+    );
+    assert_eq!(received_transactions.errant(&key(4)), None);
 }
 
 #[test]
@@ -149,7 +152,7 @@ fn mariadb_servers_are_compared_by_what_their_positions_cover() {
         mariadb(3, "0-1-99"),
     ]);
     assert_eq!(
-        (plan.successor, plan.victim_identity),
+        (plan.successor, plan.old_primary_identity),
         (key(2), Some(Identity::ServerId(1)))
     );
     let errant = chosen([first(), mariadb(2, "0-2-101,0-1-100"), mariadb(3, "0-2-50,0-1-100")]);
@@ -302,7 +305,7 @@ fn a_replica_below_another_one_is_promoted_when_it_is_ahead() {
     let (made, _) = planned(&tree, &Policy::default());
     let plan = made.unwrap();
     assert_eq!(plan.successor, key(3));
-    assert!(plan.steps.contains(&Step::Freeze {
+    assert!(plan.steps.contains(&Step::StopReceivers {
         replicas: (2..=4).map(key).collect()
     }));
     assert!(plan.steps.contains(&Step::Repoint {

@@ -113,9 +113,9 @@ fn behind(change: impl Fn(u32, Instance) -> Instance) -> Topology {
     })
 }
 
-fn fed_from(plan: &Plan) -> Option<InstanceKey> {
+fn caught_up_from(plan: &Plan) -> Option<InstanceKey> {
     plan.steps.iter().find_map(|step| {
-        if let Step::Feed { from, .. } = step {
+        if let Step::CatchUp { from, .. } = step {
             Some(from.clone())
         } else {
             None
@@ -124,9 +124,9 @@ fn fed_from(plan: &Plan) -> Option<InstanceKey> {
 }
 
 #[test]
-fn the_other_one_is_fed_what_a_plain_replica_alone_received() {
+fn the_other_one_is_caught_up_what_a_plain_replica_alone_received() {
     let plan = planned(&behind(|_, it| it), &must()).unwrap();
-    assert_eq!((&plan.successor, fed_from(&plan)), (&key(2), Some(key(3))));
+    assert_eq!((&plan.successor, caught_up_from(&plan)), (&key(2), Some(key(3))));
     assert_eq!((&plan.position, &plan.lost), (&mysql_set("1:1-100"), &None));
     assert_eq!(plan.sources.get(&key(2)), Some(&key(1)));
     assert_eq!(follows(&plan), [key(3)].into());
@@ -137,11 +137,11 @@ fn the_other_one_is_fed_what_a_plain_replica_alone_received() {
     };
     assert_eq!(planned(&behind(|_, it| it), &policy).unwrap().successor, key(2));
     // When nobody has more, nobody feeds.
-    assert_eq!(fed_from(&planned(&tree(|_, it| it), &must()).unwrap()), None);
+    assert_eq!(caught_up_from(&planned(&tree(|_, it| it), &must()).unwrap()), None);
 }
 
 #[test]
-fn one_that_takes_writes_is_fed_beside_what_nobody_else_has_of_it() {
+fn one_that_takes_writes_is_caught_up_beside_what_nobody_else_has_of_it() {
     let active = behind(|n, it| match n {
         2 => it.facts(|facts| {
             facts.read_only = false;
@@ -151,7 +151,7 @@ fn one_that_takes_writes_is_fed_beside_what_nobody_else_has_of_it() {
         _ => it,
     });
     let plan = planned(&active, &Policy::default()).unwrap();
-    assert_eq!((&plan.successor, fed_from(&plan)), (&key(2), Some(key(3))));
+    assert_eq!((&plan.successor, caught_up_from(&plan)), (&key(2), Some(key(3))));
     assert_eq!(
         (&plan.position, &plan.lost),
         (&mysql_set("1:1-100,2:1-5"), &None),
@@ -163,7 +163,7 @@ fn one_that_takes_writes_is_fed_beside_what_nobody_else_has_of_it() {
 type Spoil = fn(&mut crate::domain::instance::InstanceFacts);
 
 #[test]
-fn one_that_cannot_be_fed_is_refused_with_the_reason() {
+fn one_that_cannot_be_caught_up_is_refused_with_the_reason() {
     let spoils: [(Spoil, &str); 2] = [
         (
             |facts| facts.purged = mysql_set("1:1-95"),
@@ -186,7 +186,7 @@ fn one_that_cannot_be_fed_is_refused_with_the_reason() {
 }
 
 #[test]
-fn what_a_server_holds_that_can_neither_feed_nor_be_promoted_falls_under_the_loss_policy() {
+fn what_a_server_holds_that_can_neither_catch_up_from_nor_be_promoted_falls_under_the_loss_policy() {
     let spoils: [Spoil; 2] = [
         |facts| facts.log_replica_updates = false,
         |facts| facts.executed = mysql_set("1:1-100,3:1"),
@@ -194,7 +194,7 @@ fn what_a_server_holds_that_can_neither_feed_nor_be_promoted_falls_under_the_los
     for spoil in spoils {
         let tree = behind(|n, it| if n == 3 { it.facts(spoil) } else { it });
         let plan = planned(&tree, &must()).unwrap();
-        assert_eq!((&plan.successor, fed_from(&plan)), (&key(2), None));
+        assert_eq!((&plan.successor, caught_up_from(&plan)), (&key(2), None));
         assert_eq!(plan.lost, Some(mysql_set("1:91-100")));
         let refuse = Policy {
             loss: LossPolicy::Refuse,
@@ -206,7 +206,7 @@ fn what_a_server_holds_that_can_neither_feed_nor_be_promoted_falls_under_the_los
 }
 
 #[test]
-fn its_own_replica_does_not_feed_it() {
+fn its_own_replica_does_not_catch_up_from_it() {
     // It cannot have more; if it says so all the same, feeding from it would make a ring of the two.
     let strange = behind(|n, it| match n {
         3 => it.dead(),
@@ -254,7 +254,7 @@ fn of_a_dead_one_that_is_not_the_primary_the_replicas_move_and_the_primary_does_
 fn one_that_comes_back_with_everything_stays_the_primary() {
     let gone = tree(|_, it| it);
     let plan = planned(&gone, &must()).unwrap();
-    let frozen = |it: Instance| {
+    let receivers_stopped = |it: Instance| {
         it.facts(|facts| {
             for channel in &mut facts.channels {
                 channel.io = crate::domain::instance::ThreadState::Stopped;
@@ -263,7 +263,7 @@ fn one_that_comes_back_with_everything_stays_the_primary() {
     };
     let back = topology(
         others()
-            .map(|it| if it.key == key(4) { it } else { frozen(it) })
+            .map(|it| if it.key == key(4) { it } else { receivers_stopped(it) })
             .into_iter()
             .chain([first()]),
     );
@@ -271,13 +271,13 @@ fn one_that_comes_back_with_everything_stays_the_primary() {
         step,
         outcomes: outcomes.iter().map(|(n, outcome)| (key(*n), outcome.clone())).collect(),
     };
-    let fence = Step::Fence { victim: key(1) };
-    let freeze = Step::Freeze {
+    let fence = Step::Fence { old_primary: key(1) };
+    let stop_receivers = Step::StopReceivers {
         replicas: [key(2), key(3)].into(),
     };
     let results = [
         done(fence, &[(1, Outcome::NoAnswer("refused".to_owned()))]),
-        done(freeze, &[(2, Outcome::Done), (3, Outcome::Done)]),
+        done(stop_receivers, &[(2, Outcome::Done), (3, Outcome::Done)]),
     ];
     let step = next(&plan, &Phase::Claimed, &results, &back, &must(), NOW);
     assert!(

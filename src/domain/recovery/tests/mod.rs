@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::lint::lint;
 use super::plan::{Plan, PlanReport, RecoveryKind, Refusal, RefusalReason, Step};
 use super::planner::{held_back, plan, plan_rejoin, rechoose, rehearse};
-use super::position::Holdings;
+use super::position::ReceivedTransactions;
 use crate::domain::finding::{Code, Evidence, Finding};
 use crate::domain::fixture::{
     Adjust, NOW, key, mariadb_primary, mariadb_replica, mariadb_set, mysql_set, primary, replica, topology, uuid,
@@ -19,16 +19,16 @@ use crate::domain::state::{Quarantine, QuarantineState};
 use crate::domain::topology::{ClusterId, Topology};
 use crate::domain::version::ServerVersion;
 
-mod boot;
+mod boot_read_only;
 mod by_position;
+mod catch_up;
 mod choice;
 mod co_primaries;
 mod durability;
-mod feeding;
+mod fencing_proofs;
 mod living;
 mod plans;
 mod properties;
-mod receipts;
 mod relocation;
 mod soundness;
 mod takeovers;

@@ -110,10 +110,10 @@ fn nobody_is_promoted_beside_a_writable_primary_or_while_someone_receives() {
 }
 
 #[test]
-fn replicas_that_are_stopped_already_are_not_frozen_again() {
+fn replicas_that_are_stopped_already_are_not_receivers_stopped_again() {
     let stopped = cut(3, "1:1-100").channel(|channel| channel.io = ThreadState::Stopped);
     let plan = chosen([db1(), cut(2, "1:1-100"), stopped]);
-    assert!(plan.steps.contains(&Step::Freeze {
+    assert!(plan.steps.contains(&Step::StopReceivers {
         replicas: [key(2)].into()
     }));
 }
@@ -202,14 +202,14 @@ fn a_contained_primary_rejoins_when_the_policy_wants_it() {
     let plan = plan_rejoin(&quarantine(), &tree, &rejoin).0.unwrap();
     assert_eq!(lint(&plan, &tree), Vec::<String>::new());
     assert_eq!(
-        (plan.kind, &plan.victim, &plan.successor),
+        (plan.kind, &plan.old_primary, &plan.successor),
         (RecoveryKind::Rejoin, &key(1), &key(2))
     );
     let repoint = Step::Repoint {
         successor: key(2),
         replicas: [key(1)].into(),
     };
-    assert_eq!(plan.steps, [Step::Fence { victim: key(1) }, repoint]);
+    assert_eq!(plan.steps, [Step::Fence { old_primary: key(1) }, repoint]);
     let told = |tree: &Topology, policy: &Policy| plan_rejoin(&quarantine(), tree, policy).1.no_plan.unwrap();
     assert!(told(&tree, &Policy::default()).starts_with("oldPrimary is Hold"));
     let errant = told(&after_failover("1:1-103", ""), &rejoin);

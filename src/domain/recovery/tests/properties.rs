@@ -97,7 +97,11 @@ fn any_loss() -> impl Strategy<Value = LossPolicy> {
 }
 
 fn position(tree: &Topology, replica: &InstanceKey) -> GtidSet {
-    Holdings::below(tree, &key(1)).get(replica).unwrap().position.clone()
+    ReceivedTransactions::below(tree, &key(1))
+        .get(replica)
+        .unwrap()
+        .position
+        .clone()
 }
 
 proptest! {
@@ -124,9 +128,9 @@ proptest! {
     ) {
         let (tree, policy) = tree_of(&samples, known);
         let (Some(made), _) = plan(&dead_primary(), &tree, &policy, NOW) else { return Ok(()) };
-        let holdings = Holdings::below(&tree, &key(1));
+        let received_transactions = ReceivedTransactions::below(&tree, &key(1));
         for (n, sample) in (2_u32..).zip(&samples) {
-            let is_eligible = !sample.failed && sample.log && sample.rule != 0 && holdings.errant(&key(n)).is_none();
+            let is_eligible = !sample.failed && sample.log && sample.rule != 0 && received_transactions.errant(&key(n)).is_none();
             let is_ahead = position(&tree, &key(n)).compare(&made.position) == Some(std::cmp::Ordering::Greater);
             prop_assert!(!(is_eligible && is_ahead), "db{n} is ahead of {}", made.successor);
         }

@@ -100,7 +100,7 @@ fn among_siblings_the_promotion_rule_decides_then_the_environment() {
 }
 
 #[test]
-fn a_sibling_that_cannot_feed_them_is_passed_over() {
+fn a_sibling_that_cannot_catch_up_from_them_is_passed_over() {
     let unfit: [fn(Instance) -> Instance; 7] = [
         Adjust::dead,
         |sibling| sibling.facts(|facts| facts.log_replica_updates = false),
@@ -416,7 +416,7 @@ fn placed_at(n: u32, replicas: &[(u32, Option<u64>)]) -> Step {
 fn stopped(keys: &[u32]) -> [Step; 2] {
     let replicas: BTreeSet<InstanceKey> = keys.iter().map(|n| key(*n)).collect();
     [
-        Step::Freeze {
+        Step::StopReceivers {
             replicas: replicas.clone(),
         },
         Step::ApplyAll { replicas },
@@ -428,8 +428,11 @@ fn channels_by_position_of_servers_with_gtids_go_on_by_gtid_once_all_is_applied(
     let orphan = by_position(orphan(3, "1:1-90"), "ON");
     let tree = || [top(), middle(), orphan.clone(), sibling(5)];
     let plan = moves(&Policy::default(), tree());
-    let [freeze, apply] = stopped(&[3]);
-    assert_eq!(plan.steps, [freeze.clone(), apply.clone(), placed_at(5, &[(3, None)])]);
+    let [stop_receivers, apply] = stopped(&[3]);
+    assert_eq!(
+        plan.steps,
+        [stop_receivers.clone(), apply.clone(), placed_at(5, &[(3, None)])]
+    );
     let tree = topology(tree());
     let mut done = Vec::new();
     for wanted in plan.steps.clone() {
@@ -492,20 +495,20 @@ fn by_pseudo_gtid_the_one_that_received_most_leads_and_the_other_is_matched_belo
         )]),
     };
     let tree = plain_tree();
-    let [freeze, apply] = stopped(&[3]);
-    let [freeze_other, apply_other] = stopped(&[4]);
-    let course = [
-        (freeze, 3, None),
+    let [stop_receivers, apply] = stopped(&[3]);
+    let [stop_receivers_other, apply_other] = stopped(&[4]);
+    let recovery_state = [
+        (stop_receivers, 3, None),
         (apply, 3, None),
         (matching(1, 3, None), 3, Some(matching(1, 3, Some(70)))),
         (placed_at(1, &[(3, Some(70))]), 3, None),
-        (freeze_other, 4, None),
+        (stop_receivers_other, 4, None),
         (apply_other, 4, None),
         (matching(3, 4, None), 4, Some(matching(3, 4, Some(50)))),
         (placed_at(3, &[(4, Some(50))]), 4, None),
     ];
     let mut done = Vec::new();
-    for (wanted, replica, filled) in course {
+    for (wanted, replica, filled) in recovery_state {
         let step = next(&plan, &Phase::Claimed, &done, &tree, &policy, NOW);
         assert_eq!(step, Next::Run(wanted.clone()));
         done.push(all_done(filled.unwrap_or(wanted), &[replica]));

@@ -21,7 +21,7 @@ fn unsound_plans_are_told_apart() {
             plan.steps.retain(|step| !matches!(step, Step::Redial { .. }));
         }),
         ("db3:3306 is not frozen", &|plan| {
-            plan.steps[1] = Step::Freeze {
+            plan.steps[1] = Step::StopReceivers {
                 replicas: [key(2)].into(),
             }
         }),

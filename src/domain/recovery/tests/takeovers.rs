@@ -218,11 +218,11 @@ fn a_forced_failover_needs_no_dead_primary_and_a_named_one_beats_every_preferenc
     let (plan, report) = plan_forced(&tree, &policy, Some(&key(3)), Order::default(), NOW);
     let plan = plan.unwrap_or_else(|| panic!("{report:?}"));
     assert_eq!((&plan.successor, &plan.lost), (&key(3), &None));
-    let feed = Step::Feed {
+    let catch_up_from = Step::CatchUp {
         successor: key(3),
         from: key(2),
     };
-    assert!(plan.steps.contains(&feed), "{:?}", plan.steps);
+    assert!(plan.steps.contains(&catch_up_from), "{:?}", plan.steps);
     assert_eq!(lint(&plan, &tree), Vec::<String>::new());
     // And when that is impossible, being named does not make a loss.
     let purged = cluster().into_iter().map(|instance| {

@@ -45,7 +45,7 @@ fn what_people_and_documents_ask_for_is_told_once() {
     run(&mut state, 205, Command::SetIntent { intent: wish });
     run(&mut state, 206, Command::SetGlobalRecoveries { enabled: false });
     run(&mut state, 207, Command::SetGlobalRecoveries { enabled: true });
-    let until = Wall(9000);
+    let until = WallTime(9000);
     run(
         &mut state,
         208,
@@ -111,7 +111,7 @@ fn a_recovery_is_told_from_its_claim_to_its_end_and_a_refused_one_not() {
     let acknowledge = Command::Acknowledge {
         uids: vec!["r1".to_owned()],
         acknowledgement: Acknowledgement {
-            at: Wall(1004),
+            at: WallTime(1004),
             by: "ann".to_owned(),
             comment: "seen".to_owned(),
         },
@@ -142,7 +142,7 @@ fn the_oldest_entries_make_room_and_numbers_go_on() {
     let mut gone = BTreeSet::new();
     for turn in 0..i64::try_from(MAX_AUDIT).unwrap() + 5 {
         let enabled = turn % 2 == 0;
-        let proposal = Proposal::new(Wall(turn), Command::SetGlobalRecoveries { enabled });
+        let proposal = Proposal::new(WallTime(turn), Command::SetGlobalRecoveries { enabled });
         let (_, changes) = apply(&mut state, &proposal);
         for change in changes {
             if let Change::Audit(id) = change

@@ -18,7 +18,7 @@ fn a_merge_keeps_the_older_mint_the_higher_epoch_and_what_was_under_way() {
             successor: key(5),
             position: mysql_set("4:1"),
             plan: Box::new(plan(2, 4, 5, &[4, 5, 6])),
-            receipt: None,
+            fencing_proof: None,
         },
     );
     run(
@@ -37,7 +37,7 @@ fn a_merge_keeps_the_older_mint_the_higher_epoch_and_what_was_under_way() {
     );
     assert_eq!(state.clusters.keys().collect::<Vec<_>>(), [&cluster_id(1)]);
     let cluster = &state.clusters[&cluster_id(1)];
-    assert_eq!((cluster.minted, cluster.instances.len()), (Wall(100), 6));
+    assert_eq!((cluster.minted, cluster.instances.len()), (WallTime(100), 6));
     assert!(cluster.epoch >= 10, "{}", cluster.epoch);
     assert_eq!(state.recoveries["one"].plan.cluster, cluster_id(1));
     assert_eq!(
@@ -230,12 +230,12 @@ fn a_forgotten_address_leaves_seeds_and_cluster_until_its_time_is_over() {
         1000,
         Command::Forget {
             instance: key(3),
-            until: Wall(5000),
+            until: WallTime(5000),
         },
     );
     assert!(state.seeds.is_empty());
     assert_eq!(state.clusters[&cluster_id(1)].instances, [1, 2].map(key).into());
-    assert_eq!(state.forgotten.get(&key(3)), Some(&Wall(5000)));
+    assert_eq!(state.forgotten.get(&key(3)), Some(&WallTime(5000)));
     run(&mut state, 4999, Command::SetGlobalRecoveries { enabled: true });
     assert!(state.forgotten.contains_key(&key(3)));
     run(&mut state, 5000, Command::SetGlobalRecoveries { enabled: true });
@@ -246,7 +246,7 @@ fn a_forgotten_address_leaves_seeds_and_cluster_until_its_time_is_over() {
         6000,
         Command::Forget {
             instance: key(3),
-            until: Wall(9000),
+            until: WallTime(9000),
         },
     );
     run(
@@ -271,7 +271,7 @@ fn a_cluster_of_which_everything_is_forgotten_ends() {
             1000,
             Command::Forget {
                 instance: key(n),
-                until: Wall(5000),
+                until: WallTime(5000),
             },
         );
     }
@@ -283,7 +283,7 @@ fn the_clock_is_the_maximum_of_all_times() {
     let mut state = State::default();
     for (at, clock) in [(500, 500), (300, 500), (700, 700), (-5, 700)] {
         run(&mut state, at, Command::SetGlobalRecoveries { enabled: true });
-        assert_eq!(state.clock, Wall(clock));
+        assert_eq!(state.clock, WallTime(clock));
     }
 }
 
@@ -296,7 +296,7 @@ fn a_command_of_a_newer_version_changes_nothing_at_all() {
         &mut state,
         &Proposal {
             version: COMMAND_VERSION + 1,
-            at: Wall(i64::MAX),
+            at: WallTime(i64::MAX),
             command,
         },
     );
@@ -343,7 +343,7 @@ fn an_acknowledgement_counts_what_it_is_the_first_for() {
     let mut state = two_clusters();
     claimed(&mut state, claim("one", plan(1, 1, 2, &[1, 2])));
     let word = |by: &str| Acknowledgement {
-        at: Wall(7),
+        at: WallTime(7),
         by: by.to_owned(),
         comment: "seen".to_owned(),
     };
@@ -383,7 +383,7 @@ fn lists_are_bounded_and_what_runs_is_never_dropped() {
     let lines: Vec<StepRecord> = (0..MAX_STEPS + 50)
         .map(|n| StepRecord {
             id: 0,
-            at: Wall(1),
+            at: WallTime(1),
             message: n.to_string(),
         })
         .collect();
@@ -457,7 +457,7 @@ fn small_records_are_kept() {
         instance: key(1),
         cluster_name: "x".to_owned(),
         analysis: "DeadMaster".to_owned(),
-        at: Wall(3),
+        at: WallTime(3),
         blocking_recovery: 7,
     };
     run(
@@ -487,9 +487,13 @@ fn a_forced_quorum_leaps_over_what_was_given_out_unseen_and_waits_for_a_person()
     assert_eq!(state.last_number, number + 1000);
     assert_eq!(state.clusters[&cluster_id(1)].epoch, epoch + 1000);
     assert!(state.recoveries_disabled);
-    assert_eq!(state.quorum_forced, Some(Wall(700)));
+    assert_eq!(state.quorum_forced, Some(WallTime(700)));
     run(&mut state, 701, Command::SetGlobalRecoveries { enabled: false });
-    assert_eq!(state.quorum_forced, Some(Wall(700)), "nobody has said that all is well");
+    assert_eq!(
+        state.quorum_forced,
+        Some(WallTime(700)),
+        "nobody has said that all is well"
+    );
     run(&mut state, 702, Command::SetGlobalRecoveries { enabled: true });
     assert_eq!((state.recoveries_disabled, state.quorum_forced), (false, None));
 }

@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::domain::recovery::plan::{Manner, Plan, RecoveryKind, Step};
+use crate::domain::recovery::plan::{Plan, PriorReplicaState, RecoveryKind, Step};
 
 #[test]
 fn a_claim_excludes_others_on_its_instances_and_in_its_cluster() {
@@ -207,12 +207,12 @@ fn the_end_makes_the_successor_the_recorded_primary() {
     let primary = cluster.primary.as_ref().unwrap();
     assert_eq!(
         (&primary.instance, &primary.identity, primary.epoch, primary.since),
-        (&key(2), &identity(2), token.epoch, Wall(3000))
+        (&key(2), &identity(2), token.epoch, WallTime(3000))
     );
     assert_eq!(cluster.name, key(2).to_string());
     let recovery = &state.recoveries["one"];
     assert!(recovery.is_successful() && !recovery.is_active());
-    assert_eq!(recovery.ended(), Some(Wall(3000)));
+    assert_eq!(recovery.ended(), Some(WallTime(3000)));
     assert_eq!(
         recovery
             .steps
@@ -244,7 +244,7 @@ fn a_quarantined_server_that_is_promoted_leaves_quarantine() {
     run(&mut state, 3000, end(&token, Some(2)));
     let back = claimed(&mut state, claim("two", plan(1, 2, 1, &[1, 2, 3])));
     let mut again = plan(1, 2, 1, &[1, 2, 3]);
-    again.victim_identity = Some(identity(2));
+    again.old_primary_identity = Some(identity(2));
     run(
         &mut state,
         4000,
@@ -253,7 +253,7 @@ fn a_quarantined_server_that_is_promoted_leaves_quarantine() {
             successor: key(1),
             position: mysql_set("1:1-9"),
             plan: Box::new(again),
-            receipt: None,
+            fencing_proof: None,
         },
     );
     let held: Vec<_> = state
@@ -309,11 +309,11 @@ fn a_lesser_repair_gives_way_to_a_replacement_of_the_primary_and_to_nothing_else
                 successor: key(1),
                 replicas: [key(2), key(3)].into(),
             }],
-            manners: BTreeMap::from([(
+            prior_states: BTreeMap::from([(
                 key(2),
-                Manner {
+                PriorReplicaState {
                     stopped: true,
-                    ..Manner::default()
+                    ..PriorReplicaState::default()
                 },
             )]),
             ..kind(lesser, plan(1, 3, 1, &[2, 3]))
@@ -416,7 +416,7 @@ fn what_an_unfinished_recovery_needs_is_not_forgotten() {
     let token = claimed(&mut state, claim("one", plan(1, 1, 2, &[1, 2])));
     let forget = |n| Command::Forget {
         instance: key(n),
-        until: Wall(9000),
+        until: WallTime(9000),
     };
     for n in [1, 2] {
         let why = refused(run(&mut state, 2000, forget(n)));
@@ -438,7 +438,7 @@ fn lists_are_bounded_and_the_oldest_goes_first() {
                 instance: address(n),
                 cluster_name: String::new(),
                 analysis: String::new(),
-                at: Wall(i64::try_from(n).unwrap()),
+                at: WallTime(i64::try_from(n).unwrap()),
                 blocking_recovery: 1,
             },
         );
@@ -446,7 +446,7 @@ fn lists_are_bounded_and_the_oldest_goes_first() {
     for n in 0..=crate::domain::state::MAX_FORGOTTEN + 1 {
         state
             .forgotten
-            .insert(address(n), Wall(10_000 + i64::try_from(n).unwrap()));
+            .insert(address(n), WallTime(10_000 + i64::try_from(n).unwrap()));
     }
     for n in 0..crate::domain::state::MAX_SEEDS {
         state.seeds.insert(Seed {
@@ -493,12 +493,12 @@ fn hooks_are_begun_by_the_holder_while_a_recovery_runs_and_by_anybody_afterwards
         run: HookRun {
             list,
             attempt: 2,
-            at: Wall(5),
+            at: WallTime(5),
             failure: failure.map(ToOwned::to_owned),
         },
         lines: vec![StepRecord {
             id: 0,
-            at: Wall(5),
+            at: WallTime(5),
             message: "asked".to_owned(),
         }],
     };
@@ -574,7 +574,7 @@ fn hooks_of_a_detection_are_begun_and_ended() {
         run: HookRun {
             list,
             attempt: 1,
-            at: Wall(1),
+            at: WallTime(1),
             failure: None,
         },
         lines: Vec::new(),

@@ -26,7 +26,7 @@ fn comes_back(world: &mut World, step: &Step, key: &InstanceKey) -> Option<Outco
 }
 
 #[test]
-fn the_other_one_is_fed_from_it_and_it_delays_again_as_soon_as_it_follows() {
+fn the_other_one_is_caught_up_from_it_and_it_delays_again_as_soon_as_it_follows() {
     let mut world = delayed();
     let mut lifted = Vec::new();
     let finish = finished(world.run(|world, step, key| {

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::domain::instance::{Instance, InstanceFacts, SemiSync};
 use crate::domain::key::InstanceKey;
-use crate::domain::time::Wall;
+use crate::domain::time::WallTime;
 use crate::domain::topology::Topology;
 
 use super::loss::promises_no_loss;
@@ -17,7 +17,7 @@ use super::plan::{Plan, Step};
 /// The proof. Recorded with the Open entry.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", tag = "receipt")]
-pub enum FenceReceipt {
+pub enum FencingProof {
     /// The old primary said OK to becoming read-only.
     OldPrimaryReadOnly,
     /// It waits for acknowledgements that cannot come: no commit of it succeeds.
@@ -31,7 +31,7 @@ pub enum FenceReceipt {
         needed: u32,
         /// Until when it holds: then the old primary's `timeout` may have passed, and it commits alone. Counted from the last time
         /// that it was seen waiting.
-        until: Wall,
+        until: WallTime,
     },
     /// The user's own fencer said that it is done: a command of `FencingProcesses` ended with 0.
     FencedOutside,
@@ -43,7 +43,7 @@ pub enum FenceReceipt {
     },
 }
 
-impl fmt::Display for FenceReceipt {
+impl fmt::Display for FencingProof {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::OldPrimaryReadOnly => f.write_str("the old primary confirmed that it is read-only"),
@@ -59,46 +59,47 @@ impl fmt::Display for FenceReceipt {
     }
 }
 
-/// What allows the opening now: `done` are the actor's steps, `fresh` the picture after them, and nothing of semi-sync that was seen
+/// What allows the opening now: `done` are the actor's steps, `fresh` the view after them, and nothing of semi-sync that was seen
 /// until `acks_changed_at` ([`super::super::policy::Policy::acks_changed_at`]) counts.
-pub fn receipt(
+pub fn fencing_proof(
     plan: &Plan,
     done: &[StepResult],
     fresh: &Topology,
-    acks_changed_at: Option<Wall>,
-    now: Wall,
-) -> FenceReceipt {
-    let victim = &plan.victim;
+    acks_changed_at: Option<WallTime>,
+    now: WallTime,
+) -> FencingProof {
+    let old_primary = &plan.old_primary;
     let last = |is_wanted: fn(&Step) -> bool| {
         let mut wanted = done.iter().rev().filter(|result| is_wanted(&result.step));
-        wanted.find_map(|result| result.outcomes.get(victim))
+        wanted.find_map(|result| result.outcomes.get(old_primary))
     };
     if last(|step| matches!(step, Step::Fence { .. })) == Some(&Outcome::Done) {
-        return FenceReceipt::OldPrimaryReadOnly;
+        return FencingProof::OldPrimaryReadOnly;
     }
     // One that does not answer may start and acknowledge again.
     let is_stopped = |replica: &Instance| {
-        replica.is_valid() && (super::planner::is_frozen(replica) || fresh.source_of(replica) != Some(victim))
+        replica.is_valid()
+            && (super::planner::is_receivers_stopped(replica) || fresh.source_of(replica) != Some(old_primary))
     };
     let fenced_outside = last(|step| matches!(step, Step::CallFencer { .. })) == Some(&Outcome::Done);
     acks_revoked(plan, fresh, acks_changed_at, now, is_stopped).unwrap_or_else(|why| {
         if fenced_outside {
-            FenceReceipt::FencedOutside
+            FencingProof::FencedOutside
         } else {
-            FenceReceipt::AcceptedByPolicy { why }
+            FencingProof::AcceptedByPolicy { why }
         }
     })
 }
 
 /// What would allow the opening if the present primary died now and did not answer any more: all replicas that answer would be
 /// stopped, and the fencer would do its work.
-pub fn predict(plan: &Plan, topology: &Topology, acks_changed_at: Option<Wall>, now: Wall) -> FenceReceipt {
+pub fn predict(plan: &Plan, topology: &Topology, acks_changed_at: Option<WallTime>, now: WallTime) -> FencingProof {
     let calls_fencer = plan.steps.iter().any(|step| matches!(step, Step::CallFencer { .. }));
     acks_revoked(plan, topology, acks_changed_at, now, Instance::is_valid).unwrap_or_else(|why| {
         if calls_fencer {
-            FenceReceipt::FencedOutside
+            FencingProof::FencedOutside
         } else {
-            FenceReceipt::AcceptedByPolicy { why }
+            FencingProof::AcceptedByPolicy { why }
         }
     })
 }
@@ -107,31 +108,31 @@ pub fn predict(plan: &Plan, topology: &Topology, acks_changed_at: Option<Wall>, 
 fn acks_revoked(
     plan: &Plan,
     topology: &Topology,
-    acks_changed_at: Option<Wall>,
-    now: Wall,
+    acks_changed_at: Option<WallTime>,
+    now: WallTime,
     is_stopped: impl Fn(&Instance) -> bool,
-) -> Result<FenceReceipt, String> {
-    let victim = &plan.victim;
-    let instance = topology.get(victim);
+) -> Result<FencingProof, String> {
+    let old_primary = &plan.old_primary;
+    let instance = topology.get(old_primary);
     let (facts, seen) = instance
         .and_then(|instance| Some((instance.facts.as_ref()?, instance.last_seen?)))
-        .ok_or_else(|| format!("{victim} was never seen"))?;
-    let is_outdated = |seen: Wall| acks_changed_at.is_some_and(|changed| seen <= changed);
+        .ok_or_else(|| format!("{old_primary} was never seen"))?;
+    let is_outdated = |seen: WallTime| acks_changed_at.is_some_and(|changed| seen <= changed);
     if is_outdated(seen) {
         return Err(format!(
-            "{victim} was not seen since it was changed what its commits wait for"
+            "{old_primary} was not seen since it was changed what its commits wait for"
         ));
     }
     let semi_sync: &SemiSync = &facts.semi_sync;
     if !promises_no_loss(semi_sync) {
         return Err(format!(
-            "{victim} was last seen without semi-sync that waits whoever is connected (AFTER_SYNC, wait_no_replica)"
+            "{old_primary} was last seen without semi-sync that waits whoever is connected (AFTER_SYNC, wait_no_replica)"
         ));
     }
     let until = seen.plus_millis(i64::try_from(semi_sync.timeout_millis).unwrap_or(i64::MAX));
     if now >= until {
         return Err(format!(
-            "{victim} stops waiting for acknowledgements after {} ms, and they are over since it was seen",
+            "{old_primary} stops waiting for acknowledgements after {} ms, and they are over since it was seen",
             semi_sync.timeout_millis
         ));
     }
@@ -145,7 +146,7 @@ fn acks_revoked(
     let known: Vec<&InstanceKey> = plan
         .sources
         .iter()
-        .filter(|(key, source)| topology.resolve(source) == victim && acknowledges(key))
+        .filter(|(key, source)| topology.resolve(source) == old_primary && acknowledges(key))
         .map(|(key, _)| key)
         .collect();
     let stopped = known
@@ -156,10 +157,10 @@ fn acks_revoked(
     let needed = (of + 1).saturating_sub(semi_sync.wait_for_count);
     if stopped < needed {
         return Err(format!(
-            "{stopped} of {of} semi-sync replicas of {victim} are stopped, {needed} are needed to keep acknowledgements from it"
+            "{stopped} of {of} semi-sync replicas of {old_primary} are stopped, {needed} are needed to keep acknowledgements from it"
         ));
     }
-    Ok(FenceReceipt::AcksRevoked {
+    Ok(FencingProof::AcksRevoked {
         stopped,
         of,
         needed,

@@ -3,30 +3,30 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 
-use crate::app::api::{ApiError, ClusterView};
+use crate::app::api::{ApiCluster, ApiError};
 use crate::domain::explain::{self, Explanation};
 use crate::domain::gtid::GtidSet;
 use crate::domain::instance::Instance;
 use crate::domain::intent::{Intent, Origin, Wish};
 use crate::domain::key::InstanceKey;
-use crate::domain::recovery::position::Holdings;
+use crate::domain::recovery::position::ReceivedTransactions;
 use crate::domain::state::{QuarantineState, State};
-use crate::domain::time::Wall;
+use crate::domain::time::WallTime;
 use crate::domain::topology::{ClusterId, Topology};
 
 use super::context::{AppContext, Options};
 use super::shape::instance::InstanceShape;
 
 /// The clusters, the state and the clock at one moment.
-pub(super) struct Scene<'a> {
-    pub(super) views: Arc<Vec<ClusterView>>,
+pub(super) struct ApiView<'a> {
+    pub(super) views: Arc<Vec<ApiCluster>>,
     pub(super) state: Arc<State>,
-    pub(super) now: Wall,
+    pub(super) now: WallTime,
     pub(super) options: &'a Options,
-    holdings: OnceLock<BTreeMap<ClusterId, Vec<Holdings>>>,
+    received_transactions: OnceLock<BTreeMap<ClusterId, Vec<ReceivedTransactions>>>,
 }
 
-impl<'a> Scene<'a> {
+impl<'a> ApiView<'a> {
     /// This moment.
     pub(super) fn now(app: &'a AppContext) -> Self {
         Self {
@@ -34,7 +34,7 @@ impl<'a> Scene<'a> {
             state: app.api.state(),
             now: app.clock.wall(),
             options: &app.options,
-            holdings: OnceLock::new(),
+            received_transactions: OnceLock::new(),
         }
     }
 
@@ -47,8 +47,8 @@ impl<'a> Scene<'a> {
             .map(|intent| &intent.wish)
             .filter(|wish| matches!(wish, Wish::Downtime { .. }))
             .max_by_key(|wish| match wish {
-                Wish::Downtime { until, .. } => until.unwrap_or(Wall(i64::MAX)),
-                Wish::Candidate { .. } => Wall(i64::MIN),
+                Wish::Downtime { until, .. } => until.unwrap_or(WallTime(i64::MAX)),
+                Wish::Candidate { .. } => WallTime(i64::MIN),
             })
     }
 
@@ -72,34 +72,33 @@ impl<'a> Scene<'a> {
         if let Some(QuarantineState::Errant { set }) = held.map(|held| &held.standing) {
             return Some(set);
         }
-        let compare = |view: &ClusterView| {
+        let compare = |view: &ApiCluster| {
             view.topology
                 .tops()
                 .iter()
-                .map(|top| Holdings::below(&view.topology, top))
+                .map(|top| ReceivedTransactions::below(&view.topology, top))
                 .collect()
         };
-        let all = self.holdings.get_or_init(|| {
+        let all = self.received_transactions.get_or_init(|| {
             self.views
                 .iter()
                 .map(|view| (view.topology.cluster.clone(), compare(view)))
                 .collect()
         });
-        all.get(cluster)?.iter().find_map(|holdings| holdings.errant(key))
+        all.get(cluster)?
+            .iter()
+            .find_map(|received_transactions| received_transactions.errant(key))
     }
 
     /// All instances with their cluster, in the order of clusters and addresses.
-    pub(super) fn instances(&self) -> impl Iterator<Item = (&ClusterView, &Instance)> {
+    pub(super) fn instances(&self) -> impl Iterator<Item = (&ApiCluster, &Instance)> {
         self.views
             .iter()
             .flat_map(|view| view.topology.instances.values().map(move |instance| (view, instance)))
     }
 
     /// Shapes of those instances that `wanted` takes.
-    pub(super) fn shapes(
-        &self,
-        wanted: impl Fn(&ClusterView, &Instance, &InstanceShape) -> bool,
-    ) -> Vec<InstanceShape> {
+    pub(super) fn shapes(&self, wanted: impl Fn(&ApiCluster, &Instance, &InstanceShape) -> bool) -> Vec<InstanceShape> {
         self.instances()
             .filter_map(|(view, instance)| {
                 let shape = InstanceShape::of(self, view, instance);
@@ -111,7 +110,7 @@ impl<'a> Scene<'a> {
     /// Finds an instance by its address, one of its other addresses, or a part of the host name that only one instance has.
     ///
     /// Parts are not tried for numeric addresses: `10.0.0.1` is a part of `10.0.0.12` and means another server.
-    pub(super) fn find_instance(&self, key: &InstanceKey) -> Result<(&ClusterView, &Instance), ApiError> {
+    pub(super) fn find_instance(&self, key: &InstanceKey) -> Result<(&ApiCluster, &Instance), ApiError> {
         let exact = self
             .views
             .iter()
@@ -134,8 +133,8 @@ impl<'a> Scene<'a> {
     }
 
     /// Finds a cluster by a hint: its name, its alias, the address of an instance, a part of a host name that one instance has.
-    pub(super) fn find_cluster(&self, hint: &str) -> Result<&ClusterView, ApiError> {
-        let by = |matches: &dyn Fn(&ClusterView) -> bool| self.views.iter().find(|view| matches(view));
+    pub(super) fn find_cluster(&self, hint: &str) -> Result<&ApiCluster, ApiError> {
+        let by = |matches: &dyn Fn(&ApiCluster) -> bool| self.views.iter().find(|view| matches(view));
         if hint.is_empty() {
             return Err(ApiError::BadRequest(
                 "Unable to determine cluster name: no hint given".to_owned(),
@@ -152,7 +151,7 @@ impl<'a> Scene<'a> {
     }
 
     /// What would be done if the primary of a cluster died now.
-    pub(super) fn explain(&self, view: &ClusterView) -> Explanation {
+    pub(super) fn explain(&self, view: &ApiCluster) -> Explanation {
         let findings = view
             .findings
             .iter()
@@ -161,7 +160,7 @@ impl<'a> Scene<'a> {
     }
 
     /// Finds a cluster by its alias alone.
-    pub(super) fn find_alias(&self, alias: &str) -> Result<&ClusterView, ApiError> {
+    pub(super) fn find_alias(&self, alias: &str) -> Result<&ApiCluster, ApiError> {
         self.views
             .iter()
             .find(|view| view.cluster.alias == alias || (view.cluster.alias.is_empty() && view.cluster.name == alias))
@@ -169,7 +168,7 @@ impl<'a> Scene<'a> {
     }
 
     /// The primary of a cluster: the recorded one, or the only top.
-    pub(super) fn primary_of(view: &ClusterView) -> Option<&Instance> {
+    pub(super) fn primary_of(view: &ApiCluster) -> Option<&Instance> {
         let recorded = view
             .cluster
             .primary

@@ -2,17 +2,17 @@
 
 use crate::domain::instance::{Instance, InstanceFacts};
 use crate::domain::key::InstanceKey;
+use crate::domain::recovery::fencing_proof::FencingProof;
 use crate::domain::recovery::outcome::{Finish, Next, Outcome};
 use crate::domain::recovery::plan::Step;
 use crate::domain::recovery::planner::{check_hold, check_reopen};
-use crate::domain::recovery::receipt::FenceReceipt;
 
-use super::Course;
+use super::RecoveryState;
 
 /// How often the opening is tried before the primary is left read-only, for a person.
 const OPEN_TRIES: usize = 3;
 
-impl Course<'_> {
+impl RecoveryState<'_> {
     /// One step on all servers; what failed is said, and tried again by the next recovery.
     pub(super) fn boot_read_only(&self) -> Next {
         let Some(step) = self.plan.steps.first() else {
@@ -44,7 +44,7 @@ impl Course<'_> {
 
     /// What changed since a replica was to be made read-only.
     fn why_not_held(&self) -> Option<String> {
-        let replica = &self.plan.victim;
+        let replica = &self.plan.old_primary;
         let facts = self.fresh.get(replica).and_then(Instance::valid_facts);
         match facts {
             Some(facts) if facts.identity != self.plan.successor_identity => {
@@ -54,7 +54,7 @@ impl Course<'_> {
         }
     }
 
-    /// Before the Open entry: looks at the primary on a session of its own, and holds it against the fresh picture.
+    /// Before the Open entry: looks at the primary on a session of its own, and holds it against the fresh view.
     pub(super) fn towards_reopening(&self) -> Result<Next, String> {
         let primary = &self.plan.successor;
         match self.last(|step| matches!(step, Step::CheckBoot { .. }), primary) {
@@ -78,7 +78,7 @@ impl Course<'_> {
             plan: Box::new(plan),
             successor: primary.clone(),
             // It is the old primary itself, and was asked.
-            receipt: FenceReceipt::OldPrimaryReadOnly,
+            fencing_proof: FencingProof::OldPrimaryReadOnly,
         })
     }
 

@@ -6,9 +6,9 @@ use crate::domain::key::InstanceKey;
 use crate::domain::recovery::plan::RecoveryKind;
 use crate::domain::state::audit::{END_DOWNTIME, FORGET};
 use crate::domain::state::{Recovery, Request, RequestKind, RequestOutcome, RequestStanding, State};
-use crate::domain::time::Wall;
+use crate::domain::time::WallTime;
 
-use super::ClusterPicture;
+use super::ClusterView;
 use super::document::DeclaredCluster;
 use super::endpoints::{LeadsTo, Publication, PublishError};
 use super::status::{RecoveryPhase, StatusModel};
@@ -22,7 +22,7 @@ const SELDOM_AGAIN_MILLIS: i64 = 60 * 60 * 1000;
 
 /// What happened, as a word that programs may compare.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum NoticeReason {
+pub enum EventReason {
     /// A takeover was begun.
     TakeoverStarted,
     /// It is done.
@@ -59,7 +59,7 @@ pub enum NoticeReason {
     NameTaken,
 }
 
-impl NoticeReason {
+impl EventReason {
     /// All of them.
     pub const ALL: [Self; 17] = [
         Self::TakeoverStarted,
@@ -152,11 +152,11 @@ impl NoticeReason {
 
 /// Something that happened to the cluster of a document.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Notice {
+pub struct ClusterEvent {
     /// Uid of the document.
     pub uid: String,
     /// What.
-    pub reason: NoticeReason,
+    pub reason: EventReason,
     /// Which time: one of the same reason and key is the same.
     pub key: String,
     /// For people.
@@ -168,9 +168,9 @@ pub(super) fn of(
     declared: &DeclaredCluster,
     state: &State,
     model: &StatusModel,
-    picture: Option<&ClusterPicture>,
-    now: Wall,
-) -> Vec<Notice> {
+    view: Option<&ClusterView>,
+    now: WallTime,
+) -> Vec<ClusterEvent> {
     let mut told = Told {
         uid: &declared.document.uid,
         now,
@@ -180,11 +180,11 @@ pub(super) fn of(
     for request in state.requests.values().filter(|request| request.origin == *origin) {
         told.request(request);
     }
-    let Some(picture) = picture else {
+    let Some(view) = view else {
         return told.notices;
     };
     let is_of_it = |recovery: &&Recovery| {
-        recovery.plan.cluster == picture.cluster.id
+        recovery.plan.cluster == view.cluster.id
             && recovery.plan.kind.replaces_primary()
             && recovery.plan.kind != RecoveryKind::Takeover
     };
@@ -193,13 +193,13 @@ pub(super) fn of(
     }
     if let Some(blocked) = model.recovery.as_ref().filter(|it| it.phase == RecoveryPhase::Blocked) {
         told.lasting(
-            NoticeReason::FailoverBlocked,
-            &format!("{} {}", blocked.victim, blocked.failure),
+            EventReason::FailoverBlocked,
+            &format!("{} {}", blocked.old_primary, blocked.failure),
             AGAIN_MILLIS,
             format!(
                 "{} of {} is not repaired: {}",
                 blocked.failure,
-                blocked.victim,
+                blocked.old_primary,
                 blocked.blocked_by.join("; ")
             ),
         );
@@ -207,21 +207,21 @@ pub(super) fn of(
     for instance in &model.instances {
         if let Some(set) = &instance.errant {
             told.lasting(
-                NoticeReason::ErrantGtidDetected,
+                EventReason::ErrantGtidDetected,
                 &instance.instance.to_string(),
                 SELDOM_AGAIN_MILLIS,
                 format!("{} has transactions that the primary lacks: {set}", instance.instance),
             );
         }
     }
-    told.downtimes(picture, state);
-    told.audited(picture, state);
+    told.downtimes(view, state);
+    told.audited(view, state);
     told.notices
 }
 
 impl Publication {
     /// What is to be told of the last attempt to publish.
-    pub fn notice(&self, outcome: &Result<LeadsTo, PublishError>, now: Wall) -> Option<Notice> {
+    pub fn notice(&self, outcome: &Result<LeadsTo, PublishError>, now: WallTime) -> Option<ClusterEvent> {
         let mut told = Told {
             uid: &self.uid,
             now,
@@ -229,7 +229,7 @@ impl Publication {
         };
         if let Err(PublishError::NameTaken(why)) = outcome {
             // The words say whose name it is.
-            told.lasting(NoticeReason::NameTaken, why, SELDOM_AGAIN_MILLIS, why.clone());
+            told.lasting(EventReason::NameTaken, why, SELDOM_AGAIN_MILLIS, why.clone());
         }
         told.notices.pop()
     }
@@ -237,15 +237,15 @@ impl Publication {
 
 struct Told<'a> {
     uid: &'a str,
-    now: Wall,
-    notices: Vec<Notice>,
+    now: WallTime,
+    notices: Vec<ClusterEvent>,
 }
 
 impl Told<'_> {
     /// Something that happened at one moment.
-    fn once(&mut self, reason: NoticeReason, key: String, at: Wall, note: String) {
+    fn once(&mut self, reason: EventReason, key: String, at: WallTime, note: String) {
         if self.now.millis_since(at) <= RECENT_MILLIS {
-            self.notices.push(Notice {
+            self.notices.push(ClusterEvent {
                 uid: self.uid.to_owned(),
                 reason,
                 key,
@@ -255,13 +255,13 @@ impl Told<'_> {
     }
 
     /// Something that lasts: told once in each stretch of so long.
-    fn lasting(&mut self, reason: NoticeReason, about: &str, every_millis: i64, note: String) {
+    fn lasting(&mut self, reason: EventReason, about: &str, every_millis: i64, note: String) {
         let stretch = self.now.0.div_euclid(every_millis);
         self.once(reason, format!("{about} {stretch}"), self.now, note);
     }
 
     /// Downtimes that are recorded. One of a document stays recorded until its entry goes, also when its time has passed.
-    fn downtimes(&mut self, picture: &ClusterPicture, state: &State) {
+    fn downtimes(&mut self, view: &ClusterView, state: &State) {
         for (id, intent) in state.intents.iter().filter(|(id, _)| id.kind == IntentKind::Downtime) {
             let Wish::Downtime {
                 owner,
@@ -272,12 +272,12 @@ impl Told<'_> {
             else {
                 continue;
             };
-            if picture.topology.get(&id.instance).is_none() {
+            if view.topology.get(&id.instance).is_none() {
                 continue;
             }
             match until.filter(|until| *until <= self.now) {
                 None => self.once(
-                    NoticeReason::DowntimeBegun,
+                    EventReason::DowntimeBegun,
                     format!("{} {} {}", id.instance, id.origin, since.0),
                     *since,
                     format!("{} is left alone: {reason} ({owner})", id.instance),
@@ -291,24 +291,24 @@ impl Told<'_> {
         }
     }
 
-    fn ended(&mut self, instance: &InstanceKey, at: Wall, why: &str) {
+    fn ended(&mut self, instance: &InstanceKey, at: WallTime, why: &str) {
         let why = if why.is_empty() { "ended by a person" } else { why };
         let note = format!("{instance} is no longer left alone: {why}");
-        self.once(NoticeReason::DowntimeEnded, format!("{instance} {}", at.0), at, note);
+        self.once(EventReason::DowntimeEnded, format!("{instance} {}", at.0), at, note);
     }
 
     /// What leaves nothing behind but a line of the audit.
-    fn audited(&mut self, picture: &ClusterPicture, state: &State) {
+    fn audited(&mut self, view: &ClusterView, state: &State) {
         for entry in state.audit.values().rev() {
             if self.now.millis_since(entry.at) > RECENT_MILLIS {
                 return;
             }
             let Some(instance) = &entry.instance else { continue };
-            if entry.kind == END_DOWNTIME && picture.topology.get(instance).is_some() {
+            if entry.kind == END_DOWNTIME && view.topology.get(instance).is_some() {
                 self.ended(instance, entry.at, &entry.message);
-            } else if entry.kind == FORGET && entry.cluster_name == picture.cluster.name {
+            } else if entry.kind == FORGET && entry.cluster_name == view.cluster.name {
                 self.once(
-                    NoticeReason::InstanceForgotten,
+                    EventReason::InstanceForgotten,
                     format!("{instance} {}", entry.at.0),
                     entry.at,
                     format!("{instance} was forgotten: it is found again only where it is named, or after a while"),
@@ -326,9 +326,9 @@ impl Told<'_> {
         };
         if let Some(begun) = request.begun {
             let (reason, what) = if is_forced {
-                (NoticeReason::FailoverForced, "a promotion whatever is lost was begun")
+                (EventReason::FailoverForced, "a promotion whatever is lost was begun")
             } else {
-                (NoticeReason::TakeoverStarted, "a takeover was begun")
+                (EventReason::TakeoverStarted, "a takeover was begun")
             };
             let note = format!("{what}: request {}{because}", request.id);
             self.once(reason, key.clone(), begun, note);
@@ -337,13 +337,13 @@ impl Told<'_> {
             return;
         };
         let reason = match (outcome, is_forced) {
-            (RequestOutcome::Succeeded, false) => NoticeReason::TakeoverSucceeded,
-            (RequestOutcome::Failed, false) => NoticeReason::TakeoverFailed,
-            (RequestOutcome::Refused, false) => NoticeReason::TakeoverRefused,
-            (RequestOutcome::Expired, false) => NoticeReason::TakeoverExpired,
-            (RequestOutcome::Cancelled, false) => NoticeReason::TakeoverCancelled,
+            (RequestOutcome::Succeeded, false) => EventReason::TakeoverSucceeded,
+            (RequestOutcome::Failed, false) => EventReason::TakeoverFailed,
+            (RequestOutcome::Refused, false) => EventReason::TakeoverRefused,
+            (RequestOutcome::Expired, false) => EventReason::TakeoverExpired,
+            (RequestOutcome::Cancelled, false) => EventReason::TakeoverCancelled,
             (RequestOutcome::Refused | RequestOutcome::Expired | RequestOutcome::Cancelled, true) => {
-                NoticeReason::ForceRefused
+                EventReason::ForceRefused
             }
             // Its recovery tells how it ended.
             (RequestOutcome::Succeeded | RequestOutcome::Failed, true) => return,
@@ -352,25 +352,25 @@ impl Told<'_> {
     }
 
     fn recovery(&mut self, recovery: &Recovery) {
-        let (code, victim) = (recovery.plan.code, &recovery.plan.victim);
+        let (code, old_primary) = (recovery.plan.code, &recovery.plan.old_primary);
         self.once(
-            NoticeReason::FailoverStarted,
+            EventReason::FailoverStarted,
             recovery.uid.clone(),
             recovery.started,
-            format!("{code} of {victim}: recovery {} was begun", recovery.uid),
+            format!("{code} of {old_primary}: recovery {} was begun", recovery.uid),
         );
         let Some(ended) = recovery.ended() else { return };
         let (reason, note) = if recovery.is_successful() {
             let successor = recovery.successor().map_or_else(String::new, ToString::to_string);
             (
-                NoticeReason::FailoverSucceeded,
-                format!("{successor} is the primary in place of {victim}"),
+                EventReason::FailoverSucceeded,
+                format!("{successor} is the primary in place of {old_primary}"),
             )
         } else {
             (
-                NoticeReason::FailoverFailed,
+                EventReason::FailoverFailed,
                 format!(
-                    "recovery {} of {victim} failed: {}",
+                    "recovery {} of {old_primary} failed: {}",
                     recovery.uid,
                     recovery.errors.join("; ")
                 ),

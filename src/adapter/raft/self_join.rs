@@ -9,15 +9,15 @@ use openraft::async_runtime::WatchReceiver;
 
 use super::bootstrap::{ASK_DEADLINE, greet_peers, send_join};
 use super::identity::{IdentityPhase, MemberIdentity};
-use super::member::{Life, LifeEnd, Shared};
+use super::member::{IncarnationEnd, RaftIncarnation, Shared};
 use super::network::Recipient;
 use super::settings::Wanted;
 use super::wire::{JoinAnswer, JoinRequest, MembershipAnswer};
 
 /// Asks to be let in until this member is a voter; notices when it was removed.
-pub(super) async fn keep_place(shared: &Arc<Shared>, life: &Arc<Life>) -> LifeEnd {
+pub(super) async fn keep_place(shared: &Arc<Shared>, incarnation: &Arc<RaftIncarnation>) -> IncarnationEnd {
     loop {
-        if let Some(end) = look_at_place(shared, life).await {
+        if let Some(end) = look_at_place(shared, incarnation).await {
             return end;
         }
         tokio::time::sleep(shared.settings.timings.look_around).await;
@@ -34,20 +34,23 @@ const LEAVING_EVERY: Duration = Duration::from_millis(50);
 pub(super) async fn leave(shared: &Arc<Shared>, deadline: Duration) -> bool {
     let is_unwanted =
         |wanted: &Vec<Wanted>| !wanted.is_empty() && wanted.iter().all(|wanted| wanted.name != shared.settings.name);
-    let Some(life) = shared
-        .life
+    let Some(incarnation) = shared
+        .incarnation
         .load_full()
         .filter(|_| is_unwanted(&shared.around.wanted.borrow()))
     else {
         return true;
     };
-    let own = life.own.member;
+    let own = incarnation.own.member;
     let has_left = async {
         let mut looks = tokio::time::interval(LEAVING_EVERY);
         loop {
             looks.tick().await;
-            let metrics = life.raft.metrics().borrow_watched().clone();
-            let is_over = shared.life.load_full().is_none_or(|now| !Arc::ptr_eq(&now, &life));
+            let metrics = incarnation.raft.metrics().borrow_watched().clone();
+            let is_over = shared
+                .incarnation
+                .load_full()
+                .is_none_or(|now| !Arc::ptr_eq(&now, &incarnation));
             if is_over
                 || !metrics
                     .committed_membership_config
@@ -61,21 +64,21 @@ pub(super) async fn leave(shared: &Arc<Shared>, deadline: Duration) -> bool {
     tokio::time::timeout(deadline, has_left).await.is_ok()
 }
 
-async fn look_at_place(shared: &Arc<Shared>, life: &Arc<Life>) -> Option<LifeEnd> {
+async fn look_at_place(shared: &Arc<Shared>, incarnation: &Arc<RaftIncarnation>) -> Option<IncarnationEnd> {
     let identity = shared.identity()?;
-    let metrics = life.raft.metrics().borrow_watched().clone();
+    let metrics = incarnation.raft.metrics().borrow_watched().clone();
     if identity.phase == IdentityPhase::Joining {
-        match is_voter_in_log(life).await {
+        match is_voter_in_log(incarnation).await {
             Some(true) => {
                 let _changing = shared.identity_change.lock().await;
                 if let Err(error) = shared.put_identity(MemberIdentity {
                     phase: IdentityPhase::Member,
                     ..identity
                 }) {
-                    return Some(LifeEnd::Failed(error.to_string()));
+                    return Some(IncarnationEnd::Failed(error.to_string()));
                 }
             }
-            Some(false) => ask_for_admission(shared, life).await,
+            Some(false) => ask_for_admission(shared, incarnation).await,
             None => {}
         }
         return None;
@@ -83,27 +86,28 @@ async fn look_at_place(shared: &Arc<Shared>, life: &Arc<Life>) -> Option<LifeEnd
     let voter = metrics
         .committed_membership_config
         .voter_ids()
-        .any(|voter| voter == life.own.member);
-    let silence = life.liveness.silence(Instant::now());
+        .any(|voter| voter == incarnation.own.member);
+    let silence = incarnation.liveness.silence(Instant::now());
     let heard = silence.is_some_and(|silence| silence < shared.settings.timings.election_max * 3);
     if metrics.state == ServerState::Leader || (voter && heard) {
         return None;
     }
-    let removed = is_removed(shared, life).await;
-    removed.then_some(LifeEnd::Removed(identity))
+    let removed = is_removed(shared, incarnation).await;
+    removed.then_some(IncarnationEnd::Removed(identity))
 }
 
 /// Whether the last membership in this member's own log has it as a voter. Not from the metrics: they are empty at first, and a member that
 /// was removed while it was down would ask to be let in again under its old id.
-async fn is_voter_in_log(life: &Life) -> Option<bool> {
-    let own = life.own.member;
-    life.raft
+async fn is_voter_in_log(incarnation: &RaftIncarnation) -> Option<bool> {
+    let own = incarnation.own.member;
+    incarnation
+        .raft
         .with_raft_state(move |state| state.membership_state.effective().voter_ids().any(|voter| voter == own))
         .await
         .ok()
 }
 
-async fn ask_for_admission(shared: &Arc<Shared>, life: &Life) {
+async fn ask_for_admission(shared: &Arc<Shared>, incarnation: &RaftIncarnation) {
     let (peers, silent) = greet_peers(shared).await;
     let Some(leader) = peers.iter().find_map(|peer| peer.leader.clone()) else {
         let silent: Vec<String> = silent.into_iter().map(|(_, why)| why).collect();
@@ -114,15 +118,15 @@ async fn ask_for_admission(shared: &Arc<Shared>, life: &Life) {
         };
         shared.set_situation(&format!(
             "has id {} and waits for the group to have a leader{waits}",
-            life.own.member
+            incarnation.own.member
         ));
         return;
     };
     let request = JoinRequest {
         node: shared.node.clone(),
         understands: shared.around.understands,
-        cluster_uuid: Some(life.own.cluster_uuid.clone()),
-        member: Some(life.own.member),
+        cluster_uuid: Some(incarnation.own.cluster_uuid.clone()),
+        member: Some(incarnation.own.member),
     };
     match send_join(shared, &leader, &request).await {
         Ok(JoinAnswer::Pending | JoinAnswer::Allocated { .. }) => {}
@@ -132,17 +136,17 @@ async fn ask_for_admission(shared: &Arc<Shared>, life: &Life) {
 }
 
 /// Whether a leader of this very group, proved by a quorum, says that this id is no member.
-async fn is_removed(shared: &Arc<Shared>, life: &Life) -> bool {
+async fn is_removed(shared: &Arc<Shared>, incarnation: &RaftIncarnation) -> bool {
     let asked = shared.wanted_peers();
     let answers = join_all(asked.iter().map(|node| {
         let to = Recipient { node, member: None };
         shared
             .dialer
-            .call::<_, MembershipAnswer>(to, "membership", &(), Some(&life.own), ASK_DEADLINE)
+            .call::<_, MembershipAnswer>(to, "membership", &(), Some(&incarnation.own), ASK_DEADLINE)
     }));
     answers.await.into_iter().flatten().any(|answer| match answer {
         MembershipAnswer::Members { cluster_uuid, members } => {
-            cluster_uuid == life.own.cluster_uuid && !members.contains(&life.own.member)
+            cluster_uuid == incarnation.own.cluster_uuid && !members.contains(&incarnation.own.member)
         }
         MembershipAnswer::NotLeader { .. } => false,
     })

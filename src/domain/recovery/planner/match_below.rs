@@ -9,7 +9,7 @@ use crate::domain::policy::{HeldBack, Policy};
 use crate::domain::recovery::plan::{Place, Plan, RecoveryKind, Step};
 use crate::domain::topology::Topology;
 
-/// The plan, on a picture in which both servers were just asked.
+/// The plan, on a view in which both servers were just asked.
 ///
 /// # Errors
 /// Why it cannot, or must not, be done, and what to do instead.
@@ -59,8 +59,8 @@ pub fn plan_match(
         kind: RecoveryKind::MatchBelow,
         code: Code::NoProblem,
         cluster: topology.cluster.clone(),
-        victim: replica.clone(),
-        victim_identity: Some(own.identity.clone()),
+        old_primary: replica.clone(),
+        old_primary_identity: Some(own.identity.clone()),
         successor: target.clone(),
         successor_identity: source.identity.clone(),
         position: source.executed.clone(),
@@ -69,7 +69,7 @@ pub fn plan_match(
         lost: None,
         remembered: None,
         steps: vec![
-            Step::Freeze { replicas: only.clone() },
+            Step::StopReceivers { replicas: only.clone() },
             Step::ApplyAll { replicas: only },
             Step::Match {
                 successor: target.clone(),
@@ -81,7 +81,7 @@ pub fn plan_match(
             },
         ],
         sources: BTreeMap::new(),
-        manners: BTreeMap::new(),
+        prior_states: BTreeMap::new(),
     })
 }
 

@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::domain::instance::SemiSync;
+use crate::domain::recovery::fencing_proof::{FencingProof, fencing_proof, predict};
 use crate::domain::recovery::outcome::{Outcome, StepResult};
-use crate::domain::recovery::receipt::{FenceReceipt, predict, receipt};
 
 /// A primary that waits for `count` of its replicas, whoever is connected, for ten seconds.
 fn waiting(count: u32) -> Instance {
@@ -30,7 +30,7 @@ fn acknowledging(n: u32, io: ThreadState) -> Instance {
 
 fn fenced(outcome: Outcome) -> Vec<StepResult> {
     vec![StepResult {
-        step: Step::Fence { victim: key(1) },
+        step: Step::Fence { old_primary: key(1) },
         outcomes: [(key(1), outcome)].into(),
     }]
 }
@@ -44,11 +44,11 @@ fn the_old_primarys_word_is_the_best_proof() {
     let tree = topology([db1(), cut(2, "1:1-100")]);
     let plan = plan_of(&tree);
     assert_eq!(
-        receipt(&plan, &fenced(Outcome::Done), &tree, None, NOW),
-        FenceReceipt::OldPrimaryReadOnly
+        fencing_proof(&plan, &fenced(Outcome::Done), &tree, None, NOW),
+        FencingProof::OldPrimaryReadOnly
     );
     let unanswered = fenced(Outcome::NoAnswer("refused".to_owned()));
-    let told = receipt(&plan, &unanswered, &tree, None, NOW).to_string();
+    let told = fencing_proof(&plan, &unanswered, &tree, None, NOW).to_string();
     assert!(told.starts_with("none") && told.contains("without semi-sync"), "{told}");
 }
 
@@ -65,8 +65,8 @@ fn a_primary_that_cannot_get_its_acknowledgements_takes_no_write() {
         ])
     };
     let plan = plan_of(&tree(Connecting));
-    let revoked = receipt(&plan, &[], &tree(Connecting), None, NOW.plus_millis(9_999));
-    let wanted = FenceReceipt::AcksRevoked {
+    let revoked = fencing_proof(&plan, &[], &tree(Connecting), None, NOW.plus_millis(9_999));
+    let wanted = FencingProof::AcksRevoked {
         stopped: 2,
         of: 3,
         needed: 2,
@@ -74,7 +74,7 @@ fn a_primary_that_cannot_get_its_acknowledgements_takes_no_write() {
     };
     assert_eq!(revoked, wanted);
     // It may have given up waiting.
-    let late = receipt(&plan, &[], &tree(Connecting), None, NOW.plus_millis(10_000)).to_string();
+    let late = fencing_proof(&plan, &[], &tree(Connecting), None, NOW.plus_millis(10_000)).to_string();
     assert!(late.contains("stops waiting"), "{late}");
     let one = topology([
         waiting(2),
@@ -82,14 +82,14 @@ fn a_primary_that_cannot_get_its_acknowledgements_takes_no_write() {
         acknowledging(3, Stopped).dead(),
         acknowledging(4, Connecting),
     ]);
-    let told = receipt(&plan, &[], &one, None, NOW).to_string();
+    let told = fencing_proof(&plan, &[], &one, None, NOW).to_string();
     assert!(
         told.contains("1 of 3 semi-sync replicas") && told.contains("2 are needed"),
         "{told}"
     );
     // One that the primary counted and nobody knows may acknowledge.
     let few = topology([waiting(1), acknowledging(2, Stopped)]);
-    let told = receipt(&plan_of(&few), &[], &few, None, NOW).to_string();
+    let told = fencing_proof(&plan_of(&few), &[], &few, None, NOW).to_string();
     assert!(told.contains("1 of 3") && told.contains("3 are needed"), "{told}");
 }
 
@@ -101,9 +101,9 @@ fn what_was_seen_before_semi_sync_was_changed_proves_nothing() {
         acknowledging(3, ThreadState::Stopped),
         acknowledging(4, ThreadState::Stopped),
     ]);
-    let proof = |tree: &Topology, changed| receipt(&plan_of(tree), &[], tree, changed, NOW);
+    let proof = |tree: &Topology, changed| fencing_proof(&plan_of(tree), &[], tree, changed, NOW);
     let before = Some(NOW.plus_millis(-1));
-    assert!(matches!(proof(&tree, before), FenceReceipt::AcksRevoked { of: 3, .. }));
+    assert!(matches!(proof(&tree, before), FencingProof::AcksRevoked { of: 3, .. }));
     let told = proof(&tree, Some(NOW)).to_string();
     assert!(told.contains("not seen since"), "{told}");
     // Who did not acknowledge then may do so now, and does not answer: four may acknowledge, and three of them are stopped.
@@ -114,7 +114,7 @@ fn what_was_seen_before_semi_sync_was_changed_proves_nothing() {
     let mut tree = tree;
     tree.instances.insert(key(5), gone);
     let proof_of = |changed: i64| proof(&tree, Some(NOW.plus_millis(changed)));
-    assert!(matches!(proof_of(-6_000), FenceReceipt::AcksRevoked { of: 3, .. }));
+    assert!(matches!(proof_of(-6_000), FencingProof::AcksRevoked { of: 3, .. }));
     let told = proof_of(-4_000).to_string();
     assert!(
         told.contains("3 of 4 semi-sync replicas") && told.contains("4 are needed"),
@@ -134,8 +134,8 @@ fn any_weaker_semi_sync_is_no_proof() {
         let primary = waiting(1).facts(|facts| weaken(&mut facts.semi_sync));
         let tree = topology([primary, acknowledging(2, ThreadState::Stopped)]);
         assert!(matches!(
-            receipt(&plan_of(&tree), &[], &tree, None, NOW),
-            FenceReceipt::AcceptedByPolicy { .. }
+            fencing_proof(&plan_of(&tree), &[], &tree, None, NOW),
+            FencingProof::AcceptedByPolicy { .. }
         ));
     }
 }
@@ -151,6 +151,6 @@ fn a_proof_is_foretold_for_the_replicas_that_answer() {
     let plan = plan_of(&tree);
     assert!(matches!(
         predict(&plan, &tree, None, NOW),
-        FenceReceipt::AcksRevoked { stopped: 3, .. }
+        FencingProof::AcksRevoked { stopped: 3, .. }
     ));
 }

@@ -19,8 +19,8 @@ use crate::domain::recovery::pseudo_gtid;
 use crate::domain::settings::ServerSettings;
 use crate::domain::version::ServerVersion;
 
+use super::admin_endpoint::AdminEndpoints;
 use super::connection::{self, SqlFailure};
-use super::door::Doors;
 use super::facts;
 use super::queries::{self, Part, SemiSyncNames, SlowPart};
 use super::settings;
@@ -53,7 +53,7 @@ pub struct ProbeSettings {
     /// deadline: with fewer than there are servers, the living ones would wait for their turn.
     pub most_attempts: usize,
     /// Where servers that are full let administrators in.
-    pub doors: Doors,
+    pub admin_endpoints: AdminEndpoints,
 }
 
 impl Default for ProbeSettings {
@@ -68,13 +68,13 @@ impl Default for ProbeSettings {
             pseudo_gtid_query: None,
             writes_pseudo_gtid: false,
             most_attempts: 512,
-            doors: Doors::default(),
+            admin_endpoints: AdminEndpoints::default(),
         }
     }
 }
 
 /// What rarely changes on a server.
-pub(super) struct Learned {
+pub(super) struct ServerInfo {
     /// Flavour and version.
     pub(super) version: ServerVersion,
     /// Its statements.
@@ -108,7 +108,7 @@ pub(super) struct Learned {
     together: Arc<str>,
 }
 
-impl Learned {
+impl ServerInfo {
     /// A variable's value, empty when there is no such variable.
     pub(super) fn variable(&self, name: &str) -> &str {
         self.variables.get(name).map(String::as_str).unwrap_or_default()
@@ -129,16 +129,16 @@ impl Learned {
 }
 
 /// The rows of one statement, or the server's error.
-pub(super) type Answer = Result<Vec<TextRow>, (u16, String)>;
+pub(super) type StatementResult = Result<Vec<TextRow>, (u16, String)>;
 
 /// An open connection. After [`SqlFailure::Broken`], and when a call was cancelled, it must be dropped.
-pub(super) struct Line {
+pub(super) struct ServerConnection {
     connection: MySqlConnection,
     instance: InstanceKey,
     /// Where the connection went.
     peer: Option<IpAddr>,
     settings: Arc<ProbeSettings>,
-    learned: Learned,
+    server_info: ServerInfo,
     /// The server is full, and this is the connection that it keeps for administrators.
     is_reserved: bool,
     /// Facts were read on it before.
@@ -147,44 +147,46 @@ pub(super) struct Line {
     slow: Option<(Instant, ServerSettings)>,
 }
 
-impl Line {
+impl ServerConnection {
     /// Connects and learns.
     pub(super) async fn open(
         instance: &InstanceKey,
         credentials: &Credentials,
         settings: &Arc<ProbeSettings>,
     ) -> Result<Self, ProbeFailure> {
-        let line = Self::open_at(instance, instance, credentials, settings).await?;
-        settings.doors.remember(instance, &line.learned);
-        Ok(line)
+        let connection = Self::open_at(instance, instance, credentials, settings).await?;
+        settings.admin_endpoints.remember(instance, &connection.server_info);
+        Ok(connection)
     }
 
-    /// The same; a server that is full is entered by its reserved door, where it has one. Not for connections that are kept: there may
+    /// The same; a server that is full is entered by its reserved admin endpoint, where it has one. Not for connections that are kept: there may
     /// be a single one.
-    pub(super) async fn open_by_any_door(
+    pub(super) async fn open_by_any_admin_endpoint(
         instance: &InstanceKey,
         credentials: &Credentials,
         settings: &Arc<ProbeSettings>,
     ) -> Result<Self, ProbeFailure> {
         let opened = Self::open(instance, credentials, settings).await;
-        let door = settings
-            .doors
+        let admin_endpoint = settings
+            .admin_endpoints
             .of(instance)
             .filter(|_| matches!(opened, Err(ProbeFailure::Saturated)));
-        let Some(door) = door else { return opened };
-        // Whatever is wrong with the door, the server is full.
-        match Self::open_at(instance, &door.at, credentials, settings).await {
-            Ok(line) if line.identity() == door.identity => Ok(Self {
+        let Some(admin_endpoint) = admin_endpoint else {
+            return opened;
+        };
+        // Whatever is wrong with the admin endpoint, the server is full.
+        match Self::open_at(instance, &admin_endpoint.at, credentials, settings).await {
+            Ok(connection) if connection.identity() == admin_endpoint.identity => Ok(Self {
                 is_reserved: true,
-                ..line
+                ..connection
             }),
-            Ok(line) => {
-                tracing::debug!(%instance, "at {} is {}, and not {instance}", door.at, line.identity());
-                line.close().await;
+            Ok(connection) => {
+                tracing::debug!(%instance, "at {} is {}, and not {instance}", admin_endpoint.at, connection.identity());
+                connection.close().await;
                 opened
             }
             Err(failure) => {
-                tracing::debug!(%instance, "{instance} is full, and its reserved door {} does not help: {failure}", door.at);
+                tracing::debug!(%instance, "{instance} is full, and its reserved admin endpoint {} does not help: {failure}", admin_endpoint.at);
                 opened
             }
         }
@@ -197,13 +199,13 @@ impl Line {
         settings: &Arc<ProbeSettings>,
     ) -> Result<Self, ProbeFailure> {
         let (mut connection, peer) = connection::open(address, credentials).await?;
-        let learned = learn(&mut connection, settings).await?;
+        let server_info = learn(&mut connection, settings).await?;
         Ok(Self {
             connection,
             instance: instance.clone(),
             peer,
             settings: Arc::clone(settings),
-            learned,
+            server_info,
             is_reserved: false,
             is_used: false,
             slow: None,
@@ -217,18 +219,18 @@ impl Line {
 
     /// Who the server is.
     fn identity(&self) -> Identity {
-        self.learned
-            .identity(self.learned.variable("server_id").parse().unwrap_or_default())
+        self.server_info
+            .identity(self.server_info.variable("server_id").parse().unwrap_or_default())
     }
 
     /// What was learned.
-    pub(super) fn learned(&self) -> &Learned {
-        &self.learned
+    pub(super) fn server_info(&self) -> &ServerInfo {
+        &self.server_info
     }
 
     /// The server's statements.
     pub(super) fn dialect(&self) -> &Dialect {
-        &self.learned.dialect
+        &self.server_info.dialect
     }
 
     /// One full probe: one round trip, and one more for each statement that the server refuses.
@@ -236,15 +238,15 @@ impl Line {
     /// Settings are read from the second time on, and then once a minute: a connection that is opened to look at a suspect, or for a
     /// step, is in a hurry.
     pub(super) async fn facts(&mut self) -> Result<InstanceFacts, SqlFailure> {
-        if self.learned.at.elapsed() > LEARN_AGAIN_AFTER {
-            self.learned = learn(&mut self.connection, &self.settings)
+        if self.server_info.at.elapsed() > LEARN_AGAIN_AFTER {
+            self.server_info = learn(&mut self.connection, &self.settings)
                 .await
                 .map_err(SqlFailure::Broken)?;
         }
-        let together = Arc::clone(&self.learned.together);
-        let answers = answers(&mut self.connection, &self.learned.statements, together).await?;
-        let answers = self.learned.parts.iter().copied().zip(answers);
-        let assembled = facts::assemble(&self.instance, &self.learned, answers)?;
+        let together = Arc::clone(&self.server_info.together);
+        let answers = answers(&mut self.connection, &self.server_info.statements, together).await?;
+        let answers = self.server_info.parts.iter().copied().zip(answers);
+        let assembled = facts::assemble(&self.instance, &self.server_info, answers)?;
         let mut facts = assembled.facts;
         facts.uses_pseudo_gtid |= self.settings.writes_pseudo_gtid && pseudo_gtid::helps(&facts);
         if assembled.has_unreported_replicas {
@@ -258,8 +260,8 @@ impl Line {
             self.slow = Some((Instant::now(), self.server_settings().await?));
         }
         self.is_used = true;
-        facts.by_reserved_door = self.is_reserved;
-        // Administrators' own door may be an address of its own.
+        facts.by_admin_endpoint = self.is_reserved;
+        // Administrators' own admin endpoint may be an address of its own.
         facts.peer = self.peer.filter(|_| !self.is_reserved);
         facts.settings = self.slow.as_ref().map(|(_, settings)| settings.clone());
         Ok(facts)
@@ -268,17 +270,20 @@ impl Line {
     /// What the server is set to now, and who may do what on it.
     pub(super) async fn server_settings(&mut self) -> Result<ServerSettings, SqlFailure> {
         let (parts, statements): (Vec<SlowPart>, Vec<String>) =
-            queries::slow_parts(&self.learned.dialect).into_iter().unzip();
+            queries::slow_parts(&self.server_info.dialect).into_iter().unzip();
         let together = statements.join("; ").into();
         let answers = answers(&mut self.connection, &statements, together).await?;
-        Ok(settings::assemble(&self.learned, parts.into_iter().zip(answers)))
+        Ok(settings::assemble(&self.server_info, parts.into_iter().zip(answers)))
     }
 
     /// Replicas that tell no address of their own are known by their connections only.
     async fn add_connected_replicas(&mut self, facts: &mut InstanceFacts) -> Result<(), SqlFailure> {
-        let statement = self.learned.dialect.select_binlog_dump_connections();
+        let statement = self.server_info.dialect.select_binlog_dump_connections();
         match self
-            .rows(&queries::processes(statement, self.learned.has_performance_schema()))
+            .rows(&queries::processes(
+                statement,
+                self.server_info.has_performance_schema(),
+            ))
             .await
         {
             Ok(rows) => {
@@ -306,7 +311,7 @@ impl Line {
     }
 }
 
-async fn learn(connection: &mut MySqlConnection, settings: &ProbeSettings) -> Result<Learned, ProbeFailure> {
+async fn learn(connection: &mut MySqlConnection, settings: &ProbeSettings) -> Result<ServerInfo, ProbeFailure> {
     let mut results = many(connection, AssertSqlSafe(queries::FIRST_CONTACT)).await?;
     if let Some(Err((number, message))) = results.last() {
         return Err(SqlFailure::Answered {
@@ -345,7 +350,7 @@ async fn learn(connection: &mut MySqlConnection, settings: &ProbeSettings) -> Re
     );
     let (parts, statements): (Vec<Part>, Vec<String>) = parts.into_iter().unzip();
     let together = statements.join("; ").into();
-    let mut learned = Learned {
+    let mut server_info = ServerInfo {
         version,
         dialect,
         variables,
@@ -364,16 +369,16 @@ async fn learn(connection: &mut MySqlConnection, settings: &ProbeSettings) -> Re
         statements,
         together,
     };
-    let problems = &mut learned.problems;
-    learned.data_center = place(
+    let problems = &mut server_info.problems;
+    server_info.data_center = place(
         connection,
         "data center query",
         settings.data_center_query.as_deref(),
         problems,
     )
     .await?;
-    learned.region = place(connection, "region query", settings.region_query.as_deref(), problems).await?;
-    learned.environment = place(
+    server_info.region = place(connection, "region query", settings.region_query.as_deref(), problems).await?;
+    server_info.environment = place(
         connection,
         "environment query",
         settings.environment_query.as_deref(),
@@ -383,17 +388,17 @@ async fn learn(connection: &mut MySqlConnection, settings: &ProbeSettings) -> Re
     if let Some(query) = settings.semi_sync_query.as_deref() {
         let text = place(connection, PRIORITY_PART, Some(query), problems).await?;
         match text.trim().parse() {
-            Ok(priority) => learned.semi_sync_priority = Some(priority),
+            Ok(priority) => server_info.semi_sync_priority = Some(priority),
             Err(_) => problems.push(format!("{PRIORITY_PART}: `{text}` is no number")),
         }
     }
     let query = settings.pseudo_gtid_query.as_deref();
     let told = place(connection, "Pseudo-GTID query", query, problems).await?;
-    learned.uses_pseudo_gtid = told == "1";
-    if !learned.version.flavour.is_mariadb() {
-        learned.shows_replication_credentials = shows_replication_credentials(connection).await?;
+    server_info.uses_pseudo_gtid = told == "1";
+    if !server_info.version.flavour.is_mariadb() {
+        server_info.shows_replication_credentials = shows_replication_credentials(connection).await?;
     }
-    Ok(learned)
+    Ok(server_info)
 }
 
 /// The first value of a configured query; empty, with a problem noted, when the server refuses it.
@@ -428,7 +433,7 @@ async fn shows_replication_credentials(connection: &mut MySqlConnection) -> Resu
 }
 
 /// The rows of `Variable_name`, `Value` that the statement with this number gave.
-fn take_pairs(results: &mut [Answer], number: usize) -> BTreeMap<String, String> {
+fn take_pairs(results: &mut [StatementResult], number: usize) -> BTreeMap<String, String> {
     let rows = results.get_mut(number).and_then(|answer| answer.as_mut().ok());
     let pair = |row: &TextRow| (row.text_or_empty(&["Variable_name"]), row.text_or_empty(&["Value"]));
     rows.map(|rows| rows.iter().map(pair).collect()).unwrap_or_default()
@@ -453,7 +458,7 @@ async fn answers(
     connection: &mut MySqlConnection,
     statements: &[String],
     together: Arc<str>,
-) -> Result<Vec<Answer>, SqlFailure> {
+) -> Result<Vec<StatementResult>, SqlFailure> {
     let mut answers = many(connection, AssertSqlSafe(together))
         .await
         .map_err(SqlFailure::Broken)?;
@@ -475,7 +480,7 @@ async fn answers(
 async fn many(
     connection: &mut MySqlConnection,
     statements: impl sqlx::SqlSafeStr,
-) -> Result<Vec<Answer>, ProbeFailure> {
+) -> Result<Vec<StatementResult>, ProbeFailure> {
     let mut stream = sqlx::raw_sql(statements).fetch_many(connection);
     let (mut answers, mut rows) = (Vec::new(), Vec::new());
     loop {

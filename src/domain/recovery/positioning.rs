@@ -11,7 +11,7 @@ use super::planner::check_match;
 
 /// By what a replica finds its place below another server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Passage {
+pub(super) enum PositioningMethod {
     /// It replicates by GTID, and goes on so.
     Gtid,
     /// It replicates by position, and both servers have GTIDs: once it has applied all that it received, it goes on by these.
@@ -25,7 +25,11 @@ pub(super) enum Passage {
 /// Unlike orchestrator, which compares positions when it moves, everything that is needed is on both servers' word beforehand. A
 /// replica that holds what the source lacks is refused whoever wrote it: MariaDB would stop with error 1236, and so would MySQL for
 /// transactions of the source's own. Only with Pseudo-GTID nothing but the logs themselves tells it, when they are compared.
-pub(super) fn passage(replica: &Instance, source: &Instance, policy: &Policy) -> Result<Passage, RefusalReason> {
+pub(super) fn positioning(
+    replica: &Instance,
+    source: &Instance,
+    policy: &Policy,
+) -> Result<PositioningMethod, RefusalReason> {
     let Some(facts) = replica.valid_facts() else {
         return Err(RefusalReason::Unreachable(why_unreachable(replica)));
     };
@@ -45,14 +49,14 @@ pub(super) fn passage(replica: &Instance, source: &Instance, policy: &Policy) ->
     let is_mariadb = facts.version.flavour.is_mariadb();
     let has_gtid = |facts: &InstanceFacts| is_mariadb || matches!(facts.gtid_mode.as_str(), "ON" | "ON_PERMISSIVE");
     let uses_gtid = replica.channel().is_some_and(|channel| channel.positioning.is_gtid());
-    let passage = if uses_gtid && has_gtid(facts) && has_gtid(above) {
-        Passage::Gtid
+    let positioning = if uses_gtid && has_gtid(facts) && has_gtid(above) {
+        PositioningMethod::Gtid
     } else if uses_gtid {
         return Err(RefusalReason::NoGtid);
     } else if follows_by_gtid(facts, above) {
-        Passage::GtidFromNowOn
+        PositioningMethod::GtidFromNowOn
     } else if policy.pseudo_gtid {
-        Passage::PseudoGtid
+        PositioningMethod::PseudoGtid
     } else {
         return Err(RefusalReason::NoGtid);
     };
@@ -69,9 +73,9 @@ pub(super) fn passage(replica: &Instance, source: &Instance, policy: &Policy) ->
             facts.binlog_format, source.key, above.binlog_format
         )));
     }
-    if passage == Passage::PseudoGtid {
+    if positioning == PositioningMethod::PseudoGtid {
         return check_match(&replica.key, facts, &source.key, above)
-            .map(|()| passage)
+            .map(|()| positioning)
             .map_err(RefusalReason::Unknown);
     }
     let received = facts.received();
@@ -85,7 +89,7 @@ pub(super) fn passage(replica: &Instance, source: &Instance, policy: &Policy) ->
     }
     match purged(above, facts) {
         Some(set) => Err(RefusalReason::Purged(excerpt(&set))),
-        None => Ok(passage),
+        None => Ok(positioning),
     }
 }
 

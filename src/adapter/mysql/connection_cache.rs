@@ -10,21 +10,21 @@ use crate::app::ports::{CredentialsByOrigin, Target};
 use crate::domain::key::InstanceKey;
 
 use super::connection::{SqlFailure, credentials_of, within};
-use super::line::{Line, ProbeSettings};
+use super::server_connection::{ProbeSettings, ServerConnection};
 
 /// Where a connection is kept while nobody uses it. Who takes it out puts it back only when it is sound.
-pub(super) type Place = Arc<Mutex<Option<Line>>>;
+pub(super) type CacheSlot = Arc<Mutex<Option<ServerConnection>>>;
 
 /// The connections of one port.
-pub(super) struct KeptLines {
+pub(super) struct ConnectionCache {
     credentials: watch::Receiver<CredentialsByOrigin>,
     settings: Arc<ProbeSettings>,
     /// Sent on each new connection.
     session: Option<&'static str>,
-    places: PlainMutex<BTreeMap<InstanceKey, Place>>,
+    places: PlainMutex<BTreeMap<InstanceKey, CacheSlot>>,
 }
 
-impl KeptLines {
+impl ConnectionCache {
     /// Takes the accounts from `credentials` whenever a connection is opened, and sends `session` on it.
     pub(super) fn new(credentials: watch::Receiver<CredentialsByOrigin>, session: Option<&'static str>) -> Self {
         Self {
@@ -36,7 +36,7 @@ impl KeptLines {
     }
 
     /// The place of a server's connection.
-    pub(super) fn place_of(&self, instance: &InstanceKey) -> Place {
+    pub(super) fn place_of(&self, instance: &InstanceKey) -> CacheSlot {
         let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(places.entry(instance.clone()).or_default())
     }
@@ -45,14 +45,14 @@ impl KeptLines {
     ///
     /// # Errors
     /// Why there is none within the deadline.
-    pub(super) async fn open(&self, target: &Target, deadline: Duration) -> Result<Line, String> {
+    pub(super) async fn open(&self, target: &Target, deadline: Duration) -> Result<ServerConnection, String> {
         let credentials = credentials_of(&self.credentials, target).map_err(|failure| failure.to_string())?;
         let opened = within(&target.instance, deadline, async {
-            let mut line = Line::open(&target.instance, &credentials, &self.settings).await?;
+            let mut connection = ServerConnection::open(&target.instance, &credentials, &self.settings).await?;
             if let Some(session) = self.session {
-                line.rows(session).await.map_err(SqlFailure::into_probe_failure)?;
+                connection.rows(session).await.map_err(SqlFailure::into_probe_failure)?;
             }
-            Ok(line)
+            Ok(connection)
         });
         opened.await.map_err(|failure| failure.to_string())
     }
@@ -65,9 +65,9 @@ impl KeptLines {
             .unwrap_or_else(PoisonError::into_inner)
             .remove(instance);
         let Some(place) = released else { return };
-        let line = place.lock().await.take();
-        if let Some(line) = line {
-            line.close().await;
+        let connection = place.lock().await.take();
+        if let Some(connection) = connection {
+            connection.close().await;
         }
     }
 }

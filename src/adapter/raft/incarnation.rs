@@ -12,13 +12,13 @@ use tokio::time::MissedTickBehavior;
 use super::force;
 use super::health::{self, Liveness, Metrics};
 use super::identity::{IdentityPhase, MemberIdentity};
-use super::log_store::{LogStore, Stamp};
-use super::member::{Life, LifeEnd, Shared};
+use super::log_store::{LogOwner, LogStore};
+use super::member::{IncarnationEnd, RaftIncarnation, Shared};
 use super::membership;
 use super::names;
 use super::network::Links;
-use super::place;
 use super::reach::Reach;
+use super::self_join;
 use super::settings::{BootstrapStep, Timings};
 use super::state_machine::{BackendError, BackendTrouble, Owner, StateMachine};
 use super::types::Raft;
@@ -28,26 +28,31 @@ use crate::app::ports::Leadership;
 const HAND_OVER_AFTER: Duration = Duration::from_secs(2);
 
 /// Opens the log under this identity and keeps it running.
-pub(super) async fn run(shared: &Arc<Shared>, identity: MemberIdentity) -> io::Result<LifeEnd> {
+pub(super) async fn run(shared: &Arc<Shared>, identity: MemberIdentity) -> io::Result<IncarnationEnd> {
     let Some(own) = identity.stamp() else {
-        return Ok(LifeEnd::Again);
+        return Ok(IncarnationEnd::Again);
     };
     let log = LogStore::open(&shared.settings.data_dir, shared.settings.timings.election_min / 10).await?;
     let end = run_on(shared, identity, own, &log).await;
     shared.leadership.send_replace(Leadership::default());
-    if let Ok(LifeEnd::Forced(request)) = &end {
+    if let Ok(IncarnationEnd::Forced(request)) = &end {
         force::carry_out(shared, request, &log).await;
     }
     log.close().await;
     let end = end?;
-    if let LifeEnd::Removed(identity) = &end {
+    if let IncarnationEnd::Removed(identity) = &end {
         let _changing = shared.identity_change.lock().await;
         super::identity::wipe(&shared.settings.data_dir, identity, "removed from the group")?;
     }
     Ok(end)
 }
 
-async fn run_on(shared: &Arc<Shared>, identity: MemberIdentity, own: Stamp, log: &LogStore) -> io::Result<LifeEnd> {
+async fn run_on(
+    shared: &Arc<Shared>,
+    identity: MemberIdentity,
+    own: LogOwner,
+    log: &LogStore,
+) -> io::Result<IncarnationEnd> {
     log.put_stamp(&own).await?;
     if identity.phase == IdentityPhase::Assigned {
         let _changing = shared.identity_change.lock().await;
@@ -57,7 +62,7 @@ async fn run_on(shared: &Arc<Shared>, identity: MemberIdentity, own: Stamp, log:
         })?;
     }
     if !shared.passed(&BootstrapStep::LogStamped) {
-        return Ok(LifeEnd::Stopped);
+        return Ok(IncarnationEnd::Stopped);
     }
     // A log without a vote has made no promise that a restart could break.
     let restarted = !log.is_blank().await?;
@@ -80,13 +85,13 @@ async fn run_on(shared: &Arc<Shared>, identity: MemberIdentity, own: Stamp, log:
     .await;
     let machine = match machine {
         Ok(machine) => machine,
-        Err(error @ BackendError::OtherGroup { .. }) => return Ok(LifeEnd::Failed(error.to_string())),
+        Err(error @ BackendError::OtherGroup { .. }) => return Ok(IncarnationEnd::Failed(error.to_string())),
         Err(BackendError::Store(error)) => return Err(io::Error::other(error)),
     };
     let config = match config(&shared.settings.timings, &own, restarted).validate() {
         Ok(config) => Arc::new(config),
         Err(error) => {
-            return Ok(LifeEnd::Failed(format!(
+            return Ok(IncarnationEnd::Failed(format!(
                 "the raft timings do not fit together: {error}"
             )));
         }
@@ -99,14 +104,14 @@ async fn run_on(shared: &Arc<Shared>, identity: MemberIdentity, own: Stamp, log:
     };
     let raft = match Raft::new(own.member, config, links, log.clone(), machine).await {
         Ok(raft) => raft,
-        Err(error) => return Ok(LifeEnd::Failed(error.to_string())),
+        Err(error) => return Ok(IncarnationEnd::Failed(error.to_string())),
     };
     let quiet = if restarted {
         shared.settings.timings.election_max
     } else {
         Duration::ZERO
     };
-    let life = Arc::new(Life {
+    let incarnation = Arc::new(RaftIncarnation {
         raft,
         own,
         log: log.clone(),
@@ -114,26 +119,26 @@ async fn run_on(shared: &Arc<Shared>, identity: MemberIdentity, own: Stamp, log:
         liveness: Liveness::default(),
         quiet_until: Instant::now() + quiet,
     });
-    shared.life.store(Some(life.clone()));
-    let end = match begin(shared, &life, &identity).await {
-        Ok(None) => Ok(attend(shared, &life).await),
+    shared.incarnation.store(Some(incarnation.clone()));
+    let end = match begin(shared, &incarnation, &identity).await {
+        Ok(None) => Ok(attend(shared, &incarnation).await),
         Ok(Some(end)) => Ok(end),
         Err(error) => Err(error),
     };
-    if let Ok(LifeEnd::Failed(why)) = &end {
+    if let Ok(IncarnationEnd::Failed(why)) = &end {
         shared.fail(why);
     }
-    shared.life.store(None);
-    if let Err(error) = life.raft.shutdown().await {
+    shared.incarnation.store(None);
+    if let Err(error) = incarnation.raft.shutdown().await {
         tracing::error!(
             "the raft log of member {} did not stop cleanly: {error}",
-            life.own.member
+            incarnation.own.member
         );
     }
     end
 }
 
-fn config(timings: &Timings, own: &Stamp, restarted: bool) -> Config {
+fn config(timings: &Timings, own: &LogOwner, restarted: bool) -> Config {
     let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     Config {
         cluster_name: own.cluster_uuid.clone(),
@@ -157,65 +162,69 @@ fn config(timings: &Timings, own: &Stamp, restarted: bool) -> Config {
 }
 
 /// The founder's last steps: the first entry, then the end of the founding.
-async fn begin(shared: &Arc<Shared>, life: &Life, identity: &MemberIdentity) -> io::Result<Option<LifeEnd>> {
+async fn begin(
+    shared: &Arc<Shared>,
+    incarnation: &RaftIncarnation,
+    identity: &MemberIdentity,
+) -> io::Result<Option<IncarnationEnd>> {
     if identity.phase != IdentityPhase::Founding {
         return Ok(None);
     }
-    match life.raft.initialize(identity.founders.clone()).await {
+    match incarnation.raft.initialize(identity.founders.clone()).await {
         Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => {}
-        Err(error) => return Ok(Some(LifeEnd::Failed(format!("cannot found the group: {error}")))),
+        Err(error) => return Ok(Some(IncarnationEnd::Failed(format!("cannot found the group: {error}")))),
     }
     if !shared.passed(&BootstrapStep::Initialised) {
-        return Ok(Some(LifeEnd::Stopped));
+        return Ok(Some(IncarnationEnd::Stopped));
     }
     let _changing = shared.identity_change.lock().await;
     shared.put_identity(MemberIdentity {
         phase: IdentityPhase::Member,
         ..identity.clone()
     })?;
-    Ok((!shared.passed(&BootstrapStep::Settled)).then_some(LifeEnd::Stopped))
+    Ok((!shared.passed(&BootstrapStep::Settled)).then_some(IncarnationEnd::Stopped))
 }
 
 /// Everything that goes on beside the log itself. All of it ends with the life.
-async fn attend(shared: &Arc<Shared>, life: &Arc<Life>) -> LifeEnd {
+async fn attend(shared: &Arc<Shared>, incarnation: &Arc<RaftIncarnation>) -> IncarnationEnd {
     tokio::select! {
-        () = shared.stop.cancelled() => LifeEnd::Stopped,
-        end = watch_log(shared, life) => end,
-        end = place::keep_place(shared, life) => end,
-        end = Box::pin(force::heed(shared, life)) => end,
-        () = membership::lead(shared, life) => LifeEnd::Stopped,
-        () = health::watch_leader_api(shared, life) => LifeEnd::Stopped,
-        () = names::keep_known(shared) => LifeEnd::Stopped,
+        () = shared.stop.cancelled() => IncarnationEnd::Stopped,
+        end = watch_log(shared, incarnation) => end,
+        end = self_join::keep_place(shared, incarnation) => end,
+        end = Box::pin(force::heed(shared, incarnation)) => end,
+        () = membership::lead(shared, incarnation) => IncarnationEnd::Stopped,
+        () = health::watch_leader_api(shared, incarnation) => IncarnationEnd::Stopped,
+        () = names::keep_known(shared) => IncarnationEnd::Stopped,
     }
 }
 
-async fn watch_log(shared: &Arc<Shared>, life: &Arc<Life>) -> LifeEnd {
-    let mut changes = life.raft.metrics();
+async fn watch_log(shared: &Arc<Shared>, incarnation: &Arc<RaftIncarnation>) -> IncarnationEnd {
+    let mut changes = incarnation.raft.metrics();
     let mut beat = tokio::time::interval(shared.settings.timings.heartbeat);
     beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut may_campaign = false;
     loop {
         let metrics = changes.borrow_watched().clone();
         if let Err(error) = &metrics.running_state {
-            return LifeEnd::Failed(shared.failure().unwrap_or_else(|| error.to_string()));
+            return IncarnationEnd::Failed(shared.failure().unwrap_or_else(|| error.to_string()));
         }
-        life.liveness.observe(&metrics);
+        incarnation.liveness.observe(&metrics);
         publish_leadership(shared, &metrics);
-        if !may_campaign && Instant::now() >= life.quiet_until {
-            life.raft.runtime_config().elect(true);
+        if !may_campaign && Instant::now() >= incarnation.quiet_until {
+            incarnation.raft.runtime_config().elect(true);
             may_campaign = true;
         }
-        if let Some((since, why)) = life.trouble.since()
+        if let Some((since, why)) = incarnation.trouble.since()
             && since.elapsed() > HAND_OVER_AFTER
             && metrics.state == ServerState::Leader
             && let Some(times) = shared.throttle.admit("hands over for its backend")
         {
             tracing::warn!("hands leadership over, since the backend takes no writes: {why}{times}");
-            super::consensus::start_transfer(shared, life, &metrics).await;
+            super::consensus::start_transfer(shared, incarnation, &metrics).await;
         }
         tokio::select! {
             ended = changes.changed() => if ended.is_err() {
-                return LifeEnd::Failed(shared.failure().unwrap_or_else(|| "the raft log ended".to_owned()));
+                return IncarnationEnd::Failed(shared.failure().unwrap_or_else(|| "the raft log ended".to_owned()));
             },
             _ = beat.tick() => {}
         }

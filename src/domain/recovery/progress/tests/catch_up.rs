@@ -52,8 +52,8 @@ fn world_of(code: Code, instances: impl IntoIterator<Item = Instance>, policy: P
     world
 }
 
-fn is_feed(step: &Step) -> bool {
-    matches!(step, Step::Feed { .. })
+fn is_catch_up_from(step: &Step) -> bool {
+    matches!(step, Step::CatchUp { .. })
 }
 
 fn point_back() -> Undo {
@@ -71,7 +71,7 @@ fn start(n: u32) -> Undo {
 }
 
 #[test]
-fn the_wanted_one_is_fed_and_then_promoted() {
+fn the_wanted_one_is_caught_up_and_then_promoted() {
     let mut world = behind();
     let finish = finished(world.run(|_, _, _| None));
     let commit = format!("commit db2:3306 {}", mysql_set("1:1-100"));
@@ -84,7 +84,7 @@ fn the_wanted_one_is_fed_and_then_promoted() {
 }
 
 #[test]
-fn the_other_co_primary_is_fed_and_then_promoted() {
+fn the_other_co_primary_is_caught_up_and_then_promoted() {
     let mut world = ring();
     let finish = finished(world.run(|_, _, _| None));
     let commit = format!("commit db2:3306 {}", mysql_set("1:1-100,2:1-5"));
@@ -99,11 +99,11 @@ fn the_other_co_primary_is_fed_and_then_promoted() {
 }
 
 #[test]
-fn when_the_other_co_primary_cannot_be_fed_nobody_is_promoted_and_all_is_put_back() {
+fn when_the_other_co_primary_cannot_be_caught_up_nobody_is_promoted_and_all_is_put_back() {
     let mut world = ring();
     // It was pointed at the other one, and did not get there in time.
     let (reason, undo) = aborted(world.run(|world, step, key| {
-        (is_feed(step) && *key == self::key(2)).then(|| {
+        (is_catch_up_from(step) && *key == self::key(2)).then(|| {
             world.facts(key).channels[0].source = self::key(3);
             world.facts(key).channels[0].io = ThreadState::Stopped;
             Outcome::Failed("not within 60000 ms".to_owned())
@@ -118,7 +118,7 @@ fn when_the_other_co_primary_cannot_be_fed_nobody_is_promoted_and_all_is_put_bac
 }
 
 #[test]
-fn a_co_primary_that_was_fed_is_pointed_back_at_a_primary_that_is_back() {
+fn a_co_primary_that_was_caught_up_is_pointed_back_at_a_primary_that_is_back() {
     let mut world = ring();
     let (reason, undo) = aborted(world.run(|world, step, key| {
         if matches!(step, Step::Redial { .. }) {
@@ -132,17 +132,17 @@ fn a_co_primary_that_was_fed_is_pointed_back_at_a_primary_that_is_back() {
 }
 
 /// db2 was pointed at db3 to be fed, by an actor that is gone.
-fn half_fed(mut world: World, io: ThreadState) -> World {
+fn half_caught_up(mut world: World, io: ThreadState) -> World {
     world.facts(&key(3)).channels[0].io = ThreadState::Stopped;
-    let fed = &mut world.facts(&key(2)).channels[0];
-    (fed.source, fed.io) = (key(3), io);
+    let caught_up = &mut world.facts(&key(2)).channels[0];
+    (caught_up.source, caught_up.io) = (key(3), io);
     world
 }
 
 /// The next actor feeds on and promotes db2.
 fn goes_on(world: impl Fn() -> World) {
     for io in [ThreadState::Running, ThreadState::Stopped] {
-        let mut world = half_fed(world(), io);
+        let mut world = half_caught_up(world(), io);
         assert!(finished(world.run(|_, _, _| None)).successful);
         assert_eq!(world.log[..4], ["fence", "freeze", "feed", "drain"]);
         assert_eq!(world.writable(), ["db2"]);
@@ -150,10 +150,10 @@ fn goes_on(world: impl Fn() -> World) {
 }
 
 #[test]
-fn the_next_actor_goes_on_while_the_other_co_primary_is_fed() {
+fn the_next_actor_goes_on_while_the_other_co_primary_is_caught_up() {
     goes_on(ring);
     // Or puts back what the one before it had done.
-    let mut world = half_fed(ring(), ThreadState::Running);
+    let mut world = half_caught_up(ring(), ThreadState::Running);
     let (_, undo) = aborted(world.run(|world, step, key| {
         if matches!(step, Step::Fence { .. }) {
             world.server(key).failure = None;
@@ -165,11 +165,11 @@ fn the_next_actor_goes_on_while_the_other_co_primary_is_fed() {
 }
 
 #[test]
-fn when_it_cannot_be_fed_the_one_that_has_all_is_promoted_and_it_follows() {
+fn when_it_cannot_be_caught_up_the_one_that_has_all_is_promoted_and_it_follows() {
     let mut world = behind();
     // It was pointed at the other one, and did not get there in time.
     let finish = finished(world.run(|world, step, key| {
-        (is_feed(step) && *key == self::key(2)).then(|| {
+        (is_catch_up_from(step) && *key == self::key(2)).then(|| {
             world.facts(key).channels[0].source = self::key(3);
             world.facts(key).channels[0].io = ThreadState::Stopped;
             Outcome::Failed("not within 60000 ms".to_owned())
@@ -177,16 +177,20 @@ fn when_it_cannot_be_fed_the_one_that_has_all_is_promoted_and_it_follows() {
     }));
     assert_eq!(finish.successor.unwrap().0, key(3));
     assert_eq!(world.log.iter().filter(|line| *line == "feed").count(), 1);
-    let fed = world.tree.get(&key(2)).unwrap();
-    assert_eq!(fed.source(), Some(&key(3)));
-    assert_eq!(fed.channel().unwrap().io, ThreadState::Running, "it is started again");
+    let caught_up = world.tree.get(&key(2)).unwrap();
+    assert_eq!(caught_up.source(), Some(&key(3)));
+    assert_eq!(
+        caught_up.channel().unwrap().io,
+        ThreadState::Running,
+        "it is started again"
+    );
     assert!(finish.lost_replicas.is_empty());
 }
 
 #[test]
 fn when_nobody_else_may_be_promoted_the_loss_policy_decides() {
     let fails = |_: &mut World, step: &Step, _: &InstanceKey| {
-        is_feed(step).then(|| Outcome::Failed("not within 60000 ms".to_owned()))
+        is_catch_up_from(step).then(|| Outcome::Failed("not within 60000 ms".to_owned()))
     };
     let mut world = forbidden();
     let finish = finished(world.run(fails));
@@ -202,7 +206,7 @@ fn when_nobody_else_may_be_promoted_the_loss_policy_decides() {
 }
 
 #[test]
-fn a_fed_replica_is_pointed_back_when_the_primary_is_back() {
+fn a_caught_up_replica_is_pointed_back_when_the_primary_is_back() {
     let mut world = behind();
     let (reason, undo) = aborted(world.run(|world, step, key| {
         if matches!(step, Step::Redial { .. }) {
@@ -249,10 +253,10 @@ fn what_somebody_had_stopped_is_left_stopped_when_it_is_put_back() {
 }
 
 #[test]
-fn the_next_actor_goes_on_in_the_middle_of_a_feeding() {
+fn the_next_actor_goes_on_in_the_middle_of_a_catching_up() {
     goes_on(behind);
     // Or puts back what the one before it had done.
-    let mut world = half_fed(behind(), ThreadState::Running);
+    let mut world = half_caught_up(behind(), ThreadState::Running);
     let (_, undo) = aborted(world.run(|world, step, key| {
         if matches!(step, Step::Fence { .. }) {
             world.server(key).failure = None;
@@ -263,12 +267,12 @@ fn the_next_actor_goes_on_in_the_middle_of_a_feeding() {
 }
 
 #[test]
-fn a_feeding_that_broke_off_is_frozen_again() {
+fn a_catching_up_that_broke_off_is_receivers_stopped_again() {
     let mut world = forbidden();
-    let mut fed = 0;
+    let mut caught_up = 0;
     let finish = finished(world.run(|world, step, key| {
-        fed += u32::from(is_feed(step));
-        (is_feed(step) && *key == self::key(2)).then(|| {
+        caught_up += u32::from(is_catch_up_from(step));
+        (is_catch_up_from(step) && *key == self::key(2)).then(|| {
             let channel = &mut world.facts(key).channels[0];
             (channel.source, channel.io) = (self::key(3), ThreadState::Running);
             Outcome::Unknown("connection lost".to_owned())

@@ -40,7 +40,7 @@ pub fn plan_boot_read_only(topology: &Topology, policy: &Policy) -> Option<Plan>
     let first = topology.get(servers.first()?)?;
     let facts = first.valid_facts()?;
     Some(Plan {
-        victim_identity: None,
+        old_primary_identity: None,
         position: GtidSet::empty(facts.version.flavour),
         instances: servers.clone(),
         steps: vec![Step::PersistReadOnly { servers }],
@@ -69,9 +69,9 @@ pub fn plan_hold(topology: &Topology, policy: &Policy) -> Option<Plan> {
     let replica = topology.instances.values().find(is_it)?;
     Some(Plan {
         // It is a replica and stays one: nobody is quarantined.
-        victim_identity: None,
+        old_primary_identity: None,
         steps: vec![Step::Fence {
-            victim: replica.key.clone(),
+            old_primary: replica.key.clone(),
         }],
         ..Plan::of_one(
             RecoveryKind::BootReadOnly,
@@ -88,9 +88,7 @@ pub fn plan_hold(topology: &Topology, policy: &Policy) -> Option<Plan> {
 /// # Errors
 /// What speaks against making it read-only.
 pub(in crate::domain::recovery) fn check_hold(topology: &Topology, key: &InstanceKey) -> Result<(), String> {
-    let replica = topology
-        .get(key)
-        .ok_or_else(|| format!("{key} is not in the picture"))?;
+    let replica = topology.get(key).ok_or_else(|| format!("{key} is not in the view"))?;
     let facts = replica
         .valid_facts()
         .ok_or_else(|| format!("{key}: {}", why_unreachable(replica)))?;
@@ -98,7 +96,7 @@ pub(in crate::domain::recovery) fn check_hold(topology: &Topology, key: &Instanc
         return Err(format!("{key} takes no writes"));
     }
     check_single(topology, replica, facts)?;
-    let primary = current_primary(topology).ok_or("the picture does not tell who the primary is")?;
+    let primary = current_primary(topology).ok_or("the view does not tell who the primary is")?;
     let takes_writes = |instance: &Instance| instance.valid_facts().is_some_and(InstanceFacts::is_writable);
     if primary == *key || !topology.get(&primary).is_some_and(takes_writes) {
         return Err(format!(
@@ -140,7 +138,7 @@ pub fn plan_reopen(topology: &Topology, policy: &Policy) -> Result<Option<Plan>,
     let code = Code::NoWriteableMasterStructureWarning;
     Ok(Some(Plan {
         // It is not replaced, so it is not to be quarantined.
-        victim_identity: None,
+        old_primary_identity: None,
         steps: vec![
             Step::CheckBoot { primary: key.clone() },
             Step::Open { successor: key.clone() },
@@ -178,9 +176,7 @@ fn check_single(topology: &Topology, instance: &Instance, facts: &InstanceFacts)
 /// # Errors
 /// What speaks against it.
 pub(in crate::domain::recovery) fn check_reopen(topology: &Topology, key: &InstanceKey) -> Result<(), String> {
-    let primary = topology
-        .get(key)
-        .ok_or_else(|| format!("{key} is not in the picture"))?;
+    let primary = topology.get(key).ok_or_else(|| format!("{key} is not in the view"))?;
     let facts = primary
         .valid_facts()
         .ok_or_else(|| format!("{key}: {}", why_unreachable(primary)))?;

@@ -1,4 +1,4 @@
-//! The reserved doors of servers: the address of `MySQL` (8.0.14) at which administrators are let in however many others there are, and
+//! The reserved admin endpoints of servers: the address of `MySQL` (8.0.14) at which administrators are let in however many others there are, and
 //! `MariaDB`'s extra port. They are learned while a server lets us in as usual, and tried when it says that it is full.
 
 use std::collections::BTreeMap;
@@ -7,47 +7,47 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::domain::instance::Identity;
 use crate::domain::key::InstanceKey;
 
-use super::line::Learned;
+use super::server_connection::ServerInfo;
 
-/// The doors that are known, shared by all clones.
+/// The admin endpoints that are known, shared by all clones.
 #[derive(Clone, Debug, Default)]
-pub struct Doors(Arc<Mutex<BTreeMap<InstanceKey, Door>>>);
+pub struct AdminEndpoints(Arc<Mutex<BTreeMap<InstanceKey, AdminEndpoint>>>);
 
 /// Where a server is reached, and who it was: the address alone proves nothing, as it may be one of this machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Door {
+pub(super) struct AdminEndpoint {
     pub(super) at: InstanceKey,
     pub(super) identity: Identity,
 }
 
-impl PartialEq for Doors {
+impl PartialEq for AdminEndpoints {
     /// What was learned is no setting.
     fn eq(&self, _: &Self) -> bool {
         true
     }
 }
 
-impl Eq for Doors {}
+impl Eq for AdminEndpoints {}
 
-impl Doors {
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<InstanceKey, Door>> {
+impl AdminEndpoints {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<InstanceKey, AdminEndpoint>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes whether a server has such a door.
-    pub(super) fn remember(&self, instance: &InstanceKey, learned: &Learned) {
-        let value = |name: &str| learned.variable(name);
+    /// Notes whether a server has such a admin endpoint.
+    pub(super) fn remember(&self, instance: &InstanceKey, server_info: &ServerInfo) {
+        let value = |name: &str| server_info.variable(name);
         match address(instance, &value) {
             Some(at) => {
-                let identity = learned.identity(value("server_id").parse().unwrap_or_default());
-                self.lock().insert(instance.clone(), Door { at, identity });
+                let identity = server_info.identity(value("server_id").parse().unwrap_or_default());
+                self.lock().insert(instance.clone(), AdminEndpoint { at, identity });
             }
             None => self.forget(instance),
         }
     }
 
-    /// The door of a server, if it has one.
-    pub(super) fn of(&self, instance: &InstanceKey) -> Option<Door> {
+    /// The admin endpoint of a server, if it has one.
+    pub(super) fn of(&self, instance: &InstanceKey) -> Option<AdminEndpoint> {
         self.lock().get(instance).cloned()
     }
 
@@ -57,7 +57,7 @@ impl Doors {
     }
 }
 
-/// `admin_address` is one address, never a wildcard, and empty by default: there is no door then. `MariaDB`'s extra port, 0 when there is
+/// `admin_address` is one address, never a wildcard, and empty by default: there is no admin endpoint then. `MariaDB`'s extra port, 0 when there is
 /// none, listens where the usual one does.
 fn address<'a>(instance: &InstanceKey, value: &impl Fn(&str) -> &'a str) -> Option<InstanceKey> {
     let port = |name: &str| value(name).parse::<u16>().ok().filter(|port| *port > 0);
@@ -73,7 +73,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_door_is_where_the_variables_say_and_nowhere_without_them() {
+    fn a_admin_endpoint_is_where_the_variables_say_and_nowhere_without_them() {
         let instance = InstanceKey::new("db1", 3306);
         let of = |known: &[(&str, &'static str)]| {
             let known: BTreeMap<String, &'static str> =

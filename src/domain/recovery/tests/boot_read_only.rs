@@ -56,7 +56,7 @@ fn a_primary_that_started_read_only_is_opened_again_when_it_holds_everything() {
     let tree = topology([closed(), replica(2, 1, "1:1-100"), replica(3, 2, "1:1-90").dead()]);
     let plan = plan_reopen(&tree, &enforce()).unwrap().unwrap();
     assert_eq!(
-        (&plan.victim, &plan.successor, &plan.victim_identity),
+        (&plan.old_primary, &plan.successor, &plan.old_primary_identity),
         (&key(1), &key(1), &None)
     );
     assert_eq!(plan.instances, [key(1)].into());
@@ -103,7 +103,7 @@ fn the_check_finds_a_reopening_that_makes_two() {
     let beside = topology([closed(), replica(2, 1, "1:1-100"), primary(3, "3:1")]);
     assert!(lint(&plan, &beside).join("; ").contains("makes two"));
     let mut replacing = plan;
-    replacing.victim_identity = Some(replacing.successor_identity.clone());
+    replacing.old_primary_identity = Some(replacing.successor_identity.clone());
     assert!(lint(&replacing, &alone).join("; ").contains("nobody takes its place"));
 }
 
@@ -124,9 +124,9 @@ fn a_replica_whose_start_made_it_writable_is_made_read_only_one_at_a_time() {
             ..Policy::default()
         };
         let plan = plan_hold(&tree, &policy).unwrap();
-        assert_eq!((&plan.victim, &plan.victim_identity), (&key(2), &None));
+        assert_eq!((&plan.old_primary, &plan.old_primary_identity), (&key(2), &None));
         assert_eq!(plan.instances, [key(2)].into());
-        assert_eq!(plan.steps, [Step::Fence { victim: key(2) }]);
+        assert_eq!(plan.steps, [Step::Fence { old_primary: key(2) }]);
         assert_eq!(lint(&plan, &tree), [] as [String; 0]);
     }
     let off = Policy {
@@ -135,7 +135,7 @@ fn a_replica_whose_start_made_it_writable_is_made_read_only_one_at_a_time() {
     };
     assert_eq!(plan_hold(&tree, &off), None);
     let held = topology([primary(1, "1:1-100"), replica(2, 1, "1:1-100"), reopened(3, 2)]);
-    assert_eq!(plan_hold(&held, &Policy::default()).unwrap().victim, key(3));
+    assert_eq!(plan_hold(&held, &Policy::default()).unwrap().old_primary, key(3));
 }
 
 #[test]
@@ -170,7 +170,7 @@ fn a_replica_that_changed_since_the_plan_is_not_touched() {
     let plan = plan_hold(&tree, &Policy::default()).unwrap();
     let step =
         |done: &[StepResult], fresh: &Topology| next(&plan, &Phase::Claimed, done, fresh, &Policy::default(), NOW);
-    assert_eq!(step(&[], &tree), Next::Run(Step::Fence { victim: key(2) }));
+    assert_eq!(step(&[], &tree), Next::Run(Step::Fence { old_primary: key(2) }));
     let held = topology([primary(1, "1:1-100"), replica(2, 1, "1:1-100")]);
     assert!(matches!(step(&[], &held), Next::Abort { .. }));
     let another = reopened(2, 1).facts(|facts| facts.identity = primary(9, "").facts.unwrap().identity);
@@ -179,7 +179,7 @@ fn a_replica_that_changed_since_the_plan_is_not_touched() {
         Next::Abort { .. }
     ));
     let result = |outcome| StepResult {
-        step: Step::Fence { victim: key(2) },
+        step: Step::Fence { old_primary: key(2) },
         outcomes: [(key(2), outcome)].into(),
     };
     let over = |outcome| {

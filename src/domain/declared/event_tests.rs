@@ -2,15 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use super::fixture::{document, key, origin, picture, seen, state_with};
+use super::fixture::{document, key, origin, seen, state_with, view};
 use super::tests::{downtime, later, of, settle};
 use super::*;
 use crate::domain::intent::{Intent, IntentId, IntentKind, Wish};
 use crate::domain::state::{Proposal, apply};
 
 /// Reason and note of everything that is to be told of the document now.
-fn told(seen: &Seen, state: &State, picture: &ClusterPicture, now: Wall) -> Vec<(NoticeReason, String)> {
-    let answer = reconcile(seen, state, std::slice::from_ref(picture), &BTreeMap::new(), now);
+fn told(seen: &Seen, state: &State, view: &ClusterView, now: WallTime) -> Vec<(EventReason, String)> {
+    let answer = reconcile(seen, state, std::slice::from_ref(view), &BTreeMap::new(), now);
     let notices = &answer.notices[&origin("db", "orders")];
     notices
         .iter()
@@ -18,29 +18,29 @@ fn told(seen: &Seen, state: &State, picture: &ClusterPicture, now: Wall) -> Vec<
         .collect()
 }
 
-fn propose(state: &mut State, at: Wall, command: Command) {
+fn propose(state: &mut State, at: WallTime, command: Command) {
     apply(state, &Proposal::new(at, command));
 }
 
 #[test]
 fn a_downtime_of_a_document_ends_once_at_its_time_or_when_its_entry_goes() {
-    let picture = picture(Some(origin("db", "orders")));
-    let mut state = state_with(&picture);
+    let view = view(Some(origin("db", "orders")));
+    let mut state = state_with(&view);
     let mut declared = document("db", "orders");
     declared.downtime = vec![downtime("b", Some(later(60_000))), downtime("c", None)];
     let both = seen(vec![declared.clone()]);
-    settle(&both, &mut state, std::slice::from_ref(&picture), later(0));
-    let begun = |told: &[(NoticeReason, String)]| {
+    settle(&both, &mut state, std::slice::from_ref(&view), later(0));
+    let begun = |told: &[(EventReason, String)]| {
         told.iter()
-            .filter(|(reason, _)| *reason == NoticeReason::DowntimeBegun)
+            .filter(|(reason, _)| *reason == EventReason::DowntimeBegun)
             .count()
     };
-    assert_eq!(begun(&told(&both, &state, &picture, later(59_999))), 2);
+    assert_eq!(begun(&told(&both, &state, &view, later(59_999))), 2);
 
-    let now = told(&both, &state, &picture, later(60_000));
+    let now = told(&both, &state, &view, later(60_000));
     assert_eq!(begun(&now), 1);
     let ended = (
-        NoticeReason::DowntimeEnded,
+        EventReason::DowntimeEnded,
         "b:3306 is no longer left alone: its time has passed".to_owned(),
     );
     assert!(now.contains(&ended), "{now:?}");
@@ -49,24 +49,24 @@ fn a_downtime_of_a_document_ends_once_at_its_time_or_when_its_entry_goes() {
     declared.downtime.clear();
     declared.document.generation = 2;
     let none = seen(vec![declared]);
-    settle(&none, &mut state, std::slice::from_ref(&picture), later(70_000));
-    let now = told(&none, &state, &picture, later(70_001));
+    settle(&none, &mut state, std::slice::from_ref(&view), later(70_000));
+    let now = told(&none, &state, &view, later(70_001));
     assert_eq!(
         now,
         [(
-            NoticeReason::DowntimeEnded,
+            EventReason::DowntimeEnded,
             "c:3306 is no longer left alone: by cr:db/orders".to_owned()
         )]
     );
-    assert_eq!(told(&none, &state, &picture, later(70_000 + 11 * 60_000)), []);
+    assert_eq!(told(&none, &state, &view, later(70_000 + 11 * 60_000)), []);
 }
 
 #[test]
 fn a_downtime_through_the_api_ends_once_too() {
-    let picture = picture(Some(origin("db", "orders")));
-    let mut state = state_with(&picture);
+    let view = view(Some(origin("db", "orders")));
+    let mut state = state_with(&view);
     let all = seen(vec![document("db", "orders")]);
-    settle(&all, &mut state, std::slice::from_ref(&picture), later(0));
+    settle(&all, &mut state, std::slice::from_ref(&view), later(0));
     let set = |instance: &str, until: i64| Command::SetIntent {
         intent: Intent {
             instance: key(instance),
@@ -82,7 +82,7 @@ fn a_downtime_through_the_api_ends_once_too() {
     propose(&mut state, later(0), set("b", 1_000));
     propose(&mut state, later(0), set("c", 99_000));
     assert_eq!(
-        told(&all, &state, &picture, later(1_001)).len(),
+        told(&all, &state, &view, later(1_001)).len(),
         1,
         "the next command removes what is over"
     );
@@ -92,7 +92,7 @@ fn a_downtime_through_the_api_ends_once_too() {
         origin: Origin::Api,
     };
     propose(&mut state, later(2_000), Command::EndIntent { id });
-    let mut notes: Vec<String> = told(&all, &state, &picture, later(2_000))
+    let mut notes: Vec<String> = told(&all, &state, &view, later(2_000))
         .into_iter()
         .map(|(reason, note)| format!("{} {note}", reason.as_str()))
         .collect();
@@ -108,10 +108,10 @@ fn a_downtime_through_the_api_ends_once_too() {
 
 #[test]
 fn an_instance_that_is_forgotten_is_told_of_its_own_cluster_only() {
-    let mut picture = picture(Some(origin("db", "orders")));
-    let mut state = state_with(&picture);
+    let mut view = view(Some(origin("db", "orders")));
+    let mut state = state_with(&view);
     let all = seen(vec![document("db", "orders")]);
-    settle(&all, &mut state, std::slice::from_ref(&picture), later(0));
+    settle(&all, &mut state, std::slice::from_ref(&view), later(0));
     for host in ["b", "elsewhere"] {
         let instance = key(host);
         propose(
@@ -123,9 +123,9 @@ fn an_instance_that_is_forgotten_is_told_of_its_own_cluster_only() {
             },
         );
     }
-    picture.topology.instances.remove(&key("b"));
-    let now = told(&all, &state, &picture, later(6));
-    let [(NoticeReason::InstanceForgotten, note)] = &now[..] else {
+    view.topology.instances.remove(&key("b"));
+    let now = told(&all, &state, &view, later(6));
+    let [(EventReason::InstanceForgotten, note)] = &now[..] else {
         panic!("{now:?}")
     };
     assert!(note.starts_with("b:3306 was forgotten"), "{note}");
@@ -133,7 +133,7 @@ fn an_instance_that_is_forgotten_is_told_of_its_own_cluster_only() {
 
 #[test]
 fn a_name_that_is_taken_is_told_each_hour() {
-    let picture = picture(Some(origin("db", "orders")));
+    let view = view(Some(origin("db", "orders")));
     let mut declared = document("db", "orders");
     declared.services = Some(DeclaredServices {
         primary: "orders-primary".to_owned(),
@@ -142,8 +142,8 @@ fn a_name_that_is_taken_is_told_each_hour() {
     });
     let answer = settle(
         &seen(vec![declared]),
-        &mut state_with(&picture),
-        std::slice::from_ref(&picture),
+        &mut state_with(&view),
+        std::slice::from_ref(&view),
         later(0),
     );
     let publication = &answer.publications[&origin("db", "orders")];
@@ -151,7 +151,7 @@ fn a_name_that_is_taken_is_told_each_hour() {
     let [now, soon, hours] = [0, 60_000, 7_200_000].map(|at| publication.notice(&taken, later(at)).unwrap());
     assert_eq!(
         (now.reason, &now.uid),
-        (NoticeReason::NameTaken, &"uid-orders".to_owned())
+        (EventReason::NameTaken, &"uid-orders".to_owned())
     );
     assert_eq!(now.key, soon.key);
     assert_ne!(now.key, hours.key);
@@ -164,21 +164,21 @@ fn a_name_that_is_taken_is_told_each_hour() {
 
 #[test]
 fn the_status_says_what_became_of_the_annotation() {
-    let picture = picture(Some(origin("db", "orders")));
-    let mut state = state_with(&picture);
+    let view = view(Some(origin("db", "orders")));
+    let mut state = state_with(&view);
     let mut declared = document("db", "orders");
     let shown = |declared: &DeclaredCluster, state: &mut State| {
         let answer = settle(
             &seen(vec![declared.clone()]),
             state,
-            std::slice::from_ref(&picture),
+            std::slice::from_ref(&view),
             later(0),
         );
         // As after the next look.
         let again = reconcile(
             &seen(vec![declared.clone()]),
             state,
-            std::slice::from_ref(&picture),
+            std::slice::from_ref(&view),
             &answer.vanished,
             later(1),
         );

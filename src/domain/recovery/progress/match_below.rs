@@ -6,21 +6,21 @@ use crate::domain::instance::Instance;
 use crate::domain::recovery::outcome::{Next, Outcome, Undo};
 use crate::domain::recovery::plan::{Place, Step};
 
-use super::{Course, REPOINT_TRIES};
+use super::{REPOINT_TRIES, RecoveryState};
 
-impl Course<'_> {
+impl RecoveryState<'_> {
     /// Whatever fails on the way, the replica goes on where it was.
     pub(super) fn put_below(&self) -> Next {
         self.towards_its_place().unwrap_or_else(|reason| Next::Abort {
             reason,
             undo: vec![Undo::StartReceiving {
-                replicas: BTreeSet::from([self.plan.victim.clone()]),
+                replicas: BTreeSet::from([self.plan.old_primary.clone()]),
             }],
         })
     }
 
     fn towards_its_place(&self) -> Result<Next, String> {
-        let (replica, target) = (&self.plan.victim, &self.plan.successor);
+        let (replica, target) = (&self.plan.old_primary, &self.plan.successor);
         let is_pointing = |step: &Step| matches!(step, Step::RepointAt { .. });
         if let Some((_, outcome)) = self.last(is_pointing, replica) {
             if *outcome == Outcome::Done {
@@ -34,7 +34,7 @@ impl Course<'_> {
             }
         }
         for (key, identity) in [
-            (replica, self.plan.victim_identity.as_ref()),
+            (replica, self.plan.old_primary_identity.as_ref()),
             (target, Some(&self.plan.successor_identity)),
         ] {
             let facts = self.fresh.get(key).and_then(Instance::valid_facts);
@@ -44,8 +44,8 @@ impl Course<'_> {
             }
         }
         let only = BTreeSet::from([replica.clone()]);
-        match self.freeze_outcome(replica) {
-            None => return Ok(Next::Run(Step::Freeze { replicas: only })),
+        match self.stop_receivers_outcome(replica) {
+            None => return Ok(Next::Run(Step::StopReceivers { replicas: only })),
             Some(Outcome::Done) => {}
             Some(outcome) => return Err(format!("{replica} could not be stopped: {}", outcome.told())),
         }
