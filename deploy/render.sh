@@ -15,7 +15,8 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 crd=mysqlclusters.ham4db.io.yaml
 what=${1:-all}
 [ -s "$root/crds/$crd" ] || { echo "crds/$crd is missing: make crds" >&2; exit 1; }
-helm=$(command -v helm || echo "${XDG_CACHE_HOME:-$HOME/.cache}/ham4db/bin/helm")
+. "$root/tests/setup/tools.sh"
+helm=$(find_tool helm || true)
 [ "$what" = crds ] || [ -x "$helm" ] || { echo "no helm; tests/setup/ensure.sh helm builds one" >&2; exit 1; }
 work=$(mktemp -d); trap 'rm -rf "$work"' EXIT
 mkdir -p "$work"/charts/ham4db/files "$work"/deploy/{prometheus,grafana,examples/several-namespaces}

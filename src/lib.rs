@@ -1,6 +1,7 @@
 //! ham4db keeps MySQL and MariaDB replication topologies writable.
 //!
-//! The layers, and who may use whom: `main, cli → adapter → app → domain`; see ARCHITECTURE.md. `tests/architecture.rs` holds the table.
+//! The layers are `main, cli → adapter → app → domain`: a layer uses only layers to its right. ARCHITECTURE.md describes them, and
+//! `tests/architecture.rs` has the table of allowed imports.
 
 pub mod adapter;
 pub mod app;

@@ -1,4 +1,4 @@
-//! `ham4db`: a member of the group, and what one does with it on the command line.
+//! `ham4db`: runs a member of the group, and has the commands for its operator.
 
 use std::process::ExitCode;
 

@@ -1,14 +1,20 @@
-//! The layers are a rule with a test: who may use whom, and what the domain may not do.
+//! The layers are a rule with a test: which module may import which, and what the domain may not do.
 
 #![expect(
     clippy::unwrap_used,
     clippy::panic,
+    clippy::indexing_slicing,
     reason = "a test that cannot read the sources fails"
 )]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
+
+use imports::Imports;
+
+#[path = "architecture/imports.rs"]
+mod imports;
 
 /// Allowed edges between top-level modules. `main` and `cli` build everything; `resource` knows the domain only to convert into it.
 const ALLOWED: &[(&str, &[&str])] = &[
@@ -22,6 +28,25 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("testkit", &["app", "domain"]),
     ("cli", &["adapter", "app", "client", "config", "domain", "resource"]),
 ];
+
+/// The subsystems of `app`, from top to bottom: one may import those below it and never one above.
+const SUBSYSTEMS: &[&str] = &[
+    "api",
+    "leader",
+    "declarative",
+    "recovery",
+    "cluster",
+    "observation",
+    "ports",
+    "settings",
+    "filter",
+];
+
+/// Where no files may import each other in a circle.
+const WITHOUT_CIRCLES: &[&str] = &["app", "adapter::http", "adapter::raft", "domain::recovery"];
+
+/// The circles that remain, with the reason.
+const KNOWN_CIRCLES: &[(&[&str], &str)] = &[];
 
 fn sources(folder: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
@@ -172,4 +197,99 @@ fn no_module_is_named_after_nothing() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn every_subsystem_of_app_has_its_place() {
+    let known: BTreeSet<&str> = SUBSYSTEMS.iter().copied().chain(["mod"]).collect();
+    for entry in fs::read_dir(src().join("app")).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_stem().unwrap().to_string_lossy().into_owned();
+        assert!(
+            known.contains(name.as_str()),
+            "src/app/{name} is in no subsystem: move it into one, or add it to SUBSYSTEMS at its place"
+        );
+    }
+}
+
+#[test]
+fn subsystems_of_app_import_downwards_only() {
+    let imports = Imports::read(&src(), &sources(&src()));
+    let place = |module: &str| {
+        let name = module.strip_prefix("app::")?.split("::").next()?;
+        SUBSYSTEMS.iter().position(|subsystem| *subsystem == name)
+    };
+    let upwards: Vec<String> = imports
+        .below("app")
+        .filter_map(|(from, to)| Some((from, to, place(from)?, place(to)?)))
+        .filter(|(_, _, from, to)| to < from)
+        .map(|(from, to, ..)| format!("{from} imports {to}"))
+        .collect();
+    assert!(
+        upwards.is_empty(),
+        "a subsystem imports one above it ({}):\n{}",
+        SUBSYSTEMS.join(" > "),
+        upwards.join("\n")
+    );
+}
+
+#[test]
+fn files_do_not_import_each_other_in_circles() {
+    let imports = Imports::read(&src(), &sources(&src()));
+    let mut wrong = Vec::new();
+    let mut met = BTreeSet::new();
+    for module in WITHOUT_CIRCLES {
+        for circle in imports.circles(module) {
+            let known = KNOWN_CIRCLES.iter().position(|(known, reason)| {
+                assert!(!reason.is_empty(), "a circle that remains has a reason");
+                circle.iter().map(String::as_str).eq(known.iter().copied())
+            });
+            match known {
+                Some(at) => {
+                    met.insert(at);
+                }
+                None => wrong.push(circle.join(", ")),
+            }
+        }
+    }
+    assert!(
+        wrong.is_empty(),
+        "files import each other in a circle:\n{}",
+        wrong.join("\n")
+    );
+    assert_eq!(
+        met.len(),
+        KNOWN_CIRCLES.len(),
+        "a circle in KNOWN_CIRCLES is gone: take it out"
+    );
+}
+
+#[test]
+fn the_map_of_architecture_names_every_module_of_app() {
+    let page = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("ARCHITECTURE.md")).unwrap();
+    let map = page
+        .split("### Map of `app`")
+        .nth(1)
+        .unwrap()
+        .split("\n### ")
+        .next()
+        .unwrap();
+    let names: BTreeSet<&str> = map
+        .split('`')
+        .skip(1)
+        .step_by(2)
+        .map(|path| path.rsplit('/').next().unwrap())
+        .collect();
+    let mut missing = Vec::new();
+    for file in sources(&src().join("app")) {
+        let name = file.file_stem().unwrap().to_string_lossy().into_owned();
+        if name != "mod" && !name.ends_with("_tests") && !names.contains(name.as_str()) {
+            missing.push(file.display().to_string());
+        }
+    }
+    assert!(
+        missing.is_empty(),
+        "not in ARCHITECTURE.md's map of app:\n{}",
+        missing.join("\n")
+    );
 }

@@ -5,7 +5,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use crate::app::ports::Clock;
 use crate::domain::time::{MonotonicTime, WallTime};
 
-/// The operating system's clocks; the monotonic one starts at 0 when this is made.
+/// The clocks of the operating system. The monotonic clock starts at 0 when this value is created.
 #[derive(Debug, Clone, Copy)]
 pub struct SystemClock {
     start: Instant,

@@ -1,6 +1,8 @@
-//! The last good accounts of documents, on disk: a member that restarts while the API server is away can still ask its servers.
+//! The last known accounts of documents, on disk: a member that restarts while the API server is unreachable can still log in to its
+//! servers. [`keep_accounts`] combines them with the account of the configuration.
 //!
-//! `credentials.json` in the member's data directory, readable by its owner only. Never in the log, never in the backend.
+//! The file is `credentials.json` in the member's data directory, readable by its owner only. Accounts are written neither to the log
+//! nor to the backend.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -21,16 +23,16 @@ use crate::domain::state::State;
 
 /// Name of the file in the data directory.
 pub const FILE_NAME: &str = "credentials.json";
-/// Owner reads and writes, nobody else does anything.
+/// Only the owner reads and writes.
 const MODE: u32 = 0o600;
 
-/// The file.
+/// The file of the last known accounts.
 #[derive(Clone, Debug)]
 pub struct CredentialsCache {
     path: PathBuf,
 }
 
-/// An account as it lies in the file. No `Debug`: it holds passwords.
+/// An account as stored in the file. It has no `Debug`, because it holds passwords.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct StoredAccount {
@@ -65,13 +67,16 @@ impl CredentialsCache {
         }
     }
 
-    /// What lies in the file; nothing when there is none. One that cannot be read is logged and counts as none.
+    /// The accounts in the file; none when the file does not exist. A file that cannot be read is logged and counts as missing.
     pub fn load(&self) -> CredentialsByOrigin {
         let text = match fs::read_to_string(&self.path) {
             Ok(text) => text,
             Err(why) if why.kind() == std::io::ErrorKind::NotFound => return CredentialsByOrigin::default(),
             Err(why) => {
-                warn!("{}: last known credentials cannot be read: {why}", self.path.display());
+                warn!(
+                    "failed to read the last known credentials in {}: {why}",
+                    self.path.display()
+                );
                 return CredentialsByOrigin::default();
             }
         };
@@ -83,9 +88,9 @@ impl CredentialsCache {
                     .collect(),
             ),
             Err(why) => {
-                // The place only: the error's text may quote what stands there.
+                // Only the position: the text of the error may quote a password.
                 warn!(
-                    "{}: last known credentials cannot be read: line {} column {}",
+                    "failed to read the last known credentials in {}: syntax error at line {} column {}",
                     self.path.display(),
                     why.line(),
                     why.column()
@@ -95,8 +100,8 @@ impl CredentialsCache {
         }
     }
 
-    /// Passes on what `source` has, with the last known accounts for documents that it has none for, and keeps the file up to date,
-    /// until `stop`. Accounts of documents that are in neither are forgotten.
+    /// Sends to `out` the accounts of `source`, and the last known account of each document that `source` has none for. Keeps the file up
+    /// to date. Forgets the accounts of documents that are neither in `source` nor in the state. Runs until `stop`.
     pub async fn run(
         self,
         mut source: watch::Receiver<CredentialsByOrigin>,
@@ -113,7 +118,7 @@ impl CredentialsCache {
                 let outcome = tokio::task::spawn_blocking(move || file.save(&stored)).await;
                 if let Ok(Err(why)) = outcome {
                     warn!(
-                        "{}: last known credentials cannot be written: {why}",
+                        "failed to write the last known credentials to {}: {why}",
                         self.path.display()
                     );
                 }
@@ -133,7 +138,7 @@ impl CredentialsCache {
         }
     }
 
-    /// Replaces the file: a crash leaves the old one or the new one.
+    /// Replaces the file atomically: a crash leaves the old file or the new one.
     fn save(&self, known: &BTreeMap<Origin, Credentials>) -> std::io::Result<()> {
         let stored: BTreeMap<&Origin, Stored> = known
             .iter()
@@ -156,7 +161,49 @@ impl CredentialsCache {
     }
 }
 
-/// Brings `known` up to date; says whether it changed.
+/// Sends the accounts of the documents together with those of the configuration to `accounts`, until `stop`. Where both have an
+/// account for an origin, that of the configuration is used. With a `cache`, documents that are unreachable keep their last known account.
+pub async fn keep_accounts(
+    configured: CredentialsByOrigin,
+    documents: watch::Receiver<CredentialsByOrigin>,
+    cache: Option<(CredentialsCache, watch::Receiver<Arc<State>>)>,
+    accounts: watch::Sender<CredentialsByOrigin>,
+    stop: CancellationToken,
+) {
+    match cache {
+        Some((cache, state)) => {
+            let (kept, cached) = watch::channel(CredentialsByOrigin::default());
+            tokio::join!(
+                cache.run(documents, state, kept, stop.clone()),
+                combine(&configured, cached, &accounts, &stop)
+            );
+        }
+        None => combine(&configured, documents, &accounts, &stop).await,
+    }
+}
+
+async fn combine(
+    configured: &CredentialsByOrigin,
+    mut documents: watch::Receiver<CredentialsByOrigin>,
+    accounts: &watch::Sender<CredentialsByOrigin>,
+    stop: &CancellationToken,
+) {
+    loop {
+        let mut all: BTreeMap<Origin, Credentials> = documents.borrow_and_update().as_ref().clone();
+        all.extend(
+            configured
+                .iter()
+                .map(|(origin, account)| (origin.clone(), account.clone())),
+        );
+        accounts.send_replace(Arc::new(all));
+        tokio::select! {
+            () = stop.cancelled() => return,
+            changed = documents.changed() => if changed.is_err() { return },
+        }
+    }
+}
+
+/// Updates `known`. Returns whether it changed.
 fn merge(
     known: &mut BTreeMap<Origin, Credentials>,
     fresh: &BTreeMap<Origin, Credentials>,
@@ -178,8 +225,8 @@ fn merge(
     changed
 }
 
-/// Documents that neither the source nor the state has: withdrawn, also while this member was down. A state without a group was not
-/// filled yet and says nothing.
+/// The documents that neither the source nor the state has: they were withdrawn, possibly while this member was down. A state without
+/// a group is not loaded yet; then no document counts as withdrawn.
 fn withdrawn(
     known: &BTreeMap<Origin, Credentials>,
     fresh: &BTreeMap<Origin, Credentials>,
@@ -358,6 +405,32 @@ mod tests {
         stop.cancel();
         running.await.unwrap();
         assert_eq!(cache.load().keys().cloned().collect::<Vec<_>>(), vec![origin("orders")]);
+    }
+
+    #[tokio::test]
+    async fn the_account_of_the_configuration_is_kept_beside_those_of_the_documents() {
+        let configured = Arc::new(BTreeMap::from([(Origin::Api, credentials("configured"))]));
+        let (source, source_watch) = watch::channel(CredentialsByOrigin::default());
+        let (accounts, mut combined) = watch::channel(CredentialsByOrigin::default());
+        let stop = CancellationToken::new();
+        let running = tokio::spawn(keep_accounts(configured, source_watch, None, accounts, stop.clone()));
+        wait_for(&mut combined, |all| all.contains_key(&Origin::Api)).await;
+        source.send_replace(Arc::new(BTreeMap::from([
+            (Origin::Api, credentials("other")),
+            (origin("orders"), credentials("one")),
+        ])));
+        wait_for(&mut combined, |all| all.contains_key(&origin("orders"))).await;
+        assert!(
+            combined
+                .borrow()
+                .get(&Origin::Api)
+                .unwrap()
+                .is_same(&credentials("configured"))
+        );
+        source.send_replace(CredentialsByOrigin::default());
+        wait_for(&mut combined, |all| all.len() == 1 && all.contains_key(&Origin::Api)).await;
+        stop.cancel();
+        running.await.unwrap();
     }
 
     #[test]

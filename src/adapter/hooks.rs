@@ -1,7 +1,7 @@
-//! The port `Hooks`: commands of the configuration as processes of this machine.
+//! The port `Hooks`: runs the configured commands as processes on this machine.
 //!
-//! Each command is a process group of its own, so that its deadline ends all that it began. What it leaves running after it has ended
-//! by itself is left alone: a script may start something on purpose.
+//! Each command is a process group of its own, so that its deadline kills all processes that it started. Processes that remain after the
+//! command exited by itself keep running: a script may start them on purpose.
 
 use std::collections::BTreeSet;
 use std::io::ErrorKind;
@@ -17,18 +17,18 @@ use tokio::process::{Child, Command};
 use tokio::time::timeout;
 use tracing::{debug, warn};
 
-use crate::app::ports::{HookCall, HookEnd, HookExit, Hooks};
+use crate::app::ports::{HookCall, HookExit, HookResult, Hooks};
 
-/// The shell when none is configured, as in orchestrator.
-pub const USUAL_SHELL: &str = "bash";
-/// What stands in for it where it is not installed: small images have no bash.
-const PLAIN_SHELL: &str = "sh";
-/// How much of a command's output is kept, bytes: the end of it, where errors stand.
+/// The default shell, as in orchestrator.
+pub const DEFAULT_SHELL: &str = "bash";
+/// Replaces the default shell where it is not installed: small images have no bash.
+const FALLBACK_SHELL: &str = "sh";
+/// How much of the end of the output of a command is kept, bytes. Errors are usually at the end.
 const KEPT_OUTPUT: usize = 8 * 1024;
-/// How long the rest of the output is read for after the command has ended: something that it left running may hold the pipe open.
-const REST_OF_OUTPUT: Duration = Duration::from_millis(200);
+/// How long the output is read after the command exited: a process that it started may keep the pipe open.
+const OUTPUT_DRAIN_DEADLINE: Duration = Duration::from_millis(200);
 
-/// Runs commands through a shell.
+/// Runs commands in a shell.
 #[derive(Clone, Debug)]
 pub struct ShellHooks {
     shell: String,
@@ -36,7 +36,7 @@ pub struct ShellHooks {
 }
 
 impl ShellHooks {
-    /// `shell` understands `-c`. Commands get the environment of this process without the variables in `hidden`: those that carry
+    /// `shell` must support `-c`. Commands get the environment of this process without the variables in `hidden`, which contain
     /// passwords.
     pub fn new(shell: &str, hidden: BTreeSet<String>) -> Self {
         Self {
@@ -62,8 +62,8 @@ impl ShellHooks {
 
     fn start(&self, call: &HookCall) -> std::io::Result<Child> {
         match self.spawn(&self.shell, call) {
-            Err(error) if error.kind() == ErrorKind::NotFound && self.shell == USUAL_SHELL => {
-                self.spawn(PLAIN_SHELL, call)
+            Err(error) if error.kind() == ErrorKind::NotFound && self.shell == DEFAULT_SHELL => {
+                self.spawn(FALLBACK_SHELL, call)
             }
             started => started,
         }
@@ -72,9 +72,9 @@ impl ShellHooks {
 
 #[async_trait]
 impl Hooks for ShellHooks {
-    async fn run(&self, call: HookCall) -> HookEnd {
+    async fn run(&self, call: HookCall) -> HookResult {
         let begun = Instant::now();
-        let ended = |exit, output| HookEnd {
+        let ended = |exit, output| HookResult {
             exit,
             output,
             millis: u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX),
@@ -83,15 +83,15 @@ impl Hooks for ShellHooks {
             Ok(child) => child,
             Err(error) => return ended(HookExit::NotRun(format!("{}: {error}", self.shell)), String::new()),
         };
-        let mut group = Group::of(&child);
-        let tail = Tail::default();
+        let mut group = ProcessGroup::of(&child);
+        let tail = OutputTail::default();
         let readers = [
             child.stdout.take().map(|pipe| tokio::spawn(tail.clone().read(pipe))),
             child.stderr.take().map(|pipe| tokio::spawn(tail.clone().read(pipe))),
         ];
         let writer = child.stdin.take().map(|mut pipe| {
             tokio::spawn(async move {
-                // A command that does not read its input closes it: that is its right.
+                // A command need not read its input.
                 if let Err(error) = pipe.write_all(call.input.as_bytes()).await {
                     debug!("a hook did not read its input: {error}");
                 }
@@ -99,7 +99,7 @@ impl Hooks for ShellHooks {
         });
         let exit = match timeout(call.deadline, child.wait()).await {
             Ok(Ok(status)) => {
-                group.let_go();
+                group.release();
                 exit_of(status)
             }
             Ok(Err(error)) => {
@@ -108,16 +108,16 @@ impl Hooks for ShellHooks {
             }
             Err(_) => {
                 group.kill();
-                // It was killed; this only takes it off the table of processes.
+                // The process was killed; this only collects its exit status.
                 if let Err(error) = child.wait().await {
-                    warn!("a hook that was ended cannot be awaited: {error}");
+                    warn!("failed to wait for a hook that was killed: {error}");
                 }
                 HookExit::TooSlow
             }
         };
         let rest = Instant::now();
         for mut reader in readers.into_iter().flatten() {
-            if timeout(REST_OF_OUTPUT.saturating_sub(rest.elapsed()), &mut reader)
+            if timeout(OUTPUT_DRAIN_DEADLINE.saturating_sub(rest.elapsed()), &mut reader)
                 .await
                 .is_err()
             {
@@ -139,16 +139,16 @@ fn exit_of(status: ExitStatus) -> HookExit {
     }
 }
 
-/// The process group of a command. Dropped before the command has ended, it ends it: nobody waits for its answer any more.
-struct Group(Option<Pid>);
+/// The process group of a command. When it is dropped before the command exited, it kills the group: the result is no longer needed.
+struct ProcessGroup(Option<Pid>);
 
-impl Group {
+impl ProcessGroup {
     fn of(child: &Child) -> Self {
         Self(child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw))
     }
 
-    /// The command has ended; its number may soon be another's.
-    fn let_go(&mut self) {
+    /// The command exited: its process id may be reused, so the group must not be killed.
+    fn release(&mut self) {
         self.0 = None;
     }
 
@@ -157,25 +157,25 @@ impl Group {
             && let Err(error) = kill_process_group(pid, Signal::KILL)
         {
             debug!(
-                "process group {pid} of a hook was not ended: {error}",
+                "failed to kill process group {pid} of a hook: {error}",
                 pid = pid.as_raw_nonzero()
             );
         }
     }
 }
 
-impl Drop for Group {
+impl Drop for ProcessGroup {
     fn drop(&mut self) {
         self.kill();
     }
 }
 
-/// The end of what was written to both outputs.
+/// The end of the output on both streams.
 #[derive(Clone, Default)]
-struct Tail(Arc<Mutex<Vec<u8>>>);
+struct OutputTail(Arc<Mutex<Vec<u8>>>);
 
-impl Tail {
-    /// Reads to the end, so that a command is never held up by its own output, and keeps the last of it.
+impl OutputTail {
+    /// Reads to the end, so that output never blocks the command, and keeps the last bytes.
     async fn read(self, mut pipe: impl AsyncRead + Unpin) {
         let mut chunk = vec![0; KEPT_OUTPUT];
         loop {

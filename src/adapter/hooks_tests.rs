@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::*;
 
-/// What a test waits for that has no deadline of its own.
+/// Deadline for a wait of a test.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 fn call(text: &str) -> HookCall {
@@ -18,7 +18,7 @@ fn call(text: &str) -> HookCall {
 }
 
 fn hooks() -> ShellHooks {
-    ShellHooks::new(USUAL_SHELL, BTreeSet::new())
+    ShellHooks::new(DEFAULT_SHELL, BTreeSet::new())
 }
 
 async fn until(what: &str, is_so: impl Fn() -> bool) {
@@ -50,7 +50,7 @@ async fn a_command_ends_with_its_code_and_its_output() {
 }
 
 #[tokio::test]
-async fn a_command_is_told_by_variables_and_on_its_input() {
+async fn a_command_gets_variables_and_its_input() {
     let end = hooks()
         .run(HookCall {
             environment: BTreeMap::from([("ORC_FAILED_HOST", "db1'; exit 9; '".to_owned())]),
@@ -62,7 +62,7 @@ async fn a_command_is_told_by_variables_and_on_its_input() {
 }
 
 #[tokio::test]
-async fn an_input_that_nobody_reads_holds_nothing_up() {
+async fn an_unread_input_does_not_block() {
     let end = hooks()
         .run(HookCall {
             input: "x".repeat(1 << 20),
@@ -73,17 +73,17 @@ async fn an_input_that_nobody_reads_holds_nothing_up() {
 }
 
 #[tokio::test]
-async fn variables_that_carry_passwords_are_kept_back_and_the_others_are_not() {
-    // What cargo tells its tests stands in for a password and for anything else.
+async fn variables_with_passwords_are_withheld_and_others_are_passed() {
+    // Variables that cargo sets for tests stand for a password and for another variable.
     let hidden = BTreeSet::from(["CARGO_PKG_NAME".to_owned()]);
-    let end = ShellHooks::new(USUAL_SHELL, hidden)
+    let end = ShellHooks::new(DEFAULT_SHELL, hidden)
         .run(call("echo \"[$CARGO_PKG_NAME][$CARGO_PKG_VERSION]\""))
         .await;
     assert_eq!(end.output, format!("[][{}]\n", env!("CARGO_PKG_VERSION")));
 }
 
 #[tokio::test]
-async fn a_shell_that_is_missing_is_said_and_only_bash_has_a_stand_in() {
+async fn a_missing_shell_is_reported_and_only_bash_has_a_fallback() {
     let end = ShellHooks::new("no-such-shell", BTreeSet::new())
         .run(call("exit 0"))
         .await;
@@ -92,7 +92,7 @@ async fn a_shell_that_is_missing_is_said_and_only_bash_has_a_stand_in() {
     };
     assert!(why.starts_with("no-such-shell: "), "{why}");
     assert_eq!(
-        ShellHooks::new(PLAIN_SHELL, BTreeSet::new())
+        ShellHooks::new(FALLBACK_SHELL, BTreeSet::new())
             .run(call("exit 4"))
             .await
             .exit,
@@ -101,7 +101,7 @@ async fn a_shell_that_is_missing_is_said_and_only_bash_has_a_stand_in() {
 }
 
 #[tokio::test]
-async fn the_deadline_ends_everything_that_a_command_began() {
+async fn the_deadline_kills_all_processes_of_a_command() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("pids");
     let begun = Instant::now();
@@ -120,7 +120,7 @@ async fn the_deadline_ends_everything_that_a_command_began() {
 }
 
 #[tokio::test]
-async fn a_call_that_nobody_waits_for_any_more_ends_its_command() {
+async fn a_dropped_call_kills_its_command() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("pid");
     let task = tokio::spawn({
@@ -141,7 +141,7 @@ async fn a_call_that_nobody_waits_for_any_more_ends_its_command() {
 }
 
 #[tokio::test]
-async fn of_a_huge_output_the_end_is_kept_and_the_command_is_not_held_up() {
+async fn the_end_of_a_huge_output_is_kept_and_the_command_does_not_block() {
     let end = hooks()
         .run(call("head -c 20000000 /dev/zero | tr '\\0' x; echo; echo the end"))
         .await;
@@ -151,7 +151,7 @@ async fn of_a_huge_output_the_end_is_kept_and_the_command_is_not_held_up() {
 }
 
 #[tokio::test]
-async fn what_a_command_leaves_running_is_left_alone_and_not_waited_for() {
+async fn remaining_processes_keep_running_and_are_not_awaited() {
     let folder = tempfile::tempdir().unwrap();
     let go = folder.path().join("go");
     let begun = Instant::now();

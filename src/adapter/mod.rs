@@ -1,4 +1,4 @@
-//! Ports implemented with real libraries. Adapters do not import each other.
+//! Implementations of the ports with real libraries. Adapters do not import each other.
 
 pub mod clock;
 pub mod credentials_cache;

@@ -1,6 +1,6 @@
-//! One member alone: the port [`Consensus`] on a backend, without a log and without peers.
+//! A single member: the port [`Consensus`] on a backend, without a log and without peers.
 //!
-//! It always leads. A command is applied in memory, written in one transaction, and only then heard of.
+//! It always leads. A command is applied in memory and written in one transaction; only then is it acknowledged and published.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,16 +19,16 @@ use crate::domain::state::command::COMMAND_VERSION;
 use crate::domain::state::record::MemberRecord;
 use crate::domain::state::{Applied, ClaimToken, Command, Epoch, Group, MemberId, Proposal, State, apply};
 
-/// The only member's id.
+/// The id of the only member.
 const OWN_ID: MemberId = 1;
 
-/// Why a member does not start alone.
+/// Why a single member does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum SingleError {
     /// The backend cannot be read or written.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The backend belongs to a member of a raft group, whose other members would know nothing of what is done here.
+    /// The backend belongs to a member of a raft group; the other members would not learn of changes that are made here.
     #[error(
         "the backend belongs to member {member} of raft group {group}: start with RaftEnabled, or with another backend"
     )]
@@ -40,31 +40,33 @@ pub enum SingleError {
     },
 }
 
-/// The member.
-pub struct Single {
+/// The member. It always leads.
+pub struct SingleMember {
     me: Peer,
     store: Arc<dyn StateStore>,
     clock: Arc<dyn Clock>,
     state: watch::Sender<Arc<State>>,
     leadership: watch::Sender<Leadership>,
-    written: Mutex<Written>,
+    backend: Mutex<BackendState>,
 }
 
-/// What the backend is known to hold.
-struct Written {
+/// What this member knows of the content of the backend.
+struct BackendState {
     mark: AppliedMark,
-    /// A write failed: it may have been committed all the same.
-    doubt: Option<StoreError>,
+    /// The error of a failed write, which may have been committed nevertheless.
+    uncertain_write: Option<StoreError>,
 }
 
-impl std::fmt::Debug for Single {
+impl std::fmt::Debug for SingleMember {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Single").field("me", &self.me).finish_non_exhaustive()
+        f.debug_struct("SingleMember")
+            .field("me", &self.me)
+            .finish_non_exhaustive()
     }
 }
 
-impl Single {
-    /// Reads the backend, and names it when nobody has.
+impl SingleMember {
+    /// Reads the backend, and gives it a group uuid when it has none.
     ///
     /// # Errors
     /// When the backend cannot be used, or belongs to a raft group.
@@ -108,10 +110,13 @@ impl Single {
             clock,
             state: watch::Sender::new(Arc::new(state)),
             leadership: watch::Sender::new(leadership),
-            written: Mutex::new(Written { mark, doubt: None }),
+            backend: Mutex::new(BackendState {
+                mark,
+                uncertain_write: None,
+            }),
         });
         if single.state.borrow().group.is_none() {
-            single.run(Command::Found { group }).await?;
+            single.run(Command::FoundGroup { group }).await?;
         }
         let record = MemberRecord {
             id: OWN_ID,
@@ -120,23 +125,23 @@ impl Single {
             data_center: String::new(),
         };
         if single.state.borrow().members.get(&OWN_ID) != Some(&record) {
-            single.run(Command::Hello { member: record }).await?;
+            single.run(Command::AnnounceMember { member: record }).await?;
         }
         Ok(single)
     }
 
     async fn run(&self, command: Command) -> Result<Applied, StoreError> {
-        let mut written = self.written.lock().await;
-        if written.doubt.is_some() {
+        let mut backend = self.backend.lock().await;
+        if backend.uncertain_write.is_some() {
             let (state, _) = self.store.load().await?;
             self.state.send_replace(Arc::new(state));
-            written.doubt = None;
+            backend.uncertain_write = None;
         }
         let mut state = self.state.borrow().as_ref().clone();
         let proposal = Proposal::new(self.clock.wall(), command);
         let (applied, changes) = apply(&mut state, &proposal);
-        if let Err(error) = self.store.write(&state, &changes, &written.mark).await {
-            written.doubt = Some(error.clone());
+        if let Err(error) = self.store.write(&state, &changes, &backend.mark).await {
+            backend.uncertain_write = Some(error.clone());
             return Err(error);
         }
         self.state.send_replace(Arc::new(state));
@@ -145,7 +150,7 @@ impl Single {
 }
 
 #[async_trait]
-impl Consensus for Single {
+impl Consensus for SingleMember {
     fn me(&self) -> Peer {
         self.me.clone()
     }
@@ -161,9 +166,9 @@ impl Consensus for Single {
     }
 
     async fn confirm(&self, token: &ClaimToken) -> Result<Epoch, Unconfirmed> {
-        // A proposal under way may be the one that ends the claim.
-        let written = self.written.lock().await;
-        if let Some(error) = &written.doubt {
+        // The lock waits for a running proposal, which may be the one that ends the claim.
+        let backend = self.backend.lock().await;
+        if let Some(error) = &backend.uncertain_write {
             return Err(Unconfirmed::NoQuorum(error.to_string()));
         }
         let state = self.state.borrow().clone();
@@ -171,7 +176,7 @@ impl Consensus for Single {
     }
 
     async fn barrier(&self) -> Result<(), Unconfirmed> {
-        match &self.written.lock().await.doubt {
+        match &self.backend.lock().await.uncertain_write {
             Some(error) => Err(Unconfirmed::NoQuorum(error.to_string())),
             None => Ok(()),
         }
@@ -186,8 +191,13 @@ impl Consensus for Single {
     }
 
     fn health(&self) -> Health {
-        // A write under way says nothing yet; the one before it does.
-        match self.written.try_lock().ok().and_then(|written| written.doubt.clone()) {
+        // A running write shows nothing yet; the result of the one before it counts.
+        match self
+            .backend
+            .try_lock()
+            .ok()
+            .and_then(|backend| backend.uncertain_write.clone())
+        {
             Some(error) => Health::Unhealthy(format!("the backend takes no writes: {error}")),
             None => Health::Healthy,
         }
@@ -197,7 +207,7 @@ impl Consensus for Single {
         vec![self.me.clone()]
     }
 
-    async fn ask_opinions(&self, _question: &Question, _deadline: Duration) -> Vec<Opinion> {
+    async fn collect_opinions(&self, _question: &Question, _deadline: Duration) -> Vec<Opinion> {
         Vec::new()
     }
 

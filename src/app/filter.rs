@@ -1,23 +1,23 @@
-//! Filters of the configuration: which hosts, which clusters.
+//! Filters of the configuration on hosts and clusters.
 
 use regex::Regex;
 
 use crate::domain::key::InstanceKey;
 use crate::domain::state::ClusterFilter;
 
-/// A filter that is no regular expression.
+/// A filter that is not a valid regular expression.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{filter}` is no regular expression: {why}")]
-pub struct BadFilter {
-    /// The text.
+#[error("`{filter}` is not a regular expression: {why}")]
+pub struct InvalidFilter {
+    /// The text of the filter.
     pub filter: String,
-    /// Why.
+    /// The syntax error.
     pub why: String,
 }
 
-fn compile(text: &str) -> Result<Regex, BadFilter> {
+fn compile(text: &str) -> Result<Regex, InvalidFilter> {
     Regex::new(text).map_err(|error| {
-        // The error's text draws the expression over several lines; the last one says what is wrong.
+        // The text of the error shows the expression on several lines; the last line has the reason.
         let why = error
             .to_string()
             .lines()
@@ -26,23 +26,23 @@ fn compile(text: &str) -> Result<Regex, BadFilter> {
             .trim()
             .trim_start_matches("error: ")
             .to_owned();
-        BadFilter {
+        InvalidFilter {
             filter: text.to_owned(),
             why,
         }
     })
 }
 
-/// Regular expressions on `host:port`; none matches nothing.
+/// Regular expressions on `host:port`. Without expressions nothing matches.
 #[derive(Clone, Debug, Default)]
 pub struct HostnameFilters(Vec<Regex>);
 
 impl HostnameFilters {
-    /// Compiles the texts; empty ones are left out, as orchestrator does.
+    /// Compiles the texts. Empty texts are ignored, as in orchestrator.
     ///
     /// # Errors
-    /// The first text that is no regular expression.
-    pub fn parse(texts: &[String]) -> Result<Self, BadFilter> {
+    /// The first text that is not a regular expression.
+    pub fn parse(texts: &[String]) -> Result<Self, InvalidFilter> {
         texts
             .iter()
             .filter(|text| !text.is_empty())
@@ -63,8 +63,8 @@ impl HostnameFilters {
     }
 }
 
-/// Which clusters recoveries are switched on for: a name, an alias, `alias=x`, `alias~=x`, `*`, or a regular expression on the name.
-/// None matches nothing.
+/// The clusters for which recoveries are enabled: a name, an alias, `alias=x`, `alias~=x`, `*`, or a regular expression on the name.
+/// Without filters nothing matches.
 #[derive(Clone, Debug, Default)]
 pub struct ClusterFilters {
     texts: Vec<String>,
@@ -75,13 +75,13 @@ impl ClusterFilters {
     /// Reads orchestrator's notation.
     ///
     /// # Errors
-    /// The first text that is no regular expression where one is needed.
-    pub fn parse(texts: &[String]) -> Result<Self, BadFilter> {
+    /// The first text that is not a regular expression where one is needed.
+    pub fn parse(texts: &[String]) -> Result<Self, InvalidFilter> {
         let filters = texts
             .iter()
             .filter_map(|text| match ClusterFilter::parse(text) {
                 Ok(filter) => filter.map(Ok),
-                Err(error) => Some(Err(BadFilter {
+                Err(error) => Some(Err(InvalidFilter {
                     filter: text.clone(),
                     why: error.to_string(),
                 })),
@@ -103,7 +103,7 @@ impl ClusterFilters {
         &self.filters
     }
 
-    /// The texts as they were given.
+    /// The texts as configured.
     pub fn texts(&self) -> &[String] {
         &self.texts
     }
@@ -141,7 +141,7 @@ mod tests {
         assert!(
             error
                 .to_string()
-                .starts_with("`db[` is no regular expression: unclosed"),
+                .starts_with("`db[` is not a regular expression: unclosed"),
             "{error}"
         );
     }

@@ -1,4 +1,4 @@
-//! The use cases and their loops, as seven subsystems. They define the ports and own the time. Decisions are in
+//! The use cases and their loops, as seven subsystems. They define the ports and read the clock. Decisions are in
 //! `domain`, effects are in adapters.
 //!
 //! A subsystem may import the ones below it in this list and never one above: `api`, `leader`, `declarative`,

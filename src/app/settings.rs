@@ -1,25 +1,25 @@
-//! What the loops are told at their start. `main` makes it from the configuration.
+//! Settings of the loops, which `cli` makes from the configuration.
 
 use std::time::Duration;
 
 use crate::domain::epoch_row::EpochTable;
 use crate::domain::policy::RecoveryQuorum;
-use crate::domain::recovery::pseudo_gtid::Marks;
+use crate::domain::recovery::pseudo_gtid::PseudoGtidPatterns;
 
 use super::filter::HostnameFilters;
 
-/// Settings of seeing.
+/// Settings of polling.
 #[derive(Clone, Debug)]
 pub struct PollSettings {
     /// Time between full probes of one instance.
     pub poll: Duration,
     /// Time between pulses of an instance that has replicas, is suspected or in quarantine.
     pub pulse: Duration,
-    /// How long a pulse may take before a fresh connection is tried.
+    /// How long a pulse may take before a new connection is tried.
     pub pulse_deadline: Duration,
     /// How long a full probe may take, connection included.
     pub probe_deadline: Duration,
-    /// Pulses per second at most; above, the pulse is stretched.
+    /// The most pulses per second. With more instances, the interval between pulses grows.
     pub pulses_per_second: u32,
     /// Addresses (`host:port`) that are never discovered by crawling.
     pub ignore: HostnameFilters,
@@ -27,7 +27,7 @@ pub struct PollSettings {
     pub ignore_replicas: HostnameFilters,
     /// Source addresses that are never discovered by crawling.
     pub ignore_sources: HostnameFilters,
-    /// A forgotten address is not discovered again for so long.
+    /// For how long a forgotten address is not discovered again.
     pub forget_for: Duration,
 }
 
@@ -47,10 +47,10 @@ impl Default for PollSettings {
     }
 }
 
-/// Settings of repairing.
+/// Settings of recoveries.
 #[derive(Clone, Debug)]
 pub struct RecoverySettings {
-    /// How many must agree.
+    /// How many members must agree.
     pub quorum: RecoveryQuorum,
     /// How long members may take to give their opinion.
     pub opinion_deadline: Duration,
@@ -58,13 +58,13 @@ pub struct RecoverySettings {
     pub step_deadline: Duration,
     /// How long the old primary may take to become read-only.
     pub fence_deadline: Duration,
-    /// How many clusters are repaired at once, at least 1.
+    /// The most clusters that are recovered concurrently, at least 1.
     pub concurrency: usize,
-    /// How long replicas may take to reach their source anew before it counts as gone. Within one network that takes milliseconds;
-    /// between regions it is the connection, the handshake and the login, six round trips.
+    /// How long replicas may take to reconnect to their source before it counts as gone. Within one network that takes milliseconds. Between
+    /// regions, connection, handshake and login take six round trips.
     pub reconnect_window: Duration,
-    /// What Pseudo-GTID entries look like; `None`: there are none.
-    pub pseudo_gtid: Option<Marks>,
+    /// How Pseudo-GTID entries are recognised; `None`: Pseudo-GTID is not configured.
+    pub pseudo_gtid: Option<PseudoGtidPatterns>,
     /// Where the epoch is written on each new primary.
     pub epoch_table: Option<EpochTable>,
 }

@@ -1,4 +1,4 @@
-//! The API on a command line.
+//! `ham4db-client`: the commands of the API on a command line.
 
 use std::process::ExitCode;
 

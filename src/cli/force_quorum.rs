@@ -1,4 +1,4 @@
-//! `ham4db force-quorum`: asks the member that runs here to go on without a majority that is lost for good.
+//! `ham4db force-quorum`: requests that the member on this machine continues without a majority that is lost for good.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -13,36 +13,37 @@ use crate::adapter::raft::ForceRequest;
 use crate::app::ports::Clock as _;
 use crate::config::{self, Environment};
 
-/// How long the member gets to answer: it asks all others first.
+/// The longest that the member may take to answer: it queries all other members first.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(20);
-const LOOK_EVERY: Duration = Duration::from_millis(100);
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
-/// To be called on the member that is to go on, while `ham4db server` runs there. It looks whether the named members are lost, refuses when
-/// one of them answers, when a majority is there, or when another member has a later log, and otherwise becomes the only voter. All others
-/// join it again with empty logs. What only the lost members had committed is gone, so recoveries are disabled until somebody has looked.
+/// Run this command on the member that is to continue, while `ham4db server` runs there. The member checks that the named members do not
+/// answer. It refuses when one of them answers, when a majority is reachable, or when another member has a later log. Otherwise it becomes
+/// the only voter, and all other members join it again with empty logs. Entries that only the lost members had committed are gone, so
+/// recoveries stay disabled until an operator enables them.
 ///
-/// A member that was named and comes back with its log is told that it is none any more, as long as it does not meet a majority of the lost
-/// ones first: make sure that they are gone, or start them one by one.
+/// A named member that returns with its log is removed from the group, unless a majority of the lost members meets first. Make sure that
+/// they are gone, or start them one by one.
 #[derive(Debug, Args)]
 pub(super) struct ForceQuorumArguments {
     /// Configuration file of the member, as for `server`.
     #[arg(long, value_name = "FILE")]
     config: Vec<PathBuf>,
-    /// The members that are lost for good, all of them: names as `raft-peers` shows them, with commas between.
+    /// All members that are lost for good: their names as in `raft-peers`, separated by commas.
     #[arg(long, value_name = "NAME,...", value_delimiter = ',', required = true)]
     lost: Vec<String>,
 }
 
-/// What the member answered.
+/// Returns the answer of the member.
 ///
 /// # Errors
 /// When the member refuses, or does not answer.
 pub(super) fn run(arguments: &ForceQuorumArguments) -> anyhow::Result<String> {
-    let paths = super::parts::configuration_files(&arguments.config);
+    let paths = super::subsystem_settings::configuration_files(&arguments.config);
     let settings = config::load(&paths, &Environment::of_process())?;
     let raft = settings
         .raft
-        .context("RaftEnabled is off: a single member has no quorum to lose")?;
+        .context("RaftEnabled is false: a single member has no quorum")?;
     let lost: BTreeSet<String> = arguments.lost.iter().map(|name| name.trim().to_owned()).collect();
     let request = ForceRequest::new(SystemClock::default().wall(), lost);
     request.put(&raft.data_dir).context("RaftDataDir")?;
@@ -52,11 +53,11 @@ pub(super) fn run(arguments: &ForceQuorumArguments) -> anyhow::Result<String> {
             anyhow::ensure!(answer.done, "refused: {}", answer.what);
             return Ok(format!("{}\n", answer.what));
         }
-        thread::sleep(LOOK_EVERY);
+        thread::sleep(POLL_INTERVAL);
     }
     request.withdraw(&raft.data_dir).context("RaftDataDir")?;
     anyhow::bail!(
-        "no answer within {} s, and the request was withdrawn: does `ham4db server` run here, with RaftDataDir {}?",
+        "no answer within {} s; the request was withdrawn. Check that `ham4db server` runs here with RaftDataDir {}",
         ANSWER_DEADLINE.as_secs(),
         raft.data_dir.display()
     )

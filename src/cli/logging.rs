@@ -1,13 +1,14 @@
-//! Log lines: text on a terminal, JSON otherwise; `RUST_LOG` chooses what is shown.
+//! Log lines: text on a terminal, JSON otherwise. `RUST_LOG` filters them.
 
 use std::io::IsTerminal as _;
 
 use tracing_subscriber::EnvFilter;
 
-/// What is shown of libraries. openraft warns of each request that a peer does not answer, dozens a second; ham4db tells that once.
+/// The filter for libraries. openraft warns of each request that a peer does not answer, dozens each second; ham4db logs that once.
 const LIBRARIES: &str = "warn,openraft=error";
 
-/// Starts logging to standard error. Without `RUST_LOG`: information of ham4db, warnings of libraries; with `debug` more of ham4db.
+/// Starts logging to standard error. Without `RUST_LOG`: info lines of ham4db and warnings of libraries; with `debug` also debug lines of
+/// ham4db.
 pub(super) fn start(debug: bool) {
     let own = if debug { "debug" } else { "info" };
     let default = format!("{LIBRARIES},ham4db={own}");

@@ -1,4 +1,4 @@
-//! Who should be a member of the group: the list of the configuration, or the pods of a StatefulSet.
+//! The members that the group should have: the list of the configuration, or the pods of a StatefulSet.
 
 use std::sync::Arc;
 
@@ -6,35 +6,35 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::adapter::kube::{self, ConfigMapMarker};
-use crate::adapter::raft::Wanted;
+use crate::adapter::raft::WantedMember;
 use crate::app::ports::BootstrapMarker;
 use crate::config::Settings;
 use crate::config::settings::{RaftSettings, StatefulSetSettings};
 
-/// Who this member is among whom.
+/// The identity of this member, and the members that the group should have.
 pub(super) struct Membership {
-    /// What the peers call this member.
+    /// The name of this member in the group.
     pub(super) name: String,
-    /// Who founds the group.
-    pub(super) founders: Vec<Wanted>,
-    /// Who should be a member now; empty while that is unknown.
-    pub(super) wanted: watch::Receiver<Vec<Wanted>>,
-    /// Where it is noted that the group was founded.
+    /// The members that found the group.
+    pub(super) founders: Vec<WantedMember>,
+    /// The members that the group should have now; empty while they are unknown.
+    pub(super) wanted: watch::Receiver<Vec<WantedMember>>,
+    /// The marker that the group was founded.
     pub(super) marker: Option<Arc<dyn BootstrapMarker>>,
 }
 
-/// The membership that the configuration asks for.
-pub(super) fn of(
+/// The membership that the configuration describes.
+pub(super) fn configured(
     settings: &Settings,
     raft: &RaftSettings,
-    cluster: Option<&kube::Client>,
+    client: Option<&kube::Client>,
     stop: &CancellationToken,
 ) -> Membership {
-    let (Some(set), Some(client)) = (&raft.stateful_set, cluster) else {
-        let founders: Vec<Wanted> = raft
+    let (Some(set), Some(client)) = (&raft.stateful_set, client) else {
+        let founders: Vec<WantedMember> = raft
             .nodes
             .iter()
-            .map(|node| Wanted {
+            .map(|node| WantedMember {
                 name: node.clone(),
                 raft_address: node.clone(),
                 http_uri: String::new(),
@@ -102,12 +102,12 @@ impl Pods {
     }
 
     /// The pods with ordinals below `count`.
-    fn below(&self, count: u32) -> Vec<Wanted> {
+    fn below(&self, count: u32) -> Vec<WantedMember> {
         (0..count)
             .map(|ordinal| {
                 let name = format!("{}-{ordinal}", self.name);
                 let host = format!("{name}.{}", self.domain);
-                Wanted {
+                WantedMember {
                     name,
                     raft_address: format!("{host}:{}", self.raft_port),
                     http_uri: format!("http://{host}:{}", self.http_port),

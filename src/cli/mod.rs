@@ -1,12 +1,15 @@
-//! The command line of `ham4db`: arguments → a command → an exit code.
+//! The command line of `ham4db`: runs one command and returns its exit code.
 
+mod consensus;
+mod documents;
 mod force_quorum;
 mod logging;
 mod membership;
-mod parts;
+mod process;
 mod seeds;
 mod server;
 mod signals;
+mod subsystem_settings;
 
 use std::path::PathBuf;
 
@@ -26,13 +29,13 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Subcommands {
-    /// Runs a member: watches, serves the API, agrees with the other members, repairs.
+    /// Runs a member: probes servers, serves the API, takes part in the group, and recovers clusters while it leads.
     Server(server::ServerArguments),
-    /// Makes a group go on with this member alone, when the majority is lost for good.
+    /// Makes this member the only voter of its group, after the majority is lost for good.
     ForceQuorum(force_quorum::ForceQuorumArguments),
-    /// Prints findings, plan and report for a topology that `GET /api/case/CLUSTER` saved.
+    /// Prints findings, plan and report for a case that `GET /api/case/CLUSTER` saved.
     Simulate {
-        /// The saved case, JSON.
+        /// File with the saved case, as JSON.
         file: PathBuf,
     },
     /// Prints the `CustomResourceDefinition` of `MySQLCluster` as YAML, for `kubectl apply --server-side -f -`.
@@ -44,17 +47,17 @@ enum Subcommands {
 /// Runs the command line of this process.
 ///
 /// # Errors
-/// What the command could not do, with its causes.
+/// The failure of the command, with its causes.
 pub fn run() -> anyhow::Result<()> {
     rustls::crypto::ring::default_provider()
         .install_default()
-        .map_err(|_| anyhow::anyhow!("a TLS provider was installed twice"))?;
+        .map_err(|_| anyhow::anyhow!("a TLS provider is already installed"))?;
     match Arguments::parse().command {
         Subcommands::Server(arguments) => server::run(&arguments),
         Subcommands::ForceQuorum(arguments) => print(&force_quorum::run(&arguments)?),
         Subcommands::Simulate { file } => {
             let text = std::fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))?;
-            let case = Case::from_json(&text).with_context(|| format!("{} is no saved case", file.display()))?;
+            let case = Case::from_json(&text).with_context(|| format!("{} is not a saved case", file.display()))?;
             print(&simulate::report(&case))
         }
         Subcommands::Crd => print(&crate::resource::crd_yaml().context("print the CustomResourceDefinition")?),
@@ -65,7 +68,7 @@ pub fn run() -> anyhow::Result<()> {
 fn print(text: &str) -> anyhow::Result<()> {
     use std::io::Write as _;
     match std::io::stdout().lock().write_all(text.as_bytes()) {
-        // A reader such as `head` that has seen enough is no failure.
+        // A reader such as `head` may close the pipe early: that is no failure.
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
         other => other.context("write to standard output"),
     }

@@ -7,18 +7,18 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use crate::app::ports::Consensus;
-use crate::config::Settings;
 use crate::domain::intent::Origin;
+use crate::domain::key::InstanceKey;
 use crate::domain::state::{Command, Seed};
 
-/// The seeds of the configuration become seeds of the state, once there is a leader that can be this member.
-pub(super) async fn plant_seeds(settings: Settings, consensus: Arc<dyn Consensus>, stop: CancellationToken) {
+/// Records the seeds of the configuration in the replicated state whenever this member becomes the leader, until `stop`.
+pub(super) async fn record_seeds(seeds: Vec<InstanceKey>, consensus: Arc<dyn Consensus>, stop: CancellationToken) {
     let mut leadership = consensus.leadership();
     loop {
         let leads = leadership.borrow_and_update().is_leader;
-        let mut planted = leads;
+        let mut all_recorded = leads;
         if leads {
-            for instance in &settings.discovery.seeds {
+            for instance in &seeds {
                 let seed = Seed {
                     instance: instance.clone(),
                     origin: Origin::Api,
@@ -27,15 +27,15 @@ pub(super) async fn plant_seeds(settings: Settings, consensus: Arc<dyn Consensus
                     continue;
                 }
                 if let Err(error) = consensus.propose(Command::Discover { seed }).await {
-                    warn!("seed {instance} is not planted yet: {error}");
-                    planted = false;
+                    warn!(%instance, "failed to record seed {instance}, will retry: {error}");
+                    all_recorded = false;
                 }
             }
         }
         tokio::select! {
             () = stop.cancelled() => return,
             changed = leadership.changed() => if changed.is_err() { return },
-            () = tokio::time::sleep(Duration::from_secs(1)), if leads && !planted => {}
+            () = tokio::time::sleep(Duration::from_secs(1)), if leads && !all_recorded => {}
         }
     }
 }

@@ -1,13 +1,13 @@
-//! The signals that end a member.
+//! The signals that stop a member.
 
 use tokio::signal::unix::{SignalKind, signal};
 
-/// Returns at the first SIGTERM or SIGINT. A second one ends the process at once, as it would have without us.
+/// Returns at the first SIGTERM or SIGINT. The second signal ends the process immediately, with exit code 130.
 pub(super) async fn wait_for_end() {
     let mut received = match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
         (Ok(terminate), Ok(interrupt)) => (terminate, interrupt),
         (Err(error), _) | (_, Err(error)) => {
-            tracing::error!("signals cannot be handled: {error}");
+            tracing::error!("failed to install signal handlers: {error}");
             return std::future::pending().await;
         }
     };

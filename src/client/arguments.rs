@@ -1,11 +1,11 @@
-//! Options and environment, as orchestrator-client has them.
+//! Options and environment variables, the same as those of orchestrator-client.
 
 use clap::Parser;
 use secrecy::SecretString;
 
 use crate::domain::key::{DEFAULT_PORT, InstanceKey};
 
-/// What the environment can say, for `--help`.
+/// The environment variables, for `--help`.
 pub const LONG_HELP: &str = "\
 Environment (each with orchestrator's name as a fallback, ORCHESTRATOR_API and so on):
   HAM4DB_API               one endpoint, or several separated by blanks, of which the leader is found
@@ -16,9 +16,9 @@ Environment (each with orchestrator's name as a fallback, ORCHESTRATOR_API and s
   HAM4DB_AUTH_PASSWORD     its password
   HAM4DB_AUTH_USER_HEADER  one more header, as `Header: user`";
 
-/// Arguments of the program. The text of `--help` stands in [`LONG_HELP`].
+/// Arguments of the program. The end of `--help` is [`LONG_HELP`].
 #[derive(Clone, Debug, Default, Parser)]
-#[command(name = "ham4db-client", version, about = "Talks to ham4db's API. `-c help` lists the commands.", after_help = LONG_HELP)]
+#[command(name = "ham4db-client", version, about = "Sends commands to the API of ham4db. `-c help` lists the commands.", after_help = LONG_HELP)]
 pub struct Arguments {
     /// Command to run; `help` lists them.
     #[arg(short = 'c', long, default_value = "")]
@@ -35,37 +35,37 @@ pub struct Arguments {
     /// Cluster: name, alias or an instance of it.
     #[arg(short = 'a', long)]
     pub alias: Option<String>,
-    /// Who asks; default: the user of the shell.
+    /// Owner of the request; default: the user of the shell.
     #[arg(short = 'o', long)]
     pub owner: Option<String>,
-    /// Why.
+    /// Reason.
     #[arg(short = 'r', long)]
     pub reason: Option<String>,
-    /// For how long: a number with s, m, h, d or w.
+    /// Duration: a number with s, m, h, d or w.
     #[arg(short = 'u', long, default_value = "10m")]
     pub duration: String,
     /// Promotion rule: `prefer`, `neutral`, `prefer_not`, `must_not`.
     #[arg(short = 'R', long)]
     pub promotion_rule: Option<String>,
-    /// Endpoints; instead of the environment's.
+    /// API endpoints; overrides the environment.
     #[arg(short = 'U', long)]
     pub api: Option<String>,
-    /// Path for `-c api`, as `clusters-info`.
+    /// Path for `-c api`, for example `clusters-info`.
     #[arg(short = 'P', long)]
     pub path: Option<String>,
     /// Text for `-c search`.
     #[arg(short = 'q', long)]
     pub query: Option<String>,
-    /// Basic authentication, `user:password`, in place of the environment's token. Other users of the machine can see it; better use the environment.
+    /// Basic authentication, `user:password`; overrides the token of the environment. Other users of the machine can see it: prefer the environment.
     #[arg(short = 'b', long)]
     pub auth: Option<String>,
-    /// One more header, `Header: user`, for a proxy that authenticates.
+    /// An additional header, `Header: user`, for an authenticating proxy.
     #[arg(short = 'e', long)]
     pub headers_auth: Option<String>,
-    /// Port of instances that name none.
+    /// Port of instances without a port.
     #[arg(short = 'D', default_value_t = DEFAULT_PORT)]
     pub default_port: u16,
-    /// The answer as JSON, where a command prints a text for people.
+    /// Print the answer as JSON, where a command prints text by default.
     #[arg(short = 'j', long)]
     pub json: bool,
     /// Tag (no command of this version needs it).
@@ -88,11 +88,11 @@ pub struct Arguments {
 /// The write token, and where it comes from. `Debug` does not show it.
 #[derive(Clone, Debug)]
 pub enum WriteToken {
-    /// The environment names none.
+    /// The environment has none.
     Unset,
-    /// The token, and the variable that named it.
+    /// The token, and the variable that supplied it.
     Known(SecretString, &'static str),
-    /// The file that `HAM4DB_API_TOKEN_FILE` names is of no use, and why.
+    /// The file of `HAM4DB_API_TOKEN_FILE` cannot be used, with the reason.
     Unreadable(String),
 }
 
@@ -110,7 +110,7 @@ impl WriteToken {
         };
         match std::fs::read_to_string(&file) {
             Ok(text) => first(&text).map_or_else(
-                || Self::Unreadable(format!("{file} holds no token")),
+                || Self::Unreadable(format!("{file} contains no token")),
                 |token| Self::Known(token, "HAM4DB_API_TOKEN_FILE"),
             ),
             Err(error) => Self::Unreadable(format!("cannot read {file}: {error}")),
@@ -118,10 +118,10 @@ impl WriteToken {
     }
 }
 
-/// What the program goes by: arguments with the environment filled in.
+/// The effective arguments, completed from the environment.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Name of the command, with `replica` where it said `slave`.
+    /// Name of the command, with `slave` replaced by `replica`.
     pub command: String,
     /// Instance as written.
     pub instance: Option<String>,
@@ -129,11 +129,11 @@ pub struct Settings {
     pub destination: Option<String>,
     /// Cluster.
     pub alias: Option<String>,
-    /// Who asks.
+    /// Owner of the request.
     pub owner: String,
-    /// Why.
+    /// Reason.
     pub reason: Option<String>,
-    /// For how long.
+    /// Duration.
     pub duration: String,
     /// Promotion rule.
     pub promotion_rule: Option<String>,
@@ -143,23 +143,23 @@ pub struct Settings {
     pub path: Option<String>,
     /// Text to search for.
     pub query: Option<String>,
-    /// The answer as JSON.
+    /// Print the answer as JSON.
     pub json: bool,
     /// User and password.
     pub basic: Option<(String, SecretString)>,
     /// Write token.
     pub token: WriteToken,
-    /// One more header.
+    /// An additional header.
     pub header: Option<(String, String)>,
-    /// Port of instances that name none.
+    /// Port of instances without a port.
     pub default_port: u16,
 }
 
 impl Settings {
-    /// Fills in the environment.
+    /// Completes the arguments from the environment.
     ///
     /// # Errors
-    /// When there is no command, or an option cannot be understood.
+    /// When there is no command, or an option is invalid.
     pub fn new(arguments: Arguments, variables: &dyn Fn(&str) -> Option<String>) -> Result<Self, String> {
         let variable = |name: &str| {
             let present = |name: String| variables(&name).filter(|value| !value.is_empty());
@@ -179,7 +179,7 @@ impl Settings {
         };
         let basic = match arguments.auth {
             Some(both) => {
-                let (user, password) = both.split_once(':').ok_or("-b wants user:password")?;
+                let (user, password) = both.split_once(':').ok_or("-b requires user:password")?;
                 Some((user.to_owned(), SecretString::from(password.to_owned())))
             }
             None => variable("AUTH_USER")
@@ -189,7 +189,7 @@ impl Settings {
             Some(text) => {
                 let (name, value) = text
                     .split_once(':')
-                    .ok_or("the header for a proxy is written as Header: user")?;
+                    .ok_or("the header for a proxy must have the form Header: user")?;
                 Some((name.trim().to_owned(), value.trim().to_owned()))
             }
             None => None,
@@ -222,10 +222,10 @@ impl Settings {
         })
     }
 
-    /// The instance that the command is about.
+    /// The instance of the command.
     ///
     /// # Errors
-    /// When there is none, or it is no address.
+    /// When it is missing or not an address.
     pub fn key(&self) -> Result<InstanceKey, String> {
         let text = self
             .instance
@@ -237,13 +237,13 @@ impl Settings {
     /// The destination.
     ///
     /// # Errors
-    /// When it is no address.
+    /// When it is not an address.
     pub fn destination_key(&self) -> Result<Option<InstanceKey>, String> {
         let parse = |text: &str| InstanceKey::parse(text, self.default_port).map_err(|error| error.to_string());
         self.destination.as_deref().map(parse).transpose()
     }
 
-    /// The cluster that the command is about: `-a`, or the one of `-i`.
+    /// The cluster of the command: `-a`, or the one of `-i`.
     ///
     /// # Errors
     /// When neither is given.

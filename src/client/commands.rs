@@ -1,4 +1,4 @@
-//! The table of commands: what each asks for and how its answer is printed.
+//! The table of commands: the request of each, and how its answer is printed.
 
 use std::collections::BTreeMap;
 
@@ -16,7 +16,7 @@ pub struct Command {
     pub name: &'static str,
     /// What it does.
     pub about: &'static str,
-    /// What to ask for; nothing for a command that only names the endpoint.
+    /// The request; none for a command that needs no answer.
     pub request: fn(&Settings) -> Result<Option<Request>, String>,
     /// How the answer is printed.
     pub print: fn(&Answer, &Settings) -> String,
@@ -27,7 +27,7 @@ pub fn find(name: &str) -> Option<&'static Command> {
     COMMANDS.iter().find(|command| command.name == name)
 }
 
-/// The commands with what they do, one a line.
+/// The commands with their descriptions, one per line.
 pub fn listing() -> String {
     let width = COMMANDS
         .iter()
@@ -96,7 +96,7 @@ fn recovery(route: &str, settings: &Settings) -> Asked {
     }))
 }
 
-/// A change of the primary of a cluster, by hint; with the server that takes over when one is given.
+/// A change of the primary of a cluster, by hint; with the new primary when one is given.
 fn change_of_primary(route: &str, settings: &Settings) -> Asked {
     let request = write(&[route]).part(settings.hint()?);
     Ok(Some(match settings.destination_key()? {
@@ -112,7 +112,7 @@ fn designated_change_of_primary(route: &str, settings: &Settings) -> Asked {
     change_of_primary(route, settings)
 }
 
-/// A replica, or all replicas of a server, put below another one.
+/// Moves a replica, or all replicas of a server, below another server.
 fn below(route: &str, settings: &Settings) -> Asked {
     let target = settings.destination_key()?;
     let target = target.ok_or_else(|| "destination must be provided: -d host:port".to_owned())?;
@@ -202,7 +202,7 @@ fn print_findings(answer: &Answer, _: &Settings) -> String {
     lines(items(answer.details()).iter().map(line))
 }
 
-/// The text for people; one of a member that writes it otherwise is shown as it came.
+/// The text form; an answer with another format is printed as received.
 fn print_explanation(answer: &Answer, settings: &Settings) -> String {
     if settings.json {
         return indented(&answer.text);
@@ -254,8 +254,8 @@ fn print_rules(answer: &Answer, _: &Settings) -> String {
 #[rustfmt::skip]
 static COMMANDS: &[Command] = &[
     Command { name: "help", about: "Lists the commands", request: |_| Ok(None), print: print_text },
-    Command { name: "which-api", about: "Prints the endpoint that is asked: the leader's, when several are given", request: |_| Ok(None), print: print_text },
-    Command { name: "api", about: "Asks for any route (-P path) and prints the answer as JSON", request: api, print: print_json },
+    Command { name: "which-api", about: "Prints the endpoint in use: the leader's, when several are given", request: |_| Ok(None), print: print_text },
+    Command { name: "api", about: "Calls any route (-P path) and prints the answer as JSON", request: api, print: print_json },
 
     Command { name: "clusters", about: "Lists clusters by name", request: |_| Ok(Some(read(&["clusters"]))), print: print_names },
     Command { name: "clusters-alias", about: "Lists clusters as name,alias", request: |_| Ok(Some(read(&["clusters-info"]))),
@@ -269,7 +269,7 @@ static COMMANDS: &[Command] = &[
         },
         print: print_keys },
     Command { name: "topology", about: "Prints the topology of a cluster (-i or -a)", request: |settings| of_cluster(read(&["topology"]), settings), print: print_text },
-    Command { name: "topology-tabulated", about: "The same in columns", request: |settings| of_cluster(read(&["topology-tabulated"]), settings), print: print_text },
+    Command { name: "topology-tabulated", about: "Same as topology, in columns", request: |settings| of_cluster(read(&["topology-tabulated"]), settings), print: print_text },
     Command { name: "instance", about: "Prints all of an instance as JSON", request: |settings| of_instance(read(&["instance"]), settings), print: print_json },
     Command { name: "which-instance", about: "Prints the full name of an instance", request: |settings| of_instance(read(&["instance"]), settings), print: print_key },
     Command { name: "which-cluster", about: "Prints the name of a cluster (-i or -a)", request: |settings| of_cluster(read(&["cluster-info"]), settings),
@@ -286,18 +286,18 @@ static COMMANDS: &[Command] = &[
     Command { name: "which-broken-replicas", about: "Lists the direct replicas that stopped with an error", request: |settings| of_instance(read(&["instance-replicas"]), settings), print: print_broken },
     Command { name: "which-gtid-errant", about: "Prints the errant GTID set of an instance", request: |settings| of_instance(read(&["instance"]), settings),
         print: |answer, _| lines([field(answer.details(), "GtidErrant")]) },
-    Command { name: "errant", about: "Shows what is in the errant transactions of an instance, as JSON", request: |settings| of_instance(read(&["errant"]), settings), print: print_json },
+    Command { name: "errant", about: "Prints the content of the errant transactions of an instance as JSON", request: |settings| of_instance(read(&["errant"]), settings), print: print_json },
     Command { name: "locate-gtid-errant", about: "Lists the binary logs that have errant transactions", request: |settings| of_instance(read(&["locate-gtid-errant"]), settings), print: print_names },
-    Command { name: "gtid-errant-inject-empty", about: "Injects empty transactions for them on the primary", request: |settings| of_instance(write(&["gtid-errant-inject-empty"]), settings), print: print_key },
-    Command { name: "gtid-errant-reset-master", about: "Lets an instance forget them; its data stay different", request: |settings| of_instance(write(&["gtid-errant-reset-master"]), settings), print: print_key },
-    Command { name: "errant-forget", about: "Lets a quarantined instance go as it is", request: |settings| of_instance(write(&["errant-forget"]), settings), print: print_key },
+    Command { name: "gtid-errant-inject-empty", about: "Injects empty transactions for the errant transactions on the primary", request: |settings| of_instance(write(&["gtid-errant-inject-empty"]), settings), print: print_key },
+    Command { name: "gtid-errant-reset-master", about: "Removes the errant transactions from the GTID set of an instance; its data stay different", request: |settings| of_instance(write(&["gtid-errant-reset-master"]), settings), print: print_key },
+    Command { name: "errant-forget", about: "Releases an instance from quarantine as it is", request: |settings| of_instance(write(&["errant-forget"]), settings), print: print_key },
     Command { name: "last-pseudo-gtid", about: "Prints the last Pseudo-GTID entry that an instance has", request: |settings| of_instance(read(&["last-pseudo-gtid"]), settings), print: print_text },
-    Command { name: "match", about: "Puts a replica below another server (-d) by Pseudo-GTID", request: |settings| below("match", settings), print: print_moved },
-    Command { name: "match-below", about: "The same", request: |settings| below("match-below", settings), print: print_moved },
-    Command { name: "match-up", about: "Puts a replica below its source's source by Pseudo-GTID", request: |settings| of_instance(write(&["match-up"]), settings), print: print_moved },
-    Command { name: "match-replicas", about: "Puts all replicas of an instance below another server (-d) by Pseudo-GTID, and prints that",
+    Command { name: "match", about: "Moves a replica below another server (-d) by Pseudo-GTID", request: |settings| below("match", settings), print: print_moved },
+    Command { name: "match-below", about: "Same as match", request: |settings| below("match-below", settings), print: print_moved },
+    Command { name: "match-up", about: "Moves a replica below its source's source by Pseudo-GTID", request: |settings| of_instance(write(&["match-up"]), settings), print: print_moved },
+    Command { name: "match-replicas", about: "Moves all replicas of an instance below another server (-d) by Pseudo-GTID and prints that server",
         request: |settings| below("match-replicas", settings), print: print_key },
-    Command { name: "match-up-replicas", about: "Puts all replicas of an instance below its source, and prints that", request: |settings| of_instance(write(&["match-up-replicas"]), settings), print: print_key },
+    Command { name: "match-up-replicas", about: "Moves all replicas of an instance below its source and prints the source", request: |settings| of_instance(write(&["match-up-replicas"]), settings), print: print_key },
     Command { name: "is-replicating", about: "Prints the instance if it replicates", request: |settings| of_instance(read(&["instance"]), settings),
         print: |answer, _| print_if(answer, |it| truth(it, "ReplicationSQLThreadRuning") && truth(it, "ReplicationIOThreadRuning")) },
     Command { name: "is-replication-stopped", about: "Prints the instance if it is a replica with both threads stopped", request: |settings| of_instance(read(&["instance"]), settings),
@@ -306,57 +306,57 @@ static COMMANDS: &[Command] = &[
     Command { name: "bulk-instances", about: "Lists the addresses of all instances", request: |_| Ok(Some(read(&["bulk-instances"]))), print: print_keys },
     Command { name: "bulk-promotion-rules", about: "Lists promotion rules", request: |_| Ok(Some(read(&["bulk-promotion-rules"]))), print: print_rules },
 
-    Command { name: "discover", about: "Asks an instance and keeps it", request: |settings| of_instance(write(&["discover"]), settings), print: print_key },
-    Command { name: "async-discover", about: "The same without waiting for the answer", request: |settings| of_instance(write(&["async-discover"]), settings), print: print_asked },
-    Command { name: "refresh", about: "Asks a known instance now", request: |settings| of_instance(write(&["refresh"]), settings), print: print_key },
+    Command { name: "discover", about: "Probes an instance and adds it", request: |settings| of_instance(write(&["discover"]), settings), print: print_key },
+    Command { name: "async-discover", about: "Same as discover, without waiting for the probe", request: |settings| of_instance(write(&["async-discover"]), settings), print: print_asked },
+    Command { name: "refresh", about: "Probes a known instance now", request: |settings| of_instance(write(&["refresh"]), settings), print: print_key },
     Command { name: "forget", about: "Forgets an instance", request: |settings| of_instance(write(&["forget"]), settings), print: print_key },
     Command { name: "forget-cluster", about: "Forgets a cluster (-i or -a)", request: |settings| of_cluster(write(&["forget-cluster"]), settings), print: print_text },
 
-    Command { name: "begin-downtime", about: "Leaves an instance out of recoveries (-r reason, -u duration, -o owner)",
+    Command { name: "begin-downtime", about: "Excludes an instance from recoveries (-r reason, -u duration, -o owner)",
         request: |settings| {
             let request = write(&["begin-downtime"]).about(&settings.key()?).part(settings.owner.clone()).part(settings.reason()?);
             Ok(Some(request.part(settings.duration.clone())))
         },
         print: print_key },
-    Command { name: "end-downtime", about: "Ends that", request: |settings| of_instance(write(&["end-downtime"]), settings), print: print_key },
+    Command { name: "end-downtime", about: "Ends the downtime of an instance", request: |settings| of_instance(write(&["end-downtime"]), settings), print: print_key },
     Command { name: "downtimed", about: "Lists instances in downtime (of one cluster with -i or -a)",
         request: |settings| Ok(Some(settings.hint_if_given().map_or_else(|| read(&["downtimed"]), |hint| read(&["downtimed"]).part(hint)))),
         print: print_keys },
-    Command { name: "which-downtimed-instances", about: "The same",
+    Command { name: "which-downtimed-instances", about: "Same as downtimed",
         request: |settings| Ok(Some(settings.hint_if_given().map_or_else(|| read(&["downtimed"]), |hint| read(&["downtimed"]).part(hint)))),
         print: print_keys },
     Command { name: "which-lost-in-recovery", about: "Lists instances that a recovery left behind",
         request: |settings| Ok(Some(settings.hint_if_given().map_or_else(|| read(&["downtimed"]), |hint| read(&["downtimed"]).part(hint)))),
         print: |answer, _| items(answer.details()).iter().filter(|it| field(it, "DowntimeReason") == "lost-in-recovery").map(key_line).collect() },
-    Command { name: "register-candidate", about: "Says how willingly an instance is promoted (-R rule)",
+    Command { name: "register-candidate", about: "Sets the promotion rule of an instance (-R rule)",
         request: |settings| {
             let rule = settings.promotion_rule.clone().ok_or("promotion rule must be provided: -R rule")?;
             Ok(Some(write(&["register-candidate"]).about(&settings.key()?).part(rule)))
         },
         print: print_key },
 
-    Command { name: "explain", about: "Says what would happen if the primary died now, and why not (-i or -a; all clusters without; -j for JSON)", 
+    Command { name: "explain", about: "Shows what would happen if the primary failed now, and what prevents it (-i or -a; without: all clusters; -j for JSON)", 
         request: |settings| Ok(Some(settings.hint_if_given().map_or_else(|| read(&["explain"]), |hint| read(&["explain"]).part(hint)))),
         print: print_explanation },
-    Command { name: "replication-analysis", about: "Lists what is wrong", request: |_| Ok(Some(read(&["replication-analysis"]))), print: print_findings },
+    Command { name: "replication-analysis", about: "Lists failures and structure warnings", request: |_| Ok(Some(read(&["replication-analysis"]))), print: print_findings },
     Command { name: "recover", about: "Recovers a failed instance now (-d candidate) and prints the successor", request: |settings| recovery("recover", settings), print: print_key },
-    Command { name: "recover-lite", about: "The same without hooks", request: |settings| recovery("recover-lite", settings), print: print_key },
-    Command { name: "graceful-master-takeover", about: "Lets a replica take over from a living primary (-i or -a, -d target) and prints the successor; the old primary is left stopped",
+    Command { name: "recover-lite", about: "Same as recover, without hooks", request: |settings| recovery("recover-lite", settings), print: print_key },
+    Command { name: "graceful-master-takeover", about: "Promotes a replica in place of a running primary (-i or -a, -d target) and prints the successor; replication on the old primary stays stopped",
         request: |settings| change_of_primary("graceful-master-takeover", settings), print: print_successor },
-    Command { name: "graceful-master-takeover-auto", about: "The same; without -d the target is chosen, and the old primary replicates",
+    Command { name: "graceful-master-takeover-auto", about: "Same; without -d the target is chosen, and the old primary starts replicating",
         request: |settings| change_of_primary("graceful-master-takeover-auto", settings), print: print_successor },
-    Command { name: "force-master-failover", about: "Replaces a primary as if it were dead (-i or -a), and prints the successor",
+    Command { name: "force-master-failover", about: "Replaces a primary as if it had failed (-i or -a) and prints the successor",
         request: |settings| of_cluster(write(&["force-master-failover"]), settings), print: print_successor },
-    Command { name: "force-master-takeover", about: "The same by a direct replica (-d target)",
+    Command { name: "force-master-takeover", about: "Same, by promoting a direct replica (-d target)",
         request: |settings| designated_change_of_primary("force-master-takeover", settings), print: print_successor },
-    Command { name: "ack-all-recoveries", about: "Says that all recoveries were looked at (-r comment)", request: |settings| acknowledged(write(&["ack-all-recoveries"]), settings), print: print_text },
-    Command { name: "ack-cluster-recoveries", about: "The same for one cluster (-i or -a)",
+    Command { name: "ack-all-recoveries", about: "Acknowledges all recoveries (-r comment)", request: |settings| acknowledged(write(&["ack-all-recoveries"]), settings), print: print_text },
+    Command { name: "ack-cluster-recoveries", about: "Acknowledges the recoveries of one cluster (-i or -a)",
         request: |settings| acknowledged(write(&["ack-recovery", "cluster"]).part(settings.hint()?), settings), print: print_text },
-    Command { name: "ack-instance-recoveries", about: "The same for one failed instance",
+    Command { name: "ack-instance-recoveries", about: "Acknowledges the recoveries of one failed instance",
         request: |settings| acknowledged(write(&["ack-recovery", "instance"]).about(&settings.key()?), settings), print: print_key },
-    Command { name: "disable-global-recoveries", about: "Switches recoveries off everywhere", request: |_| Ok(Some(write(&["disable-global-recoveries"]))), print: print_text },
-    Command { name: "enable-global-recoveries", about: "Switches them on", request: |_| Ok(Some(write(&["enable-global-recoveries"]))), print: print_text },
-    Command { name: "check-global-recoveries", about: "Prints whether they are on", request: |_| Ok(Some(read(&["check-global-recoveries"]))), print: print_text },
+    Command { name: "disable-global-recoveries", about: "Disables recoveries for all clusters", request: |_| Ok(Some(write(&["disable-global-recoveries"]))), print: print_text },
+    Command { name: "enable-global-recoveries", about: "Enables recoveries for all clusters", request: |_| Ok(Some(write(&["enable-global-recoveries"]))), print: print_text },
+    Command { name: "check-global-recoveries", about: "Prints whether recoveries are enabled", request: |_| Ok(Some(read(&["check-global-recoveries"]))), print: print_text },
 
     Command { name: "raft-leader", about: "Prints the peer address of the leader", request: |_| Ok(Some(read(&["raft-leader"]))), print: print_text },
     Command { name: "raft-leader-hostname", about: "Prints the name of the leader", request: |_| Ok(Some(read(&["health"]))),

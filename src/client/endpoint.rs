@@ -1,4 +1,4 @@
-//! Finding the leader among endpoints, and asking it.
+//! Finds the leader among endpoints and sends requests to it.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::arguments::{Settings, WriteToken};
 
-/// Deadline for `leader-check`: an endpoint that takes longer is not the one to ask.
+/// Deadline for `leader-check`: an endpoint that takes longer is skipped.
 const CHECK_DEADLINE: Duration = Duration::from_secs(1);
 
 /// Deadline for a connection.
@@ -17,7 +17,7 @@ const CONNECT_DEADLINE: Duration = Duration::from_secs(2);
 /// Deadline for an answer: a recovery by hand may wait that long for relay log to be applied.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(620);
 
-/// Pauses between attempts of a request that changes nothing, as orchestrator-client makes them; the leader may just be changing.
+/// Pauses between attempts of a request that changes nothing, the same as in orchestrator-client; a leader election may be in progress.
 const PAUSES: [Duration; 6] = [
     Duration::from_millis(100),
     Duration::from_millis(200),
@@ -27,16 +27,16 @@ const PAUSES: [Duration; 6] = [
     Duration::from_millis(2500),
 ];
 
-/// What to ask for.
+/// A request.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Request {
     /// Parts of the path below `/api`.
     pub path: Vec<String>,
     /// Parameters.
     pub query: Vec<(&'static str, String)>,
-    /// Path and parameters as a person wrote them, encoded already; in place of the two above.
+    /// Path and parameters as the user wrote them, already encoded; replaces the two above.
     pub written: Option<String>,
-    /// Changes something: not repeated once it was sent.
+    /// It changes something: it is not repeated after it was sent.
     pub mutates: bool,
 }
 
@@ -75,15 +75,15 @@ fn route_of(api: &Url, path: &[String]) -> Url {
 /// Why there is no answer to print.
 #[derive(Debug, thiserror::Error)]
 pub enum CallError {
-    /// No endpoint leads, and none knows who does.
+    /// No endpoint is the leader or knows it.
     #[error("Cannot determine leader from {0}")]
     NoLeader(String),
-    /// The endpoint wants other credentials.
+    /// The endpoint refused the credentials.
     #[error("Unauthorized at {endpoint}: {advice}")]
     Unauthorized {
-        /// Which.
+        /// Its URL.
         endpoint: String,
-        /// What to set, or what was wrong with what is set.
+        /// What to set, or what was refused.
         advice: String,
     },
     /// The request was refused.
@@ -91,25 +91,25 @@ pub enum CallError {
     Refused {
         /// Message of the envelope.
         message: String,
-        /// Its details, when there are any.
+        /// Its details, if any.
         details: Option<Value>,
     },
     /// No connection, or it broke.
     #[error("cannot access {endpoint}: {why}{}", if *.sent { "; the request may have had its effect" } else { "" })]
     Broken {
-        /// Which.
+        /// Its URL.
         endpoint: String,
-        /// Why.
+        /// The cause.
         why: String,
         /// Whether a change may have happened.
         sent: bool,
     },
-    /// What came is no answer of the API.
-    #[error("{endpoint} answered {status}, and not in JSON: is it a ham4db API?")]
+    /// The answer is not one of the API.
+    #[error("{endpoint} answered {status} without JSON: check that it is a ham4db API")]
     NotJson {
-        /// Which.
+        /// Its URL.
         endpoint: String,
-        /// With which status.
+        /// HTTP status.
         status: StatusCode,
     },
 }
@@ -117,9 +117,9 @@ pub enum CallError {
 /// The answer to a request.
 #[derive(Clone, Debug)]
 pub struct Answer {
-    /// As it came.
+    /// The body as received.
     pub text: String,
-    /// Read.
+    /// The body as JSON.
     pub json: Value,
 }
 
@@ -133,7 +133,7 @@ impl Answer {
     }
 }
 
-/// The endpoints, and how to speak to them.
+/// The endpoints and the HTTP client.
 pub struct Endpoints {
     client: Client,
     apis: Vec<Url>,
@@ -143,10 +143,10 @@ pub struct Endpoints {
 }
 
 impl Endpoints {
-    /// From the settings.
+    /// A client for the endpoints of the settings.
     ///
     /// # Errors
-    /// When an endpoint is no URL or a header is none.
+    /// When an endpoint is not a URL, or a header is invalid.
     pub fn new(settings: &Settings) -> Result<Self, String> {
         // A second installation is refused and means that there is one already.
         drop(rustls::crypto::ring::default_provider().install_default());
@@ -161,7 +161,7 @@ impl Endpoints {
             let good = reqwest::header::HeaderName::try_from(name.as_str()).is_ok()
                 && reqwest::header::HeaderValue::try_from(value.as_str()).is_ok();
             if !good {
-                return Err(format!("`{name}: …` is no header"));
+                return Err(format!("`{name}: …` is not a valid header"));
             }
         }
         let apis = settings
@@ -178,10 +178,10 @@ impl Endpoints {
         })
     }
 
-    /// The endpoint to ask. A single one is taken as it is: a load balancer, or a member that sends requests on.
+    /// The endpoint for requests. A single one is used as it is: a load balancer, or a member that forwards requests.
     ///
     /// # Errors
-    /// When there are several and none of them leads or knows who does.
+    /// When there are several and none of them is the leader or knows it.
     pub async fn leader(&self) -> Result<Url, CallError> {
         if let [only] = self.apis.as_slice() {
             return Ok(only.clone());
@@ -205,8 +205,8 @@ impl Endpoints {
         ))
     }
 
-    /// Asks. What changes nothing is asked again while there is no answer, or one that says to come back; what changes something only
-    /// while not even a connection could be made.
+    /// Sends a request. A read is retried while there is no answer, or the answer says to retry; a change is retried only while no
+    /// connection could be established.
     ///
     /// # Errors
     /// See [`CallError`].
@@ -250,7 +250,7 @@ impl Endpoints {
         Ok((status, Answer { text, json }))
     }
 
-    /// The write token goes along with changes only: reading needs none, and it need not be on the wire more often.
+    /// The write token is sent with changes only: reads do not need it, and it should not be sent more often than necessary.
     fn prepare(&self, url: Url, mutates: bool) -> RequestBuilder {
         // A user in the URL is sent already, and there is but one Authorization.
         let token = match &self.token {
@@ -273,7 +273,7 @@ impl Endpoints {
 impl Endpoints {
     fn unauthorized(&self, api: &Url, mutates: bool) -> CallError {
         let advice = match (&self.token, &self.basic) {
-            (WriteToken::Known(_, variable), _) if mutates => format!("the token of {variable} is none of the API's"),
+            (WriteToken::Known(_, variable), _) if mutates => format!("the API refused the token of {variable}"),
             (WriteToken::Unreadable(why), _) if mutates => format!("HAM4DB_API_TOKEN_FILE: {why}"),
             (WriteToken::Unset, None) if mutates => {
                 "this needs a write token: set HAM4DB_API_TOKEN or HAM4DB_API_TOKEN_FILE".to_owned()
@@ -315,7 +315,7 @@ fn api_url(text: &str) -> Result<Url, String> {
         format!("{trimmed}/api")
     };
     // The parser's error quotes nothing of the text, which may hold a password.
-    let url = Url::parse(&complete).map_err(|error| format!("an endpoint is no URL: {error}"))?;
+    let url = Url::parse(&complete).map_err(|error| format!("an endpoint is not a URL: {error}"))?;
     if matches!(url.scheme(), "http" | "https") {
         Ok(url)
     } else {
@@ -332,7 +332,7 @@ fn shown(url: &Url) -> String {
     url.to_string()
 }
 
-/// The error without its URL, with what caused it.
+/// The error without its URL, with its causes.
 fn plainly(error: &reqwest::Error) -> String {
     let mut cause = std::error::Error::source(error);
     let mut text = if cause.is_none() {

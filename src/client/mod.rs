@@ -1,8 +1,8 @@
-//! `ham4db-client`: the API on a command line, with the options, commands and output of orchestrator-client, so that scripts go on
-//! working when the name of the program is exchanged.
+//! `ham4db-client`: the API on a command line, with the options, commands and output of orchestrator-client, so that scripts keep
+//! working with the new program name.
 //!
-//! Reads arguments and environment ([`arguments`]), looks a command up in the table ([`commands`]), finds the leader and asks it
-//! ([`endpoint`]), prints what scripts expect ([`mod@print`]).
+//! It reads arguments and environment ([`arguments`]), finds the command in the table ([`commands`]), sends the request to the leader
+//! ([`endpoint`]), and prints the answer in the format that scripts expect ([`mod@print`]).
 
 pub mod arguments;
 pub mod commands;
@@ -39,7 +39,7 @@ pub async fn run(
     }
     let Some(command) = commands::find(&settings.command) else {
         return fail(&format!(
-            "Unsupported command: {}; `-c help` lists what there is",
+            "Unsupported command: {}; `-c help` lists the commands",
             settings.command
         ));
     };

@@ -1,4 +1,4 @@
-//! What scripts read: keys one a line, names, and JSON as `jq .` prints it.
+//! Output for scripts: keys one per line, names, and JSON in the format of `jq .`.
 
 use serde_json::Value;
 
@@ -24,7 +24,7 @@ pub fn field(value: &Value, name: &str) -> String {
         .unwrap_or_default()
 }
 
-/// `host:port` of a key, or of what has a key; empty for neither.
+/// `host:port` of a key, or of an object with a key; empty otherwise.
 pub fn key(value: &Value) -> String {
     let key = value.get("Key").unwrap_or(value);
     match (
@@ -47,12 +47,12 @@ pub fn items(value: &Value) -> &[Value] {
     value.as_array().map_or(&[], Vec::as_slice)
 }
 
-/// The keys of a list, one a line.
+/// The keys of a list, one per line.
 pub fn keys(value: &Value) -> String {
     items(value).iter().map(key_line).collect()
 }
 
-/// JSON with two blanks for each level and its fields in the order in which they came.
+/// JSON with an indentation of two spaces and its fields in the received order.
 pub fn indented(json: &str) -> String {
     let mut text = String::with_capacity(json.len() * 2);
     let (mut depth, mut in_string, mut escaped) = (0_usize, false, false);

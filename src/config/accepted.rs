@@ -1,5 +1,5 @@
-//! The keys of orchestrator (and of Percona's fork) that are accepted and not used yet: an old file loads, and what has no effect is
-//! said in one line.
+//! The keys of orchestrator (and of Percona's fork) that are accepted and not used yet: an old file loads, and keys without effect are
+//! listed in one line.
 
 use serde_json::Value;
 
@@ -8,11 +8,11 @@ use serde_json::Value;
 pub struct Accepted {
     /// Its name, as orchestrator spells it.
     pub name: &'static str,
-    /// Its type, and the value that is as good as none.
+    /// Its type and default.
     pub default: Usual,
     /// What it is for.
     pub about: &'static str,
-    /// Why another value than the usual one is refused instead of ignored: to ignore it would be dangerous.
+    /// Why a value other than the default is refused: ignoring it would be dangerous.
     pub refusal: Option<&'static str>,
 }
 
@@ -25,7 +25,7 @@ pub enum Usual {
     Number(i64),
     /// A text.
     Text(&'static str),
-    /// A text that is not repeated anywhere; empty by default.
+    /// A secret text; empty by default.
     Secret,
     /// A list of texts.
     List(&'static [&'static str]),
@@ -187,7 +187,7 @@ pub const ACCEPTED: &[Accepted] = &[
     Accepted { name: "MySQLTopologyReadTimeoutSeconds", default: Usual::Number(600), about: "read timeout of operations that are no probe", refusal: None },
     Accepted { name: "MySQLTopologySSLCertFile", default: Usual::Text(""), about: "PEM file with the client certificate", refusal: Some("client certificates are not supported yet") },
     Accepted { name: "MySQLTopologySSLPrivateKeyFile", default: Usual::Text(""), about: "PEM file with the key of the client certificate", refusal: Some("client certificates are not supported yet") },
-    Accepted { name: "MySQLTopologyUseMixedTLS", default: Usual::Bool(true), about: "try without TLS, remember who demands it", refusal: None },
+    Accepted { name: "MySQLTopologyUseMixedTLS", default: Usual::Bool(true), about: "try without TLS, remember servers that require it", refusal: None },
     Accepted { name: "MySQLTopologyUseMutualTLS", default: Usual::Bool(false), about: "always TLS, with a client certificate", refusal: Some("client certificates are not supported yet") },
     Accepted { name: "OAuthClientId", default: Usual::Text(""), about: "had no effect in orchestrator", refusal: None },
     Accepted { name: "OAuthClientSecret", default: Usual::Secret, about: "had no effect in orchestrator", refusal: None },
@@ -197,8 +197,8 @@ pub const ACCEPTED: &[Accepted] = &[
     Accepted { name: "PostTakeMasterProcesses", default: Usual::List(&[]), about: "hooks after take-master", refusal: None },
     Accepted { name: "PostponeReplicaRecoveryOnLagMinutes", default: Usual::Number(0), about: "repoint such delayed replicas last", refusal: None },
     Accepted { name: "PostponeSlaveRecoveryOnLagMinutes", default: Usual::Number(0), about: "old name of PostponeReplicaRecoveryOnLagMinutes", refusal: None },
-    Accepted { name: "PowerAuthGroups", default: Usual::List(&[]), about: "unix groups who may", refusal: None },
-    Accepted { name: "PowerAuthUsers", default: Usual::List(&["*"]), about: "users who may change something behind a proxy", refusal: None },
+    Accepted { name: "PowerAuthGroups", default: Usual::List(&[]), about: "unix groups that may change something behind a proxy", refusal: None },
+    Accepted { name: "PowerAuthUsers", default: Usual::List(&["*"]), about: "users that may change something behind a proxy", refusal: None },
     Accepted { name: "PrependMessagesWithOrcIdentity", default: Usual::Text(""), about: "name the member in messages (Percona)", refusal: None },
     Accepted { name: "ReasonableInstanceCheckSeconds", default: Usual::Number(1), about: "slack before an unanswered probe makes an instance invalid", refusal: None },
     Accepted { name: "ReduceReplicationAnalysisCount", default: Usual::Bool(true), about: "analyse only what may be interesting", refusal: None },

@@ -1,4 +1,4 @@
-//! From what the files say to [`Settings`]: types, derived values, and everything that is wrong at once.
+//! Converts the values of the files into [`Settings`]: types, derived values, and all errors together.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -30,7 +30,7 @@ mod hooks;
 mod promotion;
 mod pseudo_gtid;
 
-/// Everything that is wrong with the values, a line each.
+/// All errors of the values, one line each.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the configuration cannot be used:\n  {}", .0.join("\n  "))]
 pub struct Invalid(pub Vec<String>);
@@ -41,7 +41,7 @@ const USUAL_STATUS: &str = "/api/status";
 /// Turns values into settings.
 ///
 /// # Errors
-/// All that is wrong at once, each naming its key.
+/// All errors together, each with its key.
 pub fn settle(file: &File, environment: &Environment) -> Result<Settings, Invalid> {
     let mut check = Check {
         environment,
@@ -115,10 +115,7 @@ impl Check<'_> {
     fn accepted(&mut self, file: &File) {
         for key in ACCEPTED.iter().filter(|key| file.is_set(key.name)) {
             if let Some(why) = key.refusal {
-                self.wrong(
-                    key.name,
-                    format!("not supported yet: {why}; remove the key to go on without"),
-                );
+                self.wrong(key.name, format!("not supported yet: {why}; remove the key"));
             }
         }
         let (new, old) = (
@@ -132,7 +129,7 @@ impl Check<'_> {
         }
     }
 
-    /// Positive, as milliseconds or seconds that make sense.
+    /// The value, which must be at least 1.
     fn positive(&mut self, key: &str, value: u32) -> u64 {
         if value == 0 {
             self.wrong(key, "must be at least 1");
@@ -164,7 +161,7 @@ impl Check<'_> {
                 self.wrong(
                     key,
                     format!(
-                        "no regular expression: {}",
+                        "is not a regular expression: {}",
                         text.lines().last().unwrap_or_default().trim()
                     ),
                 );
@@ -180,7 +177,7 @@ impl Check<'_> {
         if port.is_none() {
             self.wrong(
                 "ListenAddress",
-                format!("`{}` names no port; write host:port or :port", keys.ListenAddress),
+                format!("`{}` has no port; use host:port or :port", keys.ListenAddress),
             );
         }
         let prefix = keys.URLPrefix.trim_matches('/');
@@ -190,11 +187,11 @@ impl Check<'_> {
             format!("/{prefix}")
         };
         if url_prefix.contains(['{', '}', '?', '#', ' ']) {
-            self.wrong("URLPrefix", format!("`{}` is no path", keys.URLPrefix));
+            self.wrong("URLPrefix", format!("`{}` is not a path", keys.URLPrefix));
         }
         let status = keys.StatusEndpoint.as_str();
         if !status.starts_with('/') || status.contains(['{', '}', '?', '#', ' ']) {
-            self.wrong("StatusEndpoint", format!("`{status}` is no absolute path"));
+            self.wrong("StatusEndpoint", format!("`{status}` is not an absolute path"));
         }
         HttpSettings {
             listen: keys.ListenAddress.clone(),
@@ -335,7 +332,7 @@ impl Check<'_> {
             self.wrong(
                 "RaftStatefulSet",
                 format!(
-                    "this host is called `{pod}`, which is no pod of StatefulSet {}; set RaftAdvertise",
+                    "the name of this host, `{pod}`, is not a pod of StatefulSet {}; set RaftAdvertise",
                     set.name
                 ),
             );
@@ -368,7 +365,7 @@ impl Check<'_> {
 
     // === managed servers ===
 
-    /// A value of the exact form `${NAME}` is the environment's.
+    /// A value of the exact form `${NAME}` is taken from the environment.
     fn expand(&mut self, key: &str, text: &str) -> String {
         let Some(name) = variable(text) else {
             return text.to_owned();
@@ -509,7 +506,7 @@ impl Check<'_> {
             (other, _) => {
                 self.wrong(
                     "RecoveryQuorum",
-                    format!("`{other}` is none of Leader, Majority, MajorityOfDataCenters"),
+                    format!("`{other}` is not one of Leader, Majority, MajorityOfDataCenters"),
                 );
                 RecoveryQuorum::Majority
             }
@@ -518,7 +515,7 @@ impl Check<'_> {
             "Observe" => StalledPrimary::Observe,
             "Failover" => StalledPrimary::Failover,
             other => {
-                self.wrong("StalledPrimary", format!("`{other}` is neither Observe nor Failover"));
+                self.wrong("StalledPrimary", format!("`{other}` is not one of Observe, Failover"));
                 StalledPrimary::Observe
             }
         };
@@ -528,7 +525,7 @@ impl Check<'_> {
             other => {
                 self.wrong(
                     "TakeoverLongTransactions",
-                    format!("`{other}` is neither Kill nor Refuse"),
+                    format!("`{other}` is not one of Kill, Refuse"),
                 );
                 false
             }
@@ -545,7 +542,7 @@ impl Check<'_> {
             "Advise" => BootReadOnly::Advise,
             "Off" => BootReadOnly::Off,
             other => {
-                self.wrong("BootReadOnly", format!("`{other}` is none of Enforce, Advise and Off"));
+                self.wrong("BootReadOnly", format!("`{other}` is not one of Enforce, Advise, Off"));
                 BootReadOnly::Advise
             }
         };

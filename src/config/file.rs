@@ -10,17 +10,17 @@ use serde_json::Value;
 use super::accepted::{self, OBSOLETE};
 use super::keys::{DiscoveryKeys, GroupKeys, HookKeys, ListenerKeys, PseudoGtidKeys, RecoveryKeys, TopologyKeys};
 
-/// Where files are looked for when none is named, in this order; each that exists is read, later ones override.
+/// The files that are read when none is given, in this order; later ones override earlier ones.
 pub const SEARCHED: [&str; 3] = ["/etc/ham4db.conf.json", "conf/ham4db.conf.json", "ham4db.conf.json"];
 
-/// Where orchestrator looks; read when no file of ours exists.
+/// Orchestrator's files; read when no file of ham4db exists.
 pub const SEARCHED_COMPATIBLE: [&str; 3] = [
     "/etc/orchestrator.conf.json",
     "conf/orchestrator.conf.json",
     "orchestrator.conf.json",
 ];
 
-/// Largest file that is read, bytes: a configuration is a few kilobytes, and a wrong path may name anything.
+/// Largest file that is read, in bytes: a configuration has a few kilobytes, and a wrong path may lead to any file.
 const MAX_FILE_BYTES: u64 = 1 << 20;
 
 /// A file cannot be used.
@@ -29,29 +29,29 @@ pub enum FileError {
     /// It cannot be read.
     #[error("cannot read configuration file {path}: {source}")]
     Unreadable {
-        /// Which.
+        /// Its path.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         source: std::io::Error,
     },
     /// It is too large to be a configuration file.
     #[error("configuration file {0} is larger than 1 MiB: is this the right file?")]
     TooLarge(PathBuf),
-    /// A value has a wrong type, or the file is no JSON.
+    /// A value has the wrong type, or the file is not JSON.
     #[error("configuration file {path}, line {line}: {key}{message}")]
     Malformed {
-        /// Which.
+        /// Its path.
         path: PathBuf,
         /// Line, from 1.
         line: usize,
-        /// The key with a colon and a blank, or empty when the trouble is with the JSON itself.
+        /// The key with a colon and a blank, or empty when the JSON itself is invalid.
         key: String,
         /// What was found and what was expected.
         message: String,
     },
 }
 
-/// What the files say, defaults where they say nothing.
+/// The values of the files, and defaults for the rest.
 #[derive(Clone, Debug, Default)]
 pub struct File {
     /// Listener.
@@ -66,13 +66,13 @@ pub struct File {
     pub recovery: RecoveryKeys,
     /// Pseudo-GTID.
     pub pseudo_gtid: PseudoGtidKeys,
-    /// Commands before and after.
+    /// Hooks.
     pub hooks: HookKeys,
-    /// Keys that are accepted and not used yet and were given another value than the usual one; of secrets only `true`.
+    /// Accepted keys that are not used yet and have a value other than the default; for secrets only `true`.
     pub accepted: BTreeMap<&'static str, Value>,
-    /// Keys that nobody knows, as `FILE: KEY`.
+    /// Unknown keys, as `FILE: KEY`.
     pub unknown: BTreeSet<String>,
-    /// Keys that orchestrator dropped long ago.
+    /// Keys that orchestrator removed.
     pub obsolete: BTreeSet<String>,
 }
 
@@ -80,7 +80,7 @@ impl File {
     /// Reads files in this order, later ones over earlier ones.
     ///
     /// # Errors
-    /// The first file that cannot be read or has a value of a wrong type; the error names file, line and key.
+    /// The first file that cannot be read or has a value of the wrong type; the error names file, line and key.
     pub fn read(paths: &[PathBuf]) -> Result<Self, FileError> {
         let mut file = Self::default();
         for path in paths {
@@ -97,10 +97,10 @@ impl File {
         Ok(file)
     }
 
-    /// Reads one text over what is there; `path` is for messages.
+    /// Reads one text; its values override the present ones. `path` is used in messages.
     ///
     /// # Errors
-    /// When a value has a wrong type or the text is no JSON object.
+    /// When a value has the wrong type or the text is not a JSON object.
     pub fn merge(&mut self, path: &Path, text: &str) -> Result<(), FileError> {
         let mut json = serde_json::Deserializer::from_str(text);
         let mut track = serde_path_to_error::Track::new();
@@ -143,13 +143,13 @@ impl File {
         Ok(())
     }
 
-    /// Whether an accepted key was given another value than the usual one.
+    /// Whether an accepted key has a value other than the default.
     pub fn is_set(&self, name: &str) -> bool {
         self.accepted.contains_key(name)
     }
 }
 
-/// The files that are read when none is named: those of [`SEARCHED`] that exist, else those of [`SEARCHED_COMPATIBLE`].
+/// The files that are read when none is given: those of [`SEARCHED`] that exist, else those of [`SEARCHED_COMPATIBLE`].
 pub fn search(exists: impl Fn(&Path) -> bool) -> Vec<PathBuf> {
     let present = |names: &[&str]| {
         names
@@ -211,7 +211,7 @@ impl<'de> Visitor<'de> for Reading<'_> {
     }
 }
 
-/// Reads the value of an accepted key and holds it to the key's type. The value stays out of the error: some of these keys are secrets.
+/// Reads the value of an accepted key and checks its type. The error omits the value: some of these keys are secrets.
 struct OfType(&'static accepted::Accepted);
 
 impl<'de> DeserializeSeed<'de> for OfType {

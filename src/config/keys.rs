@@ -1,4 +1,4 @@
-//! Every key that this version uses, with its type, default and meaning: the one list from which reading and the reference page come.
+//! Every key that this version uses, with its type, default and meaning. The parser and the reference page are made from this list.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ use super::secret::Secret;
 pub struct KeyDoc {
     /// Name.
     pub name: &'static str,
-    /// Rust type, to be told in words.
+    /// Rust type; the page shows it in words.
     pub kind: &'static str,
     /// Default as JSON.
     pub default: String,
@@ -19,8 +19,8 @@ pub struct KeyDoc {
     pub about: String,
 }
 
-/// Declares a group of keys: a struct whose fields are named as the keys are, their defaults, and how they are read whatever the case
-/// in which a file writes them (Go's decoder, which orchestrator's files were written for, does not look at case).
+/// Declares a group of keys: a struct with one field per key, their defaults, and a reader that ignores case
+/// (as the Go decoder does for which orchestrator's files were written).
 macro_rules! keys {
     ($(#[$meta:meta])* $name:ident { $( $(#[doc = $doc:literal])+ $key:ident: $kind:ty = $default:expr; )* }) => {
         $(#[$meta])*
@@ -78,23 +78,23 @@ impl serde::Serialize for Secret {
 }
 
 keys! {
-    /// The API's listener and what it shows.
+    /// The listener of the API, and what the API shows.
     ListenerKeys {
         /// Log at debug level.
         Debug: bool = false;
-        /// Where the API listens, `host:port`; `:3000` means all interfaces.
+        /// Address on which the API listens, `host:port`; `:3000` means all interfaces.
         ListenAddress: String = ":3000".to_owned();
         /// Base URI of this member's API as other members and clients reach it, `http://host:port` without a path. Default: the host of `RaftAdvertise` with the port of `ListenAddress`.
         HTTPAdvertise: String = String::new();
-        /// Path under which everything is served, `/x`; empty: at the root.
+        /// Path below which everything is served, for example `/x`; empty: the root.
         URLPrefix: String = String::new();
-        /// Path of the status check. Another one than the default is served as it stands, without `URLPrefix`.
+        /// Path of the status check. A path other than the default is served as written, without `URLPrefix`.
         StatusEndpoint: String = "/api/status".to_owned();
-        /// Refuse every call that changes something, with 403.
+        /// Refuse every API call that changes something, with status 403.
         ReadOnly: bool = false;
-        /// (own key) File with tokens, one a line. Who changes something through the API sends one of them, as `Authorization: Bearer TOKEN` or as the password of basic authentication with any user; reading stays open. The file is read again when it changes. Empty: whoever reaches the API may change something.
+        /// (own key) File with tokens, one per line. A client that changes something through the API sends one of them, as `Authorization: Bearer TOKEN` or as the password of basic authentication with any user name. Reads need no token. The file is read again when it changes. Empty: the API accepts unauthenticated changes.
         APIWriteTokenFile: String = String::new();
-        /// (own key) Where health, leadership, status and `/metrics` are served once more, `host:port`, by a listener that nothing else keeps busy. Empty: at `ListenAddress` only, which serves them in any case.
+        /// (own key) Address, `host:port`, of a second listener that serves health, leadership, status and `/metrics` only, so that other requests cannot delay them. Empty: they are served at `ListenAddress` only, which serves them in any case.
         HealthListenAddress: String = String::new();
         /// Regular expressions on `host:port`: instances that `problems` leaves out.
         ProblemIgnoreHostnameFilters: Vec<String> = Vec::new();
@@ -102,67 +102,67 @@ keys! {
 }
 
 keys! {
-    /// How managed servers are reached.
+    /// Connections to managed servers.
     TopologyKeys {
-        /// Account on all managed servers that no document brings credentials for.
+        /// Account on all managed servers for which no document brings credentials.
         MySQLTopologyUser: String = String::new();
-        /// Its password; `${NAME}` takes it from the environment.
+        /// Password of `MySQLTopologyUser`; `${NAME}` takes it from the environment.
         MySQLTopologyPassword: Secret = Secret::default();
-        /// my.cnf style file with `user` and `password` under `[client]`; it wins over the two keys above.
+        /// my.cnf style file with `user` and `password` under `[client]`; it overrides the two keys above.
         MySQLTopologyCredentialsConfigFile: String = String::new();
-        /// (own key) Account for replication channels that are set up anew; empty: a replica keeps the one it has.
+        /// (own key) Account for replication channels that ham4db sets up; empty: a replica keeps its account.
         MySQLReplicationUser: String = String::new();
-        /// (own key) Its password; `${NAME}` takes it from the environment.
+        /// (own key) Password of `MySQLReplicationUser`; `${NAME}` takes it from the environment.
         MySQLReplicationPassword: Secret = Secret::default();
-        /// PEM file of the authority that signs the servers' certificates: connections use TLS and verify certificate and host name.
+        /// PEM file of the certificate authority of the servers: connections use TLS, and certificate and host name are verified.
         MySQLTopologySSLCAFile: String = String::new();
-        /// Connections use TLS and verify nothing.
+        /// Connections use TLS, and nothing is verified.
         MySQLTopologySSLSkipVerify: bool = false;
-        /// Deadline for a connection to a managed server, seconds.
+        /// Deadline for a connection to a managed server, in seconds.
         MySQLConnectTimeoutSeconds: u32 = 2;
-        /// Deadline for the answers of one probe, seconds.
+        /// Deadline for the answers of one probe, in seconds.
         MySQLDiscoveryReadTimeoutSeconds: u32 = 10;
-        /// Port of an instance when an address names none.
+        /// Port of an instance when an address has none.
         DefaultInstancePort: u16 = 3306;
     }
 }
 
 keys! {
-    /// Where the replicated state is kept, and the group.
+    /// The backend and the group.
     GroupKeys {
-        /// `sqlite` (the default here) or `sqlite3`; orchestrator's default `mysql` is not supported yet and refused when written out.
+        /// `sqlite` (the default here) or `sqlite3`. Orchestrator's default `mysql` is not supported yet; a file that sets it is refused.
         BackendDB: String = "sqlite".to_owned();
-        /// File of the SQLite backend. With `RaftEnabled` the default is `ham4db.db` in `RaftDataDir`; without, the key is required.
+        /// File of the SQLite backend. With `RaftEnabled` the default is `ham4db.db` in `RaftDataDir`; without it the key is required.
         SQLite3DataFile: String = String::new();
-        /// Days that entries of the audit are shown by the API and kept in the table `audit`. There are never more than the last 1000.
+        /// Days for which the API shows entries of the audit and the table `audit` keeps them. At most the last 1000 are kept.
         AuditPurgeDays: u32 = 7;
-        /// Hours that changes of the analysis are kept (`replication-analysis-changelog`). Instances that were not seen for so long are not forgotten yet.
+        /// Hours for which changes of the analysis are kept (`replication-analysis-changelog`). Instances that were not seen for that time are not forgotten yet.
         UnseenInstanceForgetHours: u32 = 240;
-        /// Several members agree through raft.
+        /// Several members form a raft group.
         RaftEnabled: bool = false;
         /// Address of the peer listener, `host` or `host:port`.
         RaftBind: String = "127.0.0.1:10008".to_owned();
-        /// Address told to the peers. Default: the pod's name in its Service with `RaftStatefulSet`, `RaftBind` otherwise.
+        /// Address that is given to the peers. Default: with `RaftStatefulSet` the pod's name in its Service, otherwise `RaftBind`.
         RaftAdvertise: String = String::new();
-        /// Folder of the raft log, the member's identity and the last good credentials. Required with `RaftEnabled`.
+        /// Directory of the raft log, the member's identity and the last known credentials. Required with `RaftEnabled`.
         RaftDataDir: String = String::new();
-        /// Port of peers when an address names none.
+        /// Port of a peer when an address has none.
         DefaultRaftPort: u16 = 10_008;
-        /// All members, this one included. Names are resolved at every dial.
+        /// All members, including this one. Names are resolved at every connection attempt.
         RaftNodes: Vec<String> = Vec::new();
         /// (own key) File with a secret that all members share; peers without it are refused.
         RaftGroupKeyFile: String = String::new();
-        /// (own key) Interval of the leader's heartbeats, milliseconds.
+        /// (own key) Interval of the leader's heartbeats, in milliseconds.
         RaftHeartbeatMilliseconds: u32 = 100;
-        /// (own key) Shortest election timeout, milliseconds; at least three heartbeats.
+        /// (own key) Shortest election timeout, in milliseconds; at least three heartbeats.
         RaftElectionMinMilliseconds: u32 = 400;
-        /// (own key) Longest election timeout, milliseconds.
+        /// (own key) Longest election timeout, in milliseconds.
         RaftElectionMaxMilliseconds: u32 = 700;
-        /// (own key) Members are the pods of a StatefulSet: `{"Name", "ServiceName", "Namespace", "Replicas", "ClusterDomain"}`. Instead of `RaftNodes`.
+        /// (own key) The members are the pods of a StatefulSet: `{"Name", "ServiceName", "Namespace", "Replicas", "ClusterDomain"}`. Replaces `RaftNodes`.
         RaftStatefulSet: Option<StatefulSet> = None;
         /// (own key) Documents from the Kubernetes API: `{"Enabled", "Namespace", "WatchNamespaces", "Drain", "PodRoleLabels"}`.
         Kubernetes: Kubernetes = Kubernetes::default();
-        /// (own key) Folder with the same documents as files.
+        /// (own key) Directory with the same documents as files.
         ManifestsDir: String = String::new();
     }
 }
@@ -170,43 +170,43 @@ keys! {
 keys! {
     /// Discovery, classification and thresholds.
     DiscoveryKeys {
-        /// Seconds between full probes of an instance; other times derive from it.
+        /// Seconds between full probes of an instance; other intervals derive from it.
         InstancePollSeconds: u32 = 5;
-        /// (own key) Milliseconds between pulses to instances that have replicas, are suspected or quarantined.
+        /// (own key) Milliseconds between pulses to instances that have replicas, are suspected, or are in quarantine.
         PulseMilliseconds: u32 = 100;
-        /// Addresses where discovery starts.
+        /// Addresses at which discovery starts.
         DiscoverySeeds: Vec<String> = Vec::new();
-        /// Regular expressions on `host:port`: replicas that crawling does not follow.
+        /// Regular expressions on `host:port`: replicas that discovery does not follow.
         DiscoveryIgnoreReplicaHostnameFilters: Vec<String> = Vec::new();
-        /// Regular expressions on `host:port`: sources that crawling does not follow.
+        /// Regular expressions on `host:port`: sources that discovery does not follow.
         DiscoveryIgnoreMasterHostnameFilters: Vec<String> = Vec::new();
-        /// Regular expressions on `host:port`: instances that crawling does not follow.
+        /// Regular expressions on `host:port`: instances that discovery does not follow.
         DiscoveryIgnoreHostnameFilters: Vec<String> = Vec::new();
-        /// Query on a replica whose first value is its lag in seconds, instead of what the server says of itself.
+        /// Query on a replica that returns its lag in seconds as the first value. It replaces the lag that the server reports.
         ReplicationLagQuery: String = String::new();
         /// Old name of `ReplicationLagQuery`.
         SlaveLagQuery: String = String::new();
         /// Lag in seconds above which a replica counts as lagging.
         ReasonableReplicationLagSeconds: u32 = 10;
-        /// Lag in seconds above which the topology shows a replica as `lag`, and above which it may not take over; a takeover waits so long for it.
+        /// Lag in seconds above which the topology shows a replica as `lag` and a takeover refuses it as the target. A takeover waits for the target for the same time.
         ReasonableMaintenanceReplicationLagSeconds: u32 = 20;
-        /// Alias of clusters, by regular expression on the cluster's name.
+        /// Alias of clusters, by regular expression on the name of the cluster.
         ClusterNameToAlias: BTreeMap<String, String> = BTreeMap::new();
         /// Regular expression on the host name; its first group is the data centre.
         DataCenterPattern: String = String::new();
-        /// The same for the region.
+        /// Regular expression on the host name; its first group is the region.
         RegionPattern: String = String::new();
-        /// The same for the environment.
+        /// Regular expression on the host name; its first group is the environment.
         PhysicalEnvironmentPattern: String = String::new();
-        /// Query on an instance that returns its data centre; wins over the pattern.
+        /// Query on an instance that returns its data centre; it overrides the pattern.
         DetectDataCenterQuery: String = String::new();
-        /// The same for the region.
+        /// Query on an instance that returns its region; it overrides the pattern.
         DetectRegionQuery: String = String::new();
-        /// The same for the environment.
+        /// Query on an instance that returns its environment; it overrides the pattern.
         DetectPhysicalEnvironmentQuery: String = String::new();
-        /// Query on a replica that returns its semi-sync priority: higher is asked first to acknowledge, 0 never is. Without it every replica that can is asked alike.
+        /// Query on a replica that returns its semi-sync priority: replicas with a higher value are switched on first, and those with 0 never are. Without it all capable replicas have the same priority.
         DetectSemiSyncEnforcedQuery: String = String::new();
-        /// Minutes after which a promotion rule of `register-candidate` ends; 0 (the default here, 60 in orchestrator): never.
+        /// Minutes after which a promotion rule of `register-candidate` expires; 0 (the default here, 60 in orchestrator): never.
         CandidateInstanceExpireMinutes: u32 = 0;
     }
 }
@@ -214,67 +214,67 @@ keys! {
 keys! {
     /// Recoveries.
     RecoveryKeys {
-        /// Seconds after a recovery during which the same cluster gets no other one unless the first is acknowledged.
+        /// Seconds after a recovery during which the same cluster is not recovered again, unless the first recovery is acknowledged.
         RecoveryPeriodBlockSeconds: u32 = 3600;
-        /// The same in minutes; only when the key above is 0.
+        /// The same period in minutes; used only when the key above is 0.
         RecoveryPeriodBlockMinutes: u32 = 60;
-        /// Regular expressions on `host:port`: instances whose findings are left out.
+        /// Regular expressions on `host:port`: instances with findings that are ignored.
         RecoveryIgnoreHostnameFilters: Vec<String> = Vec::new();
-        /// Clusters without a document whose primary is replaced when it fails: name, alias, `alias=x`, `alias~=x`, `*` or a regular expression on the name.
+        /// Clusters without a document in which a failed primary is replaced: a name, an alias, `alias=x`, `alias~=x`, `*`, or a regular expression on the name.
         RecoverMasterClusterFilters: Vec<String> = Vec::new();
-        /// The same for the replicas of failed intermediate primaries and of failed members of replication groups: they get another source.
+        /// Clusters without a document in which the replicas of failed intermediate primaries, and of failed members of replication groups, get another source. Same syntax as above.
         RecoverIntermediateMasterClusterFilters: Vec<String> = Vec::new();
-        /// A primary that waits for more semi-sync replicas than acknowledge gets more of them.
+        /// A primary that waits for more semi-sync replicas than acknowledge gets more acknowledging replicas.
         RecoverLockedSemiSyncMaster: bool = false;
         /// Regular expressions on `host:port`: instances that are never promoted.
         PromotionIgnoreHostnameFilters: Vec<String> = Vec::new();
-        /// A read-only primary whose replicas replicate is made writable, whoever made it read-only. One that ham4db had made writable, and that is read-only since it started again, is made so in any case.
+        /// A read-only primary with replicating replicas is made writable, whatever made it read-only. A primary that ham4db had made writable and that is read-only since its last start is made writable in any case.
         RecoverNonWriteableMaster: bool = false;
-        /// More semi-sync replicas than the primary waits for are a failure: surplus ones are switched off.
+        /// More semi-sync replicas than the primary waits for are a failure: surplus replicas are switched off.
         EnforceExactSemiSyncReplicas: bool = false;
-        /// Seconds that the binary log of a primary which waits for too many semi-sync replicas stands still before it counts as locked; 0: `ReasonableReplicationLagSeconds`.
+        /// Seconds for which the binary log of a primary that waits for too many semi-sync replicas must stand still before the primary counts as locked; 0: `ReasonableReplicationLagSeconds`.
         ReasonableLockedSemiSyncMasterSeconds: u32 = 0;
-        /// When one of two servers that replicate from each other dies and was the primary, the other one is promoted, or nobody is. `false`: a replica may be. One that takes writes already is always the one.
+        /// When the primary of two co-primaries fails, only the other co-primary may be promoted. `false`: a replica may be promoted too. A co-primary that already takes writes is always the one.
         CoMasterRecoveryMustPromoteOtherCoMaster: bool = true;
         /// Never promote across data centres.
         PreventCrossDataCenterMasterFailover: bool = false;
         /// Never promote across regions.
         PreventCrossRegionMasterFailover: bool = false;
-        /// Never promote a replica that lags so many minutes or more; 0: whatever its lag. Needs `ReplicationLagQuery`.
+        /// Never promote a replica that lags by this many minutes or more; 0: no limit. Needs `ReplicationLagQuery`.
         FailMasterPromotionOnLagMinutes: u32 = 0;
-        /// Never promote a replica while it has not applied all that it received. Nothing is touched meanwhile, and it is tried again.
+        /// Never promote a replica while it has not applied all that it received. No server is changed meanwhile, and the recovery is retried.
         FailMasterPromotionIfSQLThreadNotUpToDate: bool = false;
-        /// Wait for the chosen replica to apply all that it received as long as it makes progress, a day at most. Without: 60 seconds, then the next one is chosen.
+        /// Wait for the chosen replica to apply all that it received as long as it makes progress, for a day at most. Without it: wait 60 seconds, then choose the next replica.
         DelayMasterPromotionIfSQLThreadNotUpToDate: bool = false;
-        /// (own key) What to do, in clusters without a document, when transactions would be lost: `Refuse`, `AllowAfterTimeout` or `Allow`. Default: `Refuse` where the primary's semi-sync promises that nothing can be lost, `Allow` otherwise.
+        /// (own key) Policy when transactions would be lost, for clusters without a document: `Refuse`, `AllowAfterTimeout` or `Allow`. Default: `Refuse` where the primary's semi-sync promises that nothing can be lost, otherwise `Allow`.
         LossPolicy: String = String::new();
-        /// (own key) How long `AllowAfterTimeout` waits for the old primary, seconds.
+        /// (own key) Seconds for which `AllowAfterTimeout` waits for the old primary.
         LossTimeoutSeconds: u32 = 60;
-        /// (own key) `schema.table`, a table that you made on the servers: the epoch of a cluster is written there on each new primary, so that applications can tell a former primary by it. Columns `cluster` (key), `epoch`, `primary_address`, `recovery`; the account needs INSERT, SELECT and UPDATE on it. Empty: nothing is written.
+        /// (own key) `schema.table`, a table that you create on the servers. ham4db writes the epoch of a cluster into it on each new primary, so that applications can recognise a former primary. Columns: `cluster` (key), `epoch`, `primary_address`, `recovery`. The account needs INSERT, SELECT and UPDATE on it. Empty: nothing is written.
         EpochTable: String = String::new();
-        /// (own key) How many clusters are repaired at once, at least 1; the most important first.
+        /// (own key) Number of primaries that are replaced at the same time, at least 1; the most important first. Other repairs use at most half of it, and start only while fewer repairs than that run.
         MaxConcurrentRecoveries: u32 = 20;
-        /// (own key) Seconds that transactions of the old primary may take to end by themselves when a takeover begins.
+        /// (own key) Seconds for which a takeover waits for running transactions on the old primary.
         TakeoverTransactionWaitSeconds: u32 = 5;
-        /// (own key) What becomes of transactions that run longer: `Kill` ends them, `Refuse` ends the takeover.
+        /// (own key) Treatment of transactions that run longer: `Kill` ends them, `Refuse` ends the takeover.
         TakeoverLongTransactions: String = "Kill".to_owned();
-        /// (own key) What is done about servers that are writable as soon as they start, without a document: `Enforce` (their next start is read-only, and the primary is opened again after one), `Advise` or `Off`. With the first two a replica that was read-only and starts writable is made read-only again.
+        /// (own key) Treatment of servers that boot writable, for clusters without a document: `Enforce` (their next start is read-only, and the primary is opened again after its start), `Advise` or `Off`. With the first two, a replica that was read-only and boots writable is made read-only again.
         BootReadOnly: String = "Advise".to_owned();
-        /// (own key) Which transactions survive the loss of a primary, without a document: `None` (semi-sync is left as it is), `SemiSync` (commits wait for replicas) or `CrossDataCenter` (for replicas in other data centres than the primary's).
+        /// (own key) Which transactions survive the loss of a primary, for clusters without a document: `None` (semi-sync settings are left alone), `SemiSync` (commits wait for replicas) or `CrossDataCenter` (commits wait for replicas outside the primary's data centre).
         Durability: String = "None".to_owned();
-        /// (own key) With `Durability`: for how many replicas commits wait, 1 to 64. MariaDB waits for one.
+        /// (own key) With `Durability`: number of replicas for which a commit waits, 1 to 64. MariaDB waits for one.
         DurabilityCount: u32 = 1;
-        /// (own key) With `Durability`: commits go on waiting while fewer replicas than that can acknowledge. Otherwise they wait for as many as there are, and without any for none.
+        /// (own key) With `Durability`: commits keep waiting when fewer replicas can acknowledge. Otherwise they wait for the replicas that exist, and for none when there is none.
         DurabilityStrict: bool = false;
-        /// (own key) Who must agree before a failover: `Leader`, `Majority` (of the voters) or `MajorityOfDataCenters` (such a majority, out of more than half of the voters' data centres). Default: `Majority` with `RaftEnabled`, `Leader` otherwise.
+        /// (own key) Which members must agree before a failover: `Leader`, `Majority` (of the voters) or `MajorityOfDataCenters` (such a majority, in more than half of the voters' data centres). Default: `Majority` with `RaftEnabled`, otherwise `Leader`.
         RecoveryQuorum: String = String::new();
-        /// (own key) What to do about a primary that accepts connections and answers none: `Observe` or `Failover`, which needs a majority and no replica that receives. It cannot be fenced then.
+        /// (own key) Treatment of a primary that accepts connections and answers none: `Observe` or `Failover`. `Failover` needs a majority, and no replica that still receives. Such a primary cannot be fenced.
         StalledPrimary: String = "Observe".to_owned();
-        /// (own key) With `StalledPrimary: Failover`: after so many seconds without an answer.
+        /// (own key) With `StalledPrimary: Failover`: seconds without an answer before the failover.
         StalledPrimarySeconds: u32 = 30;
-        /// (own key) A primary that answers counts as stalled when a commit has waited for so many seconds while its binary log stood still; commits that wait for semi-sync replicas do not count. It is shown, and not replaced.
+        /// (own key) A primary that answers counts as stalled when a commit has waited for this many seconds while its binary log stood still. Commits that wait for semi-sync replicas do not count. The primary is reported and not replaced.
         StalledCommitSeconds: u32 = 10;
-        /// (own key) `schema.table`, a table that you made on the servers: every two seconds a row is written there on each primary, so that one which commits nothing is found although no client writes. Columns `cluster` (key), `written_at` (BIGINT, milliseconds); the account needs INSERT, SELECT and UPDATE on it. Empty: nothing is written.
+        /// (own key) `schema.table`, a table that you create on the servers. ham4db writes a row into it on each primary every two seconds, so that a primary that commits nothing is found even when no client writes. Columns: `cluster` (key), `written_at` (BIGINT, milliseconds). The account needs INSERT, SELECT and UPDATE on it. Empty: nothing is written.
         StallCanary: String = String::new();
         /// (own key) Data centre of this member, for `RecoveryQuorum: MajorityOfDataCenters`; `${NAME}` is a variable of the environment. A member without one counts as one more data centre that does not agree.
         MemberDataCenter: String = String::new();
@@ -282,74 +282,74 @@ keys! {
 }
 
 keys! {
-    /// Pseudo-GTID: places in the logs of servers without GTIDs.
+    /// Pseudo-GTID: positions in the logs of servers without GTIDs.
     PseudoGtidKeys {
-        /// Write a statement without effect on every primary without GTIDs, every 5 seconds, by which places in the logs of its replicas are found. The account needs DROP on `_pseudo_gtid_`.*. Overrides the next four.
+        /// Write a statement without effect on every primary without GTIDs, every 5 seconds, and use it to find positions in the logs of its replicas. The account needs DROP on `_pseudo_gtid_`.*. Overrides the next four keys.
         AutoPseudoGTID: bool = false;
-        /// Regular expression that finds the entries which somebody else writes; empty: there are none.
+        /// Regular expression that finds entries which another program writes; empty: there are none.
         PseudoGTIDPattern: String = String::new();
-        /// The pattern is a text that entries hold.
+        /// The pattern is a fixed text that entries contain.
         PseudoGTIDPatternIsFixedSubstring: bool = false;
-        /// The texts of entries that hold this grow with time, which spares reading binary logs; empty: none do.
+        /// Entries that contain this text increase with time, which saves reading binary logs; empty: none do.
         PseudoGTIDMonotonicHint: String = String::new();
-        /// Query on an instance that returns 1 when it is under Pseudo-GTID. For display.
+        /// Query on an instance that returns 1 when it uses Pseudo-GTID. For display.
         DetectPseudoGTIDQuery: String = String::new();
-        /// Events of a log that are asked for at once.
+        /// Number of log events that are read at once.
         BinlogEventsChunkSize: u32 = 10_000;
-        /// Events that hold one of these texts do not count when logs are compared.
+        /// Events that contain one of these texts are ignored when logs are compared.
         SkipBinlogEventsContaining: Vec<String> = Vec::new();
     }
 }
 
 keys! {
-    /// The user's commands before and after.
+    /// Commands of the operator before and after recoveries.
     HookKeys {
-        /// Shell of the commands: a POSIX shell. Where there is no `bash`, `sh` stands in for the default.
+        /// Shell of the commands: a POSIX shell. Where `bash` is missing, `sh` replaces the default.
         ProcessesShellCommand: String = "bash".to_owned();
-        /// Minutes during which the same failure of an instance is told to `OnFailureDetectionProcesses` once.
+        /// Minutes for which the same failure of an instance is reported to `OnFailureDetectionProcesses` only once.
         FailureDetectionPeriodBlockMinutes: u32 = 60;
-        /// Commands when a failure is new. One that fails, or takes too long, stops the recovery that would follow.
+        /// Commands for a new failure. A command that fails or times out stops the recovery that would follow.
         OnFailureDetectionProcesses: Vec<String> = Vec::new();
-        /// Commands before a graceful takeover. One that fails, or takes too long, stops it.
+        /// Commands before a graceful takeover. A command that fails or times out stops it.
         PreGracefulTakeoverProcesses: Vec<String> = Vec::new();
-        /// Commands before any recovery touches anything. One that fails, or takes too long, stops it.
+        /// Commands before a recovery changes any server. A command that fails or times out stops it.
         PreFailoverProcesses: Vec<String> = Vec::new();
-        /// (own key) Commands that make sure that a failed primary takes no writes (power, network, storage), called in the middle of a failover where neither its own word nor semi-sync proves it. All must end with 0 before another server is opened; otherwise nobody is. They may be called again for the same failure.
+        /// (own key) Commands that ensure that a failed primary takes no writes (power, network, storage). They run during a failover where neither the primary's own confirmation nor semi-sync proves it. All must exit with 0 before another server is opened; otherwise the failover is aborted. They may run again for the same failure.
         FencingProcesses: Vec<String> = Vec::new();
         /// Commands after a primary was replaced.
         PostMasterFailoverProcesses: Vec<String> = Vec::new();
         /// Commands after an intermediate source was replaced.
         PostIntermediateMasterFailoverProcesses: Vec<String> = Vec::new();
-        /// Commands after any recovery that succeeded.
+        /// Commands after any successful recovery.
         PostFailoverProcesses: Vec<String> = Vec::new();
-        /// Commands after a recovery that failed; not after one that a command stopped.
+        /// Commands after a failed recovery; not after one that a command stopped.
         PostUnsuccessfulFailoverProcesses: Vec<String> = Vec::new();
         /// Commands after a graceful takeover.
         PostGracefulTakeoverProcesses: Vec<String> = Vec::new();
-        /// (own key) Seconds that all commands of `OnFailureDetectionProcesses` together may take; then the running one is ended with everything that it began, and counts as failed.
+        /// (own key) Seconds that all commands of `OnFailureDetectionProcesses` together may take. After that the running command and all its child processes are ended, and it counts as failed.
         OnFailureDetectionProcessesTimeoutSeconds: u32 = 30;
-        /// (own key) The same for `PreGracefulTakeoverProcesses`.
+        /// (own key) Seconds that all commands of `PreGracefulTakeoverProcesses` together may take, as above.
         PreGracefulTakeoverProcessesTimeoutSeconds: u32 = 30;
-        /// (own key) The same for `PreFailoverProcesses`.
+        /// (own key) Seconds that all commands of `PreFailoverProcesses` together may take, as above.
         PreFailoverProcessesTimeoutSeconds: u32 = 30;
-        /// (own key) The same for `FencingProcesses`.
+        /// (own key) Seconds that all commands of `FencingProcesses` together may take, as above.
         FencingProcessesTimeoutSeconds: u32 = 30;
-        /// (own key) The same for `PostMasterFailoverProcesses`.
+        /// (own key) Seconds that all commands of `PostMasterFailoverProcesses` together may take, as above.
         PostMasterFailoverProcessesTimeoutSeconds: u32 = 300;
-        /// (own key) The same for `PostIntermediateMasterFailoverProcesses`.
+        /// (own key) Seconds that all commands of `PostIntermediateMasterFailoverProcesses` together may take, as above.
         PostIntermediateMasterFailoverProcessesTimeoutSeconds: u32 = 300;
-        /// (own key) The same for `PostFailoverProcesses`.
+        /// (own key) Seconds that all commands of `PostFailoverProcesses` together may take, as above.
         PostFailoverProcessesTimeoutSeconds: u32 = 300;
-        /// (own key) The same for `PostUnsuccessfulFailoverProcesses`.
+        /// (own key) Seconds that all commands of `PostUnsuccessfulFailoverProcesses` together may take, as above.
         PostUnsuccessfulFailoverProcessesTimeoutSeconds: u32 = 300;
-        /// (own key) The same for `PostGracefulTakeoverProcesses`.
+        /// (own key) Seconds that all commands of `PostGracefulTakeoverProcesses` together may take, as above.
         PostGracefulTakeoverProcessesTimeoutSeconds: u32 = 300;
-        /// (own key) Seconds that a command may take that ends in `&`: it is not waited for.
+        /// (own key) Seconds that a command which ends in `&` may take. ham4db does not wait for it.
         AsynchronousHookTimeoutSeconds: u32 = 3600;
     }
 }
 
-/// The StatefulSet whose pods are the members.
+/// The StatefulSet with the members as its pods.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct StatefulSet {
@@ -359,9 +359,9 @@ pub struct StatefulSet {
     pub service_name: String,
     /// Namespace of both.
     pub namespace: String,
-    /// How many pods the first bootstrap waits for, at least 1.
+    /// Number of pods for which the first bootstrap waits, at least 1.
     pub replicas: u32,
-    /// Domain of the cluster; empty leaves it to the search list of the pod's resolver.
+    /// DNS domain of the Kubernetes cluster; empty: the search list of the pod's resolver supplies it.
     #[serde(default)]
     pub cluster_domain: String,
 }
@@ -372,12 +372,12 @@ pub struct StatefulSet {
 pub struct Kubernetes {
     /// Read `MySQLCluster` documents and write their status.
     pub enabled: bool,
-    /// Namespace of the pod; empty: as the service account says.
+    /// Namespace of the pod; empty: that of the service account.
     pub namespace: String,
-    /// Namespaces that are watched; empty: the own one; `*`: all.
+    /// Namespaces that are watched; empty: the namespace of the pod; `*`: all.
     pub watch_namespaces: Vec<String>,
-    /// Watch nodes, and pods of the watched namespaces: documents may have a primary replaced before its pod goes.
+    /// Watch nodes, and pods of the watched namespaces, so that a document can request a takeover before the pod of the primary is evicted.
     pub drain: bool,
-    /// Tell the roles of servers by labels of their pods.
+    /// Label the pods of servers with their roles.
     pub pod_role_labels: bool,
 }

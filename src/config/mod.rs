@@ -1,7 +1,7 @@
 //! The configuration: JSON files with orchestrator's keys in, [`Settings`] out.
 //!
-//! [`keys`] declares what is used, [`accepted`] what is known and has no effect yet, [`mod@file`] reads, [`check`] turns values into types and
-//! reports everything that is wrong at once, [`reference`](fn@reference) prints `docs/config.md`.
+//! [`keys`] declares the keys that are used, [`accepted`] those without effect. [`mod@file`] reads files, [`check`] converts values and
+//! reports all errors together, [`reference`](fn@reference) prints `docs/config.md`.
 
 pub mod accepted;
 pub mod check;
@@ -9,6 +9,7 @@ pub mod file;
 pub mod keys;
 mod my_cnf;
 mod page;
+mod policy;
 pub mod secret;
 pub mod settings;
 
@@ -23,15 +24,15 @@ pub enum ConfigError {
     /// A file cannot be read.
     #[error(transparent)]
     File(#[from] FileError),
-    /// Values are wrong or contradict each other.
+    /// Values are invalid or contradict each other.
     #[error(transparent)]
     Invalid(#[from] Invalid),
 }
 
-/// Reads files in this order, later ones over earlier ones, and checks the whole.
+/// Reads files in this order, where later ones override earlier ones, and checks all values.
 ///
 /// # Errors
-/// The first file that cannot be read; otherwise everything that is wrong, at once.
+/// The first file that cannot be read; otherwise all errors together.
 pub fn load(paths: &[std::path::PathBuf], environment: &Environment) -> Result<Settings, ConfigError> {
     Ok(settle(&File::read(paths)?, environment)?)
 }

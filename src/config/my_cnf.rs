@@ -4,14 +4,14 @@ use std::path::Path;
 
 use super::secret::Secret;
 
-/// `user` and `password` of the group `[client]`; what the file does not give is `None`.
+/// `user` and `password` of the group `[client]`; what the file lacks is `None`.
 #[derive(Debug, Default)]
 pub(super) struct Client {
     pub(super) user: Option<String>,
     pub(super) password: Option<Secret>,
 }
 
-/// Reads a credentials file. The errors name no line's content: it may be a password.
+/// Reads a credentials file. Errors quote no line: it may be a password.
 pub(super) fn read(path: &Path) -> Result<Client, String> {
     let text = std::fs::read_to_string(path).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
     parse(&text).map_err(|line| format!("{}, line {line}: expected `[group]` or `name = value`", path.display()))

@@ -1,9 +1,9 @@
-//! A text from the configuration that must not show up anywhere: not in an error about its type, not in `Debug`.
+//! A secret text of the configuration: it must not appear in an error about its type or in `Debug`.
 
 use secrecy::{ExposeSecret, SecretString};
 use serde::de::{Deserialize, Deserializer, Error};
 
-/// A password or token as a configuration file carries it. `Debug` shows nothing of it.
+/// A password or token of a configuration file. `Debug` hides it.
 #[derive(Clone, Debug, Default)]
 pub struct Secret(SecretString);
 
@@ -13,17 +13,17 @@ impl Secret {
         Self(SecretString::from(text.into()))
     }
 
-    /// Whether nothing was given.
+    /// Whether it is empty.
     pub fn is_empty(&self) -> bool {
         self.0.expose_secret().is_empty()
     }
 
-    /// The text, for the one place that needs it.
+    /// Exposes the text.
     pub fn expose(&self) -> &str {
         self.0.expose_secret()
     }
 
-    /// The text for keeping.
+    /// The text as a protected value.
     pub fn into_inner(self) -> SecretString {
         self.0
     }

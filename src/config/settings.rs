@@ -12,23 +12,23 @@ use crate::app::leader::commit_stalls::CommitSettings;
 use crate::app::ports::{Account, Credentials, TlsMode};
 use crate::domain::epoch_row::EpochTable;
 use crate::domain::key::InstanceKey;
-use crate::domain::policy::{BootReadOnly, Durability, LossPolicy, RecoveryQuorum, StalledPrimary, Unapplied};
-use crate::domain::recovery::pseudo_gtid::Marks;
+use crate::domain::policy::{BootReadOnly, Durability, LossPolicy, RecoveryQuorum, StalledPrimary, UnappliedPolicy};
+use crate::domain::recovery::pseudo_gtid::PseudoGtidPatterns;
 
 pub use super::keys::{Kubernetes as KubernetesSettings, StatefulSet as StatefulSetSettings};
 
-/// Everything that the configuration decides. `Debug` shows no secret.
+/// All settings. `Debug` shows no secret.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// Log at debug level.
     pub debug: bool,
-    /// The API.
+    /// Settings of the API.
     pub http: HttpSettings,
-    /// The group, when there is one.
+    /// Settings of the raft group; `None` without one.
     pub raft: Option<RaftSettings>,
-    /// The backend.
+    /// Settings of the backend.
     pub backend: BackendSettings,
-    /// How managed servers are reached.
+    /// Connections to managed servers.
     pub topology: TopologySettings,
     /// Discovery and classification.
     pub discovery: DiscoverySettings,
@@ -36,43 +36,43 @@ pub struct Settings {
     pub recovery: RecoverySettings,
     /// Pseudo-GTID.
     pub pseudo_gtid: PseudoGtidSettings,
-    /// The user's commands.
+    /// Hooks: commands of the operator.
     pub hooks: HookSettings,
     /// Documents from the Kubernetes API.
     pub kubernetes: KubernetesSettings,
-    /// Folder with documents as files.
+    /// Directory with documents as files.
     pub manifests: Option<PathBuf>,
-    /// What should be said once at the start, a line each: unknown keys, keys without effect.
+    /// Warnings to log once at startup, one line each: unknown keys, keys without effect.
     pub warnings: Vec<String>,
 }
 
-/// The API's listener and what it shows.
+/// The listener of the API, and what the API shows.
 #[derive(Clone, Debug)]
 pub struct HttpSettings {
-    /// `host:port` to listen at; without a host: all interfaces.
+    /// Address to listen on, `host:port`; without a host: all interfaces.
     pub listen: String,
-    /// `host:port` of a listener for health and metrics alone.
+    /// Address, `host:port`, of a listener for health and metrics only.
     pub health_listen: Option<String>,
-    /// Who may change something; [`None`]: everybody.
+    /// Tokens that allow changes; [`None`]: every client may change something.
     pub write_tokens: Option<WriteTokenFile>,
-    /// `http://host:port` as others reach this member.
+    /// `http://host:port` at which other members and clients reach this member.
     pub advertise: String,
     /// Empty, or `/x`.
     pub url_prefix: String,
-    /// Path of the status check; [`None`] when it is the usual one below the prefix.
+    /// Path of the status check; [`None`] when it is the default below the prefix.
     pub status_endpoint: Option<String>,
-    /// Refuse what changes something.
+    /// Refuse every change.
     pub read_only: bool,
     /// Instances that `problems` leaves out.
     pub problem_ignore: HostnameFilters,
 }
 
-/// The tokens of which one is needed to change something, as they were at the start.
+/// The file with the tokens that allow changes.
 #[derive(Clone, Debug)]
 pub struct WriteTokenFile {
     /// The file.
     pub path: PathBuf,
-    /// What it held.
+    /// Its tokens at startup.
     pub tokens: WriteTokens,
 }
 
@@ -81,11 +81,11 @@ pub struct WriteTokenFile {
 pub struct RaftSettings {
     /// `host:port` of the peer listener.
     pub bind: String,
-    /// `host:port` told to the peers.
+    /// `host:port` that is given to the peers.
     pub advertise: String,
-    /// Folder of log and identity.
+    /// Directory of log and identity.
     pub data_dir: PathBuf,
-    /// Port of peers when none is named.
+    /// Port of a peer when an address has none.
     pub default_port: u16,
     /// All members as `host:port`, sorted, each once; empty with `stateful_set`.
     pub nodes: Vec<String>,
@@ -101,25 +101,25 @@ pub struct RaftSettings {
     pub stateful_set: Option<StatefulSetSettings>,
 }
 
-/// Where the replicated state is kept.
+/// The backend of the replicated state.
 #[derive(Clone, Debug)]
 pub struct BackendSettings {
     /// File of the SQLite database, or `:memory:`.
     pub sqlite_file: PathBuf,
-    /// How long entries of the audit are shown, and kept in its table.
+    /// For how long entries of the audit are shown and kept in its table.
     pub audit_for: Duration,
-    /// How long changes of the analysis are kept.
+    /// For how long changes of the analysis are kept.
     pub changes_for: Duration,
 }
 
-/// How managed servers are reached.
+/// Connections to managed servers.
 #[derive(Clone, Debug)]
 pub struct TopologySettings {
-    /// Account on them, when one is configured.
+    /// Account on the servers, when one is configured.
     pub account: Option<Account>,
-    /// Account for replication channels that are set up anew.
+    /// Account for replication channels that ham4db sets up.
     pub replication: Option<Account>,
-    /// TLS to them.
+    /// TLS of the connections.
     pub tls: TlsMode,
     /// PEM of the authority, with [`TlsMode::Verify`].
     pub ca_pem: Option<String>,
@@ -127,12 +127,12 @@ pub struct TopologySettings {
     pub connect_timeout: Duration,
     /// Deadline for the answers of a probe.
     pub read_timeout: Duration,
-    /// Port when an address names none.
+    /// Port when an address has none.
     pub default_port: u16,
 }
 
 impl TopologySettings {
-    /// The credentials for servers that no document brings credentials for, when an account is configured.
+    /// The credentials for servers for which no document brings credentials, when an account is configured.
     pub fn credentials(&self) -> Option<Credentials> {
         self.account.as_ref().map(|account| Credentials {
             topology: account.clone(),
@@ -146,19 +146,19 @@ impl TopologySettings {
 /// Discovery, classification and thresholds.
 #[derive(Clone, Debug)]
 pub struct DiscoverySettings {
-    /// Between full probes of an instance.
+    /// Interval of full probes of an instance.
     pub poll: Duration,
-    /// Between pulses.
+    /// Interval of pulses.
     pub pulse: Duration,
-    /// Where discovery starts.
+    /// Addresses at which discovery starts.
     pub seeds: Vec<InstanceKey>,
-    /// Replicas that crawling does not follow.
+    /// Replicas that discovery does not follow.
     pub ignore_replicas: HostnameFilters,
-    /// Sources that crawling does not follow.
+    /// Sources that discovery does not follow.
     pub ignore_sources: HostnameFilters,
-    /// Instances that crawling does not follow.
+    /// Instances that discovery does not follow.
     pub ignore: HostnameFilters,
-    /// Query for the lag.
+    /// Query for the lag of a replica, in seconds.
     pub lag_query: Option<String>,
     /// Lag above which a replica counts as lagging.
     pub reasonable_lag: Duration,
@@ -166,24 +166,24 @@ pub struct DiscoverySettings {
     pub maintenance_lag: Duration,
     /// Alias by pattern on the cluster's name, in the order of the patterns.
     pub cluster_aliases: Vec<(regex::Regex, String)>,
-    /// Data centre.
+    /// How the data centre is determined.
     pub data_center: Classification,
-    /// Region.
+    /// How the region is determined.
     pub region: Classification,
-    /// Environment.
+    /// How the environment is determined.
     pub environment: Classification,
     /// Query for the semi-sync priority of a replica.
     pub semi_sync_query: Option<String>,
-    /// How long a promotion rule of `register-candidate` counts; `None`: until it is replaced.
+    /// For how long a promotion rule of `register-candidate` is valid; `None`: until it is replaced.
     pub candidate_expiry: Option<Duration>,
 }
 
-/// How an attribute of an instance is found out.
+/// How an attribute of an instance is determined.
 #[derive(Clone, Debug, Default)]
 pub struct Classification {
     /// Pattern on the host name; its first group is the value.
     pub pattern: Option<regex::Regex>,
-    /// Query on the instance; wins.
+    /// Query on the instance; overrides the pattern.
     pub query: Option<String>,
 }
 
@@ -191,49 +191,49 @@ pub struct Classification {
 #[derive(Clone, Debug)]
 #[expect(clippy::struct_excessive_bools, reason = "independent switches, one key each")]
 pub struct RecoverySettings {
-    /// How long an unacknowledged recovery blocks the next one of its cluster.
+    /// For how long an unacknowledged recovery blocks the next one of its cluster.
     pub block: Duration,
-    /// Instances whose findings are left out.
+    /// Instances with findings that are ignored.
     pub ignore: HostnameFilters,
-    /// `RecoveryIgnoreHostnameFilters` as it stands.
+    /// The text of `RecoveryIgnoreHostnameFilters`.
     pub ignore_texts: Vec<String>,
-    /// Clusters without a document whose primary is replaced.
+    /// Clusters without a document in which a failed primary is replaced.
     pub primaries: ClusterFilters,
-    /// Clusters without a document whose intermediate sources are replaced.
+    /// Clusters without a document in which failed intermediate sources are replaced.
     pub intermediates: ClusterFilters,
-    /// Who may be promoted.
+    /// Which instances may be promoted.
     pub promotion: PromotionSettings,
     /// A locked semi-sync primary gets more acknowledging replicas.
     pub recover_locked_semi_sync: bool,
     /// A read-only primary is a failure.
     pub recover_non_writable_primary: bool,
-    /// Of two co-primaries the other one is promoted, or nobody is.
+    /// Of two co-primaries only the other one may be promoted.
     pub must_promote_other_co_primary: bool,
     /// More semi-sync replicas than the primary waits for are a failure.
     pub enforce_exact_semi_sync: bool,
     /// How long the binary log of a primary that waits for semi-sync replicas stands still before it counts as locked.
     pub locked_semi_sync: Duration,
-    /// Where the epoch is written on each new primary.
+    /// Table for the epoch on each new primary.
     pub epoch_table: Option<EpochTable>,
-    /// How many clusters are repaired at once.
+    /// Number of clusters that are repaired at the same time.
     pub concurrency: usize,
-    /// What is done about servers that start writable.
+    /// What to do about servers that boot writable.
     pub boot_read_only: BootReadOnly,
     /// Which transactions survive the loss of a primary.
     pub durability: Durability,
-    /// Who must agree.
+    /// Which members must agree before a failover.
     pub quorum: RecoveryQuorum,
     /// What to do about a stalled primary.
     pub stalled: StalledPrimary,
-    /// After how long without an answer.
+    /// Time without an answer before the failover of a stalled primary.
     pub stalled_timeout: Duration,
-    /// Whether primaries commit anything.
+    /// How stalled commits are detected.
     pub commits: CommitSettings,
-    /// Where this member is; empty: not told.
+    /// Data centre of this member; empty: unknown.
     pub member_data_center: String,
-    /// How long transactions may take to end when a takeover begins.
+    /// For how long a takeover waits for running transactions.
     pub transaction_wait: Duration,
-    /// Those that take longer are ended; otherwise the takeover is.
+    /// Whether transactions that take longer are ended; otherwise the takeover is.
     pub ends_transactions: bool,
 }
 
@@ -242,24 +242,24 @@ pub struct RecoverySettings {
 pub struct PseudoGtidSettings {
     /// Entries are written on primaries without GTIDs.
     pub injects: bool,
-    /// What entries look like; `None`: there are none.
-    pub marks: Option<Marks>,
-    /// Query that says whether an instance is under Pseudo-GTID, where others write the entries.
+    /// The pattern of entries; `None`: there are none.
+    pub marks: Option<PseudoGtidPatterns>,
+    /// Query that returns whether an instance uses Pseudo-GTID, where another program writes the entries.
     pub query: Option<String>,
 }
 
-/// The user's commands before and after.
+/// Commands of the operator before and after recoveries.
 #[derive(Clone, Debug)]
 pub struct HookSettings {
-    /// Their shell.
+    /// The shell of the commands.
     pub shell: String,
-    /// Variables of this process that they do not get: the configuration takes passwords from these.
+    /// Variables of this process that are withheld from them: the configuration takes passwords from these.
     pub hidden: BTreeSet<String>,
-    /// The commands, and how long they may take.
+    /// The commands and their deadlines.
     pub run: crate::app::recovery::hooks::HookSettings,
 }
 
-/// Who may be promoted, and what may be lost by it.
+/// Which instances may be promoted, and which loss is accepted.
 #[derive(Clone, Debug)]
 pub struct PromotionSettings {
     /// Instances that are never promoted.
@@ -268,13 +268,13 @@ pub struct PromotionSettings {
     pub prevent_cross_data_center: bool,
     /// Never promote across regions.
     pub prevent_cross_region: bool,
-    /// Lag from which on a replica is not promoted; zero: whatever its lag.
+    /// Lag from which a replica is not promoted; zero: no limit.
     pub max_lag: Duration,
-    /// What to do with a successor that has not applied all.
-    pub unapplied: Unapplied,
+    /// What to do with a successor that has not applied all that it received.
+    pub unapplied: UnappliedPolicy,
     /// What to do about loss in clusters without a document.
     pub loss: LossPolicy,
-    /// How long [`LossPolicy::AllowAfterTimeout`] waits.
+    /// For how long [`LossPolicy::AllowAfterTimeout`] waits.
     pub loss_timeout: Duration,
 }
 
@@ -283,7 +283,7 @@ pub struct PromotionSettings {
 pub struct Environment {
     /// Variables by name.
     pub variables: BTreeMap<String, String>,
-    /// Name of this host; of a pod: its name.
+    /// Name of this host; in a pod, the name of the pod.
     pub hostname: String,
 }
 

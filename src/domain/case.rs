@@ -1,4 +1,5 @@
-//! A saved topology with all that a decision about it depends on: what `ham4db simulate` reads and an API route writes.
+//! A saved topology with everything that a decision about it depends on: `ham4db simulate` reads it, and an API route
+//! writes it.
 
 use serde::{Deserialize, Serialize};
 
@@ -12,7 +13,7 @@ use super::topology::Topology;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Case {
-    /// What it shows, for people.
+    /// What it shows, as text.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub about: String,
     /// The cluster.
@@ -23,7 +24,7 @@ pub struct Case {
     /// Its quarantined servers.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub quarantines: Vec<Quarantine>,
-    /// The moment of the decision; usually when the topology was taken.
+    /// When the decision is made, usually when the topology was taken.
     pub now: WallTime,
     /// A finding that was acted on. Without one the findings are computed and the first actionable one is planned for.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -1,15 +1,15 @@
-//! A primary that answers and commits nothing: what its own list of sessions tells, look after look.
+//! A primary that answers and commits nothing, detected from repeated reads of its session list.
 //!
-//! A session that waits in the middle of a commit is nothing unusual: each of them does for some milliseconds. So a wait counts from the
-//! first look at which the session stood in it, as long as each look since has found it there, in the same statement. What it waits for
-//! says whose trouble it is:
-//! - a full disk: the server waits for space when its binary log cannot be written, and tries again once a minute. Where it says so its
-//!   state tells; `MySQL` 9.7 shows the commits only, as with the next;
-//! - storage that does not answer, or a semaphore that nobody gives back: commits stand in their last stage;
-//! - a lock of a person's, or of a backup: `FLUSH TABLES WITH READ LOCK`, `BACKUP STAGE BLOCK_COMMIT`. Nothing is broken then.
+//! A session in the middle of a commit is normal: every commit takes some milliseconds. A wait is counted from the
+//! first read that finds the session in it, as long as each later read finds the session in the same statement. The
+//! state of the session shows the cause:
+//! - a full disk: the server waits for space when it cannot write its binary log, and retries once a minute. The state
+//!   names the disk where the server reports it. `MySQL` 9.7 shows only waiting commits, as in the next case;
+//! - storage that does not answer, or a semaphore that is not released: commits wait in their last stage;
+//! - a lock of an operator or a backup (`FLUSH TABLES WITH READ LOCK`, `BACKUP STAGE BLOCK_COMMIT`): nothing is broken.
 //!
-//! Commits that wait for semi-sync replicas have a finding of their own: while some do, the others wait behind them, and nothing is
-//! looked for.
+//! Commits that wait for semi-sync replicas have a finding of their own. While some do, other commits wait behind them,
+//! and this check does not run.
 
 use std::collections::BTreeMap;
 
@@ -19,21 +19,21 @@ use super::epoch_row::EpochTable;
 use super::quote::quote_string;
 use super::time::WallTime;
 
-/// What a session that does not get on with its commit waits for.
+/// What a session waits for in its commit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Obstacle {
-    /// Space on a disk.
+    /// Free space on a disk.
     DiskSpace,
     /// Storage, or something inside the server: the commit itself.
     Commit,
-    /// A lock on all writes that a person or a backup holds.
+    /// A lock on all writes that an operator or a backup holds.
     GlobalLock,
-    /// Unknown: a row that ham4db writes to see whether anything commits does not get in.
+    /// Unknown: the canary row of ham4db is not committed.
     Canary,
 }
 
-/// States of sessions as `MySQL` 5.7 to 9.7 and `MariaDB` 10.6 to 11.8 spell them, compared without case.
+/// Session states as `MySQL` 5.7 to 9.7 and `MariaDB` 10.6 to 11.8 spell them, compared case-insensitively.
 const STATES: [(&str, Obstacle); 10] = [
     ("Waiting for disk space", Obstacle::DiskSpace),
     ("waiting for handler commit", Obstacle::Commit),
@@ -47,26 +47,26 @@ const STATES: [(&str, Obstacle); 10] = [
     ("Waiting for backup metadata lock", Obstacle::GlobalLock),
 ];
 
-/// The list of all these states, quoted, for a statement that asks for sessions in one of them.
+/// The list of all these states, quoted, for a statement that selects sessions in one of them.
 pub fn quoted_states() -> String {
     let states: Vec<String> = STATES.iter().map(|(state, _)| quote_string(state)).collect();
     states.join(", ")
 }
 
-/// The table that the user made for canary rows, on every server of every cluster.
+/// The table for canary rows, which the operator creates on every server of every cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CanaryTable(EpochTable);
 
 impl CanaryTable {
-    /// Reads `schema.table`.
+    /// Parses `schema.table`.
     ///
     /// # Errors
-    /// When it is anything else.
+    /// When the text has any other form.
     pub fn parse(text: &str) -> Result<Self, String> {
         EpochTable::parse(text).map(Self)
     }
 
-    /// Writes the row of a cluster: `written_at` in milliseconds since 1970.
+    /// The statement that writes the row of a cluster; `written_at` is in milliseconds since 1970.
     pub fn write(&self, cluster: &str, at: WallTime) -> String {
         let (name, cluster, at) = (self.0.quoted(), quote_string(cluster), at.0);
         format!(
@@ -75,14 +75,14 @@ impl CanaryTable {
     }
 }
 
-/// One session at one look.
+/// One session in one read of the session list.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WaitingSession {
-    /// Its number.
+    /// Id of the session.
     pub id: u64,
-    /// For how long its statement has been running, seconds.
+    /// How long its statement has been running, seconds.
     pub seconds: u64,
-    /// Its state, as the server calls it.
+    /// The state as the server names it.
     pub state: String,
 }
 
@@ -90,15 +90,15 @@ pub struct WaitingSession {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct CommitStall {
-    /// What is in the way.
+    /// What the commits wait for.
     pub obstacle: Obstacle,
-    /// The state of the session that has waited longest, as the server calls it; empty where none was seen.
+    /// State of the session that has waited longest, as the server names it; empty when no session was seen.
     #[serde(default)]
     pub state: String,
-    /// How many sessions wait.
+    /// Number of waiting sessions.
     #[serde(default)]
     pub sessions: u32,
-    /// For how long the first of them has been waiting, whole seconds.
+    /// How long the first of them has been waiting, whole seconds.
     pub seconds: u64,
 }
 
@@ -112,13 +112,10 @@ impl std::fmt::Display for CommitStall {
         } = self;
         let cause = match self.obstacle {
             Obstacle::DiskSpace => "a disk is full",
-            Obstacle::Commit => "its storage is full or does not answer, or a semaphore is not given back",
-            Obstacle::GlobalLock => "a person or a backup holds a lock on all writes",
+            Obstacle::Commit => "its storage is full or does not answer, or a semaphore is not released",
+            Obstacle::GlobalLock => "an operator or a backup holds a lock on all writes",
             Obstacle::Canary => {
-                return write!(
-                    f,
-                    "a row written to see whether anything commits has not got in for {seconds} s"
-                );
+                return write!(f, "the canary row has not been committed for {seconds} s");
             }
         };
         write!(
@@ -128,26 +125,28 @@ impl std::fmt::Display for CommitStall {
     }
 }
 
-/// The looks at one primary so far.
+/// The reads of the session list of one primary so far.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct CommitWatch {
-    /// Since when each session that waits has been seen to.
+pub struct CommitWaitTracker {
+    /// When each waiting session was first seen waiting.
     waiting: BTreeMap<u64, WallTime>,
 }
 
-impl CommitWatch {
-    /// Takes in a look made at `now`. Returns the stall when a session has waited for `patience_millis` or longer.
+impl CommitWaitTracker {
+    /// Adds a read of the session list at `now`. Returns the stall when a session has waited for `patience_millis` or
+    /// longer.
     ///
-    /// Of several things in the way the one is told that has been waited for longest; a disk that is full before all others, since the
-    /// others wait behind it.
-    pub fn see(&mut self, sessions: &[WaitingSession], now: WallTime, patience_millis: u64) -> Option<CommitStall> {
+    /// Of several causes the one with the longest wait is reported. A full disk is reported before all others, since
+    /// the others wait behind it.
+    pub fn add(&mut self, sessions: &[WaitingSession], now: WallTime, patience_millis: u64) -> Option<CommitStall> {
         let before = std::mem::take(&mut self.waiting);
         let mut waits: Vec<(Obstacle, WallTime, &WaitingSession)> = Vec::new();
         for session in sessions {
             let Some(obstacle) = obstacle_of(&session.state) else {
                 continue;
             };
-            // Its clock begins anew with each statement. Whole seconds on one side: one is allowed for.
+            // The clock of the session begins again with each statement. It counts whole seconds, so one second is
+            // added.
             let of_statement = session.seconds.saturating_add(1).saturating_mul(1000);
             let since = before
                 .get(&session.id)
@@ -195,11 +194,11 @@ mod tests {
 
     /// One look a second, of which each says what `look` says at that second.
     fn after(seconds: u64, look: impl Fn(u64) -> Vec<WaitingSession>) -> Option<CommitStall> {
-        let mut watch = CommitWatch::default();
+        let mut watch = CommitWaitTracker::default();
         let mut last = None;
         for second in 0..=seconds {
             let at = NOW.plus_millis(i64::try_from(second * 1000).unwrap());
-            last = watch.see(&look(second), at, PATIENCE);
+            last = watch.add(&look(second), at, PATIENCE);
         }
         last
     }

@@ -1,4 +1,4 @@
-//! The epoch of a cluster, as a row on its primary: what applications can fence by, without asking ham4db.
+//! The epoch of a cluster as a row on its primary. Applications can fence with it without a request to ham4db.
 
 use serde::{Deserialize, Serialize};
 
@@ -7,44 +7,44 @@ use super::key::InstanceKey;
 use super::quote::{quote_identifier, quote_string};
 use super::state::Epoch;
 
-/// The table that the user made for it, on every server of every cluster.
+/// The table for epoch rows, which the operator creates on every server of every cluster.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EpochTable {
     schema: String,
     table: String,
 }
 
-/// What stands in it, one row for each cluster.
+/// The content of the table, one row for each cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EpochRow {
     /// Id of the cluster.
     pub cluster: String,
     /// The epoch under which the primary was opened.
     pub epoch: Epoch,
-    /// The primary.
+    /// Address of the primary.
     pub primary: InstanceKey,
-    /// The recovery that opened it.
+    /// Id of the recovery that opened it.
     pub recovery: String,
 }
 
 // === impl EpochTable ===
 
 impl EpochTable {
-    /// Reads `schema.table`.
+    /// Parses `schema.table`.
     ///
     /// # Errors
-    /// When it is anything else.
+    /// When the text has any other form.
     pub fn parse(text: &str) -> Result<Self, String> {
         match text.split_once('.') {
             Some((schema, table)) if !schema.is_empty() && !table.is_empty() && !table.contains('.') => Ok(Self {
                 schema: schema.to_owned(),
                 table: table.to_owned(),
             }),
-            _ => Err(format!("`{text}` is no table: schema.table is")),
+            _ => Err(format!("`{text}` is not a table name; write schema.table")),
         }
     }
 
-    /// Its name in a statement.
+    /// The quoted name for a statement.
     pub(super) fn quoted(&self) -> String {
         format!("{}.{}", quote_identifier(&self.schema), quote_identifier(&self.table))
     }
@@ -57,12 +57,12 @@ impl std::fmt::Display for EpochTable {
 }
 
 impl Dialect {
-    /// Writes the row of a cluster, unless a later epoch stands there already.
+    /// The statement that writes the row of a cluster unless the table already has a later epoch.
     pub fn write_epoch(&self, table: &EpochTable, row: &EpochRow) -> String {
         let (epoch, cluster) = (row.epoch, quote_string(&row.cluster));
         let (primary, recovery) = (quote_string(&row.primary.to_string()), quote_string(&row.recovery));
         let name = table.quoted();
-        // Assignments are made from left to right, so the epoch, which the others are judged by, comes last.
+        // MySQL assigns from left to right. The epoch comes last because the other assignments compare with it.
         format!(
             "INSERT INTO {name} (cluster, epoch, primary_address, recovery) VALUES ({cluster}, {epoch}, {primary}, {recovery}) \
              ON DUPLICATE KEY UPDATE primary_address = IF({epoch} > epoch, {primary}, primary_address), \

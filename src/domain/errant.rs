@@ -1,4 +1,5 @@
-//! What is in the transactions that only one server has: read from the events of its binary logs, for a person who decides about them.
+//! The content of errant transactions, read from the events of a server's binary logs, as a basis for the
+//! decision of an operator.
 
 use std::collections::BTreeSet;
 
@@ -9,25 +10,25 @@ use super::instance::InstanceFacts;
 use super::key::InstanceKey;
 use super::version::Flavour;
 
-/// Transactions shown.
-pub const MOST_TRANSACTIONS: usize = 100;
-/// Statements shown of one transaction.
-const MOST_STATEMENTS: usize = 5;
-/// Tables shown of one transaction.
-const MOST_TABLES: usize = 32;
-/// Length of a shown statement, characters.
-const STATEMENT: usize = 400;
+/// Most transactions in a report.
+pub const MAX_TRANSACTIONS: usize = 100;
+/// Most statements in a report of one transaction.
+const MAX_STATEMENTS: usize = 5;
+/// Most tables in a report of one transaction.
+const MAX_TABLES: usize = 32;
+/// Longest statement in a report, characters.
+const MAX_STATEMENT_CHARACTERS: usize = 400;
 
-/// One line of `SHOW BINLOG EVENTS`.
+/// One row of `SHOW BINLOG EVENTS`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BinlogEvent {
-    /// Where it begins.
+    /// Position of the event, bytes.
     pub position: u64,
-    /// Where the next begins.
+    /// Position of the next event, bytes.
     pub end: u64,
-    /// `Gtid`, `Query`, `Table_map`, ...
+    /// Event type: `Gtid`, `Query`, `Table_map`, ...
     pub kind: String,
-    /// The server's words about it.
+    /// Description by the server.
     pub info: String,
 }
 
@@ -37,35 +38,35 @@ pub struct BinlogEvent {
 pub struct ErrantTransaction {
     /// Its GTID.
     pub gtid: String,
-    /// Binary log that has it.
+    /// Name of the binary log that holds it.
     pub file: String,
-    /// Where it begins there, bytes.
+    /// Position in that log, bytes.
     pub position: u64,
     /// Tables that its rows or statements name, at most 32.
     pub tables: BTreeSet<String>,
-    /// Its first statements, at most 5; row changes have one only where the server logs it with them.
+    /// Its first statements, at most 5; row changes have a statement only when the server logs it.
     pub statements: Vec<String>,
-    /// How many events change rows.
+    /// Number of events that change rows.
     pub row_events: u64,
 }
 
-/// What was read of the errant transactions of a server.
+/// The errant transactions of a server as far as they could be read.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub struct Decoded {
-    /// In the order of the logs, at most [`MOST_TRANSACTIONS`].
+pub struct DecodedTransactions {
+    /// In the order of the logs, at most [`MAX_TRANSACTIONS`].
     pub shown: Vec<ErrantTransaction>,
-    /// How many were found, shown or not.
+    /// Number of transactions that were found, shown or not.
     pub found: u64,
     /// Binary logs that were read.
     pub files: Vec<String>,
-    /// Why not all were found: a bound was reached, logs are purged, reading failed.
+    /// Why not all were found: a limit was reached, logs are purged, or a read failed.
     pub incomplete: Option<String>,
 }
 
-/// Puts events of one binary log together to errant transactions.
+/// Collects errant transactions from the events of binary logs.
 #[derive(Debug)]
-pub struct Decoder<'a> {
+pub struct ErrantTransactionDecoder<'a> {
     flavour: Flavour,
     wanted: &'a GtidSet,
     file: String,
@@ -74,8 +75,8 @@ pub struct Decoder<'a> {
     found: u64,
 }
 
-impl<'a> Decoder<'a> {
-    /// Looks for these transactions.
+impl<'a> ErrantTransactionDecoder<'a> {
+    /// A decoder for the transactions in `wanted`.
     pub fn new(flavour: Flavour, wanted: &'a GtidSet) -> Self {
         Self {
             flavour,
@@ -87,13 +88,13 @@ impl<'a> Decoder<'a> {
         }
     }
 
-    /// The events that follow are those of another binary log.
+    /// Begins another binary log: the following events belong to it.
     pub fn begin_file(&mut self, file: &str) {
         self.close();
         file.clone_into(&mut self.file);
     }
 
-    /// The next event.
+    /// Adds the next event.
     pub fn take(&mut self, event: &BinlogEvent) {
         if event.kind.starts_with("Gtid") && event.kind != "Gtid_list" {
             self.close();
@@ -109,7 +110,7 @@ impl<'a> Decoder<'a> {
         let kind = event.kind.as_str();
         if kind == "Table_map" {
             if let Some(table) = table_of(&event.info)
-                && open.tables.len() < MOST_TABLES
+                && open.tables.len() < MAX_TABLES
             {
                 open.tables.insert(table);
             }
@@ -127,16 +128,16 @@ impl<'a> Decoder<'a> {
                 add(open, statement);
             }
         } else if kind == "Transaction_payload" {
-            add(open, "(compressed: mysqlbinlog shows it)");
+            add(open, "(compressed; mysqlbinlog shows it)");
         }
     }
 
-    /// How many were found.
+    /// Number of transactions found so far.
     pub fn found(&self) -> u64 {
         self.found + u64::from(self.open.is_some())
     }
 
-    /// What was found, and how many.
+    /// The found transactions that are shown, and the number of all that were found.
     pub fn finish(mut self) -> (Vec<ErrantTransaction>, u64) {
         self.close();
         (self.shown, self.found)
@@ -145,13 +146,13 @@ impl<'a> Decoder<'a> {
     fn close(&mut self) {
         if let Some(done) = self.open.take() {
             self.found += 1;
-            if self.shown.len() < MOST_TRANSACTIONS {
+            if self.shown.len() < MAX_TRANSACTIONS {
                 self.shown.push(done);
             }
         }
     }
 
-    /// The GTID that an event names, when it is one of the wanted.
+    /// The GTID of an event, when it is one of the wanted.
     fn gtid(&self, info: &str) -> Option<String> {
         let named = if self.flavour.is_mariadb() {
             // `BEGIN GTID 0-1-5 cid=7`, `GTID 0-1-6`.
@@ -174,7 +175,7 @@ impl<'a> Decoder<'a> {
     }
 }
 
-/// `table_id: 96 (shop.orders)` and, on MariaDB, `table_id: 18 (shop.orders)` name the table in brackets.
+/// The table in brackets: `table_id: 96 (shop.orders)`, and on MariaDB `table_id: 18 (shop.orders)`.
 fn table_of(info: &str) -> Option<String> {
     let (_, rest) = info.split_once('(')?;
     let (name, _) = rest.rsplit_once(')')?;
@@ -182,54 +183,57 @@ fn table_of(info: &str) -> Option<String> {
 }
 
 fn add(transaction: &mut ErrantTransaction, statement: &str) {
-    if transaction.statements.len() < MOST_STATEMENTS && !statement.is_empty() {
-        let mut text: String = statement.chars().take(STATEMENT).collect();
-        if statement.chars().count() > STATEMENT {
+    if transaction.statements.len() < MAX_STATEMENTS && !statement.is_empty() {
+        let mut text: String = statement.chars().take(MAX_STATEMENT_CHARACTERS).collect();
+        if statement.chars().count() > MAX_STATEMENT_CHARACTERS {
             text.push('…');
         }
         transaction.statements.push(text);
     }
 }
 
-/// The GTID set that `Previous_gtids` (MySQL) prints: what all older logs of the server hold. `None` for any other event.
+/// The GTID set in a `Previous_gtids` event of MySQL: all transactions in older logs of the server. `None` for any
+/// other event.
 pub fn previous_gtids(flavour: Flavour, event: &BinlogEvent) -> Option<GtidSet> {
     (event.kind == "Previous_gtids")
         .then(|| GtidSet::parse(flavour, &event.info).ok())
         .flatten()
 }
 
-/// What `server` has and `primary` lacks. Transactions that began at the primary are left out: it was asked a moment earlier or later.
+/// The transactions that `server` has and `primary` lacks. Transactions that originate at the primary are left out,
+/// since the two servers were probed at different moments.
 pub fn errant_of(server: &InstanceFacts, primary: &InstanceFacts) -> GtidSet {
     let lacks = server.executed.missing_from(&primary.executed);
     lacks.subtract(&lacks.originating_at(&primary.identity.origin()))
 }
 
-/// All that is known of the errant transactions of a server.
+/// The report of the errant transactions of a server.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ErrantReport {
-    /// Which server.
+    /// The server.
     pub instance: InstanceKey,
     /// The primary that it was compared with.
     pub primary: InstanceKey,
-    /// The server is held in quarantine.
+    /// Whether the server is in quarantine.
     pub quarantined: bool,
-    /// The GTID set that only it has.
+    /// The GTID set that only this server has.
     pub set: String,
-    /// How many transactions that are; on MariaDB at most.
+    /// Number of errant transactions; on MariaDB an upper bound.
     pub transactions: u64,
-    /// What is in them.
-    pub decoded: Decoded,
-    /// What can be done about them, by route; with the reason where something cannot.
+    /// The content of the transactions.
+    pub decoded: DecodedTransactions,
+    /// The possible remedies with their API routes; a remedy that is not possible has the reason.
     pub remedies: Vec<String>,
 }
 
-/// What to do about errant transactions.
+/// A remedy for errant transactions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Remedy {
-    /// Empty transactions under the same GTIDs are committed on the primary: the GTID sets agree then, the data do not.
+    /// Commits empty transactions with the same GTIDs on the primary. Afterwards the GTID sets agree, and the data do
+    /// not.
     InjectEmpty,
-    /// The server forgets that it has them: the GTID sets agree then, the data do not.
+    /// Removes the GTIDs from the server. Afterwards the GTID sets agree, and the data do not.
     Reset,
 }
 
@@ -251,7 +255,7 @@ mod tests {
     #[test]
     fn the_events_of_errant_transactions_become_tables_and_statements() {
         let wanted = GtidSet::parse(Flavour::MySql, &format!("{A}:6-7")).unwrap();
-        let mut decoder = Decoder::new(Flavour::MySql, &wanted);
+        let mut decoder = ErrantTransactionDecoder::new(Flavour::MySql, &wanted);
         decoder.begin_file("binlog.000003");
         let gtid = |number: u64| format!("SET @@SESSION.GTID_NEXT= '{A}:{number}'");
         for event in [
@@ -286,7 +290,7 @@ mod tests {
     #[test]
     fn mariadb_names_a_transaction_by_its_beginning() {
         let wanted = GtidSet::parse(Flavour::MariaDb, "0-1-6..7").unwrap();
-        let mut decoder = Decoder::new(Flavour::MariaDb, &wanted);
+        let mut decoder = ErrantTransactionDecoder::new(Flavour::MariaDb, &wanted);
         decoder.begin_file("binlog.000001");
         for event in [
             event(300, "Gtid_list", "[0-1-4]"),
@@ -319,7 +323,7 @@ mod tests {
     #[test]
     fn long_statements_and_many_transactions_are_cut() {
         let wanted = GtidSet::parse(Flavour::MySql, &format!("{A}:1-300")).unwrap();
-        let mut decoder = Decoder::new(Flavour::MySql, &wanted);
+        let mut decoder = ErrantTransactionDecoder::new(Flavour::MySql, &wanted);
         for number in 1..=300 {
             decoder.take(&event(
                 number,
@@ -329,8 +333,8 @@ mod tests {
             decoder.take(&event(number, "Query", &"ä".repeat(1000)));
         }
         let (shown, found) = decoder.finish();
-        assert_eq!((shown.len(), found), (MOST_TRANSACTIONS, 300));
-        assert_eq!(shown[0].statements[0].chars().count(), STATEMENT + 1);
+        assert_eq!((shown.len(), found), (MAX_TRANSACTIONS, 300));
+        assert_eq!(shown[0].statements[0].chars().count(), MAX_STATEMENT_CHARACTERS + 1);
     }
 
     #[test]

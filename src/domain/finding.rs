@@ -11,109 +11,112 @@ use super::key::InstanceKey;
 use super::time::WallTime;
 use super::topology::ClusterId;
 
-/// Analysis codes, named as orchestrator names them where it has the finding; declared in order of precedence.
+/// Analysis codes, with orchestrator's names where orchestrator has the finding. The order of declaration is the order
+/// of precedence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Code {
-    /// Primary unreachable, and it has no replicas.
+    /// The primary is unreachable and has no replicas.
     DeadMasterWithoutReplicas,
-    /// Primary unreachable, all replicas answer and none of them receives.
+    /// The primary is unreachable. All replicas answer and none of them receives.
     DeadMaster,
-    /// Primary unreachable and no replica answers.
+    /// The primary is unreachable and no replica answers.
     DeadMasterAndReplicas,
-    /// Primary unreachable, some replicas answer and none of them receives.
+    /// The primary is unreachable. Some replicas answer and none of them receives.
     DeadMasterAndSomeReplicas,
-    /// The server that a recovery or takeover opened is gone before the cluster followed it (own code).
+    /// The server that a recovery or takeover opened failed before the cluster followed it (own code).
     SuccessorLost,
-    /// Primary unreachable, replicas receive and all of them lag.
+    /// The primary is unreachable. Replicas receive and all of them lag.
     UnreachableMasterWithLaggingReplicas,
-    /// Primary unreachable for us, and a replica still receives.
+    /// The primary is unreachable for this member, and a replica still receives.
     UnreachableMaster,
-    /// Primary accepts connections and answers nothing, or commits nothing (own code).
+    /// The primary accepts connections and does not answer, or it answers and commits nothing (own code).
     StalledPrimary,
-    /// Primary refuses with too many connections (own code).
+    /// The primary refuses connections with "too many connections" (own code).
     SaturatedPrimary,
     /// Two writable primaries in one cluster (own code).
     SplitPrimary,
     /// Another program than this group controls the cluster (own code).
     AnotherController,
-    /// One server identity is seen live at two addresses (own code).
+    /// One server identity is seen live at two addresses at the same time (own code).
     DuplicateIdentity,
-    /// Primary waits for more semi-sync replicas than it has, and has not moved for a while.
+    /// The primary waits for more semi-sync replicas than are connected, and its binary log has not moved for a while.
     LockedSemiSyncMaster,
-    /// Primary waits for more semi-sync replicas than it has.
+    /// The primary waits for more semi-sync replicas than are connected.
     LockedSemiSyncMasterHypothesis,
-    /// More semi-sync replicas are connected than the primary waits for, and the number is to be exact.
+    /// More semi-sync replicas are connected than the primary waits for, and the configuration demands the exact
+    /// number.
     MasterWithTooManySemiSyncReplicas,
-    /// Primary reachable and read-only although its replicas replicate.
+    /// The primary is reachable and read-only although its replicas replicate.
     NoWriteableMasterStructureWarning,
     /// The only replica of a reachable primary does not replicate.
     MasterSingleReplicaNotReplicating,
     /// The only replica of a reachable primary is unreachable.
     MasterSingleReplicaDead,
-    /// Primary reachable, all replicas answer and none replicates.
+    /// The primary is reachable. All replicas answer and none replicates.
     AllMasterReplicasNotReplicating,
-    /// Primary reachable, no replica replicates and some are unreachable.
+    /// The primary is reachable. No replica replicates and some are unreachable.
     AllMasterReplicasNotReplicatingOrDead,
-    /// Co-primary unreachable, all its replicas answer and none receives.
+    /// A co-primary is unreachable. All its replicas answer and none receives.
     DeadCoMaster,
-    /// Co-primary unreachable, some replicas answer and none of these receives.
+    /// A co-primary is unreachable. Some replicas answer and none of these receives.
     DeadCoMasterAndSomeReplicas,
-    /// Co-primary unreachable for us, and a replica still receives.
+    /// A co-primary is unreachable for this member, and a replica still receives.
     UnreachableCoMaster,
-    /// Co-primary reachable, and none of its replicas replicates.
+    /// A co-primary is reachable, and none of its replicas replicates.
     AllCoMasterReplicasNotReplicating,
-    /// Intermediate primary unreachable, and its only replica cannot connect to it.
+    /// An intermediate primary is unreachable, and its only replica cannot connect to it.
     DeadIntermediateMasterWithSingleReplicaFailingToConnect,
-    /// Intermediate primary unreachable, and its only replica does not receive.
+    /// An intermediate primary is unreachable, and its only replica does not receive.
     DeadIntermediateMasterWithSingleReplica,
-    /// Intermediate primary unreachable, all its replicas answer and none receives.
+    /// An intermediate primary is unreachable. All its replicas answer and none receives.
     DeadIntermediateMaster,
-    /// Intermediate primary unreachable, some replicas answer and none of these receives.
+    /// An intermediate primary is unreachable. Some replicas answer and none of these receives.
     DeadIntermediateMasterAndSomeReplicas,
-    /// Intermediate primary unreachable, and no replica of it answers.
+    /// An intermediate primary is unreachable, and none of its replicas answers.
     DeadIntermediateMasterAndReplicas,
-    /// Intermediate primary unreachable, its replicas receive and all of them lag.
+    /// An intermediate primary is unreachable. Its replicas receive and all of them lag.
     UnreachableIntermediateMasterWithLaggingReplicas,
-    /// Intermediate primary unreachable for us, and a replica still receives.
+    /// An intermediate primary is unreachable for this member, and a replica still receives.
     UnreachableIntermediateMaster,
-    /// Intermediate primary reachable for us, and no answering replica can connect to it.
+    /// An intermediate primary is reachable for this member, and no answering replica can connect to it.
     AllIntermediateMasterReplicasFailingToConnectOrDead,
-    /// Intermediate primary reachable, and none of its replicas replicates.
+    /// An intermediate primary is reachable, and none of its replicas replicates.
     AllIntermediateMasterReplicasNotReplicating,
-    /// Member of a replication group unreachable, and none of its replicas receives.
+    /// A member of a replication group is unreachable, and none of its replicas receives.
     DeadReplicationGroupMemberWithReplicas,
     /// A binlog server cannot connect to its source.
     BinlogServerFailingToConnectToMaster,
     /// A direct replica of the primary cannot connect to it.
     FirstTierReplicaFailingToConnectToMaster,
-    /// A failed primary is back (own code).
+    /// A quarantined primary answers again (own code).
     QuarantinedPrimaryReturned,
-    /// A replica that a recovery left behind is back and can be attached again (own code).
+    /// A replica that a recovery left behind answers again and can be attached (own code).
     LostReplicaReturned,
-    /// A server has transactions that the primary lacks, and a person has them dealt with (own code).
+    /// A server has transactions that the primary lacks, and an operator requested their resolution (own code).
     ErrantTransactions,
-    /// A server could not be attached to another source for want of an account (own code).
+    /// A server cannot be attached to another source because no replication account is known (own code).
     MissingReplicationCredentials,
-    /// A grant is missing that the planned recovery would need (own code).
+    /// A privilege is missing that a recovery would need (own code).
     MissingPrivileges,
-    /// Accounts may write although the server is read-only (own code).
+    /// Accounts can write although the server is read-only (own code).
     FenceIneffective,
-    /// The server is writable as soon as it starts (own code).
+    /// The server is writable right after a start (own code).
     BootsWritable,
-    /// Settings with which a crash loses data or a failure is seen late (own code).
+    /// Settings with which a crash loses data or a failure is detected late (own code).
     UnsafeSettings,
-    /// Semi-sync is not as the durability policy of the cluster wants it (own code).
+    /// The semi-sync settings do not match the durability policy of the cluster (own code).
     DurabilityNotKept,
-    /// A majority of the members is in one data centre (own code).
+    /// A majority of the members is in one data center (own code).
     QuorumInOneDataCenter,
-    /// A replication group has chosen another of its members as its primary (own code). Told when it happens, never a state of things.
+    /// A replication group chose another of its members as its primary (own code). Reported once when it happens, not
+    /// as a lasting state.
     GroupPrimaryChanged,
-    /// Nothing to report for the instance but structure warnings.
+    /// The instance has structure warnings only.
     NoProblem,
 }
 
 impl Code {
-    /// The text that stands for the code in the API, in hooks and in the backend's tables.
+    /// The name of the code in the API, in hooks and in the backend's tables.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::DeadMasterWithoutReplicas => "DeadMasterWithoutReplicas",
@@ -173,51 +176,173 @@ impl Code {
         }
     }
 
-    /// Whether the finding is about the instance's replicas so much that their downtime is the instance's
-    /// (reference of orchestrator, §5.4).
+    /// Whether the finding is about the replicas: when all replicas of the instance are in downtime, the finding counts
+    /// as downtimed, as in orchestrator.
     pub fn is_about_replicas(self) -> bool {
-        matches!(
-            self,
-            Self::AllMasterReplicasNotReplicating
-                | Self::AllMasterReplicasNotReplicatingOrDead
-                | Self::MasterSingleReplicaDead
-                | Self::AllCoMasterReplicasNotReplicating
-                | Self::DeadIntermediateMasterWithSingleReplica
-                | Self::DeadIntermediateMasterWithSingleReplicaFailingToConnect
-                | Self::DeadIntermediateMasterAndReplicas
-                | Self::DeadIntermediateMasterAndSomeReplicas
-                | Self::AllIntermediateMasterReplicasFailingToConnectOrDead
-                | Self::AllIntermediateMasterReplicasNotReplicating
-        )
+        match self {
+            Self::MasterSingleReplicaDead
+            | Self::AllMasterReplicasNotReplicating
+            | Self::AllMasterReplicasNotReplicatingOrDead
+            | Self::AllCoMasterReplicasNotReplicating
+            | Self::DeadIntermediateMasterWithSingleReplicaFailingToConnect
+            | Self::DeadIntermediateMasterWithSingleReplica
+            | Self::DeadIntermediateMasterAndSomeReplicas
+            | Self::DeadIntermediateMasterAndReplicas
+            | Self::AllIntermediateMasterReplicasFailingToConnectOrDead
+            | Self::AllIntermediateMasterReplicasNotReplicating => true,
+            Self::DeadMasterWithoutReplicas
+            | Self::DeadMaster
+            | Self::DeadMasterAndReplicas
+            | Self::DeadMasterAndSomeReplicas
+            | Self::SuccessorLost
+            | Self::UnreachableMasterWithLaggingReplicas
+            | Self::UnreachableMaster
+            | Self::StalledPrimary
+            | Self::SaturatedPrimary
+            | Self::SplitPrimary
+            | Self::AnotherController
+            | Self::DuplicateIdentity
+            | Self::LockedSemiSyncMaster
+            | Self::LockedSemiSyncMasterHypothesis
+            | Self::MasterWithTooManySemiSyncReplicas
+            | Self::NoWriteableMasterStructureWarning
+            | Self::MasterSingleReplicaNotReplicating
+            | Self::DeadCoMaster
+            | Self::DeadCoMasterAndSomeReplicas
+            | Self::UnreachableCoMaster
+            | Self::DeadIntermediateMaster
+            | Self::UnreachableIntermediateMasterWithLaggingReplicas
+            | Self::UnreachableIntermediateMaster
+            | Self::DeadReplicationGroupMemberWithReplicas
+            | Self::BinlogServerFailingToConnectToMaster
+            | Self::FirstTierReplicaFailingToConnectToMaster
+            | Self::QuarantinedPrimaryReturned
+            | Self::LostReplicaReturned
+            | Self::ErrantTransactions
+            | Self::MissingReplicationCredentials
+            | Self::MissingPrivileges
+            | Self::FenceIneffective
+            | Self::BootsWritable
+            | Self::UnsafeSettings
+            | Self::DurabilityNotKept
+            | Self::QuorumInOneDataCenter
+            | Self::GroupPrimaryChanged
+            | Self::NoProblem => false,
+        }
     }
 
-    /// Whether a finding may become another one, or be told otherwise, although nothing changed but the time.
+    /// Whether the finding or its text can change by the passage of time alone.
     pub fn changes_with_time(self) -> bool {
-        matches!(
-            self,
-            Self::StalledPrimary | Self::LockedSemiSyncMasterHypothesis | Self::QuarantinedPrimaryReturned
-        )
+        match self {
+            Self::StalledPrimary | Self::LockedSemiSyncMasterHypothesis | Self::QuarantinedPrimaryReturned => true,
+            Self::DeadMasterWithoutReplicas
+            | Self::DeadMaster
+            | Self::DeadMasterAndReplicas
+            | Self::DeadMasterAndSomeReplicas
+            | Self::SuccessorLost
+            | Self::UnreachableMasterWithLaggingReplicas
+            | Self::UnreachableMaster
+            | Self::SaturatedPrimary
+            | Self::SplitPrimary
+            | Self::AnotherController
+            | Self::DuplicateIdentity
+            | Self::LockedSemiSyncMaster
+            | Self::MasterWithTooManySemiSyncReplicas
+            | Self::NoWriteableMasterStructureWarning
+            | Self::MasterSingleReplicaNotReplicating
+            | Self::MasterSingleReplicaDead
+            | Self::AllMasterReplicasNotReplicating
+            | Self::AllMasterReplicasNotReplicatingOrDead
+            | Self::DeadCoMaster
+            | Self::DeadCoMasterAndSomeReplicas
+            | Self::UnreachableCoMaster
+            | Self::AllCoMasterReplicasNotReplicating
+            | Self::DeadIntermediateMasterWithSingleReplicaFailingToConnect
+            | Self::DeadIntermediateMasterWithSingleReplica
+            | Self::DeadIntermediateMaster
+            | Self::DeadIntermediateMasterAndSomeReplicas
+            | Self::DeadIntermediateMasterAndReplicas
+            | Self::UnreachableIntermediateMasterWithLaggingReplicas
+            | Self::UnreachableIntermediateMaster
+            | Self::AllIntermediateMasterReplicasFailingToConnectOrDead
+            | Self::AllIntermediateMasterReplicasNotReplicating
+            | Self::DeadReplicationGroupMemberWithReplicas
+            | Self::BinlogServerFailingToConnectToMaster
+            | Self::FirstTierReplicaFailingToConnectToMaster
+            | Self::LostReplicaReturned
+            | Self::ErrantTransactions
+            | Self::MissingReplicationCredentials
+            | Self::MissingPrivileges
+            | Self::FenceIneffective
+            | Self::BootsWritable
+            | Self::UnsafeSettings
+            | Self::DurabilityNotKept
+            | Self::QuorumInOneDataCenter
+            | Self::GroupPrimaryChanged
+            | Self::NoProblem => false,
+        }
     }
 
-    /// Whether a recovery exists for the finding.
+    /// Whether a recovery exists for this code.
     pub fn is_actionable(self) -> bool {
-        super::recovery::plan::RecoveryKind::for_code(self).is_some()
+        super::recovery::kind::RecoveryKind::for_code(self).is_some()
     }
 }
 
 impl Code {
-    /// Advice: what could be better before something fails. Shown, said once, never a detection.
+    /// Whether the code is advice about something to improve before a failure. Advice is shown and logged once. It
+    /// never becomes a detection.
     pub fn is_advice(self) -> bool {
-        matches!(
-            self,
+        match self {
             Self::MissingReplicationCredentials
-                | Self::MissingPrivileges
-                | Self::FenceIneffective
-                | Self::BootsWritable
-                | Self::DurabilityNotKept
-                | Self::UnsafeSettings
-                | Self::QuorumInOneDataCenter
-        )
+            | Self::MissingPrivileges
+            | Self::FenceIneffective
+            | Self::BootsWritable
+            | Self::UnsafeSettings
+            | Self::DurabilityNotKept
+            | Self::QuorumInOneDataCenter => true,
+            Self::DeadMasterWithoutReplicas
+            | Self::DeadMaster
+            | Self::DeadMasterAndReplicas
+            | Self::DeadMasterAndSomeReplicas
+            | Self::SuccessorLost
+            | Self::UnreachableMasterWithLaggingReplicas
+            | Self::UnreachableMaster
+            | Self::StalledPrimary
+            | Self::SaturatedPrimary
+            | Self::SplitPrimary
+            | Self::AnotherController
+            | Self::DuplicateIdentity
+            | Self::LockedSemiSyncMaster
+            | Self::LockedSemiSyncMasterHypothesis
+            | Self::MasterWithTooManySemiSyncReplicas
+            | Self::NoWriteableMasterStructureWarning
+            | Self::MasterSingleReplicaNotReplicating
+            | Self::MasterSingleReplicaDead
+            | Self::AllMasterReplicasNotReplicating
+            | Self::AllMasterReplicasNotReplicatingOrDead
+            | Self::DeadCoMaster
+            | Self::DeadCoMasterAndSomeReplicas
+            | Self::UnreachableCoMaster
+            | Self::AllCoMasterReplicasNotReplicating
+            | Self::DeadIntermediateMasterWithSingleReplicaFailingToConnect
+            | Self::DeadIntermediateMasterWithSingleReplica
+            | Self::DeadIntermediateMaster
+            | Self::DeadIntermediateMasterAndSomeReplicas
+            | Self::DeadIntermediateMasterAndReplicas
+            | Self::UnreachableIntermediateMasterWithLaggingReplicas
+            | Self::UnreachableIntermediateMaster
+            | Self::AllIntermediateMasterReplicasFailingToConnectOrDead
+            | Self::AllIntermediateMasterReplicasNotReplicating
+            | Self::DeadReplicationGroupMemberWithReplicas
+            | Self::BinlogServerFailingToConnectToMaster
+            | Self::FirstTierReplicaFailingToConnectToMaster
+            | Self::QuarantinedPrimaryReturned
+            | Self::LostReplicaReturned
+            | Self::ErrantTransactions
+            | Self::GroupPrimaryChanged
+            | Self::NoProblem => false,
+        }
     }
 }
 
@@ -227,20 +352,21 @@ impl fmt::Display for Code {
     }
 }
 
-/// Warnings about the shape of a topology; they never trigger anything.
+/// Warnings about the structure of a topology. They never trigger a recovery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum StructureWarning {
-    /// No replica logs what it replicates: none can be promoted over the others.
+    /// No replica logs the updates that it replicates, so none can be promoted over the others.
     NoLoggingReplicasStructureWarning,
-    /// Not all replicas use GTIDs of one flavour, or all are binlog servers.
+    /// The replicas do not all use GTIDs of one flavour, nor are they all binlog servers.
     NoFailoverSupportStructureWarning,
-    /// Of the replicas that log, some log statements and some `MIXED`.
+    /// Of the replicas that log updates, some use the format `STATEMENT` and some `MIXED`.
     StatementAndMixedLoggingReplicasStructureWarning,
-    /// Of the replicas that log, some log statements and some rows: one that logs statements cannot follow one that logs rows.
+    /// Of the replicas that log updates, some use the format `STATEMENT` and some `ROW`. A replica that logs statements
+    /// cannot replicate from one that logs rows.
     StatementAndRowLoggingReplicasStructureWarning,
-    /// Of the replicas that log, some log `MIXED` and some rows.
+    /// Of the replicas that log updates, some use the format `MIXED` and some `ROW`.
     MixedAndRowLoggingReplicasStructureWarning,
-    /// The replicas that log are of several release series: an older one cannot follow a newer one.
+    /// The replicas that log updates run several release series. An older version cannot replicate from a newer one.
     MultipleMajorVersionsLoggingReplicasStructureWarning,
     /// A replica has another `gtid_mode` than its source.
     DifferentGTIDModesStructureWarning,
@@ -252,116 +378,117 @@ pub enum StructureWarning {
     NotEnoughValidSemiSyncReplicasStructureWarning,
 }
 
-/// What a finding rests on: counts over the direct replicas, with orchestrator's meaning.
+/// The evidence for a finding: facts of the instance and counts over its direct replicas, with orchestrator's meaning.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 #[expect(
     clippy::struct_excessive_bools,
-    reason = "independent answers, each shown by the API under its own name"
+    reason = "independent facts, each shown by the API under its own name"
 )]
 pub struct Evidence {
-    /// The last attempt to ask the instance succeeded.
+    /// The last probe of the instance succeeded.
     pub last_check_valid: bool,
-    /// It answered in part.
+    /// The last probe was answered in part.
     pub last_check_partial: bool,
-    /// How the last attempt failed.
+    /// How the last probe failed.
     pub failure: Option<ProbeFailure>,
-    /// Top of the topology.
+    /// The instance is at the top of the topology.
     pub is_primary: bool,
-    /// One of two that replicate from each other.
+    /// The instance is one of two that replicate from each other.
     pub is_co_primary: bool,
-    /// Hops to the top.
+    /// Replication hops to the top.
     pub depth: u32,
-    /// Direct replicas.
+    /// The direct replicas.
     pub replicas: Vec<InstanceKey>,
-    /// A member of a replication group.
+    /// The instance is a member of a replication group.
     pub is_group_member: bool,
-    /// It keeps binary logs for others and executes nothing.
+    /// The instance keeps binary logs for others and executes nothing.
     pub is_binlog_server: bool,
-    /// Of these, answering.
+    /// Direct replicas that answer.
     pub valid_replicas: u32,
-    /// Of these, receiving (whatever the applying thread does).
+    /// Answering replicas that receive, whatever their applier thread does.
     pub receiving_replicas: u32,
-    /// Answering replicas with both threads running.
+    /// Answering replicas with both replication threads running.
     pub replicating_replicas: u32,
-    /// Answering replicas whose receiving thread cannot connect.
+    /// Answering replicas with a receiver thread that cannot connect.
     pub replicas_failing_to_connect: u32,
-    /// Replicas lagging more than is reasonable.
+    /// Replicas that lag more than `ReasonableReplicationLagSeconds`.
     pub lagging_replicas: u32,
     /// Replicas with a configured delay.
     pub delayed_replicas: u32,
     /// Replicas in downtime.
     pub downtimed_replicas: u32,
-    /// Replicas that log what they replicate.
+    /// Replicas that log the updates that they replicate.
     pub logging_replicas: u32,
-    /// Of these, with `binlog_format=STATEMENT`.
+    /// Logging replicas with `binlog_format=STATEMENT`.
     pub statement_logging_replicas: u32,
-    /// Of these, with `binlog_format=MIXED`.
+    /// Logging replicas with `binlog_format=MIXED`.
     pub mixed_logging_replicas: u32,
-    /// Of these, with `binlog_format=ROW`.
+    /// Logging replicas with `binlog_format=ROW`.
     pub row_logging_replicas: u32,
-    /// Release series (`8.4`) of the replicas that log, each once, ordered.
+    /// Release series (`8.4`) of the logging replicas, ordered, without duplicates.
     pub logging_versions: Vec<String>,
-    /// `gtid_mode` of the replicas, each once, ordered; empty on MariaDB.
+    /// `gtid_mode` of the replicas, ordered, without duplicates; empty on MariaDB.
     pub replica_gtid_modes: Vec<String>,
-    /// Replicas that are semi-sync replicas.
+    /// Replicas with semi-sync enabled.
     pub semi_sync_replicas: u32,
     /// The instance itself cannot connect to its source.
     pub is_failing_to_connect: bool,
-    /// Why it commits nothing.
+    /// Why the instance commits nothing; `None` when it commits or is not checked.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub commit_stall: Option<CommitStall>,
 }
 
 impl Evidence {
-    /// How many direct replicas there are.
+    /// Number of direct replicas.
     pub fn replica_count(&self) -> u32 {
         u32::try_from(self.replicas.len()).unwrap_or(u32::MAX)
     }
 }
 
-/// What one member sees of a suspect and of every replica of it, from probes begun after it was asked.
+/// What one member sees of a suspect and of all its replicas, from probes that began after the member was asked.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Opinion {
-    /// Which member.
+    /// Id of the member.
     pub member: u64,
-    /// Its name.
+    /// Name of the member.
     pub name: String,
-    /// When it answered.
+    /// When the member answered.
     pub at: WallTime,
-    /// How many milliseconds the answer took.
+    /// Duration of the answer, milliseconds.
     pub millis: u64,
-    /// What it says.
-    pub verdict: Verdict,
-    /// Where the member is; empty when it was not told.
+    /// The verdict of the member.
+    pub verdict: OpinionVerdict,
+    /// Data center of the member; empty when it is unknown.
     #[serde(default)]
     pub data_center: String,
-    /// What it saw: the suspect and its replicas.
+    /// The member's observations of the suspect and of its replicas.
     #[serde(default)]
     pub observations: Vec<Observation>,
-    /// What it last saw the suspect hold, when it sees it dead.
+    /// The GTID set that the member last saw on the suspect, when it sees the suspect dead.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub remembered: Option<GtidSet>,
 }
 
-/// What a member says of a suspect.
+/// The verdict of one member about a suspect.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub enum Verdict {
-    /// It sees the suspect dead and no replica receiving.
+pub enum OpinionVerdict {
+    /// The suspect is dead and no replica receives.
     Dead,
-    /// It gets no answer from the suspect's host, replicas say that they receive, and nothing shows that they do: packets may be
-    /// dropped on every way. Counts as dead for a test of whether replicas can reconnect, and for nothing else.
+    /// The suspect's host does not answer, replicas report that they receive, and nothing shows that they do: a network
+    /// may drop all packets. The verdict counts as dead for a test of whether replicas can reconnect, and for nothing
+    /// else.
     Silent(String),
-    /// The suspect accepts connections and answers none, and nothing shows that a replica receives. A veto, unless the policy lets a
-    /// stalled primary be replaced.
+    /// The suspect accepts connections and does not answer, and nothing shows that a replica receives. A veto, unless
+    /// the policy allows the replacement of a stalled primary.
     Stalled(String),
-    /// It sees the suspect alive, or a replica receiving: a veto.
+    /// The suspect is alive, or a replica receives: a veto.
     Alive(String),
-    /// It sees nothing of the cluster and does not count.
+    /// The member sees nothing of the cluster and does not count.
     Abstains(String),
-    /// No answer in time; counts as no.
+    /// The member did not answer in time; counts as a no.
     Missing(String),
 }
 
@@ -369,29 +496,30 @@ pub enum Verdict {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Finding {
-    /// What.
+    /// The analysis code.
     pub code: Code,
-    /// About which instance.
+    /// The instance that the finding is about.
     pub instance: InstanceKey,
-    /// In which cluster.
+    /// The cluster of the instance.
     pub cluster: ClusterId,
-    /// One sentence for people.
+    /// One sentence for the operator.
     pub description: String,
-    /// What it rests on.
+    /// The facts that led to the code.
     pub evidence: Evidence,
-    /// Shape warnings of the same instance.
+    /// Structure warnings of the same instance.
     #[serde(default)]
     pub structure: Vec<StructureWarning>,
-    /// The instance is in downtime: shown, never acted on.
+    /// The instance is in downtime: the finding is shown and triggers nothing.
     #[serde(default)]
     pub downtimed: bool,
-    /// All its replicas are in downtime, and the code is one that is about these.
+    /// All replicas of the instance are in downtime, and the code is about replicas ([`Code::is_about_replicas`]).
     #[serde(default)]
     pub replicas_downtimed: bool,
 }
 
 impl Finding {
-    /// Shown, and never acted on: the instance is in downtime, or all the replicas that the finding is about are.
+    /// Whether the finding is only shown: the instance is in downtime, or all the replicas are that the finding is
+    /// about.
     pub fn is_skippable(&self) -> bool {
         self.downtimed || self.replicas_downtimed
     }

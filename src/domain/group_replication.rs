@@ -1,7 +1,7 @@
-//! A server as a member of a replication group (MySQL Group Replication), by its own word.
+//! A server as a member of a replication group (MySQL Group Replication), as the server reports it.
 //!
-//! A group is one node: it chooses its primary itself, and `read_only` inside it is its own business. What is read here comes from
-//! `performance_schema.replication_group_members` of the member that was asked.
+//! A group is one node: it chooses its primary itself and manages `read_only` of its members itself. The data come from
+//! `performance_schema.replication_group_members` of the probed member.
 
 use serde::{Deserialize, Serialize};
 
@@ -10,23 +10,23 @@ use super::key::InstanceKey;
 /// `MEMBER_STATE`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum GroupState {
-    /// Takes part.
+    /// Takes part in the group.
     Online,
-    /// Catches up, and takes part afterwards.
+    /// Catches up before it takes part.
     Recovering,
     /// The plugin is loaded and Group Replication is not started: an ordinary server.
     Offline,
-    /// It fell out of the group.
+    /// The member left the group because of an error.
     Error,
-    /// The others suspect it.
+    /// The other members suspect that it failed.
     Unreachable,
-    /// A word that is not known here.
+    /// A value that ham4db does not know.
     #[default]
     Unknown,
 }
 
 impl GroupState {
-    /// Reads the server's word.
+    /// Parses the value of the server.
     pub fn parse(text: &str) -> Self {
         match text.to_ascii_uppercase().as_str() {
             "ONLINE" => Self::Online,
@@ -38,7 +38,7 @@ impl GroupState {
         }
     }
 
-    /// The server's word; empty when it is not known.
+    /// The value of the server; empty when it is unknown.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Online => "ONLINE",
@@ -54,17 +54,17 @@ impl GroupState {
 /// `MEMBER_ROLE`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum GroupRole {
-    /// Takes writes: one of them in single-primary mode, all in multi-primary mode.
+    /// Takes writes: one member in single-primary mode, all members in multi-primary mode.
     Primary,
-    /// Takes none.
+    /// Takes no writes.
     Secondary,
-    /// Not told.
+    /// Not reported.
     #[default]
     Unknown,
 }
 
 impl GroupRole {
-    /// Reads the server's word. MySQL 5.7 has none.
+    /// Parses the value of the server. MySQL 5.7 has none.
     pub fn parse(text: &str) -> Self {
         match text.to_ascii_uppercase().as_str() {
             "PRIMARY" => Self::Primary,
@@ -73,7 +73,7 @@ impl GroupRole {
         }
     }
 
-    /// The server's word; empty when it is not known.
+    /// The value of the server; empty when it is unknown.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Primary => "PRIMARY",
@@ -97,7 +97,7 @@ pub struct GroupPeer {
     pub role: GroupRole,
 }
 
-/// What a server says of its own membership.
+/// What a server reports of its own membership.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct GroupMember {
@@ -107,12 +107,12 @@ pub struct GroupMember {
     pub role: GroupRole,
     /// `group_replication_single_primary_mode`.
     pub single_primary: bool,
-    /// The members that it sees, itself among them, ordered by address.
+    /// The members that it sees, including itself, ordered by address.
     pub members: Vec<GroupPeer>,
 }
 
 impl GroupMember {
-    /// Whether it takes part and may be written to, by its own word.
+    /// Whether the member takes part and is a primary, as it reports itself.
     pub fn is_online_primary(&self) -> bool {
         self.state == GroupState::Online && self.role == GroupRole::Primary
     }

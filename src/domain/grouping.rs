@@ -1,4 +1,4 @@
-//! Which instances belong to one cluster, and what should be recorded of it.
+//! Which instances belong to one cluster, and what the state records of that cluster.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,11 +8,11 @@ use super::key::InstanceKey;
 use super::state::{Cluster, Command, State};
 use super::topology::{ClusterId, Topology};
 
-/// Instances that belong together: linked by replication, in one replication group, or recorded as one cluster. Clusters are split only by commands, so a
-/// failed primary stays with the others.
+/// Instances that belong together: linked by replication, in one replication group, or recorded as one cluster. Only
+/// commands split clusters, so a failed primary stays with the others.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Grouping {
-    /// The recorded clusters that the instances belong to, oldest first; several are one and the same, and empty is a new one.
+    /// The recorded clusters that the instances belong to, oldest first. Several are merged; none is a new cluster.
     pub recorded: Vec<ClusterId>,
     /// The instances.
     pub instances: BTreeSet<InstanceKey>,
@@ -80,7 +80,7 @@ pub fn group(
             .values()
             .filter(|cluster| cluster.instances.iter().any(|key| found.contains(&resolve(key))))
             .collect();
-        recorded.sort_by(|a, b| (a.minted, &a.id).cmp(&(b.minted, &b.id)));
+        recorded.sort_by(|a, b| (a.created_at, &a.id).cmp(&(b.created_at, &b.id)));
         groups.push(Grouping {
             recorded: recorded.into_iter().map(|cluster| cluster.id.clone()).collect(),
             instances: found,
@@ -89,7 +89,7 @@ pub fn group(
     groups
 }
 
-/// The document that owns a cluster: of those with a seed in it, the oldest; ties by name.
+/// The document that owns a cluster: the oldest of those with a seed in it; ties are broken by name.
 pub fn owner(state: &State, topology: &Topology) -> Option<Origin> {
     state
         .documents
@@ -104,8 +104,8 @@ pub fn owner(state: &State, topology: &Topology) -> Option<Origin> {
         .map(|document| document.origin.clone())
 }
 
-/// Who belongs to a cluster: instances that answered once or that a replica names as its source, and whoever is recorded and not
-/// watched at the moment. What crawling found and never answered is not recorded.
+/// The members of a cluster: instances that answered once or that a replica names as its source, and recorded instances
+/// that are not probed at the moment. An address from discovery that never answered is not recorded.
 fn members(state: &State, grouping: &Grouping, topology: &Topology) -> BTreeSet<InstanceKey> {
     let sources: BTreeSet<&InstanceKey> = topology
         .instances
@@ -135,8 +135,8 @@ fn members(state: &State, grouping: &Grouping, topology: &Topology) -> BTreeSet<
     watched.chain(away).collect()
 }
 
-/// The primary of the only writable node, or `None` when there is no such node or more than one. Where several members of a node take
-/// writes it is the recorded one, otherwise the first.
+/// The primary of the only writable node, or `None` when there is no such node or more than one. Where several members
+/// of a node are writable, the recorded one is taken, otherwise the first by address.
 fn writable_node<'a>(
     topology: &Topology,
     writable: &[&'a Instance],
@@ -163,11 +163,12 @@ fn are_one_node(topology: &Topology, one: &InstanceKey, other: &InstanceKey) -> 
     group(one).is_some_and(|name| group(other) == Some(name)) || (replicates(one, other) && replicates(other, one))
 }
 
-/// The command that brings the record of a cluster up to date, or `None` when it is.
+/// The command that updates the record of a cluster, or `None` when the record is up to date.
 ///
-/// The primary is recorded only when exactly one node answers and is writable, is not in quarantine, and the recorded one is not
-/// still followed by a replica: while the primary is dead its record stays. A node is a server at the top, a replication group, or a
-/// pair of co-primaries; these name another primary as soon as they have one.
+/// The primary is recorded only when exactly one node answers and is writable, is not in quarantine, and no replica
+/// still follows the recorded primary: while the primary is dead its record stays. A node is a server at the top, a
+/// replication group, or a pair of co-primaries. A group and a pair are recorded under another primary as soon as they
+/// have one.
 pub fn describe(state: &State, grouping: &Grouping, topology: &Topology, alias: &str) -> Option<Command> {
     let recorded = grouping.recorded.first().and_then(|id| state.clusters.get(id));
     let seen = |instance: &&Instance| instance.facts.is_some();
@@ -202,7 +203,7 @@ pub fn describe(state: &State, grouping: &Grouping, topology: &Topology, alias: 
                 top.key != *topology.resolve(&primary.instance) && !are_one_node(topology, &top.key, &primary.instance)
             })
     });
-    // Its own entries say who the primary is.
+    // The records of the cluster itself name its primary.
     let recovering = state
         .recoveries
         .values()

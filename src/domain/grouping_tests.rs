@@ -14,10 +14,10 @@ fn by_key(instances: impl IntoIterator<Item = Instance>) -> BTreeMap<InstanceKey
         .collect()
 }
 
-fn cluster(id: &str, minted: i64, servers: &[u32]) -> Cluster {
+fn cluster(id: &str, created_at: i64, servers: &[u32]) -> Cluster {
     Cluster {
         id: ClusterId(id.to_owned()),
-        minted: WallTime(minted),
+        created_at: WallTime(created_at),
         name: String::new(),
         alias: String::new(),
         epoch: 0,

@@ -1,4 +1,4 @@
-//! What is known of one server: its facts as it told them, and how the last attempt to ask it ended.
+//! What is known of one server: its facts from the last successful probe, and the result of the last attempt.
 
 use core::net::IpAddr;
 use std::fmt;
@@ -7,16 +7,17 @@ use serde::{Deserialize, Serialize};
 
 use super::commit_stall::CommitStall;
 use super::group_replication::{GroupMember, GroupState};
-use super::gtid::{GtidSet, Origin};
+use super::gtid::{GtidSet, TransactionOrigin};
 use super::key::InstanceKey;
 use super::settings::ServerSettings;
 use super::time::WallTime;
 use super::version::ServerVersion;
 
-/// Who a server is, whatever address it has.
+/// The identity of a server, whatever address it has.
 ///
-/// MySQL tells a `server_uuid`. MariaDB has none, so its `server_id` stands in, which is unique only within one replication
-/// topology (MariaDB Knowledge Base, "Global Transaction ID": two servers of one topology must not share a `server_id`).
+/// MySQL has a `server_uuid`. MariaDB has none, so its `server_id` is used, which is unique only within one replication
+/// topology (MariaDB Knowledge Base, "Global Transaction ID": two servers of one topology must not share a
+/// `server_id`).
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Identity {
@@ -27,11 +28,11 @@ pub enum Identity {
 }
 
 impl Identity {
-    /// The origin that this server's own transactions carry in GTID sets.
-    pub fn origin(&self) -> Origin {
+    /// The origin of this server's own transactions in GTID sets.
+    pub fn origin(&self) -> TransactionOrigin {
         match self {
-            Self::ServerUuid(uuid) => Origin::ServerUuid(uuid.clone()),
-            Self::ServerId(id) => Origin::ServerId(*id),
+            Self::ServerUuid(uuid) => TransactionOrigin::ServerUuid(uuid.clone()),
+            Self::ServerId(id) => TransactionOrigin::ServerId(*id),
         }
     }
 }
@@ -45,7 +46,7 @@ impl fmt::Display for Identity {
     }
 }
 
-/// A place in a binary or relay log.
+/// A position in a binary or relay log.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct BinlogCoordinates {
@@ -64,12 +65,12 @@ impl fmt::Display for BinlogCoordinates {
 /// State of a replication thread.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ThreadState {
-    /// `No`: stopped, by a person, by us or by an error.
+    /// `No`: stopped by an operator, by ham4db, or by an error.
     #[default]
     Stopped,
     /// `Yes`.
     Running,
-    /// `Connecting` or `Preparing`: the thread runs, the source does not answer it.
+    /// `Connecting` or `Preparing`: the thread runs, and the source does not answer.
     Connecting,
 }
 
@@ -77,16 +78,17 @@ pub enum ThreadState {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ThreadError {
-    /// Server or client error number (2003: cannot connect, 2013: lost connection, 1236: source has purged what is needed).
+    /// Server or client error number (2003: cannot connect, 2013: lost connection, 1236: the source has purged required
+    /// logs).
     pub number: u32,
-    /// The server's text.
+    /// Error text of the server.
     pub message: String,
 }
 
-/// How a channel finds its place after a reconnect.
+/// How a channel finds its position after a reconnect.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Positioning {
-    /// File and position.
+    /// By file and position.
     #[default]
     FilePosition,
     /// MySQL `SOURCE_AUTO_POSITION=1`.
@@ -100,7 +102,10 @@ pub enum Positioning {
 impl Positioning {
     /// Whether the channel uses GTIDs of either flavour.
     pub fn is_gtid(self) -> bool {
-        !matches!(self, Self::FilePosition)
+        match self {
+            Self::FilePosition => false,
+            Self::AutoPosition | Self::SlavePos | Self::CurrentPos => true,
+        }
     }
 }
 
@@ -108,7 +113,7 @@ impl Positioning {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Channel {
-    /// Channel name; empty for the default channel, which is the one that is managed.
+    /// Channel name; empty for the default channel, which is the one that ham4db manages.
     #[serde(default)]
     pub name: String,
     /// Address of the source as the replica knows it.
@@ -122,46 +127,47 @@ pub struct Channel {
     /// Replication account; empty when none is set.
     #[serde(default)]
     pub user: String,
-    /// The receiving thread.
+    /// State of the receiver thread.
     #[serde(default)]
     pub io: ThreadState,
-    /// The applying thread (coordinator).
+    /// State of the applier thread (coordinator).
     #[serde(default)]
     pub sql: ThreadState,
-    /// Last error of the receiving thread.
+    /// Last error of the receiver thread.
     #[serde(default)]
     pub io_error: ThreadError,
-    /// Last error of the applying thread.
+    /// Last error of the applier thread.
     #[serde(default)]
     pub sql_error: ThreadError,
-    /// Source's binary log up to which was received.
+    /// Position in the source's binary log up to which the replica received.
     #[serde(default)]
     pub read: BinlogCoordinates,
-    /// Source's binary log up to which was applied.
+    /// Position in the source's binary log up to which the replica applied.
     #[serde(default)]
     pub exec: BinlogCoordinates,
-    /// Own relay log up to which was applied.
+    /// Position in the own relay log up to which the replica applied.
     #[serde(default)]
     pub relay: BinlogCoordinates,
-    /// What was received: MySQL `Retrieved_Gtid_Set` (empty after a restart with `relay_log_recovery`), MariaDB `Gtid_IO_Pos`.
+    /// The received set: MySQL `Retrieved_Gtid_Set` (empty after a restart with `relay_log_recovery`), MariaDB
+    /// `Gtid_IO_Pos`.
     #[serde(default)]
     pub retrieved: Option<GtidSet>,
-    /// Heartbeats received since the thread's start, where the server counts them beside its status (MariaDB).
+    /// Heartbeats received since the start of the thread, where the server counts them in a status variable (MariaDB).
     #[serde(default)]
     pub heartbeats: Option<u64>,
-    /// How the channel finds its place.
+    /// How the channel finds its position.
     #[serde(default)]
     pub positioning: Positioning,
-    /// `Seconds_Behind_Source`; `None` while the server says NULL.
+    /// `Seconds_Behind_Source`; `None` while the server reports NULL.
     #[serde(default)]
     pub lag_seconds: Option<u64>,
-    /// Configured delay, seconds.
+    /// Configured delay (`SOURCE_DELAY`), seconds.
     #[serde(default)]
     pub delay_seconds: u64,
-    /// Whether any replicate-* filter is set.
+    /// Whether any `replicate-*` filter is set.
     #[serde(default)]
     pub filtered: bool,
-    /// Whether the channel asks for TLS.
+    /// Whether the channel uses TLS.
     #[serde(default)]
     pub tls: bool,
     /// MySQL `Get_Source_public_key`.
@@ -170,66 +176,66 @@ pub struct Channel {
 }
 
 impl Channel {
-    /// Whether the replica gets changes right now: received, not necessarily applied (trap 3 of the compatibility reference: a
-    /// stopped SQL thread says nothing about the source).
+    /// Whether the replica receives from its source now. Received is not applied: a stopped applier thread proves
+    /// nothing about the source.
     pub fn is_receiving(&self) -> bool {
         self.io == ThreadState::Running
     }
 
-    /// Whether the receiving thread tries to reach the source and cannot.
+    /// Whether the receiver thread tries to connect to the source and fails.
     pub fn is_failing_to_connect(&self) -> bool {
         self.io == ThreadState::Connecting
             || (self.io == ThreadState::Stopped && matches!(self.io_error.number, 2003 | 2005 | 2013 | 2026))
     }
 }
 
-/// Semi-synchronous replication as the server has it set and sees it.
+/// Settings and status of semi-synchronous replication.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 #[expect(clippy::struct_excessive_bools, reason = "the server's own switches, one field each")]
 pub struct SemiSync {
-    /// Both plugins are there (MariaDB: built in).
+    /// Both plugins are installed (MariaDB: built in).
     pub available: bool,
-    /// Enabled as source.
+    /// Semi-sync is enabled for the role of source.
     pub source_enabled: bool,
-    /// Enabled as replica.
+    /// Semi-sync is enabled for the role of replica.
     pub replica_enabled: bool,
-    /// Source falls back to asynchronous after so many milliseconds without acknowledgement.
+    /// Milliseconds without acknowledgement after which a source falls back to asynchronous replication.
     pub timeout_millis: u64,
-    /// Acknowledgements that a commit waits for.
+    /// Number of acknowledgements that a commit waits for.
     pub wait_for_count: u32,
-    /// `wait_no_replica`: waits also while fewer replicas than that are connected.
+    /// `wait_no_replica`: commits also wait while too few replicas are connected.
     pub wait_no_replica: bool,
     /// `AFTER_SYNC` (true) or `AFTER_COMMIT`.
     pub after_sync: bool,
-    /// The source is waiting for acknowledgements now (not fallen back).
+    /// The source waits for acknowledgements now and has not fallen back.
     pub source_active: bool,
-    /// Semi-sync replicas connected.
+    /// Number of connected semi-sync replicas.
     pub clients: u32,
-    /// Commits that wait for acknowledgements now.
+    /// Number of commits that wait for acknowledgements now.
     pub wait_sessions: u32,
-    /// This replica acknowledges now.
+    /// The replica acknowledges now.
     pub replica_active: bool,
-    /// What `DetectSemiSyncEnforcedQuery` says: higher is asked first, 0 never; `None` without the query.
+    /// Result of `DetectSemiSyncEnforcedQuery`: a higher number is preferred, 0 is never; `None` without the query.
     pub priority: Option<u32>,
 }
 
 /// A replica as its source sees it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct SeenReplica {
+pub struct ConnectedReplica {
     /// Address: `report_host`:`report_port` where the replica reports it, otherwise the connection's host and the source's port.
     pub key: InstanceKey,
     /// Whether the replica reported the address itself.
     pub reported: bool,
 }
 
-/// What a server said of itself in one probe.
+/// What a server reported of itself in one probe.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[expect(clippy::struct_excessive_bools, reason = "the server's own switches, one field each")]
 pub struct InstanceFacts {
-    /// Who it is.
+    /// Identity of the server.
     pub identity: Identity,
     /// `@@hostname`.
     #[serde(default)]
@@ -247,7 +253,8 @@ pub struct InstanceFacts {
     /// Seconds since the server started, at least 1; 0 is unknown.
     #[serde(default)]
     pub uptime_seconds: u64,
-    /// When its process began, by its own clock: seconds since 1970. Two looks at one process may differ by a second.
+    /// Start time of the server process by the server's clock, seconds since 1970. Two probes of one process may differ
+    /// by a second.
     #[serde(default)]
     pub started: Option<i64>,
     /// `@@read_only`.
@@ -255,7 +262,7 @@ pub struct InstanceFacts {
     /// `@@super_read_only`; `None` where the flavour has none (MariaDB).
     #[serde(default)]
     pub super_read_only: Option<bool>,
-    /// Binary logging is on.
+    /// Whether binary logging is on.
     pub log_bin: bool,
     /// `log_replica_updates`.
     #[serde(default)]
@@ -266,7 +273,7 @@ pub struct InstanceFacts {
     /// `binlog_row_image`.
     #[serde(default)]
     pub binlog_row_image: String,
-    /// Own binary log's end.
+    /// End of the server's own binary log.
     #[serde(default)]
     pub binlog: Option<BinlogCoordinates>,
     /// MySQL `gtid_mode` (`ON`, `OFF`, ...); empty on MariaDB.
@@ -276,22 +283,23 @@ pub struct InstanceFacts {
     pub executed: GtidSet,
     /// MySQL `gtid_purged`; empty on MariaDB.
     pub purged: GtidSet,
-    /// Replication channels, the managed (default) one first.
+    /// Replication channels, the managed (default) channel first.
     #[serde(default)]
     pub channels: Vec<Channel>,
     /// Semi-synchronous replication.
     #[serde(default)]
     pub semi_sync: SemiSync,
-    /// Replicas seen by the server, ordered, without duplicates.
+    /// Connected replicas as the server sees them, ordered, without duplicates.
     #[serde(default)]
-    pub replicas: Vec<SeenReplica>,
-    /// Whether the replication account and password can be read from the server (MySQL `mysql.slave_master_info`).
+    pub replicas: Vec<ConnectedReplica>,
+    /// Whether the replication account and its password can be read from the server (MySQL `mysql.slave_master_info`).
     #[serde(default)]
     pub replication_credentials_available: bool,
-    /// Pseudo-GTID entries come through it: by a configured query, or since ham4db writes them where there are no GTIDs.
+    /// Whether Pseudo-GTID entries pass through the server: by a configured query, or because ham4db writes them where
+    /// there are no GTIDs.
     #[serde(default)]
     pub uses_pseudo_gtid: bool,
-    /// Data centre by query or pattern; empty when unknown.
+    /// Data center by query or pattern; empty when unknown.
     #[serde(default)]
     pub data_center: String,
     /// Region; empty when unknown.
@@ -303,32 +311,34 @@ pub struct InstanceFacts {
     /// `@@datadir`.
     #[serde(default)]
     pub data_directory: String,
-    /// Settings and rights, read about once a minute; `None` while they were not.
+    /// Settings and privileges, read about once a minute; `None` before the first read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub settings: Option<ServerSettings>,
-    /// Name of the Group Replication group; empty outside one.
+    /// Name of its Group Replication group; empty outside a group.
     #[serde(default)]
     pub group_name: String,
-    /// Its membership of that group; `None` outside one, and where it could not be read.
+    /// Its membership of the group; `None` outside a group, and where it could not be read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub group: Option<GroupMember>,
-    /// The address that the connection went to on which this was told; `None` where that is no address for applications, or not known
-    /// among several of one name. Of this member's own looks only: another one may reach the server elsewhere.
+    /// The peer address of the connection of this probe. `None` where applications cannot use that address, or where it
+    /// is not known among several addresses of one name. Only of this member's own probes: another member may reach the
+    /// server elsewhere.
     #[serde(skip)]
     pub peer: Option<IpAddr>,
-    /// It has no connection left, and was asked through the one that it keeps for administrators.
+    /// Whether the server had no free connection and was probed through its admin endpoint.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     #[serde(rename = "byReservedDoor")]
     pub by_admin_endpoint: bool,
-    /// Parts of the probe that failed, each as `what: why`; what depends on them is unknown (design rule 13).
+    /// Parts of the probe that failed, each as `what: why`. Everything that depends on them is unknown.
     #[serde(default)]
     pub problems: Vec<String>,
 }
 
-/// Two moments at which a process is said to have begun lie so close together that it is one process: [`InstanceFacts::started`] is made
-/// from two whole numbers of seconds, and clocks are put right by little steps. Unknown ones are no evidence of a second process.
+/// Whether two start times may belong to one server process: [`InstanceFacts::started`] is computed from two whole
+/// numbers of seconds, and clocks are adjusted in small steps. An unknown start time is no evidence of a second
+/// process.
 pub fn is_same_process(one: Option<i64>, other: Option<i64>) -> bool {
-    /// No server has started, taken writes, ended and started again within so many seconds.
+    /// A server cannot start, take writes, stop and start again within so many seconds.
     const CLOSE_SECONDS: u64 = 2;
     match (one, other) {
         (Some(one), Some(other)) => one.abs_diff(other) <= CLOSE_SECONDS,
@@ -338,9 +348,10 @@ pub fn is_same_process(one: Option<i64>, other: Option<i64>) -> bool {
 }
 
 impl InstanceFacts {
-    /// Whether commits got through since an earlier look: the end of the binary log is elsewhere. A MySQL semi-sync source writes into
-    /// it before it waits (`AFTER_SYNC`), so clients that give up and try again move it as well; its executed set tells what got through.
-    pub fn went_on_since(&self, before: &Self) -> bool {
+    /// Whether transactions were committed since an earlier probe: the end of the binary log has moved. A MySQL
+    /// semi-sync source writes to its binary log before it waits (`AFTER_SYNC`), so clients that give up and retry also
+    /// move the end. There the executed set decides.
+    pub fn committed_since(&self, before: &Self) -> bool {
         let tells_by_gtid = self.semi_sync.source_enabled && self.gtid_mode == "ON" && before.gtid_mode == "ON";
         if tells_by_gtid {
             self.executed != before.executed
@@ -349,7 +360,7 @@ impl InstanceFacts {
         }
     }
 
-    /// The managed channel: the default one, or the only one.
+    /// The managed channel: the default channel, or the only one.
     pub fn managed_channel(&self) -> Option<&Channel> {
         self.channels
             .iter()
@@ -360,12 +371,13 @@ impl InstanceFacts {
             })
     }
 
-    /// Writable by an ordinary account.
+    /// Whether an ordinary account can write.
     pub fn is_writable(&self) -> bool {
         !self.read_only
     }
 
-    /// A member of a replication group. One whose membership could not be read counts as one: what is inside a group is left alone.
+    /// Whether the server is a member of a replication group. A server with an unreadable membership counts as a
+    /// member, because ham4db does not change anything inside a group.
     pub fn is_group_member(&self) -> bool {
         !self.group_name.is_empty()
             && self
@@ -374,15 +386,15 @@ impl InstanceFacts {
                 .is_none_or(|group| group.state != GroupState::Offline)
     }
 
-    /// A server that keeps the binary logs of its source and executes nothing: `MaxScale`'s binlog router, which names itself in its
-    /// version.
+    /// Whether the server keeps the binary logs of its source and executes nothing: `MaxScale`'s binlog router, which
+    /// names itself in its version.
     pub fn is_binlog_server(&self) -> bool {
         [&self.version.text, &self.version_comment]
             .iter()
             .any(|text| text.to_ascii_lowercase().contains("maxscale"))
     }
 
-    /// Executed and received transactions together, whatever was applied.
+    /// The union of executed and received transactions, applied or not.
     pub fn received(&self) -> GtidSet {
         match self.managed_channel().and_then(|channel| channel.retrieved.as_ref()) {
             Some(retrieved) => self.executed.union(retrieved),
@@ -391,35 +403,36 @@ impl InstanceFacts {
     }
 }
 
-/// Why an attempt to ask a server failed, sorted by what it proves.
+/// Why a probe of a server failed, sorted by what the failure proves.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[serde(rename_all = "camelCase")]
 pub enum ProbeFailure {
-    /// The host answered that nothing listens there.
+    /// The host refused the connection: nothing listens on the port.
     #[error("connection refused")]
     Refused,
-    /// An open connection ended, or the server closed it while greeting.
+    /// An open connection was lost, or the server closed it during the handshake.
     #[error("connection lost: {0}")]
     Lost(String),
-    /// No answer to the TCP connection attempt within the deadline: the packets are dropped, or the host is gone.
+    /// No answer to the TCP connection attempt within the deadline: packets are dropped, or the host is down.
     #[error("no answer to the connection attempt")]
     NoAnswer,
     /// The host or network is unreachable.
     #[error("host unreachable: {0}")]
     Unreachable(String),
-    /// The name does not resolve.
+    /// The host name does not resolve.
     #[error("name does not resolve: {0}")]
     Name(String),
-    /// TCP connected, and no greeting or answer came within the deadline: the process is stopped, or stalled.
+    /// The TCP connection was established, and no greeting or answer came within the deadline: the process is stopped
+    /// or stalled.
     #[error("accepts connections and does not answer")]
     Stalled,
-    /// Error 1040 or 1203: alive, and full.
+    /// Error 1040 or 1203: the server is alive and has no free connection.
     #[error("too many connections")]
     Saturated,
     /// The server refused the account (1045, 1044, ...).
     #[error("access denied: {0}")]
     Denied(String),
-    /// No credentials are known for the server.
+    /// ham4db has no credentials for the server.
     #[error("no credentials: {0}")]
     NoCredentials(String),
     /// The server answered with any other error.
@@ -430,13 +443,13 @@ pub enum ProbeFailure {
         /// Its text.
         message: String,
     },
-    /// An answer that cannot be read.
+    /// An answer that cannot be parsed.
     #[error("unreadable answer: {0}")]
     Unreadable(String),
 }
 
 impl ProbeFailure {
-    /// Whether the server process proved that it lives: never evidence of a dead primary.
+    /// Whether the failure proves that the server process is alive. Such a failure is never evidence of a dead primary.
     pub fn proves_life(&self) -> bool {
         match self {
             Self::Stalled | Self::Saturated | Self::Denied(_) | Self::Server { .. } | Self::Unreadable(_) => true,
@@ -449,56 +462,70 @@ impl ProbeFailure {
         }
     }
 
-    /// Whether the failure says anything at all about the server (missing credentials and unresolvable names are our own trouble).
+    /// Whether the failure proves anything about the server. Missing credentials and an unresolvable name do not.
     pub fn is_about_the_server(&self) -> bool {
-        !matches!(self, Self::NoCredentials(_) | Self::Name(_))
+        match self {
+            Self::NoCredentials(_) | Self::Name(_) => false,
+            Self::Refused
+            | Self::Lost(_)
+            | Self::NoAnswer
+            | Self::Unreachable(_)
+            | Self::Stalled
+            | Self::Saturated
+            | Self::Denied(_)
+            | Self::Server { .. }
+            | Self::Unreadable(_) => true,
+        }
     }
 }
 
-/// A server in a topology: its last facts and how the last attempt ended.
+/// A server in a topology: its last facts and the result of the last probe.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Instance {
-    /// The address it is probed at.
+    /// The address that is probed.
     pub key: InstanceKey,
-    /// Facts of the last complete probe; `None` when there never was one.
+    /// Facts of the last complete probe; `None` when no probe succeeded yet.
     #[serde(default)]
     pub facts: Option<InstanceFacts>,
-    /// When those facts were taken.
+    /// When those facts were read.
     #[serde(default)]
     pub last_seen: Option<WallTime>,
-    /// When the last attempt ended, well or badly.
+    /// When the last probe ended, successful or not.
     #[serde(default)]
     pub last_checked: Option<WallTime>,
-    /// How the last attempt failed; `None` after a success.
+    /// How the last probe failed; `None` after a success.
     #[serde(default)]
     pub failure: Option<ProbeFailure>,
-    /// The last attempt connected and got some answers, and failed on others.
+    /// The last probe connected, got some answers and failed on others.
     #[serde(default)]
     pub partial: bool,
     /// Duration of the last complete probe, microseconds.
     #[serde(default)]
     pub latency_micros: u64,
-    /// Since when this member has seen nothing get through ([`InstanceFacts::went_on_since`]); `None` without a binary log.
+    /// Since when this member has seen no commit ([`InstanceFacts::committed_since`]); `None` without a binary log.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub binlog_unmoved_since: Option<WallTime>,
-    /// Since when this member has seen commits of it wait for acknowledgements at every look, and none get through.
+    /// Since when this member has seen, at every probe, commits that wait for acknowledgements, and none that was
+    /// acknowledged.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub acks_awaited_since: Option<WallTime>,
-    /// It takes writes since its process began, and did not when this member last saw the process before: nobody's wish, a configuration
-    /// file's.
+    /// The server takes writes since its process started, and it was read-only when this member last probed the
+    /// previous process: a configuration file made it writable, not a statement.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub reopened_by_start: bool,
-    /// Who has held the owner's lock on it for some seconds and is no member of this group.
+    /// The holder of the owner lock on this server, when it has held the lock for some seconds and is not a member of
+    /// this group.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub another_controller: Option<String>,
-    /// Why it commits nothing although it is there; `None` also where nobody looks, which is everywhere but on primaries.
+    /// Why the server commits nothing although it answers; `None` also where that is not checked (it is checked on
+    /// primaries only).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub commit_stall: Option<CommitStall>,
 }
 
 impl Instance {
-    /// An address of which nothing is known yet.
+    /// An address that was never probed.
     pub fn unseen(key: InstanceKey) -> Self {
         Self {
             key,
@@ -516,29 +543,30 @@ impl Instance {
         }
     }
 
-    /// The last attempt succeeded: the facts can be relied on.
+    /// Whether the last probe succeeded, so that the facts are current.
     pub fn is_valid(&self) -> bool {
         self.failure.is_none() && self.facts.is_some()
     }
 
-    /// The facts, only while they are valid.
+    /// The facts, only when they are current.
     pub fn valid_facts(&self) -> Option<&InstanceFacts> {
         if self.is_valid() { self.facts.as_ref() } else { None }
     }
 
-    /// The managed channel of the last facts, valid or not.
+    /// The managed channel of the last facts, current or not.
     pub fn channel(&self) -> Option<&Channel> {
         self.facts.as_ref().and_then(InstanceFacts::managed_channel)
     }
 
-    /// When its process began, by its last facts, up to two seconds too late or one too early; `None` when that is unknown.
+    /// Start time of the server process by its last facts, up to two seconds late or one second early; `None` when it
+    /// is unknown.
     pub fn started(&self) -> Option<WallTime> {
         let facts = self.facts.as_ref().filter(|facts| facts.uptime_seconds > 0)?;
         let millis = i64::try_from(facts.uptime_seconds.saturating_mul(1000)).unwrap_or(i64::MAX);
         Some(self.last_seen?.plus_millis(-millis))
     }
 
-    /// The address that it replicates from by its last facts.
+    /// The address of its source by its last facts.
     pub fn source(&self) -> Option<&InstanceKey> {
         self.channel().map(|channel| &channel.source)
     }
@@ -548,14 +576,14 @@ impl Instance {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Observation {
-    /// The address that was asked.
+    /// The probed address.
     pub key: InstanceKey,
-    /// When the attempt began.
+    /// When the probe began.
     pub begun: WallTime,
     /// When it ended.
     pub ended: WallTime,
-    /// How long it took, microseconds.
+    /// Duration of the probe, microseconds.
     pub micros: u64,
-    /// The facts, or why there are none.
+    /// The facts, or why the probe failed.
     pub outcome: Result<Box<InstanceFacts>, ProbeFailure>,
 }

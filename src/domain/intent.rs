@@ -1,4 +1,4 @@
-//! What a human or a document asked for, with who asked.
+//! What an operator or a document asked for, with its origin.
 
 use std::fmt;
 use std::str::FromStr;
@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::key::InstanceKey;
 use super::time::WallTime;
 
-/// Who asked for something. Several origins may ask for the same thing side by side; each ends only its own.
+/// The origin of an intent or request. Several origins may ask for the same thing; each ends only its own.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
 pub enum Origin {
@@ -16,12 +16,12 @@ pub enum Origin {
     Api,
     /// A `MySQLCluster` document, by namespace and name.
     Document {
-        /// Namespace; `default` for documents of a directory that name none.
+        /// Namespace; `default` for documents of a folder that name none.
         namespace: String,
         /// Name.
         name: String,
     },
-    /// A recovery, for what it leaves behind (lost replicas).
+    /// A recovery, for the downtime of replicas that it lost.
     Recovery,
 }
 
@@ -35,9 +35,9 @@ impl fmt::Display for Origin {
     }
 }
 
-/// A text that is no origin.
+/// A text that is not an origin.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is no origin; write api, recovery or cr:NAMESPACE/NAME")]
+#[error("`{0}` is not an origin; write api, recovery or cr:NAMESPACE/NAME")]
 pub struct OriginParseError(String);
 
 impl FromStr for Origin {
@@ -73,17 +73,17 @@ impl TryFrom<String> for Origin {
     }
 }
 
-/// How willingly an instance is promoted; declared best first.
+/// How preferred an instance is for promotion; declared best first.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum PromotionRule {
     /// Before all others.
     Must,
-    /// Rather than a neutral one.
+    /// Before neutral instances.
     Prefer,
-    /// No opinion.
+    /// No preference.
     #[default]
     Neutral,
-    /// Only when nothing better is there.
+    /// Only when no better instance is eligible.
     PreferNot,
     /// Never.
     MustNot,
@@ -101,7 +101,7 @@ impl PromotionRule {
         }
     }
 
-    /// Reads orchestrator's spelling.
+    /// Parses orchestrator's spelling.
     pub fn parse(text: &str) -> Option<Self> {
         [Self::Must, Self::Prefer, Self::Neutral, Self::PreferNot, Self::MustNot]
             .into_iter()
@@ -109,34 +109,34 @@ impl PromotionRule {
     }
 }
 
-/// What is asked for one instance.
+/// What an intent asks for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", tag = "kind")]
-pub enum Wish {
-    /// Leave it out of recoveries until then.
+pub enum IntentDetails {
+    /// Excludes the instance from recoveries until then.
     #[serde(rename_all = "camelCase")]
     Downtime {
-        /// Who.
+        /// Owner of the downtime.
         owner: String,
-        /// Why.
+        /// Reason of the downtime.
         reason: String,
-        /// Since when.
+        /// When it began.
         since: WallTime,
-        /// Until when; `None` is until it is ended.
+        /// When it ends; `None` when it lasts until it is ended.
         until: Option<WallTime>,
     },
-    /// How willingly to promote it.
+    /// Sets the promotion rule of the instance.
     #[serde(rename_all = "camelCase")]
     Candidate {
         /// The rule.
         rule: PromotionRule,
-        /// When it stops to count; `None` is never.
+        /// When the rule expires; `None` is never.
         until: Option<WallTime>,
     },
 }
 
-impl Wish {
-    /// The kind as it stands in `ham4db_intent`.
+impl IntentDetails {
+    /// The kind of these details.
     pub fn kind(&self) -> IntentKind {
         match self {
             Self::Downtime { .. } => IntentKind::Downtime,
@@ -144,7 +144,7 @@ impl Wish {
         }
     }
 
-    /// Whether it counts at `now`.
+    /// Whether the intent is in effect at `now`.
     pub fn is_active(&self, now: WallTime) -> bool {
         match self {
             Self::Downtime { until, .. } | Self::Candidate { until, .. } => until.is_none_or(|until| now < until),
@@ -152,18 +152,18 @@ impl Wish {
     }
 }
 
-/// The kinds of [`Wish`].
+/// The kinds of [`IntentDetails`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum IntentKind {
-    /// [`Wish::Downtime`].
+    /// [`IntentDetails::Downtime`].
     Downtime,
-    /// [`Wish::Candidate`].
+    /// [`IntentDetails::Candidate`].
     Candidate,
 }
 
 impl IntentKind {
-    /// As it stands in `ham4db_intent`.
+    /// The name in the table `ham4db_intent`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Downtime => "downtime",
@@ -172,35 +172,36 @@ impl IntentKind {
     }
 }
 
-/// The identity of an intent: one per kind, instance and origin.
+/// The identity of an intent: one for each kind, instance and origin.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct IntentId {
-    /// What kind.
+    /// Kind of the intent.
     pub kind: IntentKind,
-    /// For which instance.
+    /// The instance that it is about.
     pub instance: InstanceKey,
-    /// Asked by whom.
+    /// Origin of the intent.
     pub origin: Origin,
 }
 
-/// Something asked for one instance by one origin.
+/// What one origin asks for one instance.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Intent {
-    /// For which instance.
+    /// The instance that it is about.
     pub instance: InstanceKey,
-    /// Asked by whom.
+    /// Origin of the intent.
     pub origin: Origin,
-    /// What.
-    pub wish: Wish,
+    /// What is asked for.
+    #[serde(rename = "wish")]
+    pub details: IntentDetails,
 }
 
 impl Intent {
-    /// Its identity.
+    /// The identity of this intent.
     pub fn id(&self) -> IntentId {
         IntentId {
-            kind: self.wish.kind(),
+            kind: self.details.kind(),
             instance: self.instance.clone(),
             origin: self.origin.clone(),
         }

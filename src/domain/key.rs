@@ -1,17 +1,17 @@
-//! Where a server is reached: host and port.
+//! The address of a server: host and port.
 
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// Port that is meant when an address names none.
+/// Port of an address that names none.
 pub const DEFAULT_PORT: u16 = 3306;
 
 /// The address of a MySQL or MariaDB server.
 ///
-/// An address is an attribute of an instance, not its identity (see [`crate::domain::instance::Identity`]): one server may be known
-/// under several. Serialised as `host:port`; an IPv6 host is written in brackets.
+/// An address is an attribute of an instance, not its identity (see [`crate::domain::instance::Identity`]): one server
+/// may have several. Serialised as `host:port`; an IPv6 host is written in brackets.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
 pub struct InstanceKey {
@@ -21,11 +21,11 @@ pub struct InstanceKey {
     pub port: u16,
 }
 
-/// An address that cannot be read.
+/// An address that cannot be parsed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum KeyParseError {
-    /// Nothing before the port.
-    #[error("`{0}` names no host; write host:port")]
+    /// The host is missing.
+    #[error("`{0}` has no host; write host:port")]
     NoHost(String),
     /// The part after the last colon is not a port.
     #[error("Invalid port: {0}")]
@@ -33,7 +33,7 @@ pub enum KeyParseError {
 }
 
 impl InstanceKey {
-    /// An address from its parts.
+    /// Makes an address from its parts.
     pub fn new(hostname: impl Into<String>, port: u16) -> Self {
         Self {
             hostname: hostname.into(),
@@ -41,10 +41,10 @@ impl InstanceKey {
         }
     }
 
-    /// Reads `host`, `host:port` or `[v6]:port`; `default_port` stands in for a missing port.
+    /// Parses `host`, `host:port` or `[v6]:port`; `default_port` is used when the port is missing.
     ///
     /// # Errors
-    /// When the host is empty or the port is no number from 1 to 65535.
+    /// When the host is empty or the port is not a number from 1 to 65535.
     pub fn parse(text: &str, default_port: u16) -> Result<Self, KeyParseError> {
         let text = text.trim();
         let (host, port) = if let Some(rest) = text.strip_prefix('[') {
@@ -142,7 +142,7 @@ mod tests {
             InstanceKey::parse(":3306", 3306)
                 .unwrap_err()
                 .to_string()
-                .contains("names no host")
+                .contains("has no host")
         );
     }
 

@@ -1,10 +1,12 @@
-//! What ham4db knows and decides, without touching anything: no async, no clock (`now` is an argument), no randomness, no unordered
-//! maps, nothing of ours from outside this module. Every decision is a function of values that can be printed and replayed.
+//! What ham4db knows and decides. This module has no async, no clock (`now` is an argument), no randomness, no
+//! unordered maps, no I/O, and imports nothing of this crate from outside itself. Every decision is a function of
+//! values that can be printed and replayed.
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 pub mod analysis;
 pub mod case;
+pub mod cluster_view;
 pub mod commit_stall;
 pub mod declared;
 pub mod dialect;

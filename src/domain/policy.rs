@@ -1,4 +1,4 @@
-//! What may be done to a cluster: the sum of documents, intents, switches and configuration at one moment, as data.
+//! What may be done to a cluster at one moment: documents, intents, switches and configuration together, as data.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,109 +6,112 @@ use serde::{Deserialize, Serialize};
 
 use super::intent::PromotionRule;
 use super::key::InstanceKey;
-use super::recovery::plan::RecoveryKind;
 use super::time::WallTime;
+use crate::domain::recovery::kind::RecoveryKind;
 
 /// What ham4db does about a failure.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Mode {
+pub enum RecoveryMode {
     /// Repairs it.
     #[default]
     Auto,
-    /// Shows it.
+    /// Reports it.
     DetectOnly,
     /// Neither.
     Off,
 }
 
-/// What to do when transactions that a replica cannot have would be lost.
+/// What to do when a promotion would lose transactions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum LossPolicy {
-    /// As the primary promised: refuse where its semi-sync says that nothing can be lost, allow otherwise.
+    /// Follows the promise of the primary: refuses where its semi-sync settings guarantee that nothing is lost, allows
+    /// otherwise.
     #[default]
     Auto,
-    /// Do not promote.
+    /// Does not promote.
     Refuse,
-    /// Wait for the old primary, then promote.
+    /// Waits for the old primary, then promotes.
     AllowAfterTimeout,
-    /// Promote and report what was lost.
+    /// Promotes and reports what was lost.
     Allow,
 }
 
-/// What to do with a successor that has received and not yet applied something.
+/// What to do with a successor that has received transactions and not applied all of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Unapplied {
-    /// It is given [`Policy::catch_up_millis`], then another one is chosen.
+pub enum UnappliedPolicy {
+    /// Waits for [`Policy::catch_up_millis`], then chooses another successor.
     #[default]
     CatchUp,
-    /// It is no candidate until it has applied all (`FailMasterPromotionIfSQLThreadNotUpToDate`).
+    /// The replica is not eligible until it has applied everything (`FailMasterPromotionIfSQLThreadNotUpToDate`).
     Refuse,
-    /// It is waited for as long as it makes progress, a day at most (`DelayMasterPromotionIfSQLThreadNotUpToDate`).
+    /// Waits as long as the replica makes progress, a day at most (`DelayMasterPromotionIfSQLThreadNotUpToDate`).
     Wait,
 }
 
-/// What to do with a failed primary that is back and holds nothing that the new one lacks.
+/// What to do with an old primary that answers again and holds no transaction that the new one lacks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum OldPrimary {
-    /// Keep it read-only, wait for a person.
+    /// Keeps it read-only until an operator decides.
     #[default]
     Hold,
-    /// Make it a replica of the new primary.
+    /// Makes it a replica of the new primary.
     Rejoin,
 }
 
-/// What to do about a primary that accepts connections and answers none.
+/// What to do about a primary that accepts connections and does not answer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum StalledPrimary {
-    /// Show it.
+    /// Reports it.
     #[default]
     Observe,
-    /// Replace it when it has been so for a while and no replica receives from it. It cannot be fenced: when it goes on, it is
-    /// writable until that is seen.
+    /// Replaces it after a while, when no replica receives from it. A stalled primary cannot be fenced: when it
+    /// resumes, it is writable until ham4db sees that.
     Failover,
 }
 
-/// What to do about servers that are writable as soon as they start.
+/// What to do about servers that are writable right after a start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum BootReadOnly {
-    /// Let the next start of every server be read-only, and open the primary again when it comes back so.
+    /// Makes every server start read-only, and opens the primary again when it starts read-only.
     Enforce,
-    /// Say so.
+    /// Reports the finding `BootsWritable`.
     #[default]
     Advise,
     /// Nothing.
     Off,
 }
 
-/// What to do when the pod of the primary is about to go.
+/// What to do when the pod of the primary is about to terminate.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum OnDrain {
-    /// Show it. The default: a takeover ends every client's session, a cordon is not always followed by a drain, and where a preStop hook
-    /// or another controller moves the primary, two would do it.
+    /// Reports it. This is the default because a takeover ends every client session, because a cordon is not always
+    /// followed by a drain, and because a preStop hook or another controller may move the primary as well.
     #[default]
     Observe,
-    /// Have another server take over first.
+    /// Starts a takeover first.
     TakeOver,
 }
 
-/// How soon a server goes. The greater, the worse a successor it is.
+/// How soon a server stops. A greater value makes it a worse successor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub enum Leaving {
-    /// Its node is being emptied: its turn comes, or somebody thinks better of it.
-    WithItsNode,
-    /// Its pod is being ended.
-    WithItsPod,
+pub enum TerminationStage {
+    /// The node of its pod is being drained: the pod is evicted later, unless the node is uncordoned before.
+    #[serde(rename = "WithItsNode")]
+    NodeDraining,
+    /// Its pod is being terminated.
+    #[serde(rename = "WithItsPod")]
+    PodTerminating,
 }
 
-/// How many servers have to have a transaction before its client is told that it is committed.
+/// How many servers must have a transaction before its commit is acknowledged to the client.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum DurabilityMode {
-    /// Semi-sync is left as it is.
+    /// Semi-sync settings are not changed.
     #[default]
     None,
-    /// The primary, and so many replicas that acknowledge.
+    /// The primary and [`Durability::count`] replicas.
     SemiSync,
-    /// The primary, and so many replicas in other data centres.
+    /// The primary and [`Durability::count`] replicas in other data centers.
     CrossDataCenter,
 }
 
@@ -116,11 +119,11 @@ pub enum DurabilityMode {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Durability {
-    /// Who has to have a transaction.
+    /// Which servers must have a transaction.
     pub mode: DurabilityMode,
-    /// How many replicas, at least 1. MariaDB waits for one and cannot be told otherwise.
+    /// Number of replicas, at least 1. MariaDB always waits for one.
     pub count: u32,
-    /// Commits wait although fewer replicas can acknowledge; otherwise they wait for those that there are.
+    /// Commits wait even when fewer replicas can acknowledge. Without it, commits wait for the replicas that can.
     pub strict: bool,
 }
 
@@ -135,78 +138,78 @@ impl Default for Durability {
 }
 
 impl Durability {
-    /// Nothing was asked for.
+    /// Whether no durability policy is set.
     pub fn is_unset(&self) -> bool {
         *self == Self::default()
     }
 
-    /// Whether semi-sync is kept as the policy says.
+    /// Whether ham4db maintains the semi-sync settings by this policy.
     pub fn is_kept(&self) -> bool {
         self.mode != DurabilityMode::None
     }
 }
 
-/// Why no recovery runs although a finding calls for one.
+/// The reason why no recovery runs although a finding calls for one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum HeldBack {
-    /// Recoveries are switched off for all clusters.
+    /// Recoveries are disabled for all clusters.
     GloballyDisabled,
-    /// The document says `paused: true`.
+    /// The document has `paused: true`.
     Paused,
-    /// The document's mode is not Auto.
-    Mode(Mode),
-    /// No document, and no recovery filter matches the cluster.
+    /// The mode of the document is not `Auto`.
+    Mode(RecoveryMode),
+    /// The cluster has no document, and no recovery filter matches it.
     NoFilterMatches,
     /// The instance is in downtime.
     Downtimed {
-        /// Who.
+        /// Owner of the downtime.
         owner: String,
-        /// Why.
+        /// Reason of the downtime.
         reason: String,
-        /// Until when; `None` is until it is ended.
+        /// End of the downtime; `None` when it lasts until it is ended.
         until: Option<WallTime>,
     },
-    /// A recovery of the cluster ended a short while ago and is not acknowledged.
+    /// A recovery of the cluster ended recently and is not acknowledged.
     RecentRecovery {
-        /// Its id.
+        /// Id of that recovery.
         uid: String,
         /// When the block ends.
         until: WallTime,
     },
-    /// A hook stopped the last recovery of the cluster; it is asked again when this block ends.
+    /// A hook vetoed the last recovery of the cluster; the hook runs again when the block ends.
     Vetoed {
-        /// The recovery's id.
+        /// Id of that recovery.
         uid: String,
         /// When the block ends.
         until: WallTime,
-        /// What the hook said.
+        /// The failure of the hook.
         why: String,
     },
-    /// A recovery of the cluster runs.
+    /// A recovery of the cluster is running.
     RecoveryRuns {
-        /// Its id.
+        /// Id of that recovery.
         uid: String,
     },
-    /// The primary and its replicas have just started, and nobody has seen the primary yet.
+    /// The primary and its replicas have just started, and the primary has not been seen yet.
     StartupGrace {
-        /// Until when it may take.
+        /// When the grace period ends.
         until: WallTime,
     },
-    /// The finding has no recovery.
+    /// No recovery exists for the finding.
     NotActionable,
-    /// It is waited for something, told in words.
+    /// ham4db waits for something; the text describes it.
     Waits(String),
-    /// The repair is made only when a key of the configuration asks for it.
+    /// The repair runs only when a configuration key enables it.
     NotAskedFor {
-        /// Which key.
+        /// The configuration key.
         key: String,
     },
-    /// The members do not agree.
+    /// The members do not agree that the primary failed.
     NoAgreement(String),
     /// The planner refused.
     Refused(String),
-    /// The plan failed its check.
+    /// The plan failed the lint.
     Unsound(String),
     /// Another group owns the cluster.
     OwnedByAnotherGroup(String),
@@ -216,16 +219,19 @@ impl std::fmt::Display for HeldBack {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::GloballyDisabled => f.write_str("recoveries are globally disabled (enable-global-recoveries)"),
-            Self::Paused => f.write_str("the document says paused: true"),
+            Self::Paused => f.write_str("the document has paused: true"),
             Self::Mode(mode) => write!(f, "the document's recovery mode is {mode:?}"),
             Self::NoFilterMatches => f.write_str("no RecoverMasterClusterFilters entry matches the cluster"),
             Self::Downtimed { owner, reason, .. } => write!(f, "in downtime by {owner}: {reason}"),
             Self::RecentRecovery { uid, .. } => {
-                write!(f, "recovery {uid} of this cluster is recent and not acknowledged")
+                write!(
+                    f,
+                    "recovery {uid} of this cluster ended recently and is not acknowledged"
+                )
             }
-            Self::Vetoed { uid, why, .. } => write!(f, "a hook stopped recovery {uid}: {why}"),
-            Self::RecoveryRuns { uid } => write!(f, "recovery {uid} of this cluster runs"),
-            Self::NotAskedFor { key } => write!(f, "not asked for ({key})"),
+            Self::Vetoed { uid, why, .. } => write!(f, "a hook vetoed recovery {uid}: {why}"),
+            Self::RecoveryRuns { uid } => write!(f, "recovery {uid} of this cluster is running"),
+            Self::NotAskedFor { key } => write!(f, "not enabled ({key})"),
             Self::StartupGrace { .. } => {
                 f.write_str("all replicas have just started, and the primary may still be starting (StartupGrace)")
             }
@@ -233,36 +239,37 @@ impl std::fmt::Display for HeldBack {
             Self::Waits(what) => f.write_str(what),
             Self::NoAgreement(why) => write!(f, "members do not agree: {why}"),
             Self::Refused(why) => write!(f, "no plan: {why}"),
-            Self::Unsound(why) => write!(f, "the plan failed its check: {why}"),
-            Self::OwnedByAnotherGroup(who) => write!(f, "cluster is owned by another group: {who}"),
+            Self::Unsound(why) => write!(f, "the plan failed the lint: {why}"),
+            Self::OwnedByAnotherGroup(group) => write!(f, "cluster is owned by another group: {group}"),
         }
     }
 }
 
-/// A repair, other than a replacement of the primary, that ended a short while ago and was not acknowledged.
+/// A repair (a recovery that does not replace the primary) that ended recently and is not acknowledged. It blocks the
+/// next repair of the same kind and instance.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct RecentRepair {
-    /// What kind.
+pub struct RepairBlock {
+    /// Kind of the repair.
     pub kind: RecoveryKind,
-    /// Of which instance.
+    /// The repaired instance.
     pub instance: InstanceKey,
-    /// Its id.
+    /// Id of the recovery.
     pub uid: String,
-    /// Until when it holds the next one back.
+    /// When the block ends.
     pub until: WallTime,
 }
 
-/// How a living primary hands over.
+/// The terms of a takeover.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct TakeoverTerms {
-    /// How far the one that takes over may be behind, and how long it may take to catch up while nobody can write, seconds
+    /// Highest lag of the target, and the longest time for its catch-up while the cluster is not writable, seconds
     /// (`ReasonableMaintenanceReplicationLagSeconds`).
     pub lag_seconds: u64,
-    /// How long transactions that run when the takeover begins may take to end by themselves, milliseconds.
+    /// How long transactions that are open when the takeover begins may take to end, milliseconds.
     pub transaction_wait_millis: u64,
-    /// Those that run longer are ended; otherwise the takeover is.
+    /// Whether transactions that take longer are killed; otherwise the takeover is aborted.
     pub ends_transactions: bool,
 }
 
@@ -276,7 +283,7 @@ impl Default for TakeoverTerms {
     }
 }
 
-/// How many must agree before a failover.
+/// How many members must agree before a failover.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum RecoveryQuorum {
     /// The leader alone.
@@ -284,8 +291,8 @@ pub enum RecoveryQuorum {
     /// A majority of the voters of the committed membership.
     #[default]
     Majority,
-    /// Such a majority, out of more than half of the data centres that voters are in. A voter whose data centre is not known counts as
-    /// one more that does not agree.
+    /// Such a majority, and it must come from more than half of the data centers that have voters. A voter with an
+    /// unknown data center counts as one data center that does not agree.
     MajorityOfDataCenters,
 }
 
@@ -294,88 +301,93 @@ pub enum RecoveryQuorum {
 #[serde(rename_all = "camelCase", default)]
 #[expect(clippy::struct_excessive_bools, reason = "switches that people set one by one")]
 pub struct Policy {
-    /// Reason not to act on any finding of the cluster, if there is one (switch, pause, mode, filters, recent recovery).
+    /// The reason that holds back every recovery of the cluster, if there is one (switch, pause, mode, filters, recent
+    /// recovery).
     pub held_back: Option<HeldBack>,
-    /// The same for failed intermediate primaries and group members, which have filters of their own. A recent recovery of the primary
-    /// does not hold these back, nor these it.
+    /// The same for failed intermediate primaries and group members, which have filters of their own. A recent recovery
+    /// of the primary does not hold these back, and they do not hold back a recovery of the primary.
     pub held_back_intermediates: Option<HeldBack>,
-    /// The same for repairs of a primary that answers (semi-sync, read-only): a recent failover does not hold these back.
+    /// The same for repairs of a primary that answers (semi-sync, read-only). A recent failover does not hold these
+    /// back.
     pub held_back_living: Option<HeldBack>,
-    /// A primary that waits for more semi-sync replicas than it has gets more.
+    /// Whether a primary that waits for more semi-sync replicas than are connected is repaired.
     pub recover_locked_semi_sync: bool,
-    /// A reconnect test that ended a short while ago without a failover: the next test waits. A primary that is seen dead does not.
+    /// A reconnect test that ended recently without a failover holds back the next test. It does not hold back the
+    /// failover of a primary that is seen dead.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub recent_test: Option<HeldBack>,
-    /// Repairs that ended a short while ago: the same kind of repair of the same instance waits.
-    pub recent_repairs: Vec<RecentRepair>,
-    /// Instances in downtime, with the one that lasts longest.
+    /// Repairs that ended recently: the same kind of repair of the same instance is blocked.
+    #[serde(rename = "recentRepairs")]
+    pub repair_blocks: Vec<RepairBlock>,
+    /// Instances in downtime, each with the downtime that lasts longest.
     pub downtimes: BTreeMap<InstanceKey, HeldBack>,
-    /// Promotion rules that count, by instance.
+    /// The effective promotion rules by instance.
     pub promotion_rules: BTreeMap<InstanceKey, PromotionRule>,
-    /// Servers that are about to go: promoted only when nobody else can be.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    pub leaving: BTreeMap<InstanceKey, Leaving>,
-    /// Instances that may never be promoted, by hostname filter.
+    /// Servers that stop soon: they are promoted only when no other server is eligible.
+    #[serde(rename = "leaving", skip_serializing_if = "BTreeMap::is_empty")]
+    pub terminating: BTreeMap<InstanceKey, TerminationStage>,
+    /// Instances that are never promoted because a hostname filter excludes them.
     pub promotion_ignored: Vec<InstanceKey>,
-    /// What to do about loss.
+    /// What to do when a promotion loses transactions.
     pub loss: LossPolicy,
-    /// With [`LossPolicy::AllowAfterTimeout`]: how long to wait, milliseconds.
+    /// With [`LossPolicy::AllowAfterTimeout`]: how long to wait for the old primary, milliseconds.
     pub loss_timeout_millis: u64,
-    /// What to do with a returned primary.
+    /// What to do with an old primary that answers again.
     pub old_primary: OldPrimary,
     /// What to do about a stalled primary.
     pub stalled: StalledPrimary,
-    /// With [`StalledPrimary::Failover`]: after how long without an answer, milliseconds.
+    /// With [`StalledPrimary::Failover`]: how long the primary must be stalled, milliseconds.
     pub stalled_timeout_millis: u64,
-    /// What to do about servers that are writable as soon as they start.
+    /// What to do about servers that are writable right after a start.
     pub boot_read_only: BootReadOnly,
-    /// Which transactions survive the loss of the primary.
+    /// The durability policy.
     #[serde(skip_serializing_if = "Durability::is_unset")]
     pub durability: Durability,
     /// Whether an account for new replication channels is configured; `None` is unknown.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub replication_account: Option<bool>,
-    /// How long an unacknowledged recovery blocks the next one, milliseconds from its end.
+    /// How long an unacknowledged recovery blocks the next one after its end, milliseconds.
     pub block_millis: u64,
-    /// Instances of the recoveries that run: what happens to them is part of these.
+    /// Instances of running recoveries: changes of these instances are part of the recoveries.
     pub in_recovery: BTreeSet<InstanceKey>,
-    /// Servers of the cluster that are in quarantine: whatever they were, they take no writes as long as the leader can reach them.
+    /// Servers of the cluster that are in quarantine. They take no writes as long as the leader can reach them.
     pub quarantined: BTreeSet<InstanceKey>,
-    /// The recorded primary, when ham4db made it writable, and it started again since it was last seen to take writes, and takes none
-    /// now: then nobody made it read-only, its configuration did. Or a recovery made it read-only and could not undo that.
+    /// The recorded primary, when its read-only state is not the work of an operator. Either ham4db made it writable,
+    /// and it has since restarted with a configuration that makes it read-only. Or a recovery made it read-only and
+    /// could not undo that.
     pub booted_read_only: Option<InstanceKey>,
-    /// A read-only primary is a failure, whoever made it so.
+    /// Whether a read-only primary is a failure, whatever made it read-only.
     pub recover_non_writable_primary: bool,
-    /// Of two co-primaries the other one is promoted, or nobody is.
+    /// Of two co-primaries only the other one may be promoted.
     pub must_promote_other_co_primary: bool,
-    /// More semi-sync replicas than the primary waits for are a failure.
+    /// Whether more semi-sync replicas than the primary waits for are a failure.
     pub enforce_exact_semi_sync: bool,
-    /// How long the binary log of a primary that waits for too many semi-sync replicas must stand still before it counts as locked,
-    /// milliseconds.
+    /// How long the binary log of a primary that waits for too many semi-sync replicas must not move before the primary
+    /// counts as locked, milliseconds.
     pub locked_semi_sync_millis: u64,
     /// Lag above which a replica counts as lagging, seconds.
     pub reasonable_lag_seconds: u64,
     /// How long a successor may take to apply what it received, milliseconds.
     pub catch_up_millis: u64,
-    /// Lag from which on a replica is not promoted, seconds; 0: whatever its lag.
+    /// Lag from which on a replica is not promoted, seconds; 0 is no limit.
     pub max_promotion_lag_seconds: u64,
-    /// What to do with a successor that has not applied all.
-    pub unapplied: Unapplied,
-    /// Never promote across data centres.
+    /// What to do with a successor that has not applied everything.
+    pub unapplied: UnappliedPolicy,
+    /// Whether a promotion into another data center is forbidden.
     pub prevent_cross_data_center: bool,
-    /// Never promote across regions.
+    /// Whether a promotion into another region is forbidden.
     pub prevent_cross_region: bool,
-    /// How a living primary hands over.
+    /// The terms of a takeover.
     pub takeover: TakeoverTerms,
-    /// Places that positions do not tell are looked for by Pseudo-GTID.
+    /// Whether log positions are matched by Pseudo-GTID where there are no GTIDs.
     pub pseudo_gtid: bool,
-    /// There are commands that fence servers from outside.
+    /// Whether hooks are configured that fence a server from outside.
     pub fences_outside: bool,
-    /// When ham4db last changed what commits of this cluster wait for, or may have; what was seen by then tells nothing of it. Now
-    /// while it is at it.
+    /// When ham4db last changed (or may have changed) which acknowledgements commits of this cluster wait for. Older
+    /// observations prove nothing about semi-sync. While such a change is running this is the present moment.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub acks_changed_at: Option<WallTime>,
-    /// The voters of the group by name, each with its data centre (empty: not known); nobody where a single member decides.
+    /// The voters of the group by name, each with its data center (empty when unknown); empty for a single member.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub voters: BTreeMap<String, String>,
 }

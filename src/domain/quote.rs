@@ -1,37 +1,35 @@
-//! Values and names inside SQL text: the only place that quotes.
+//! Quotes values and names in SQL text. No other module quotes.
 //!
-//! Everything sent to a managed server is text without parameters, so each value passes through
-//! one of these functions. The difficulty is the backslash: by default it begins an escape, under
-//! `NO_BACKSLASH_ESCAPES` it is a character like any other, and the mode of a managed server is
-//! its owner's. Hence:
+//! All statements to a managed server are text without parameters, so each value passes through one of these functions.
+//! The difficulty is the backslash. By default it begins an escape. Under `NO_BACKSLASH_ESCAPES` it is an ordinary
+//! character, and the owner of the server sets that mode. Hence:
 //!
-//! - A quote is always doubled, never written `\'`: doubling ends no literal in either mode.
-//! - Where an expression is allowed, [`quote_string`] writes anything unusual in hexadecimal,
-//!   which means the same in every mode and character set.
-//! - Statements such as CHANGE REPLICATION SOURCE, and FOR CHANNEL, have a grammar that takes a
-//!   quoted literal only. [`quote_literal`] escapes backslashes there: nobody can break out in
-//!   either mode, but the *value* is right only without `NO_BACKSLASH_ESCAPES`, so a session
-//!   that sends such statements begins with [`PLAIN_SQL_MODE`].
+//! - A quote is always doubled, never written `\'`: a doubled quote does not end a literal in either mode.
+//! - Where an expression is allowed, [`quote_string`] writes unusual characters in hexadecimal, which means the same in
+//!   every mode and character set.
+//! - Statements such as CHANGE REPLICATION SOURCE, and FOR CHANNEL, accept a quoted literal only. [`quote_literal`]
+//!   escapes backslashes there. In neither mode can a value end the literal, but the *value* is right only without
+//!   `NO_BACKSLASH_ESCAPES`. A session that sends such statements therefore begins with [`PLAIN_SQL_MODE`].
 //!
-//! All of it assumes a connection in UTF-8, which is how ours are opened: in GBK or Shift-JIS a
-//! backslash can be the second half of a character.
+//! All functions assume a connection in UTF-8, which ham4db always uses: in GBK or Shift-JIS a backslash can be the
+//! second half of a character.
 
 use std::fmt::Write as _;
 
-/// The first statement of a session that sends administrative statements. It makes backslash an
-/// escape, and switches off `ANSI_QUOTES` and MariaDB's Oracle grammar; such a session touches
-/// no data, so no other part of the mode matters to it.
+/// The first statement of a session that sends administrative statements. It makes the backslash an escape, and
+/// switches off `ANSI_QUOTES` and MariaDB's Oracle mode. Such a session changes no data, so other parts of the mode do
+/// not matter.
 pub const PLAIN_SQL_MODE: &str = "SET SESSION sql_mode = ''";
 
-/// A string value for an expression (`SELECT GET_LOCK(...)`, `WHERE user = ...`), the same under
-/// every `sql_mode`.
+/// Quotes a string value for an expression (`SELECT GET_LOCK(...)`, `WHERE user = ...`). The result means the same
+/// under every `sql_mode`.
 pub fn quote_string(value: &str) -> String {
     let is_usual = |byte: u8| matches!(byte, b' '..=b'~') && byte != b'\\';
     if value.bytes().all(is_usual) {
         return format!("'{}'", value.replace('\'', "''"));
     }
     let mut literal = String::with_capacity(value.len() * 2 + 12);
-    // With its character set named it is a string of characters, not of bytes.
+    // With a named character set the literal is a string of characters, not of bytes.
     literal.push_str("_utf8mb4 X'");
     for byte in value.bytes() {
         write!(literal, "{byte:02X}").expect("because a String takes all that is written to it");
@@ -40,8 +38,7 @@ pub fn quote_string(value: &str) -> String {
     literal
 }
 
-/// A string value where the grammar takes a quoted literal only. For a session in
-/// [`PLAIN_SQL_MODE`].
+/// Quotes a string value where the grammar accepts a quoted literal only. For a session in [`PLAIN_SQL_MODE`].
 pub fn quote_literal(value: &str) -> String {
     let mut literal = String::with_capacity(value.len() + 2);
     literal.push('\'');
@@ -60,8 +57,8 @@ pub fn quote_literal(value: &str) -> String {
     literal
 }
 
-/// The name of a schema, table, column or variable. A NUL has no quoted form and no server takes
-/// it in a name: the server will refuse the statement.
+/// Quotes the name of a schema, table, column or variable. A NUL has no quoted form, and the server refuses a statement
+/// with one in a name.
 pub fn quote_identifier(name: &str) -> String {
     format!("`{}`", name.replace('`', "``"))
 }

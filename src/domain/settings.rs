@@ -1,54 +1,58 @@
-//! How a server is set, and who may do what on it: the part of its facts that rarely changes and is read about once a minute.
+//! Settings, accounts and privileges of a server: the part of its facts that rarely changes and is read about once a
+//! minute.
 //!
-//! Unknown is a value of its own throughout: a table that our account may not read says nothing about its content.
+//! Unknown is a value of its own: a table that the account of ham4db may not read proves nothing about its content.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-/// Names of accounts that are kept of a list, however long it is: enough to know where to look.
-pub const MOST_NAMES: usize = 5;
+/// Number of account names that are kept of a list, enough for a start of an investigation.
+pub const MAX_NAMES: usize = 5;
 
-/// Accounts that the server makes for itself, locked or without a password.
+/// Accounts that the server creates for itself, locked or without a password.
 const SYSTEM_USERS: [&str; 4] = ["mysql.session", "mysql.sys", "mysql.infoschema", "mariadb.sys"];
-/// Users with which a person administers the server on its own machine.
+/// Users that administer the server on its own machine.
 const LOCAL_ADMINISTRATORS: [&str; 2] = ["root", "mysql"];
-/// The machine itself, as accounts name it.
+/// Names of the local host in accounts.
 const LOCAL_HOSTS: [&str; 3] = ["localhost", "127.0.0.1", "::1"];
 
-/// Settings and rights of one server. `None` is unknown: not read, or not there.
+/// Settings and privileges of one server. `None` is unknown: not read, or not present.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ServerSettings {
-    /// `sync_binlog`: commits after which the binary log is flushed to disk; 0 leaves it to the operating system.
+    /// `sync_binlog`: number of commits after which the binary log is flushed to disk; 0 leaves that to the operating
+    /// system.
     pub sync_binlog: Option<u64>,
     /// `innodb_flush_log_at_trx_commit`: 1 flushes the redo log at each commit.
     pub flush_log_at_commit: Option<u64>,
-    /// `relay_log_recovery`: a start drops relay log that was not applied and fetches it anew.
+    /// `relay_log_recovery`: at a start the server drops relay log that was not applied and fetches it again.
     pub relay_log_recovery: Option<bool>,
-    /// `replica_net_timeout`, seconds: how long a replica takes silence for a quiet source.
+    /// `replica_net_timeout`, seconds: how long a replica waits for data before it considers the connection lost.
     pub replica_net_timeout_seconds: Option<u64>,
-    /// How often a quiet source says to this replica that it is there, milliseconds; 0 is never, `None` without a channel.
+    /// Heartbeat period of the managed channel, milliseconds; 0 is never, `None` without a channel.
     pub heartbeat_millis: Option<u64>,
-    /// Whether the next start leaves it writable.
+    /// Whether the server is writable after its next start.
     pub boot: Boot,
-    /// Whether it is read-only since its last start and by its own settings, not by a statement.
+    /// Whether the server is read-only since its last start by its configuration and not by a statement.
     pub read_only_since_boot: Option<bool>,
-    /// The account that ham4db uses there, as `user@host` of the grant that let it in.
+    /// The account that ham4db uses on the server, as `user@host` of the grant that matched.
     pub account: String,
-    /// What that account may do.
+    /// The privileges of that account.
     pub privileges: Option<Privileges>,
-    /// Accounts that `read_only` does not stop, other than ours, the server's own, and administrators on its own machine.
-    pub unstopped: Option<Accounts>,
+    /// Accounts that can write despite `read_only`, without the account of ham4db, the server's own accounts, and
+    /// administrators on the server's machine.
+    #[serde(rename = "unstopped")]
+    pub past_read_only: Option<Accounts>,
 }
 
-/// What a server is after its next start.
+/// The state of a server after its next start.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Boot {
-    /// Cannot be told, with the reason.
+    /// Unknown, with the reason.
     Unknown(String),
-    /// Writable: a failed primary that is started again takes writes until somebody notices.
+    /// Writable: a failed primary takes writes from its start until ham4db notices it.
     Writable,
     /// Read-only.
     ReadOnly,
@@ -61,17 +65,19 @@ impl Default for Boot {
 }
 
 impl Boot {
-    /// What MySQL tells of a variable: what is persisted for the next start wins; else what it was started with, which is the
-    /// present value unless a statement has changed it since (`VARIABLE_SOURCE` is then `DYNAMIC`, and the old value is gone).
+    /// The value of `read_only` after the next start, as MySQL reports it. A persisted value wins. Otherwise it is the
+    /// value of the last start, which is the present value unless a statement changed it since (`VARIABLE_SOURCE` is
+    /// then `DYNAMIC`, and the old value is lost).
     ///
-    /// Each map is from `read_only` and `super_read_only` to what a table has: the persisted value, the source, the present value.
-    pub fn told_by_mysql(
+    /// The keys of each map are `read_only` and `super_read_only`; the values are the persisted value, the source, and
+    /// the present value.
+    pub fn of_mysql(
         persisted: &BTreeMap<String, String>,
         sources: &BTreeMap<String, String>,
         present: &BTreeMap<String, bool>,
     ) -> Self {
         let mut unknown = None;
-        // super_read_only brings read_only with it.
+        // super_read_only implies read_only.
         for name in ["super_read_only", "read_only"] {
             let at_start = match (persisted.get(name), sources.get(name)) {
                 (Some(value), _) => Some(is_on(value)),
@@ -87,7 +93,7 @@ impl Boot {
                         "{name} was changed since the start, and nothing is persisted for the next one"
                     ));
                 }
-                None => unknown = Some(format!("where {name} comes from is not told")),
+                None => unknown = Some(format!("the source of {name} is not reported")),
             }
         }
         unknown.map_or(Self::Writable, Self::Unknown)
@@ -98,19 +104,19 @@ fn is_on(value: &str) -> bool {
     value == "1" || value.eq_ignore_ascii_case("ON")
 }
 
-/// The rights of one account, out of `SHOW GRANTS`.
+/// The privileges of one account, from `SHOW GRANTS`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Privileges {
     /// `ALL PRIVILEGES ON *.*`.
     pub all: bool,
-    /// Names of those that hold everywhere, upper case.
+    /// Global privileges, upper case.
     pub global: BTreeSet<String>,
 }
 
 impl Privileges {
-    /// Reads the rows of `SHOW GRANTS`; active roles are part of them on both flavours. Rights on single schemas or tables are left
-    /// out, and so is the password's hash, which stands in these rows on MariaDB.
+    /// Parses the rows of `SHOW GRANTS`, which include active roles on both flavours. Privileges on single schemas or
+    /// tables are left out, and so is the password hash that MariaDB prints in these rows.
     pub fn of_grants<'a>(rows: impl IntoIterator<Item = &'a str>) -> Self {
         let mut found = Self::default();
         for row in rows {
@@ -131,25 +137,25 @@ impl Privileges {
         found
     }
 
-    /// Whether it holds everywhere.
+    /// Whether the account has a privilege globally.
     pub fn has(&self, privilege: &str) -> bool {
         self.all || self.global.contains(privilege)
     }
 }
 
-/// A list of accounts: how many, and the first few by name.
+/// A list of accounts: the number, and the first few names.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Accounts {
     /// How many.
     pub count: usize,
-    /// At most [`MOST_NAMES`] of them, as `user@host`.
+    /// At most [`MAX_NAMES`] of them, as `user@host`.
     pub names: Vec<String>,
 }
 
 impl Accounts {
-    /// Those of the grantees (`'user'@'host'`) who count: not `own` (`user@host`), not the server's own, not an administrator on the
-    /// machine itself, which `hostname` names too.
+    /// Selects the accounts that count from the grantees (`'user'@'host'`): not `own` (`user@host`), not the server's
+    /// own, not an administrator on the server's machine, which `hostname` also names.
     pub fn of_grantees<'a>(grantees: impl IntoIterator<Item = &'a str>, own: &str, hostname: &str) -> Self {
         let counts = |(user, host): &(String, String)| {
             let is_local = LOCAL_HOSTS.contains(&host.as_str()) || (!hostname.is_empty() && host == hostname);
@@ -165,7 +171,7 @@ impl Accounts {
             .collect();
         Self {
             count: accounts.len(),
-            names: accounts.into_iter().take(MOST_NAMES).collect(),
+            names: accounts.into_iter().take(MAX_NAMES).collect(),
         }
     }
 }
@@ -180,7 +186,7 @@ impl std::fmt::Display for Accounts {
     }
 }
 
-/// `'user'@'host'` in two.
+/// Splits `'user'@'host'` into user and host.
 fn grantee(text: &str) -> Option<(String, String)> {
     let (user, host) = text.rsplit_once('@')?;
     let plain = |quoted: &str| {
@@ -217,7 +223,7 @@ mod tests {
                 ("super_read_only".to_owned(), super_read_only),
             ])
         };
-        let told = Boot::told_by_mysql;
+        let told = Boot::of_mysql;
         assert_eq!(told(&nothing, &compiled, &present(false, false)), Boot::Writable);
         assert_eq!(told(&nothing, &given, &present(true, true)), Boot::ReadOnly);
         assert_eq!(told(&persisted, &changed, &present(false, false)), Boot::ReadOnly);
@@ -275,7 +281,7 @@ mod tests {
         assert_eq!(accounts.to_string(), "app@%, o'neil@10.%, root@%");
         let many: Vec<String> = (0..9).map(|n| format!("'u{n}'@'%'")).collect();
         let accounts = Accounts::of_grantees(many.iter().map(String::as_str), "", "");
-        assert_eq!((accounts.count, accounts.names.len()), (9, MOST_NAMES));
+        assert_eq!((accounts.count, accounts.names.len()), (9, MAX_NAMES));
         assert!(accounts.to_string().ends_with("u4@% and 4 more"), "{accounts}");
     }
 }

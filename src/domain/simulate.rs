@@ -1,4 +1,4 @@
-//! What would be found and done about a saved topology, as text: the pure half of ham4db, printed.
+//! What would be found and planned for a saved topology, as text: the pure part of ham4db.
 
 use std::fmt::{self, Write as _};
 
@@ -7,12 +7,13 @@ use super::case::Case;
 use super::finding::Finding;
 use super::instance::{Instance, ThreadState};
 use super::recovery::lint::lint;
-use super::recovery::plan::{Plan, PlanReport, RecoveryKind};
-use super::recovery::planner::{held_back, plan, plan_rejoin, rehearse};
+use super::recovery::plan::{Plan, PlanReport};
+use super::recovery::planner::{held_back, plan, plan_rejoin, preview_failover};
 use super::topology::Topology;
+use crate::domain::recovery::kind::RecoveryKind;
 
-/// Prints the topology, the findings with their evidence, and the plan with its report. Ends with a newline; the same case always
-/// gives the same text.
+/// Prints the topology, the findings with their evidence, and the plan with its report. Ends with a newline; the same
+/// case always gives the same text.
 #[expect(clippy::missing_panics_doc, reason = "it cannot: a String takes whatever is written")]
 pub fn report(case: &Case) -> String {
     let mut text = String::new();
@@ -48,8 +49,8 @@ fn write_report(case: &Case, out: &mut String) -> fmt::Result {
         plan(finding, topology, policy, case.now)
     } else {
         let primary = current_primary(topology).map_or_else(|| "the primary".to_owned(), |key| key.to_string());
-        writeln!(out, "\nrehearsal: if {primary} died now")?;
-        rehearse(topology, policy, case.now)
+        writeln!(out, "\npreview: if {primary} failed now")?;
+        preview_failover(topology, policy, case.now)
     };
     write_plan(plan.as_ref(), &report, topology, out)?;
     for quarantine in &case.quarantines {
@@ -79,12 +80,12 @@ fn write_topology(topology: &Topology, out: &mut String) -> fmt::Result {
     for top in topology.tops() {
         match topology.get(&top) {
             Some(instance) => write_instance(topology, instance, 0, out)?,
-            None => writeln!(out, "  {top}  known by its replicas only")?,
+            None => writeln!(out, "  {top}  known only from its replicas")?,
         }
         written.insert(top.clone());
         write_replicas(topology, &top, 1, &mut written, out)?;
     }
-    // Those in a loop have no top.
+    // Servers in a ring have no top.
     for instance in topology
         .instances
         .values()
@@ -115,7 +116,7 @@ fn write_instance(topology: &Topology, instance: &Instance, depth: usize, out: &
     let state = match (&instance.failure, instance.facts.is_some()) {
         (Some(failure), _) => format!("unreachable: {failure}"),
         (None, true) => "ok".to_owned(),
-        (None, false) => "not asked yet".to_owned(),
+        (None, false) => "not probed yet".to_owned(),
     };
     write!(out, "  {:indent$}{}  {state}", "", instance.key, indent = depth * 2)?;
     if let Some(facts) = &instance.facts {

@@ -1,4 +1,4 @@
-//! Two kinds of time, two types: `WallTime` for what people read and for expiry, `MonotonicTime` for freshness.
+//! Two kinds of time as two types: `WallTime` for display and expiry, `MonotonicTime` for freshness.
 
 use serde::{Deserialize, Serialize};
 
@@ -8,29 +8,29 @@ use serde::{Deserialize, Serialize};
 pub struct WallTime(pub i64);
 
 impl WallTime {
-    /// This moment and `millis` later; saturates.
+    /// The moment `millis` later; saturates.
     #[must_use]
     pub fn plus_millis(self, millis: i64) -> Self {
         Self(self.0.saturating_add(millis))
     }
 
-    /// Milliseconds from `earlier` to this moment, 0 when it lies in the future.
+    /// Milliseconds from `earlier` to this moment; 0 when `earlier` is later.
     pub fn millis_since(self, earlier: Self) -> u64 {
         u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0)
     }
 }
 
-/// Microseconds on this process's monotonic clock. Never persisted, never compared across processes.
+/// Microseconds on the monotonic clock of this process. Never persisted, never compared across processes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct MonotonicTime(pub u64);
 
 impl MonotonicTime {
-    /// Microseconds from `earlier` to this moment, 0 when it lies in the future.
+    /// Microseconds from `earlier` to this moment; 0 when `earlier` is later.
     pub fn micros_since(self, earlier: Self) -> u64 {
         self.0.saturating_sub(earlier.0)
     }
 
-    /// Milliseconds from `earlier` to this moment, 0 when it lies in the future.
+    /// Milliseconds from `earlier` to this moment; 0 when `earlier` is later.
     pub fn millis_since(self, earlier: Self) -> u64 {
         self.micros_since(earlier) / 1000
     }

@@ -1,4 +1,4 @@
-//! An immutable, ordered view of one cluster: who there is and who replicates from whom.
+//! An immutable, ordered representation of one cluster: its instances and which of them replicate from which.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,7 +8,7 @@ use super::instance::{Identity, Instance};
 use super::key::InstanceKey;
 use super::time::WallTime;
 
-/// Stable id of a cluster, minted once; the name of the primary is only a label.
+/// Stable id of a cluster, assigned once. The name of the primary is only a label.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct ClusterId(pub String);
@@ -19,46 +19,46 @@ impl std::fmt::Display for ClusterId {
     }
 }
 
-/// The instances of one cluster as they were seen at one moment. Every decision is a function of it.
+/// The instances of one cluster as they were observed at one moment. Every decision is a function of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Topology {
-    /// Which cluster.
+    /// Id of the cluster.
     pub cluster: ClusterId,
     /// `host:port` of the primary, or of the last known one.
     pub cluster_name: String,
-    /// Alias, or the name when there is none.
+    /// Alias of the cluster; its name when it has no alias.
     #[serde(default)]
     pub cluster_alias: String,
-    /// The primary that the replicated state records, if any: the one last opened or first seen.
+    /// The primary in the replicated state, if there is one: the server that was opened or seen as primary last.
     #[serde(default)]
     pub recorded_primary: Option<InstanceKey>,
-    /// When the view was made.
+    /// When the topology was made.
     pub taken: WallTime,
     /// The instances by address.
     pub instances: BTreeMap<InstanceKey, Instance>,
-    /// Other addresses of the same servers, to the address under which they stand in `instances`.
+    /// Other addresses of the same servers, each with the address that `instances` has.
     #[serde(default)]
     pub aliases: BTreeMap<InstanceKey, InstanceKey>,
 }
 
 impl Topology {
-    /// The address under which a server stands in `instances`.
+    /// The address under which `instances` holds a server.
     pub fn resolve<'a>(&'a self, key: &'a InstanceKey) -> &'a InstanceKey {
         self.aliases.get(key).unwrap_or(key)
     }
 
-    /// The instance at an address or one of its other addresses.
+    /// The instance at an address, which may be one of its other addresses.
     pub fn get(&self, key: &InstanceKey) -> Option<&Instance> {
         self.instances.get(self.resolve(key))
     }
 
-    /// The resolved address that an instance replicates from, whether or not that server is known.
+    /// The resolved address of the source of an instance, whether or not that server is known.
     pub fn source_of<'a>(&'a self, instance: &'a Instance) -> Option<&'a InstanceKey> {
         instance.source().map(|source| self.resolve(source))
     }
 
-    /// Direct replicas of an address by their own word (last facts, valid or not), ordered by address.
+    /// The direct replicas of an address by their last facts, valid or not, ordered by address.
     pub fn replicas_of<'a>(&'a self, key: &'a InstanceKey) -> impl Iterator<Item = &'a Instance> + 'a {
         let key = self.resolve(key);
         self.instances
@@ -72,8 +72,8 @@ impl Topology {
         self.walk_down(top, BTreeSet::from([top]))
     }
 
-    /// All replicas below an address that do not hang below it only through `barrier`, direct ones first, each once: co-primaries are
-    /// below each other, and so is everybody below either of them.
+    /// All replicas below an address that can be reached without passing through `barrier`, direct ones first, each
+    /// once. Two co-primaries are below each other, and so are all replicas of either of them.
     pub fn descendants_beside<'a>(&'a self, key: &'a InstanceKey, barrier: &'a InstanceKey) -> Vec<&'a Instance> {
         let top = self.resolve(key);
         self.walk_down(top, BTreeSet::from([top, self.resolve(barrier)]))
@@ -101,8 +101,8 @@ impl Topology {
         found
     }
 
-    /// Hops from an instance up to the top; 0 for one that replicates from nobody or from a server outside the view. A loop
-    /// (co-primaries) ends the count.
+    /// Replication hops from an instance to the top; 0 for an instance without a source and for one with a source that is not
+    /// in the topology. A loop (co-primaries) ends the count.
     pub fn depth_of(&self, instance: &Instance) -> u32 {
         let mut seen = BTreeSet::from([&instance.key]);
         let mut depth = 0;
@@ -124,8 +124,8 @@ impl Topology {
             .is_some_and(|source| source.key != instance.key && self.source_of(source) == Some(&instance.key))
     }
 
-    /// Whether an instance replicates from itself through others: one of two co-primaries, or of a longer ring. A co-primary that was being
-    /// fed when it was lost makes a ring of three with its feeder.
+    /// Whether an instance replicates from itself through others: it is one of two co-primaries or part of a longer
+    /// ring. A co-primary that was lost while it caught up from another server forms a ring of three with that server.
     pub fn is_in_ring(&self, instance: &Instance) -> bool {
         self.source_of(instance).is_some_and(|source| {
             self.descendants_of(&instance.key)
@@ -134,12 +134,12 @@ impl Topology {
         })
     }
 
-    /// Whether an instance is at the top: replicates from nobody.
+    /// Whether an instance is at the top: it has no source.
     pub fn is_primary(&self, instance: &Instance) -> bool {
         instance.facts.is_some() && instance.source().is_none()
     }
 
-    /// The instances at the top of the view, known or only named by replicas, ordered by address.
+    /// The instances at the top of the topology, known or only named by replicas, ordered by address.
     pub fn tops(&self) -> BTreeSet<InstanceKey> {
         self.instances
             .values()

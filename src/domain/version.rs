@@ -1,8 +1,8 @@
-//! Which server software, in which version, and what it can do.
+//! The flavour and version of a server, and which statements and features it has.
 //!
-//! Parsed once, from `@@version` and `@@version_comment`; afterwards versions are numbers, and
-//! every question of the form "does this server know ..." is a method here. Versions of different
-//! families do not compare: MariaDB 10 is neither older nor newer than MySQL 9.
+//! Parsed once from `@@version` and `@@version_comment`. Afterwards versions are numbers, and each question of the form
+//! "does this server know ..." is a method here. Versions of different families do not compare: MariaDB 10 is neither
+//! older nor newer than MySQL 9.
 
 use std::cmp::Ordering;
 use std::fmt;
@@ -13,7 +13,7 @@ use thiserror::Error;
 /// The family of server software.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Flavour {
-    /// MySQL Community or Enterprise, and whatever claims to be MySQL without saying more.
+    /// MySQL Community or Enterprise, and servers that report MySQL without further detail.
     #[serde(rename = "MySQL")]
     MySql,
     /// Percona Server: MySQL's numbers, statements and GTIDs.
@@ -63,7 +63,7 @@ pub struct VersionParseError {
 }
 
 impl ServerVersion {
-    /// Reads `@@version` and `@@version_comment`.
+    /// Parses `@@version` and `@@version_comment`.
     ///
     /// # Errors
     /// When `version` does not begin with `major.minor`.
@@ -103,8 +103,7 @@ impl ServerVersion {
         })
     }
 
-    /// Whether the version is this one or a later one of the same family; the caller knows the
-    /// family.
+    /// Whether the version is this one or a later one of the same family. The caller knows the family.
     pub fn at_least(&self, major: u16, minor: u16, patch: u16) -> bool {
         (self.major, self.minor, self.patch) >= (major, minor, patch)
     }
@@ -115,7 +114,7 @@ impl ServerVersion {
         (self.flavour.is_mariadb() == other.flavour.is_mariadb()).then(|| numbers(self).cmp(&numbers(other)))
     }
 
-    /// The release series, `8.4` or `10.11`: what replication compatibility is judged by.
+    /// The release series, `8.4` or `10.11`, which decides replication compatibility.
     pub fn major_version(&self) -> String {
         format!("{}.{}", self.major, self.minor)
     }

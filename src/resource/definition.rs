@@ -1,4 +1,4 @@
-//! The definition of this version beside the one that an API server serves: what that lacks, and a status that fits into it.
+//! Compares the definition of this version with the one that an API server serves, and fits a status into the latter.
 
 use std::collections::BTreeSet;
 use std::sync::LazyLock;
@@ -9,10 +9,10 @@ use crate::domain::declared::Definition;
 
 use super::KIND;
 
-/// Where an API server tells by which definition it serves the resource, below `/openapi/v3/`. Every account may read it.
+/// Path of the served schema of the resource below `/openapi/v3/`. Every account may read it.
 pub const OPENAPI_PATH: &str = "apis/ham4db.io/v1alpha1";
 
-/// The parts of a document that are ours; the others are those of every resource.
+/// The parts of a document that are specific to this resource.
 const PARTS: [&str; 2] = ["spec", "status"];
 
 /// The schema of this version.
@@ -54,8 +54,8 @@ pub fn compare(served: &Value) -> Definition {
     Definition::Read { lacks, has_more }
 }
 
-/// Whether a document says nothing at a path such as `spec.recovery.mode`: it has nothing there, or what the API server puts there when
-/// nobody says anything, which it also does with a field that it hid before.
+/// Whether a document sets nothing at a path such as `spec.recovery.mode`: there is no value, or the default that the API server fills
+/// in, which it also does for a field that it hid before.
 pub fn says_nothing(document: &Value, path: &str) -> bool {
     let there = path.split('.').try_fold(document, |value, name| value.get(name));
     let usual = path
@@ -74,7 +74,7 @@ fn keeps_all(schema: &Value) -> bool {
     schema.get("x-kubernetes-preserve-unknown-fields") == Some(&Value::Bool(true))
 }
 
-/// The fields of `wanted` that `there` does not have; of those inside of each other the outermost.
+/// The fields of `wanted` that `there` lacks; of nested ones the outermost.
 fn missing(path: &str, wanted: &Value, there: &Value, found: &mut BTreeSet<String>) {
     if keeps_all(there) {
         return;
@@ -92,8 +92,8 @@ fn missing(path: &str, wanted: &Value, there: &Value, found: &mut BTreeSet<Strin
     }
 }
 
-/// Makes a status one that a served schema takes: a server-side apply is refused for a field that the schema lacks, and every write for
-/// a value that it does not allow. What does not fit is left out, as a whole where a part of it would say something else.
+/// Fits a status into a served schema: the API server refuses a server-side apply with a field that the schema lacks, and every write
+/// with a value that it does not allow. What does not fit is left out, as a whole where a part of it would be misleading.
 pub fn fit_status(status: &mut Value, served: &Value) {
     let Some(schema) = property(served, "status").filter(|schema| !keeps_all(schema)) else {
         return;

@@ -1,7 +1,6 @@
-//! The `MySQLCluster` resource: its types, its schema, and the way from a document into the domain's terms and back.
+//! The `MySQLCluster` resource: its types, its schema, and the conversion between documents and the domain.
 //!
-//! Imported by adapters and `cli` only. It knows `domain` (every source of documents shares the conversion that is here) and nothing
-//! else of ours.
+//! Imported by adapters and `cli` only. It imports `domain` only: every source of documents shares this conversion.
 
 pub mod definition;
 pub mod read;
@@ -33,7 +32,7 @@ pub const FIELD_MANAGER: &str = "ham4db-controller";
 pub fn crd_yaml() -> Result<String, serde_yaml::Error> {
     let mut definition = serde_yaml::to_value(MySQLCluster::crd())?;
     shorten(&mut definition, false);
-    say_once(&mut definition);
+    describe_once(&mut definition);
     for version in list_of(&mut definition, &["spec", "versions"]) {
         if let Some(status) = field_of(version, &["schema", "openAPIV3Schema", "properties", "status"]) {
             without_null(status);
@@ -43,7 +42,7 @@ pub fn crd_yaml() -> Result<String, serde_yaml::Error> {
     Ok(quoted(&serde_yaml::to_string(&definition)?))
 }
 
-/// What reads YAML 1.1, as kubectl and Helm do, takes a bare `Off` for a boolean, and no document could have that value.
+/// YAML 1.1, which kubectl and Helm read, takes a bare `Off` for a boolean, and no document could have that value.
 fn quoted(yaml: &str) -> String {
     let mut text = String::new();
     for line in yaml.lines() {
@@ -68,8 +67,8 @@ fn list_of<'a>(
     list.into_iter().flatten()
 }
 
-/// Leaves away that fields may be null: nobody but ham4db writes a status, and it leaves out what it does not know. The API server drops
-/// a null where none is allowed.
+/// Removes `nullable` from the status: only ham4db writes a status, and it omits what is unknown. The API server drops a null where
+/// none is allowed.
 fn without_null(schema: &mut serde_yaml::Value) {
     for item in schema.as_sequence_mut().into_iter().flatten() {
         without_null(item);
@@ -80,7 +79,7 @@ fn without_null(schema: &mut serde_yaml::Value) {
     }
 }
 
-/// Leaves away what host and port of an address are, where it is said of the seeds.
+/// Removes the descriptions of host and port except for seeds.
 fn without_addresses(schema: &mut serde_yaml::Value) {
     for item in schema.as_sequence_mut().into_iter().flatten() {
         without_addresses(item);
@@ -99,10 +98,10 @@ fn without_addresses(schema: &mut serde_yaml::Value) {
     }
 }
 
-/// Leaves away what is said of one entry of a list, where it is said of the list.
-fn say_once(schema: &mut serde_yaml::Value) {
+/// Removes the description of the entries of a list that has one itself.
+fn describe_once(schema: &mut serde_yaml::Value) {
     for item in schema.as_sequence_mut().into_iter().flatten() {
-        say_once(item);
+        describe_once(item);
     }
     let Some(fields) = schema.as_mapping_mut() else { return };
     let is_list = fields.get("type").and_then(|kind| kind.as_str()) == Some("array");
@@ -113,11 +112,11 @@ fn say_once(schema: &mut serde_yaml::Value) {
         items.remove("description");
     }
     for field in fields.values_mut() {
-        say_once(field);
+        describe_once(field);
     }
 }
 
-/// Leaves away what Kubernetes says about its own type of condition: it is the same everywhere, and a third of nothing but words.
+/// Removes Kubernetes' descriptions of its own condition type: they are the same in every resource, and a third of the size.
 fn shorten(schema: &mut serde_yaml::Value, is_condition: bool) {
     let Some(fields) = schema.as_mapping_mut() else {
         for item in schema.as_sequence_mut().into_iter().flatten() {

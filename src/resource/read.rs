@@ -1,4 +1,4 @@
-//! A document as it stands in an API server or a file, into the domain's terms. Parsed once; nothing later looks at the raw document.
+//! Converts a document from an API server or a file into the types of the domain. It is parsed once; no later code reads the raw document.
 
 use std::collections::BTreeSet;
 
@@ -6,12 +6,12 @@ use serde_json::Value;
 
 use crate::domain::declared::{
     DeclaredCandidate, DeclaredCluster, DeclaredDowntime, DeclaredServices, DeclaredTakeover, FORCE_ANNOTATION,
-    ObservedBy, SecretStanding, Tls, optional_fields,
+    ObservedBy, SecretState, Tls, optional_fields,
 };
 use crate::domain::intent::{Origin, PromotionRule};
 use crate::domain::key::InstanceKey;
 use crate::domain::policy::{
-    BootReadOnly, Durability, DurabilityMode, LossPolicy, Mode, OldPrimary, OnDrain, StalledPrimary,
+    BootReadOnly, Durability, DurabilityMode, LossPolicy, OldPrimary, OnDrain, RecoveryMode, StalledPrimary,
 };
 use crate::domain::state::Document;
 use crate::domain::time::WallTime;
@@ -20,27 +20,27 @@ use super::definition::says_nothing;
 use super::spec::{self, MySQLClusterSpec};
 use super::status::MySQLClusterStatus;
 
-/// The longest that a target may catch up, seconds: nobody can write meanwhile.
+/// The longest catch-up time of a target, seconds: no client can write meanwhile.
 const MAX_CATCH_UP_SECONDS: u64 = 3600;
 
 /// A document that cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{}{why}", .origin.as_ref().map(|origin| format!("{origin}: ")).unwrap_or_default())]
 pub struct DocumentFault {
-    /// Which, when it tells that much of itself.
+    /// Which document, when namespace and name can be read.
     pub origin: Option<Origin>,
     /// Where and why.
     pub why: String,
 }
 
-/// What was read of a document.
+/// A parsed document.
 #[derive(Clone, Debug)]
 pub struct ReadDocument {
-    /// It.
+    /// Its content.
     pub declared: DeclaredCluster,
-    /// Its status as it was written last; `None` when there is none or it cannot be read.
+    /// The status that was written last; `None` when there is none or it cannot be read.
     pub status: Option<MySQLClusterStatus>,
-    /// Fields of the spec that nobody knows: mistyped, or of a later version.
+    /// Unknown fields of the spec: mistyped, or of a later version.
     pub unknown: Vec<String>,
 }
 
@@ -132,7 +132,7 @@ pub fn document(value: &Value, default_namespace: &str) -> Result<ReadDocument, 
     })
 }
 
-/// The spec in the domain's terms. Everything that the schema forbids is refused here too: a directory has no API server in front,
+/// The spec in types of the domain. Everything that the schema forbids is refused here too: files are not checked by an API server,
 /// and an object may be older than the schema.
 fn declared(spec: &MySQLClusterSpec, origin: Origin) -> Result<DeclaredCluster, String> {
     let mut seeds = BTreeSet::new();
@@ -161,9 +161,9 @@ fn declared(spec: &MySQLClusterSpec, origin: Origin) -> Result<DeclaredCluster, 
         credentials_secret: spec.credentials_secret_ref.name.clone(),
         paused: spec.paused,
         mode: match recovery.mode {
-            spec::Mode::Auto => Mode::Auto,
-            spec::Mode::DetectOnly => Mode::DetectOnly,
-            spec::Mode::Off => Mode::Off,
+            spec::Mode::Auto => RecoveryMode::Auto,
+            spec::Mode::DetectOnly => RecoveryMode::DetectOnly,
+            spec::Mode::Off => RecoveryMode::Off,
         },
         block_millis: millis(&recovery.block_for).map_err(|why| format!("spec.recovery.blockFor: {why}"))?,
         loss: match recovery.loss_policy {
@@ -209,7 +209,7 @@ fn declared(spec: &MySQLClusterSpec, origin: Origin) -> Result<DeclaredCluster, 
             spec::TlsMode::Required => Tls::Required,
             spec::TlsMode::Verify => Tls::Verify,
         },
-        secret: SecretStanding::Unread,
+        secret: SecretState::Unread,
         absent: BTreeSet::new(),
         observed_by: None,
     })

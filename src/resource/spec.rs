@@ -19,7 +19,7 @@ use super::status::MySQLClusterStatus;
 /// Names of Services (RFC 1035).
 const LABEL_PATTERN: &str = "^[a-z]([a-z0-9-]*[a-z0-9])?$";
 
-/// How durations are written: `90s`, `30m`, `1h30m`.
+/// The format of durations: `90s`, `30m`, `1h30m`.
 pub(super) const DURATION_PATTERN: &str = "^([0-9]{1,6}(ms|s|m|h)){1,4}$";
 
 /// Names of requests.
@@ -28,7 +28,7 @@ const ID_PATTERN: &str = "^[A-Za-z0-9]([A-Za-z0-9._:-]*[A-Za-z0-9])?$";
 /// Host names and addresses, without brackets around an IPv6 address.
 const HOST_PATTERN: &str = "^[A-Za-z0-9:]([A-Za-z0-9_.:-]*[A-Za-z0-9:])?$";
 
-/// What is asked of ham4db for one MySQL or MariaDB replication topology.
+/// The desired management of one MySQL or MariaDB replication topology.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[kube(
     group = "ham4db.io",
@@ -40,24 +40,24 @@ const HOST_PATTERN: &str = "^[A-Za-z0-9:]([A-Za-z0-9_.:-]*[A-Za-z0-9:])?$";
     category = "ham4db",
     namespaced,
     status = "MySQLClusterStatus",
-    doc = "A MySQL or MariaDB replication topology that ham4db watches and keeps writable. Deleting it ends what it asked for and never touches the servers.",
+    doc = "A MySQL or MariaDB replication topology that ham4db watches and keeps writable. Deleting it withdraws its settings and never touches the servers.",
     derive = "PartialEq",
     validation = Rule::new("size(self.metadata.name) <= 52").message("the name of a MySQLCluster must be at most 52 characters long"),
     printcolumn(name = "READY", type_ = "string", json_path = ".status.conditions[?(@.type=='Ready')].status"),
     printcolumn(name = "PRIMARY", type_ = "string", json_path = ".status.summary.primary"),
-    printcolumn(name = "INSTANCES", type_ = "string", json_path = ".status.summary.instances", description = "Answering of known"),
-    printcolumn(name = "LAG", type_ = "string", json_path = ".status.summary.lag", description = "Of the replica that lags most"),
+    printcolumn(name = "INSTANCES", type_ = "string", json_path = ".status.summary.instances", description = "Instances that answer, of all known"),
+    printcolumn(name = "LAG", type_ = "string", json_path = ".status.summary.lag", description = "Highest lag of a replica"),
     printcolumn(name = "PROBLEM", type_ = "string", json_path = ".status.summary.problem"),
-    printcolumn(name = "SEEN", type_ = "date", json_path = ".status.observer.renewedAt", description = "Last sign of life of the observer"),
+    printcolumn(name = "SEEN", type_ = "date", json_path = ".status.observer.renewedAt", description = "Last renewal by the observer"),
     printcolumn(name = "AGE", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[cfg_attr(test, kube(cel))]
 #[serde(rename_all = "camelCase")]
 pub struct MySQLClusterSpec {
-    /// Watch the cluster, and repair nothing.
+    /// Watch the cluster and repair nothing.
     #[serde(default)]
     pub paused: bool,
-    /// Addresses where discovery starts; the other servers are found from there.
+    /// Addresses at which discovery starts; it finds the other servers from there.
     #[x_kube(merge_strategy = ListMerge::Map(vec!["host".into(), "port".into()]))]
     #[schemars(length(min = 1, max = 64))]
     pub seeds: Vec<Seed>,
@@ -67,18 +67,18 @@ pub struct MySQLClusterSpec {
     /// TLS of the connections to the servers.
     #[serde(default)]
     pub tls: Tls,
-    /// What is done when the primary fails.
+    /// What to do when the primary fails.
     #[serde(default)]
     pub recovery: Recovery,
-    /// Which transactions survive the loss of the primary: semi-sync is kept so on source and replicas. Unset: as the configuration says.
+    /// Which transactions survive the loss of the primary; ham4db keeps semi-sync set accordingly. Unset: the configuration decides.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub durability: Option<Durability>,
-    /// Instances to leave alone for a while: shown, and not acted on. An entry ends at its time, also without the API server.
+    /// Instances that are shown and not acted on. An entry ends at its time, also without the API server.
     #[x_kube(merge_strategy = ListMerge::Map(vec!["host".into(), "port".into()]))]
     #[schemars(length(max = 64))]
     #[serde(default)]
     pub downtime: Vec<Downtime>,
-    /// How willingly instances are promoted. What is not listed is Neutral.
+    /// Promotion rules of instances. Unlisted instances are Neutral.
     #[x_kube(
         merge_strategy = ListMerge::Map(vec!["host".into(), "port".into()]),
         validation = Rule::new("self.filter(c, c.promotionRule == 'Must').size() <= 1").message("at most one candidate may have the promotion rule Must")
@@ -86,50 +86,50 @@ pub struct MySQLClusterSpec {
     #[schemars(length(max = 64))]
     #[serde(default)]
     pub candidates: Vec<Candidate>,
-    /// A living primary hands over, once for each requestID. Removed, it is taken back while nothing is promoted.
+    /// A planned change of the primary, once for each requestID. Removing it cancels it as long as nothing is promoted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub takeover: Option<Takeover>,
-    /// A Service that leads applications to the primary, wherever it runs.
+    /// A Service that routes applications to the primary, wherever it runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub primary_service: Option<PrimaryService>,
 }
 
-/// Services that lead applications to the servers.
+/// Services that route applications to the servers.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[x_kube(validation = Rule::new("!has(self.name) || !has(self.replicasName) || self.name != self.replicasName").message("two Services need two names"))]
 #[serde(rename_all = "camelCase")]
 pub struct PrimaryService {
-    /// Unset: the name of this resource with -primary.
+    /// Its name. Unset: the name of this resource with -primary.
     #[schemars(length(min = 1, max = 63), regex(pattern = LABEL_PATTERN))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// Its port; the servers keep theirs.
+    /// Its port; the ports of the servers do not change.
     #[schemars(range(min = 1, max = 65535))]
     #[serde(default = "default_port")]
     pub port: i32,
-    /// Name of another one that leads to healthy replicas. Unset: none.
+    /// Name of a second Service that routes to healthy replicas. Unset: none.
     #[schemars(length(min = 1, max = 63), regex(pattern = LABEL_PATTERN))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replicas_name: Option<String>,
 }
 
-/// A takeover.
+/// A planned change of the primary.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[x_kube(validation = Rule::new("self.requestID != oldSelf.requestID || self == oldSelf").message("change requestID to ask for another takeover"))]
 #[serde(rename_all = "camelCase")]
 pub struct Takeover {
-    /// Acted on once.
+    /// Each id is handled once.
     #[serde(rename = "requestID")]
     #[schemars(length(min = 1, max = 64), regex(pattern = ID_PATTERN))]
     pub request_id: String,
-    /// Who takes over. Unset: the replica that suits best.
+    /// The new primary. Unset: the best replica.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target: Option<Seed>,
-    /// How far behind the target may be, and how long it may catch up; at most 1h.
+    /// Maximum lag of the target, and time for it to catch up; at most 1h.
     #[schemars(length(max = 32), regex(pattern = DURATION_PATTERN))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub catch_up_timeout: Option<String>,
-    /// Not begun later; at most 24 h ahead when it is first seen.
+    /// It does not start later; at most 24 h ahead when first seen.
     pub deadline: Time,
 }
 
@@ -176,22 +176,22 @@ pub enum TlsMode {
     Verify,
 }
 
-/// What is done when the primary fails.
+/// What to do when the primary fails.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Recovery {
-    /// Auto: repair it; DetectOnly: show it; Off: neither.
+    /// Auto: repair failures; DetectOnly: report them; Off: neither.
     #[serde(default)]
     pub mode: Mode,
-    /// Id of a recovery that somebody has looked at: it holds the next one back no longer.
+    /// Id of a recovery that was reviewed: it no longer blocks the next one.
     #[schemars(length(max = 128))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub acknowledged: Option<String>,
-    /// How long after a recovery the next one is held back, unless a person acknowledges it.
+    /// How long a recovery blocks the next one, unless it is acknowledged.
     #[schemars(length(max = 32), regex(pattern = DURATION_PATTERN))]
     #[serde(default = "default_block")]
     pub block_for: String,
-    /// When transactions would be lost that no replica can have. Refuse: do not promote; AllowAfterTimeout: wait for the old primary,
+    /// When transactions would be lost. Refuse: do not promote; AllowAfterTimeout: wait for the old primary,
     /// then promote; Allow: promote and report what was lost. Unset: Refuse where semi-sync promises that nothing can be lost, Allow
     /// otherwise.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -200,19 +200,18 @@ pub struct Recovery {
     #[schemars(length(max = 32), regex(pattern = DURATION_PATTERN))]
     #[serde(default = "default_loss_timeout")]
     pub loss_timeout: String,
-    /// What becomes of a failed primary that is back and holds nothing of its own. Hold: it stays read-only; Rejoin: it becomes a
-    /// replica.
+    /// What to do with a failed primary that returns without errant transactions. Hold: keep it read-only; Rejoin: make it a replica.
     #[serde(default)]
     pub old_primary: OldPrimary,
-    /// What is done about servers that are writable as soon as they start. Advise: it is shown; Enforce: their next start is
-    /// read-only, and the primary is opened again after one; Off: nothing.
+    /// What to do about servers that boot writable. Advise: report them; Enforce: make their next start read-only, and open the
+    /// primary again after its start; Off: nothing.
     #[serde(default)]
     pub boot_read_only: BootReadOnly,
-    /// What is done about a primary that accepts connections and answers none. Observe: it is shown; Failover: it is replaced when no
-    /// replica can reach it anew. Unset: as the configuration says (StalledPrimary).
+    /// What to do about a primary that accepts connections and answers none. Observe: report it; Failover: replace it when no
+    /// replica can reconnect. Unset: the configuration decides (StalledPrimary).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stalled_primary: Option<StalledPrimary>,
-    /// When the primary's pod or node is about to go. Observe: it is shown; TakeOver: another server takes over first.
+    /// What to do when the primary's pod or node is being removed. Observe: report it; TakeOver: promote another server first.
     #[serde(default)]
     pub on_drain: OnDrain,
 }
@@ -233,7 +232,7 @@ impl Default for Recovery {
     }
 }
 
-/// What is done when the primary's pod or node is about to go.
+/// What to do when the primary's pod or node is being removed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[expect(
     missing_docs,
@@ -245,7 +244,7 @@ pub enum OnDrain {
     TakeOver,
 }
 
-/// What is done about a stalled primary.
+/// What to do about a stalled primary.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[expect(
     missing_docs,
@@ -256,7 +255,7 @@ pub enum StalledPrimary {
     Failover,
 }
 
-/// What ham4db does about a failure.
+/// What to do about a failure.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[expect(
     missing_docs,
@@ -269,7 +268,7 @@ pub enum Mode {
     Off,
 }
 
-/// What is done when transactions would be lost.
+/// What to do when transactions would be lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[expect(
     missing_docs,
@@ -281,7 +280,7 @@ pub enum LossPolicy {
     Allow,
 }
 
-/// What becomes of a failed primary that is back.
+/// What to do with a failed primary that returns.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[expect(
     missing_docs,
@@ -293,7 +292,7 @@ pub enum OldPrimary {
     Rejoin,
 }
 
-/// What is done about servers that are writable as soon as they start.
+/// What to do about servers that boot writable.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[expect(
     missing_docs,
@@ -309,19 +308,19 @@ pub enum BootReadOnly {
 /// Which transactions survive the loss of the primary.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Durability {
-    /// None: semi-sync is left as it is; SemiSync: commits wait for replicas; CrossDataCenter: for replicas in other data centres.
+    /// None: leave semi-sync alone; SemiSync: commits wait for replicas; CrossDataCenter: for replicas in other data centres.
     #[serde(default)]
     pub mode: DurabilityMode,
-    /// For how many replicas commits wait. MariaDB waits for one.
+    /// Number of replicas that a commit waits for. MariaDB waits for one.
     #[schemars(range(min = 1, max = 64))]
     #[serde(default = "default_count")]
     pub count: i32,
-    /// Commits go on waiting while fewer replicas than that can acknowledge. Otherwise they wait for as many as there are.
+    /// Commits keep waiting when fewer replicas can acknowledge. Otherwise they wait for those that can.
     #[serde(default)]
     pub strict: bool,
 }
 
-/// Who has to have a transaction before its client is told that it is committed.
+/// Which servers must have a transaction before its commit is acknowledged to the client.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[expect(
     missing_docs,
@@ -334,7 +333,7 @@ pub enum DurabilityMode {
     CrossDataCenter,
 }
 
-/// An instance to leave alone for a while.
+/// An instance that is shown and not acted on.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[x_kube(validation = Rule::new("has(self.until) != self.indefinite").message("a downtime needs either until or indefinite: true"))]
 pub struct Downtime {
@@ -345,13 +344,13 @@ pub struct Downtime {
     #[schemars(range(min = 1, max = 65535))]
     #[serde(default = "default_port")]
     pub port: i32,
-    /// Who asks for it.
+    /// Person or program that requests it.
     #[schemars(length(min = 1, max = 128))]
     pub owner: String,
-    /// Why.
+    /// Reason.
     #[schemars(length(min = 1, max = 256))]
     pub reason: String,
-    /// When it ends, an absolute time such as 2026-11-21T18:00:00Z: applying the document again does not move it.
+    /// Absolute end, such as 2026-11-21T18:00:00Z: applying the document again does not move it.
     #[schemars(with = "Time")]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until: Option<Time>,
@@ -360,7 +359,7 @@ pub struct Downtime {
     pub indefinite: bool,
 }
 
-/// How willingly an instance is promoted.
+/// The promotion rule of an instance.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Candidate {
@@ -371,11 +370,11 @@ pub struct Candidate {
     #[schemars(range(min = 1, max = 65535))]
     #[serde(default = "default_port")]
     pub port: i32,
-    /// Must: before all others; Prefer: rather than others; Neutral; PreferNot: only when nothing better is there; MustNot: never.
+    /// Must: before all others; Prefer: before Neutral; Neutral; PreferNot: only when no better one exists; MustNot: never.
     pub promotion_rule: PromotionRule,
 }
 
-/// How willingly an instance is promoted.
+/// The promotion rule of an instance.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[expect(
     missing_docs,
@@ -398,7 +397,7 @@ fn default_port() -> i32 {
     i32::from(crate::domain::key::DEFAULT_PORT)
 }
 
-/// Half an hour: long enough that a flapping server is seen by a person before it costs a second failover.
+/// Half an hour: long enough for an operator to notice a flapping server before it causes a second failover.
 fn default_block() -> String {
     "30m".to_owned()
 }

@@ -1,5 +1,5 @@
-//! What ham4db saw and did: written by the leader, never by people. Everything is optional when read, so that a status of another
-//! version is no obstacle.
+//! The status of a resource: written by the leader, never by users. All fields are optional when read, so that a status of
+//! another version can be read.
 
 #![expect(
     clippy::doc_markdown,
@@ -21,22 +21,22 @@ pub(super) const MAX_ENTRIES: usize = 256;
 pub(super) const MAX_PROBLEMS: usize = 8;
 /// Length of a text that names something.
 pub(super) const MAX_NAME: usize = 128;
-/// Length of a sentence.
+/// Length of a message.
 pub(super) const MAX_TEXT: usize = 512;
 /// Length of a GTID set; longer ones are cut, with an ellipsis.
 pub(super) const MAX_GTID: usize = 2048;
 
-/// What ham4db saw of the cluster and did about it.
+/// The observed state of the cluster.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct MySQLClusterStatus {
     /// Generation of the document that this status is about.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// Who wrote this status.
+    /// The writer of this status.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observer: Option<Observer>,
-    /// One line for a table.
+    /// Summary for tables.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub summary: Option<Summary>,
     /// The primary.
@@ -47,31 +47,31 @@ pub struct MySQLClusterStatus {
     #[schemars(length(max = MAX_ENTRIES))]
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub instances: Vec<Instance>,
-    /// Downtimes of the instances, by whomever they were asked for.
+    /// Downtimes of the instances, from all sources.
     #[schemars(length(max = MAX_ENTRIES))]
     #[x_kube(merge_strategy = ListMerge::Atomic)]
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub downtime: Vec<DowntimeState>,
-    /// The recovery that runs, or is or would be held back.
+    /// The recovery that runs, or is or would be blocked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recovery: Option<RunningRecovery>,
-    /// The recovery that ended last.
+    /// The latest recovery that ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_recovery: Option<LastRecovery>,
-    /// The takeover that is asked for, or was last.
+    /// The current or latest takeover.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub takeover: Option<TakeoverState>,
-    /// What became of the annotation ham4db.io/force-promote.
+    /// Result of the annotation ham4db.io/force-promote.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub force: Option<ForceState>,
-    /// Conditions; Ready sums them up.
+    /// Conditions; Ready summarises them.
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     #[schemars(length(max = 32))]
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub conditions: Vec<Condition>,
 }
 
-/// Who wrote a status.
+/// The writer of a status.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Observer {
@@ -79,27 +79,27 @@ pub struct Observer {
     #[serde(rename = "clusterUUID")]
     #[schemars(length(max = 64))]
     pub cluster_uuid: String,
-    /// The member that led the group.
+    /// The leader.
     #[schemars(length(max = MAX_NAME))]
     pub member: String,
     /// Its term.
     pub term: i64,
-    /// When it last said that it is still there; at least once a minute.
+    /// Last renewal; at least once a minute.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub renewed_at: Option<Time>,
 }
 
-/// One line for a table.
+/// Summary for tables.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Summary {
     /// The primary's address.
     #[schemars(length(max = MAX_TEXT))]
     pub primary: String,
-    /// Answering of known instances.
+    /// Instances that answer, of all known.
     #[schemars(length(max = MAX_NAME))]
     pub instances: String,
-    /// Lag of the replica that lags most.
+    /// Highest lag of a replica.
     #[schemars(length(max = MAX_NAME))]
     pub lag: String,
     /// The most important problem.
@@ -115,7 +115,7 @@ pub struct Primary {
     pub host: String,
     /// TCP port.
     pub port: i32,
-    /// Raised by every recovery: of two sources that name a primary, the one with the higher epoch is right.
+    /// Raised by every recovery: of two sources that name a primary, the one with the higher epoch is current.
     pub epoch: i64,
     /// Since when it is the primary.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -131,33 +131,33 @@ pub struct Instance {
     pub host: String,
     /// TCP port.
     pub port: i32,
-    /// Primary, Replica; Quarantined: a failed primary that is kept read-only; Detached: replicates from nobody and is not the primary;
+    /// Primary, Replica; Quarantined: a failed primary that is kept read-only; Detached: has no source and is not the primary;
     /// Unknown.
     #[serde(default)]
     pub role: Role,
-    /// How far a replica is behind, seconds; absent when it is unknown.
+    /// Lag in seconds; absent when unknown.
     #[schemars(range(min = 0))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lag: Option<i64>,
-    /// Whether it refuses writes; absent when it is unknown.
+    /// Whether it is read-only; absent when unknown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub read_only: Option<bool>,
     /// Transactions that the primary lacks.
     #[schemars(length(max = MAX_GTID))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gtid_errant: Option<String>,
-    /// How willingly it is promoted.
+    /// Its promotion rule.
     #[schemars(length(max = 16))]
     #[serde(default)]
     pub promotion_rule: String,
-    /// Whether it could be promoted if the primary died now; absent for the primary.
+    /// Whether it could be promoted if the primary failed now; absent for the primary.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub promotable: Option<Promotable>,
     /// When its downtime ends, or "indefinite".
     #[schemars(length(max = 64))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub downtime_until: Option<String>,
-    /// What is wrong with it.
+    /// Its problems.
     #[schemars(length(max = MAX_PROBLEMS), inner(length(max = MAX_TEXT)))]
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub problems: Vec<String>,
@@ -167,15 +167,15 @@ pub struct Instance {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Promotable {
-    /// It could; another one may be preferred at the moment.
+    /// It could be promoted; another one may be preferred.
     pub ok: bool,
-    /// Why it could not.
+    /// Why not.
     #[schemars(length(max = MAX_TEXT))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub why: Option<String>,
 }
 
-/// What a server is in its topology.
+/// The role of a server in its topology.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[expect(
     missing_docs,
@@ -190,7 +190,7 @@ pub enum Role {
     Unknown,
 }
 
-/// What became of a downtime.
+/// The state of a downtime.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct DowntimeState {
@@ -202,10 +202,10 @@ pub struct DowntimeState {
     /// Active; Expired: its time has passed; NotFound: no instance of the cluster has this address; Pending: not recorded yet.
     #[serde(default)]
     pub state: DowntimePhase,
-    /// Asked for by this document (Spec), through the API, or by a recovery.
+    /// Set by this document (Spec), through the API, or by a recovery.
     #[serde(default)]
     pub source: DowntimeSource,
-    /// Who asked.
+    /// Person or program that set it.
     #[schemars(length(max = MAX_NAME))]
     #[serde(default)]
     pub owner: String,
@@ -214,7 +214,7 @@ pub struct DowntimeState {
     pub until: Option<Time>,
 }
 
-/// What became of a downtime.
+/// The state of a downtime.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[expect(
     missing_docs,
@@ -228,7 +228,7 @@ pub enum DowntimePhase {
     Pending,
 }
 
-/// Who asked for a downtime.
+/// Where a downtime was set.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[expect(
     missing_docs,
@@ -241,15 +241,15 @@ pub enum DowntimeSource {
     Recovery,
 }
 
-/// The recovery that runs, that is called for and held back, or that would be held back.
+/// The recovery that runs, is blocked, or would be blocked.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct RunningRecovery {
-    /// Its id; while it is held back, that of the failure.
+    /// Its id; while it is blocked, that of the failure.
     #[schemars(length(max = MAX_NAME))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
-    /// WouldBlock: nothing failed, and a recovery would be held back; Blocked: called for and held back; Claimed: nothing is promoted yet; Opened: the successor may be writable.
+    /// WouldBlock: no failure, and a recovery would be blocked; Blocked: needed and blocked; Claimed: nothing is promoted yet; Opened: the successor may be writable.
     pub phase: RecoveryPhase,
     /// The analysis code.
     #[schemars(length(max = MAX_NAME))]
@@ -258,17 +258,17 @@ pub struct RunningRecovery {
     #[schemars(length(max = MAX_TEXT))]
     #[serde(rename = "victim")]
     pub old_primary: String,
-    /// The instance that is promoted.
+    /// The instance that it promotes.
     #[schemars(length(max = MAX_TEXT))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub successor: Option<String>,
-    /// Why it is held back.
+    /// Why it is blocked.
     #[schemars(length(max = 16), inner(length(max = MAX_TEXT)))]
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub blocked_by: Vec<String>,
 }
 
-/// How far a recovery is.
+/// The phase of a recovery.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[expect(
     missing_docs,
@@ -306,33 +306,33 @@ pub struct LastRecovery {
     /// When it ended.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ended_at: Option<Time>,
-    /// Whether it did what it was for.
+    /// Whether it succeeded.
     pub successful: bool,
-    /// Transactions known to be lost: at least these.
+    /// Transactions known to be lost, a lower bound.
     #[serde(rename = "lostGTIDSet", skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = MAX_GTID))]
     pub lost_gtid_set: Option<String>,
-    /// Which proof allowed the opening.
+    /// Proof that the old primary was fenced.
     #[schemars(length(max = MAX_TEXT))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fencing: Option<String>,
-    /// What allowed any loss.
+    /// What accepted a loss.
     #[schemars(length(max = MAX_NAME))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub accepted_via: Option<String>,
-    /// Somebody has looked at it.
+    /// It was acknowledged.
     pub acknowledged: bool,
 }
 
-/// A takeover that the document asks for.
+/// A takeover that the document requests.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct TakeoverState {
-    /// Its name.
+    /// Its requestID.
     #[serde(rename = "requestID")]
     #[schemars(length(max = 64))]
     pub request_id: String,
-    /// How far it is.
+    /// Its phase.
     pub phase: TakeoverPhase,
     /// Why.
     #[schemars(length(max = MAX_TEXT))]
@@ -340,19 +340,19 @@ pub struct TakeoverState {
     /// When it began.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub started_at: Option<Time>,
-    /// When it was over.
+    /// When it ended.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub finished_at: Option<Time>,
 }
 
-/// What became of an annotation that asks for a promotion whatever is lost.
+/// Result of an annotation that requests a promotion whatever is lost.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ForceState {
     /// Its value.
     #[schemars(length(max = MAX_TEXT))]
     pub value: String,
-    /// How far it is.
+    /// Its phase.
     #[schemars(length(max = 16))]
     pub phase: String,
     /// Why.
@@ -360,7 +360,7 @@ pub struct ForceState {
     pub message: String,
 }
 
-/// How far a takeover is.
+/// The phase of a takeover.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[expect(
     missing_docs,

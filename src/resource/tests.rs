@@ -8,7 +8,7 @@ use crate::domain::declared::{
 };
 use crate::domain::intent::{Origin, PromotionRule};
 use crate::domain::key::InstanceKey;
-use crate::domain::policy::{LossPolicy, Mode, OldPrimary, OnDrain, StalledPrimary};
+use crate::domain::policy::{LossPolicy, OldPrimary, OnDrain, RecoveryMode, StalledPrimary};
 use crate::domain::time::WallTime;
 
 const DEFINITION: &str = include_str!("../../crds/mysqlclusters.ham4db.io.yaml");
@@ -134,7 +134,7 @@ fn defaults_are_filled_in() {
     );
     assert_eq!(
         (policy.mode, policy.loss, policy.old_primary),
-        (Mode::Auto, LossPolicy::Auto, OldPrimary::Hold)
+        (RecoveryMode::Auto, LossPolicy::Auto, OldPrimary::Hold)
     );
     assert_eq!(
         (policy.block_millis, policy.loss_timeout_millis, policy.paused),
@@ -175,7 +175,7 @@ fn a_whole_document_is_understood() {
     let read = document(&sample(), "default").unwrap().declared;
     assert_eq!(
         (read.document.mode, read.document.loss),
-        (Mode::DetectOnly, LossPolicy::AllowAfterTimeout)
+        (RecoveryMode::DetectOnly, LossPolicy::AllowAfterTimeout)
     );
     assert_eq!(read.document.block_millis, 5_400_000);
     assert_eq!(read.downtime[0].until, Some(WallTime(1_795_284_000_000)));
@@ -428,7 +428,7 @@ fn a_condition_keeps_the_time_of_its_transition() {
     assert_ne!(first.observer, second.observer);
 
     let mut other = model.clone();
-    other.conditions[0].truth = crate::domain::declared::Truth::True;
+    other.conditions[0].status = crate::domain::declared::ConditionStatus::True;
     let third = status(&other, &observer("ours", 1, later), Some(&second));
     assert_ne!(
         third.conditions[0].last_transition_time,
@@ -492,7 +492,7 @@ fn who_could_be_promoted_and_what_would_block_a_recovery_are_written() {
             failure: crate::domain::finding::Code::NoProblem,
             old_primary: InstanceKey::new("db0", 3306),
             successor: None,
-            blocked_by: vec!["the document says paused: true".to_owned()],
+            blocked_by: vec!["the document has paused: true".to_owned()],
         }),
         ..StatusModel::default()
     };
@@ -505,6 +505,6 @@ fn who_could_be_promoted_and_what_would_block_a_recovery_are_written() {
     assert_eq!(written["recovery"]["phase"], "WouldBlock");
     assert_eq!(
         written["recovery"]["blockedBy"],
-        json!(["the document says paused: true"])
+        json!(["the document has paused: true"])
     );
 }

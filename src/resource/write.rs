@@ -1,9 +1,9 @@
-//! A status in the domain's terms, into the resource's.
+//! Converts a status of the domain into the status of the resource.
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
-use crate::domain::declared::{self, DowntimeAsker, DowntimeEnd, Observer, StatusModel, Truth};
+use crate::domain::declared::{self, ConditionStatus, DowntimeEnd, DowntimeOrigin, Observer, StatusModel};
 use crate::domain::key::InstanceKey;
 use crate::domain::time::WallTime;
 
@@ -16,7 +16,7 @@ use super::status::{
 /// Length of the message of a condition, as the API server bounds it.
 const MAX_MESSAGE: usize = 32_768;
 
-/// The status to write. `previous` is what stands there now: a condition that did not change keeps the time of its last transition.
+/// The status to write. `previous` is the present status: a condition that did not change keeps the time of its last transition.
 pub fn status(model: &StatusModel, observer: &Observer, previous: Option<&MySQLClusterStatus>) -> MySQLClusterStatus {
     MySQLClusterStatus {
         observed_generation: model.observed_generation,
@@ -68,7 +68,7 @@ pub fn status(model: &StatusModel, observer: &Observer, previous: Option<&MySQLC
         }),
         takeover: model.takeover.as_ref().map(takeover),
         force: model.force.as_ref().map(|force| ForceState {
-            value: cut(&force.asked, MAX_TEXT),
+            value: cut(&force.value, MAX_TEXT),
             phase: format!("{:?}", force.phase),
             message: cut(&force.message, MAX_TEXT),
         }),
@@ -96,7 +96,7 @@ fn takeover(takeover: &declared::TakeoverStatus) -> TakeoverState {
     }
 }
 
-/// Who else writes this status, so that it is left alone: another group that was there a short while ago, or a later leader of ours.
+/// The other writer that keeps this status from being written: another group that renewed it recently, or a later leader of this group.
 pub fn superseded_by(previous: Option<&MySQLClusterStatus>, observer: &Observer) -> Option<String> {
     let present = previous?
         .observer
@@ -177,10 +177,10 @@ fn downtime(downtime: &declared::DowntimeStatus) -> DowntimeState {
             declared::DowntimePhase::NotFound => DowntimePhase::NotFound,
             declared::DowntimePhase::Pending => DowntimePhase::Pending,
         },
-        source: match downtime.asker {
-            DowntimeAsker::Document => DowntimeSource::Spec,
-            DowntimeAsker::Api => DowntimeSource::API,
-            DowntimeAsker::Recovery => DowntimeSource::Recovery,
+        source: match downtime.origin {
+            DowntimeOrigin::Document => DowntimeSource::Spec,
+            DowntimeOrigin::Api => DowntimeSource::API,
+            DowntimeOrigin::Recovery => DowntimeSource::Recovery,
         },
         owner: cut(&downtime.owner, MAX_NAME),
         until: downtime.until.and_then(time),
@@ -193,10 +193,10 @@ fn conditions(model: &StatusModel, now: WallTime, previous: Option<&MySQLCluster
         .iter()
         .map(|condition| {
             let kind = condition.kind.as_str();
-            let status = match condition.truth {
-                Truth::True => "True",
-                Truth::False => "False",
-                Truth::Unknown => "Unknown",
+            let status = match condition.status {
+                ConditionStatus::True => "True",
+                ConditionStatus::False => "False",
+                ConditionStatus::Unknown => "Unknown",
             };
             let unchanged = previous
                 .and_then(|previous| previous.conditions.iter().find(|present| present.type_ == kind))

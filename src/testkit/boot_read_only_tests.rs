@@ -1,8 +1,9 @@
-//! `bootReadOnly: Enforce`: what servers are after their next start, and a primary that is opened again after its own.
+//! `bootReadOnly: Enforce`: whether servers are read-only after their next start, and a primary that is made writable again after
+//! its own start.
 
 use crate::domain::fixture::key;
 use crate::domain::policy::BootReadOnly;
-use crate::domain::recovery::plan::RecoveryKind;
+use crate::domain::recovery::kind::RecoveryKind;
 
 use super::{Fault, Rig};
 
@@ -13,7 +14,7 @@ fn rig(servers: u32, boot_read_only: BootReadOnly) -> Rig {
     rig
 }
 
-/// Servers whose next start is read-only.
+/// For each server, whether its next start is read-only.
 fn boots_read_only(rig: &Rig) -> Vec<bool> {
     let inner = rig.world.lock();
     inner.servers.values().map(|server| server.boots_read_only).collect()
@@ -49,7 +50,7 @@ async fn what_a_server_refuses_is_recorded_and_not_tried_all_the_time() {
     let recoveries = rig.recovered(1).await;
     assert!(!recoveries[0].is_successful());
     assert!(
-        recoveries[0].errors[0].starts_with("db2:3306 still boots as before"),
+        recoveries[0].errors[0].starts_with("db2:3306 will still start writable"),
         "{:?}",
         recoveries[0].errors
     );

@@ -1,13 +1,13 @@
-//! A primary that ham4db promoted ends, and starts again as its configuration says: read-only. db1 was the primary first.
+//! A primary that ham4db promoted restarts and is read-only, as its configuration says. db1 was the first primary.
 
 use crate::domain::fixture::{key, mysql_set};
 use crate::domain::key::InstanceKey;
-use crate::domain::recovery::plan::RecoveryKind;
+use crate::domain::recovery::kind::RecoveryKind;
 use crate::domain::state::Recovery;
 
 use super::Rig;
 
-/// db1 is gone for ever, another server was promoted: the answer says which.
+/// db1 is gone and another server was promoted. Returns the number of that server.
 async fn promoted(servers: u32) -> (Rig, u32) {
     let rig = Rig::started(servers, 3).await;
     for n in 2..=servers {

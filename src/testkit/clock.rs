@@ -1,4 +1,4 @@
-//! The port `Clock` on tokio's time, so that a paused test decides how time goes.
+//! The port `Clock` on tokio's time, so that a test controls the time.
 
 use tokio::time::Instant;
 
@@ -6,7 +6,7 @@ use crate::app::ports::Clock;
 use crate::domain::fixture::NOW;
 use crate::domain::time::{MonotonicTime, WallTime};
 
-/// Starts at [`NOW`] when it is made.
+/// A clock that starts at [`NOW`] when it is created.
 pub(crate) struct PausedClock {
     begun: Instant,
 }

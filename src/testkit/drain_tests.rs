@@ -1,15 +1,15 @@
-//! Primaries whose pods are about to go, in the simulator: who takes over, what is refused, and failovers meanwhile.
+//! Primaries in pods that are about to end, in the simulator: which server takes over, what is refused, and failovers meanwhile.
 
 use std::sync::Arc;
 
-use crate::domain::declared::Seen;
-use crate::domain::declared::pods::{Node, Pod, Pods, Sight};
+use crate::domain::declared::SourceContents;
+use crate::domain::declared::pods::{Node, Pod, Pods, WatchState};
 use crate::domain::fixture::key;
 use crate::domain::intent::Origin;
 use crate::domain::policy::{BootReadOnly, OnDrain};
 use crate::domain::state::sample::document;
 use crate::domain::state::{
-    Applied, Command, Document, Recovery, Request, RequestKind, RequestOutcome, RequestStanding,
+    Applied, Command, Document, Recovery, Request, RequestKind, RequestOutcome, RequestProgress,
 };
 
 use super::Rig;
@@ -49,12 +49,12 @@ async fn in_pods(servers: u32) -> Rig {
     rig
 }
 
-/// Shows the pods: those of some servers are on cordoned nodes, those of others are being deleted.
+/// Publishes the pods: those of some servers are on cordoned nodes, those of others are being deleted.
 fn leave(rig: &Rig, servers: u32, cordoned: &[u32], deleted: &[u32]) {
     let Origin::Document { namespace, .. } = origin() else {
         panic!("a document has a namespace");
     };
-    let mut pods = Pods::in_sight(Sight::Current, Sight::Current);
+    let mut pods = Pods::with_watch_states(WatchState::Current, WatchState::Current);
     for n in 1..=servers {
         let node = Node {
             is_cordoned: cordoned.contains(&n),
@@ -71,9 +71,9 @@ fn leave(rig: &Rig, servers: u32, cordoned: &[u32], deleted: &[u32]) {
             ..Pod::default()
         });
     }
-    rig.documents.send_replace(Arc::new(Seen {
+    rig.documents.send_replace(Arc::new(SourceContents {
         pods: Arc::new(pods),
-        ..Seen::default()
+        ..SourceContents::default()
     }));
 }
 
@@ -90,9 +90,9 @@ async fn hand_over(rig: &Rig, id: &str, primary: u32) -> (RequestOutcome, String
         request: Box::new(request),
     });
     assert_eq!(applied, Applied::Done);
-    let end = |rig: &Rig| match &rig.group.state().requests[&key_of].standing {
-        RequestStanding::Over { outcome, why, .. } => Some((*outcome, why.clone())),
-        RequestStanding::Pending | RequestStanding::Running { .. } => None,
+    let end = |rig: &Rig| match &rig.group.state().requests[&key_of].progress {
+        RequestProgress::Over { outcome, why, .. } => Some((*outcome, why.clone())),
+        RequestProgress::Pending | RequestProgress::Running { .. } => None,
     };
     rig.until("the request is over", |rig| end(rig).is_some()).await;
     end(rig).unwrap()
@@ -110,10 +110,10 @@ async fn a_server_that_stays_takes_over_whoever_leads_meanwhile() {
     // The old primary replicates until it goes.
     let old = rig.world.with(1, |server| server.channel.clone()).unwrap();
     assert_eq!((&old.source, old.receives, old.applies), (&key(4), true, true));
-    // PlanRequest again under another id, it is not the primary any more.
+    // Requested again under another id, it is no longer the primary.
     let (outcome, why) = hand_over(&rig, "b", 1).await;
     assert!(
-        outcome == RequestOutcome::Refused && why.contains("not the primary any more"),
+        outcome == RequestOutcome::Refused && why.contains("is no longer the primary"),
         "{why}"
     );
     rig.world.assert_sound();
@@ -130,9 +130,9 @@ async fn what_speaks_against_a_handover_is_its_end_and_nothing_is_touched() {
             "{outcome:?} {why}"
         );
     };
-    refused("stays", "not leaving any more").await;
+    refused("stays", "no longer about to terminate").await;
     leave(&rig, 3, &[1, 2, 3], &[]);
-    refused("all", "no replica is there that stays longer").await;
+    refused("all", "no replica runs longer than the primary").await;
     leave(&rig, 3, &[1], &[]);
     put(&rig, OnDrain::TakeOver, true);
     refused("paused", "spec.paused is true").await;
@@ -146,7 +146,7 @@ async fn what_speaks_against_a_handover_is_its_end_and_nothing_is_touched() {
     rig.wait(6000).await;
     refused(
         "stopped",
-        "only db2:3306 could take over, and its pod is leaving as well",
+        "only db2:3306 could take over, and its pod is about to terminate as well",
     )
     .await;
     assert_eq!(rig.world.log().len(), touched, "{:#?}", rig.world.log());

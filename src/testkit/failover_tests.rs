@@ -1,8 +1,8 @@
-//! A primary dies: who is promoted, what is put back, and what never happens.
+//! A primary dies: which replica is promoted, what is undone, and what must never happen.
 
 use std::time::Duration;
 
-use crate::domain::finding::Verdict;
+use crate::domain::finding::OpinionVerdict;
 use crate::domain::fixture::{key, mysql_set};
 use crate::domain::instance::InstanceFacts;
 use crate::domain::key::InstanceKey;
@@ -26,7 +26,7 @@ fn only(recoveries: Vec<Recovery>) -> Recovery {
     recoveries.into_iter().next().unwrap()
 }
 
-/// What the members see of a server.
+/// The facts of a server as the members read them.
 fn facts(rig: &Rig, n: u32) -> InstanceFacts {
     rig.world.lock().facts(&key(n))
 }
@@ -74,7 +74,7 @@ async fn what_arrives_between_the_last_look_and_the_stop_receivers_counts() {
     let rig = Rig::started(3, 1).await;
     rig.world.kill(1);
     // The thread had it in hand when it was stopped; nobody has looked since.
-    rig.world.plan(Fault::first(3, "stop_receiving", |inner| {
+    rig.world.plan(Fault::first(3, "stop_receiver", |inner| {
         let link = inner.servers.get_mut(&key(3)).unwrap().channel.as_mut().unwrap();
         link.received = link.received.union(&mysql_set("1:101"));
     }));
@@ -88,7 +88,7 @@ async fn what_arrives_between_the_last_look_and_the_stop_receivers_counts() {
 #[tokio::test(start_paused = true)]
 async fn one_member_that_sees_life_is_a_veto_and_nothing_is_touched() {
     let rig = Rig::started(3, 3).await;
-    rig.group.says(3, Verdict::Alive(String::from("it answers me")));
+    rig.group.says(3, OpinionVerdict::Alive(String::from("it answers me")));
     rig.world.kill(1);
     rig.wait(5000).await;
     assert_eq!(rig.recoveries().len(), 0);
@@ -139,7 +139,7 @@ async fn a_cluster_without_a_filter_is_left_alone_and_says_so() {
 #[tokio::test(start_paused = true)]
 async fn a_replica_that_cannot_be_receivers_stopped_is_not_promoted_and_follows_all_the_same() {
     let rig = Rig::started(4, 1).await;
-    rig.world.plan(Fault::refuse(2, "stop_receiving"));
+    rig.world.plan(Fault::refuse(2, "stop_receiver"));
     rig.world.kill(1);
     let recovery = only(rig.recovered(1).await);
     assert!(recovery.is_successful(), "{recovery:#?}");
@@ -281,7 +281,7 @@ async fn another_server_at_the_old_primarys_address_is_left_alone() {
     let rig = Rig::started(3, 1).await;
     rig.world.kill(1);
     rig.world
-        .plan(Fault::first(2, "stop_receiving", |inner| inner.replace(&key(1), 9)));
+        .plan(Fault::first(2, "stop_receiver", |inner| inner.replace(&key(1), 9)));
     rig.recovered(1).await;
     rig.wait(2000).await;
     let touched: Vec<String> = rig
@@ -333,7 +333,7 @@ async fn a_successor_that_restarts_at_the_opening_is_opened_all_the_same() {
 async fn what_cannot_be_put_back_at_once_is_put_back_a_little_later() {
     let rig = Rig::started(2, 1).await;
     rig.world.plan(Fault::refuse(2, "wait_applied"));
-    rig.world.plan(Fault::broken(2, "start_receiving"));
+    rig.world.plan(Fault::broken(2, "start_receiver"));
     rig.world.kill(1);
     let recovery = rig.recovered(1).await.remove(0);
     assert!(receives(&rig, 2), "{recovery:#?}");

@@ -1,31 +1,32 @@
-//! What goes wrong in the simulated world, at which statement.
+//! Faults of the simulated servers, at a chosen statement.
 
 use crate::domain::key::InstanceKey;
 
 use super::world::Inner;
 
-/// What goes wrong at a statement, and how often it goes well before.
+/// A fault at a statement of a server, which occurs once.
 pub(crate) struct Fault {
     pub(crate) server: InstanceKey,
-    /// The name of the session's method.
+    /// The name of the method of the session.
     pub(crate) statement: &'static str,
-    /// So many go well before.
+    /// The number of such statements that succeed before.
     pub(crate) after: u32,
     pub(crate) kind: FaultKind,
 }
 
+/// The kind of a fault.
 pub(crate) enum FaultKind {
-    /// The server says no.
+    /// The server refuses the statement.
     Refuse,
     /// The connection breaks before the server has read it.
     Break,
-    /// It has its effect, and the connection breaks before the answer.
+    /// The statement takes effect, and the connection breaks before the answer.
     DoAndBreak,
-    /// No answer until the deadline, and no effect.
+    /// The statement has no effect, and no answer comes until the deadline.
     Hang,
-    /// Something happens in the world just before it.
+    /// A change of the world just before the statement.
     First(Box<dyn FnOnce(&mut Inner) + Send>),
-    /// Something happens just after it had its effect, before the answer.
+    /// A change of the world after the statement took effect and before the answer.
     Then(Box<dyn FnOnce(&mut Inner) + Send>),
 }
 
@@ -65,7 +66,7 @@ impl Fault {
 }
 
 impl Inner {
-    /// The fault that is due at this statement.
+    /// Removes and returns the fault that is due at this statement.
     pub(super) fn due(&mut self, server: &InstanceKey, statement: &str) -> Option<FaultKind> {
         let at = self
             .faults

@@ -1,4 +1,5 @@
-//! The user's own fencer: called where nothing else proves that the old primary takes no writes, and its word is needed then.
+//! Fencing hooks: they are called when nothing else proves that the old primary takes no writes, and their success is required
+//! then.
 
 use crate::domain::hooks::HookList;
 use crate::domain::recovery::fencing_proof::FencingProof;

@@ -1,4 +1,4 @@
-//! After a quorum was forced nothing is taken up or begun until somebody has looked.
+//! After a forced quorum no recovery is resumed or started until an operator enables recoveries.
 
 use crate::domain::fixture::key;
 use crate::domain::state::{Applied, Command};

@@ -1,4 +1,4 @@
-//! The port `Consensus` over one state that all members share: what a quorum would agree on, with members that can be cut off.
+//! The port `Consensus` on one state that all members share, with members that can be isolated.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -12,7 +12,7 @@ use crate::app::ports::{
     Clock, Consensus, Health, Leadership, OpinionSource, Peer, ProposeError, Question, Unconfirmed,
 };
 use crate::app::recovery::claim::check_claim;
-use crate::domain::finding::{Opinion, Verdict};
+use crate::domain::finding::{Opinion, OpinionVerdict};
 use crate::domain::state::{Applied, ClaimToken, Command, Epoch, MemberId, Proposal, State, apply};
 
 use super::clock::PausedClock;
@@ -20,22 +20,23 @@ use super::clock::PausedClock;
 /// How long a commit takes.
 const COMMIT: Duration = Duration::from_millis(1);
 
-/// What goes wrong, once, when a command of this name is proposed.
+/// A fault that occurs once, when a command of this name is proposed.
 pub(crate) struct CommitFault {
     /// [`Command::name`].
     pub(crate) command: &'static str,
     pub(crate) kind: CommitFaultKind,
 }
 
+/// The kind of a commit fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum CommitFaultKind {
-    /// It is not committed; the member is cut off from the others and another one leads.
+    /// The command is not committed; the member is isolated and another one leads.
     DeposedBefore,
-    /// It is committed; the member is cut off before it hears of it, and another one leads.
+    /// The command is committed; the member is isolated before it receives the answer, and another one leads.
     DeposedAfter,
-    /// It is not committed, and the member does not know. It still leads.
+    /// The command is not committed, and the outcome is unknown to the member, which still leads.
     LostSilently,
-    /// It is committed, and the member does not know. It still leads.
+    /// The command is committed, and the outcome is unknown to the member, which still leads.
     DoneSilently,
 }
 
@@ -44,7 +45,7 @@ impl CommitFault {
         Self { command, kind }
     }
 
-    /// Every kind at each command of a recovery that changes who the primary is.
+    /// Every kind at each command of a recovery that replaces the primary.
     pub(crate) fn sweep() -> impl Iterator<Item = (CommitFaultKind, &'static str)> {
         let kinds = [
             CommitFaultKind::DeposedBefore,
@@ -57,24 +58,25 @@ impl CommitFault {
     }
 }
 
-/// Something that happens in the world.
+/// A change of the world.
 type Change = Box<dyn FnOnce() + Send>;
 
+/// The state of the group that its members share.
 struct Shared {
     cut_off: BTreeSet<MemberId>,
     faults: Vec<CommitFault>,
-    /// What happens in the world the moment that a command of this name is committed.
+    /// Changes of the world that occur when a command of this name is committed.
     afterwards: Vec<(&'static str, Change)>,
-    /// Names of the commands that were committed, in order.
+    /// The names of the committed commands, in order.
     committed: Vec<String>,
-    /// The proof fails for everybody from the so many-th one on.
+    /// The number of confirmations that succeed; later ones fail for all members.
     proofs_left: Option<u32>,
     opinion_responder: BTreeMap<MemberId, Arc<dyn OpinionSource>>,
-    /// What these members say, instead of looking.
-    said: BTreeMap<MemberId, Verdict>,
+    /// The fixed opinions of members.
+    said: BTreeMap<MemberId, OpinionVerdict>,
 }
 
-/// A group of members with the ids 1 to N; 1 leads at first.
+/// A group of members with the ids 1 to N. Member 1 leads at first.
 #[derive(Clone)]
 pub(crate) struct Group {
     size: u64,
@@ -120,27 +122,27 @@ impl Group {
         self.shared().faults.push(fault);
     }
 
-    /// Something happens, once, the moment that a command of this name is committed.
+    /// Makes a change, once, when a command of this name is committed.
     pub(crate) fn then(&self, command: &'static str, change: impl FnOnce() + Send + 'static) {
         self.shared().afterwards.push((command, Box::new(change)));
     }
 
-    /// From the so many-th proof on nobody can prove anything.
+    /// After this number of confirmations all later ones fail.
     pub(crate) fn fail_proofs_after(&self, proofs: u32) {
         self.shared().proofs_left = Some(proofs);
     }
 
-    /// A member says this of every suspect.
-    pub(crate) fn says(&self, member: MemberId, verdict: Verdict) {
+    /// Fixes the opinion of a member on every suspect.
+    pub(crate) fn says(&self, member: MemberId, verdict: OpinionVerdict) {
         self.shared().said.insert(member, verdict);
     }
 
-    /// The member looks with its own eyes again.
+    /// Removes the fixed opinion of a member.
     pub(crate) fn sees_again(&self, member: MemberId) {
         self.shared().said.remove(&member);
     }
 
-    /// The member is cut off from the others, who elect another one.
+    /// Isolates a member; the others elect another leader.
     pub(crate) fn depose(&self, member: MemberId) {
         self.shared().cut_off.insert(member);
         let next = (1..=self.size).find(|id| !self.shared().cut_off.contains(id));
@@ -149,7 +151,7 @@ impl Group {
         }
     }
 
-    /// The member reaches the others again.
+    /// Reconnects a member.
     pub(crate) fn heal(&self, member: MemberId) {
         self.shared().cut_off.remove(&member);
         if *self.leader.borrow() == 0 {
@@ -157,7 +159,7 @@ impl Group {
         }
     }
 
-    /// Makes a member lead that is connected.
+    /// Makes a connected member the leader.
     pub(crate) fn elect(&self, member: MemberId) {
         self.leader.send_replace(member);
     }
@@ -189,7 +191,7 @@ impl Group {
         })
     }
 
-    /// Who answers when this member is asked for its opinion.
+    /// Sets the responder for requests of the opinion of this member.
     pub(crate) fn set_opinion_responder(&self, member: MemberId, opinion_responder: Arc<dyn OpinionSource>) {
         self.shared().opinion_responder.insert(member, opinion_responder);
     }
@@ -212,7 +214,7 @@ impl Group {
         Ok(())
     }
 
-    /// Tells a member's port who leads, for ever.
+    /// Publishes the leadership to the port of a member, until it is cancelled.
     pub(crate) async fn announce(self, to: Arc<SimConsensus>) {
         let mut leader = self.leader.subscribe();
         while leader.changed().await.is_ok() {
@@ -236,7 +238,7 @@ fn peer(id: MemberId) -> Peer {
     }
 }
 
-/// One member's port.
+/// The port of one member.
 pub(crate) struct SimConsensus {
     group: Group,
     id: MemberId,
@@ -319,8 +321,8 @@ impl Consensus for SimConsensus {
         (1..=self.group.size).map(peer).collect()
     }
 
-    async fn ask_opinions(&self, question: &Question, deadline: Duration) -> Vec<Opinion> {
-        let others: Vec<(MemberId, Option<Arc<dyn OpinionSource>>, Option<Verdict>)> = {
+    async fn collect_opinions(&self, question: &Question, deadline: Duration) -> Vec<Opinion> {
+        let others: Vec<(MemberId, Option<Arc<dyn OpinionSource>>, Option<OpinionVerdict>)> = {
             let shared = self.group.shared();
             let others = (1..=self.group.size).filter(|id| *id != self.id && !shared.cut_off.contains(id));
             others
@@ -342,7 +344,7 @@ impl Consensus for SimConsensus {
                 data_center: String::new(),
                 verdict: said
                     .clone()
-                    .unwrap_or_else(|| Verdict::Missing(String::from("no answer in time"))),
+                    .unwrap_or_else(|| OpinionVerdict::Missing(String::from("no answer in time"))),
                 observations: Vec::new(),
                 remembered: None,
             };

@@ -1,11 +1,11 @@
-//! The failed primary is back: held, judged, made a replica again, and never taken for the primary.
+//! The failed primary returns: it is kept read-only, classified, made a replica again, and never used as the primary.
 
 use crate::domain::fixture::{key, mysql_set};
 use crate::domain::key::InstanceKey;
 use crate::domain::policy::OldPrimary;
 use crate::domain::state::{Command, QuarantineState};
 
-use super::{Fault, Rig};
+use super::{Fault, Reach, Rig};
 
 async fn failed_over(old_primary: OldPrimary) -> Rig {
     let mut rig = Rig::new(3, 1);
@@ -63,6 +63,36 @@ async fn a_restart_of_a_held_server_is_noticed() {
     rig.world.start(1);
     rig.wait(1500).await;
     assert_eq!(rig.world.writable(), [key(2)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_held_server_that_restarts_writable_is_read_only_within_a_third_of_a_second() {
+    let rig = failed_over(OldPrimary::Hold).await;
+    rig.world.start(1);
+    rig.until("it is held", |rig| rig.world.writable() == [key(2)]).await;
+    rig.world.kill(1);
+    rig.wait(3000).await;
+    rig.world.start(1);
+    assert_eq!(rig.world.writable(), [key(1), key(2)]);
+    rig.wait(300).await;
+    assert_eq!(rig.world.writable(), [key(2)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_old_primary_that_was_cut_off_or_stalled_is_read_only_soon_after_it_answers() {
+    for reach in [Reach::Dropped, Reach::Stalls] {
+        let rig = failed_over(OldPrimary::Hold).await;
+        rig.world.start(1);
+        rig.until("it is held", |rig| rig.world.writable() == [key(2)]).await;
+        rig.world.with(1, |server| server.reach = reach);
+        rig.wait(5000).await;
+        rig.world.with(1, |server| {
+            server.reach = Reach::Answers;
+            server.read_only = false;
+        });
+        rig.wait(800).await;
+        assert_eq!(rig.world.writable(), [key(2)], "{reach:?}");
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -202,7 +232,7 @@ async fn a_leader_that_flaps_in_the_middle_of_a_rejoin_still_repairs_afterwards(
     rig.world.kill(1);
     rig.recovered(1).await;
     let group = rig.group.clone();
-    // ServiceGate for a moment by another one while db1 is being pointed at its new source.
+    // Led for a moment by another one while db1 is being pointed at its new source.
     rig.world.plan(Fault::then(1, "follow", move |_| group.elect(2)));
     rig.world.start(1);
     rig.until("another member leads", |rig| {
@@ -221,10 +251,12 @@ async fn a_leader_that_flaps_in_the_middle_of_a_rejoin_still_repairs_afterwards(
     rig.world.assert_sound();
 }
 
-/// The downtimes that recoveries asked for.
+/// The downtimes that recoveries set.
 fn lost(rig: &Rig) -> Vec<InstanceKey> {
     let state = rig.group.state();
-    crate::domain::state::lost(&state).map(|(key, _)| key.clone()).collect()
+    crate::domain::state::lost_replicas(&state)
+        .map(|(key, _)| key.clone())
+        .collect()
 }
 
 #[tokio::test(start_paused = true)]
@@ -307,7 +339,7 @@ async fn under_hold_and_in_a_persons_downtime_a_lost_replica_is_left_alone() {
             let intent = crate::domain::intent::Intent {
                 instance: key(3),
                 origin: crate::domain::intent::Origin::Api,
-                wish: crate::domain::intent::Wish::Downtime {
+                details: crate::domain::intent::IntentDetails::Downtime {
                     owner: "alice".to_owned(),
                     reason: "disk".to_owned(),
                     since: crate::domain::fixture::NOW,

@@ -1,4 +1,4 @@
-//! Every statement of a takeover, and everything that can go wrong at it: at the end there is one writable primary, soon.
+//! Every fault at every statement of a takeover: at the end there is one writable primary, soon.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
@@ -12,12 +12,12 @@ use crate::domain::key::InstanceKey;
 use super::handover_tests::{ask, takeover};
 use super::{CommitFault, Fault, Rig, World};
 
-/// How long nobody may take writes, whatever breaks.
+/// The longest time without a writable server, for any fault.
 const OUTAGE: Duration = Duration::from_secs(10);
-/// The same when a server accepts a statement and never answers: each waits for its deadline first.
+/// The same when a server accepts a statement and never answers: each statement waits for its deadline first.
 const OUTAGE_WITH_SILENCE: Duration = Duration::from_secs(25);
 
-/// Looks all the time whether any server takes writes, and remembers the longest time without.
+/// Measures the longest time without a writable server.
 #[derive(Clone, Default)]
 struct Outage(Arc<Mutex<Duration>>);
 
@@ -97,7 +97,8 @@ fn fault(rig: &Rig, trouble: Trouble, n: u32, statement: &'static str) -> Fault 
     }
 }
 
-/// Waits until exactly one server takes writes and nothing runs; checks that everybody who runs and was not given up follows it.
+/// Waits until exactly one server takes writes and no recovery runs. Checks that every running server that was not given up
+/// replicates from it.
 async fn ends_well(rig: &Rig, about: &str) {
     rig.until(&format!("{about}: over"), |rig| {
         rig.recoveries().iter().all(|recovery| !recovery.is_active()) && rig.world.writable().len() == 1
@@ -163,7 +164,7 @@ async fn run(trouble: Trouble, n: u32, statement: &'static str, after: u32) {
     );
 }
 
-/// The statements of a takeover in which nothing goes wrong.
+/// The statements of a takeover without faults.
 const STATEMENTS: [(u32, &str); 12] = [
     (2, "replication_account"),
     (1, "transactions"),

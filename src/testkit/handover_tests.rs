@@ -1,46 +1,46 @@
-//! Takeovers that people ask for, in the simulator: refused with reasons, done, undone, followed by another one when the target dies.
+//! Requested takeovers, in the simulator: refused with reasons, done, undone, and followed by another one when the target dies.
 
 use std::sync::Arc;
 
 use crate::app::ports::OpenTransaction;
 use crate::domain::fixture::key;
 use crate::domain::policy::HeldBack;
-use crate::domain::recovery::plan::Order;
+use crate::domain::recovery::manual_request::ManualRequest;
 use crate::domain::state::{Phase, Recovery};
 use crate::domain::topology::ClusterId;
 
 use super::{Fault, Rig};
 
-pub(super) fn takeover(auto: bool) -> Order {
-    Order {
+pub(super) fn takeover(auto: bool) -> ManualRequest {
+    ManualRequest {
         command: if auto {
             "graceful-master-takeover-auto".to_owned()
         } else {
             "graceful-master-takeover".to_owned()
         },
         starts_old_primary: auto,
-        ..Order::default()
+        ..ManualRequest::default()
     }
 }
 
-pub(super) fn forced() -> Order {
-    Order {
+pub(super) fn forced() -> ManualRequest {
+    ManualRequest {
         command: "force-master-failover".to_owned(),
         forced: true,
-        ..Order::default()
+        ..ManualRequest::default()
     }
 }
 
-/// What the first member is asked for; it leads.
-pub(super) async fn ask(rig: &Rig, target: Option<u32>, order: Order) -> Result<String, HeldBack> {
+/// A request to the first member, which leads.
+pub(super) async fn ask(rig: &Rig, target: Option<u32>, order: ManualRequest) -> Result<String, HeldBack> {
     let coordinator = Arc::clone(&rig.members[&1].coordinator);
     let target = target.map(key);
     coordinator
-        .ordered(&ClusterId("c1".to_owned()), target.as_ref(), order)
+        .replace_primary(&ClusterId("c1".to_owned()), target.as_ref(), order)
         .await
 }
 
-async fn refused(rig: &Rig, target: Option<u32>, order: Order) -> String {
+async fn refused(rig: &Rig, target: Option<u32>, order: ManualRequest) -> String {
     match ask(rig, target, order).await {
         Err(HeldBack::Refused(why)) => why,
         other => panic!("{other:?}"),
@@ -112,7 +112,9 @@ async fn with_auto_the_target_is_chosen_and_the_old_primary_replicates() {
 async fn a_takeover_is_refused_with_the_reason_and_nothing_is_touched() {
     let rig = Rig::started(4, 3).await;
     assert!(
-        refused(&rig, None, takeover(false)).await.contains("name the one"),
+        refused(&rig, None, takeover(false))
+            .await
+            .contains("name the successor"),
         "several replicas"
     );
     assert!(
@@ -128,10 +130,10 @@ async fn a_takeover_is_refused_with_the_reason_and_nothing_is_touched() {
     rig.world
         .with(3, |server| server.channel.as_mut().unwrap().applies = false);
     let why = refused(&rig, Some(3), takeover(true)).await;
-    assert!(why.contains("db3:3306") && why.contains("applying thread"), "{why}");
+    assert!(why.contains("db3:3306") && why.contains("applier thread"), "{why}");
     rig.world.kill(4);
     let why = refused(&rig, Some(2), takeover(true)).await;
-    assert!(why.contains("db4:3306 could not follow db2:3306"), "{why}");
+    assert!(why.contains("db4:3306 cannot follow db2:3306"), "{why}");
     assert_eq!(rig.world.log(), Vec::<String>::new());
     assert!(rig.recoveries().is_empty());
     assert_eq!(rig.world.writable(), [key(1)]);

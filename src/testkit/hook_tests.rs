@@ -1,4 +1,4 @@
-//! Hooks before and after a recovery: who is asked, what a veto stops, and that none is lost with a leader.
+//! Hooks before and after a recovery: which are called, what a veto stops, and that no call is lost with a leader.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use crate::domain::policy::HeldBack;
 
 use super::{CommitFault, CommitFaultKind, Fault, Rig, Script};
 
-/// All lists, each with one command that is called like it.
+/// All lists, each with one command of the same name.
 const LISTS: [HookList; 5] = [
     HookList::OnFailureDetection,
     HookList::PreFailover,
@@ -27,7 +27,7 @@ async fn rig(members: u64, lists: &[HookList]) -> Rig {
     rig
 }
 
-/// Nothing of the recoveries is left to be run.
+/// Asserts that no hook of the recoveries is left to be called.
 async fn told(rig: &Rig) {
     rig.until("all hooks have run", |rig| {
         let state = rig.group.state();
@@ -123,7 +123,7 @@ async fn a_veto_leaves_everything_as_it_is_and_is_the_reason_that_is_shown() {
         };
         rig.until("the veto is shown as the reason", |rig| held_back(rig).is_some())
             .await;
-        // PlanRequest again after the block of a recovery that promoted nobody, it agrees.
+        // Asked again after the block of a recovery that promoted nobody, it agrees.
         let recoveries = rig.recovered(2).await;
         assert!(recoveries[1].is_successful(), "{recoveries:#?}");
         told(&rig).await;
@@ -338,7 +338,7 @@ async fn a_resumed_recovery_does_not_ask_again_who_agreed() {
     let rig = rig(3, &LISTS).await;
     let group = rig.group.clone();
     rig.world
-        .plan(Fault::then(2, "stop_receiving", move |_| group.depose(1)));
+        .plan(Fault::then(2, "stop_receiver", move |_| group.depose(1)));
     rig.world.kill(1);
     let recoveries = rig.recovered(1).await;
     assert_eq!(recoveries[0].holder_name, "member2");

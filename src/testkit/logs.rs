@@ -1,18 +1,18 @@
-//! Logs of pretended servers, for topologies without GTIDs: one transaction is a hundred bytes long, and each tenth is a Pseudo-GTID
-//! entry. The order is that of the numbers, which the whole world counts.
+//! Binary and relay logs of simulated servers, for topologies without GTIDs. One transaction is a hundred bytes long, and each
+//! tenth is a Pseudo-GTID entry. Transactions are numbered across all servers, and logs are ordered by these numbers.
 
 use std::time::Duration;
 
 use async_trait::async_trait;
 
 use crate::app::ports::StepError;
-use crate::app::ports::{Log, LogSource, Piece};
+use crate::app::ports::{LogKind, LogRange, LogSource};
 use crate::domain::fixture::uuid;
 use crate::domain::gtid::GtidSet;
 use crate::domain::instance::{BinlogCoordinates, Channel, InstanceFacts, Positioning};
 use crate::domain::key::InstanceKey;
-use crate::domain::recovery::equivalence::LogEvent;
 use crate::domain::recovery::pseudo_gtid::entry_statement;
+use crate::domain::recovery::relay_log_match::LogEvent;
 use crate::domain::time::WallTime;
 
 use super::session::SimSession;
@@ -21,7 +21,7 @@ use super::world::{Inner, World};
 const FILE: &str = "binlog.000001";
 const LENGTH: u64 = 100;
 
-/// Where a log ends that holds these.
+/// The end of a log that contains these transactions.
 pub(crate) fn end_of(set: &GtidSet) -> BinlogCoordinates {
     BinlogCoordinates {
         file: FILE.to_owned(),
@@ -29,7 +29,7 @@ pub(crate) fn end_of(set: &GtidSet) -> BinlogCoordinates {
     }
 }
 
-/// Who wrote which transactions, in order.
+/// The transactions with the server id of their writer, in order.
 fn written(set: &GtidSet) -> Vec<(u32, u64)> {
     let GtidSet::MySql(set) = set else { return Vec::new() };
     let mut all: Vec<(u32, u64)> = set
@@ -70,7 +70,7 @@ fn events(set: &GtidSet) -> Vec<LogEvent> {
 }
 
 impl World {
-    /// Relay logs no longer hold what was applied.
+    /// From now on relay logs no longer contain what was applied.
     pub(crate) fn relay_logs_are_gone(&self) {
         self.lock().relay_logs_are_gone = true;
     }
@@ -90,7 +90,7 @@ impl Inner {
         self.servers[key].facts.gtid_mode != "OFF"
     }
 
-    /// What a server without GTIDs says of its logs, as far as that differs.
+    /// The facts of a server, changed to what it reports without GTIDs.
     pub(super) fn by_position(&self, key: &InstanceKey, facts: InstanceFacts) -> InstanceFacts {
         if self.has_gtids(key) {
             return facts;
@@ -114,7 +114,7 @@ impl Inner {
         }
     }
 
-    /// What relay logs tell of places: each is the same in every log of the world.
+    /// The positions that relay logs determine: each is the same in every log of the world.
     pub(super) fn located(&self, after: &[BinlogCoordinates]) -> Vec<Result<BinlogCoordinates, String>> {
         let told = |place: &BinlogCoordinates| {
             let gone = || "the relay log no longer holds what follows".to_owned();
@@ -123,7 +123,8 @@ impl Inner {
         after.iter().map(told).collect()
     }
 
-    /// A replica goes on at a place in its source's log: the one behind what it has, or something is lost or doubled.
+    /// Points a replica at a position in its source's log. Any other position than the end of what it has loses or repeats
+    /// transactions.
     pub(super) fn goes_on_at(&mut self, key: &InstanceKey, place: &BinlogCoordinates) {
         let wanted = end_of(&self.servers[key].executed);
         if !self.has_gtids(key) && *place != wanted {
@@ -135,11 +136,11 @@ impl Inner {
 
 #[async_trait]
 impl LogSource for SimSession {
-    async fn log_files(&mut self, _log: Log, deadline: Duration) -> Result<Vec<String>, StepError> {
+    async fn log_files(&mut self, _log: LogKind, deadline: Duration) -> Result<Vec<String>, StepError> {
         self.run("log_files", deadline, |_| vec![FILE.to_owned()]).await
     }
 
-    async fn log_events(&mut self, piece: &Piece<'_>, deadline: Duration) -> Result<Vec<LogEvent>, StepError> {
+    async fn log_events(&mut self, piece: &LogRange<'_>, deadline: Duration) -> Result<Vec<LogEvent>, StepError> {
         let (from, skip, limit) = (piece.from.unwrap_or_default(), piece.skip, piece.limit);
         let key = self.key();
         self.run("log_events", deadline, |inner| {

@@ -1,11 +1,12 @@
-//! A replication topology and a group of members in memory, for tests of the use cases: real loops, pretended servers, paused time.
+//! A replication topology and a group of members in memory, for tests of the use cases: real loops, simulated servers, paused
+//! time.
 //!
-//! - [`world`]: the servers: up, down, cut off, stalled; what they hold; who replicates from whom; every statement that reached one.
-//! - [`session`]: the ports `Prober`, `Executor` and `StepSession` over it, with faults at a chosen statement.
-//! - [`logs`]: what stands in their logs.
-//! - [`group`]: the port `Consensus` over one state that all members share, with members that can be cut off.
-//! - [`scripts`]: the port `Hooks`, with commands that do what the test says, and a list of what was run.
-//! - [`rig`]: members that run the real watcher, coordinator, guard and leader on all that.
+//! - [`world`]: the servers: whether they run and can be reached, their transactions and sources, and every statement that they received.
+//! - [`session`], [`prober`]: the ports `Executor`, `StepSession` and `Prober` on these servers, with faults at a chosen statement.
+//! - [`logs`]: the binary and relay logs of the servers.
+//! - [`group`]: the port `Consensus` on one state that all members share, with members that can be isolated.
+//! - [`scripts`]: the port `Hooks`, with commands that the test defines, and a list of the calls.
+//! - [`rig`]: members that run the real poller, coordinator, quarantine enforcer and leader on all this.
 
 mod clock;
 mod fault;

@@ -1,13 +1,14 @@
-//! Failovers without GTIDs: places told by relay logs, and by Pseudo-GTID where these tell nothing.
+//! Failovers without GTIDs: positions are determined from relay logs, or by Pseudo-GTID where relay logs do not suffice.
 
 use std::time::Duration;
 
 use crate::domain::finding::{Code, Evidence, Finding};
 use crate::domain::fixture::key;
 use crate::domain::key::InstanceKey;
-use crate::domain::recovery::plan::{Plan, PlanReport, RecoveryKind};
+use crate::domain::recovery::kind::RecoveryKind;
+use crate::domain::recovery::plan::{Plan, PlanReport};
 use crate::domain::recovery::planner::plan_match;
-use crate::domain::recovery::pseudo_gtid::Marks;
+use crate::domain::recovery::pseudo_gtid::PseudoGtidPatterns;
 
 use super::{Fault, Rig};
 
@@ -15,7 +16,7 @@ use super::{Fault, Rig};
 async fn one_behind(pseudo_gtid: bool) -> Rig {
     let mut rig = Rig::new(4, 3);
     rig.policy.pseudo_gtid = pseudo_gtid;
-    rig.pseudo_gtid = pseudo_gtid.then(|| Marks::automatic().reading(7, &[]));
+    rig.pseudo_gtid = pseudo_gtid.then(|| PseudoGtidPatterns::automatic().reading(7, &[]));
     rig.world.without_gtids();
     for id in 1..=3 {
         rig.start(id);
@@ -116,7 +117,7 @@ async fn a_connection_that_breaks_in_the_middle_of_the_search_costs_one_replica_
     }
 }
 
-/// The same, alive, with db3 receiving again and Pseudo-GTID as asked.
+/// The same topology, running, with db3 receiving again and Pseudo-GTID as requested.
 async fn alive(pseudo_gtid: bool) -> Rig {
     let rig = one_behind(pseudo_gtid).await;
     rig.world
@@ -144,7 +145,7 @@ async fn carry_out(rig: &Rig, plan: Plan) -> Result<String, String> {
     let (member, view) = rig.first();
     member
         .coordinator
-        .carry_out(view, finding, plan, PlanReport::default())
+        .run_ordered_repair(view, finding, plan, PlanReport::default())
         .await
 }
 
@@ -191,7 +192,7 @@ async fn one_that_is_ahead_of_its_target_stays_where_it_is_and_receives_again() 
 
 #[tokio::test(start_paused = true)]
 async fn whatever_breaks_in_between_the_replica_is_somewhere_and_loses_nothing() {
-    for statement in ["stop_receiving", "wait_all_applied", "log_events", "follow"] {
+    for statement in ["stop_receiver", "wait_all_applied", "log_events", "follow"] {
         for fault in [
             Fault::broken(3, statement),
             Fault::refuse(3, statement),

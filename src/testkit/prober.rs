@@ -1,11 +1,11 @@
-//! The prober of the simulated world.
+//! The port `Prober` on the simulated servers.
 
 use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::time::sleep;
 
-use crate::app::ports::{Approach, Clock, Prober, Pulse, Target};
+use crate::app::ports::{Clock, ProbeConnection, Prober, Pulse, Target};
 use crate::domain::instance::{InstanceFacts, Observation, ProbeFailure};
 use crate::domain::key::InstanceKey;
 
@@ -13,7 +13,7 @@ use super::clock::PausedClock;
 use super::session::ROUND_TRIP;
 use super::world::World;
 
-/// Looks at the world from one member.
+/// Probes the servers for one member.
 pub(crate) struct SimProber {
     pub(crate) world: World,
     pub(crate) clock: PausedClock,
@@ -54,7 +54,7 @@ impl SimProber {
 
 #[async_trait]
 impl Prober for SimProber {
-    async fn probe(&self, target: &Target, _approach: Approach, deadline: Duration) -> Observation {
+    async fn probe(&self, target: &Target, _approach: ProbeConnection, deadline: Duration) -> Observation {
         let (begun, monotonic) = (self.clock.wall(), self.clock.monotonic());
         let outcome = self.look(&target.instance, deadline).await;
         Observation {

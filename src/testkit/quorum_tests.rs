@@ -1,7 +1,7 @@
-//! Members in several data centres: who must agree when a majority alone is not enough.
+//! Members in several data centres: which members must agree when a majority alone is not sufficient.
 
 use crate::app::ports::Consensus as _;
-use crate::domain::finding::{Code, Verdict};
+use crate::domain::finding::{Code, OpinionVerdict};
 use crate::domain::fixture::key;
 use crate::domain::policy::{HeldBack, RecoveryQuorum};
 use crate::domain::state::record::MemberRecord;
@@ -9,7 +9,7 @@ use crate::domain::state::{Command, MemberId};
 
 use super::Rig;
 
-/// Three replicated servers, and members in these places that agree by majority of data centres.
+/// Three replicated servers, and members in these data centres, a majority of which must agree.
 async fn rig_in(places: &[&str]) -> Rig {
     let mut rig = Rig::new(3, places.len() as u64);
     rig.quorum = RecoveryQuorum::MajorityOfDataCenters;
@@ -31,7 +31,11 @@ async fn record(rig: &Rig, id: MemberId, place: &str) {
         understands: 1,
         data_center: place.to_owned(),
     };
-    rig.group.member(1).propose(Command::Hello { member }).await.unwrap();
+    rig.group
+        .member(1)
+        .propose(Command::AnnounceMember { member })
+        .await
+        .unwrap();
 }
 
 fn held_back(rig: &Rig) -> Option<HeldBack> {
@@ -41,7 +45,7 @@ fn held_back(rig: &Rig) -> Option<HeldBack> {
 #[tokio::test(start_paused = true)]
 async fn members_of_one_data_centre_replace_nobody_without_another_one() {
     let rig = rig_in(&["west", "west", "east"]).await;
-    let silent = Verdict::Missing("500 ms".to_owned());
+    let silent = OpinionVerdict::Missing("500 ms".to_owned());
     rig.group.says(3, silent);
     rig.world.kill(1);
     rig.until("it is said why nobody is replaced", |rig| held_back(rig).is_some())
@@ -50,11 +54,11 @@ async fn members_of_one_data_centre_replace_nobody_without_another_one() {
     assert_eq!(
         held_back(&rig),
         Some(HeldBack::NoAgreement(
-            "voters in 1 of 2 data centres see it dead, 2 are needed (member3 did not answer: 500 ms)".to_owned()
+            "voters in 1 of 2 data centers see it dead, 2 are needed (member3 did not answer: 500 ms)".to_owned()
         ))
     );
     assert!(rig.recoveries().is_empty());
-    rig.group.says(3, Verdict::Dead);
+    rig.group.says(3, OpinionVerdict::Dead);
     // What a member says of itself counts more than the record, and this one now says nothing of where it is.
     rig.wait(5000).await;
     assert!(rig.recoveries().is_empty());

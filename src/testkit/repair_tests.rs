@@ -1,5 +1,6 @@
-//! Repairs below the primary: replicas of a dead intermediate server get another source, whatever goes wrong; and the primary's own
-//! failover never waits for that. db1 is the primary, db2 the intermediate server, db3 and db4 replicate from it, db5 from db1.
+//! Repairs below the primary: replicas of a dead intermediate primary get another source despite any fault, and a failover of the
+//! primary never waits for that. db1 is the primary, db2 the intermediate primary, db3 and db4 replicate from db2, and db5 from
+//! db1.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -11,7 +12,9 @@ use crate::domain::finding::{Code, Evidence, Finding};
 use crate::domain::fixture::{key, mysql_set, uuid};
 use crate::domain::instance::Identity;
 use crate::domain::key::InstanceKey;
-use crate::domain::recovery::plan::{Plan, PlanReport, RecoveryKind, Step};
+use crate::domain::recovery::kind::RecoveryKind;
+use crate::domain::recovery::plan::{Plan, PlanReport};
+use crate::domain::recovery::step::Step;
 use crate::domain::state::{Applied, Claim, Command, Recovery};
 use crate::domain::topology::ClusterId;
 
@@ -27,7 +30,7 @@ fn to(n: u32, replicas: &[u32]) -> Step {
 /// db3 takes the place of db2, db4 follows it.
 fn plan() -> Plan {
     Plan {
-        order: None,
+        manual_request: None,
         kind: RecoveryKind::IntermediatePrimary,
         code: Code::DeadIntermediateMaster,
         cluster: ClusterId("c1".to_owned()),
@@ -146,7 +149,7 @@ async fn a_failover_of_the_primary_does_not_wait_for_a_repair_that_hangs() {
     assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
     let ended = repair(&rig);
     assert!(!ended.is_active() && !ended.is_successful());
-    assert!(ended.errors[0].contains("gave way"), "{:?}", ended.errors);
+    assert!(ended.errors[0].contains("in favour of"), "{:?}", ended.errors);
     rig.recovered(2).await;
     rig.world.assert_sound();
     // What the ended actor was about to do is not done behind the other one's back.
@@ -166,7 +169,7 @@ async fn what_a_repair_that_gave_way_had_stopped_goes_on() {
     }
     rig.world.kill(1);
     rig.recovered(2).await;
-    let goes_on = |n: u32| format!("db{n}:3306 start_receiving by member1");
+    let goes_on = |n: u32| format!("db{n}:3306 start_receiver by member1");
     let log = rig.world.log();
     assert!([3, 4].iter().all(|n| log.contains(&goes_on(*n))), "{log:?}");
     rig.world.assert_sound();

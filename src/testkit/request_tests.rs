@@ -1,14 +1,14 @@
-//! Requests of documents, in the simulator: done once, refused with the reason, taken back, never done again.
+//! Requests of documents, in the simulator: executed once, refused with the reason, withdrawn, never executed again.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::domain::declared::{Lead, LeadsTo, Publication, PublishError, Role, WantedService};
+use crate::domain::declared::{Publication, PublishError, PublishedAddresses, Role, ServiceTarget, WantedService};
 use crate::domain::fixture::key;
 use crate::domain::intent::Origin;
 use crate::domain::policy::BootReadOnly;
 use crate::domain::state::sample::document;
-use crate::domain::state::{Applied, Command, Document, Request, RequestKind, RequestOutcome, RequestStanding, State};
+use crate::domain::state::{Applied, Command, Document, Request, RequestKind, RequestOutcome, RequestProgress, State};
 use crate::domain::topology::ClusterId;
 
 use super::{CommitFault, Fault, Rig};
@@ -67,9 +67,9 @@ fn cancel(key: &str) -> Command {
 }
 
 fn end(state: &State, key: &str) -> Option<(RequestOutcome, String)> {
-    match &state.requests[key].standing {
-        RequestStanding::Over { outcome, why, .. } => Some((*outcome, why.clone())),
-        RequestStanding::Pending | RequestStanding::Running { .. } => None,
+    match &state.requests[key].progress {
+        RequestProgress::Over { outcome, why, .. } => Some((*outcome, why.clone())),
+        RequestProgress::Pending | RequestProgress::Running { .. } => None,
     }
 }
 
@@ -130,7 +130,7 @@ async fn what_speaks_against_a_takeover_is_its_end_and_nothing_is_touched() {
         .with(3, |server| server.channel.as_mut().unwrap().applies = false);
     rig.wait(6000).await;
     let why = refused(takeover(&rig, "stopped", Some(3))).await;
-    assert!(why.contains("db3:3306") && why.contains("applying thread"), "{why}");
+    assert!(why.contains("db3:3306") && why.contains("applier thread"), "{why}");
     put(&rig, true);
     let why = refused(takeover(&rig, "paused", Some(2))).await;
     assert!(why.contains("spec.paused is true"), "{why}");
@@ -163,7 +163,7 @@ async fn a_takeover_opens_when_the_service_leads_to_the_old_primary_no_longer() 
     for is_emptied in [true, false] {
         let rig = declared(3, 3).await;
         let (publications, led) = published("10.0.0.1:3306");
-        rig.service_gate.note(&publications, &led);
+        rig.service_gate.record_outcomes(&publications, &led);
         let key_of = ask(&rig, &takeover(&rig, "a", Some(3)));
         rig.until("the old primary is read-only", |rig| rig.world.writable().is_empty())
             .await;
@@ -171,7 +171,7 @@ async fn a_takeover_opens_when_the_service_leads_to_the_old_primary_no_longer() 
         assert!(rig.world.writable().is_empty(), "it waits for the Service");
         if is_emptied {
             let (publications, led) = published("");
-            rig.service_gate.note(&publications, &led);
+            rig.service_gate.record_outcomes(&publications, &led);
         }
         assert_eq!(over(&rig, &key_of).await.0, RequestOutcome::Succeeded);
         assert_eq!(rig.world.writable(), [key(3)]);
@@ -188,7 +188,7 @@ async fn a_takeover_opens_when_the_service_leads_to_the_old_primary_no_longer() 
 async fn an_opening_that_is_tried_again_does_not_wait_for_the_service_again() {
     let rig = declared(3, 3).await;
     let (publications, led) = published("10.0.0.1:3306");
-    rig.service_gate.note(&publications, &led);
+    rig.service_gate.record_outcomes(&publications, &led);
     rig.world.plan(Fault::broken(3, "set_writable"));
     let key_of = ask(&rig, &takeover(&rig, "a", Some(3)));
     assert_eq!(over(&rig, &key_of).await.0, RequestOutcome::Succeeded);
@@ -208,7 +208,7 @@ async fn an_opening_that_is_tried_again_does_not_wait_for_the_service_again() {
 async fn a_failover_does_not_wait_for_the_service() {
     let rig = declared(3, 3).await;
     let (publications, led) = published("10.0.0.1:3306");
-    rig.service_gate.note(&publications, &led);
+    rig.service_gate.record_outcomes(&publications, &led);
     rig.world.kill(1);
     rig.until("another primary takes writes", |rig| !rig.world.writable().is_empty())
         .await;
@@ -220,12 +220,12 @@ async fn a_failover_does_not_wait_for_the_service() {
     );
 }
 
-/// The Service of the document's cluster leads to this server; to nobody when there is none.
+/// The Service of the document's cluster has the address of this server; no address when `None`.
 fn published(
     server: &str,
 ) -> (
     BTreeMap<Origin, Publication>,
-    BTreeMap<Origin, Result<LeadsTo, PublishError>>,
+    BTreeMap<Origin, Result<PublishedAddresses, PublishError>>,
 ) {
     let origin = document("shop").origin;
     let publication = Publication {
@@ -236,7 +236,7 @@ fn published(
             name: "shop-primary".to_owned(),
             port: 3306,
             role: Role::Primary,
-            lead: Lead::AsItIs,
+            target: ServiceTarget::Unchanged,
         }],
         unusable: None,
     };
@@ -257,7 +257,7 @@ async fn a_recovery_that_runs_is_a_reason_to_refuse() {
     let key_of = ask(&rig, &takeover(&rig, "a", Some(3)));
     let (outcome, why) = over(&rig, &key_of).await;
     assert!(
-        outcome == RequestOutcome::Refused && why.contains("of this cluster runs"),
+        outcome == RequestOutcome::Refused && why.contains("of this cluster is running"),
         "{outcome:?} {why}"
     );
 }
@@ -368,7 +368,7 @@ async fn a_request_whose_cluster_is_never_seen_expires() {
 async fn incident_of(rig: &Rig, old_primary: u32) -> String {
     let present = |rig: &Rig| {
         let state = rig.group.state();
-        crate::domain::declared::incident::of(
+        crate::domain::declared::incident_id::ids_of(
             &state,
             &crate::domain::topology::ClusterId("c1".to_owned()),
             &key(old_primary),
@@ -420,7 +420,7 @@ async fn a_forced_promotion_is_done_in_the_incident_that_it_names_and_once() {
     assert_eq!(outcome, RequestOutcome::Succeeded, "{why}");
     let done = rig.recoveries();
     assert!(
-        done.len() == 1 && done[0].plan.order.as_ref().unwrap().accepts_loss,
+        done.len() == 1 && done[0].plan.manual_request.as_ref().unwrap().accepts_loss,
         "{done:#?}"
     );
     let new = rig.world.writable();

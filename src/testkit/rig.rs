@@ -1,4 +1,4 @@
-//! Members that run the real loops over a pretended world.
+//! Members that run the real loops on the simulated servers.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -9,10 +9,10 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-use crate::app::cluster::view::{ClusterView, ClusterViews};
+use crate::app::cluster::view::ClusterViews;
 use crate::app::filter::HostnameFilters;
 use crate::app::leader::Leader;
-use crate::app::leader::cluster_registry::Aliases;
+use crate::app::leader::cluster_registry::ClusterAliases;
 use crate::app::observation::instance_cache::InstanceCache;
 use crate::app::observation::poller::Poller;
 use crate::app::observation::position_history::PositionHistory;
@@ -25,11 +25,12 @@ use crate::app::recovery::quarantine::QuarantineEnforcer;
 use crate::app::recovery::service_gate::ServiceGate;
 use crate::app::recovery::steps::RecoveryContext;
 use crate::app::settings::{PollSettings, RecoverySettings};
+use crate::domain::cluster_view::ClusterView;
 use crate::domain::fixture::{NOW, key, uuid};
 use crate::domain::instance::Identity;
 use crate::domain::key::InstanceKey;
 use crate::domain::policy::{OldPrimary, RecoveryQuorum};
-use crate::domain::recovery::pseudo_gtid::Marks;
+use crate::domain::recovery::pseudo_gtid::PseudoGtidPatterns;
 use crate::domain::state::record::RecordedPrimary;
 use crate::domain::state::{Cluster, ClusterFilter, MemberId, PolicySettings, Recovery, State};
 use crate::domain::topology::ClusterId;
@@ -41,7 +42,7 @@ use super::scripts::Scripts;
 use super::session::SimExecutor;
 use super::world::World;
 
-/// The longest that a test waits, in the test's own time.
+/// The longest wait of a test, in simulated time.
 const PATIENCE: Duration = Duration::from_mins(2);
 
 /// A world, a group, and its members.
@@ -49,20 +50,20 @@ pub(crate) struct Rig {
     pub(crate) world: World,
     pub(crate) group: Group,
     pub(crate) policy: PolicySettings,
-    /// Who must agree.
+    /// The quorum that must agree on a recovery.
     pub(crate) quorum: RecoveryQuorum,
-    /// Where members are, as they are told at their start.
+    /// The configured data centres of members.
     pub(crate) places: BTreeMap<MemberId, String>,
-    /// What members take for Pseudo-GTID entries.
-    pub(crate) pseudo_gtid: Option<Marks>,
-    /// What hooks of all members do, and what was run.
+    /// The configured patterns of Pseudo-GTID entries.
+    pub(crate) pseudo_gtid: Option<PseudoGtidPatterns>,
+    /// The hook commands of all members, with the calls.
     pub(crate) hooks: Scripts,
-    /// Lists of hooks that members have when they start.
+    /// The configured hook lists of members.
     pub(crate) hook_settings: HookSettings,
-    /// Where the Services of documents lead, as all members know it.
+    /// The published addresses of the Services, as all members know them.
     pub(crate) service_gate: ServiceGate,
     pub(crate) members: BTreeMap<MemberId, Member>,
-    /// What all members read of documents and pods.
+    /// The documents and pods that all members read.
     pub(crate) documents: watch::Sender<DocumentSet>,
 }
 
@@ -85,7 +86,7 @@ impl Drop for Member {
 pub(crate) fn state_of(servers: u32) -> State {
     let cluster = Cluster {
         id: ClusterId("c1".to_owned()),
-        minted: NOW,
+        created_at: NOW,
         name: key(1).to_string(),
         alias: "shop".to_owned(),
         epoch: 0,
@@ -131,7 +132,7 @@ impl Rig {
         }
     }
 
-    /// The whole group runs, and has seen every server.
+    /// Starts the whole group, and waits until it has probed every server.
     pub(crate) async fn started(servers: u32, members: u64) -> Self {
         let mut rig = Self::new(servers, members);
         for id in 1..=members {
@@ -187,7 +188,7 @@ impl Rig {
             Arc::clone(&instance_cache),
             Arc::clone(&clock),
         );
-        let shop = RecoveryContext {
+        let context = RecoveryContext {
             executor,
             prober,
             instance_cache: Arc::clone(&instance_cache),
@@ -202,15 +203,15 @@ impl Rig {
             hooks: hooks.clone(),
             service_gate: self.service_gate.clone(),
         };
-        let coordinator = RecoveryCoordinator::new(shop.clone(), views.clone(), opinion_responder);
-        let guard = QuarantineEnforcer::new(shop, views.clone(), Arc::clone(&coordinator));
+        let coordinator = RecoveryCoordinator::new(context.clone(), views.clone(), opinion_responder);
+        let quarantine = QuarantineEnforcer::new(context, views.clone(), Arc::clone(&coordinator));
         let leader = Leader {
             consensus: consensus.clone(),
             instance_cache: Arc::clone(&instance_cache),
             views: views.clone(),
-            aliases: Aliases::default(),
+            aliases: ClusterAliases::default(),
             coordinator: Arc::clone(&coordinator),
-            guard,
+            quarantine,
             hooks,
         };
         let mut tasks = JoinSet::new();
@@ -229,7 +230,7 @@ impl Rig {
         );
     }
 
-    /// Ends a member's process: whatever it was doing is not done.
+    /// Ends the process of a member, in the middle of any operation.
     pub(crate) fn stop(&mut self, id: MemberId) {
         self.group.depose(id);
         self.members.remove(&id);
@@ -249,7 +250,7 @@ impl Rig {
         recoveries
     }
 
-    /// Waits until something is so.
+    /// Waits until a condition is true.
     pub(crate) async fn until(&self, what: &str, is_so: impl Fn(&Self) -> bool) {
         let end = Instant::now() + PATIENCE;
         while !is_so(self) {
@@ -267,7 +268,7 @@ impl Rig {
         }
     }
 
-    /// Every running member has seen every server.
+    /// Waits until every running member has probed every server.
     pub(crate) async fn settled(&self) {
         self.until("all servers are seen", |rig| {
             let servers: Vec<InstanceKey> = rig.world.lock().servers.keys().cloned().collect();
@@ -294,7 +295,7 @@ impl Rig {
         self.recoveries()
     }
 
-    /// Lets so much time pass.
+    /// Lets simulated time pass.
     pub(crate) async fn wait(&self, millis: u64) {
         sleep(Duration::from_millis(millis)).await;
     }

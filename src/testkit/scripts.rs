@@ -1,4 +1,4 @@
-//! The port `Hooks` without processes: each command does what the test says of it, in the test's own time.
+//! The port `Hooks` without processes: a test defines the effect of each command, in simulated time.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -7,21 +7,21 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::time::{sleep, timeout};
 
-use crate::app::ports::{HookCall, HookEnd, HookExit, Hooks};
+use crate::app::ports::{HookCall, HookExit, HookResult, Hooks};
 use crate::domain::state::MemberId;
 
-/// What a command does.
+/// The effect of a command.
 pub(crate) struct Script {
-    /// How long it runs.
+    /// The run time.
     pub(crate) takes: Duration,
-    /// With which code it ends.
+    /// The exit code.
     pub(crate) code: i32,
-    /// What happens in the world when it begins.
+    /// A change of the world at its start.
     pub(crate) begins: Option<Box<dyn FnOnce() + Send>>,
 }
 
 impl Script {
-    /// Ends at once, well.
+    /// A command that succeeds at once.
     pub(crate) fn good() -> Self {
         Self {
             takes: Duration::ZERO,
@@ -31,7 +31,7 @@ impl Script {
     }
 }
 
-/// One command that was run.
+/// One call of a command.
 #[derive(Clone, Debug)]
 pub(crate) struct Ran {
     pub(crate) member: MemberId,
@@ -46,7 +46,7 @@ struct Inner {
     ran: Vec<Ran>,
 }
 
-/// All members' commands.
+/// The commands of all members.
 #[derive(Clone, Default)]
 pub(crate) struct Scripts(Arc<Mutex<Inner>>);
 
@@ -55,17 +55,17 @@ impl Scripts {
         self.0.lock().unwrap()
     }
 
-    /// The next run of this command is so; all others end well at once.
+    /// Defines the next run of a command. All other runs succeed at once.
     pub(crate) fn plan(&self, text: &str, script: Script) {
         self.lock().planned.push((text.to_owned(), script));
     }
 
-    /// What was begun, in order.
+    /// The calls, in order.
     pub(crate) fn ran(&self) -> Vec<Ran> {
         self.lock().ran.clone()
     }
 
-    /// The texts of what was begun, with the attempt, in order.
+    /// The texts of the calls with their attempts, in order.
     pub(crate) fn told(&self) -> Vec<String> {
         self.ran()
             .iter()
@@ -82,7 +82,7 @@ impl Scripts {
     }
 }
 
-/// One member's port.
+/// The port of one member.
 pub(crate) struct SimHooks {
     scripts: Scripts,
     member: MemberId,
@@ -90,7 +90,7 @@ pub(crate) struct SimHooks {
 
 #[async_trait]
 impl Hooks for SimHooks {
-    async fn run(&self, call: HookCall) -> HookEnd {
+    async fn run(&self, call: HookCall) -> HookResult {
         let script = {
             let mut inner = self.scripts.lock();
             let planned = inner.planned.iter().position(|(text, _)| *text == call.text);
@@ -110,7 +110,7 @@ impl Hooks for SimHooks {
             Ok(()) => HookExit::Code(script.code),
             Err(_) => HookExit::TooSlow,
         };
-        HookEnd {
+        HookResult {
             exit,
             output: if script.code == 0 { "" } else { "not today" }.to_owned(),
             millis: 1,

@@ -1,4 +1,4 @@
-//! The ports to servers over a [`World`], with faults.
+//! The ports `Executor` and `StepSession` on a [`World`], with faults.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -16,18 +16,18 @@ use crate::domain::settings::ServerSettings;
 use super::fault::FaultKind;
 use super::world::{Inner, World};
 
-/// How long everything that is answered takes.
+/// The duration of every answered statement.
 pub(super) const ROUND_TRIP: Duration = Duration::from_millis(1);
 
-/// A server that has run for less may be unknown to the members.
+/// Members may not have probed a server that has run for less than this time.
 const JUST_STARTED: Duration = Duration::from_millis(50);
 
 // === executor ===
 
-/// Opens sessions on the world's servers for one member.
+/// Opens sessions on the servers for one member.
 pub(crate) struct SimExecutor {
     pub(crate) world: World,
-    /// Name of the member, for the log.
+    /// The name of the member, for the log of statements.
     pub(crate) member: String,
 }
 
@@ -108,7 +108,7 @@ impl SimSession {
         }
     }
 
-    /// The connection stands: same life of the server, and nobody took the lock away.
+    /// Whether the connection is intact: the server did not restart, and no other session took the lock.
     fn is_connected(&self, inner: &Inner) -> bool {
         let server = &inner.servers[&self.instance];
         server.up
@@ -117,7 +117,7 @@ impl SimSession {
             && inner.unreached(&self.instance).is_none()
     }
 
-    /// Runs a statement, with what is to go wrong at it.
+    /// Runs a statement, with the planned fault.
     pub(super) async fn run<T>(
         &mut self,
         what: &'static str,
@@ -127,7 +127,7 @@ impl SimSession {
         if self.broken {
             return Err(StepError::NotConnected {
                 instance: self.instance.clone(),
-                why: "the connection of these steps broke before".to_owned(),
+                why: "the connection of this session failed before".to_owned(),
             });
         }
         sleep(ROUND_TRIP).await;
@@ -206,7 +206,7 @@ impl StepSession for SimSession {
             let server = inner.servers.get_mut(&key).unwrap();
             server.read_only = false;
             server.read_only_since_boot = false;
-            // Whom nobody reaches cannot be helped, nor one that started this moment: between the last look and this statement.
+            // Servers that the members cannot reach, or that started after the last probe, do not count.
             let can_be_known = |other: &InstanceKey| {
                 let server = &inner.servers[other];
                 let is_known = inner.unreached(other).is_none() && server.started.elapsed() > JUST_STARTED;
@@ -216,7 +216,7 @@ impl StepSession for SimSession {
             if writable.len() > 1 {
                 inner.violations.push(format!("two writable at once: {writable:?}"));
             }
-            // Co-primaries replicate from each other, writable or not; and through a third one while the other one is fed.
+            // Co-primaries replicate from each other, writable or not; and through a third one while the other one catches up.
             let source_of = |of: &InstanceKey| {
                 let link = inner.servers.get(of).and_then(|server| server.channel.as_ref());
                 link.map(|link| link.source.clone())
@@ -235,9 +235,9 @@ impl StepSession for SimSession {
         self.run("kill_clients", deadline, |_| 0).await
     }
 
-    async fn stop_receiving(&mut self, deadline: Duration) -> Result<(), StepError> {
+    async fn stop_receiver(&mut self, deadline: Duration) -> Result<(), StepError> {
         let key = self.instance.clone();
-        self.run("stop_receiving", deadline, |inner| {
+        self.run("stop_receiver", deadline, |inner| {
             if let Some(link) = &mut inner.servers.get_mut(&key).unwrap().channel {
                 link.receives = false;
                 link.is_stale = false;
@@ -246,9 +246,9 @@ impl StepSession for SimSession {
         .await
     }
 
-    async fn start_receiving(&mut self, deadline: Duration) -> Result<(), StepError> {
+    async fn start_receiver(&mut self, deadline: Duration) -> Result<(), StepError> {
         let key = self.instance.clone();
-        self.run("start_receiving", deadline, |inner| {
+        self.run("start_receiver", deadline, |inner| {
             if let Some(link) = &mut inner.servers.get_mut(&key).unwrap().channel {
                 link.receives = true;
             }
@@ -256,9 +256,9 @@ impl StepSession for SimSession {
         .await
     }
 
-    async fn start_applying(&mut self, deadline: Duration) -> Result<(), StepError> {
+    async fn start_applier(&mut self, deadline: Duration) -> Result<(), StepError> {
         let key = self.instance.clone();
-        self.run("start_applying", deadline, |inner| {
+        self.run("start_applier", deadline, |inner| {
             if let Some(link) = &mut inner.servers.get_mut(&key).unwrap().channel {
                 link.applies = true;
             }
@@ -266,9 +266,9 @@ impl StepSession for SimSession {
         .await
     }
 
-    async fn apply_at_once(&mut self, deadline: Duration) -> Result<(), StepError> {
+    async fn apply_without_delay(&mut self, deadline: Duration) -> Result<(), StepError> {
         let key = self.instance.clone();
-        self.run("apply_at_once", deadline, |inner| {
+        self.run("apply_without_delay", deadline, |inner| {
             if let Some(link) = &mut inner.servers.get_mut(&key).unwrap().channel {
                 link.applies = true;
                 link.is_off_gtid |= link.delay_seconds > 0;

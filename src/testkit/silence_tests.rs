@@ -1,10 +1,10 @@
-//! A primary from which no packet comes: who is asked to prove it, and when nothing is done.
+//! A primary that sends no packets: which evidence is needed for a failover, and when nothing is done.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::domain::finding::{Code, Verdict};
+use crate::domain::finding::{Code, OpinionVerdict};
 use crate::domain::fixture::key;
 use crate::domain::instance::ProbeFailure;
 use crate::domain::policy::StalledPrimary;
@@ -12,7 +12,7 @@ use crate::domain::state::Recovery;
 
 use super::{Fault, Reach, Rig};
 
-/// The members do not reach the primary, and these replicas do not either.
+/// Neither the members nor these replicas reach the primary.
 fn cut_off(rig: &Rig, replicas: impl IntoIterator<Item = u32>) {
     rig.world.with(1, |server| server.reach = Reach::Dropped);
     for replica in replicas {
@@ -47,7 +47,7 @@ async fn a_primary_cut_off_from_everybody_is_replaced_within_five_seconds() {
         let silent = recovery
             .opinions
             .iter()
-            .filter(|opinion| matches!(opinion.verdict, Verdict::Silent(_)));
+            .filter(|opinion| matches!(opinion.verdict, OpinionVerdict::Silent(_)));
         assert_eq!(silent.count() as u64, members);
         for replica in 3..=servers {
             assert!(receives(&rig, replica));
@@ -119,8 +119,8 @@ async fn what_arrives_at_a_replica_is_proof_enough_and_nothing_is_touched() {
 #[tokio::test(start_paused = true)]
 async fn a_member_that_reaches_it_or_knows_it_stalled_is_a_veto() {
     for verdict in [
-        Verdict::Alive("it answers me".to_owned()),
-        Verdict::Stalled("it accepts connections".to_owned()),
+        OpinionVerdict::Alive("it answers me".to_owned()),
+        OpinionVerdict::Stalled("it accepts connections".to_owned()),
     ] {
         let rig = Rig::started(3, 3).await;
         rig.group.says(3, verdict);
@@ -134,7 +134,7 @@ async fn a_member_that_reaches_it_or_knows_it_stalled_is_a_veto() {
 async fn a_minority_that_sees_it_silent_does_not_even_ask_the_replicas_to_prove_it() {
     let rig = Rig::started(3, 3).await;
     for member in [2, 3] {
-        rig.group.says(member, Verdict::Abstains("blind".to_owned()));
+        rig.group.says(member, OpinionVerdict::Abstains("blind".to_owned()));
     }
     cut_off(&rig, [2, 3]);
     rig.wait(5000).await;
@@ -144,10 +144,10 @@ async fn a_minority_that_sees_it_silent_does_not_even_ask_the_replicas_to_prove_
 #[tokio::test(start_paused = true)]
 async fn the_next_leader_begins_the_test_again() {
     for (n, statement) in [
-        (2, "stop_receiving"),
-        (3, "start_receiving"),
-        (2, "start_receiving"),
-        (3, "stop_receiving"),
+        (2, "stop_receiver"),
+        (3, "start_receiver"),
+        (2, "start_receiver"),
+        (3, "stop_receiver"),
     ] {
         for heals in [false, true] {
             let rig = Rig::started(3, 3).await;
@@ -178,8 +178,8 @@ async fn the_next_leader_begins_the_test_again() {
 #[tokio::test(start_paused = true)]
 async fn a_way_that_opens_again_before_the_opening_ends_it() {
     let rig = Rig::started(3, 3).await;
-    // The second time that it is stopped is the freeze.
-    let mut heals = Fault::first(3, "stop_receiving", |inner| {
+    // The second stop of the receiver thread is the step that stops receivers.
+    let mut heals = Fault::first(3, "stop_receiver", |inner| {
         inner.servers.get_mut(&key(1)).unwrap().reach = Reach::Answers;
         inner.heal(&key(2));
         inner.heal(&key(3));

@@ -1,4 +1,4 @@
-//! Every statement of a recovery, and everything that can go wrong at it: whatever happens, the end is sound.
+//! Every fault at every statement of a recovery: the resulting topology is always sound.
 
 use std::collections::BTreeSet;
 
@@ -7,7 +7,7 @@ use crate::domain::key::InstanceKey;
 
 use super::{Fault, Rig};
 
-/// What goes wrong at a statement, beyond the actor being lost.
+/// The faults at a statement, beyond the loss of the actor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Trouble {
     Refused,
@@ -60,18 +60,18 @@ fn fault(rig: &Rig, trouble: Trouble, n: u32, statement: &'static str) -> Fault 
     }
 }
 
-/// How the servers stand when the primary dies.
+/// The topology when the primary dies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Scene {
-    /// All replicas have the same.
+    /// All replicas have the same transactions.
     Equal,
-    /// db2, in the primary's data centre, is behind db3, which is elsewhere: it is fed from it.
+    /// db2, in the primary's data centre, is behind db3, which is elsewhere: db2 catches up from db3.
     Feeding,
     /// The primary and db2 replicate from each other.
     CoPrimaries,
-    /// The same, nobody but db2 may be promoted, and db2 is behind db3: it is fed from it.
+    /// The same, only db2 may be promoted, and db2 is behind db3: it catches up from db3.
     CoPrimaryFeeding,
-    /// db3, which delays on purpose, alone received the last transactions, and has not applied them.
+    /// Only db3, a delayed replica, received the last transactions, and has not applied them.
     Delayed,
 }
 
@@ -125,7 +125,7 @@ impl Scene {
         }
     }
 
-    /// db2 is fed from db3.
+    /// db2 catches up from db3.
     fn catches_up_others(self) -> bool {
         matches!(self, Self::Feeding | Self::CoPrimaryFeeding | Self::Delayed)
     }
@@ -226,7 +226,7 @@ async fn run(scene: Scene, trouble: Trouble, n: u32, statement: &'static str, af
     assert_eq!(recorded.instance, primary, "{about}");
 }
 
-/// What db3 alone received is on the primary, unless a recovery says that it is lost.
+/// Asserts that the primary has what only db3 received, unless a recovery reports it as lost.
 fn nothing_is_lost_untold(rig: &Rig, primary: &InstanceKey, about: &str) {
     let is_there = rig.world.lock().servers[primary]
         .executed
@@ -235,7 +235,7 @@ fn nothing_is_lost_untold(rig: &Rig, primary: &InstanceKey, about: &str) {
     assert!(is_there || is_told, "{about}: {:#?}", rig.world.log());
 }
 
-/// db3 delays as before, by GTID, unless it is the primary, gone, or a recovery says that it does not.
+/// Asserts that db3 is delayed as before, by GTID, unless it is the primary, gone, or a recovery reports otherwise.
 async fn delays_as_before(rig: &Rig, primary: &InstanceKey, about: &str) {
     rig.until(&format!("{about}: db3 delays as before"), |rig| {
         let is_told = rig.recoveries().iter().any(|recovery| {
@@ -254,13 +254,13 @@ async fn delays_as_before(rig: &Rig, primary: &InstanceKey, about: &str) {
     .await;
 }
 
-/// The statements of a recovery in which nothing goes wrong, with how often each came before.
+/// The statements of a recovery without faults, each with the number of its earlier occurrences.
 const STATEMENTS: [(u32, &str); 11] = [
     (2, "facts"),
-    (2, "stop_receiving"),
-    (3, "stop_receiving"),
-    (4, "stop_receiving"),
-    (2, "start_applying"),
+    (2, "stop_receiver"),
+    (3, "stop_receiver"),
+    (4, "stop_receiver"),
+    (2, "start_applier"),
     (2, "wait_applied"),
     (2, "reset_replication"),
     (2, "set_writable"),
@@ -269,17 +269,17 @@ const STATEMENTS: [(u32, &str); 11] = [
     (3, "facts"),
 ];
 
-/// The same where the successor is fed first.
+/// The same where the successor catches up first.
 const FEEDING_STATEMENTS: [(u32, &str); 15] = [
     (2, "facts"),
     (3, "facts"),
-    (2, "stop_receiving"),
-    (3, "stop_receiving"),
-    (4, "stop_receiving"),
-    (3, "start_applying"),
+    (2, "stop_receiver"),
+    (3, "stop_receiver"),
+    (4, "stop_receiver"),
+    (3, "start_applier"),
     (3, "wait_applied"),
     (2, "follow"),
-    (2, "start_applying"),
+    (2, "start_applier"),
     (2, "wait_applied"),
     (2, "reset_replication"),
     (2, "set_writable"),
@@ -288,21 +288,21 @@ const FEEDING_STATEMENTS: [(u32, &str); 15] = [
     (4, "facts"),
 ];
 
-/// By how many seconds db3 delays in [`Scene::Delayed`].
+/// The delay of db3 in seconds in [`Scene::Delayed`].
 const DELAY: u64 = 3600;
 
-/// The same where the one that it is fed from delays.
+/// The same where the replica that it catches up from is delayed.
 const DELAYED_STATEMENTS: [(u32, &str); 16] = [
     (2, "facts"),
     (3, "facts"),
-    (2, "stop_receiving"),
-    (3, "stop_receiving"),
-    (4, "stop_receiving"),
-    (3, "apply_at_once"),
+    (2, "stop_receiver"),
+    (3, "stop_receiver"),
+    (4, "stop_receiver"),
+    (3, "apply_without_delay"),
     (3, "wait_applied"),
     (3, "delay_by"),
     (2, "follow"),
-    (2, "start_applying"),
+    (2, "start_applier"),
     (2, "wait_applied"),
     (2, "reset_replication"),
     (2, "set_writable"),
@@ -311,11 +311,11 @@ const DELAYED_STATEMENTS: [(u32, &str); 16] = [
     (4, "facts"),
 ];
 
-/// How often a statement comes, at most, in a recovery in which nothing goes wrong.
+/// The limit for the occurrences of a statement in a recovery without faults.
 fn rounds(scene: Scene, n: u32, statement: &str) -> u32 {
     match (scene, statement) {
         (_, "facts") => 4,
-        (scene, "stop_receiving" | "wait_applied") if n == 2 && scene.catches_up_others() => 2,
+        (scene, "stop_receiver" | "wait_applied") if n == 2 && scene.catches_up_others() => 2,
         (Scene::Delayed, "delay_by") => 2,
         _ => 1,
     }

@@ -1,11 +1,11 @@
-//! The actor is lost in the middle: another one goes on from what is committed.
+//! The actor is lost during a recovery: another one continues from what is committed.
 
 use crate::domain::fixture::key;
 use crate::domain::state::Recovery;
 
 use super::{CommitFault, Fault, Rig};
 
-/// What must hold once everything is over, whatever happened on the way.
+/// Asserts what must hold after every recovery.
 fn assert_one_primary(rig: &Rig, recoveries: &[Recovery], about: &str) {
     rig.world.assert_sound();
     let log = rig.world.log();
@@ -53,9 +53,9 @@ async fn a_leader_lost_at_a_commit_is_followed_by_another() {
 #[tokio::test(start_paused = true)]
 async fn a_leader_lost_at_a_statement_is_followed_by_another() {
     for (n, statement) in [
-        (2, "stop_receiving"),
-        (3, "stop_receiving"),
-        (2, "start_applying"),
+        (2, "stop_receiver"),
+        (3, "stop_receiver"),
+        (2, "start_applier"),
         (2, "wait_applied"),
         (2, "reset_replication"),
         (2, "set_writable"),
@@ -83,7 +83,7 @@ async fn two_leaders_lost_one_after_the_other_are_followed_by_a_third() {
     let rig = Rig::started(3, 5).await;
     let (first, second) = (rig.group.clone(), rig.group.clone());
     rig.world
-        .plan(Fault::then(2, "stop_receiving", move |_| first.depose(1)));
+        .plan(Fault::then(2, "stop_receiver", move |_| first.depose(1)));
     rig.world
         .plan(Fault::then(2, "reset_replication", move |_| second.depose(2)));
     rig.world.kill(1);
@@ -99,8 +99,8 @@ async fn two_leaders_lost_one_after_the_other_are_followed_by_a_third() {
 async fn an_actor_that_was_cut_off_for_a_while_does_not_touch_anything_afterwards() {
     let rig = Rig::started(3, 3).await;
     let group = rig.group.clone();
-    // It hangs in the middle of the freeze until everything is over, then reaches the others again.
-    rig.world.plan(Fault::hang(3, "stop_receiving"));
+    // It hangs in the middle of stopping receivers until everything is over, then reaches the others again.
+    rig.world.plan(Fault::hang(3, "stop_receiver"));
     rig.world.kill(1);
     rig.until("the recovery is claimed", |rig| !rig.recoveries().is_empty())
         .await;
@@ -123,7 +123,7 @@ async fn an_actor_that_was_cut_off_for_a_while_does_not_touch_anything_afterward
 
 #[tokio::test(start_paused = true)]
 async fn a_restarted_group_goes_on_with_what_it_finds() {
-    for statement in ["stop_receiving", "reset_replication", "set_writable"] {
+    for statement in ["stop_receiver", "reset_replication", "set_writable"] {
         let mut rig = Rig::started(3, 1).await;
         let group = rig.group.clone();
         rig.world.plan(Fault::then(2, statement, move |_| group.depose(1)));
@@ -177,7 +177,7 @@ async fn the_next_actor_leaves_another_server_at_the_old_primarys_address_alone(
     let rig = Rig::started(3, 3).await;
     let group = rig.group.clone();
     // Two of three are gone for a while; the third sees who stands at the address now before it may act.
-    rig.world.plan(Fault::then(2, "stop_receiving", move |inner| {
+    rig.world.plan(Fault::then(2, "stop_receiver", move |inner| {
         inner.replace(&key(1), 9);
         group.depose(1);
         group.depose(2);

@@ -1,4 +1,4 @@
-//! Pretended servers: what they hold, who replicates from whom, and what was done to them.
+//! Simulated servers: their transactions, their sources, and the statements that they executed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -9,21 +9,21 @@ use crate::app::ports::OpenTransaction;
 use crate::domain::fixture::{key, mysql_set, primary, replica, uuid};
 use crate::domain::gtid::GtidSet;
 use crate::domain::instance::{
-    Channel, Identity, InstanceFacts, Positioning, ProbeFailure, SeenReplica, SemiSync, ThreadError, ThreadState,
+    Channel, ConnectedReplica, Identity, InstanceFacts, Positioning, ProbeFailure, SemiSync, ThreadError, ThreadState,
 };
 use crate::domain::key::InstanceKey;
 use crate::domain::settings::{Boot, ServerSettings};
 
 use super::fault::Fault;
 
-/// How a server is reached, by the members; replicas reach it while its process runs.
+/// How members reach a server. Replicas reach it while its process runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reach {
-    /// It answers.
+    /// The server answers.
     Answers,
     /// The members' packets are dropped.
     Dropped,
-    /// It accepts connections and says nothing.
+    /// The server accepts connections and does not answer.
     Stalls,
 }
 
@@ -31,33 +31,33 @@ pub(crate) enum Reach {
 #[derive(Clone, Debug)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a switch of the server by itself")]
 pub(crate) struct Server {
-    /// Not one of the cluster: another server that took the address of one.
+    /// Another server, which is not of the cluster, has this address.
     pub(crate) is_stranger: bool,
     /// The process runs.
     pub(crate) up: bool,
     pub(crate) reach: Reach,
-    /// Between this one and these every packet is dropped.
+    /// Packets between this server and these are dropped.
     pub(crate) cut_from: BTreeSet<InstanceKey>,
-    /// Grows with every start of the process: connections of an earlier life are gone.
+    /// The number of starts of the process. Connections of an earlier start are gone.
     pub(crate) life: u64,
-    /// When that life began.
+    /// The time of the last start.
     pub(crate) started: Instant,
     pub(crate) boots_read_only: bool,
-    /// Read-only since its start, touched by no statement.
+    /// Read-only since its start: no statement changed `read_only`.
     pub(crate) read_only_since_boot: bool,
     pub(crate) read_only: bool,
-    /// Its applying thread does nothing, whatever is asked.
+    /// The applier thread applies nothing.
     pub(crate) applier_hangs: bool,
     pub(crate) executed: GtidSet,
     pub(crate) channel: Option<Link>,
     /// The session that holds the step lock.
     pub(crate) lock: Option<u64>,
     pub(crate) facts: InstanceFacts,
-    /// Open ones of clients.
+    /// Open transactions of clients.
     pub(crate) transactions: Vec<OpenTransaction>,
 }
 
-/// How a replica is set up.
+/// The replication channel of a replica.
 #[derive(Clone, Debug)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a state of the channel by itself")]
 pub(crate) struct Link {
@@ -65,11 +65,11 @@ pub(crate) struct Link {
     pub(crate) receives: bool,
     pub(crate) applies: bool,
     pub(crate) received: GtidSet,
-    /// The thread waits on a connection that it does not know to be gone.
+    /// The receiver thread waits on a connection that is lost, and has not detected it.
     pub(crate) is_stale: bool,
-    /// The applying thread waits so many seconds on purpose: for good, as tests see it.
+    /// The configured delay of the applier thread. It is longer than any test.
     pub(crate) delay_seconds: u64,
-    /// It goes by its relay log's own coordinates, off GTID.
+    /// The applier thread uses relay log coordinates, with GTID off.
     pub(crate) is_off_gtid: bool,
     like: Channel,
 }
@@ -79,12 +79,12 @@ pub(crate) struct Inner {
     pub(crate) servers: BTreeMap<InstanceKey, Server>,
     /// Every statement that had an effect, as `SERVER STATEMENT by MEMBER`.
     pub(crate) log: Vec<String>,
-    /// What must never be.
+    /// Violations of the invariants.
     pub(crate) violations: Vec<String>,
     pub(crate) faults: Vec<Fault>,
     pub(crate) last_session: u64,
     pub(crate) last_write: u64,
-    /// No relay log tells where somebody goes on.
+    /// Relay logs do not contain what was applied, so they determine no positions.
     pub(crate) relay_logs_are_gone: bool,
 }
 
@@ -153,12 +153,12 @@ impl World {
         change(self.lock().servers.get_mut(&key(n)).unwrap())
     }
 
-    /// Ends the process.
+    /// Stops the process of a server.
     pub(crate) fn kill(&self, n: u32) {
         self.lock().kill(&key(n));
     }
 
-    /// Packets between a replica and its source are dropped, and neither is told.
+    /// Drops packets between a replica and its source. Neither detects it.
     pub(crate) fn cut(&self, replica: u32, source: u32) {
         self.with(replica, |server| {
             server.cut_from.insert(key(source));
@@ -168,7 +168,7 @@ impl World {
         });
     }
 
-    /// Starts the process again.
+    /// Starts the process of a server again.
     pub(crate) fn start(&self, n: u32) {
         self.lock().start(&key(n));
     }
@@ -184,7 +184,7 @@ impl World {
         inner.settle();
     }
 
-    /// The replica's receiving thread has got these; they are not applied.
+    /// The receiver thread of the replica receives these transactions. They are not applied.
     pub(crate) fn receive(&self, n: u32, set: &str) {
         self.with(n, |server| {
             let link = server.channel.as_mut().unwrap();
@@ -192,7 +192,7 @@ impl World {
         });
     }
 
-    /// Something goes wrong, once, at a statement.
+    /// Plans a fault, which occurs once.
     pub(crate) fn plan(&self, fault: Fault) {
         self.lock().faults.push(fault);
     }
@@ -207,7 +207,7 @@ impl World {
         self.lock().log.clone()
     }
 
-    /// Which servers were ever made writable, in order, each once per statement.
+    /// The servers that were made writable, in order, once per statement.
     pub(crate) fn opened(&self) -> Vec<String> {
         self.log()
             .iter()
@@ -216,7 +216,7 @@ impl World {
             .collect()
     }
 
-    /// Nothing happened that must never happen.
+    /// Asserts that no invariant was violated.
     pub(crate) fn assert_sound(&self) {
         let inner = self.lock();
         assert_eq!(inner.violations, Vec::<String>::new(), "{:#?}", inner.log);
@@ -249,7 +249,7 @@ impl Inner {
             .collect()
     }
 
-    /// Lets replication do what it would have done by now.
+    /// Advances replication to the present time.
     pub(crate) fn settle(&mut self) {
         // As many rounds as the longest chain has hops.
         for _ in 0..self.servers.len() {
@@ -275,7 +275,7 @@ impl Inner {
         }
     }
 
-    /// What a server would say of itself.
+    /// The facts that a server reports.
     pub(crate) fn facts(&self, key: &InstanceKey) -> InstanceFacts {
         let server = &self.servers[key];
         let is_up = |key: &InstanceKey| self.servers.get(key).is_some_and(|server| server.up);
@@ -289,7 +289,7 @@ impl Inner {
                         .as_ref()
                         .is_some_and(|link| link.source == *key && link.receives)
             })
-            .map(|(key, _)| SeenReplica {
+            .map(|(key, _)| ConnectedReplica {
                 key: key.clone(),
                 reported: true,
             });
@@ -374,7 +374,7 @@ impl Inner {
         }
     }
 
-    /// Ends all cuts of a replica; connections that survived go on.
+    /// Ends all packet loss of a replica. Surviving connections continue.
     pub(crate) fn heal(&mut self, replica: &InstanceKey) {
         let server = self.servers.get_mut(replica).unwrap();
         server.cut_from.clear();
@@ -384,7 +384,7 @@ impl Inner {
         self.settle();
     }
 
-    /// What a replica holds counts as acknowledged: commits of its source that waited end.
+    /// The received transactions of a replica count as acknowledged: waiting commits of its source complete.
     pub(crate) fn let_go_of_commits(&mut self, replica: &InstanceKey) {
         let link = self.servers[replica].channel.as_ref().unwrap();
         let source = link.source.clone();

@@ -16,9 +16,9 @@ const PHASES: [(&str, &str); 9] = [
     ("agree: asked -> last member has answered", ""),
     ("claim: answered -> claim committed", "recovery of"),
     ("fence the old primary", "fence"),
-    ("freeze the replicas", "freeze"),
+    ("stop the receivers", "stop receivers"),
     ("catch up", "drain"),
-    ("look at the old primary once more", "redial"),
+    ("check the old primary once more", "reconnect to"),
     ("open the successor", "open:"),
     ("repoint the others", "repoint"),
 ];

@@ -1,4 +1,4 @@
-//! The write token: asked for where a route has effects, and nowhere else.
+//! The write token: routes with effects require it, other routes do not.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -39,7 +39,7 @@ fn basic(user: &str, password: &str) -> String {
     format!("Basic {both}")
 }
 
-/// A path that a client could ask for: the parts are those of the fixture.
+/// A path that a client could request, with the names of the fixture.
 fn filled(path: &str) -> String {
     let part = |part: &str| match part {
         "{host}" | "{below_host}" | "{candidate_host}" | "{target_host}" => "127.0.0.1".to_owned(),
@@ -60,7 +60,7 @@ fn filled(path: &str) -> String {
     format!("/api{}?comment=why", parts.join("/"))
 }
 
-/// Everything that a change could leave behind.
+/// Everything that a change could alter.
 fn traces(api: &FakeApi) -> String {
     format!("{:?} {:?}", api.calls(), api.state.lock().unwrap())
 }
@@ -85,7 +85,7 @@ fn assert_refused(answer: &Answer, path: &str) {
 }
 
 #[test]
-fn no_route_is_in_two_places() {
+fn each_route_is_in_one_list() {
     let routes = routes();
     assert!(routes.local.len() > 10 && routes.reads.len() > 50 && routes.writes.len() > 40);
     let all: Vec<&String> = routes.local.iter().chain(&routes.reads).chain(&routes.writes).collect();
@@ -93,7 +93,7 @@ fn no_route_is_in_two_places() {
 }
 
 #[tokio::test]
-async fn each_change_is_refused_without_a_token_and_done_with_one() {
+async fn each_change_is_refused_without_a_token_and_executed_with_one() {
     let (refused, allowed) = (member(), member());
     let before = traces(&refused.api);
     for path in &routes().writes {
@@ -106,7 +106,7 @@ async fn each_change_is_refused_without_a_token_and_done_with_one() {
             assert_refused(&refused.send(method.clone(), &asked, Some(&wrong), &[]).await, path);
             assert_eq!(traces(&refused.api), before, "{path} had an effect");
         }
-        // With one it is for the handler to say: most things are done, and some not with this fixture.
+        // With a token the handler decides: most changes succeed, some do not with this fixture.
         for authorization in [bearer(), basic("anybody", TOKEN), basic("", TOKEN)] {
             let answer = allowed.send(Method::GET, &asked, Some(&authorization), &[]).await;
             assert!(
@@ -117,7 +117,7 @@ async fn each_change_is_refused_without_a_token_and_done_with_one() {
                 "{path}: {}",
                 answer.text
             );
-            // A path that leads nowhere would prove nothing.
+            // A path without a route would prove nothing.
             assert!(!answer.text.contains("no such route"), "{path}");
         }
     }
@@ -150,13 +150,13 @@ async fn each_read_and_each_route_of_health_is_open_and_changes_nothing() {
 }
 
 #[tokio::test]
-async fn options_and_head_tell_without_doing() {
+async fn options_and_head_have_no_effect() {
     let (open, guarded) = (Member::alone(), member());
     for member in [&open, &guarded] {
         let options = member.ask(Method::OPTIONS, "/api/disable-global-recoveries").await;
         assert_eq!(options.status, StatusCode::NO_CONTENT);
         assert_eq!(options.headers["allow"], "GET, POST, OPTIONS");
-        // Nothing that would let a page of another site read an answer.
+        // No header may let a page of another site read the response.
         assert!(!options.headers.contains_key("access-control-allow-origin"));
     }
     let path = "/api/disable-global-recoveries";
@@ -171,7 +171,7 @@ async fn options_and_head_tell_without_doing() {
 }
 
 #[tokio::test]
-async fn a_browsers_remembered_password_does_not_serve_another_sites_page() {
+async fn a_stored_browser_password_does_not_authorise_a_page_of_another_site() {
     let member = member();
     let path = "/api/disable-global-recoveries";
     for (authorization, site, status) in [
@@ -202,10 +202,10 @@ async fn a_token_does_not_open_a_read_only_member() {
 }
 
 #[tokio::test]
-async fn a_follower_sends_the_token_on_and_the_refusal_back() {
+async fn a_follower_forwards_the_token_and_returns_the_refusal() {
     let leader = Member::new(FakeGroup::new(1, true, Some(peer(1))), guarded());
     let served = leader.serve().await;
-    // The leader decides, whatever the follower was configured with.
+    // The leader decides, whatever the configuration of the follower.
     for options in [Options::default(), guarded()] {
         let follower = Member::new(FakeGroup::new(2, true, None), options);
         follower.group.leadership.send_replace(Leadership {
@@ -230,7 +230,7 @@ async fn a_follower_sends_the_token_on_and_the_refusal_back() {
     served.stop().await;
 }
 
-/// Asks until the answer has this status.
+/// Repeats the request until the response has this status.
 async fn becomes(member: &Member, authorization: &str, status: StatusCode) {
     let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
     loop {
@@ -274,7 +274,7 @@ async fn tokens_are_rotated_without_a_gap_and_the_last_good_ones_stay() {
     becomes(&member, &asks("old"), StatusCode::OK).await;
     replace(&file, "new\n");
     becomes(&member, &asks("old"), StatusCode::UNAUTHORIZED).await;
-    // What is no token in between changes nothing: the next good text is taken, and until then `new` counts.
+    // An invalid file in between changes nothing: `new` stays valid until the next valid file is read.
     for bad in ["\n", "two words\n"] {
         replace(&file, bad);
         becomes(&member, &asks("new"), StatusCode::OK).await;

@@ -1,7 +1,7 @@
-//! The client against members that really listen.
+//! The client against members that listen on ports.
 
 use ham4db::adapter::http::{Options, WriteAccess};
-use ham4db::app::api::OrderOutcome;
+use ham4db::app::api::PrimaryChangeOutcome;
 use ham4db::app::api::write_tokens::WriteTokens;
 use ham4db::client::arguments::Arguments;
 use ham4db::client::run;
@@ -106,7 +106,7 @@ async fn commands_print_what_scripts_expect() {
         ),
         (
             &["-c", "explain", "-a", "shop"],
-            "READY: if 127.0.0.1:21100 died now, 127.0.0.1:21101 would be promoted",
+            "READY: if 127.0.0.1:21100 failed now, 127.0.0.1:21101 would be promoted",
         ),
         (&["-c", "explain"], "  127.0.0.1:21102  could be promoted: "),
         (&["-c", "explain", "-a", "shop", "-j"], "  \"ready\": true,"),
@@ -162,7 +162,7 @@ async fn a_takeover_prints_the_successor() {
         .unwrap()
         .recoveries
         .insert(uid.clone(), takeover);
-    *member.api.change.lock().unwrap() = Ok(OrderOutcome::Over { uid });
+    *member.api.change.lock().unwrap() = Ok(PrimaryChangeOutcome::Over { uid });
     let served = member.serve().await;
     for (words, asked) in [
         (
@@ -222,7 +222,7 @@ async fn a_refusal_prints_its_message_and_details_and_exits_with_1() {
 }
 
 #[tokio::test]
-async fn of_several_endpoints_the_leader_is_asked() {
+async fn of_several_endpoints_the_leader_is_used() {
     let leader = Member::in_group(1, Some(peer(1)));
     let follower = Member::in_group(2, Some(peer(1)));
     let (at_leader, at_follower) = (leader.serve().await, follower.serve().await);
@@ -268,7 +268,7 @@ async fn credentials_and_headers_are_sent() {
         tokio::spawn(async move { axum::serve(listener, axum::Router::new().route("/api/clusters", get(seen))).await });
     let line = ["-c", "clusters", "-b", "me:p:w", "-e", "X-Forwarded-User: you"];
     assert_eq!(client(&uri, &line).await.out, "Basic bWU6cDp3\nyou\n");
-    // A token is not on the wire where it is not needed.
+    // The token is not sent where it is not needed.
     let reads = client_with(&uri, &["-c", "clusters"], &[("HAM4DB_API_TOKEN", "secret")]).await;
     assert_eq!(reads.out, "\n\n");
     let asks = client_with(
@@ -332,7 +332,7 @@ async fn the_write_token_goes_along_with_changes() {
         (&[][..], "set HAM4DB_API_TOKEN or HAM4DB_API_TOKEN_FILE"),
         (
             &[("HAM4DB_API_TOKEN", "wrong")],
-            "the token of HAM4DB_API_TOKEN is none of the API's",
+            "the API refused the token of HAM4DB_API_TOKEN",
         ),
         (
             &[("HAM4DB_API_TOKEN_FILE", absent)],
@@ -351,7 +351,7 @@ async fn the_write_token_goes_along_with_changes() {
             ran.err
         );
         assert!(!ran.err.contains("wrong"), "{}", ran.err);
-        // Reading needs none.
+        // Reading needs no token.
         let ran = client_with(&served.uri, &["-c", "clusters"], environment).await;
         assert_eq!((ran.code, ran.out.as_str()), (0, "127.0.0.1:21100\n"), "{}", ran.err);
     }
@@ -360,7 +360,7 @@ async fn the_write_token_goes_along_with_changes() {
 }
 
 #[tokio::test]
-async fn the_commands_are_listed_without_asking_anybody() {
+async fn the_commands_are_listed_without_a_request() {
     let ran = client("http://127.0.0.1:1", &["-c", "help"]).await;
     assert_eq!(ran.code, 0);
     for name in ["topology ", "begin-downtime ", "which-cluster-master ", "recover "] {

@@ -28,9 +28,8 @@ fn good(text: &str) -> Settings {
     parse(text).unwrap()
 }
 
-/// What is said at the start unless something is done about it.
-const OPEN: &str =
-    "configuration: whoever reaches the API at :3000 can change something, as there is no APIWriteTokenFile";
+/// The warning that is logged at startup unless a token file is configured.
+const OPEN: &str = "configuration: the API at :3000 accepts unauthenticated changes; set APIWriteTokenFile";
 
 fn with(more: &str) -> String {
     format!(
@@ -40,7 +39,7 @@ fn with(more: &str) -> String {
 }
 
 #[test]
-fn defaults_are_orchestrators_where_nothing_else_is_said() {
+fn defaults_are_those_of_orchestrator_unless_documented() {
     let settings = good(&with(""));
     assert_eq!(settings.http.listen, ":3000");
     assert_eq!(settings.http.advertise, "http://127.0.0.1:3000");
@@ -222,14 +221,14 @@ fn everything_wrong_is_reported_at_once() {
     }"#;
     let error = parse(text).unwrap_err();
     for part in [
-        "ListenAddress: `3000` names no port",
+        "ListenAddress: `3000` has no port",
         "HTTPAdvertise: `http://h/x` must be scheme, host and port",
         "BackendDB: mysql is not supported yet",
         "RaftDataDir: required with RaftEnabled",
         "InstancePollSeconds: must be at least 1",
-        "DiscoveryIgnoreHostnameFilters: `a[` is no regular expression",
-        "RecoverMasterClusterFilters: `alias~=(` is no regular expression",
-        "RecoveryQuorum: `All` is none of Leader, Majority, MajorityOfDataCenters",
+        "DiscoveryIgnoreHostnameFilters: `a[` is not a regular expression",
+        "RecoverMasterClusterFilters: `alias~=(` is not a regular expression",
+        "RecoveryQuorum: `All` is not one of Leader, Majority, MajorityOfDataCenters",
         "RaftElectionMinMilliseconds: 200 is less than three heartbeats of 100 ms",
         "UseSSL: not supported yet",
         "AuthenticationMethod: not supported yet",
@@ -244,7 +243,7 @@ fn everything_wrong_is_reported_at_once() {
 }
 
 #[test]
-fn an_api_that_is_open_to_the_network_is_said_once() {
+fn an_api_that_is_open_to_the_network_is_reported_once() {
     let token = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(token.path(), "one-token\nanother\n").unwrap();
     let token = token.path().display();
@@ -277,7 +276,7 @@ fn an_api_that_is_open_to_the_network_is_said_once() {
 }
 
 #[test]
-fn a_token_file_of_no_use_ends_the_start_with_its_name() {
+fn an_invalid_token_file_aborts_startup_and_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let empty = folder.path().join("empty");
     std::fs::write(&empty, "\n  \n").unwrap();
@@ -285,7 +284,7 @@ fn a_token_file_of_no_use_ends_the_start_with_its_name() {
     std::fs::write(&words, "my secret").unwrap();
     for (file, why) in [
         (folder.path().join("absent"), "cannot read"),
-        (empty, "holds no token"),
+        (empty, "contains no token"),
         (words, "line 1 is no token"),
     ] {
         let error = parse(&with(&format!(r#""APIWriteTokenFile": {file:?}"#))).unwrap_err();
@@ -297,7 +296,7 @@ fn a_token_file_of_no_use_ends_the_start_with_its_name() {
         assert!(!error.contains("secret"), "{error}");
     }
     let error = parse(&with(r#""HealthListenAddress": "3001""#)).unwrap_err();
-    assert!(error.contains("HealthListenAddress: `3001` names no port"), "{error}");
+    assert!(error.contains("HealthListenAddress: `3001` has no port"), "{error}");
 }
 
 #[test]
@@ -339,7 +338,7 @@ fn a_pod_of_a_stateful_set_knows_its_name() {
     let other = set.replace("\"ham4db\"", "\"other\"");
     let error = parse(&format!(r#"{{"RaftEnabled": true, "RaftDataDir": "/d", {other}}}"#)).unwrap_err();
     assert!(
-        error.contains("this host is called `ham4db-1`, which is no pod of StatefulSet other"),
+        error.contains("the name of this host, `ham4db-1`, is not a pod of StatefulSet other"),
         "{error}"
     );
 }

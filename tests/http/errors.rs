@@ -1,4 +1,4 @@
-//! Status codes and envelopes of what is refused.
+//! Status codes and envelopes of refused requests.
 
 use axum::http::{Method, StatusCode};
 use ham4db::adapter::http::Options;
@@ -65,7 +65,7 @@ async fn bad_input_is_400_and_the_unknown_404_in_the_envelope() {
 }
 
 #[tokio::test]
-async fn a_read_only_member_refuses_what_changes_something() {
+async fn a_read_only_member_refuses_changes() {
     let member = Member::with_options(Options {
         read_only: true,
         ..Options::default()
@@ -95,7 +95,7 @@ async fn changes_go_by_get_and_post_and_never_by_head() {
 }
 
 #[tokio::test]
-async fn everything_lies_below_the_prefix_but_a_status_path_of_ones_own() {
+async fn everything_is_below_the_prefix_except_the_status_endpoint() {
     let options = Options {
         url_prefix: "/db".to_owned(),
         status_endpoint: Some("/status-of-mine".to_owned()),

@@ -4,19 +4,21 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
-use ham4db::app::api::{Api, ApiCluster, ApiError, ApiFinding, OrderOutcome, OrderRequest, RecoveryOutcome};
+use ham4db::app::api::{Api, ApiError, PrimaryChange, PrimaryChangeOutcome, RecoveryOutcome, RelocationOutcome};
 use ham4db::app::ports::AnalysisChange;
 use ham4db::app::ports::Clock;
 use ham4db::domain::case::Case;
-use ham4db::domain::errant::{Decoded, ErrantReport, ErrantTransaction, Remedy};
+use ham4db::domain::cluster_view::{ClusterView, JudgedFinding};
+use ham4db::domain::errant::{DecodedTransactions, ErrantReport, ErrantTransaction, Remedy};
 use ham4db::domain::finding::{Code, Evidence, Finding};
 use ham4db::domain::gtid::GtidSet;
 use ham4db::domain::instance::{
     BinlogCoordinates, Channel, Identity, Instance, InstanceFacts, Positioning, SemiSync, ThreadError, ThreadState,
 };
-use ham4db::domain::intent::{Intent, IntentId, Origin, Wish};
+use ham4db::domain::intent::{Intent, IntentDetails, IntentId, Origin};
 use ham4db::domain::key::InstanceKey;
 use ham4db::domain::policy::Policy;
+use ham4db::domain::recovery::pseudo_gtid::Entry;
 use ham4db::domain::state::record::{Acknowledgement, RecordedPrimary};
 use ham4db::domain::state::{Cluster, State};
 use ham4db::domain::time::{MonotonicTime, WallTime};
@@ -26,6 +28,7 @@ use serde_json::Value;
 
 /// 2026-11-21T08:20:24Z.
 pub(crate) const NOW: WallTime = WallTime(1_795_249_224_000);
+pub(crate) const ENTRY: &str = "drop view if exists `_pseudo_gtid_`.`_asc:5a5aa70e:00000011:c7b8154ff5c3c6d8`";
 pub(crate) const VERSION: &str = "10.11.19-MariaDB-0+deb12u1-log";
 
 pub(crate) fn key(port: u16) -> InstanceKey {
@@ -132,7 +135,7 @@ pub(crate) fn instance(port: u16, source: Option<u16>) -> Instance {
     }
 }
 
-pub(crate) fn view() -> ApiCluster {
+pub(crate) fn view() -> ClusterView {
     let instances: BTreeMap<InstanceKey, Instance> = [
         instance(21100, None),
         instance(21101, Some(21100)),
@@ -151,10 +154,10 @@ pub(crate) fn view() -> ApiCluster {
         opened_by: None,
         process: None,
     };
-    ApiCluster {
+    ClusterView {
         cluster: Cluster {
             id: id.clone(),
-            minted: NOW,
+            created_at: NOW,
             name: "127.0.0.1:21100".to_owned(),
             alias: "shop".to_owned(),
             epoch: 1,
@@ -182,7 +185,7 @@ pub(crate) fn view() -> ApiCluster {
 }
 
 /// The same with the primary gone.
-pub(crate) fn view_with_dead_primary() -> ApiCluster {
+pub(crate) fn view_with_dead_primary() -> ClusterView {
     let mut view = view();
     view.topology.instances.get_mut(&key(21100)).unwrap().failure =
         Some(ham4db::domain::instance::ProbeFailure::Refused);
@@ -198,7 +201,7 @@ pub(crate) fn view_with_dead_primary() -> ApiCluster {
             .channels[0];
         channel.io = ThreadState::Connecting;
     }
-    view.findings = vec![ApiFinding {
+    view.findings = vec![JudgedFinding {
         finding: dead_primary(),
         held_back: None,
         opinions: Vec::new(),
@@ -232,11 +235,11 @@ pub(crate) fn dead_primary() -> Finding {
 // === the application ===
 
 pub(crate) struct FakeApi {
-    pub(crate) views: Mutex<Vec<ApiCluster>>,
+    pub(crate) views: Mutex<Vec<ClusterView>>,
     pub(crate) state: Mutex<State>,
     pub(crate) calls: Mutex<Vec<String>>,
     pub(crate) recovery: Mutex<Result<RecoveryOutcome, ApiError>>,
-    pub(crate) change: Mutex<Result<OrderOutcome, ApiError>>,
+    pub(crate) change: Mutex<Result<PrimaryChangeOutcome, ApiError>>,
     /// A refresh waits for one of its permits.
     pub(crate) refresh_gate: tokio::sync::Semaphore,
 }
@@ -253,7 +256,7 @@ impl Default for FakeApi {
             recovery: Mutex::new(Ok(RecoveryOutcome::NotAttempted {
                 why: "no finding".to_owned(),
             })),
-            change: Mutex::new(Ok(OrderOutcome::Refused {
+            change: Mutex::new(Ok(PrimaryChangeOutcome::Refused {
                 why: "nothing suits".to_owned(),
             })),
             refresh_gate: tokio::sync::Semaphore::new(1_000_000),
@@ -282,7 +285,7 @@ impl FakeApi {
 
 #[async_trait]
 impl Api for FakeApi {
-    fn clusters(&self) -> Arc<Vec<ApiCluster>> {
+    fn clusters(&self) -> Arc<Vec<ClusterView>> {
         Arc::new(self.views.lock().unwrap().clone())
     }
 
@@ -341,14 +344,14 @@ impl Api for FakeApi {
             quarantined: true,
             set: "0-21101-8..9".to_owned(),
             transactions: 2,
-            decoded: Decoded {
+            decoded: DecodedTransactions {
                 shown: vec![ErrantTransaction {
                     gtid: "0-21101-8".to_owned(),
                     file: "bin.000007".to_owned(),
                     ..ErrantTransaction::default()
                 }],
                 found: 2,
-                ..Decoded::default()
+                ..DecodedTransactions::default()
             },
             remedies: Vec::new(),
         })
@@ -427,8 +430,8 @@ impl Api for FakeApi {
         self.recovery.lock().unwrap().clone()
     }
 
-    async fn change_primary(&self, request: OrderRequest) -> Result<OrderOutcome, ApiError> {
-        let OrderRequest { cluster, target, order } = request;
+    async fn change_primary(&self, request: PrimaryChange) -> Result<PrimaryChangeOutcome, ApiError> {
+        let PrimaryChange { cluster, target, order } = request;
         let target = target.map_or_else(|| "any".to_owned(), |key| key.to_string());
         let words = [(order.forced, " forced"), (order.starts_old_primary, " starting")];
         let words: String = words
@@ -455,6 +458,51 @@ impl Api for FakeApi {
             finding: None,
         })
     }
+
+    async fn last_entry(&self, instance: &InstanceKey) -> Result<Entry, ApiError> {
+        if instance.port == 21103 {
+            return Err(ApiError::NotFound(format!("{instance}: no entry")));
+        }
+        Ok(Entry {
+            text: ENTRY.to_owned(),
+            at: BinlogCoordinates {
+                file: "bin.000007".to_owned(),
+                position: 680,
+            },
+        })
+    }
+
+    async fn match_below(
+        &self,
+        instance: &InstanceKey,
+        target: Option<&InstanceKey>,
+    ) -> Result<(InstanceKey, String), ApiError> {
+        self.note(format!("match {instance} below {target:?}"));
+        match target {
+            Some(target) if target.port == 21101 => Err(ApiError::Conflict("it is ahead of the target".to_owned())),
+            Some(target) => Ok((target.clone(), "goes on at bin.000009:4".to_owned())),
+            None => Ok((key(21100), "goes on at bin.000009:4".to_owned())),
+        }
+    }
+
+    async fn match_replicas(
+        &self,
+        source: &InstanceKey,
+        target: Option<&InstanceKey>,
+        pattern: Option<&str>,
+    ) -> Result<RelocationOutcome, ApiError> {
+        let moved = if pattern.is_some() {
+            Vec::new()
+        } else {
+            vec![key(21103)]
+        };
+        self.note(format!("match replicas of {source} below {target:?} {pattern:?}"));
+        Ok(RelocationOutcome {
+            target: Some(target.cloned().unwrap_or_else(|| key(21100))),
+            moved,
+            errors: vec!["127.0.0.1:21104: it does not answer".to_owned()],
+        })
+    }
 }
 
 // === the clock ===
@@ -479,7 +527,7 @@ pub(crate) fn document_downtime(port: u16) -> Intent {
             namespace: "shop".to_owned(),
             name: "main".to_owned(),
         },
-        wish: Wish::Downtime {
+        details: IntentDetails::Downtime {
             owner: "ops".to_owned(),
             reason: "disk".to_owned(),
             since: NOW.plus_millis(-5000),

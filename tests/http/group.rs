@@ -25,7 +25,7 @@ pub(crate) struct FakeGroup {
     pub(crate) raft: bool,
     pub(crate) leadership: watch::Sender<Leadership>,
     pub(crate) health: Mutex<Health>,
-    /// What a barrier says, and how often it was asked.
+    /// The result of a barrier, and how often it was called.
     pub(crate) quorum: Mutex<Result<(), Unconfirmed>>,
     pub(crate) barriers: AtomicU64,
     pub(crate) barrier_gate: tokio::sync::Semaphore,
@@ -90,7 +90,7 @@ impl Consensus for FakeGroup {
         (1..=3).map(peer).collect()
     }
 
-    async fn ask_opinions(&self, _: &Question, _: Duration) -> Vec<Opinion> {
+    async fn collect_opinions(&self, _: &Question, _: Duration) -> Vec<Opinion> {
         Vec::new()
     }
 

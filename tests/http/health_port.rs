@@ -1,4 +1,4 @@
-//! The listener for health and metrics alone.
+//! The listener for health and metrics.
 
 use std::time::Duration;
 
@@ -46,7 +46,7 @@ fn in_raft(options: Options) -> Member {
 }
 
 #[tokio::test]
-async fn it_serves_what_members_answer_themselves_and_nothing_else() {
+async fn it_serves_only_the_routes_that_members_answer_themselves() {
     let member = in_raft(Options::default());
     let ports = Ports::of(&member).await;
     let routes = routes();
@@ -82,7 +82,7 @@ async fn it_serves_what_members_answer_themselves_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn it_has_the_prefix_and_the_status_path_of_ones_own() {
+async fn it_has_the_prefix_and_the_status_endpoint() {
     let member = in_raft(Options {
         url_prefix: "/db".to_owned(),
         status_endpoint: Some("/status-of-mine".to_owned()),
@@ -114,7 +114,7 @@ async fn both_ports_count_into_one_metric() {
     ports.end().await;
 }
 
-/// As many requests as are worked on at a time wait at the API: a probe is answered all the same.
+/// The API processes as many requests as its limit allows: a probe is answered nevertheless.
 #[tokio::test]
 async fn a_busy_api_does_not_keep_probes_waiting() {
     let member = in_raft(Options::default());
@@ -123,7 +123,7 @@ async fn a_busy_api_does_not_keep_probes_waiting() {
     let client = reqwest::Client::new();
     let refresh = format!("{}/api/refresh/127.0.0.1/21102", ports.api);
     let waiting: Vec<_> = (0..256).map(|_| tokio::spawn(client.get(&refresh).send())).collect();
-    // Until the API says itself that all its turns are taken.
+    // Until the API reports that its limit is reached.
     let deadline = Instant::now() + Duration::from_mins(1);
     while status(&ports.api, "/api/clusters").await != StatusCode::SERVICE_UNAVAILABLE {
         assert!(Instant::now() < deadline, "the API is not busy");

@@ -1,4 +1,4 @@
-//! Health and leadership, as load balancers and readiness probes ask for them.
+//! Health and leadership, as load balancers and readiness probes request them.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -20,7 +20,7 @@ async fn constant_routes_answer_ok() {
 }
 
 #[tokio::test]
-async fn only_a_leader_with_a_quorums_word_passes_the_leader_check() {
+async fn only_a_leader_that_a_quorum_confirms_passes_the_leader_check() {
     let leader = Member::in_group(1, Some(peer(1)));
     assert_eq!(leader.json("/api/leader-check").await, "OK");
     assert_eq!(leader.json("/api/leader-check/503").await, "OK");
@@ -66,12 +66,12 @@ async fn a_leader_check_without_an_answer_of_the_quorum_ends_in_time() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_proof_serves_those_who_waited_for_it_and_nobody_later() {
+async fn a_proof_counts_only_for_callers_that_waited_for_it() {
     let member = Member::in_group(1, Some(peer(1)));
     member.group.barrier_gate.forget_permits(1_000_000);
     let first = async { member.get("/api/leader-check").await.status };
     let others = async {
-        // The first proof is under way; these must wait for one that begins after they asked.
+        // The first proof is running; these callers must wait for one that begins after their request.
         while member.group.barriers.load(Ordering::SeqCst) == 0 {
             tokio::task::yield_now().await;
         }
@@ -83,7 +83,7 @@ async fn a_proof_serves_those_who_waited_for_it_and_nobody_later() {
             while member.group.barriers.load(Ordering::SeqCst) == 1 {
                 tokio::task::yield_now().await;
             }
-            // Deposed after the first proof, before the second one is given.
+            // Leadership is lost after the first proof and before the second one.
             *member.group.quorum.lock().unwrap() = Err(Unconfirmed::NoQuorum("deposed".to_owned()));
             member.group.barrier_gate.add_permits(10);
         };
@@ -105,7 +105,7 @@ async fn a_proof_serves_those_who_waited_for_it_and_nobody_later() {
 }
 
 #[tokio::test]
-async fn raft_health_is_told_with_its_reason() {
+async fn raft_health_has_a_reason() {
     let member = Member::in_group(2, Some(peer(1)));
     assert_eq!(member.json("/api/raft-health").await, "healthy");
     *member.group.health.lock().unwrap() = Health::Unhealthy("joining".to_owned());
@@ -121,7 +121,7 @@ async fn raft_health_is_told_with_its_reason() {
 }
 
 #[tokio::test]
-async fn the_group_is_told_as_this_member_knows_it() {
+async fn the_group_is_shown_as_this_member_knows_it() {
     let member = Member::in_group(2, Some(peer(1)));
     assert_eq!(member.json("/api/raft-state").await, "Follower");
     assert_eq!(member.json("/api/raft-leader").await, "member-1.example:10008");
@@ -163,7 +163,7 @@ async fn the_group_is_told_as_this_member_knows_it() {
 }
 
 #[tokio::test]
-async fn metrics_count_what_is_there() {
+async fn metrics_count_clusters_instances_and_findings() {
     let member = Member::in_group(1, Some(peer(1)));
     member.show(crate::fixture::view_with_dead_primary());
     assert_eq!(member.get("/api/nosuch").await.status, StatusCode::NOT_FOUND);
@@ -197,7 +197,7 @@ async fn metrics_count_what_is_there() {
         text.contains("ham4db_last_promotion_seconds{cluster=\"127.0.0.1:21100\"} 30.0\n"),
         "{text}"
     );
-    // Nobody is woken for a server that somebody put into downtime, but for one that a recovery left behind.
+    // A server in a requested downtime does not count. A server that a recovery left behind does.
     let mut downtime = crate::fixture::document_downtime(21100);
     downtime.origin = Origin::Recovery;
     member.api.state.lock().unwrap().intents.insert(downtime.id(), downtime);

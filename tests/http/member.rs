@@ -1,12 +1,12 @@
 //! A member of the tests: the router over fakes.
 
+use ham4db::domain::cluster_view::ClusterView;
 use std::sync::Arc;
 
 use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::http::{HeaderMap, Method, Request, StatusCode};
 use ham4db::adapter::http::{AppContext, Options, router};
-use ham4db::app::api::ApiCluster;
 use ham4db::app::ports::Peer;
 use serde_json::Value;
 use tower::ServiceExt;
@@ -23,7 +23,7 @@ pub(crate) struct Member {
 }
 
 impl Member {
-    /// Alone, without raft.
+    /// A single member, without raft.
     pub(crate) fn alone() -> Self {
         Self::new(FakeGroup::new(1, false, Some(peer(1))), Options::default())
     }
@@ -53,8 +53,8 @@ impl Member {
         }
     }
 
-    /// Replaces what the cluster looks like.
-    pub(crate) fn show(&self, view: ApiCluster) {
+    /// Replaces the view of the cluster.
+    pub(crate) fn show(&self, view: ClusterView) {
         *self.api.views.lock().unwrap() = vec![view];
     }
 
@@ -62,7 +62,7 @@ impl Member {
         self.send(method, path, None, &[]).await
     }
 
-    /// With an `Authorization` and other headers.
+    /// Sends a request with `Authorization` and other headers.
     pub(crate) async fn send(
         &self,
         method: Method,

@@ -1,4 +1,4 @@
-//! From a follower to the leader, over real sockets.
+//! Requests forwarded from a follower to the leader, over sockets.
 
 use axum::http::{Method, StatusCode};
 use ham4db::app::ports::{Leadership, Peer};
@@ -15,7 +15,7 @@ fn at(id: u64, uri: &str) -> Peer {
 }
 
 #[tokio::test]
-async fn a_follower_gives_the_leaders_answer_as_it_came() {
+async fn a_follower_returns_the_response_of_the_leader_unchanged() {
     let leader = Member::in_group(1, Some(peer(1)));
     leader.api.state.lock().unwrap().recoveries_disabled = true;
     let served = leader.serve().await;
@@ -48,7 +48,7 @@ async fn a_follower_gives_the_leaders_answer_as_it_came() {
 }
 
 #[tokio::test]
-async fn health_is_never_sent_on() {
+async fn health_is_never_forwarded() {
     let follower = Member::in_group(2, Some(at(1, "http://127.0.0.1:1")));
     for path in [
         "/api/health",
@@ -81,7 +81,7 @@ async fn a_dead_leader_is_named_in_the_answer() {
 }
 
 #[tokio::test]
-async fn a_leader_that_hangs_up_may_have_done_it_and_is_asked_once() {
+async fn a_request_to_a_leader_that_disconnects_is_not_repeated() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let uri = format!("http://{}", listener.local_addr().unwrap());
     let hung_up = tokio::spawn(async move {
@@ -101,24 +101,24 @@ async fn a_leader_that_hangs_up_may_have_done_it_and_is_asked_once() {
     assert_eq!(answer.status, StatusCode::BAD_GATEWAY, "{}", answer.text);
     assert_eq!(
         answer.json["Message"],
-        "the leader member-1.example did not answer; the request may have had its effect"
+        "the leader member-1.example did not answer; the request may have taken effect"
     );
     assert_eq!(hung_up.await.unwrap(), 1);
 }
 
 #[tokio::test]
-async fn without_a_leader_nothing_is_answered_from_old_knowledge() {
+async fn without_a_leader_no_stale_answer_is_given() {
     let follower = Member::in_group(2, None);
     for path in ["/api/clusters", "/api/disable-global-recoveries"] {
         let answer = follower.get(path).await;
         assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE, "{path}");
-        assert_eq!(answer.json["Message"], "member-2.example knows no leader at the moment");
+        assert_eq!(answer.json["Message"], "member-2.example knows no leader");
         assert_eq!(answer.headers["retry-after"], "1");
     }
 }
 
 #[tokio::test]
-async fn two_followers_that_take_each_other_for_the_leader_do_not_send_in_circles() {
+async fn two_followers_that_consider_each_other_leader_do_not_forward_in_circles() {
     let one = Member::in_group(1, None);
     let served_one = one.serve().await;
     let two = Member::in_group(2, Some(at(1, &served_one.uri)));
@@ -132,7 +132,7 @@ async fn two_followers_that_take_each_other_for_the_leader_do_not_send_in_circle
     assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(
         answer.json["Message"],
-        "member-1.example sent the request on to member-2.example, which does not lead any more"
+        "member-1.example forwarded the request to member-2.example, which no longer leads"
     );
     served_one.stop().await;
     served_two.stop().await;

@@ -22,7 +22,7 @@ fn downtimed() -> Member {
 }
 
 #[tokio::test]
-async fn the_topology_is_printed_to_the_letter_as_recorded() {
+async fn the_topology_is_printed_exactly_as_recorded() {
     let member = downtimed();
     for path in ["/api/topology/shop", "/api/topology/127.0.0.1/21103"] {
         let expected = json!({"Code": "OK", "Message": "Topology for cluster 127.0.0.1:21100", "Details": BRACKETS});
@@ -37,7 +37,7 @@ async fn the_topology_is_printed_to_the_letter_as_recorded() {
 }
 
 #[tokio::test]
-async fn trouble_shows_in_the_topology() {
+async fn problems_show_in_the_topology() {
     let member = Member::alone();
     let mut view = view_with_dead_primary();
     let broken = view
@@ -243,7 +243,7 @@ async fn problems_are_named_and_leave_out_what_is_in_downtime_or_filtered() {
 }
 
 #[tokio::test]
-async fn what_holds_a_recovery_back_is_told_with_the_finding() {
+async fn a_finding_shows_what_holds_its_recovery_back() {
     let member = Member::alone();
     let mut view = view_with_dead_primary();
     view.findings[0].held_back = Some(ham4db::domain::policy::HeldBack::Paused);
@@ -257,7 +257,7 @@ async fn what_holds_a_recovery_back_is_told_with_the_finding() {
             (&answer["Code"], &answer["Message"]),
             (&json!("OK"), &json!("Analysis"))
         );
-        assert_eq!(answer["Details"][0]["HeldBack"], "the document says paused: true");
+        assert_eq!(answer["Details"][0]["HeldBack"], "the document has paused: true");
     }
     assert_eq!(
         member.json("/api/replication-analysis/instance/127.0.0.1/21101").await["Details"],
@@ -295,7 +295,7 @@ async fn a_saved_case_reads_back() {
 }
 
 #[tokio::test]
-async fn what_would_be_done_about_the_death_of_a_primary_is_told_before_it_dies() {
+async fn explain_shows_what_a_failover_would_do() {
     let member = Member::alone();
     let told = member.json("/api/explain/shop").await;
     assert_eq!(told["ready"], true, "{told}");
@@ -304,7 +304,7 @@ async fn what_would_be_done_about_the_death_of_a_primary_is_told_before_it_dies(
     assert_eq!(told["replicas"].as_array().map(Vec::len), Some(3));
     assert_eq!(
         told["steps"][0],
-        "fence 127.0.0.1:21100: read-only and end client sessions, if it answers"
+        "fence 127.0.0.1:21100: set super_read_only and end client sessions, if it answers"
     );
     let all = member.json("/api/explain").await;
     assert_eq!(all, json!([told]));
@@ -316,6 +316,6 @@ async fn what_would_be_done_about_the_death_of_a_primary_is_told_before_it_dies(
     member.show(paused);
     let told = member.json("/api/explain/127.0.0.1:21102").await;
     assert_eq!(told["ready"], false);
-    assert_eq!(told["obstacles"], json!(["the document says paused: true"]));
-    assert_eq!(told["findings"][0]["heldBack"], "the document says paused: true");
+    assert_eq!(told["obstacles"], json!(["the document has paused: true"]));
+    assert_eq!(told["findings"][0]["heldBack"], "the document has paused: true");
 }

@@ -3,7 +3,8 @@
 use axum::http::StatusCode;
 use ham4db::domain::gtid::GtidSet;
 use ham4db::domain::instance::Identity;
-use ham4db::domain::recovery::plan::{Plan, PlanReport, RecoveryKind};
+use ham4db::domain::recovery::kind::RecoveryKind;
+use ham4db::domain::recovery::plan::{Plan, PlanReport};
 use ham4db::domain::state::record::{Blocked, Detection, StepRecord};
 use ham4db::domain::state::{Phase, Recovery};
 use ham4db::domain::topology::ClusterId;
@@ -29,7 +30,7 @@ pub(crate) fn recovery(id: u64, phase: Phase) -> Recovery {
         sources: std::collections::BTreeMap::new(),
         prior_states: std::collections::BTreeMap::new(),
         remembered: None,
-        order: None,
+        manual_request: None,
     };
     Recovery {
         id,
@@ -55,7 +56,7 @@ pub(crate) fn recovery(id: u64, phase: Phase) -> Recovery {
         }],
         fencing_proof: None,
         acknowledged: None,
-        hooks: ham4db::domain::hooks::HookLedger::default(),
+        hooks: ham4db::domain::hooks::HookProgress::default(),
         owed: std::collections::BTreeSet::new(),
     }
 }
@@ -84,7 +85,7 @@ pub(crate) fn with_records() -> Member {
             held_back: None,
             recovery: Some("uid-2".to_owned()),
             successor: None,
-            hooks: ham4db::domain::hooks::HookLedger::default(),
+            hooks: ham4db::domain::hooks::HookProgress::default(),
         };
         state.detections.insert(1, detection);
         let blocked = Blocked {
@@ -108,7 +109,7 @@ fn uids(list: &Value) -> Vec<&str> {
 }
 
 #[tokio::test]
-async fn a_recovery_tells_how_it_ended_and_what_was_lost() {
+async fn a_recovery_shows_how_it_ended_and_what_was_lost() {
     let member = with_records();
     let recovery = &member.json("/api/audit-recovery/uid/uid-2").await[0];
     assert_eq!(
@@ -168,7 +169,7 @@ async fn the_latest_recoveries_come_first_twenty_on_a_page() {
 }
 
 #[tokio::test]
-async fn running_and_recent_recoveries_are_told_apart() {
+async fn running_and_recent_recoveries_are_listed_separately() {
     let member = with_records();
     member
         .api

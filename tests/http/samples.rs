@@ -6,7 +6,7 @@ use crate::fixture::view_with_dead_primary;
 use crate::member::Member;
 use crate::records::with_records;
 
-/// Fields of ours that orchestrator does not have.
+/// Fields that ham4db adds to those of orchestrator.
 const OURS: [&str; 6] = [
     "AtMilliseconds",
     "HeldBack",
@@ -31,7 +31,7 @@ fn kind(value: &Value) -> &'static str {
     }
 }
 
-/// Collects where two values differ in fields or types. `null` goes with everything: both sides use it for what is not there.
+/// Collects where two values differ in fields or types. `null` matches everything: both sides use it for a missing value.
 fn compare(path: &str, recorded: &Value, ours: &Value, differences: &mut Vec<String>) {
     match (recorded, ours) {
         (Value::Null, _) | (_, Value::Null) => {}

@@ -1,10 +1,10 @@
-//! What changes something.
+//! Routes with an effect.
 
 use axum::http::StatusCode;
 use ham4db::adapter::http::Options;
-use ham4db::app::api::{ApiError, OrderOutcome, RecoveryOutcome};
-use ham4db::domain::intent::{Intent, Origin, Wish};
-use ham4db::domain::recovery::plan::Order;
+use ham4db::app::api::{ApiError, PrimaryChangeOutcome, RecoveryOutcome};
+use ham4db::domain::intent::{Intent, IntentDetails, Origin};
+use ham4db::domain::recovery::manual_request::ManualRequest;
 use serde_json::{Value, json};
 
 use crate::fixture::{NOW, document_downtime, key};
@@ -74,7 +74,7 @@ async fn a_downtime_lasts_as_long_as_asked_and_ten_minutes_otherwise() {
             member.json(&format!("/api/{path}")).await,
             ok("Downtime begun: 127.0.0.1:21102", &shape(21102))
         );
-        let wish = Wish::Downtime {
+        let details = IntentDetails::Downtime {
             owner: "me".to_owned(),
             reason: "disk/swap".to_owned(),
             since: NOW,
@@ -85,7 +85,7 @@ async fn a_downtime_lasts_as_long_as_asked_and_ten_minutes_otherwise() {
             [Intent {
                 instance: key(21102),
                 origin: Origin::Api,
-                wish
+                details
             }]
         );
         assert_eq!(
@@ -120,7 +120,7 @@ async fn ending_a_documents_downtime_is_a_conflict_that_names_the_document() {
 }
 
 #[tokio::test]
-async fn ending_what_is_not_there_says_so() {
+async fn ending_a_missing_downtime_is_reported() {
     let member = Member::alone();
     assert_eq!(
         member.json("/api/end-downtime/127.0.0.1/21102").await["Message"],
@@ -173,7 +173,7 @@ async fn global_recoveries_are_switched_and_checked() {
 }
 
 #[tokio::test]
-async fn recovering_by_hand_tells_whom_it_promoted_or_why_not() {
+async fn a_manual_recovery_names_the_promoted_replica_or_the_reason() {
     let member = Member::alone();
     let refused = member.get("/api/recover/127.0.0.1/21101").await;
     assert_eq!(refused.status, StatusCode::CONFLICT);
@@ -217,7 +217,7 @@ async fn recovering_by_hand_tells_whom_it_promoted_or_why_not() {
 }
 
 #[tokio::test]
-async fn errant_transactions_are_shown_and_dealt_with_by_both_names_of_the_routes() {
+async fn errant_transactions_are_shown_and_resolved_by_both_names_of_the_routes() {
     let member = Member::alone();
     let shown = member.json("/api/errant/127.0.0.1/21101").await;
     assert_eq!(
@@ -311,9 +311,9 @@ async fn every_form_of_a_change_of_the_primary_reaches_the_right_cluster_and_tar
 async fn a_change_of_the_primary_answers_with_its_record() {
     let member = Member::alone();
     let mut takeover = recovery(7, ended(true));
-    takeover.plan.order = Some(Order {
+    takeover.plan.manual_request = Some(ManualRequest {
         command: "graceful-master-takeover".to_owned(),
-        ..Order::default()
+        ..ManualRequest::default()
     });
     let mut failed = recovery(8, ended(false));
     failed.errors = vec!["SuccessorLost: gone".to_owned()];
@@ -324,7 +324,7 @@ async fn a_change_of_the_primary_answers_with_its_record() {
         .unwrap()
         .recoveries
         .extend([takeover, failed].map(|recovery| (recovery.uid.clone(), recovery)));
-    let over = |uid: &str| Ok(OrderOutcome::Over { uid: uid.to_owned() });
+    let over = |uid: &str| Ok(PrimaryChangeOutcome::Over { uid: uid.to_owned() });
     *member.api.change.lock().unwrap() = over("uid-7");
     let done = member.json("/api/graceful-master-takeover/shop/127.0.0.1/21102").await;
     assert_eq!(done["Message"], "graceful-master-takeover: successor promoted");

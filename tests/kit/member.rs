@@ -18,17 +18,25 @@ use super::wait::until;
 /// How long a member may take until its API answers. Its budget is one second; a debug build on a busy machine gets ten times that.
 const START: Duration = Duration::from_secs(10);
 
-/// The program under test: in `HAM4DB_BIN_DIR` when that is set (the demo and the bench: the release build), else the one that cargo
-/// built for the tests.
+/// The program under test: in `HAM4DB_BIN_DIR` when that is set, else the one that cargo built together with the test, the demo, the
+/// bench or chaos.
 pub(crate) fn program() -> Result<PathBuf> {
     let program = match (std::env::var_os("HAM4DB_BIN_DIR"), option_env!("CARGO_BIN_EXE_ham4db")) {
         (Some(folder), _) => Path::new(&folder).join("ham4db"),
         (None, Some(built)) => PathBuf::from(built),
-        (None, None) => {
-            bail!("HAM4DB_BIN_DIR names no folder: `make demo` and `make bench` set it to that of the release build")
-        }
+        // An example lies in a folder of its own, one level below the programs.
+        (None, None) => std::env::current_exe()
+            .context("find this program's own path")?
+            .ancestors()
+            .nth(2)
+            .context("this program lies in no folder of examples")?
+            .join("ham4db"),
     };
-    ensure!(program.is_file(), "there is no program {}", program.display());
+    ensure!(
+        program.is_file(),
+        "there is no program {}: tests/setup/build.sh builds it",
+        program.display()
+    );
     Ok(program)
 }
 

@@ -148,6 +148,43 @@ impl Flavour {
         }
     }
 
+    /// The names of all channels.
+    pub(super) async fn channels(self, session: &mut Session) -> Result<Vec<String>> {
+        let (statement, name) = match self {
+            Self::MySql => ("SHOW REPLICA STATUS", "Channel_Name"),
+            Self::MariaDb => ("SHOW ALL SLAVES STATUS", "Connection_name"),
+        };
+        let rows = session.rows(statement).await?;
+        let name = |row: &Row| row.get(name).cloned().flatten().unwrap_or_default();
+        Ok(rows.iter().map(name).collect())
+    }
+
+    /// Ends a channel and forgets it, with its relay logs.
+    pub(super) fn remove_channel(self, name: &str) -> String {
+        match self {
+            Self::MySql => format!("STOP REPLICA FOR CHANNEL '{name}'; RESET REPLICA ALL FOR CHANNEL '{name}'"),
+            Self::MariaDb => format!("STOP SLAVE '{name}'; RESET SLAVE '{name}' ALL"),
+        }
+    }
+
+    /// Forgets every transaction, and every variable that was to survive a restart.
+    pub(super) fn forget_transactions(self) -> &'static str {
+        match self {
+            Self::MySql => "RESET BINARY LOGS AND GTIDS; RESET PERSIST",
+            Self::MariaDb => "RESET MASTER; SET GLOBAL gtid_slave_pos = ''",
+        }
+    }
+
+    /// Switches both sides of semi-sync on a server that is in no topology.
+    pub(super) fn switch_semi_sync(self, on: bool) -> String {
+        let (source, replica) = match self {
+            Self::MySql => ("rpl_semi_sync_source_enabled", "rpl_semi_sync_replica_enabled"),
+            Self::MariaDb => ("rpl_semi_sync_master_enabled", "rpl_semi_sync_slave_enabled"),
+        };
+        let on = on_off(on);
+        format!("SET GLOBAL {source} = {on}; SET GLOBAL {replica} = {on}")
+    }
+
     /// Stops or starts one of the threads, `IO_THREAD` or `SQL_THREAD`.
     pub(crate) fn thread(self, verb: &str, thread: &str) -> String {
         match self {

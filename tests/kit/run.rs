@@ -9,14 +9,17 @@ use std::sync::{Arc, Mutex, Once, PoisonError};
 
 use anyhow::{Context, Result, bail};
 
+use super::pool;
+use super::server::Server;
+
 /// The user and group of every process when root starts it; tests/setup/unprivileged.sh uses the same.
 const NOBODY: u32 = 65_534;
 /// How many lines of each log are shown when a run fails.
 const LOG_TAIL: usize = 25;
 
-/// The project's cache folder, found as tests/setup/cache.sh finds it.
+/// The project's cache folder, found as tests/setup/tools.sh finds it.
 pub(crate) fn cache() -> Result<PathBuf> {
-    if let Some(cache) = std::env::var_os("CACHE") {
+    if let Some(cache) = std::env::var_os("CACHE").or_else(|| std::env::var_os("HAM4DB_TEST_DIR")) {
         return Ok(cache.into());
     }
     if let Some(folder) = std::env::var_os("XDG_CACHE_HOME") {
@@ -60,6 +63,10 @@ pub(crate) struct Run {
     folder: PathBuf,
     secrets: Mutex<Vec<String>>,
     succeeded: AtomicBool,
+    /// It takes servers from the pool and returns its own to it.
+    uses_pool: bool,
+    /// Servers that it no longer needs and that can be pooled.
+    released: Mutex<Vec<Server>>,
 }
 
 /// Carries out one scenario in a run of its own. When it fails, the ends of all logs are in the error and the whole logs stay in
@@ -68,8 +75,18 @@ pub(crate) async fn scenario<T, F: Future<Output = Result<T>>>(
     name: &str,
     play: impl FnOnce(Arc<Run>) -> F,
 ) -> Result<T> {
-    let run = Arc::new(Run::begin(name)?);
-    let outcome = play(Arc::clone(&run)).await;
+    carry_out(Run::begin(name)?, play).await
+}
+
+/// The same in a run that has begun.
+pub(super) async fn carry_out<T, F: Future<Output = Result<T>>>(
+    run: Run,
+    play: impl FnOnce(Arc<Run>) -> F,
+) -> Result<T> {
+    let run = Arc::new(run);
+    let name = run.name();
+    // On the heap, as a whole scenario is large.
+    let outcome = Box::pin(play(Arc::clone(&run))).await;
     let logs = outcome.is_err().then(|| run.log_tails());
     let result = outcome
         .and_then(|result| run.assert_no_secret_in_logs().map(|()| result))
@@ -81,12 +98,23 @@ pub(crate) async fn scenario<T, F: Future<Output = Result<T>>>(
             None => format!("scenario {name}"),
         })?;
     run.succeed();
+    let released = std::mem::take(&mut *run.released.lock().unwrap_or_else(PoisonError::into_inner));
+    pool::give_back(released).await;
     Ok(result)
 }
 
 impl Run {
     /// Makes the folder. Folders of runs that were killed are removed first.
     pub(crate) fn begin(name: &str) -> Result<Self> {
+        Self::begin_with(name, false)
+    }
+
+    /// The same for a run that takes servers from the pool and returns its own to it.
+    pub(super) fn begin_with_pool(name: &str) -> Result<Self> {
+        Self::begin_with(name, true)
+    }
+
+    fn begin_with(name: &str, uses_pool: bool) -> Result<Self> {
         static PROVIDER: Once = Once::new();
         PROVIDER.call_once(|| {
             // An error means that one is installed already.
@@ -101,6 +129,8 @@ impl Run {
             folder,
             secrets: Mutex::default(),
             succeeded: AtomicBool::new(false),
+            uses_pool,
+            released: Mutex::default(),
         };
         if run.folder.exists() {
             fs::remove_dir_all(&run.folder).with_context(|| format!("remove {}", run.folder.display()))?;
@@ -112,6 +142,17 @@ impl Run {
     /// Its name.
     pub(crate) fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Whether it takes servers from the pool and returns its own to it.
+    pub(super) fn uses_pool(&self) -> bool {
+        self.uses_pool
+    }
+
+    /// Keeps a server for the pool, until the run has succeeded.
+    pub(super) fn release(&self, server: Server) {
+        let mut released = self.released.lock().unwrap_or_else(PoisonError::into_inner);
+        released.push(server);
     }
 
     /// Its folder.

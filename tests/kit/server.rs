@@ -1,18 +1,20 @@
 //! One real database server.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
 use super::netns::Host;
+use super::pool::{self, Baseline};
 use super::ports::PortLease;
 use super::process::{Launch, Process};
 use super::replication::{Flavour, ReplicaStatus};
-use super::run::{Run, command, hand_over_all, setup_script};
+use super::run::{Run, command, hand_over, hand_over_all, setup_script};
 use super::sql::{Address, Session};
 use super::wait::until;
 
@@ -45,17 +47,36 @@ pub(crate) struct ServerOptions {
     pub(crate) more: Vec<String>,
 }
 
+impl ServerOptions {
+    /// Whether a server with these options can serve several runs in turn.
+    fn can_be_pooled(&self) -> bool {
+        self.host.is_none() && !self.reserved && !self.performance_schema && self.more.is_empty()
+    }
+}
+
 /// A server, running or not.
 #[derive(Debug)]
 pub(crate) struct Server {
     name: String,
-    flavour: Flavour,
+    options: ServerOptions,
     address: Address,
-    host: Option<Host>,
     launch: Launch,
+    folder: PathBuf,
     socket: PathBuf,
     process: Option<Process>,
-    _leases: Vec<PortLease>,
+    leases: Vec<PortLease>,
+    pooled: Option<Pooled>,
+}
+
+/// What is known of a server that may serve several runs. Its folder lies outside the folders of the runs.
+#[derive(Debug)]
+struct Pooled {
+    /// The run that it serves.
+    run: Option<Arc<Run>>,
+    /// Its state before the run.
+    baseline: Option<Baseline>,
+    /// No test has stopped, killed or reconfigured its process.
+    is_unmodified: AtomicBool,
 }
 
 /// Sets up the servers of a flavour in the cache, unless they are there, and returns their folder.
@@ -77,27 +98,50 @@ impl Server {
     /// Copies the empty data directory, starts a server on it and waits until it answers.
     pub(crate) async fn start(run: Arc<Run>, home: PathBuf, options: ServerOptions) -> Result<Self> {
         let name = format!("db{}", options.number);
-        let folder = run.subfolder(&name)?;
-        let data = folder.join("data");
-        copy_data(home.join("template"), data.clone()).await?;
+        let is_pooled = run.uses_pool() && options.can_be_pooled();
+        if is_pooled && let Some(server) = pool::take(&run, &options).await {
+            return Ok(server);
+        }
+        let folder = if is_pooled {
+            pool::new_folder(&name)?
+        } else {
+            run.subfolder(&name)?
+        };
+        copy_data(home.join("template"), folder.join("data")).await?;
         for attempt in 0.. {
-            let mut server = Self::prepare(&run, &home, &options, &name)?;
-            let outcome = server.start_again().await;
+            let mut server = Self::prepare(&run, &home, &options, &folder)?;
+            if is_pooled {
+                server.launch.log = folder.join("server.log");
+                server.link_log(&run)?;
+                server.pooled = Some(Pooled {
+                    run: None,
+                    baseline: None,
+                    is_unmodified: AtomicBool::new(true),
+                });
+            }
+            let mut outcome = server.start_again().await;
+            if outcome.is_ok() && is_pooled {
+                outcome = server.record_baseline(&run).await;
+            }
             let log = fs::read_to_string(&server.launch.log)
                 .unwrap_or_default()
                 .to_lowercase();
             match outcome {
                 Ok(()) => return Ok(server),
                 // Another program took the port between the lease and the server's bind.
-                Err(_) if attempt < 3 && log.contains("address already in use") => fs::remove_file(&server.launch.log)?,
+                Err(_) if attempt < 3 && log.contains("address already in use") => {
+                    // The next attempt uses the same folder.
+                    server.pooled = None;
+                    fs::remove_file(&server.launch.log)?;
+                }
                 Err(error) => return Err(error),
             }
         }
         bail!("{name} found no free port")
     }
 
-    fn prepare(run: &Run, home: &std::path::Path, options: &ServerOptions, name: &str) -> Result<Self> {
-        let folder = run.subfolder(name)?;
+    fn prepare(run: &Run, home: &Path, options: &ServerOptions, folder: &Path) -> Result<Self> {
+        let name = format!("db{}", options.number);
         let (address, lease) = if let Some(host) = &options.host {
             (Address::new(&host.address, 3306), None)
         } else {
@@ -111,30 +155,7 @@ impl Server {
             "{} is too long for a socket: set XDG_CACHE_HOME to a shorter folder",
             socket.display()
         );
-        let program = match options.flavour {
-            Flavour::MySql => "mysqld",
-            Flavour::MariaDb => "mariadbd",
-        };
-        let mut arguments = vec![
-            program.to_owned(),
-            "--no-defaults".to_owned(),
-            format!("--datadir={}", folder.join("data").display()),
-            format!("--socket={}", socket.display()),
-            format!("--pid-file={}", folder.join("server.pid").display()),
-            format!(
-                "--bind-address={}",
-                if options.host.is_some() { "0.0.0.0" } else { "127.0.0.1" }
-            ),
-            format!("--port={}", address.port),
-            format!("--report-host={}", address.host),
-            format!("--report-port={}", address.port),
-            format!("--server-id={}", options.number),
-            format!(
-                "--performance-schema={}",
-                if options.performance_schema { "ON" } else { "OFF" }
-            ),
-        ];
-        arguments.extend(options.flavour.options(options.boots_read_only, options.semi_sync));
+        let mut arguments = arguments(options, folder, &address);
         let mut leases: Vec<PortLease> = lease.into_iter().collect();
         if options.reserved {
             let door = PortLease::take()?;
@@ -150,23 +171,81 @@ impl Server {
         }
         arguments.extend(options.more.iter().cloned());
         let launch = Launch {
-            name: name.to_owned(),
+            name: name.clone(),
             program: home.join("run"),
             arguments,
             environment: Vec::new(),
-            log: run.log(name),
+            log: run.log(&name),
             namespace: options.host.as_ref().map(|host| host.namespace.clone()),
         };
         Ok(Self {
-            name: name.to_owned(),
-            flavour: options.flavour,
+            name,
+            options: options.clone(),
             address,
-            host: options.host.clone(),
             launch,
+            folder: folder.to_path_buf(),
             socket,
             process: None,
-            _leases: leases,
+            leases,
+            pooled: None,
         })
+    }
+
+    /// Empties its log and links it into the logs of the run.
+    fn link_log(&self, run: &Run) -> Result<()> {
+        let (log, name) = (&self.launch.log, run.log(&self.name));
+        fs::File::create(log).with_context(|| format!("empty {}", log.display()))?;
+        hand_over(log)?;
+        fs::remove_file(&name).ok();
+        fs::hard_link(log, &name).with_context(|| format!("link {}", name.display()))
+    }
+
+    /// Records its state before the run, and the run that it serves.
+    async fn record_baseline(&mut self, run: &Arc<Run>) -> Result<()> {
+        let mut session = self.session().await?;
+        let baseline = Baseline::read(&mut session).await?;
+        session.close().await;
+        if let Some(pooled) = &mut self.pooled {
+            (pooled.run, pooled.baseline) = (Some(Arc::clone(run)), Some(baseline));
+        }
+        Ok(())
+    }
+
+    /// Whether [`Server::reuse`] can set it up with these options.
+    pub(super) fn matches(&self, options: &ServerOptions) -> bool {
+        let own = &self.options;
+        (own.flavour, own.number, own.boots_read_only) == (options.flavour, options.number, options.boots_read_only)
+    }
+
+    /// How it is set up.
+    pub(super) fn options(&self) -> &ServerOptions {
+        &self.options
+    }
+
+    /// Sets up a server that was reset for another run.
+    pub(super) async fn reuse(&mut self, run: &Arc<Run>, options: &ServerOptions) -> Result<()> {
+        self.link_log(run)?;
+        self.options = options.clone();
+        self.launch.arguments = arguments(options, &self.folder, &self.address);
+        self.run(&options.flavour.switch_semi_sync(options.semi_sync)).await?;
+        self.record_baseline(run).await
+    }
+
+    /// Brings it back to the state before its run, and checks that.
+    pub(super) async fn reset(&self) -> Result<()> {
+        let pooled = self.pooled.as_ref().context("the server is not pooled")?;
+        let baseline = pooled.baseline.as_ref().context("its baseline was not recorded")?;
+        let mut session = self.session().await?;
+        baseline.restore(self.options.flavour, &mut session).await?;
+        session.close().await;
+        Ok(())
+    }
+
+    /// It serves no other run after this one.
+    fn mark_modified(&self) {
+        if let Some(pooled) = &self.pooled {
+            pooled.is_unmodified.store(false, Ordering::Relaxed);
+        }
     }
 
     /// Its name in this run, like `db1`.
@@ -181,20 +260,24 @@ impl Server {
 
     /// Its network namespace, if it has one.
     pub(crate) fn host(&self) -> Result<&Host> {
-        self.host
+        self.options
+            .host
             .as_ref()
             .with_context(|| format!("{} has no network namespace", self.name))
     }
 
     /// Its flavour.
     pub(crate) fn flavour(&self) -> Flavour {
-        self.flavour
+        self.options.flavour
     }
 
     /// Starts it, as a supervisor would, without waiting for its first answer.
     pub(crate) fn launch(&mut self) -> Result<()> {
         ensure!(self.process.is_none(), "{} runs already", self.name);
-        self.process = Some(Process::spawn(&self.launch)?);
+        self.process = Some(match &self.pooled {
+            Some(_) => pool::spawn(&self.launch)?,
+            None => Process::spawn(&self.launch)?,
+        });
         Ok(())
     }
 
@@ -234,6 +317,7 @@ impl Server {
 
     /// From its next start on it is read-only after a start.
     pub(crate) fn set_boots_read_only(&mut self) -> Result<()> {
+        self.mark_modified();
         let argument = self
             .launch
             .arguments
@@ -246,6 +330,7 @@ impl Server {
 
     /// From its next start on it has another value for an option that it was started with.
     pub(crate) fn set_option(&mut self, name: &str, value: &str) -> Result<()> {
+        self.mark_modified();
         let begins = format!("--{name}=");
         let is_it = |argument: &&mut String| argument.starts_with(&begins);
         let argument = self.launch.arguments.iter_mut().rfind(is_it);
@@ -263,6 +348,7 @@ impl Server {
 
     /// From its next start on it does not log what it replicates.
     pub(crate) fn stop_logging_what_it_replicates(&mut self) -> Result<()> {
+        self.mark_modified();
         let is_it = |argument: &&mut String| {
             argument.starts_with("--log-replica-updates") || argument.starts_with("--log-slave-updates")
         };
@@ -274,6 +360,7 @@ impl Server {
 
     /// Ends it, and starts another one at its address with nothing in it: what a person builds when a server cannot be saved.
     pub(crate) async fn rebuild(&mut self) -> Result<()> {
+        self.mark_modified();
         if self.process.is_some() {
             self.kill()?;
         }
@@ -293,6 +380,7 @@ impl Server {
 
     /// SIGKILL. Returns the instant just before it.
     pub(crate) fn kill(&mut self) -> Result<Instant> {
+        self.mark_modified();
         let mut process = self
             .process
             .take()
@@ -302,6 +390,7 @@ impl Server {
 
     /// SIGSTOP: it accepts connections and says nothing.
     pub(crate) fn pause(&self) -> Result<()> {
+        self.mark_modified();
         self.running()?.signal("STOP")
     }
 
@@ -345,7 +434,7 @@ impl Server {
     /// What it has executed.
     pub(crate) async fn executed(&self) -> Result<String> {
         let mut session = self.session().await?;
-        let executed = self.flavour.executed(&mut session).await?;
+        let executed = self.options.flavour.executed(&mut session).await?;
         session.close().await;
         Ok(executed)
     }
@@ -355,7 +444,7 @@ impl Server {
         format!(
             "{} {} --user=root --socket={}",
             self.launch.program.display(),
-            self.flavour.client(),
+            self.options.flavour.client(),
             self.socket.display()
         )
     }
@@ -365,7 +454,12 @@ impl Server {
         let mut session = self.session().await?;
         let what = format!("{} to have executed {wanted}", self.name);
         until(limit, &what, async || {
-            Ok(self.flavour.has_executed(&mut session, wanted).await?.then_some(()))
+            Ok(self
+                .options
+                .flavour
+                .has_executed(&mut session, wanted)
+                .await?
+                .then_some(()))
         })
         .await?;
         session.close().await;
@@ -375,7 +469,7 @@ impl Server {
     /// What its channel says; `None` when it replicates from nobody.
     pub(crate) async fn replica_status(&self) -> Result<Option<ReplicaStatus>> {
         let mut session = self.session().await?;
-        let status = self.flavour.replica_status(&mut session).await?;
+        let status = self.options.flavour.replica_status(&mut session).await?;
         session.close().await;
         Ok(status)
     }
@@ -385,7 +479,7 @@ impl Server {
         let mut session = self.session().await?;
         let what = format!("{} to replicate from {source}", self.name);
         until(limit, &what, async || {
-            let status = self.flavour.replica_status(&mut session).await?;
+            let status = self.options.flavour.replica_status(&mut session).await?;
             if status.as_ref().is_some_and(|status| status.follows(source)) {
                 Ok(Some(()))
             } else {
@@ -401,6 +495,69 @@ impl Server {
     pub(crate) async fn is_read_only(&self) -> Result<bool> {
         Ok(self.value("SELECT @@GLOBAL.read_only").await? != "0")
     }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // The folder of any other server is removed with its run.
+        let Some(mut pooled) = self.pooled.take() else { return };
+        let runs = |process: &mut Process| matches!(process.exited(), Ok(None));
+        let is_fit = pooled.is_unmodified.load(Ordering::Relaxed) && self.process.as_mut().is_some_and(runs);
+        if let (true, Some(run)) = (is_fit, pooled.run.take()) {
+            run.release(Self {
+                name: self.name.clone(),
+                options: self.options.clone(),
+                address: self.address.clone(),
+                launch: self.launch.clone(),
+                folder: self.folder.clone(),
+                socket: self.socket.clone(),
+                process: self.process.take(),
+                leases: std::mem::take(&mut self.leases),
+                pooled: Some(pooled),
+            });
+            return;
+        }
+        let (process, leases, folder) = (
+            self.process.take(),
+            std::mem::take(&mut self.leases),
+            self.folder.clone(),
+        );
+        // The end of a server takes some hundred milliseconds: the test does not wait for it.
+        std::thread::spawn(move || {
+            drop(process);
+            drop(leases);
+            fs::remove_dir_all(folder).ok();
+        });
+    }
+}
+
+/// The command line, without administrative ports and additional options.
+fn arguments(options: &ServerOptions, folder: &Path, address: &Address) -> Vec<String> {
+    let program = match options.flavour {
+        Flavour::MySql => "mysqld",
+        Flavour::MariaDb => "mariadbd",
+    };
+    let mut arguments = vec![
+        program.to_owned(),
+        "--no-defaults".to_owned(),
+        format!("--datadir={}", folder.join("data").display()),
+        format!("--socket={}", folder.join("sql.sock").display()),
+        format!("--pid-file={}", folder.join("server.pid").display()),
+        format!(
+            "--bind-address={}",
+            if options.host.is_some() { "0.0.0.0" } else { "127.0.0.1" }
+        ),
+        format!("--port={}", address.port),
+        format!("--report-host={}", address.host),
+        format!("--report-port={}", address.port),
+        format!("--server-id={}", options.number),
+        format!(
+            "--performance-schema={}",
+            if options.performance_schema { "ON" } else { "OFF" }
+        ),
+    ];
+    arguments.extend(options.flavour.options(options.boots_read_only, options.semi_sync));
+    arguments
 }
 
 /// A copy of the template, owned by the servers' user, without an identity of its own.

@@ -131,7 +131,7 @@ impl Topology {
     }
 
     async fn start_on(run: &Arc<Run>, shape: &Shape, net: Option<&Net>) -> Result<Self> {
-        Self::start_numbered(run, shape, net, 0, Accounts::new(run)).await
+        Box::pin(Self::start_numbered(run, shape, net, 0, Accounts::new(run))).await
     }
 
     /// The servers are called `db` and a number, from the one after `before` on.
@@ -176,16 +176,9 @@ impl Topology {
     async fn replicate(&self, shape: &Shape) -> Result<()> {
         let primary = self.server(0)?;
         primary.run(&self.accounts.create(self.flavour)).await?;
-        for (index, source) in shape.sources.iter().enumerate() {
-            let replica = self.server(index + 1)?;
-            // In a chain, the accounts have to have come down before the next one can use them.
-            let source = self.server(*source)?;
-            source.has_executed(&primary.executed().await?, SET_UP).await?;
-            replica
-                .run(&self.flavour.attach(source.address(), &self.accounts.replication))
-                .await?;
-            replica.follows(source.address(), SET_UP).await?;
-        }
+        let accounts = primary.executed().await?;
+        let attaching = shape.sources.iter().enumerate();
+        try_join_all(attaching.map(|(index, source)| self.attach(index + 1, *source, &accounts))).await?;
         if shape.semi_sync {
             let direct = shape.sources.iter().filter(|source| **source == 0).count();
             let mut session = primary.session().await?;
@@ -198,6 +191,16 @@ impl Topology {
             session.close().await;
         }
         self.caught_up(0, SET_UP).await
+    }
+
+    /// Lets a server replicate from another once that has the accounts: in a chain they have to come down first.
+    async fn attach(&self, replica: usize, source: usize, accounts: &str) -> Result<()> {
+        let (replica, source) = (self.server(replica)?, self.server(source)?);
+        source.has_executed(accounts, SET_UP).await?;
+        replica
+            .run(&self.flavour.attach(source.address(), &self.accounts.replication))
+            .await?;
+        replica.follows(source.address(), SET_UP).await
     }
 
     /// The server at a place, from 0.

@@ -2,7 +2,7 @@
 
 use ham4db::adapter::kube::KubeSource;
 use ham4db::app::ports::cluster_source::ClusterSource as _;
-use ham4db::domain::declared::SecretStanding;
+use ham4db::domain::declared::SecretState;
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::{Api, DeleteParams, Patch, PatchParams};
 use secrecy::ExposeSecret as _;
@@ -84,14 +84,14 @@ async fn a_role_that_names_the_secret_is_enough_and_without_it_the_role_is_named
     let mut documents = source.documents();
     let forbidden = documents.wait_for(|seen| {
         let declared = seen.documents.first();
-        declared.is_some_and(|declared| matches!(&declared.secret, SecretStanding::Forbidden(_)))
+        declared.is_some_and(|declared| matches!(&declared.secret, SecretState::Forbidden(_)))
     });
     let seen = tokio::time::timeout(DEADLINE, forbidden)
         .await
         .unwrap()
         .unwrap()
         .clone();
-    let SecretStanding::Forbidden(why) = &seen.documents[0].secret else {
+    let SecretState::Forbidden(why) = &seen.documents[0].secret else {
         panic!("{:?}", seen.documents)
     };
     server.apply_grant(why);

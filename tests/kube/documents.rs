@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ham4db::adapter::kube::{Client, Follows, KubeSource, Scope};
+use ham4db::adapter::kube::{Client, KubeSource, PodWatches, Scope};
 use ham4db::app::ports::cluster_source::ClusterSource as _;
-use ham4db::domain::declared::Reading;
+use ham4db::domain::declared::Completeness;
 use ham4db::domain::intent::IntentKind;
 use ham4db::domain::key::InstanceKey;
 use ham4db::resource::MySQLCluster;
@@ -19,11 +19,11 @@ use super::server::{Server, condition, create, create_secret, document, namespac
 
 /// A source that watches one namespace, until the guard goes.
 pub(crate) fn source(client: Client, namespace: &str) -> (Arc<KubeSource>, DropGuard) {
-    source_with(client, namespace, Follows::default())
+    source_with(client, namespace, PodWatches::default())
 }
 
 /// The same, which also follows pods and nodes.
-pub(crate) fn source_with(client: Client, namespace: &str, follows: Follows) -> (Arc<KubeSource>, DropGuard) {
+pub(crate) fn source_with(client: Client, namespace: &str, follows: PodWatches) -> (Arc<KubeSource>, DropGuard) {
     let scope = Scope::Namespaces(BTreeSet::from([namespace.to_owned()]));
     let source = KubeSource::with(client, scope, follows);
     let stop = CancellationToken::new();
@@ -65,15 +65,15 @@ impl Declaring {
     }
 }
 
-pub(crate) async fn reading(source: &KubeSource, wanted: Reading) {
+pub(crate) async fn reading(source: &KubeSource, wanted: Completeness) {
     let mut documents = source.documents();
-    let reached = tokio::time::timeout(DEADLINE, documents.wait_for(|seen| seen.reading == wanted))
+    let reached = tokio::time::timeout(DEADLINE, documents.wait_for(|seen| seen.completeness == wanted))
         .await
         .is_ok();
     assert!(
         reached,
         "the reading is not {wanted:?} but {:?}",
-        documents.borrow().reading
+        documents.borrow().completeness
     );
 }
 
@@ -86,7 +86,7 @@ async fn a_document_is_known_and_its_status_written() {
     let leader = Alone::leading("ours");
     let (source, _watching) = source(client.clone(), &namespace);
     let _declaring = leader.declare(source.clone(), no_views());
-    reading(&source, Reading::Complete).await;
+    reading(&source, Completeness::Complete).await;
 
     let api = create(
         &client,
@@ -239,7 +239,7 @@ async fn a_document_of_another_group_is_observed_and_its_status_left_alone() {
         .await;
     assert_eq!(
         state.documents.values().next().unwrap().mode,
-        ham4db::domain::policy::Mode::DetectOnly
+        ham4db::domain::policy::RecoveryMode::DetectOnly
     );
     // A second document shows that statuses are written meanwhile.
     let other = create(&client, &namespace, "users", &json!({})).await;
@@ -275,7 +275,7 @@ async fn what_was_stored_under_a_laxer_definition_stops_nobody() {
     server.apply_definition();
 
     // The definition was missing when the source began: it goes on by itself.
-    reading(&source, Reading::Complete).await;
+    reading(&source, Completeness::Complete).await;
     let state = leader
         .until("the readable one is recorded", |state| !state.documents.is_empty())
         .await;

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use super::failover::{DEADLINE, backdrop, declare, members_with, says};
 use super::kit::netns::Net;
 use super::kit::replication::Flavour;
-use super::kit::run::scenario;
+use super::kit::schedule::scenario_alone;
 use super::kit::topology::{Shape, Topology};
 use super::kit::wait::until;
 use super::server::namespace;
@@ -131,7 +131,7 @@ async fn succeeded(api: &Api<MySQLCluster>, id: &str) -> Result<()> {
             "shown is {takeover:?}"
         );
         ensure!(
-            takeover.message.contains("is leaving"),
+            takeover.message.contains("is about to terminate"),
             "it does not say why: {}",
             takeover.message
         );
@@ -157,7 +157,7 @@ async fn reasons_of_events(client: &Client, namespace: &str) -> Result<Vec<Strin
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_primary_hands_over_before_its_pod_goes_and_labels_follow() -> Result<()> {
-    scenario("kube-drain", |run| async move {
+    scenario_alone("kube-drain", |run| async move {
         // Pods have addresses of their own; on loopback nobody could tell the servers apart.
         let net = Net::create()?;
         let (server, topology) = backdrop(Topology::start_in(&run, &Shape::star(Flavour::MySql, 2), &net)).await?;

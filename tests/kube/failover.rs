@@ -16,7 +16,8 @@ use super::kit::http::{key, text};
 use super::kit::members::{Intent, Members};
 use super::kit::netns::Net;
 use super::kit::replication::{DATABASE, Flavour};
-use super::kit::run::{Run, hand_over, scenario};
+use super::kit::run::{self, Run, hand_over};
+use super::kit::schedule::{scenario, scenario_alone};
 use super::kit::sql::Address;
 use super::kit::topology::{Shape, Topology};
 use super::kit::wait::{throughout, until};
@@ -34,14 +35,26 @@ const LED: Duration = Duration::from_secs(2);
 /// How long it is watched that nothing is done.
 const QUIET: Duration = Duration::from_secs(3);
 
-/// An API server of the test's own with the definition, and servers of MySQL, started side by side.
+/// The shared API server with the definition, and servers of MySQL, started side by side.
 pub(super) async fn backdrop<T>(servers: impl Future<Output = Result<T>>) -> Result<(Arc<Server>, T)> {
-    let starting = tokio::task::spawn_blocking(|| {
+    start_both(Server::shared, servers).await
+}
+
+/// The same with an API server of the test's own, which it may stop.
+async fn backdrop_with_own_server<T>(servers: impl Future<Output = Result<T>>) -> Result<(Arc<Server>, T)> {
+    let own = || {
         let server = Server::bare();
         server.apply_definition();
         server
-    });
-    let (server, servers) = tokio::join!(starting, servers);
+    };
+    start_both(own, servers).await
+}
+
+async fn start_both<T>(
+    server: impl FnOnce() -> Arc<Server> + Send + 'static,
+    servers: impl Future<Output = Result<T>>,
+) -> Result<(Arc<Server>, T)> {
+    let (server, servers) = tokio::join!(tokio::task::spawn_blocking(server), servers);
     Ok((server.context("start an API server")?, servers?))
 }
 
@@ -253,7 +266,7 @@ async fn leads(client: &Client, namespace: &str, service: &str, to: &[&Address],
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[expect(clippy::print_stdout, reason = "the time is for a person who measures")]
 async fn services_follow_a_failover() -> Result<()> {
-    scenario("kube-services", |run| async move {
+    scenario_alone("kube-services", |run| async move {
         // No Service can lead to loopback, where the servers of the other tests are.
         let net = Net::create()?;
         let (server, mut topology) = backdrop(Topology::start_in(&run, &Shape::star(Flavour::MySql, 2), &net)).await?;
@@ -282,9 +295,11 @@ async fn services_follow_a_failover() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_the_api_server_and_after_a_restart_of_all_members_the_document_still_decides() -> Result<()> {
-    // A run for each cluster, as servers are numbered within a run.
-    scenario("kube-outage-auto", |run| {
-        Box::pin(scenario("kube-outage-detect", |other| Box::pin(outage(run, other))))
+    // A run for each cluster, as servers are numbered within a run. The first one has all slots for both.
+    scenario_alone("kube-outage-auto", |run| {
+        Box::pin(run::scenario("kube-outage-detect", |other| {
+            Box::pin(outage(run, other))
+        }))
     })
     .await
 }
@@ -292,7 +307,7 @@ async fn without_the_api_server_and_after_a_restart_of_all_members_the_document_
 async fn outage(run: Arc<Run>, other: Arc<Run>) -> Result<()> {
     let shape = Shape::star(Flavour::MySql, 1);
     let both = async { tokio::try_join!(Topology::start(&run, &shape), Topology::start(&other, &shape)) };
-    let (server, (mut repaired, mut watched)) = Box::pin(backdrop(both)).await?;
+    let (server, (mut repaired, mut watched)) = Box::pin(backdrop_with_own_server(both)).await?;
     let client = server.client().await;
     let namespace = namespace(&client).await;
     let mut members = members(&run, &repaired, &server, &namespace).await?;

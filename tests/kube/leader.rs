@@ -5,9 +5,11 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use ham4db::app::declarative::reconciler::Reconciler;
-use ham4db::app::ports::cluster_source::{ClusterSource, ClusterViews};
+use ham4db::app::ports::cluster_source::ClusterSource;
+use ham4db::app::ports::publisher::Publisher;
 use ham4db::app::ports::{Clock, Consensus, Health, Leadership, Peer, ProposeError, Question, Unconfirmed};
 use ham4db::app::recovery::service_gate::ServiceGate;
+use ham4db::domain::cluster_view::ClusterView;
 use ham4db::domain::finding::Opinion;
 use ham4db::domain::intent::Origin;
 use ham4db::domain::state::{
@@ -98,19 +100,21 @@ impl Alone {
     /// Starts the loops on a source; they end with the guard.
     pub(crate) fn declare(
         self: &Arc<Self>,
-        source: Arc<dyn ClusterSource>,
-        views: watch::Receiver<ClusterViews>,
+        source: Arc<impl ClusterSource + Publisher + 'static>,
+        views: watch::Receiver<Arc<Vec<ClusterView>>>,
     ) -> DropGuard {
         let stop = CancellationToken::new();
         let clock = Arc::new(MachineClock { begun: Instant::now() });
-        tokio::spawn(Reconciler::new(self.clone(), source, clock, views, ServiceGate::default()).run(stop.clone()));
+        let publisher = source.clone();
+        let reconciler = Reconciler::new(self.clone(), source, publisher, clock, views, ServiceGate::default());
+        tokio::spawn(reconciler.run(stop.clone()));
         stop.drop_guard()
     }
 }
 
 /// No cluster is seen.
-pub(crate) fn no_views() -> watch::Receiver<ClusterViews> {
-    let (sender, receiver) = watch::channel(ClusterViews::default());
+pub(crate) fn no_views() -> watch::Receiver<Arc<Vec<ClusterView>>> {
+    let (sender, receiver) = watch::channel(Arc::default());
     // The loop goes on when its view ends.
     drop(sender);
     receiver
@@ -186,7 +190,7 @@ impl Consensus for Alone {
         vec![self.me()]
     }
 
-    async fn ask_opinions(&self, _question: &Question, _deadline: Duration) -> Vec<Opinion> {
+    async fn collect_opinions(&self, _question: &Question, _deadline: Duration) -> Vec<Opinion> {
         Vec::new()
     }
 

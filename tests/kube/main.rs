@@ -1,8 +1,10 @@
 //! Documents from an API server to commands and back, against a real kube-apiserver; and the whole way from a document to a failover of
 //! real servers, decided by real members.
 //!
-//! Needs kube-apiserver, etcd, kubectl and MySQL in the cache folder (`make test` sets them up). No node; root or sudo for one test of
-//! Services only, whose servers need addresses other than loopback. They run one at a time: `cargo test --test kube -- --test-threads=1`.
+//! Needs MySQL in the cache folder, and kube-apiserver, etcd and kubectl there or in `PATH` (`make test` sets up what is missing). No node;
+//! root or sudo for one test of Services only, whose servers need addresses other than loopback. Most tests share one API server. Those
+//! that start one of their own run one at a time while others use the shared one, and `kit::schedule` limits how many have servers of
+//! MySQL: `cargo test --test kube -- --test-threads=3`.
 
 #![expect(
     clippy::unwrap_used,
@@ -35,3 +37,4 @@ mod requests;
 mod rights;
 mod server;
 mod services;
+mod tools;

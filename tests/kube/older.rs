@@ -1,7 +1,7 @@
 //! A definition that is older than this version: it hides fields that were stored before, and takes no status that has them.
 
 use ham4db::domain::policy::BootReadOnly;
-use ham4db::domain::state::{RequestStanding, State};
+use ham4db::domain::state::{RequestProgress, State};
 use ham4db::resource::MySQLCluster;
 use kube::api::{Api, Patch, PatchParams};
 use serde_json::{Value, json};
@@ -30,7 +30,7 @@ fn stays(state: &State) -> bool {
     recorded.boot_read_only == BootReadOnly::Enforce
         && recorded.durability.is_some()
         && recorded.services.is_some()
-        && request.standing == RequestStanding::Pending
+        && request.progress == RequestProgress::Pending
 }
 
 fn served(server: &Server, namespace: &str) -> Value {
@@ -153,7 +153,7 @@ async fn what_an_older_definition_hides_stays_and_its_status_is_written_all_the_
             state
                 .requests
                 .values()
-                .all(|request| request.standing != RequestStanding::Pending)
+                .all(|request| request.progress != RequestProgress::Pending)
         })
         .await;
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use ham4db::app::ports::cluster_source::ClusterSource as _;
-use ham4db::domain::declared::Reading;
+use ham4db::domain::declared::Completeness;
 use serde_json::json;
 
 use super::documents::{reading, source};
@@ -31,7 +31,7 @@ async fn an_api_server_that_stops_withdraws_nothing() {
         .unwrap();
 
     server.stop_api_server();
-    reading(&source, Reading::Stale).await;
+    reading(&source, Completeness::Stale).await;
     // A leader that begins now, with a source that never read anything, finds the document recorded and leaves it.
     let (blind, _blind) = super::documents::source(server.client().await, &namespace);
     let _also = leader.declare(blind.clone(), no_views());
@@ -41,7 +41,7 @@ async fn an_api_server_that_stops_withdraws_nothing() {
         let state = leader.now();
         assert_eq!(state.documents.len(), 1);
         assert_eq!(source.documents().borrow().documents.len(), 1);
-        assert_eq!(blind.documents().borrow().reading, Reading::Stale);
+        assert_eq!(blind.documents().borrow().completeness, Completeness::Stale);
         changes = leader.proposed().len().max(changes);
     }
     assert_eq!(changes, 1, "{:?}", leader.proposed());
@@ -71,6 +71,6 @@ async fn a_member_that_may_read_nothing_withdraws_nothing() {
     for _ in 0..15 {
         tokio::time::sleep(Duration::from_millis(100)).await;
         assert_eq!(leader.now().documents.len(), 1);
-        assert_eq!(blind.documents().borrow().reading, Reading::Stale);
+        assert_eq!(blind.documents().borrow().completeness, Completeness::Stale);
     }
 }

@@ -5,10 +5,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use ham4db::app::ports::CredentialsByOrigin;
-use ham4db::app::ports::cluster_source::{
-    ClusterEvent, ClusterSource, DocumentSet, Observer, Seen, StatusError, StatusModel,
-};
-use ham4db::domain::declared::Reading;
+use ham4db::app::ports::cluster_source::{ClusterSource, DocumentSet, StatusError};
+use ham4db::app::ports::publisher::Publisher;
+use ham4db::domain::declared::{ClusterEvent, Completeness, Observer, SourceContents, StatusModel};
 use ham4db::domain::intent::Origin;
 use ham4db::resource;
 use serde_json::json;
@@ -40,10 +39,10 @@ impl Memory {
                 .unwrap()
                 .declared
         };
-        let seen = Seen {
-            reading: Reading::Complete,
+        let seen = SourceContents {
+            completeness: Completeness::Complete,
             documents: names.iter().map(read).collect(),
-            ..Seen::default()
+            ..SourceContents::default()
         };
         self.documents.send_replace(Arc::new(seen));
     }
@@ -60,6 +59,8 @@ impl Memory {
         assert!(reached, "{what}: {:?}", self.written.borrow());
     }
 }
+
+impl Publisher for Memory {}
 
 #[async_trait]
 impl ClusterSource for Memory {
@@ -92,7 +93,7 @@ impl ClusterSource for Memory {
         }
     }
 
-    async fn tell(&self, _origin: &Origin, _notice: &ClusterEvent) -> Result<(), StatusError> {
+    async fn record_event(&self, _origin: &Origin, _event: &ClusterEvent) -> Result<(), StatusError> {
         Ok(())
     }
 }

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use ham4db::adapter::kube::Follows;
-use ham4db::domain::state::{Request, RequestKind, RequestStanding};
+use ham4db::adapter::kube::PodWatches;
+use ham4db::domain::state::{Request, RequestKind, RequestProgress};
 use k8s_openapi::api::core::v1::{Node, Pod, ServiceAccount};
 use kube::ResourceExt as _;
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
@@ -25,7 +25,7 @@ struct Inhabited {
 }
 
 impl Inhabited {
-    async fn new(follows: Follows) -> Self {
+    async fn new(follows: PodWatches) -> Self {
         let server = Server::shared();
         let client = server.client().await;
         let namespace = namespace(&client).await;
@@ -132,7 +132,7 @@ impl Inhabited {
 
 #[tokio::test]
 async fn a_cordon_and_an_eviction_of_the_primary_are_asked_about_once_each() {
-    let follows = Follows {
+    let follows = PodWatches {
         drains: true,
         role_labels: false,
     };
@@ -149,10 +149,13 @@ async fn a_cordon_and_an_eviction_of_the_primary_are_asked_about_once_each() {
     };
     assert_eq!(primary.hostname, FIRST);
     let node = inhabited.node("orders-0");
-    assert_eq!(*reason, format!("pod orders-0 is leaving: its node {node} is cordoned"));
+    assert_eq!(
+        *reason,
+        format!("pod orders-0 is about to terminate: its node {node} is cordoned")
+    );
     // Somebody thought better of it.
     inhabited.cordon("orders-0", false).await;
-    let over = |request: &Request| matches!(request.standing, RequestStanding::Over { .. });
+    let over = |request: &Request| matches!(request.progress, RequestProgress::Over { .. });
     let leader = &inhabited.publishing.leader;
     leader
         .until("it is taken back", |state| state.requests.values().all(over))
@@ -170,7 +173,7 @@ async fn a_cordon_and_an_eviction_of_the_primary_are_asked_about_once_each() {
 
 #[tokio::test]
 async fn labels_tell_what_servers_are_and_follow_the_primary() {
-    let follows = Follows {
+    let follows = PodWatches {
         drains: false,
         role_labels: true,
     };
@@ -226,7 +229,7 @@ async fn labels_tell_what_servers_are_and_follow_the_primary() {
 
 #[tokio::test]
 async fn a_document_that_wants_handovers_is_told_when_nobody_looks() {
-    let inhabited = Inhabited::new(Follows::default()).await;
+    let inhabited = Inhabited::new(PodWatches::default()).await;
     inhabited.declare(json!({"recovery": {"onDrain": "TakeOver"}})).await;
     let Publishing { client, namespace, .. } = &inhabited.publishing;
     let documents = Api::namespaced(client.clone(), namespace);

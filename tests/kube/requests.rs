@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures::StreamExt as _;
-use ham4db::domain::state::{RequestOutcome, RequestStanding};
+use ham4db::domain::state::{RequestOutcome, RequestProgress};
 use ham4db::resource::MySQLCluster;
 use ham4db::resource::status::TakeoverPhase;
 use k8s_openapi::api::events::v1::Event;
@@ -107,8 +107,8 @@ async fn an_old_manifest_in_a_fresh_group_is_expired() {
     let request = state.requests.values().next().unwrap();
     assert!(
         matches!(
-            request.standing,
-            RequestStanding::Over {
+            request.progress,
+            RequestProgress::Over {
                 outcome: RequestOutcome::Expired,
                 ..
             }

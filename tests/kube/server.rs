@@ -1,9 +1,10 @@
 //! A real API server, shared by the tests that run at the same time.
 
+use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use ham4db::adapter::kube::{Client, client};
@@ -13,35 +14,68 @@ use kube::api::{Api, ObjectMeta, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use serde_json::{Value, json};
 
+use super::kit::run::cache;
+use super::kit::tools::find_tool;
+
 pub(crate) const DEFINITION: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/crds/mysqlclusters.ham4db.io.yaml");
 const SCRIPTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/cluster");
 
 static NUMBER: AtomicU32 = AtomicU32::new(0);
-static SHARED: Mutex<Weak<Server>> = Mutex::new(Weak::new());
+static SHARED: OnceLock<Arc<Server>> = OnceLock::new();
+static TURN: Turn = Turn {
+    is_taken: Mutex::new(false),
+    ended: Condvar::new(),
+};
 
-/// kube-apiserver and etcd on free ports; gone with the last user.
+/// kube-apiserver and etcd on free ports. One of a test's own ends with its last user, the shared one with the test program.
 pub(crate) struct Server {
     run: PathBuf,
     kubeconfig: PathBuf,
     /// The words that start kube-apiserver, while it is stopped.
     stopped: Mutex<Option<Vec<String>>>,
+    /// Held by a server of a test's own: two cores carry one of these beside the shared one.
+    _turn: Option<Taken>,
 }
 
-fn cache() -> PathBuf {
-    let named = std::env::var_os("HAM4DB_TEST_DIR").map(PathBuf::from);
-    named.unwrap_or_else(|| {
-        let base = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
-        base.unwrap_or_else(|| PathBuf::from(std::env::var_os("HOME").expect("HOME is set")).join(".cache"))
-            .join("ham4db")
-    })
+/// The turn to have an API server of one's own. Any thread may end it, as the last user of a server may be on any.
+struct Turn {
+    is_taken: Mutex<bool>,
+    ended: Condvar,
+}
+
+/// Ends the turn when dropped.
+struct Taken;
+
+impl Turn {
+    fn take(&self) -> Taken {
+        let mut is_taken = self.is_taken.lock().unwrap_or_else(PoisonError::into_inner);
+        while *is_taken {
+            is_taken = self.ended.wait(is_taken).unwrap_or_else(PoisonError::into_inner);
+        }
+        *is_taken = true;
+        Taken
+    }
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        *TURN.is_taken.lock().unwrap_or_else(PoisonError::into_inner) = false;
+        TURN.ended.notify_one();
+    }
 }
 
 impl Server {
-    /// One of its own, without the resource definition.
+    /// One of the test's own, without the resource definition. Waits until no other test has one.
     pub(crate) fn bare() -> Arc<Self> {
+        Arc::new(Self::start(Some(TURN.take())))
+    }
+
+    fn start(turn: Option<Taken>) -> Self {
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         // NAME-PID, as all runs are called: one whose process is gone is removed by the next.
-        let run = cache().join(format!("run/test-kube-{number}-{}", std::process::id()));
+        let run = cache()
+            .expect("a cache folder")
+            .join(format!("run/test-kube-{number}-{}", std::process::id()));
         let output = Command::new(format!("{SCRIPTS}/apiserver-up.sh"))
             .env("RUN", &run)
             .output()
@@ -51,23 +85,39 @@ impl Server {
             "apiserver-up.sh: {}",
             String::from_utf8_lossy(&output.stderr)
         );
-        Arc::new(Self {
+        Self {
             kubeconfig: run.join("kubeconfig"),
             run,
             stopped: Mutex::default(),
-        })
+            _turn: turn,
+        }
     }
 
-    /// The shared one, with the resource definition.
+    /// The shared one, with the resource definition. Every test has a namespace of its own there.
     pub(crate) fn shared() -> Arc<Self> {
-        let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(server) = shared.upgrade() {
-            return server;
-        }
-        let server = Self::bare();
-        server.apply_definition();
-        *shared = Arc::downgrade(&server);
-        server
+        let shared = SHARED.get_or_init(|| {
+            let server = Self::start(None);
+            server.end_with_this_program();
+            server.apply_definition();
+            Arc::new(server)
+        });
+        Arc::clone(shared)
+    }
+
+    /// Nothing is dropped at the end of a test program, however it ends: a process of its own waits for that.
+    fn end_with_this_program(&self) {
+        static WAITING: OnceLock<Child> = OnceLock::new();
+        let script = r#"while kill -0 "$1" 2>/dev/null; do sleep 0.2; done; exec "$0/apiserver-down.sh""#;
+        let waiting = Command::new("setsid")
+            .args(["bash", "-c", script, SCRIPTS])
+            .arg(std::process::id().to_string())
+            .env("RUN", &self.run)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("bash can be run");
+        WAITING.set(waiting).ok();
     }
 
     /// Applies the definition and waits until it is served. Returns what kubectl said.
@@ -99,7 +149,7 @@ impl Server {
 
     /// Runs kubectl; a document may go in at standard input.
     pub(crate) fn kubectl(&self, arguments: &[&str], document: Option<&Value>) -> Said {
-        let mut command = Command::new(cache().join("bin/kubectl"));
+        let mut command = Command::new(find_tool("kubectl").expect("kubectl is set up"));
         command.arg("--kubeconfig").arg(&self.kubeconfig).args(arguments);
         if let Some(document) = document {
             let number = NUMBER.fetch_add(1, Ordering::Relaxed);
@@ -154,12 +204,12 @@ impl Server {
         client(config).unwrap()
     }
 
-    /// The file with which anybody is the administrator.
+    /// The file with which a client is the administrator.
     pub(crate) fn kubeconfig(&self) -> &Path {
         &self.kubeconfig
     }
 
-    /// A file with which one is whom a token says.
+    /// A file with which a client has the account of a token.
     pub(crate) fn kubeconfig_of(&self, token: &str) -> PathBuf {
         let text = std::fs::read_to_string(&self.kubeconfig).unwrap();
         let mut config: Value = serde_yaml::from_str(&text).unwrap();
@@ -174,9 +224,10 @@ impl Server {
     /// Ends kube-apiserver with SIGKILL and leaves etcd.
     pub(crate) fn stop_api_server(&self) {
         let pid = std::fs::read_to_string(self.run.join("kube-apiserver.pid")).unwrap();
-        let words_of_it = format!("/proc/{}/cmdline", pid.trim());
-        let words = std::fs::read_to_string(&words_of_it).unwrap();
-        let words = words.split_terminator('\0').map(str::to_owned).collect();
+        let words = std::fs::read_to_string(format!("/proc/{}/cmdline", pid.trim())).unwrap();
+        let words: Vec<String> = words.split_terminator('\0').map(str::to_owned).collect();
+        let port = words.iter().skip_while(|word| *word != "--secure-port").nth(1);
+        let port: u16 = port.expect("it has a port").parse().unwrap();
         *self.stopped.lock().unwrap() = Some(words);
         assert!(
             Command::new("kill")
@@ -185,9 +236,9 @@ impl Server {
                 .unwrap()
                 .success()
         );
-        // One that is gone, or only waits to be reaped, has no words and holds no port.
+        // The port is free when the last thread of the process has ended, which is later than the signal.
         let deadline = Instant::now() + super::leader::DEADLINE;
-        while std::fs::read_to_string(&words_of_it).is_ok_and(|words| !words.is_empty()) {
+        while TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_err() {
             assert!(Instant::now() < deadline, "kube-apiserver outlives SIGKILL");
             std::thread::sleep(Duration::from_millis(5));
         }
@@ -204,7 +255,8 @@ impl Server {
             .env("KUBECONFIG", &self.kubeconfig)
             .status()
             .expect("bash can be run");
-        assert!(status.success(), "kube-apiserver did not become ready again");
+        let log = std::fs::read_to_string(self.run.join("kube-apiserver.log")).unwrap_or_default();
+        assert!(status.success(), "kube-apiserver did not become ready again: {log}");
     }
 }
 

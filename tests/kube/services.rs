@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ham4db::adapter::kube::{Client, KubeSource};
-use ham4db::app::ports::cluster_source::{ClusterView, ClusterViews};
+use ham4db::domain::cluster_view::ClusterView;
 use ham4db::domain::gtid::GtidSet;
 use ham4db::domain::instance::{Identity, Instance, InstanceFacts, ProbeFailure};
 use ham4db::domain::key::InstanceKey;
@@ -38,7 +38,7 @@ pub(super) struct Publishing {
     pub(super) client: Client,
     pub(super) namespace: String,
     pub(super) leader: Arc<Alone>,
-    views: watch::Sender<ClusterViews>,
+    views: watch::Sender<Arc<Vec<ClusterView>>>,
     _loops: [DropGuard; 2],
     pub(crate) server: Arc<Server>,
 }
@@ -108,7 +108,7 @@ impl Publishing {
         namespace: String,
     ) -> Self {
         let leader = Alone::leading("ours");
-        let (views, shown) = watch::channel(ClusterViews::default());
+        let (views, shown) = watch::channel(Arc::default());
         let declaring = leader.declare(source, shown);
         let publishing = Self {
             client,
@@ -132,7 +132,7 @@ impl Publishing {
         let instances: BTreeMap<InstanceKey, Instance> = hosts.map(|host| (key(host), instance(host, shown))).into();
         let cluster = Cluster {
             id: ClusterId("cluster-1".to_owned()),
-            minted: WallTime(1),
+            created_at: WallTime(1),
             name: shown.primary.to_owned(),
             alias: String::new(),
             epoch: shown.epoch,
@@ -167,7 +167,7 @@ impl Publishing {
                 ..Policy::default()
             },
             findings: Vec::new(),
-            held_back: Vec::new(),
+            automated_recovery: false,
         };
         self.views.send_replace(Arc::new(vec![view]));
     }

@@ -1,9 +1,9 @@
-//! Three members agree, lose each other, and find each other again.
+//! Three members agree, are partitioned, and agree again.
 
 use std::time::{Duration, Instant};
 
 use ham4db::app::ports::{Consensus, ProposeError, Question, Unconfirmed};
-use ham4db::domain::finding::Verdict;
+use ham4db::domain::finding::OpinionVerdict;
 use ham4db::domain::key::InstanceKey;
 use ham4db::domain::state::{ClaimToken, Command};
 use ham4db::domain::topology::ClusterId;
@@ -63,7 +63,7 @@ async fn isolated_leader_proves_nothing_and_says_so() {
     let former = group.leader().await;
     let others = [(former + 1) % 3, (former + 2) % 3];
     group.isolate(former, true);
-    // From here on, never two that are shown as leader.
+    // From here on, two members must never appear as leader together.
     let leader = eventually("another leader", || async {
         let shown: Vec<usize> = (0..3).filter(|index| group.nodes[*index].leads()).collect();
         assert!(shown.len() <= 1, "two members are shown as leader: {shown:?}");
@@ -97,7 +97,7 @@ async fn follower_that_was_cut_off_does_not_depose_the_leader() {
     let term = group.nodes[leader].member().leadership().borrow().term;
     group.isolate(follower, true);
     let cut = Instant::now();
-    // It has campaigned several times by then, had it been able to.
+    // By then it would have campaigned several times, if it could.
     until("the cut follower is unhealthy for long", || {
         group.nodes[follower].health().is_err() && cut.elapsed() > Duration::from_secs(4)
     })
@@ -111,7 +111,7 @@ async fn follower_that_was_cut_off_does_not_depose_the_leader() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn claim_is_confirmed_until_somebody_resumes_it() {
+async fn claim_is_confirmed_until_another_member_resumes_it() {
     let group = Group::running(3).await;
     let leader = group.leader().await;
     let member = group.nodes[leader].member();
@@ -179,7 +179,7 @@ async fn every_other_voter_is_asked_and_the_silent_are_missing() {
     };
     let opinions = group.nodes[leader]
         .member()
-        .ask_opinions(&question, Duration::from_secs(2))
+        .collect_opinions(&question, Duration::from_secs(2))
         .await;
     let mut names: Vec<&str> = opinions.iter().map(|opinion| opinion.name.as_str()).collect();
     names.sort_unstable();
@@ -189,18 +189,18 @@ async fn every_other_voter_is_asked_and_the_silent_are_missing() {
         .collect();
     assert_eq!(names, expected);
     assert!(
-        opinions.iter().all(|opinion| opinion.verdict == Verdict::Dead),
+        opinions.iter().all(|opinion| opinion.verdict == OpinionVerdict::Dead),
         "{opinions:?}"
     );
     let silent = (leader + 1) % 3;
     group.stop(silent).await;
     let opinions = group.nodes[leader]
         .member()
-        .ask_opinions(&question, Duration::from_secs(2))
+        .collect_opinions(&question, Duration::from_secs(2))
         .await;
     assert_eq!(opinions.len(), 2);
     for opinion in opinions {
-        let missing = matches!(opinion.verdict, Verdict::Missing(_));
+        let missing = matches!(opinion.verdict, OpinionVerdict::Missing(_));
         assert_eq!(missing, opinion.name == group.nodes[silent].name, "{opinion:?}");
     }
     group.shutdown().await;

@@ -1,4 +1,4 @@
-//! A group is founded once, whatever happens on the way.
+//! A group is founded once, whichever step is interrupted.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -31,8 +31,8 @@ async fn survives_a_halt(halted: usize, step: BootstrapStep) {
     group.marker = Some(Arc::new(MemoryMarker::default()));
     let halt = HaltAt::step(step.clone());
     for index in 0..3 {
-        let witness = (index == halted).then(|| halt.clone());
-        group.try_start(index, witness).await.unwrap();
+        let observer = (index == halted).then(|| halt.clone());
+        group.try_start(index, observer).await.unwrap();
     }
     until(&format!("{step:?} is reached"), || halt.was_reached()).await;
     group.stop(halted).await;

@@ -5,7 +5,8 @@ use ham4db::domain::finding::{Code, Evidence, Finding};
 use ham4db::domain::gtid::{GtidSet, MySqlGtidSet};
 use ham4db::domain::instance::Identity;
 use ham4db::domain::key::InstanceKey;
-use ham4db::domain::recovery::plan::{Plan, PlanReport, RecoveryKind};
+use ham4db::domain::recovery::kind::RecoveryKind;
+use ham4db::domain::recovery::plan::{Plan, PlanReport};
 use ham4db::domain::state::{Applied, Claim, ClaimToken, Command};
 use ham4db::domain::topology::ClusterId;
 
@@ -59,7 +60,7 @@ pub async fn claim(member: &dyn Consensus, uid: &str) -> ClaimToken {
         sources: std::collections::BTreeMap::new(),
         prior_states: std::collections::BTreeMap::new(),
         remembered: None,
-        order: None,
+        manual_request: None,
     };
     let me = member.me();
     let claim = Claim {

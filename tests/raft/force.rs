@@ -1,4 +1,4 @@
-//! A group whose majority is lost for good goes on with one member.
+//! A group that lost its majority for good continues with one member.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -13,7 +13,7 @@ fn directory(group: &Group, index: usize) -> PathBuf {
     group.nodes[index].directory.path().join("raft")
 }
 
-/// Asks a member, naming others as lost.
+/// Sends a request to a member, naming others as lost.
 async fn ask(group: &Group, index: usize, lost: &[&str]) -> ForceAnswer {
     let lost: BTreeSet<String> = lost.iter().map(|name| (*name).to_owned()).collect();
     let request = ForceRequest::new(SystemClock::default().wall(), lost);
@@ -37,7 +37,7 @@ async fn one_of_three_goes_on_and_the_others_join_it_with_empty_disks() {
     until("a is not healthy", || group.nodes[0].health().is_err()).await;
     let answer = ask(&group, 0, &["b"]).await;
     assert!(
-        !answer.done && answer.what.starts_with("c was not called lost"),
+        !answer.done && answer.what.starts_with("c does not answer and was not named as lost"),
         "{}",
         answer.what
     );
@@ -65,9 +65,9 @@ async fn one_of_three_goes_on_and_the_others_join_it_with_empty_disks() {
     assert_eq!(
         group.nodes[leader].member().state().borrow().quorum_forced,
         None,
-        "somebody has looked"
+        "enabling recoveries acknowledges the forced quorum"
     );
-    // It is a group as any other: it survives a restart of all, and the loss of the one that was alone.
+    // It behaves as any group: it survives a restart of all members, and the loss of the surviving member.
     for index in 0..3 {
         group.stop(index).await;
     }
@@ -135,7 +135,7 @@ async fn of_two_that_are_left_the_one_with_the_later_log_goes_on() {
     assert!(!answer.done && answer.what.contains("is not lost"), "{}", answer.what);
     let answer = ask(&group, ahead, &lost).await;
     assert!(answer.done, "{}", answer.what);
-    // The one that was left out sees that it is no member, and joins anew.
+    // The member that was left out detects that it was removed, and joins again.
     group.healthy().await;
     assert!(group.nodes[behind].id() > 1000, "{}", group.nodes[behind].id());
     group.all_have(seeds).await;

@@ -10,10 +10,10 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use async_trait::async_trait;
 use ham4db::adapter::raft::{
     BootstrapObserver, BootstrapStep, LinkFilter, MemberDependencies, RaftMember, RaftSettings, Resolve, StartError,
-    Timings, Wanted,
+    Timings, WantedMember,
 };
 use ham4db::app::ports::{BootstrapMarker, Clock, Consensus, Health, OpinionSource, Peer, Question};
-use ham4db::domain::finding::{Opinion, Verdict};
+use ham4db::domain::finding::{Opinion, OpinionVerdict};
 use ham4db::domain::intent::Origin;
 use ham4db::domain::key::InstanceKey;
 use ham4db::domain::state::{Applied, Command, Seed};
@@ -24,7 +24,7 @@ use tokio::sync::watch;
 
 use crate::store::MemoryStore;
 
-/// Long enough for anything that ends at all, on a busy machine.
+/// Deadline for waits, long enough for a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(40);
 
 /// A command that adds a seed.
@@ -38,7 +38,7 @@ pub fn seed(number: u64) -> Command {
     }
 }
 
-/// Waits until `look` finds something.
+/// Waits until `look` returns a value.
 pub async fn eventually<T, F, Fut>(what: &str, mut look: F) -> T
 where
     F: FnMut() -> Fut,
@@ -79,7 +79,7 @@ impl Clock for SystemClock {
     }
 }
 
-/// Says under its own name that it sees the suspect dead.
+/// Reports under its own name that the suspect is dead.
 struct Witness(String);
 
 #[async_trait]
@@ -92,14 +92,14 @@ impl OpinionSource for Witness {
             at: WallTime(1),
             millis: 1,
             data_center: String::new(),
-            verdict: Verdict::Dead,
+            verdict: OpinionVerdict::Dead,
             observations: Vec::new(),
             remembered: None,
         }
     }
 }
 
-/// Links that do not pass anything, by names of sender and receiver.
+/// The cut links, by names of sender and receiver.
 #[derive(Clone, Default)]
 pub struct Cuts(Arc<RwLock<BTreeSet<(String, String)>>>);
 
@@ -123,7 +123,7 @@ impl Resolve for Dns {
     }
 }
 
-/// Halts a member the first time that it passes a step.
+/// Halts a member when it first passes a step.
 #[derive(Debug)]
 pub struct HaltAt(Mutex<Option<BootstrapStep>>);
 
@@ -159,19 +159,19 @@ impl BootstrapMarker for MemoryMarker {
     }
 }
 
-/// One member: what outlives its process, and the process.
+/// One member: what survives its process, and the process.
 pub struct Node {
     pub name: String,
     pub address: SocketAddr,
     pub directory: TempDir,
     pub store: MemoryStore,
-    pub wanted: watch::Sender<Vec<Wanted>>,
+    pub wanted: watch::Sender<Vec<WantedMember>>,
     pub running: Option<Arc<RaftMember>>,
-    /// What it says that it understands, when not what the program does.
+    /// Command version that it reports, if it differs from that of the program.
     pub understands: Option<u32>,
-    /// Where it says that it is.
+    /// The data center that it reports.
     pub data_center: String,
-    /// The host under which peers know it, when not by its address.
+    /// The host name by which peers know it, if not its address.
     host: Option<String>,
     api: SocketAddr,
     _api_server: tokio::task::JoinHandle<()>,
@@ -211,8 +211,8 @@ impl Node {
         )
     }
 
-    fn as_wanted(&self) -> Wanted {
-        Wanted {
+    fn as_wanted(&self) -> WantedMember {
+        WantedMember {
             name: self.name.clone(),
             raft_address: self.advertised(),
             http_uri: format!("http://{}", self.api),
@@ -220,7 +220,7 @@ impl Node {
     }
 }
 
-/// A group, or what will be one.
+/// The members of a group, founded or not.
 pub struct Group {
     pub nodes: Vec<Node>,
     pub cuts: Cuts,
@@ -233,7 +233,7 @@ pub struct Group {
 }
 
 impl Group {
-    /// Members a, b, c ... with bound ports, and none of them running.
+    /// Members a, b, c ... with bound ports; none is running.
     pub async fn prepare(size: usize) -> Self {
         static INSTALL: Once = Once::new();
         INSTALL.call_once(|| {
@@ -266,7 +266,7 @@ impl Group {
         group
     }
 
-    /// Adds a node that nobody wants yet.
+    /// Adds a node that is on no list yet.
     pub async fn add(&mut self, name: &str) {
         self.add_at(name, TcpListener::bind("127.0.0.1:0").await.unwrap()).await;
     }
@@ -291,7 +291,7 @@ impl Group {
         });
     }
 
-    /// Pods of a StatefulSet: known by names, each with an address of its own and all with the same port.
+    /// Pods of a StatefulSet: known by name, with different addresses and the same port.
     pub async fn stateful_set(size: usize) -> Self {
         let mut group = Self::prepare(0).await;
         group.founders = size;
@@ -314,7 +314,7 @@ impl Group {
         self.point_name(ordinal);
     }
 
-    /// The pod's name leads to where the pod is now.
+    /// Lets the name of a pod resolve to the present address of the pod.
     pub fn point_name(&self, index: usize) {
         let node = &self.nodes[index];
         let records = self.dns.as_ref().expect("a StatefulSet has a DNS");
@@ -325,24 +325,24 @@ impl Group {
             .insert(node.host.clone().expect("a pod has a host name"), node.address.ip());
     }
 
-    /// All nodes are on all lists.
+    /// Puts all nodes on the lists of all members.
     pub fn want_all(&self) {
         self.want(&self.nodes.iter().map(Node::as_wanted).collect::<Vec<_>>());
     }
 
-    /// This is everybody's list.
-    pub fn want(&self, list: &[Wanted]) {
+    /// Sets the list of all members.
+    pub fn want(&self, list: &[WantedMember]) {
         for node in &self.nodes {
             node.wanted.send_replace(list.to_vec());
         }
     }
 
     /// The list entries of some nodes.
-    pub fn entries(&self, indices: &[usize]) -> Vec<Wanted> {
+    pub fn entries(&self, indices: &[usize]) -> Vec<WantedMember> {
         indices.iter().map(|index| self.nodes[*index].as_wanted()).collect()
     }
 
-    pub async fn try_start(&mut self, index: usize, witness: Option<Arc<HaltAt>>) -> Result<(), StartError> {
+    pub async fn try_start(&mut self, index: usize, observer: Option<Arc<HaltAt>>) -> Result<(), StartError> {
         let founders = self.nodes.iter().take(self.founders).map(Node::as_wanted).collect();
         let node = &mut self.nodes[index];
         let listener = match node.listener.take() {
@@ -371,8 +371,8 @@ impl Group {
             around.resolver = Arc::new(dns.clone());
         }
         around.marker = self.marker.clone().map(|marker| marker as Arc<dyn BootstrapMarker>);
-        if let Some(witness) = witness {
-            around.witness = witness;
+        if let Some(observer) = observer {
+            around.observer = observer;
         }
         node.running = Some(RaftMember::start(settings, around, listener).await?);
         Ok(())
@@ -391,14 +391,14 @@ impl Group {
             .await;
     }
 
-    /// The disk of a stopped member, and its backend, are lost.
+    /// Removes the disk and the backend of a stopped member.
     pub fn lose_disk(&mut self, index: usize) {
         assert!(self.nodes[index].running.is_none());
         self.nodes[index].directory = tempfile::tempdir().unwrap();
         self.nodes[index].store = MemoryStore::default();
     }
 
-    /// A group whose members are all healthy.
+    /// A group with healthy members.
     pub async fn running(size: usize) -> Self {
         Self::running_with(size, |_| {}).await
     }
@@ -457,12 +457,12 @@ impl Group {
         }
     }
 
-    /// A command that adds one seed more.
+    /// A command that adds one more seed.
     pub fn next_seed(&self) -> Command {
         seed(self.proposed.fetch_add(1, Ordering::SeqCst))
     }
 
-    /// Commits seeds at whoever leads, and returns how many there are.
+    /// Commits seeds at the leader, and returns the number of seeds.
     pub async fn commit(&self, count: usize) -> usize {
         for _ in 0..count {
             let command = self.next_seed();

@@ -1,4 +1,4 @@
-//! What members say of themselves reaches the state, also when it changes.
+//! The command versions and data centers that members report reach the state, also when they change.
 
 use ham4db::app::ports::Consensus as _;
 
@@ -34,7 +34,7 @@ async fn a_member_that_moves_is_recorded_where_it_is() {
     };
     let mut group = Group::running_with(3, arrange).await;
     all_know(&group, &[("a", "west"), ("b", "east"), ("c", "")]).await;
-    // Whoever leads, and whoever is restarted.
+    // With each member as leader and each member restarted.
     for (index, place) in [(0, "north"), (2, "south")] {
         group.stop(index).await;
         place.clone_into(&mut group.nodes[index].data_center);

@@ -1,4 +1,4 @@
-//! The adapters of the port `Consensus`: the storage of raft, whole groups in one process over loopback, and a member alone.
+//! The adapters of the port `Consensus`: the storage of raft, whole groups in one process over loopback, and a single member.
 
 #![expect(
     clippy::unwrap_used,
@@ -13,6 +13,7 @@ mod agreement;
 mod bootstrap;
 mod claims;
 mod force;
+mod former_files;
 mod harness;
 mod histogram;
 mod introductions;

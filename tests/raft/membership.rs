@@ -1,4 +1,4 @@
-//! Members come, go, and come back.
+//! Members join, leave, and return.
 
 use std::time::Duration;
 
@@ -33,13 +33,13 @@ async fn new_member_waits_until_it_is_on_the_lists() {
             .is_err_and(|why| why.contains("d is not in the leader's list"))
     })
     .await;
-    // The leader alone knows it: not enough.
+    // Only the leader has the name on its list: this is not enough.
     let leader = group.leader().await;
     group.nodes[leader].wanted.send_replace(newcomers_list);
     until("d is refused still", || {
         group.nodes[3]
             .health()
-            .is_err_and(|why| why.contains("not a majority of the voters"))
+            .is_err_and(|why| why.contains("a majority of the voters does not have"))
     })
     .await;
     group.want_all();
@@ -61,7 +61,7 @@ async fn member_that_is_not_wanted_leaves_and_comes_back_with_a_new_id() {
     voters_become(&group, &names.iter().map(String::as_str).collect::<Vec<_>>()).await;
     let directory = group.nodes[leaving].directory.path().join("raft");
     until("its log is set aside", || directory.join("raft.db.removed-1").exists()).await;
-    until("it is not let in", || {
+    until("it is not admitted", || {
         group.nodes[leaving]
             .health()
             .is_err_and(|why| why.contains("not in the leader's list"))
@@ -127,7 +127,7 @@ async fn leader_that_is_not_wanted_hands_over_first() {
 async fn two_of_three_that_are_scaled_away_end_without_taking_the_quorum() {
     let mut group = Group::running(3).await;
     let leader = group.leader().await;
-    // The leader is one of those that go.
+    // The leader is one of the removed members.
     let staying = (leader + 1) % 3;
     group.want(&group.entries(&[staying]));
     let end = async |index: usize| {
@@ -143,7 +143,7 @@ async fn two_of_three_that_are_scaled_away_end_without_taking_the_quorum() {
     tokio::join!(end(leader), end((leader + 2) % 3));
     assert!(
         group.nodes[staying].member().leave(DEADLINE).await,
-        "who is wanted waits for nothing"
+        "a wanted member waits for nothing"
     );
     let only = group.nodes[staying].name.clone();
     voters_become(&group, &[only.as_str()]).await;
@@ -157,14 +157,14 @@ async fn two_of_three_that_are_scaled_away_end_without_taking_the_quorum() {
 async fn unknown_list_changes_nothing() {
     let group = Group::running(3).await;
     group.want(&[]);
-    // Several rounds of the leader's membership work go by.
+    // Wait for several membership rounds of the leader.
     for _ in 0..3 {
         let seeds = group.commit(1).await;
         group.all_have(seeds).await;
     }
     let looked = std::time::Instant::now();
     until("the leader had time to do harm", || {
-        looked.elapsed() > group.timings.look_around * 4
+        looked.elapsed() > group.timings.peer_check_interval * 4
     })
     .await;
     assert_eq!(voter_names(&group).await, ["a", "b", "c"]);
@@ -174,7 +174,7 @@ async fn unknown_list_changes_nothing() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn id_of_a_removed_founder_never_comes_up_again() {
     let mut group = Group::running(3).await;
-    // c has the highest id. It leaves, and everything that is known of it is lost.
+    // c has the highest id. It leaves, and its records are lost.
     group.stop(2).await;
     group.lose_disk(2);
     group.want(&group.entries(&[0, 1]));

@@ -1,4 +1,4 @@
-//! What a member refuses, and how it is found where it is.
+//! Which requests a member refuses, and how members find each other after their addresses changed.
 
 use std::net::SocketAddr;
 
@@ -79,7 +79,7 @@ async fn pods_are_found_by_name_wherever_they_come_back() {
         group.nodes[1].address.ip(),
         group.nodes[2].address.ip(),
     ];
-    // Rescheduled one after the other; two of them to an address that another pod has left, while its name still leads there.
+    // Rescheduled one after the other. Two get the former address of another pod while the name of that pod still resolves to it.
     for (index, ip) in [(1, "127.0.0.21".parse().unwrap()), (2, first[1]), (0, first[2])] {
         group.stop(index).await;
         group.nodes[index].address.set_ip(ip);
@@ -91,7 +91,7 @@ async fn pods_are_found_by_name_wherever_they_come_back() {
     }
     let ids: Vec<u64> = group.voters().await.into_iter().map(|peer| peer.id).collect();
     assert_eq!(ids, [1, 2, 3], "moving costs no id");
-    // All at once, everywhere else.
+    // All at once, to new addresses.
     for index in 0..3 {
         group.stop(index).await;
     }

@@ -1,8 +1,8 @@
-//! The same port without a group.
+//! The port `Consensus` of a single member.
 
 use std::sync::Arc;
 
-use ham4db::adapter::single::{Single, SingleError};
+use ham4db::adapter::single::{SingleError, SingleMember};
 use ham4db::app::ports::{Consensus, Health, ProposeError, Unconfirmed};
 use ham4db::domain::state::{Applied, Command};
 
@@ -10,8 +10,8 @@ use crate::claims;
 use crate::harness::{Group, SystemClock, seed};
 use crate::store::MemoryStore;
 
-async fn start(store: &MemoryStore) -> Arc<Single> {
-    Single::start(
+async fn start(store: &MemoryStore) -> Arc<SingleMember> {
+    SingleMember::start(
         "alone",
         "http://alone:3000",
         Arc::new(store.clone()),
@@ -85,7 +85,7 @@ async fn backend_of_a_raft_member_is_left_alone() {
     group.stop(0).await;
     let store = group.nodes[0].store.clone();
     let before = store.content().await;
-    let refused = Single::start("alone", "", Arc::new(store.clone()), Arc::new(SystemClock::default())).await;
+    let refused = SingleMember::start("alone", "", Arc::new(store.clone()), Arc::new(SystemClock::default())).await;
     assert!(
         matches!(refused, Err(SingleError::BelongsToGroup { member: 1, .. })),
         "{refused:?}"

@@ -1,11 +1,11 @@
-//! Backends and logs that are lost, replaced, or far behind.
+//! Backends and logs that are lost, replaced, or outdated.
 
 use ham4db::app::ports::Consensus;
 
 use crate::harness::{Group, eventually, until};
 use crate::store::MemoryStore;
 
-/// Snapshots often and keeps nothing behind them.
+/// Makes snapshots often and keeps no entries behind them.
 fn short_log(group: &mut Group) {
     group.timings.entries_per_snapshot = 20;
     group.timings.entries_kept = 0;
@@ -48,7 +48,7 @@ async fn empty_backend_is_rebuilt_from_snapshot_and_log() {
     group.all_have(seeds).await;
     snapshot_exists(&group, 2).await;
     group.stop(2).await;
-    // Alone, it has nobody to ask: all comes from its own disk.
+    // No other member runs: everything comes from its own disk.
     group.stop(0).await;
     group.stop(1).await;
     group.nodes[2].store = MemoryStore::default();

@@ -1,4 +1,4 @@
-//! A backend in memory. It keeps what was committed across restarts of its member, and can be made to fail.
+//! A backend in memory. Its content survives restarts of its member, and its writes can be made to fail.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -31,12 +31,12 @@ impl MemoryStore {
         }
     }
 
-    /// Whether writes fail from now on.
+    /// Lets writes fail or succeed from now on.
     pub fn fail(&self, failing: bool) {
         self.failing.store(failing, Ordering::SeqCst);
     }
 
-    /// How often everything was replaced.
+    /// How often the whole content was replaced.
     pub fn replaced(&self) -> u64 {
         self.replaced.load(Ordering::SeqCst)
     }

@@ -1,11 +1,11 @@
-//! openraft's own tests of a log store and a state machine, and what they do not cover.
+//! The tests of openraft for a log store and a state machine, and tests of what they do not cover.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::stream;
 use ham4db::adapter::raft::log_store::{LogOwner, LogStore};
-use ham4db::adapter::raft::state_machine::{BackendError, BackendTrouble, Owner, StateMachine};
+use ham4db::adapter::raft::state_machine::{BackendError, BackendWriteFailure, StateMachine, StateOwner};
 use ham4db::adapter::raft::types::{Entry, LogId, TypeConfig};
 use ham4db::domain::intent::Origin;
 use ham4db::domain::key::InstanceKey;
@@ -21,15 +21,15 @@ use tokio::sync::watch;
 
 use crate::store::MemoryStore;
 
-fn owner() -> Owner {
-    Owner {
+fn owner() -> StateOwner {
+    StateOwner {
         cluster_uuid: "uuid-a".to_owned(),
         history: "history-a".to_owned(),
         member: 1,
     }
 }
 
-async fn machine(store: &MemoryStore, log: &LogStore, owner: Owner) -> Result<StateMachine, BackendError> {
+async fn machine(store: &MemoryStore, log: &LogStore, owner: StateOwner) -> Result<StateMachine, BackendError> {
     let (publish, _) = watch::channel(Arc::default());
     StateMachine::open(
         Arc::new(store.clone()),
@@ -37,7 +37,7 @@ async fn machine(store: &MemoryStore, log: &LogStore, owner: Owner) -> Result<St
         owner,
         publish,
         Duration::from_secs(1),
-        BackendTrouble::default(),
+        BackendWriteFailure::default(),
     )
     .await
 }
@@ -161,8 +161,8 @@ async fn state_and_position_survive_a_restart() {
 #[tokio::test]
 async fn backend_of_another_member_or_history_is_emptied() {
     for other in [
-        Owner { member: 2, ..owner() },
-        Owner {
+        StateOwner { member: 2, ..owner() },
+        StateOwner {
             history: "history-b".to_owned(),
             ..owner()
         },
@@ -250,15 +250,15 @@ async fn log_carries_one_stamp_for_ever() {
         cluster_uuid: "uuid-a".to_owned(),
         member: 1,
     };
-    log.put_stamp(&stamp).await.unwrap();
-    log.put_stamp(&stamp).await.unwrap();
+    log.put_owner(&stamp).await.unwrap();
+    log.put_owner(&stamp).await.unwrap();
     let error = log
-        .put_stamp(&LogOwner {
+        .put_owner(&LogOwner {
             member: 2,
             ..stamp.clone()
         })
         .await
         .unwrap_err();
     assert!(error.to_string().contains("holds the log of member 1"), "{error}");
-    assert_eq!(log.stamp().await.unwrap(), Some(stamp));
+    assert_eq!(log.owner().await.unwrap(), Some(stamp));
 }

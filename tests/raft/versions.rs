@@ -1,4 +1,4 @@
-//! Members of different versions: nobody is sent a command that it does not understand.
+//! Members of different versions: no member gets a command that it does not understand.
 
 use std::collections::BTreeSet;
 
@@ -13,7 +13,7 @@ use crate::harness::{Group, eventually, until};
 /// The version of [`newer`].
 const NEWER: u32 = 2;
 
-/// A command of which version 1 would leave a part away.
+/// A command of which version 1 would ignore a part.
 fn newer() -> Command {
     let command = Command::DescribeCluster {
         id: ClusterId("c1".to_owned()),
@@ -29,7 +29,7 @@ fn newer() -> Command {
     command
 }
 
-/// By name: what a member is recorded to understand, and where it is; as member `index` knows it.
+/// By name: the recorded command version and data center of each member, as member `index` knows them.
 fn recorded(group: &Group, index: usize, name: &str) -> Option<(u32, String)> {
     let state = group.nodes[index].member().state().borrow().clone();
     let member = state.members.values().find(|member| member.name == name)?;
@@ -77,7 +77,7 @@ async fn newer_commands_wait_until_the_last_member_is_upgraded() {
         "c would not know what to make of a data centre"
     );
 
-    // Down, it is still a member that will have to apply what is committed meanwhile.
+    // While it is down, it is still a member and will have to apply what is committed meanwhile.
     group.stop(2).await;
     assert!(matches!(
         propose(&group, &newer()).await,
@@ -107,7 +107,7 @@ async fn a_new_member_that_cannot_read_the_state_is_not_let_in() {
     group.nodes[3].understands = Some(NEWER - 1);
     group.want_all();
     group.start(3).await;
-    eventually("d is told why it is not let in", || async {
+    eventually("d reports why it is not admitted", || async {
         let why = group.nodes[3].health().err()?;
         why.contains("d understands commands up to version 1, and the state needs 2: upgrade ham4db there")
             .then_some(())

@@ -7,7 +7,8 @@ use anyhow::{Context, Result, ensure};
 
 use crate::kit::members::{Intent, Members};
 use crate::kit::replication::Flavour;
-use crate::kit::run::{Run, scenario};
+use crate::kit::run::Run;
+use crate::kit::schedule::scenario;
 use crate::kit::topology::{Shape, Topology};
 use crate::kit::wait::until;
 use crate::kit::writers::{Acknowledged, missing};

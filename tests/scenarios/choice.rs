@@ -7,7 +7,8 @@ use anyhow::{Result, ensure};
 
 use crate::kit::members::{Intent, Members};
 use crate::kit::replication::Flavour;
-use crate::kit::run::{Run, scenario};
+use crate::kit::run::Run;
+use crate::kit::schedule::scenario;
 use crate::kit::topology::{Shape, Topology};
 use crate::stage::{DEADLINE, FAILOVER, Stage};
 

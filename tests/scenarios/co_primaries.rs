@@ -9,7 +9,8 @@ use serde_json::Value;
 use crate::kit::http::text;
 use crate::kit::members::{Intent, Members};
 use crate::kit::replication::Flavour;
-use crate::kit::run::{Run, scenario};
+use crate::kit::run::Run;
+use crate::kit::schedule::scenario;
 use crate::kit::topology::{Shape, Topology};
 use crate::kit::wait::until;
 use crate::stage::{DEADLINE, Stage};
@@ -117,7 +118,10 @@ async fn is_fed(run: Arc<Run>, flavour: Flavour) -> Result<()> {
         .api()
         .json(&format!("audit-recovery-steps/{}", text(&recovery, "/UID")))
         .await?;
-    ensure!(steps.to_string().contains("feed: "), "nobody was fed: {steps}");
+    ensure!(
+        steps.to_string().contains("catch up: "),
+        "no replica caught up: {steps}"
+    );
     stage.topology.server(2)?.follows(&measured.to, DEADLINE).await?;
     ensure!(
         stage.topology.server(1)?.replica_status().await?.is_none(),

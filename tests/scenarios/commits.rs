@@ -9,7 +9,8 @@ use serde_json::{Value, json};
 use crate::kit::http::{key, text};
 use crate::kit::members::{Intent, Members};
 use crate::kit::replication::Flavour;
-use crate::kit::run::{Run, scenario};
+use crate::kit::run::Run;
+use crate::kit::schedule::scenario;
 use crate::kit::sql::Address;
 use crate::kit::tiny_disk::TinyDisk;
 use crate::kit::topology::{Shape, Topology};
@@ -71,7 +72,7 @@ async fn locked(run: Arc<Run>, flavour: Flavour) -> Result<()> {
     is_stalled(
         &stage.members,
         &primary,
-        "a person or a backup holds a lock on all writes",
+        "an operator or a backup holds a lock on all writes",
     )
     .await?;
     // Whatever the policy says of stalled primaries: this one answers, and commits when the lock is given back.

@@ -9,7 +9,8 @@ use serde_json::json;
 
 use crate::kit::members::Intent;
 use crate::kit::replication::Flavour;
-use crate::kit::run::{Run, scenario};
+use crate::kit::run::Run;
+use crate::kit::schedule::scenario;
 use crate::kit::server::Server;
 use crate::kit::topology::Shape;
 use crate::kit::wait::until;

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use crate::kit::http::text;
 use crate::kit::members::{Intent, Members};
 use crate::kit::replication::{DATABASE, Flavour};
-use crate::kit::run::scenario;
+use crate::kit::schedule::scenario;
 use crate::kit::sql::Address;
 use crate::kit::topology::{Shape, Topology};
 use crate::kit::wait::until;

@@ -7,7 +7,8 @@ use anyhow::{Result, ensure};
 
 use crate::kit::members::Intent;
 use crate::kit::replication::Flavour;
-use crate::kit::run::{Run, scenario};
+use crate::kit::run::Run;
+use crate::kit::schedule::scenario;
 use crate::kit::sql::Address;
 use crate::kit::topology::Shape;
 use crate::stage::{DEADLINE, Stage};

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use crate::kit::http::{key, text};
 use crate::kit::members::{Intent, Members};
 use crate::kit::replication::Flavour;
-use crate::kit::run::scenario;
+use crate::kit::schedule::scenario;
 use crate::kit::topology::{Shape, Topology};
 use crate::kit::wait::until;
 use crate::stage::DEADLINE;

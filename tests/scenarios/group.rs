@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::kit::group::{Group, GroupShape, online, statements_of};
 use crate::kit::http::{key, text};
 use crate::kit::members::{Intent, Members};
-use crate::kit::run::scenario;
+use crate::kit::schedule::scenario_alone;
 use crate::kit::sql::Address;
 use crate::kit::topology::Topology;
 use crate::kit::wait::{throughout, until};
@@ -79,7 +79,7 @@ async fn writable_of(topology: &Topology, limit: Duration) -> Result<usize> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_group_that_chooses_another_primary_is_told_and_never_touched() -> Result<()> {
-    scenario("group-elects", |run| async move {
+    scenario_alone("group-elects", |run| async move {
         let folder = run.subfolder("told")?;
         let calls = folder.join("calls");
         let call = |list: &str| {
@@ -174,7 +174,7 @@ async fn a_group_that_chooses_another_primary_is_told_and_never_touched() -> Res
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_group_in_which_all_take_writes_is_one_primary() -> Result<()> {
-    scenario("group-multi", |run| async move {
+    scenario_alone("group-multi", |run| async move {
         let shape = GroupShape {
             members: 3,
             single_primary: false,
@@ -233,7 +233,7 @@ async fn a_group_in_which_all_take_writes_is_one_primary() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replica_of_a_dead_group_member_follows_another_member() -> Result<()> {
-    scenario("group-replica", |run| async move {
+    scenario_alone("group-replica", |run| async move {
         let shape = GroupShape {
             members: 3,
             single_primary: true,

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::kit::http::text;
 use crate::kit::members::Intent;
 use crate::kit::replication::Flavour;
-use crate::kit::run::scenario;
+use crate::kit::schedule::scenario;
 use crate::kit::topology::Shape;
 use crate::kit::wait::until;
 use crate::stage::{DEADLINE, Stage};

@@ -8,9 +8,10 @@ use anyhow::{Context, Result, ensure};
 
 use crate::kit::netns::{Net, cut, heal};
 use crate::kit::replication::Flavour;
-use crate::kit::run::{Run, scenario};
+use crate::kit::run::Run;
 use crate::kit::sampler::Sampler;
-use crate::kit::sql::{Session, refusal};
+use crate::kit::schedule::{scenario, scenario_alone};
+use crate::kit::sql::{Address, Session, refusal};
 use crate::kit::timeline::{Outcome, Sample, overlaps, windows};
 use crate::kit::topology::{Shape, Topology};
 use crate::kit::wait::until;
@@ -173,7 +174,7 @@ async fn failover_by_hand(run: Arc<Run>, flavour: Flavour) -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replica_refuses_and_a_paused_server_does_not_answer() -> Result<()> {
-    scenario("kit-states", |run| async move {
+    scenario_alone("kit-states", |run| async move {
         let topology = Topology::start(&run, &Shape::chain(Flavour::MariaDb, 2)).await?;
         let (account, replica) = (&topology.accounts.sampler, topology.server(2)?);
         let limit = Duration::from_millis(500);
@@ -197,7 +198,7 @@ async fn a_replica_refuses_and_a_paused_server_does_not_answer() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cut_is_silent_and_heals() -> Result<()> {
-    scenario("kit-cut", |run| async move {
+    scenario_alone("kit-cut", |run| async move {
         let net = Net::create()?;
         let topology = Topology::start_in(&run, &Shape::asynchronous(Flavour::MariaDb, 1), &net).await?;
         let (primary, replica) = (topology.server(0)?, topology.server(1)?);
@@ -220,4 +221,83 @@ async fn a_cut_is_silent_and_heals() -> Result<()> {
         replica.has_executed(&wanted, DEADLINE).await
     })
     .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pooled_mysql_server_shows_nothing_of_an_earlier_test() -> Result<()> {
+    pooled(Flavour::MySql, "kit-pool-mysql").await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pooled_mariadb_server_shows_nothing_of_an_earlier_test() -> Result<()> {
+    pooled(Flavour::MariaDb, "kit-pool-mariadb").await
+}
+
+/// A test leaves on a server all that a test can leave. The next one gets the same server without it, and after a kill a new one.
+async fn pooled(flavour: Flavour, name: &str) -> Result<()> {
+    let (address, executed, mut foreign) = scenario(name, |run| async move {
+        let topology = second_primary(&run, flavour).await?;
+        let server = topology.server(0)?;
+        let executed = server.executed().await?;
+        let foreign = Session::connect(server.address(), &topology.accounts.sampler, DEADLINE).await?;
+        server
+            .run(
+                "CREATE DATABASE left_behind; CREATE USER left_behind; CREATE TABLE left_behind.rows_of_it (id INT PRIMARY KEY); \
+                 SET GLOBAL max_connections = 77; SET GLOBAL read_only = ON",
+            )
+            .await?;
+        let source = Address::new("127.0.0.1", 1);
+        server
+            .run(&flavour.attach(&source, &topology.accounts.replication))
+            .await?;
+        Ok((server.address().clone(), executed, foreign))
+    })
+    .await?;
+
+    let killed = scenario(name, |run| async move {
+        let mut topology = second_primary(&run, flavour).await?;
+        let server = topology.server(0)?;
+        ensure!(*server.address() == address, "the server was not reset, but replaced");
+        ensure!(foreign.run("SELECT 1").await.is_err(), "a session survived the reset");
+        ensure!(
+            server.executed().await? == executed,
+            "its transactions are {} instead of {executed}",
+            server.executed().await?
+        );
+        for (what, wanted) in [
+            (
+                "SELECT COUNT(*) FROM information_schema.schemata WHERE schema_name = 'left_behind'",
+                "0",
+            ),
+            ("SELECT COUNT(*) FROM mysql.user WHERE User = 'left_behind'", "0"),
+            ("SELECT COUNT(*) FROM ham4db_test.written", "0"),
+            ("SELECT @@GLOBAL.max_connections", "200"),
+            ("SELECT @@GLOBAL.read_only", "0"),
+        ] {
+            let found = server.value(what).await?;
+            ensure!(found == wanted, "{what}: {found}");
+        }
+        ensure!(
+            server.replica_status().await?.is_none(),
+            "its channel survived the reset"
+        );
+        topology.server_mut(0)?.kill()?;
+        topology.server_mut(0)?.start_again().await?;
+        topology.server(0)?.value("SELECT @@GLOBAL.datadir").await
+    })
+    .await?;
+
+    scenario(name, |run| async move {
+        let topology = second_primary(&run, flavour).await?;
+        let folder = topology.server(0)?.value("SELECT @@GLOBAL.datadir").await?;
+        ensure!(killed != folder, "a server that was killed was pooled");
+        Ok(())
+    })
+    .await
+}
+
+/// A server that is number 2 and a primary, as no other scenario has one: the pool cannot confuse it with another.
+async fn second_primary(run: &Arc<Run>, flavour: Flavour) -> Result<Topology> {
+    let mut topologies = Topology::start_fleet(run, &Shape::asynchronous(flavour, 0), 2).await?;
+    topologies.pop().context("two topologies were started")
 }

@@ -7,7 +7,8 @@ use anyhow::{Result, ensure};
 
 use crate::kit::members::{Intent, Members};
 use crate::kit::replication::Flavour;
-use crate::kit::run::{Run, scenario};
+use crate::kit::run::Run;
+use crate::kit::schedule::scenario;
 use crate::kit::topology::{Shape, Topology};
 use crate::stage::{DEADLINE, FAILOVER, Stage};
 
@@ -42,7 +43,7 @@ async fn a_leader_that_dies_after_its_claim_is_finished_for() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_leader_that_dies_with_the_replicas_frozen_is_finished_for() -> Result<()> {
-    scenario("dies-after-freeze", |run| dies_at(run, "after-freeze")).await
+    scenario("dies-after-stop-receivers", |run| dies_at(run, "after-freeze")).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,5 +1,5 @@
-//! What ham4db does with real servers when things break, one test for each scenario. They start servers and members, so they run one
-//! at a time: `cargo test --test scenarios -- --test-threads=1`.
+//! What ham4db does with real servers when things break, one test for each scenario. They start servers and members. `kit::schedule`
+//! limits how many run at a time, whatever the number of test threads, and `kit::pool` keeps servers running from one test to the next.
 
 #[path = "../kit/mod.rs"]
 #[expect(

@@ -8,7 +8,8 @@ use anyhow::{Result, ensure};
 use crate::kit::members::Intent;
 use crate::kit::netns::{Net, cut, heal};
 use crate::kit::replication::Flavour;
-use crate::kit::run::{Run, scenario};
+use crate::kit::run::Run;
+use crate::kit::schedule::scenario_alone;
 use crate::kit::topology::Shape;
 use crate::kit::wait::{throughout, until};
 use crate::stage::{DEADLINE, FAILOVER, Stage};
@@ -18,12 +19,12 @@ const WATCHED: Duration = Duration::from_secs(6);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_leader_cut_off_from_its_peers_is_unhealthy_and_does_nothing() -> Result<()> {
-    scenario("cut-leader", |run| member_cut_off(run, true)).await
+    scenario_alone("cut-leader", |run| member_cut_off(run, true)).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_follower_cut_off_from_its_peers_is_unhealthy_and_does_nothing() -> Result<()> {
-    scenario("cut-follower", |run| member_cut_off(run, false)).await
+    scenario_alone("cut-follower", |run| member_cut_off(run, false)).await
 }
 
 /// It still reaches every server, and sees the primary die like the others, who repair it.
@@ -74,12 +75,12 @@ async fn member_cut_off(run: Arc<Run>, leader: bool) -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_primary_that_only_the_members_do_not_reach_is_shown_and_left_alone() -> Result<()> {
-    scenario("cut-primary", |run| primary_cut_off(run, false)).await
+    scenario_alone("cut-primary", |run| primary_cut_off(run, false)).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn replicas_that_receive_and_do_not_apply_are_proof_enough_that_it_lives() -> Result<()> {
-    scenario("cut-primary-sql-stopped", |run| primary_cut_off(run, true)).await
+    scenario_alone("cut-primary-sql-stopped", |run| primary_cut_off(run, true)).await
 }
 
 /// Users and replicas reach the primary: a failover would be the outage.

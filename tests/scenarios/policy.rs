@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::kit::http::text;
 use crate::kit::members::{Intent, Members};
 use crate::kit::replication::Flavour;
-use crate::kit::run::scenario;
+use crate::kit::schedule::scenario;
 use crate::kit::sql::Address;
 use crate::kit::topology::Shape;
 use crate::kit::wait::until;

@@ -9,7 +9,8 @@ use serde_json::Value;
 use crate::kit::http::{key, text};
 use crate::kit::members::Intent;
 use crate::kit::replication::Flavour;
-use crate::kit::run::{Run, scenario};
+use crate::kit::run::Run;
+use crate::kit::schedule::scenario_alone;
 use crate::kit::sql::{Address, Session};
 use crate::kit::topology::Shape;
 use crate::kit::wait::until;
@@ -17,12 +18,12 @@ use crate::stage::{DEADLINE, Stage};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_mysql_primary_is_seen_through_its_admin_address_and_handed_over() -> Result<()> {
-    scenario("saturated-door-mysql", |run| full(run, Flavour::MySql)).await
+    scenario_alone("saturated-door-mysql", |run| full(run, Flavour::MySql)).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_mariadb_primary_is_seen_through_its_extra_port_and_handed_over() -> Result<()> {
-    scenario("saturated-door-mariadb", |run| full(run, Flavour::MariaDb)).await
+    scenario_alone("saturated-door-mariadb", |run| full(run, Flavour::MariaDb)).await
 }
 
 async fn full(run: Arc<Run>, flavour: Flavour) -> Result<()> {

@@ -9,7 +9,8 @@ use serde_json::Value;
 use crate::kit::members::Intent;
 use crate::kit::netns::{Net, cut, heal};
 use crate::kit::replication::Flavour;
-use crate::kit::run::{Run, scenario};
+use crate::kit::run::Run;
+use crate::kit::schedule::scenario_alone;
 use crate::kit::server::Server;
 use crate::kit::topology::Shape;
 use crate::kit::wait::{throughout, until};
@@ -22,17 +23,17 @@ const STOPPED: Duration = Duration::from_secs(20);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_mysql_primary_whose_packets_vanish_is_replaced_though_its_replicas_say_yes() -> Result<()> {
-    scenario("silent-mysql", |run| vanishes(run, Flavour::MySql, 2)).await
+    scenario_alone("silent-mysql", |run| vanishes(run, Flavour::MySql, 2)).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_mariadb_primary_whose_packets_vanish_is_replaced_though_its_replicas_say_yes() -> Result<()> {
-    scenario("silent-mariadb", |run| vanishes(run, Flavour::MariaDb, 2)).await
+    scenario_alone("silent-mariadb", |run| vanishes(run, Flavour::MariaDb, 2)).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn so_it_is_with_a_single_replica() -> Result<()> {
-    scenario("silent-single", |run| vanishes(run, Flavour::MariaDb, 1)).await
+    scenario_alone("silent-single", |run| vanishes(run, Flavour::MariaDb, 1)).await
 }
 
 /// Nobody is told anything: members and replicas go on waiting for the primary, at default settings for a minute.
@@ -76,7 +77,7 @@ async fn vanishes(run: Arc<Run>, flavour: Flavour, replicas: usize) -> Result<()
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_replica_that_still_reaches_its_primary_keeps_it_though_nothing_is_written() -> Result<()> {
-    scenario("silent-not-for-all", one_is_connected).await
+    scenario_alone("silent-not-for-all", one_is_connected).await
 }
 
 /// The members do not reach the primary, one replica does not either, and the one that would be promoted does.
@@ -145,7 +146,7 @@ async fn one_is_connected(run: Arc<Run>) -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stopped_process_is_stalled_for_as_long_as_it_is_stopped() -> Result<()> {
-    scenario("stalled", stopped).await
+    scenario_alone("stalled", stopped).await
 }
 
 /// Writers and sampler dial it all the time, so its queue is full after some seconds.
@@ -179,7 +180,7 @@ async fn stopped(run: Arc<Run>) -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_primary_without_a_free_connection_is_saturated_and_left_alone() -> Result<()> {
-    scenario("saturated", saturated).await
+    scenario_alone("saturated", saturated).await
 }
 
 async fn saturated(run: Arc<Run>) -> Result<()> {

@@ -11,7 +11,8 @@ use crate::booting::old_enough;
 use crate::kit::http::{key, text};
 use crate::kit::members::{Intent, Members};
 use crate::kit::replication::Flavour;
-use crate::kit::run::{Run, scenario};
+use crate::kit::run::Run;
+use crate::kit::schedule::scenario;
 use crate::kit::sql::Address;
 use crate::kit::topology::{Shape, Topology};
 use crate::kit::wait::until;
@@ -137,7 +138,7 @@ async fn a_takeover_is_refused_with_the_reason_and_the_plain_form_leaves_the_old
         let (code, answer) = asked(&stage, plain, &first, Some(&second)).await?;
         let message = text(&answer, "/Message");
         ensure!(
-            code == 409 && message.contains(&second.to_string()) && message.contains("applying thread"),
+            code == 409 && message.contains(&second.to_string()) && message.contains("applier thread"),
             "{code} {answer}"
         );
         ensure!(stage.members.recoveries().await?.is_empty(), "a recovery was begun");

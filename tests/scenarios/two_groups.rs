@@ -8,7 +8,7 @@ use serde_json::json;
 use crate::kit::failover::kill_primary;
 use crate::kit::members::{Intent, Members};
 use crate::kit::replication::Flavour;
-use crate::kit::run::scenario;
+use crate::kit::schedule::scenario_alone;
 use crate::kit::sql::Address;
 use crate::kit::topology::{Shape, Topology};
 use crate::kit::wait::{throughout, until};
@@ -21,7 +21,7 @@ async fn sees_another_controller(group: &Members, instance: &Address) -> Result<
 }
 
 async fn the_second_group_leaves_it_to_the_first(flavour: Flavour) -> Result<()> {
-    scenario("two-groups", |run| async move {
+    scenario_alone("two-groups", |run| async move {
         let topology = Topology::start(&run, &Shape::star(flavour, 2)).await?;
         let mut first = Members::start(&run, &topology, &Intent::default_document(), None).await?;
         let owner = "SELECT IS_USED_LOCK('ham4db.owner')";

@@ -57,12 +57,12 @@ async fn a_delay_is_lifted_and_put_back_without_losing_relay_log() {
         let (mut primary, replica) = holding_five(&poller, software).await;
         let by_gtid = goes_by(&poller.facts(&replica).await);
         let mut session = poller.session(&replica).await;
-        session.stop_receiving(LONG).await.unwrap();
+        session.stop_receiver(LONG).await.unwrap();
         let received = session.facts(LONG).await.unwrap().received();
         // Nothing was lifted: nothing changes.
         session.delay_by(DELAY, LONG).await.unwrap();
         assert_eq!(session.facts(LONG).await.unwrap().received(), received);
-        session.apply_at_once(LONG).await.unwrap();
+        session.apply_without_delay(LONG).await.unwrap();
         session.wait_applied(&received, LONG).await.unwrap();
         session.delay_by(0, LONG).await.unwrap();
         // MariaDB tells a transaction as soon as it is in the binary log, a moment before its rows are seen.
@@ -91,9 +91,9 @@ async fn the_next_actor_waits_until_everything_is_applied_before_it_puts_a_delay
             .await
             .unwrap();
         let mut session = poller.session(&replica).await;
-        session.stop_receiving(LONG).await.unwrap();
+        session.stop_receiver(LONG).await.unwrap();
         let received = session.facts(LONG).await.unwrap().received();
-        session.apply_at_once(LONG).await.unwrap();
+        session.apply_without_delay(LONG).await.unwrap();
         session.end().await;
         let facts = poller.facts(&replica).await;
         assert_eq!((delays(&facts), goes_by(&facts)), (0, Positioning::FilePosition));
@@ -116,7 +116,7 @@ async fn the_next_actor_waits_until_everything_is_applied_before_it_puts_a_delay
 async fn goes_on(poller: &Poller, primary: &mut Server, replica: &Server) {
     primary.start_again().await;
     let mut session = poller.session(replica).await;
-    session.start_receiving(LONG).await.unwrap();
+    session.start_receiver(LONG).await.unwrap();
     session.end().await;
     insert(primary, 200, 3).await;
     let written = poller.facts(primary).await.executed;

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use ham4db::app::ports::{Approach, Executor as _, StepError};
+use ham4db::app::ports::{Executor as _, ProbeConnection, StepError};
 use ham4db::domain::gtid::GtidSet;
-use ham4db::domain::instance::{Identity, InstanceFacts, Positioning, SeenReplica, ThreadState};
+use ham4db::domain::instance::{ConnectedReplica, Identity, InstanceFacts, Positioning, ThreadState};
 
 use crate::server::{REPLICATION, Server, Software};
 use crate::watched::{LONG, Poller, account, target};
@@ -95,7 +95,7 @@ fn expect_primary(facts: &InstanceFacts, replica: &Server) {
     );
     assert_eq!(
         facts.replicas,
-        [SeenReplica {
+        [ConnectedReplica {
             key: replica.key.clone(),
             reported: true
         }]
@@ -172,7 +172,7 @@ async fn a_mysql_failover_by_steps_loses_nothing_and_takes_the_old_primary_back(
     // The primary dies with five transactions in the replica's relay log.
     let written = leave_five_unapplied(&poller, &mut primary, &replica, 100).await;
     let mut session = poller.session(&replica).await;
-    session.stop_receiving(LONG).await.unwrap();
+    session.stop_receiver(LONG).await.unwrap();
     let refused = session.wait_applied(&written, LONG).await.unwrap_err();
     assert!(
         matches!(&refused, StepError::Refused { number: 0, message, .. } if message == "the applier is stopped"),
@@ -180,7 +180,7 @@ async fn a_mysql_failover_by_steps_loses_nothing_and_takes_the_old_primary_back(
     );
     let facts = session.facts(LONG).await.unwrap();
     assert_eq!(facts.managed_channel().unwrap().io, ThreadState::Stopped);
-    session.start_applying(LONG).await.unwrap();
+    session.start_applier(LONG).await.unwrap();
     session.wait_applied(&facts.received(), LONG).await.unwrap();
     session.reset_replication(LONG).await.unwrap();
     session.set_semi_sync_source(true, LONG).await.unwrap();
@@ -271,8 +271,8 @@ async fn a_mariadb_failover_by_steps_rescues_the_relay_log_and_takes_the_old_pri
         })
         .await;
     let mut session = poller.session(&replica).await;
-    session.stop_receiving(LONG).await.unwrap();
-    session.start_receiving(LONG).await.unwrap();
+    session.stop_receiver(LONG).await.unwrap();
+    session.start_receiver(LONG).await.unwrap();
     session.end().await;
     let facts = caught_up(&poller, &primary, &replica).await;
     assert_eq!(facts.managed_channel().unwrap().positioning, Positioning::SlavePos);
@@ -281,10 +281,10 @@ async fn a_mariadb_failover_by_steps_rescues_the_relay_log_and_takes_the_old_pri
     // The same with the source dead: a plain start would delete the five.
     let written = leave_five_unapplied(&poller, &mut primary, &replica, 200).await;
     let mut session = poller.session(&replica).await;
-    session.stop_receiving(LONG).await.unwrap();
+    session.stop_receiver(LONG).await.unwrap();
     let received = session.facts(LONG).await.unwrap().received();
     assert!(received.contains(&written));
-    session.start_applying(LONG).await.unwrap();
+    session.start_applier(LONG).await.unwrap();
     session.wait_applied(&received, LONG).await.unwrap();
     session.reset_replication(LONG).await.unwrap();
     // MariaDB tells a transaction as soon as it is in the binary log, a moment before its rows are seen.
@@ -339,7 +339,7 @@ async fn an_old_mariadb_primary_with_a_transaction_of_its_own_stops_instead_of_s
     let (mut primary, replica) = pair(&poller, Software::MariaDb).await;
     // The replica is cut off, so the primary's last transaction dies with it.
     let mut session = poller.session(&replica).await;
-    session.stop_receiving(LONG).await.unwrap();
+    session.stop_receiver(LONG).await.unwrap();
     let received = session.facts(LONG).await.unwrap().received();
     insert(&primary, 1, 1).await;
     let lost = poller.facts(&primary).await.executed;
@@ -392,18 +392,18 @@ async fn replicas_that_report_no_address_are_known_by_their_connections() {
             .await;
         let seen = match software {
             // The source fills in where the connection comes from, beside the port that the replica tells.
-            Software::MariaDb => SeenReplica {
+            Software::MariaDb => ConnectedReplica {
                 key: replica.key.clone(),
                 reported: true,
             },
-            Software::MySql => SeenReplica {
+            Software::MySql => ConnectedReplica {
                 key: primary.key.clone(),
                 reported: false,
             },
         };
         assert_eq!(facts.replicas, [seen], "{software:?} {options:?}");
         assert!(facts.reported.is_none());
-        let fresh = poller.try_facts(&primary, Approach::Fresh, LONG).await.unwrap();
+        let fresh = poller.try_facts(&primary, ProbeConnection::Fresh, LONG).await.unwrap();
         assert_eq!(fresh.replicas, facts.replicas);
         let lost = poller
             .executor

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use ham4db::adapter::mysql::ProbeSettings;
 use ham4db::app::ports::{
-    Account, Approach, Credentials, Executor as _, Prober as _, Pulse, StepError, Target, TlsMode,
+    Account, Credentials, Executor as _, ProbeConnection, Prober as _, Pulse, StepError, Target, TlsMode,
 };
 use ham4db::domain::instance::ProbeFailure;
 use ham4db::domain::intent::Origin;
@@ -35,11 +35,17 @@ async fn each_way_of_not_answering_has_its_own_name() {
     server.signal("STOP");
     let begun = Instant::now();
     assert_eq!(
-        poller.try_facts(&server, Approach::Fresh, SHORT).await.unwrap_err(),
+        poller
+            .try_facts(&server, ProbeConnection::Fresh, SHORT)
+            .await
+            .unwrap_err(),
         ProbeFailure::Stalled
     );
     assert_eq!(
-        poller.try_facts(&server, Approach::Kept, SHORT).await.unwrap_err(),
+        poller
+            .try_facts(&server, ProbeConnection::Kept, SHORT)
+            .await
+            .unwrap_err(),
         ProbeFailure::Stalled
     );
     assert!(matches!(poller.prober.pulse(&asked, SHORT).await, Pulse::Doubt(_)));
@@ -50,7 +56,7 @@ async fn each_way_of_not_answering_has_its_own_name() {
         "it does not dial by itself"
     );
     server.signal("CONT");
-    poller.try_facts(&server, Approach::Fresh, LONG).await.unwrap();
+    poller.try_facts(&server, ProbeConnection::Fresh, LONG).await.unwrap();
     assert!(
         matches!(poller.prober.pulse(&asked, LONG).await, Pulse::Alive(_)),
         "a probe has succeeded since"
@@ -58,18 +64,24 @@ async fn each_way_of_not_answering_has_its_own_name() {
 
     // Killed while a probe is under way, then not there.
     server.signal("STOP");
-    let (outcome, ()) = tokio::join!(poller.try_facts(&server, Approach::Kept, LONG), async {
+    let (outcome, ()) = tokio::join!(poller.try_facts(&server, ProbeConnection::Kept, LONG), async {
         // The probe is polled first: it has been sent and waits.
         server.signal("KILL");
     });
     assert!(matches!(outcome, Err(ProbeFailure::Lost(_))), "{outcome:?}");
     server.kill();
     assert_eq!(
-        poller.try_facts(&server, Approach::Fresh, LONG).await.unwrap_err(),
+        poller
+            .try_facts(&server, ProbeConnection::Fresh, LONG)
+            .await
+            .unwrap_err(),
         ProbeFailure::Refused
     );
     assert_eq!(
-        poller.try_facts(&server, Approach::Kept, LONG).await.unwrap_err(),
+        poller
+            .try_facts(&server, ProbeConnection::Kept, LONG)
+            .await
+            .unwrap_err(),
         ProbeFailure::Refused
     );
     assert!(matches!(poller.prober.pulse(&asked, LONG).await, Pulse::Doubt(_)));
@@ -95,7 +107,7 @@ async fn packets_that_nobody_answers_are_no_stall() {
         origin: Origin::Api,
     };
     let begun = Instant::now();
-    for approach in [Approach::Fresh, Approach::Kept] {
+    for approach in [ProbeConnection::Fresh, ProbeConnection::Kept] {
         assert_eq!(
             poller.prober.probe(&target, approach, SHORT).await.outcome.unwrap_err(),
             ProbeFailure::NoAnswer
@@ -133,7 +145,10 @@ async fn accounts_that_may_not_and_servers_that_are_full_prove_life() {
             password: SecretString::from("other"),
         };
         poller.credentials.send_replace(credentials(wrong));
-        let denied = poller.try_facts(&server, Approach::Kept, LONG).await.unwrap_err();
+        let denied = poller
+            .try_facts(&server, ProbeConnection::Kept, LONG)
+            .await
+            .unwrap_err();
         assert!(
             matches!(&denied, ProbeFailure::Denied(why) if why.starts_with("error 1045")),
             "{denied:?}"
@@ -143,7 +158,10 @@ async fn accounts_that_may_not_and_servers_that_are_full_prove_life() {
             Pulse::Doubt(_)
         ));
         poller.credentials.send_replace(credentials(account(POORER)));
-        let denied = poller.try_facts(&server, Approach::Fresh, LONG).await.unwrap_err();
+        let denied = poller
+            .try_facts(&server, ProbeConnection::Fresh, LONG)
+            .await
+            .unwrap_err();
         assert!(
             matches!(&denied, ProbeFailure::Denied(why) if why.contains("replication status")),
             "{denied:?}"
@@ -163,7 +181,10 @@ async fn accounts_that_may_not_and_servers_that_are_full_prove_life() {
             "the parts behind the one that failed are there: {facts:?}"
         );
         poller.credentials.send_replace(Arc::default());
-        let missing = poller.try_facts(&server, Approach::Kept, LONG).await.unwrap_err();
+        let missing = poller
+            .try_facts(&server, ProbeConnection::Kept, LONG)
+            .await
+            .unwrap_err();
         assert!(
             matches!(&missing, ProbeFailure::NoCredentials(why) if why.contains("api")),
             "{missing:?}"
@@ -181,7 +202,10 @@ async fn accounts_that_may_not_and_servers_that_are_full_prove_life() {
         };
         assert!(full.to_string().contains("1040"), "{full}");
         assert_eq!(
-            poller.try_facts(&server, Approach::Fresh, LONG).await.unwrap_err(),
+            poller
+                .try_facts(&server, ProbeConnection::Fresh, LONG)
+                .await
+                .unwrap_err(),
             ProbeFailure::Saturated
         );
         poller.facts(&server).await;
@@ -278,7 +302,7 @@ async fn tls_is_used_as_it_is_asked_for() {
     ] {
         ask(tls, None);
         let before: u64 = mysql.value(handshakes).await.parse().unwrap();
-        poller.try_facts(&mysql, Approach::Fresh, LONG).await.unwrap();
+        poller.try_facts(&mysql, ProbeConnection::Fresh, LONG).await.unwrap();
         let after: u64 = mysql.value(handshakes).await.parse().unwrap();
         assert_eq!(after - before, u64::from(is_encrypted), "{tls:?}");
     }
@@ -287,7 +311,10 @@ async fn tls_is_used_as_it_is_asked_for() {
         TlsMode::Verify,
         Some(mysql.value("SELECT LOAD_FILE(CONCAT(@@datadir, 'ca.pem'))").await),
     );
-    let refused = poller.try_facts(&mysql, Approach::Fresh, LONG).await.unwrap_err();
+    let refused = poller
+        .try_facts(&mysql, ProbeConnection::Fresh, LONG)
+        .await
+        .unwrap_err();
     assert!(
         matches!(&refused, ProbeFailure::Unreadable(why) if why.contains("certificate")),
         "{refused:?}"
@@ -296,7 +323,10 @@ async fn tls_is_used_as_it_is_asked_for() {
     ask(TlsMode::Preferred, None);
     poller.facts(&mariadb).await;
     ask(TlsMode::Required, None);
-    let refused = poller.try_facts(&mariadb, Approach::Fresh, LONG).await.unwrap_err();
+    let refused = poller
+        .try_facts(&mariadb, ProbeConnection::Fresh, LONG)
+        .await
+        .unwrap_err();
     assert!(
         matches!(&refused, ProbeFailure::Unreadable(why) if why.starts_with("TLS: ")),
         "{refused:?}"

@@ -1,6 +1,6 @@
 //! The slow part of the facts: settings, the boot, our own rights, and those of others.
 
-use ham4db::app::ports::Approach;
+use ham4db::app::ports::ProbeConnection;
 use ham4db::domain::dialect::Dialect;
 use ham4db::domain::instance::InstanceFacts;
 use ham4db::domain::settings::{Boot, ServerSettings};
@@ -18,7 +18,7 @@ async fn read_anew(server: &Server, user: &str) -> (InstanceFacts, ServerSetting
     let settings = second.settings.clone().expect("the second look reads them");
     let third = poller.facts(server).await;
     assert_eq!(third.settings.as_ref(), Some(&settings), "and they are kept");
-    let fresh = poller.try_facts(server, Approach::Fresh, LONG).await.unwrap();
+    let fresh = poller.try_facts(server, ProbeConnection::Fresh, LONG).await.unwrap();
     assert_eq!(fresh.settings, None, "nor does a fresh connection wait for them");
     (second, settings)
 }
@@ -26,7 +26,7 @@ async fn read_anew(server: &Server, user: &str) -> (InstanceFacts, ServerSetting
 fn lacks(facts: &InstanceFacts, settings: &ServerSettings) -> Vec<&'static str> {
     let privileges = settings.privileges.as_ref().expect("everybody may see one's own");
     Dialect::new(&facts.version)
-        .needed_privileges()
+        .required_privileges()
         .iter()
         .filter(|need| !privileges.has(need.privilege) && !need.or.iter().any(|other| privileges.has(other)))
         .map(|need| need.privilege)
@@ -62,7 +62,7 @@ async fn mysql_tells_what_its_next_start_brings_and_who_passes_read_only() {
     assert_eq!(settings.account, format!("{ADMIN}@%"));
     assert_eq!(lacks(&facts, &settings), [] as [&str; 0]);
     assert_eq!(
-        settings.unstopped.as_ref().map(|accounts| accounts.count),
+        settings.past_read_only.as_ref().map(|accounts| accounts.count),
         Some(0),
         "{settings:?}"
     );
@@ -88,7 +88,7 @@ async fn mysql_tells_what_its_next_start_brings_and_who_passes_read_only() {
     assert_eq!(settings.boot, Boot::ReadOnly);
     assert_eq!(settings.heartbeat_millis, Some(1500));
     assert_eq!(
-        settings.unstopped.map(|accounts| accounts.names),
+        settings.past_read_only.map(|accounts| accounts.names),
         Some(vec!["app@%".to_owned()])
     );
 
@@ -108,7 +108,7 @@ async fn mysql_tells_what_its_next_start_brings_and_who_passes_read_only() {
     let (facts, settings) = read_anew(&server, POOR).await;
     assert!(lacks(&facts, &settings).contains(&"SYSTEM_VARIABLES_ADMIN"));
     assert!(!lacks(&facts, &settings).contains(&"REPLICATION CLIENT"));
-    assert_eq!(settings.unstopped, None, "it may not see the others");
+    assert_eq!(settings.past_read_only, None, "it may not see the others");
     assert_eq!(settings.boot, Boot::ReadOnly, "which everybody may see");
 }
 
@@ -127,7 +127,7 @@ async fn mariadb_tells_rights_and_nothing_of_its_next_start() {
     assert_eq!(settings.read_only_since_boot, None);
     assert_eq!(settings.heartbeat_millis, None);
     assert_eq!(lacks(&facts, &settings), [] as [&str; 0]);
-    let past = settings.unstopped.clone().expect("the account may see the others");
+    let past = settings.past_read_only.clone().expect("the account may see the others");
     assert_eq!(past.names, ["app@%"]);
     let shown = format!("{settings:?}");
     assert!(
@@ -137,9 +137,9 @@ async fn mariadb_tells_rights_and_nothing_of_its_next_start() {
 
     let mut session = Poller::new().session(&server).await;
     let refused = session.set_boot_read_only(LONG).await.unwrap_err();
-    assert!(refused.to_string().contains("persists no variables"), "{refused}");
+    assert!(refused.to_string().contains("cannot persist variables"), "{refused}");
     session.end().await;
     let (facts, settings) = read_anew(&server, POOR).await;
     assert!(lacks(&facts, &settings).contains(&"READ_ONLY ADMIN"));
-    assert_eq!(settings.unstopped, None);
+    assert_eq!(settings.past_read_only, None);
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use ham4db::adapter::mysql::{MySqlExecutor, MySqlProber, ProbeSettings};
 use ham4db::app::ports::{
-    Account, Approach, Clock, Credentials, CredentialsByOrigin, Executor as _, Prober as _, StepSession, Target,
+    Account, Clock, Credentials, CredentialsByOrigin, Executor as _, ProbeConnection, Prober as _, StepSession, Target,
     TlsMode,
 };
 use ham4db::domain::instance::{InstanceFacts, ProbeFailure};
@@ -86,7 +86,7 @@ impl Poller {
     pub(crate) async fn try_facts(
         &self,
         server: &Server,
-        approach: Approach,
+        approach: ProbeConnection,
         deadline: Duration,
     ) -> Result<Box<InstanceFacts>, ProbeFailure> {
         let observation = self.prober.probe(&target(server), approach, deadline).await;
@@ -96,9 +96,9 @@ impl Poller {
     }
 
     pub(crate) async fn facts(&self, server: &Server) -> InstanceFacts {
-        let outcome = match self.try_facts(server, Approach::Kept, LONG).await {
+        let outcome = match self.try_facts(server, ProbeConnection::Kept, LONG).await {
             // The server was restarted since.
-            Err(ProbeFailure::Lost(_)) => self.try_facts(server, Approach::Fresh, LONG).await,
+            Err(ProbeFailure::Lost(_)) => self.try_facts(server, ProbeConnection::Fresh, LONG).await,
             outcome => outcome,
         };
         *outcome.unwrap_or_else(|failure| panic!("{}: {failure}", server.key))

@@ -32,7 +32,7 @@
 {{- fail (printf "config.%s: Services, probes and members rely on what the chart sets there" $key) -}}
 {{- end -}}
 {{- if and (regexMatch "(?i)(password|acltoken|secret)$" $key) (ne (toString $value) "") (not (regexMatch "^\\$\\{[A-Za-z_][A-Za-z0-9_]*\\}$" (toString $value))) -}}
-{{- fail (printf "config.%s: everybody who reads ConfigMaps would read it. Write ${NAME}, and bring NAME from a Secret by extraEnv" $key) -}}
+{{- fail (printf "config.%s: it would be readable by every account that may read ConfigMaps. Write ${NAME}, and bring NAME from a Secret by extraEnv" $key) -}}
 {{- end -}}
 {{- /* The case of keys does not matter to the program: one key in two cases must not come out twice. */ -}}
 {{- range $ours := keys $config -}}

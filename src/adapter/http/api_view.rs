@@ -1,13 +1,14 @@
-//! One moment of everything, from which an answer is made: who asks twice within one answer sees the same.
+//! A consistent view of clusters, state and clock. One answer is made from one view.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 
-use crate::app::api::{ApiCluster, ApiError};
+use crate::app::api::ApiError;
+use crate::domain::cluster_view::ClusterView;
 use crate::domain::explain::{self, Explanation};
 use crate::domain::gtid::GtidSet;
 use crate::domain::instance::Instance;
-use crate::domain::intent::{Intent, Origin, Wish};
+use crate::domain::intent::{Intent, IntentDetails, Origin};
 use crate::domain::key::InstanceKey;
 use crate::domain::recovery::position::ReceivedTransactions;
 use crate::domain::state::{QuarantineState, State};
@@ -15,11 +16,10 @@ use crate::domain::time::WallTime;
 use crate::domain::topology::{ClusterId, Topology};
 
 use super::context::{AppContext, Options};
-use super::shape::instance::InstanceShape;
 
-/// The clusters, the state and the clock at one moment.
+/// The clusters, the replicated state and the time at one moment.
 pub(super) struct ApiView<'a> {
-    pub(super) views: Arc<Vec<ApiCluster>>,
+    pub(super) views: Arc<Vec<ClusterView>>,
     pub(super) state: Arc<State>,
     pub(super) now: WallTime,
     pub(super) options: &'a Options,
@@ -27,7 +27,7 @@ pub(super) struct ApiView<'a> {
 }
 
 impl<'a> ApiView<'a> {
-    /// This moment.
+    /// The view of this moment.
     pub(super) fn now(app: &'a AppContext) -> Self {
         Self {
             views: app.api.clusters(),
@@ -38,31 +38,32 @@ impl<'a> ApiView<'a> {
         }
     }
 
-    /// The downtime that counts for an instance now: of several the one that lasts longest.
-    pub(super) fn downtime_of(&self, topology: &Topology, key: &InstanceKey) -> Option<&Wish> {
+    /// The active downtime of an instance. Of several, the one that ends last.
+    pub(super) fn downtime_of(&self, topology: &Topology, key: &InstanceKey) -> Option<&IntentDetails> {
         self.state
             .intents
             .values()
-            .filter(|intent| topology.resolve(&intent.instance) == key && intent.wish.is_active(self.now))
-            .map(|intent| &intent.wish)
-            .filter(|wish| matches!(wish, Wish::Downtime { .. }))
-            .max_by_key(|wish| match wish {
-                Wish::Downtime { until, .. } => until.unwrap_or(WallTime(i64::MAX)),
-                Wish::Candidate { .. } => WallTime(i64::MIN),
+            .filter(|intent| topology.resolve(&intent.instance) == key && intent.details.is_active(self.now))
+            .map(|intent| &intent.details)
+            .filter(|details| matches!(details, IntentDetails::Downtime { .. }))
+            .max_by_key(|details| match details {
+                IntentDetails::Downtime { until, .. } => until.unwrap_or(WallTime(i64::MAX)),
+                IntentDetails::Candidate { .. } => WallTime(i64::MIN),
             })
     }
 
-    /// Whether a person or a document put an instance into downtime: they know of it, and want to be woken for the others. What a recovery
-    /// left behind is for somebody to look at.
-    pub(super) fn is_set_aside(&self, topology: &Topology, key: &InstanceKey) -> bool {
-        let by_somebody = |intent: &&Intent| intent.origin != Origin::Recovery && intent.wish.is_active(self.now);
-        self.state.intents.values().filter(by_somebody).any(|intent| {
-            matches!(intent.wish, Wish::Downtime { .. }) && topology.resolve(&intent.instance) == topology.resolve(key)
+    /// Whether a person or a document put an instance into downtime. Alerts leave such an instance out. A downtime that a recovery set
+    /// does not count: an operator has to look at a replica that was left behind.
+    pub(super) fn is_in_requested_downtime(&self, topology: &Topology, key: &InstanceKey) -> bool {
+        let is_requested = |intent: &&Intent| intent.origin != Origin::Recovery && intent.details.is_active(self.now);
+        self.state.intents.values().filter(is_requested).any(|intent| {
+            matches!(intent.details, IntentDetails::Downtime { .. })
+                && topology.resolve(&intent.instance) == topology.resolve(key)
         })
     }
 
-    /// The errant transactions of an instance: of a failed primary as it was judged on its return, of others as the analysis and the
-    /// planner see them. What the servers below each top hold is compared once for a scene, and only when somebody asks.
+    /// The errant transactions of an instance. For a failed primary they are those found when it returned; for others, those that the
+    /// analysis and the planner see. The received transactions are compared once per view, at the first call.
     pub(super) fn errant(&self, cluster: &ClusterId, key: &InstanceKey) -> Option<&GtidSet> {
         let held = self
             .state
@@ -72,7 +73,7 @@ impl<'a> ApiView<'a> {
         if let Some(QuarantineState::Errant { set }) = held.map(|held| &held.standing) {
             return Some(set);
         }
-        let compare = |view: &ApiCluster| {
+        let compare = |view: &ClusterView| {
             view.topology
                 .tops()
                 .iter()
@@ -91,26 +92,19 @@ impl<'a> ApiView<'a> {
     }
 
     /// All instances with their cluster, in the order of clusters and addresses.
-    pub(super) fn instances(&self) -> impl Iterator<Item = (&ApiCluster, &Instance)> {
+    pub(super) fn instances(&self) -> impl Iterator<Item = (&ClusterView, &Instance)> {
         self.views
             .iter()
             .flat_map(|view| view.topology.instances.values().map(move |instance| (view, instance)))
     }
 
-    /// Shapes of those instances that `wanted` takes.
-    pub(super) fn shapes(&self, wanted: impl Fn(&ApiCluster, &Instance, &InstanceShape) -> bool) -> Vec<InstanceShape> {
-        self.instances()
-            .filter_map(|(view, instance)| {
-                let shape = InstanceShape::of(self, view, instance);
-                wanted(view, instance, &shape).then_some(shape)
-            })
-            .collect()
-    }
-
-    /// Finds an instance by its address, one of its other addresses, or a part of the host name that only one instance has.
+    /// Finds an instance by its address, by one of its aliases, or by a part of the host name that is unique.
     ///
-    /// Parts are not tried for numeric addresses: `10.0.0.1` is a part of `10.0.0.12` and means another server.
-    pub(super) fn find_instance(&self, key: &InstanceKey) -> Result<(&ApiCluster, &Instance), ApiError> {
+    /// Numeric addresses must match as a whole: `10.0.0.1` is a part of `10.0.0.12` and means another server.
+    ///
+    /// # Errors
+    /// [`ApiError::NotFound`] when no instance or more than one matches.
+    pub(super) fn find_instance(&self, key: &InstanceKey) -> Result<(&ClusterView, &Instance), ApiError> {
         let exact = self
             .views
             .iter()
@@ -132,9 +126,12 @@ impl<'a> ApiView<'a> {
         }
     }
 
-    /// Finds a cluster by a hint: its name, its alias, the address of an instance, a part of a host name that one instance has.
-    pub(super) fn find_cluster(&self, hint: &str) -> Result<&ApiCluster, ApiError> {
-        let by = |matches: &dyn Fn(&ApiCluster) -> bool| self.views.iter().find(|view| matches(view));
+    /// Finds a cluster by a hint: its name, its alias, its id, the address of an instance, or a unique part of a host name.
+    ///
+    /// # Errors
+    /// [`ApiError::BadRequest`] without a hint, [`ApiError::NotFound`] when no cluster matches.
+    pub(super) fn find_cluster(&self, hint: &str) -> Result<&ClusterView, ApiError> {
+        let by = |matches: &dyn Fn(&ClusterView) -> bool| self.views.iter().find(|view| matches(view));
         if hint.is_empty() {
             return Err(ApiError::BadRequest(
                 "Unable to determine cluster name: no hint given".to_owned(),
@@ -150,8 +147,8 @@ impl<'a> ApiView<'a> {
             .ok_or_else(|| ApiError::NotFound(format!("Unable to determine cluster name. clusterHint={hint}")))
     }
 
-    /// What would be done if the primary of a cluster died now.
-    pub(super) fn explain(&self, view: &ApiCluster) -> Explanation {
+    /// What a failover would do if the primary of a cluster failed now.
+    pub(super) fn explain(&self, view: &ClusterView) -> Explanation {
         let findings = view
             .findings
             .iter()
@@ -160,15 +157,18 @@ impl<'a> ApiView<'a> {
     }
 
     /// Finds a cluster by its alias alone.
-    pub(super) fn find_alias(&self, alias: &str) -> Result<&ApiCluster, ApiError> {
+    ///
+    /// # Errors
+    /// [`ApiError::NotFound`] when no cluster has the alias.
+    pub(super) fn find_alias(&self, alias: &str) -> Result<&ClusterView, ApiError> {
         self.views
             .iter()
             .find(|view| view.cluster.alias == alias || (view.cluster.alias.is_empty() && view.cluster.name == alias))
             .ok_or_else(|| ApiError::NotFound(format!("No cluster found for alias {alias}")))
     }
 
-    /// The primary of a cluster: the recorded one, or the only top.
-    pub(super) fn primary_of(view: &ApiCluster) -> Option<&Instance> {
+    /// The primary of a cluster: the recorded one, otherwise the only instance without a source.
+    pub(super) fn primary_of(view: &ClusterView) -> Option<&Instance> {
         let recorded = view
             .cluster
             .primary

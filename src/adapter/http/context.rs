@@ -1,4 +1,4 @@
-//! What the handlers are given.
+//! What the handlers share: the application, the settings, and the state of the server.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,15 +6,20 @@ use std::time::Duration;
 use crate::app::api::Api;
 use crate::app::filter::HostnameFilters;
 use crate::app::ports::{Clock, Consensus};
+use crate::domain::time::WallTime;
 
-use super::write_access::WriteAccess;
+use super::leader_proof::LeaderProof;
+use super::limits::ConcurrencyLimit;
+use super::proxy::Forwarder;
+use super::request_metrics::RequestCounters;
+use super::write_access::{Refusals, WriteAccess};
 
 /// The application as the API sees it.
 #[derive(Clone)]
 pub struct AppContext {
     /// The use cases.
     pub api: Arc<dyn Api>,
-    /// Who leads, who is healthy.
+    /// Leadership and health of the group.
     pub consensus: Arc<dyn Consensus>,
     /// The clocks.
     pub clock: Arc<dyn Clock>,
@@ -25,25 +30,25 @@ pub struct AppContext {
 /// Settings of the API.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Empty, or `/x`: everything is served below it.
+    /// Prefix of all paths, as `/x`; empty: none.
     pub url_prefix: String,
-    /// Another path for the status check, served without the prefix.
+    /// Additional path of the status check, served without the prefix.
     pub status_endpoint: Option<String>,
-    /// Refuse what changes something.
+    /// Refuse all changes (`ReadOnly`).
     pub read_only: bool,
-    /// Who may change something; [`None`]: everybody.
+    /// Tokens that allow changes; [`None`]: changes need no token.
     pub write_access: Option<Arc<WriteAccess>>,
     /// Instances that `problems` leaves out.
     pub problem_ignore: HostnameFilters,
-    /// Interval between probes of an instance: what counts as fresh derives from it.
+    /// Interval between probes of an instance. It decides which facts count as fresh.
     pub poll: Duration,
-    /// Lag above which the topology shows `lag`.
+    /// Lag above which the text of a topology shows `lag`.
     pub maintenance_lag: Duration,
-    /// Port of an instance when an address names none.
+    /// Port of an instance when its address has none.
     pub default_port: u16,
-    /// How long a promotion rule of `register-candidate` counts; `None`: until it is replaced.
+    /// How long a promotion rule of `register-candidate` applies; `None`: until it is replaced.
     pub candidate_expiry: Option<Duration>,
-    /// How long entries of the audit are shown (`AuditPurgeDays`).
+    /// Maximum age of the audit entries that are shown (`AuditPurgeDays`).
     pub audit_for: Duration,
     /// `RecoverMasterClusterFilters` as configured.
     pub primary_filters: Vec<String>,
@@ -53,7 +58,7 @@ pub struct Options {
     pub recovery_ignore: Vec<String>,
     /// Address of the peer listener, shown by `raft-status`.
     pub raft_bind: String,
-    /// The backend in words, shown by `health`.
+    /// Description of the backend, shown by `health`.
     pub backend: String,
 }
 
@@ -76,6 +81,36 @@ impl Default for Options {
             recovery_ignore: Vec::new(),
             raft_bind: String::new(),
             backend: String::new(),
+        }
+    }
+}
+
+/// What the handlers and the layers around them share.
+#[derive(Clone)]
+pub(super) struct Shared {
+    pub(super) app: AppContext,
+    /// When the API was set up.
+    pub(super) started: WallTime,
+    pub(super) leader_proof: Arc<LeaderProof>,
+    pub(super) forwarder: Forwarder,
+    pub(super) request_limit: ConcurrencyLimit,
+    pub(super) probe_limit: ConcurrencyLimit,
+    pub(super) refusals: Arc<Refusals>,
+    pub(super) request_counters: RequestCounters,
+}
+
+impl Shared {
+    /// The state of an API that starts now.
+    pub(super) fn new(app: AppContext) -> Self {
+        Self {
+            started: app.clock.wall(),
+            leader_proof: Arc::default(),
+            forwarder: Forwarder::new(app.consensus.clone()),
+            request_limit: ConcurrencyLimit::of_requests(),
+            probe_limit: ConcurrencyLimit::of_probes(),
+            refusals: Arc::default(),
+            request_counters: RequestCounters::default(),
+            app,
         }
     }
 }

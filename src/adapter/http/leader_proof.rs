@@ -1,4 +1,4 @@
-//! `leader-check`: 200 only with a quorum's word that this member leads, given after the question was asked.
+//! `leader-check`: 200 only when a quorum confirmed after the request that this member leads.
 
 use std::time::Duration;
 
@@ -7,13 +7,13 @@ use tokio::time::Instant;
 
 use crate::app::ports::Consensus;
 
-/// Longest a caller waits for the proof: load balancers ask every second or two and count a late answer as a failure.
+/// How long a caller waits for the proof. Load balancers check every second or two and count a late answer as a failure.
 const DEADLINE: Duration = Duration::from_millis(500);
 
-/// Proofs, shared among callers that ask at the same time.
+/// Proofs of leadership, shared by callers that wait at the same time.
 ///
-/// A proof serves only those who asked before it was begun. So a former leader never answers 200 from an old proof, and a thousand
-/// callers still cost one round after the other.
+/// A proof counts only for callers that arrived before it began. So a former leader never answers 200 from an old proof, and many
+/// callers together cost one round.
 #[derive(Default)]
 pub(super) struct LeaderProof {
     last: Mutex<Option<(Instant, bool)>>,
@@ -22,20 +22,20 @@ pub(super) struct LeaderProof {
 impl LeaderProof {
     /// Whether this member leads now.
     pub(super) async fn leads(&self, consensus: &dyn Consensus) -> bool {
-        // Who knows that it does not lead need not ask; the watch is not believed the other way round.
+        // The watch is reliable when it says that this member does not lead, but not the other way round.
         if !consensus.leadership().borrow().is_leader {
             return false;
         }
-        tokio::time::timeout(DEADLINE, self.proved(consensus))
+        tokio::time::timeout(DEADLINE, self.prove(consensus))
             .await
             .unwrap_or(false)
     }
 
-    async fn proved(&self, consensus: &dyn Consensus) -> bool {
-        let asked = Instant::now();
+    async fn prove(&self, consensus: &dyn Consensus) -> bool {
+        let requested_at = Instant::now();
         let mut last = self.last.lock().await;
         if let Some((begun, leads)) = *last
-            && begun >= asked
+            && begun >= requested_at
         {
             return leads;
         }

@@ -1,15 +1,13 @@
-//! `/metrics` in Prometheus' text format: what a scrape finds out at that moment, and how requests were answered since the start.
+//! `/metrics` in Prometheus' text format: the state at the time of the scrape, and the counts of requests since the start.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::AtomicU64;
 
-use axum::extract::{MatchedPath, Request, State};
+use axum::extract::State;
 use axum::http::{StatusCode, header};
-use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
-use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::info::Info;
@@ -19,17 +17,7 @@ use crate::app::ports::Health;
 use crate::domain::key::InstanceKey;
 
 use super::api_view::ApiView;
-use super::server::Shared;
-
-/// How requests were answered.
-pub(super) type Requests = Family<Answer, Counter>;
-
-/// Labels of a request: the route as declared (never the path, whose parts are without bound) and the status.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub(super) struct Answer {
-    route: String,
-    status: u16,
-}
+use super::context::Shared;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ByCluster {
@@ -53,24 +41,6 @@ struct ByOutcome {
     outcome: String,
 }
 
-/// Counts an answer.
-pub(super) async fn count(State(shared): State<Shared>, request: Request, next: Next) -> Response {
-    let route = request
-        .extensions()
-        .get::<MatchedPath>()
-        .map_or("none", MatchedPath::as_str)
-        .to_owned();
-    let response = next.run(request).await;
-    shared
-        .requests
-        .get_or_create(&Answer {
-            route,
-            status: response.status().as_u16(),
-        })
-        .inc();
-    response
-}
-
 /// Answers a scrape.
 pub(super) async fn scrape(State(shared): State<Shared>) -> Response {
     let registry = registry(&shared);
@@ -84,7 +54,7 @@ pub(super) async fn scrape(State(shared): State<Shared>) -> Response {
             (content, text).into_response()
         }
         Err(error) => {
-            tracing::error!(%error, "metrics cannot be written");
+            tracing::error!(%error, "failed to encode metrics");
             StatusCode::INTERNAL_SERVER_ERROR.into_response()
         }
     }
@@ -108,9 +78,9 @@ fn registry(shared: &Shared) -> Registry {
         obstacles.get_or_create(&cluster).set(size(outlook.obstacles.len()));
         let members = view.topology.instances.values();
         instances.get_or_create(&cluster).set(size(members.len()));
-        let counts = |key: &InstanceKey| !api_view.is_set_aside(&view.topology, key);
-        let missed = members.filter(|instance| !instance.is_valid() && counts(&instance.key));
-        unreachable.get_or_create(&cluster).set(size(missed.count()));
+        let counts = |key: &InstanceKey| !api_view.is_in_requested_downtime(&view.topology, key);
+        let failed = members.filter(|instance| !instance.is_valid() && counts(&instance.key));
+        unreachable.get_or_create(&cluster).set(size(failed.count()));
         for judged in view.findings.iter().filter(|judged| counts(&judged.finding.instance)) {
             findings
                 .get_or_create(&ByCode {
@@ -120,8 +90,8 @@ fn registry(shared: &Shared) -> Registry {
                 .inc();
         }
     }
-    tell_lag(&api_view, &mut registry);
-    tell_durations(&api_view, &mut registry);
+    register_lag(&api_view, &mut registry);
+    register_promotion_durations(&api_view, &mut registry);
     registry.register(
         "build",
         "The version of this member",
@@ -151,28 +121,28 @@ fn registry(shared: &Shared) -> Registry {
     registry.register("instances", "Instances of a cluster", instances);
     registry.register(
         "instances_unreachable",
-        "Instances of a cluster whose last probe failed, without those that somebody put into downtime",
+        "Instances of a cluster for which the last probe failed, without those in a requested downtime",
         unreachable,
     );
     registry.register(
         "findings",
-        "Findings of now, without those about servers that somebody put into downtime",
+        "Current findings, without those about servers in a requested downtime",
         findings,
     );
     registry.register(
         "failover_ready",
-        "Whether another server would be promoted if the primary of a cluster died now",
+        "Whether a replica would be promoted if the primary of a cluster failed now",
         ready,
     );
     registry.register(
         "failover_obstacles",
-        "How many reasons there are why not: /api/explain tells them",
+        "Number of reasons that prevent a failover: see /api/explain",
         obstacles,
     );
     registry.register("recoveries", "Recoveries on record, by outcome", recoveries);
     registry.register(
         "recoveries_enabled",
-        "Whether recoveries are switched on for all clusters",
+        "Whether recoveries are enabled for all clusters",
         flag(!api_view.state.recoveries_disabled),
     );
     registry.register(
@@ -185,18 +155,22 @@ fn registry(shared: &Shared) -> Registry {
         "Whether this member is a healthy part of its group",
         flag(shared.app.consensus.health() == Health::Healthy),
     );
-    registry.register("http_requests", "Requests by route and status", shared.requests.clone());
+    registry.register(
+        "http_requests",
+        "Requests by route and status",
+        shared.request_counters.clone(),
+    );
     registry
 }
 
-fn tell_lag(api_view: &ApiView<'_>, registry: &mut Registry) {
+fn register_lag(api_view: &ApiView<'_>, registry: &mut Registry) {
     let lag = Family::<ByServer, Gauge>::default();
     for (view, instance) in api_view.instances() {
-        let told = instance.valid_facts().and_then(|facts| {
+        let lag_seconds = instance.valid_facts().and_then(|facts| {
             let channels = facts.channels.iter();
             channels.filter_map(|channel| channel.lag_seconds).max()
         });
-        if let Some(seconds) = told {
+        if let Some(seconds) = lag_seconds {
             lag.get_or_create(&ByServer {
                 cluster: view.cluster.name.clone(),
                 server: instance.key.to_string(),
@@ -206,21 +180,21 @@ fn tell_lag(api_view: &ApiView<'_>, registry: &mut Registry) {
     }
     registry.register(
         "replication_lag_seconds",
-        "How far a replica is behind its source, as it says itself; absent when it does not answer or does not replicate",
+        "Lag of a replica behind its source, as the replica reports it; absent when it does not answer or does not replicate",
         lag,
     );
 }
 
-fn tell_durations(api_view: &ApiView<'_>, registry: &mut Registry) {
+fn register_promotion_durations(api_view: &ApiView<'_>, registry: &mut Registry) {
     let took = Family::<ByCluster, Gauge<f64, AtomicU64>>::default();
     for view in api_view.views.iter() {
-        let of_it = api_view.state.recoveries.values();
-        let of_it = of_it.filter(|recovery| {
+        let recoveries = api_view.state.recoveries.values();
+        let successful = recoveries.filter(|recovery| {
             recovery.plan.cluster == view.cluster.id
                 && recovery.plan.kind.replaces_primary()
                 && recovery.is_successful()
         });
-        let latest = of_it.max_by_key(|recovery| recovery.id);
+        let latest = successful.max_by_key(|recovery| recovery.id);
         if let Some((recovery, ended)) = latest.and_then(|recovery| Some((recovery, recovery.ended()?))) {
             let cluster = ByCluster {
                 cluster: view.cluster.name.clone(),
@@ -231,7 +205,7 @@ fn tell_durations(api_view: &ApiView<'_>, registry: &mut Registry) {
     }
     registry.register(
         "last_promotion_seconds",
-        "From the claim to the end of the latest failover or takeover of a cluster that succeeded",
+        "Time from the claim to the end of the latest successful failover or takeover of a cluster",
         took,
     );
 }

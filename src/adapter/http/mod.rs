@@ -1,10 +1,9 @@
 //! The HTTP API: orchestrator's paths and JSON in front of [`crate::app::api`].
 //!
-//! `router` is the table of routes, `routes` has the handlers, `shape` the JSON, `proxy` sends what only the leader may answer on to it,
-//! `write_access` asks for a token where a route has effects.
+//! `router` declares the routes, `routes` has the handlers and `shape` the JSON. `proxy` forwards to the leader what only the leader
+//! may answer. `write_access` requires a token for routes with effects. `context` holds what they share.
 
 mod api_view;
-mod ascii;
 mod context;
 mod leader_proof;
 mod limits;
@@ -12,15 +11,17 @@ mod metrics;
 mod parameters;
 mod proxy;
 mod reply;
+mod request_metrics;
+mod route_table;
 mod router;
 mod routes;
 mod server;
 mod shape;
-mod table;
+mod topology_text;
 mod write_access;
 
 pub use context::{AppContext, Options};
+pub use route_table::RoutePaths;
 pub use router::routes;
 pub use server::{bind, router, serve};
-pub use table::Routes;
 pub use write_access::WriteAccess;

@@ -1,4 +1,4 @@
-//! Reading the parts of a path: addresses, durations, pages.
+//! Parses the parts of a path: addresses, durations, pages.
 
 use std::time::Duration;
 
@@ -6,10 +6,10 @@ use crate::domain::key::InstanceKey;
 
 use super::reply::Failure;
 
-/// Records on one page, as orchestrator has it.
+/// Records on one page, as in orchestrator.
 pub(super) const PAGE: usize = 20;
 
-/// Reads host and port of a path.
+/// Parses host and port of a path; 400 when one is invalid.
 pub(super) fn instance(host: &str, port: &str) -> Result<InstanceKey, Failure> {
     let number = port
         .parse::<u16>()
@@ -23,7 +23,7 @@ pub(super) fn instance(host: &str, port: &str) -> Result<InstanceKey, Failure> {
     Ok(InstanceKey::new(host, number))
 }
 
-/// Reads `30s`, `10m`, `1h`, `2d` or `1w`.
+/// Parses a duration as `30s`, `10m`, `1h`, `2d` or `1w`; 400 when it is invalid or zero.
 pub(super) fn duration(text: &str) -> Result<Duration, Failure> {
     let bad = || {
         Failure::bad_request(format!(
@@ -47,13 +47,13 @@ pub(super) fn duration(text: &str) -> Result<Duration, Failure> {
     Ok(Duration::from_secs(seconds))
 }
 
-/// Reads the number of a page, from 0.
+/// Parses the number of a page, from 0; 400 when it is invalid.
 pub(super) fn page(text: &str) -> Result<usize, Failure> {
     text.parse()
         .map_err(|_| Failure::bad_request(format!("Invalid page: {text}")))
 }
 
-/// One page of what there is.
+/// The items of one page.
 pub(super) fn paged<T>(items: impl Iterator<Item = T>, page: usize) -> Vec<T> {
     items.skip(page.saturating_mul(PAGE)).take(PAGE).collect()
 }

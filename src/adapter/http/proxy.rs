@@ -1,7 +1,7 @@
-//! From a follower to the leader: a request is sent on once, as it came, and the answer is given back as it comes.
+//! Forwards requests from a follower to the leader, unchanged, and streams the response back.
 //!
-//! Never retried: a forward that broke may have had its effect. Loops are impossible: a request that was sent on once carries a header
-//! and is not sent on again.
+//! A forward is never retried: a request with a lost response may have taken effect. Loops are impossible: a forwarded request
+//! carries a header and is not forwarded again.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -14,24 +14,23 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
 use crate::app::observation::dns_cache;
-use crate::app::ports::Peer;
+use crate::app::ports::{Consensus, Peer};
 
 use super::reply::Failure;
-use super::server::Shared;
 
-/// Who sent a request on.
+/// Header with the name of the member that forwarded a request.
 pub(super) const HOP_HEADER: HeaderName = HeaderName::from_static("x-ham4db-forwarded-by");
 
-/// For a connection to the leader: it is a neighbour, and whoever waits is better told at once.
+/// Deadline for a connection to the leader. It is short, so that the client gets an error early.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(1);
 
-/// Longest silence while an answer is awaited: a manual recovery takes its time.
+/// Longest wait for the next bytes of a response. A manual recovery takes long.
 const SILENCE_DEADLINE: Duration = Duration::from_mins(2);
 
-/// Kept connections are dropped soon: one to a member that restarted would break the next forward.
+/// How long an idle connection is kept. It is short: a connection to a member that restarted would break the next forward.
 const IDLE: Duration = Duration::from_secs(5);
 
-/// Headers that belong to one connection (RFC 9110, section 7.6.1), and those that the client sets itself.
+/// Headers of one connection (RFC 9110, section 7.6.1), and those that the HTTP client sets itself.
 const PER_CONNECTION: [HeaderName; 10] = [
     header::CONNECTION,
     HeaderName::from_static("keep-alive"),
@@ -45,10 +44,10 @@ const PER_CONNECTION: [HeaderName; 10] = [
     header::HOST,
 ];
 
-/// Where the leader is, also while DNS does not answer.
-struct Names;
+/// Resolves names through the DNS cache, so that the leader is found while DNS does not answer.
+struct CachedResolver;
 
-impl reqwest::dns::Resolve for Names {
+impl reqwest::dns::Resolve for CachedResolver {
     fn resolve(&self, name: reqwest::dns::Name) -> reqwest::dns::Resolving {
         Box::pin(async move {
             let found = dns_cache::addresses(name.as_str()).await?;
@@ -58,8 +57,24 @@ impl reqwest::dns::Resolve for Names {
     }
 }
 
-/// The client for forwards.
-pub(super) fn client() -> reqwest::Client {
+/// Forwards requests of this member to the leader.
+#[derive(Clone)]
+pub(super) struct Forwarder {
+    consensus: Arc<dyn Consensus>,
+    client: reqwest::Client,
+}
+
+impl Forwarder {
+    /// A forwarder with connections of its own.
+    pub(super) fn new(consensus: Arc<dyn Consensus>) -> Self {
+        Self {
+            consensus,
+            client: client(),
+        }
+    }
+}
+
+fn client() -> reqwest::Client {
     // A second installation is refused and means that there is one already.
     drop(rustls::crypto::ring::default_provider().install_default());
     reqwest::Client::builder()
@@ -70,25 +85,25 @@ pub(super) fn client() -> reqwest::Client {
         .redirect(reqwest::redirect::Policy::none())
         .retry(reqwest::retry::never())
         .no_proxy()
-        .dns_resolver(Arc::new(Names))
+        .dns_resolver(Arc::new(CachedResolver))
         .build()
         .expect("because a TLS provider was installed just above")
 }
 
-/// The URI as it was asked for: nested routers see the path without their prefix, and the leader needs all of it.
+/// The requested URI. Nested routers see the path without their prefix, and the leader needs the full path.
 #[derive(Clone)]
-struct WholeUri(Uri);
+struct FullUri(Uri);
 
-/// Remembers the URI before routers cut it.
+/// Stores the URI before nested routers shorten it.
 pub(super) async fn remember_uri(mut request: Request, next: Next) -> Response {
-    let uri = WholeUri(request.uri().clone());
+    let uri = FullUri(request.uri().clone());
     request.extensions_mut().insert(uri);
     next.run(request).await
 }
 
-/// Lets a request through on the leader, and sends it on from everybody else.
-pub(super) async fn to_leader(State(shared): State<Shared>, request: Request, next: Next) -> Response {
-    let consensus = &shared.app.consensus;
+/// Handles a request on the leader, and forwards it from any other member.
+pub(super) async fn forward_to_leader(State(forwarder): State<Forwarder>, request: Request, next: Next) -> Response {
+    let consensus = &forwarder.consensus;
     if !consensus.is_raft() {
         return next.run(request).await;
     }
@@ -99,32 +114,29 @@ pub(super) async fn to_leader(State(shared): State<Shared>, request: Request, ne
     let me = consensus.me();
     if let Some(hop) = request.headers().get(&HOP_HEADER) {
         let from = hop.to_str().unwrap_or("another member");
-        let message = format!(
-            "{from} sent the request on to {}, which does not lead any more",
-            me.name
-        );
+        let message = format!("{from} forwarded the request to {}, which no longer leads", me.name);
         return Failure::new(StatusCode::SERVICE_UNAVAILABLE, message)
             .retry_later()
             .into_response();
     }
     let Some(leader) = leadership.leader.filter(|leader| leader.id != me.id) else {
-        let message = format!("{} knows no leader at the moment", me.name);
+        let message = format!("{} knows no leader", me.name);
         return Failure::new(StatusCode::SERVICE_UNAVAILABLE, message)
             .retry_later()
             .into_response();
     };
-    forward(&shared.forwarder, &me, &leader, request)
+    forward(&forwarder.client, &me, &leader, request)
         .await
         .unwrap_or_else(IntoResponse::into_response)
 }
 
 async fn forward(client: &reqwest::Client, me: &Peer, leader: &Peer, request: Request) -> Result<Response, Failure> {
     let (head, body) = request.into_parts();
-    let uri = head.extensions.get::<WholeUri>().map_or(&head.uri, |whole| &whole.0);
+    let uri = head.extensions.get::<FullUri>().map_or(&head.uri, |full| &full.0);
     let path = uri.path_and_query().map_or("/", |path| path.as_str());
     let url = format!("{}{path}", leader.http_uri.trim_end_matches('/'));
     let mut headers = without_per_connection(&head.headers);
-    // The answer is passed on as it is, so it must not be packed for us.
+    // The response is passed on unchanged, so it must not be compressed for this client.
     headers.remove(header::ACCEPT_ENCODING);
     headers.insert(
         HOP_HEADER,
@@ -138,13 +150,13 @@ async fn forward(client: &reqwest::Client, me: &Peer, leader: &Peer, request: Re
         .send()
         .await
         .map_err(|error| {
-            tracing::warn!(leader = %leader.name, %url, error = %error_chain(&error), "forward to the leader broke");
+            tracing::warn!(leader = %leader.name, %url, error = %error_chain(&error), "failed to forward a request to the leader");
             let (status, what) = if error.is_connect() {
                 (StatusCode::SERVICE_UNAVAILABLE, "cannot be reached; nothing was done")
             } else {
                 (
                     StatusCode::BAD_GATEWAY,
-                    "did not answer; the request may have had its effect",
+                    "did not answer; the request may have taken effect",
                 )
             };
             Failure::new(status, format!("the leader {} {what}", leader.name))
@@ -158,7 +170,7 @@ async fn forward(client: &reqwest::Client, me: &Peer, leader: &Peer, request: Re
     Ok(response)
 }
 
-/// All but the headers of this connection, among them those that `Connection` itself names.
+/// The headers without those of this connection. These include the ones that `Connection` names.
 fn without_per_connection(headers: &HeaderMap) -> HeaderMap {
     let named: Vec<String> = headers
         .get_all(header::CONNECTION)

@@ -1,4 +1,4 @@
-//! Answers: bare JSON, orchestrator's envelope, and errors with the status code that fits (`docs/decisions/0003-http-status-codes.md`).
+//! Responses: bare JSON, orchestrator's envelope, and errors with the status code that fits (`docs/decisions/0003-http-status-codes.md`).
 
 use axum::Json;
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::app::api::ApiError;
 
-/// Names the leader in answers that could not be given here.
+/// Header that names the leader in a response that only the leader could have given.
 pub(super) const LEADER_HEADER: HeaderName = HeaderName::from_static("x-ham4db-leader");
 
 /// Orchestrator's envelope.
@@ -20,8 +20,8 @@ pub(super) struct Envelope<T> {
     details: T,
 }
 
-/// An answer in the envelope, with code OK.
-pub(super) fn done<T: Serialize>(message: impl Into<String>, details: T) -> Json<Envelope<T>> {
+/// A response in the envelope, with code OK.
+pub(super) fn success<T: Serialize>(message: impl Into<String>, details: T) -> Json<Envelope<T>> {
     Json(Envelope {
         code: "OK",
         message: message.into(),
@@ -29,13 +29,13 @@ pub(super) fn done<T: Serialize>(message: impl Into<String>, details: T) -> Json
     })
 }
 
-/// What a handler gives back.
+/// What a handler returns: bare JSON.
 pub(super) type Reply<T> = Result<Json<T>, Failure>;
 
-/// What a handler gives back in the envelope.
+/// What a handler returns in the envelope.
 pub(super) type Enveloped<T> = Reply<Envelope<T>>;
 
-/// An answer with code ERROR.
+/// A response with code ERROR.
 #[derive(Clone, Debug)]
 pub(super) struct Failure {
     status: StatusCode,
@@ -46,7 +46,7 @@ pub(super) struct Failure {
 }
 
 impl Failure {
-    /// With this status and message.
+    /// A failure with this status and message.
     pub(super) fn new(status: StatusCode, message: impl Into<String>) -> Self {
         Self {
             status,
@@ -57,24 +57,24 @@ impl Failure {
         }
     }
 
-    /// 400.
+    /// A failure with status 400.
     pub(super) fn bad_request(message: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, message)
     }
 
-    /// With something in `Details`.
+    /// Adds `Details`.
     pub(super) fn with_details(mut self, details: impl Serialize) -> Self {
         self.details = serde_json::to_value(details).unwrap_or(Value::Null);
         self
     }
 
-    /// Worth another attempt, by the client and not by us.
+    /// Adds `Retry-After`: the client may try again after one second.
     pub(super) fn retry_later(mut self) -> Self {
         self.retry_after_seconds = Some(1);
         self
     }
 
-    /// Names the leader.
+    /// Adds the name of the leader.
     pub(super) fn naming_leader(mut self, leader: &str) -> Self {
         self.leader = Some(leader.to_owned());
         self
@@ -96,7 +96,7 @@ impl From<ApiError> for Failure {
                 }
             }
             ApiError::Unavailable(_) => Self::new(StatusCode::SERVICE_UNAVAILABLE, message).retry_later(),
-            // No Retry-After: it may have been done, and doing it twice is the client's decision.
+            // No Retry-After: the command may have been executed, and only the client can decide to repeat it.
             ApiError::OutcomeUnknown(_) => Self::new(StatusCode::GATEWAY_TIMEOUT, message),
             ApiError::Internal(_) => Self::new(StatusCode::INTERNAL_SERVER_ERROR, message),
         }

@@ -1,4 +1,4 @@
-//! The table of routes: which path, who answers it, and whether it changes something.
+//! The routes: path, handler, whether the leader answers, and whether there is an effect.
 
 use axum::Router;
 use axum::handler::Handler;
@@ -6,50 +6,59 @@ use axum::http::{HeaderName, StatusCode, Uri, header};
 use axum::middleware::{from_fn, from_fn_with_state};
 use axum::routing::{MethodRouter, get};
 
+use super::context::Shared;
+use super::limits;
+use super::metrics;
+use super::proxy;
 use super::reply::Failure;
+use super::request_metrics;
+use super::route_table::{RoutePaths, RouteTable};
 use super::routes::{
-    analysis, audit, clusters, errants, explain, group, instances, intents, matching, records, recoveries, takeovers,
+    analysis, audit, clusters, errant_transactions, explain, group, instances, intents, pseudo_gtid, records,
+    recoveries, takeovers,
 };
-use super::server::Shared;
-use super::table::{Routes, Table};
-use super::{limits, metrics, proxy, write_access};
+use super::write_access;
 
-/// Everything below the prefix, and the status check where it is wanted.
+/// Everything below the prefix, and the additional status check when it is configured.
 pub(super) fn build(shared: &Shared) -> Router {
+    let options = &shared.app.options;
     let with_effects = writes()
         .router
-        .layer(from_fn(limits::to_the_end))
-        .layer(from_fn_with_state(shared.clone(), limits::writable))
-        .layer(from_fn_with_state(shared.clone(), write_access::authorised));
+        .layer(from_fn(limits::run_to_completion))
+        .layer(from_fn_with_state(options.read_only, limits::refuse_if_read_only))
+        .layer(from_fn_with_state(
+            options.write_access.clone(),
+            write_access::require_write_token,
+        ));
     let by_the_leader = reads()
         .router
         .merge(with_effects)
-        .layer(from_fn_with_state(shared.clone(), proxy::to_leader))
-        .layer(from_fn_with_state(shared.clone(), write_access::noted))
-        .layer(from_fn_with_state(shared.clone(), limits::bounded));
-    let routes = placed(shared, local().router.merge(by_the_leader)).fallback(unknown);
-    counted(shared, routes)
+        .layer(from_fn_with_state(shared.forwarder.clone(), proxy::forward_to_leader))
+        .layer(from_fn_with_state(shared.refusals.clone(), write_access::log_refusals))
+        .layer(from_fn_with_state(shared.request_limit.clone(), limits::limit));
+    let routes = mount(shared, local().router.merge(by_the_leader)).fallback(no_such_route);
+    with_request_counts(shared, routes)
 }
 
-/// What every member answers itself, for a port of its own.
+/// The routes of `HealthListenAddress`: what every member answers itself.
 pub(super) fn build_health(shared: &Shared) -> Router {
-    let routes = placed(shared, local().router).fallback(unknown_here);
-    counted(
+    let routes = mount(shared, local().router).fallback(no_such_health_route);
+    with_request_counts(
         shared,
-        routes.layer(from_fn_with_state(shared.clone(), limits::bounded_probes)),
+        routes.layer(from_fn_with_state(shared.probe_limit.clone(), limits::limit)),
     )
 }
 
 /// The paths below `/api`.
-pub fn routes() -> Routes {
-    Routes {
+pub fn routes() -> RoutePaths {
+    RoutePaths {
         local: local().paths,
         reads: reads().paths,
         writes: writes().paths,
     }
 }
 
-fn placed(shared: &Shared, api: Router<Shared>) -> Router<Shared> {
+fn mount(shared: &Shared, api: Router<Shared>) -> Router<Shared> {
     let options = &shared.app.options;
     let below_prefix = Router::new().nest("/api", api).route("/metrics", get(metrics::scrape));
     let mut router = if options.url_prefix.is_empty() {
@@ -63,28 +72,31 @@ fn placed(shared: &Shared, api: Router<Shared>) -> Router<Shared> {
     router
 }
 
-fn counted(shared: &Shared, router: Router<Shared>) -> Router {
+fn with_request_counts(shared: &Shared, router: Router<Shared>) -> Router {
     router
         .layer(from_fn(proxy::remember_uri))
-        .layer(from_fn_with_state(shared.clone(), metrics::count))
+        .layer(from_fn_with_state(
+            shared.request_counters.clone(),
+            request_metrics::count,
+        ))
         .with_state(shared.clone())
 }
 
-async fn unknown(uri: Uri) -> Failure {
+async fn no_such_route(uri: Uri) -> Failure {
     Failure::new(StatusCode::NOT_FOUND, format!("no such route: {}", uri.path()))
 }
 
-async fn unknown_here(uri: Uri) -> Failure {
+async fn no_such_health_route(uri: Uri) -> Failure {
     let message = format!(
-        "no such route at HealthListenAddress, which has health, leadership, status and metrics: {}",
+        "no such route at HealthListenAddress, which serves health, leadership, status and metrics: {}",
         uri.path()
     );
     Failure::new(StatusCode::NOT_FOUND, message)
 }
 
-/// What every member answers itself.
-fn local() -> Table {
-    let router = Table::new()
+/// Routes that every member answers itself.
+fn local() -> RouteTable {
+    let router = RouteTable::new()
         .route("/lb-check", get(group::ok))
         .route("/_ping", get(group::ok))
         .route("/live", get(group::ok))
@@ -99,9 +111,9 @@ fn local() -> Table {
     router.route("/status", get(group::health))
 }
 
-/// What the leader answers, without changing anything.
-fn reads() -> Table {
-    Table::new()
+/// Routes that the leader answers, without an effect.
+fn reads() -> RouteTable {
+    RouteTable::new()
         .route("/routed-leader-check", get(group::leader_check))
         .route("/clusters", get(clusters::names))
         .route("/clusters-info", get(clusters::infos))
@@ -117,9 +129,12 @@ fn reads() -> Table {
         .route("/topology-tabulated/{hint}", get(clusters::tabulated))
         .route("/topology-tabulated/{host}/{port}", get(clusters::tabulated_of))
         .route("/case/{hint}", get(clusters::case))
-        .route("/errant/{host}/{port}", get(errants::show).post(errants::show))
-        .route("/locate-gtid-errant/{host}/{port}", get(errants::locate))
-        .route("/last-pseudo-gtid/{host}/{port}", get(matching::last_entry))
+        .route(
+            "/errant/{host}/{port}",
+            get(errant_transactions::show).post(errant_transactions::show),
+        )
+        .route("/locate-gtid-errant/{host}/{port}", get(errant_transactions::locate))
+        .route("/last-pseudo-gtid/{host}/{port}", get(pseudo_gtid::last_entry))
         .route("/explain", get(explain::all))
         .route("/explain/{hint}", get(explain::of_cluster))
         .route("/instance/{host}/{port}", get(instances::one))
@@ -145,8 +160,8 @@ fn reads() -> Table {
         .merge(record_reads())
 }
 
-fn record_reads() -> Table {
-    Table::new()
+fn record_reads() -> RouteTable {
+    RouteTable::new()
         .route("/audit", get(audit::all))
         .route("/audit/{page}", get(audit::page))
         .route("/audit/instance/{host}/{port}", get(audit::of_instance))
@@ -184,10 +199,10 @@ fn record_reads() -> Table {
         )
 }
 
-/// What the leader does: by GET, as every client of orchestrator asks for it, and by POST, which no cache and no prefetch repeats.
-/// HEAD is refused: it must not change anything.
-fn writes() -> Table {
-    Table::new()
+/// Routes with an effect, answered by the leader. GET works because the clients of orchestrator use it, POST because caches and
+/// prefetching never repeat it. HEAD is refused: it must not have an effect.
+fn writes() -> RouteTable {
+    RouteTable::new()
         .route("/discover/{host}/{port}", write(instances::discover))
         .route("/async-discover/{host}/{port}", write(instances::discover_later))
         .route("/refresh/{host}/{port}", write(instances::refresh))
@@ -198,10 +213,19 @@ fn writes() -> Table {
             write(instances::release_quarantine),
         )
         .route("/errant-forget/{host}/{port}", write(instances::release_quarantine))
-        .route("/errant-inject-empty/{host}/{port}", write(errants::inject_empty))
-        .route("/errant-reset/{host}/{port}", write(errants::reset))
-        .route("/gtid-errant-inject-empty/{host}/{port}", write(errants::inject_empty))
-        .route("/gtid-errant-reset-master/{host}/{port}", write(errants::reset_master))
+        .route(
+            "/errant-inject-empty/{host}/{port}",
+            write(errant_transactions::inject_empty),
+        )
+        .route("/errant-reset/{host}/{port}", write(errant_transactions::reset))
+        .route(
+            "/gtid-errant-inject-empty/{host}/{port}",
+            write(errant_transactions::inject_empty),
+        )
+        .route(
+            "/gtid-errant-reset-master/{host}/{port}",
+            write(errant_transactions::reset_master),
+        )
         .route(
             "/begin-downtime/{host}/{port}/{owner}/{reason}",
             write(intents::begin_downtime),
@@ -238,29 +262,29 @@ fn writes() -> Table {
 }
 
 /// Old and new names of orchestrator's routes.
-fn moves_by_pseudo_gtid() -> Table {
-    let mut router = Table::new().route("/match-up/{host}/{port}", write(matching::up));
+fn moves_by_pseudo_gtid() -> RouteTable {
+    let mut router = RouteTable::new().route("/match-up/{host}/{port}", write(pseudo_gtid::up));
     for name in ["match", "match-below"] {
         router = router.route(
             &format!("/{name}/{{host}}/{{port}}/{{below_host}}/{{below_port}}"),
-            write(matching::below),
+            write(pseudo_gtid::below),
         );
     }
     for name in ["match-slaves", "match-replicas"] {
         router = router.route(
             &format!("/{name}/{{host}}/{{port}}/{{below_host}}/{{below_port}}"),
-            write(matching::replicas_below),
+            write(pseudo_gtid::replicas_below),
         );
     }
     for name in ["match-up-slaves", "match-up-replicas"] {
-        router = router.route(&format!("/{name}/{{host}}/{{port}}"), write(matching::replicas_up));
+        router = router.route(&format!("/{name}/{{host}}/{{port}}"), write(pseudo_gtid::replicas_up));
     }
     router
 }
 
-/// The forms of a change are told apart by how many parts they have.
-fn changes_of_primary() -> Table {
-    Table::new()
+/// The forms of a change differ in the number of their path segments.
+fn changes_of_primary() -> RouteTable {
+    RouteTable::new()
         .route("/graceful-master-takeover/{hint}", write(takeovers::takeover))
         .route("/graceful-master-takeover/{host}/{port}", write(takeovers::takeover_of))
         .route(
@@ -303,17 +327,17 @@ where
 {
     get(handler.clone())
         .post(handler)
-        .head(head_refused)
-        .options(may_be_asked)
+        .head(refuse_head)
+        .options(answer_options)
 }
 
-/// Of a route with an effect.
+/// The methods of a route with an effect.
 const ALLOWED: [(HeaderName, &str); 1] = [(header::ALLOW, "GET, POST, OPTIONS")];
 
-async fn head_refused() -> (StatusCode, [(HeaderName, &'static str); 1]) {
+async fn refuse_head() -> (StatusCode, [(HeaderName, &'static str); 1]) {
     (StatusCode::METHOD_NOT_ALLOWED, ALLOWED)
 }
 
-async fn may_be_asked() -> (StatusCode, [(HeaderName, &'static str); 1]) {
+async fn answer_options() -> (StatusCode, [(HeaderName, &'static str); 1]) {
     (StatusCode::NO_CONTENT, ALLOWED)
 }

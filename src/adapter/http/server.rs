@@ -1,67 +1,31 @@
-//! The listener.
+//! The listeners of the API.
 
 use std::future::Future;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
 use axum::serve::ListenerExt as _;
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tower_http::limit::RequestBodyLimitLayer;
 
-use crate::domain::time::WallTime;
-
-use super::context::AppContext;
-use super::leader_proof::LeaderProof;
-use super::metrics::Requests;
+use super::context::{AppContext, Shared};
 use super::router::{build, build_health};
-use super::write_access::Refusals;
-use super::{limits, proxy};
 
-/// Largest body of a request, bytes: no route needs one.
+/// Maximum size of a request body, bytes. No route needs a body.
 const MAX_BODY: usize = 64 * 1024;
 
-/// How long open requests may go on after the end was asked for.
+/// How long open requests may continue after shutdown was requested.
 const DRAIN: Duration = Duration::from_secs(5);
-
-/// What all handlers share.
-#[derive(Clone)]
-pub(super) struct Shared {
-    pub(super) app: AppContext,
-    pub(super) started: WallTime,
-    pub(super) leader_proof: Arc<LeaderProof>,
-    pub(super) forwarder: reqwest::Client,
-    pub(super) turns: Arc<Semaphore>,
-    pub(super) probes: Arc<Semaphore>,
-    pub(super) refusals: Arc<Refusals>,
-    pub(super) requests: Requests,
-}
-
-impl Shared {
-    fn new(app: AppContext) -> Self {
-        Self {
-            started: app.clock.wall(),
-            app,
-            leader_proof: Arc::default(),
-            forwarder: proxy::client(),
-            turns: Arc::new(Semaphore::new(limits::MAX_CONCURRENT)),
-            probes: Arc::new(Semaphore::new(limits::MAX_PROBES)),
-            refusals: Arc::default(),
-            requests: Requests::default(),
-        }
-    }
-}
 
 /// The API without a listener.
 pub fn router(app: AppContext) -> Router {
     build(&Shared::new(app))
 }
 
-/// Opens a listener at `host:port`; without a host at all interfaces, IPv6 too where the machine has it.
+/// Opens a listener at `host:port`. Without a host it listens on all interfaces, also on IPv6 where the machine supports it.
 ///
 /// # Errors
 /// When the address cannot be resolved or bound; the error names it.
@@ -81,11 +45,11 @@ pub async fn bind(listen: &str) -> io::Result<TcpListener> {
     }
 }
 
-/// Serves the API, and health and metrics once more at a listener of their own where there is one, until `shutdown` is cancelled; then lets
-/// open requests end for a few seconds.
+/// Serves the API until `shutdown` is cancelled, then waits a few seconds for open requests. With a listener `health`, health and metrics
+/// are served there too.
 ///
 /// # Errors
-/// When a listener breaks.
+/// When a listener fails.
 pub async fn serve(
     api: TcpListener,
     health: Option<TcpListener>,
@@ -105,9 +69,9 @@ pub async fn serve(
 
 async fn serve_at(listener: TcpListener, router: Router, shutdown: CancellationToken) -> io::Result<()> {
     let listener = listener.tap_io(|stream| {
-        // Answers are small and awaited: Nagle's algorithm would hold them back for the client's delayed acknowledgement.
+        // Responses are small: Nagle's algorithm would delay them until the client's delayed acknowledgement.
         if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!(%error, "TCP_NODELAY");
+            tracing::debug!(%error, "failed to set TCP_NODELAY");
         }
     });
     let service = router
@@ -125,7 +89,7 @@ async fn ended_within(server: impl Future<Output = io::Result<()>>, shutdown: Ca
     tokio::select! {
         ended = server => ended,
         () = overdue => {
-            tracing::warn!(seconds = DRAIN.as_secs(), "requests still open at the end are cut off");
+            tracing::warn!(seconds = DRAIN.as_secs(), "closing requests that are still open after the shutdown deadline");
             Ok(())
         }
     }

@@ -1,4 +1,4 @@
-//! Who may change something: a token of `APIWriteTokenFile` is asked for where a route has effects, and nowhere else.
+//! Authorisation of changes: a route with effects requires a token of `APIWriteTokenFile`, other routes do not.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -20,15 +20,14 @@ use crate::app::api::write_tokens::WriteTokens;
 
 use super::proxy::HOP_HEADER;
 use super::reply::Failure;
-use super::server::Shared;
 
-/// Addresses that are remembered as named in the log: more at a time are not named.
-const MOST_NAMED: usize = 256;
+/// Maximum number of addresses for which refusals are logged within [`LOG_INTERVAL`].
+const MAX_LOGGED_ADDRESSES: usize = 256;
 
-/// How long after a line about an address the next one may come.
-const SILENCE: Duration = Duration::from_mins(1);
+/// Minimum time between two log lines about one address.
+const LOG_INTERVAL: Duration = Duration::from_mins(1);
 
-/// The tokens of a file, followed while it changes.
+/// The tokens of a file, reloaded when it changes.
 #[derive(Debug)]
 pub struct WriteAccess {
     file: PathBuf,
@@ -36,7 +35,7 @@ pub struct WriteAccess {
 }
 
 impl WriteAccess {
-    /// With what the file held at the start.
+    /// Starts with the tokens that the file had at startup.
     pub fn new(file: PathBuf, tokens: WriteTokens) -> Arc<Self> {
         Arc::new(Self {
             file,
@@ -44,26 +43,26 @@ impl WriteAccess {
         })
     }
 
-    /// Reads the file again each `every`, until the end. While it cannot be read or holds no token, the last good ones count, and one line
-    /// says so.
+    /// Reads the file again every `every` until `stop` is cancelled. While it cannot be read or has no token, the previous tokens stay
+    /// valid, and one warning is logged.
     pub async fn follow(self: Arc<Self>, every: Duration, stop: CancellationToken) {
-        let mut trouble = None;
+        let mut last_error = None;
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(every) => {}
             }
             let found = self.take(tokio::fs::read_to_string(&self.file).await).err();
-            if found == trouble {
+            if found == last_error {
                 continue;
             }
             let file = self.file.display();
             if let Some(why) = &found {
-                tracing::warn!("APIWriteTokenFile {file}: {why}; the tokens from before still count");
+                tracing::warn!("APIWriteTokenFile {file}: {why}; the previous tokens stay valid");
             } else {
-                tracing::info!("APIWriteTokenFile {file} can be used again");
+                tracing::info!("APIWriteTokenFile {file} is valid again");
             }
-            trouble = found;
+            last_error = found;
         }
     }
 
@@ -72,28 +71,28 @@ impl WriteAccess {
         let tokens = WriteTokens::parse(&text)?;
         if **self.tokens.load() != tokens {
             let (file, count) = (self.file.display(), tokens.count());
-            tracing::info!("APIWriteTokenFile {file} has changed: {count} tokens count now");
+            tracing::info!("APIWriteTokenFile {file} changed: {count} tokens are valid");
             self.tokens.store(Arc::new(tokens));
         }
         Ok(())
     }
 
     fn judge(&self, headers: &HeaderMap) -> Result<(), Failure> {
-        let offered = headers.get(header::AUTHORIZATION).map(Offered::read);
-        let is_good = offered
+        let credentials = headers.get(header::AUTHORIZATION).map(Credentials::read);
+        let is_good = credentials
             .as_ref()
-            .is_some_and(|offered| self.tokens.load().admit(&offered.token));
-        let what = match &offered {
-            // A browser sends a remembered password along with whatever another site's page makes it ask for.
-            Some(offered) if is_good && offered.is_remembered && is_from_another_site(headers) => {
+            .is_some_and(|credentials| self.tokens.load().admit(&credentials.token));
+        let what = match &credentials {
+            // A browser adds a stored password to any request that a page of another site makes it send.
+            Some(credentials) if is_good && credentials.is_basic && is_from_another_site(headers) => {
                 return Err(Failure::new(
                     StatusCode::FORBIDDEN,
-                    "Unauthorized: a page of another site made the browser ask for this",
+                    "Unauthorized: a page of another site made the browser send this request",
                 ));
             }
             Some(_) if is_good => return Ok(()),
-            Some(_) => "the token sent is none of them",
-            None => "none was sent",
+            Some(_) => "the token sent is not valid",
+            None => "no token was sent",
         };
         let message = format!(
             "Unauthorized: this needs a token of APIWriteTokenFile ({}), and {what}; send one as `Authorization: Bearer TOKEN`, or as the \
@@ -104,15 +103,15 @@ impl WriteAccess {
     }
 }
 
-/// What a caller offers.
-struct Offered {
+/// The token of a request.
+struct Credentials {
     token: Vec<u8>,
-    /// By basic authentication, whose passwords browsers keep.
-    is_remembered: bool,
+    /// Sent by basic authentication: browsers store such passwords.
+    is_basic: bool,
 }
 
-impl Offered {
-    /// What cannot be understood is an empty token, which is none.
+impl Credentials {
+    /// Parses the header. A header that cannot be parsed gives an empty token, which is never valid.
     fn read(value: &HeaderValue) -> Self {
         let (scheme, rest) = value
             .to_str()
@@ -120,17 +119,17 @@ impl Offered {
             .and_then(|text| text.trim().split_once(' '))
             .unwrap_or_default();
         let rest = rest.trim();
-        let is_remembered = scheme.eq_ignore_ascii_case("basic");
+        let is_basic = scheme.eq_ignore_ascii_case("basic");
         let token = if scheme.eq_ignore_ascii_case("bearer") {
             rest.as_bytes().to_vec()
-        } else if is_remembered {
+        } else if is_basic {
             let both = STANDARD.decode(rest).unwrap_or_default();
             let colon = both.iter().position(|byte| *byte == b':');
             colon.and_then(|at| both.get(at + 1..)).unwrap_or_default().to_vec()
         } else {
             Vec::new()
         };
-        Self { token, is_remembered }
+        Self { token, is_basic }
     }
 }
 
@@ -140,12 +139,16 @@ fn is_from_another_site(headers: &HeaderMap) -> bool {
         .is_some_and(|site| site != "same-origin" && site != "none")
 }
 
-/// Lets those through who may change something.
-pub(super) async fn authorised(State(shared): State<Shared>, request: Request, next: Next) -> Response {
-    let Some(access) = &shared.app.options.write_access else {
+/// Passes a request with a valid token on, and answers 401 otherwise. Without `APIWriteTokenFile` every request passes.
+pub(super) async fn require_write_token(
+    State(access): State<Option<Arc<WriteAccess>>>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let Some(access) = access else {
         return next.run(request).await;
     };
-    // What may be asked has no effect, and browsers ask it without credentials.
+    // OPTIONS has no effect, and browsers send it without credentials.
     if request.method() == Method::OPTIONS {
         return next.run(request).await;
     }
@@ -165,8 +168,8 @@ fn challenged(mut response: Response) -> Response {
     response
 }
 
-/// Says in the log who was refused, on the member that was asked and on the leader that refused it: a line for each address and minute.
-pub(super) async fn noted(State(shared): State<Shared>, request: Request, next: Next) -> Response {
+/// Logs refused requests, on the member that received the request and on the leader that refused it: one line per address and minute.
+pub(super) async fn log_refusals(State(refusals): State<Arc<Refusals>>, request: Request, next: Next) -> Response {
     let from = request
         .extensions()
         .get::<ConnectInfo<SocketAddr>>()
@@ -174,29 +177,31 @@ pub(super) async fn noted(State(shared): State<Shared>, request: Request, next: 
     let route = request.extensions().get::<MatchedPath>().cloned();
     let through = request.headers().get(HOP_HEADER).cloned();
     let response = next.run(request).await;
-    if response.status() == StatusCode::UNAUTHORIZED && shared.refusals.is_news(from, Instant::now()) {
+    if response.status() == StatusCode::UNAUTHORIZED && refusals.should_log(from, Instant::now()) {
         let from = from.map_or_else(|| "an unknown address".to_owned(), |from| from.to_string());
         let route = route.as_ref().map_or("a change", MatchedPath::as_str);
         let through = through.as_ref().and_then(|name| name.to_str().ok());
-        let through = through.map(|name| format!(", sent on by {name:?}")).unwrap_or_default();
+        let through = through
+            .map(|name| format!(", forwarded by {name:?}"))
+            .unwrap_or_default();
         tracing::warn!(
-            "refused without a token of APIWriteTokenFile: {route} from {from}{through}; of this address no more is said for a minute"
+            "refused {route} from {from}{through}: no valid token of APIWriteTokenFile; further refusals of this address are not logged for 60 s"
         );
     }
     response
 }
 
-/// Of whom the log told within the last minute.
+/// The addresses that were logged within the last minute.
 #[derive(Debug, Default)]
 pub(super) struct Refusals {
     named: Mutex<BTreeMap<Option<IpAddr>, Instant>>,
 }
 
 impl Refusals {
-    fn is_news(&self, from: Option<IpAddr>, now: Instant) -> bool {
+    fn should_log(&self, from: Option<IpAddr>, now: Instant) -> bool {
         let mut named = self.named.lock().unwrap_or_else(PoisonError::into_inner);
-        named.retain(|_, at| now.duration_since(*at) < SILENCE);
-        if named.contains_key(&from) || named.len() >= MOST_NAMED {
+        named.retain(|_, at| now.duration_since(*at) < LOG_INTERVAL);
+        if named.contains_key(&from) || named.len() >= MAX_LOGGED_ADDRESSES {
             return false;
         }
         named.insert(from, now);
@@ -208,8 +213,8 @@ impl Refusals {
 mod tests {
     use super::*;
 
-    fn offered(value: &str) -> Vec<u8> {
-        Offered::read(&HeaderValue::from_str(value).unwrap()).token
+    fn credentials(value: &str) -> Vec<u8> {
+        Credentials::read(&HeaderValue::from_str(value).unwrap()).token
     }
 
     #[test]
@@ -227,21 +232,23 @@ mod tests {
             ("Digest abc", ""),
             ("abc", ""),
         ] {
-            assert_eq!(offered(value), token.as_bytes(), "{value}");
+            assert_eq!(credentials(value), token.as_bytes(), "{value}");
         }
     }
 
     #[test]
-    fn of_an_address_the_log_tells_once_a_minute_and_of_so_many_only() {
+    fn refusals_are_logged_once_a_minute_per_address_and_for_a_bounded_number_of_addresses() {
         let refusals = Refusals::default();
         let now = Instant::now();
         let address = |last: u16| Some(IpAddr::from([10, 0, last.to_be_bytes()[0], last.to_be_bytes()[1]]));
-        assert!(refusals.is_news(address(1), now));
-        assert!(!refusals.is_news(address(1), now + SILENCE / 2));
-        assert!(refusals.is_news(None, now));
-        let told = (2..1000).filter(|last| refusals.is_news(address(*last), now)).count();
-        assert_eq!(told, MOST_NAMED - 2);
-        assert!(refusals.is_news(address(1), now + SILENCE));
+        assert!(refusals.should_log(address(1), now));
+        assert!(!refusals.should_log(address(1), now + LOG_INTERVAL / 2));
+        assert!(refusals.should_log(None, now));
+        let logged = (2..1000)
+            .filter(|last| refusals.should_log(address(*last), now))
+            .count();
+        assert_eq!(logged, MAX_LOGGED_ADDRESSES - 2);
+        assert!(refusals.should_log(address(1), now + LOG_INTERVAL));
         assert_eq!(refusals.named.lock().unwrap().len(), 1);
     }
 
@@ -250,7 +257,7 @@ mod tests {
         let access = WriteAccess::new(PathBuf::from("/etc/token"), WriteTokens::parse("old-token").unwrap());
         let gone = io::Error::from(io::ErrorKind::NotFound);
         assert!(access.take(Err(gone)).unwrap_err().starts_with("cannot be read"));
-        assert_eq!(access.take(Ok("\n".to_owned())).unwrap_err(), "holds no token");
+        assert_eq!(access.take(Ok("\n".to_owned())).unwrap_err(), "contains no token");
         assert!(access.tokens.load().admit(b"old-token"));
         access.take(Ok("new-token\nold-token".to_owned())).unwrap();
         assert!(access.tokens.load().admit(b"new-token") && access.tokens.load().admit(b"old-token"));

@@ -1,41 +1,43 @@
-//! `MySQLCluster` resources of a Kubernetes API server, the Secrets that they name, and what the group of members keeps there.
+//! The Kubernetes adapter: `MySQLCluster` resources and the Secrets that they name, statuses and Events, Services and
+//! `EndpointSlices`, labels of pods, and the bootstrap marker of the group.
 //!
-//! The API server is never needed: when it cannot be reached, refuses, or has no such resource, what was read last stays, nothing is
-//! withdrawn, and the process is as healthy as before. It is a line in the log and a status that gets old.
+//! Failovers do not need the API server. When it cannot be reached, refuses, or does not know the resource, the last known state
+//! stays in effect, nothing is withdrawn, and the health of the process does not change. The failure is logged, and statuses
+//! become outdated.
 
+mod bootstrap_marker;
+mod cluster_source;
 mod definition;
-mod documents;
+mod endpoint_slices;
 mod events;
-mod follow;
-mod grant;
-mod marker;
-mod model;
+mod list_watch;
 mod pods;
-mod replicas;
+mod role_manifest;
 mod services;
-mod slices;
+mod statefulset_replicas;
 mod status;
+mod watch_cache;
 
 #[cfg(test)]
 mod tests;
 
 use std::time::Duration;
 
-pub use documents::{KubeSource, Scope};
+pub use bootstrap_marker::ConfigMapMarker;
+pub use cluster_source::{KubeSource, Scope};
 pub use kube::Client;
-pub use marker::ConfigMapMarker;
-pub use pods::Follows;
-pub use replicas::wanted_replicas;
+pub use pods::PodWatches;
+pub use statefulset_replicas::wanted_replicas;
 
-/// The longest that a connection attempt to the API server may take.
+/// Deadline for a connection attempt to the API server.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(3);
-/// The longest that one request other than a watch may take.
+/// Deadline for one request other than a watch.
 const REQUEST_DEADLINE: Duration = Duration::from_secs(4);
 
-/// No client for an API server can be made. That is a mistake in the set-up: an API server that is merely away is none.
+/// No client for an API server can be created, because of a wrong configuration. An unreachable API server is no such error.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
-    /// Neither `KUBECONFIG` (or `~/.kube/config`) nor a service account of a pod can be used.
+    /// Neither `KUBECONFIG` (or `~/.kube/config`) nor the service account of a pod can be used.
     #[error("Kubernetes: no usable configuration: set KUBECONFIG, or run in a pod with a service account")]
     Configuration(#[source] Box<kube::config::InferConfigError>),
     /// The configuration cannot be turned into a client.
@@ -43,7 +45,7 @@ pub enum ConnectError {
     Client(#[source] Box<kube::Error>),
 }
 
-/// A client by `KUBECONFIG`, `~/.kube/config`, or the service account of this pod. Sends nothing yet.
+/// Creates a client from `KUBECONFIG`, `~/.kube/config`, or the service account of this pod. Sends no request.
 ///
 /// # Errors
 /// When there is no configuration, or an unusable one.
@@ -54,7 +56,7 @@ pub async fn connect() -> Result<Client, ConnectError> {
     client(config)
 }
 
-/// A client by a given configuration, with this adapter's deadlines.
+/// Creates a client from a configuration, with the deadlines of this adapter.
 ///
 /// # Errors
 /// When the configuration is unusable.
@@ -68,17 +70,17 @@ pub fn own_namespace(client: &Client) -> &str {
     client.default_namespace()
 }
 
-/// A request to the API server failed.
+/// The failure of a request to the API server.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Refusal {
-    /// What it said, in a line.
+struct RequestError {
+    /// The reason, in one line.
     why: String,
-    /// The HTTP code of its answer; `None` when there was no answer.
+    /// The HTTP status code; `None` when no readable answer came.
     code: Option<u16>,
 }
 
-impl Refusal {
-    /// No answer came, or none that can be read.
+impl RequestError {
+    /// A failure without a readable answer.
     fn without_answer(why: impl Into<String>) -> Self {
         Self {
             why: why.into(),
@@ -86,13 +88,13 @@ impl Refusal {
         }
     }
 
-    /// A matter of RBAC.
+    /// Whether RBAC refused the request.
     fn is_forbidden(&self) -> bool {
         self.code == Some(403)
     }
 }
 
-impl From<&kube::Error> for Refusal {
+impl From<&kube::Error> for RequestError {
     fn from(error: &kube::Error) -> Self {
         if let kube::Error::Api(status) = error {
             Self::from(status.as_ref())
@@ -102,7 +104,7 @@ impl From<&kube::Error> for Refusal {
     }
 }
 
-impl From<&kube::core::Status> for Refusal {
+impl From<&kube::core::Status> for RequestError {
     fn from(status: &kube::core::Status) -> Self {
         let why = if status.message.is_empty() {
             &status.reason
@@ -116,7 +118,7 @@ impl From<&kube::core::Status> for Refusal {
     }
 }
 
-/// An error and what caused it, in a line; causes that only repeat are left out.
+/// An error with its causes in one line. Causes that repeat the text are left out.
 fn with_causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();

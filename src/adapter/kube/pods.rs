@@ -1,4 +1,4 @@
-//! Pods and nodes: what matters of them, and the labels that tell what the servers in pods are.
+//! Caches the relevant fields of pods and nodes, and writes the labels of pods.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -9,86 +9,89 @@ use kube::api::{Patch, PatchParams};
 use kube::{Api, Client, ResourceExt as _};
 use serde_json::json;
 
-use crate::domain::declared::pods::{CORDON_TAINT, Node, Pod, Pods, Sight, Taint, Toleration};
+use crate::domain::declared::pods::{CORDON_TAINT, Node, Pod, Pods, Taint, Toleration, WatchState};
 use crate::domain::declared::{LabelError, PodLabel};
 use crate::domain::intent::Origin;
 use crate::domain::time::WallTime;
 use crate::resource;
 
-use super::Refusal;
-use super::follow::Change;
+use super::RequestError;
+use super::list_watch::ObjectChange;
 
-/// The document that the server in a pod belongs to, by name.
+/// Label of a pod: the name of the document that its server belongs to.
 const CLUSTER_LABEL: &str = "ham4db.io/cluster";
-/// What it is.
+/// Label of a pod: the role of its server.
 const ROLE_LABEL: &str = "ham4db.io/role";
-/// Pods whose containers are over keep an address that another one may have by now.
+/// Field selector for running pods: a pod keeps its address after its containers ended, and another pod may have that address by
+/// then.
 pub(super) const RUNNING: &str = "status.phase=Running";
 
-/// What is watched beside documents and Secrets.
+/// The watches of pods and nodes, beside those of documents and Secrets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Follows {
-    /// Nodes, and pods: which of them are about to go.
+pub struct PodWatches {
+    /// Watch pods and nodes, to detect pods that are about to end.
     pub drains: bool,
-    /// Pods: what their labels say.
+    /// Watch pods, to label them with the roles of their servers.
     pub role_labels: bool,
 }
 
-/// What was read of pods and nodes.
+/// The pods and nodes that were read.
 #[derive(Default)]
 pub(super) struct PodsAndNodes {
-    follows: Follows,
-    /// By scope: its namespace, where it has one, and how far its pods are known.
-    scopes: Vec<(Option<String>, Sight)>,
+    pod_watches: PodWatches,
+    /// For each scope its namespace (`None` means all namespaces) and the state of its watch.
+    scopes: Vec<(Option<String>, WatchState)>,
     known: Arc<Pods>,
 }
 
 impl PodsAndNodes {
-    /// Nothing read yet.
-    pub(super) fn new(follows: Follows, scopes: Vec<Option<String>>) -> Self {
+    /// Creates an empty cache.
+    pub(super) fn new(pod_watches: PodWatches, scopes: Vec<Option<String>>) -> Self {
         let mut this = Self {
-            follows,
-            scopes: scopes.into_iter().map(|scope| (scope, Sight::Stale)).collect(),
+            pod_watches,
+            scopes: scopes.into_iter().map(|scope| (scope, WatchState::Stale)).collect(),
             known: Arc::default(),
         };
-        this.see();
-        if follows.drains {
-            Arc::make_mut(&mut this.known).nodes = Sight::Stale;
+        this.update_pods_state();
+        if pod_watches.drains {
+            Arc::make_mut(&mut this.known).nodes = WatchState::Stale;
         }
         this
     }
 
-    /// What is known now.
+    /// The known pods and nodes.
     pub(super) fn known(&self) -> Arc<Pods> {
         Arc::clone(&self.known)
     }
 
-    /// The worst of all scopes.
-    fn see(&mut self) {
-        if !self.follows.drains && !self.follows.role_labels {
+    /// Sets the state of the pods to the worst state of all scopes.
+    fn update_pods_state(&mut self) {
+        if !self.pod_watches.drains && !self.pod_watches.role_labels {
             return;
         }
-        let mut all = self.scopes.iter().map(|(_, sight)| sight);
-        let worst = all.clone().find(|sight| matches!(sight, Sight::Forbidden(_)));
-        let worst = worst.or_else(|| all.find(|sight| **sight != Sight::Current));
-        let sight = worst.unwrap_or(&Sight::Current);
-        if self.known.pods != *sight {
-            Arc::make_mut(&mut self.known).pods = sight.clone();
+        let mut all = self.scopes.iter().map(|(_, watch_state)| watch_state);
+        let worst = all
+            .clone()
+            .find(|watch_state| matches!(watch_state, WatchState::Forbidden(_)));
+        let worst = worst.or_else(|| all.find(|watch_state| **watch_state != WatchState::Current));
+        let watch_state = worst.unwrap_or(&WatchState::Current);
+        if self.known.pods != *watch_state {
+            Arc::make_mut(&mut self.known).pods = watch_state.clone();
         }
     }
 
-    /// Takes in what happened to the pods of a scope. Says what a person should know.
-    pub(super) fn absorb_pods(&mut self, number: usize, change: Change<KubePod>) -> Option<String> {
-        let verbs = if self.follows.role_labels {
+    /// Applies a change of the pods of a scope. Returns a warning for the log.
+    pub(super) fn apply_pods(&mut self, number: usize, change: ObjectChange<KubePod>) -> Option<String> {
+        let verbs = if self.pod_watches.role_labels {
             "get, list, watch, patch"
         } else {
             "get, list, watch"
         };
-        let (scope, sight) = self.scopes.get_mut(number)?;
+        let (scope, watch_state) = self.scopes.get_mut(number)?;
         let mut warning = None;
         match change {
-            Change::Listed(pods) => {
-                let pods: Vec<Pod> = pods.iter().map(distilled).collect();
+            ObjectChange::Listed(pods) => {
+                let pods: Vec<Pod> = pods.iter().map(pod_of).collect();
                 let there: BTreeSet<&String> = pods.iter().map(|pod| &pod.uid).collect();
                 let is_of_it = |pod: &&Pod| scope.as_ref().is_none_or(|namespace| pod.namespace == *namespace);
                 let gone = self
@@ -97,7 +100,7 @@ impl PodsAndNodes {
                     .filter(is_of_it)
                     .filter(|pod| !there.contains(&pod.uid));
                 let gone: Vec<String> = gone.map(|pod| pod.uid.clone()).collect();
-                *sight = Sight::Current;
+                *watch_state = WatchState::Current;
                 for uid in gone {
                     Arc::make_mut(&mut self.known).remove(&uid);
                 }
@@ -105,33 +108,33 @@ impl PodsAndNodes {
                     Arc::make_mut(&mut self.known).put(pod);
                 }
             }
-            Change::Applied(pod) => {
-                let pod = distilled(&pod);
-                // Most changes of a pod are about nothing that matters here: what others hold of it is not copied for those.
+            ObjectChange::Applied(pod) => {
+                let pod = pod_of(&pod);
+                // Most changes of a pod concern other fields. For those the shared copy is not cloned.
                 if self.known.get(&pod.uid) != Some(&pod) {
                     Arc::make_mut(&mut self.known).put(pod);
                 }
             }
-            Change::Deleted(pod) => {
+            ObjectChange::Deleted(pod) => {
                 Arc::make_mut(&mut self.known).remove(&pod.uid().unwrap_or_default());
             }
-            Change::Broken(refusal) => {
-                let place = scope.as_ref().map_or_else(
+            ObjectChange::Broken(request_error) => {
+                let role = scope.as_ref().map_or_else(
                     || "a ClusterRole".to_owned(),
                     |namespace| format!("a Role in namespace {namespace}"),
                 );
-                warning = lose(sight, &refusal, &place, "pods", verbs);
+                warning = mark_unreadable(watch_state, &request_error, &role, "pods", verbs);
             }
         }
-        self.see();
+        self.update_pods_state();
         warning
     }
 
-    /// The same for nodes.
-    pub(super) fn absorb_nodes(&mut self, change: Change<KubeNode>) -> Option<String> {
+    /// Applies a change of the nodes. Returns a warning for the log.
+    pub(super) fn apply_nodes(&mut self, change: ObjectChange<KubeNode>) -> Option<String> {
         let known = &mut self.known;
         match change {
-            Change::Listed(nodes) => {
+            ObjectChange::Listed(nodes) => {
                 let known = Arc::make_mut(known);
                 let there: BTreeSet<String> = nodes.iter().map(KubeNode::name_any).collect();
                 let gone: Vec<String> = known
@@ -143,46 +146,59 @@ impl PodsAndNodes {
                     known.remove_node(&name);
                 }
                 for node in nodes {
-                    known.put_node(node.name_any(), distilled_node(&node));
+                    known.put_node(node.name_any(), node_of(&node));
                 }
-                known.nodes = Sight::Current;
+                known.nodes = WatchState::Current;
             }
-            Change::Applied(node) => {
-                let (name, node) = (node.name_any(), distilled_node(&node));
-                // Nodes tell of their health all the time.
+            ObjectChange::Applied(node) => {
+                let (name, node) = (node.name_any(), node_of(&node));
+                // Nodes report their health all the time. For those changes the shared copy is not cloned.
                 if known.node(&name) != Some(&node) {
                     Arc::make_mut(known).put_node(name, node);
                 }
             }
-            Change::Deleted(node) => {
+            ObjectChange::Deleted(node) => {
                 Arc::make_mut(known).remove_node(&node.name_any());
             }
-            Change::Broken(refusal) => {
-                let sight = &mut Arc::make_mut(known).nodes;
-                return lose(sight, &refusal, "a ClusterRole", "nodes", "get, list, watch");
+            ObjectChange::Broken(request_error) => {
+                let watch_state = &mut Arc::make_mut(known).nodes;
+                return mark_unreadable(
+                    watch_state,
+                    &request_error,
+                    "a ClusterRole",
+                    "nodes",
+                    "get, list, watch",
+                );
             }
         }
         None
     }
 }
 
-/// What is known may be old from now on. Says once which permission is missing, if one is.
-fn lose(sight: &mut Sight, refusal: &Refusal, place: &str, what: &str, verbs: &str) -> Option<String> {
-    if !refusal.is_forbidden() {
-        *sight = Sight::Stale;
+/// Marks the known state as outdated. Returns a warning when a permission is missing, unless it was missing before.
+fn mark_unreadable(
+    watch_state: &mut WatchState,
+    request_error: &RequestError,
+    role: &str,
+    what: &str,
+    verbs: &str,
+) -> Option<String> {
+    if !request_error.is_forbidden() {
+        *watch_state = WatchState::Stale;
         return None;
     }
     let why = format!(
-        "{what} may not be read: set drain.enabled or podRoleLabels.enabled of the chart, or apply {place} with apiGroups: [''], \
+        "RBAC refuses to read {what}: set drain.enabled or podRoleLabels.enabled of the chart, or apply {role} with apiGroups: [''], \
          resources: [{what}], verbs: [{verbs}], bound to ham4db's service account ({})",
-        refusal.why
+        request_error.why
     );
-    let is_news = !matches!(sight, Sight::Forbidden(_));
-    *sight = Sight::Forbidden(why.clone());
-    is_news.then_some(why)
+    let is_new = !matches!(watch_state, WatchState::Forbidden(_));
+    *watch_state = WatchState::Forbidden(why.clone());
+    is_new.then_some(why)
 }
 
-fn distilled(pod: &KubePod) -> Pod {
+/// The relevant fields of a pod.
+fn pod_of(pod: &KubePod) -> Pod {
     let (spec, status) = (pod.spec.as_ref(), pod.status.as_ref());
     let single = status.and_then(|status| status.pod_ip.as_ref());
     let all = status.and_then(|status| status.pod_ips.as_ref()).into_iter().flatten();
@@ -228,7 +244,8 @@ fn distilled(pod: &KubePod) -> Pod {
     }
 }
 
-fn distilled_node(node: &KubeNode) -> Node {
+/// The relevant fields of a node.
+fn node_of(node: &KubeNode) -> Node {
     let spec = node.spec.as_ref();
     let taints = spec.and_then(|spec| spec.taints.as_deref()).unwrap_or_default();
     let added = |at: &Option<Time>| at.as_ref().map(|at| WallTime(at.0.as_millisecond()));
@@ -251,12 +268,15 @@ fn distilled_node(node: &KubeNode) -> Node {
 }
 
 /// Writes the labels of one pod.
+///
+/// # Errors
+/// When the pod is gone, RBAC refuses, or the request fails.
 pub(super) async fn label(client: &Client, origin: &Origin, label: &PodLabel) -> Result<(), LabelError> {
     let Origin::Document { namespace, name } = origin else {
         return Err(LabelError::Unsupported);
     };
     let pods: Api<KubePod> = Api::namespaced(client.clone(), namespace);
-    // With the uid, a patch of another pod under this name is refused.
+    // With the uid in the patch, the API server refuses to change another pod of the same name.
     let patch = json!({"metadata": {
         "uid": label.uid,
         "labels": {
@@ -274,16 +294,16 @@ pub(super) async fn label(client: &Client, origin: &Origin, label: &PodLabel) ->
     else {
         return Ok(());
     };
-    let refusal = Refusal::from(&error);
-    Err(match refusal.code {
-        // Another uid is a conflict, or an attempt to change what cannot be changed.
+    let request_error = RequestError::from(&error);
+    Err(match request_error.code {
+        // The API server reports another uid as a conflict, or as a change of an immutable field.
         Some(404 | 409 | 422) => LabelError::Gone,
         Some(403) => LabelError::Forbidden(format!(
-            "pods may not be labelled: set podRoleLabels.enabled of the chart, or apply a Role in namespace {namespace} with apiGroups: \
+            "RBAC refuses to label pods: set podRoleLabels.enabled of the chart, or apply a Role in namespace {namespace} with apiGroups: \
              [''], resources: [pods], verbs: [get, list, watch, patch], bound to ham4db's service account ({})",
-            refusal.why
+            request_error.why
         )),
-        Some(_) | None => LabelError::Failed(format!("pod {namespace}/{}: {}", label.pod, refusal.why)),
+        Some(_) | None => LabelError::Failed(format!("pod {namespace}/{}: {}", label.pod, request_error.why)),
     })
 }
 

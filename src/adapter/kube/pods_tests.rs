@@ -1,9 +1,9 @@
 use serde_json::{Value, json};
 
 use super::*;
-use crate::domain::policy::Leaving;
+use crate::domain::policy::TerminationStage;
 
-const BOTH: Follows = Follows {
+const BOTH: PodWatches = PodWatches {
     drains: true,
     role_labels: true,
 };
@@ -26,8 +26,8 @@ fn node(name: &str, spec: &Value) -> KubeNode {
     serde_json::from_value(json!({"metadata": {"name": name}, "spec": spec})).unwrap()
 }
 
-fn refusal(code: Option<u16>) -> Refusal {
-    Refusal {
+fn request_error(code: Option<u16>) -> RequestError {
+    RequestError {
         why: "no".to_owned(),
         code,
     }
@@ -42,7 +42,7 @@ fn names(known: &Pods) -> Vec<String> {
 
 #[test]
 fn what_matters_of_a_pod_is_kept() {
-    let kept = distilled(&pod(
+    let kept = pod_of(&pod(
         "db",
         "orders-0",
         &json!({
@@ -68,7 +68,7 @@ fn what_matters_of_a_pod_is_kept() {
     let wanted = [("a", None, true), ("b", Some("v"), false), ("", None, false)];
     let wanted = wanted.map(|(key, value, limited)| (key.to_owned(), value.map(ToOwned::to_owned), limited));
     assert_eq!(told, wanted);
-    let going = distilled(&pod(
+    let going = pod_of(&pod(
         "db",
         "orders-0",
         &json!({
@@ -84,7 +84,7 @@ fn what_matters_of_a_pod_is_kept() {
     assert_eq!(going.disruption.as_deref(), Some("EvictionByEvictionAPI"));
     assert_eq!(going.ports_on_node, Some(BTreeSet::from([3306])));
     let over = json!({"status": {"conditions": [{"type": "DisruptionTarget", "status": "False"}]}});
-    assert_eq!(distilled(&pod("db", "orders-0", &over)).disruption, None);
+    assert_eq!(pod_of(&pod("db", "orders-0", &over)).disruption, None);
 }
 
 #[test]
@@ -93,7 +93,7 @@ fn a_node_tells_of_its_cordon_and_of_its_other_taints() {
         {"key": CORDON_TAINT, "effect": "NoSchedule", "timeAdded": "2027-01-15T08:00:00Z"},
         {"key": "a", "value": "v", "effect": "NoExecute"},
     ]});
-    let kept = distilled_node(&node("n1", &spec));
+    let kept = node_of(&node("n1", &spec));
     assert_eq!(
         (kept.is_cordoned, kept.cordoned),
         (true, Some(WallTime(1_800_000_000_000)))
@@ -104,38 +104,44 @@ fn a_node_tells_of_its_cordon_and_of_its_other_taints() {
         (taint.key.as_str(), taint.value.as_str(), taint.effect.as_str()),
         ("a", "v", "NoExecute")
     );
-    assert_eq!(distilled_node(&node("n1", &json!({}))), Node::default());
+    assert_eq!(node_of(&node("n1", &json!({}))), Node::default());
 }
 
 #[test]
 fn lists_replace_what_is_known_of_their_scope_alone() {
     let mut all = PodsAndNodes::new(BOTH, vec![Some("db".to_owned()), Some("shop".to_owned())]);
-    assert_eq!((&all.known().pods, &all.known().nodes), (&Sight::Stale, &Sight::Stale));
+    assert_eq!(
+        (&all.known().pods, &all.known().nodes),
+        (&WatchState::Stale, &WatchState::Stale)
+    );
     let none = json!({});
-    all.absorb_pods(0, Change::Listed(vec![pod("db", "a", &none), pod("db", "b", &none)]));
-    assert_eq!(all.known().pods, Sight::Stale, "the other scope was not read yet");
-    all.absorb_pods(1, Change::Listed(vec![pod("shop", "c", &none)]));
-    assert_eq!(all.known().pods, Sight::Current);
-    all.absorb_pods(0, Change::Listed(vec![pod("db", "b", &none)]));
+    all.apply_pods(
+        0,
+        ObjectChange::Listed(vec![pod("db", "a", &none), pod("db", "b", &none)]),
+    );
+    assert_eq!(all.known().pods, WatchState::Stale, "the other scope was not read yet");
+    all.apply_pods(1, ObjectChange::Listed(vec![pod("shop", "c", &none)]));
+    assert_eq!(all.known().pods, WatchState::Current);
+    all.apply_pods(0, ObjectChange::Listed(vec![pod("db", "b", &none)]));
     assert_eq!(names(&all.known()), ["db/b", "shop/c"]);
-    all.absorb_pods(0, Change::Applied(pod("db", "d", &none)));
-    all.absorb_pods(1, Change::Deleted(pod("shop", "c", &none)));
+    all.apply_pods(0, ObjectChange::Applied(pod("db", "d", &none)));
+    all.apply_pods(1, ObjectChange::Deleted(pod("shop", "c", &none)));
     assert_eq!(names(&all.known()), ["db/b", "db/d"]);
-    all.absorb_nodes(Change::Listed(vec![
+    all.apply_nodes(ObjectChange::Listed(vec![
         node("n1", &json!({"unschedulable": true})),
         node("n2", &none),
     ]));
-    assert_eq!(all.known().nodes, Sight::Current);
+    assert_eq!(all.known().nodes, WatchState::Current);
     let of_b = |all: &PodsAndNodes| {
         let known = all.known();
         known
-            .departure(known.get("uid-b").unwrap())
-            .map(|departure| departure.leaving)
+            .termination(known.get("uid-b").unwrap())
+            .map(|termination| termination.stage)
     };
-    assert_eq!(of_b(&all), Some(Leaving::WithItsNode));
-    all.absorb_nodes(Change::Applied(node("n1", &none)));
+    assert_eq!(of_b(&all), Some(TerminationStage::NodeDraining));
+    all.apply_nodes(ObjectChange::Applied(node("n1", &none)));
     assert_eq!(of_b(&all), None);
-    all.absorb_nodes(Change::Deleted(node("n2", &none)));
+    all.apply_nodes(ObjectChange::Deleted(node("n2", &none)));
     assert_eq!(all.known().node_names().count(), 1);
 }
 
@@ -143,14 +149,14 @@ fn lists_replace_what_is_known_of_their_scope_alone() {
 fn a_change_of_something_else_copies_nothing() {
     let mut all = PodsAndNodes::new(BOTH, vec![None]);
     let none = json!({});
-    all.absorb_pods(0, Change::Listed(vec![pod("db", "a", &none)]));
-    all.absorb_nodes(Change::Listed(vec![node("n1", &none)]));
+    all.apply_pods(0, ObjectChange::Listed(vec![pod("db", "a", &none)]));
+    all.apply_nodes(ObjectChange::Listed(vec![node("n1", &none)]));
     let before = all.known();
-    all.absorb_pods(
+    all.apply_pods(
         0,
-        Change::Applied(pod("db", "a", &json!({"metadata": {"resourceVersion": "2"}}))),
+        ObjectChange::Applied(pod("db", "a", &json!({"metadata": {"resourceVersion": "2"}}))),
     );
-    all.absorb_nodes(Change::Applied(node("n1", &json!({"podCIDR": "10.0.0.0/24"}))));
+    all.apply_nodes(ObjectChange::Applied(node("n1", &json!({"podCIDR": "10.0.0.0/24"}))));
     assert!(Arc::ptr_eq(&before, &all.known()));
 }
 
@@ -158,34 +164,36 @@ fn a_change_of_something_else_copies_nothing() {
 fn what_cannot_be_read_stays_known_and_a_missing_permission_is_told_once_with_its_role() {
     let mut all = PodsAndNodes::new(BOTH, vec![Some("db".to_owned())]);
     let none = json!({});
-    all.absorb_pods(0, Change::Listed(vec![pod("db", "a", &none)]));
-    all.absorb_nodes(Change::Listed(vec![node("n1", &none)]));
-    assert_eq!(all.absorb_pods(0, Change::Broken(refusal(None))), None);
-    assert_eq!(all.known().pods, Sight::Stale);
+    all.apply_pods(0, ObjectChange::Listed(vec![pod("db", "a", &none)]));
+    all.apply_nodes(ObjectChange::Listed(vec![node("n1", &none)]));
+    assert_eq!(all.apply_pods(0, ObjectChange::Broken(request_error(None))), None);
+    assert_eq!(all.known().pods, WatchState::Stale);
     assert_eq!(names(&all.known()), ["db/a"]);
-    let told = all.absorb_pods(0, Change::Broken(refusal(Some(403)))).unwrap();
+    let told = all
+        .apply_pods(0, ObjectChange::Broken(request_error(Some(403))))
+        .unwrap();
     assert!(
         told.contains("a Role in namespace db") && told.contains("verbs: [get, list, watch, patch]"),
         "{told}"
     );
-    assert_eq!(all.absorb_pods(0, Change::Broken(refusal(Some(403)))), None);
-    assert_eq!(all.known().pods, Sight::Forbidden(told));
-    let told = all.absorb_nodes(Change::Broken(refusal(Some(403)))).unwrap();
+    assert_eq!(all.apply_pods(0, ObjectChange::Broken(request_error(Some(403)))), None);
+    assert_eq!(all.known().pods, WatchState::Forbidden(told));
+    let told = all.apply_nodes(ObjectChange::Broken(request_error(Some(403)))).unwrap();
     assert!(told.contains("a ClusterRole") && told.contains("[nodes]"), "{told}");
-    all.absorb_pods(0, Change::Listed(vec![pod("db", "a", &none)]));
-    all.absorb_nodes(Change::Listed(vec![node("n1", &none)]));
+    all.apply_pods(0, ObjectChange::Listed(vec![pod("db", "a", &none)]));
+    all.apply_nodes(ObjectChange::Listed(vec![node("n1", &none)]));
     assert_eq!(
         (&all.known().pods, &all.known().nodes),
-        (&Sight::Current, &Sight::Current)
+        (&WatchState::Current, &WatchState::Current)
     );
     // Without drains, no more than reading is asked for, and nodes are not missed.
-    let labels = Follows {
+    let labels = PodWatches {
         drains: false,
         role_labels: true,
     };
-    assert_eq!(PodsAndNodes::new(labels, vec![None]).known().nodes, Sight::Off);
+    assert_eq!(PodsAndNodes::new(labels, vec![None]).known().nodes, WatchState::Off);
     assert_eq!(
-        PodsAndNodes::new(Follows::default(), vec![None]).known().pods,
-        Sight::Off
+        PodsAndNodes::new(PodWatches::default(), vec![None]).known().pods,
+        WatchState::Off
     );
 }

@@ -1,10 +1,12 @@
-//! The Services of a document and where they lead.
+//! Reconciles the Services of a document and their `EndpointSlice`s.
 //!
-//! A Service here has no selector; its `EndpointSlice`s ([`super::slices`]) are written by us alone. Both belong to the document by an
-//! owner reference and are found by a label. What has the name and not the owner is somebody else's, and is never touched.
+//! These Services have no selector; only ham4db writes their `EndpointSlice`s ([`super::endpoint_slices`]). Both have an owner
+//! reference to the document and are found by a label. An object that has the name but not the owner belongs to another client
+//! and is never changed.
 //!
-//! Changes are merge patches with the resourceVersion that was looked at, creations are plain: a server-side apply would take an object
-//! over that somebody made a moment ago, and would leave the old port of a Service beside the new one.
+//! Objects are changed by merge patches with the resourceVersion that was read, and created by plain requests. A server-side
+//! apply would take over an object that another client has just created, and would keep the old port of a Service beside the new
+//! one.
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
@@ -17,29 +19,32 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use crate::app::ports::cluster_source::{LeadsTo, Observer, Publication, PublishError};
-use crate::domain::declared::{Role, WantedService};
+use crate::domain::declared::{Observer, Publication, PublishError, PublishedAddresses, Role, WantedService};
 use crate::domain::intent::Origin;
 use crate::resource;
 
-use super::{Refusal, grant, slices};
+use super::{RequestError, endpoint_slices, role_manifest};
 
-/// The document that an object is of, by name.
+/// Label: the name of the document that an object belongs to.
 const CLUSTER_LABEL: &str = "ham4db.io/cluster";
-/// What the servers behind it are: `primary` or `replicas`.
+/// Label: the role of the servers of a Service, `primary` or `replicas`.
 const ROLE_LABEL: &str = "ham4db.io/role";
-/// Attempts when somebody else wrote between reading and writing.
+/// Attempts when another client wrote between read and write.
 const ATTEMPTS: usize = 3;
-/// The name of the port; slices and Service have to agree.
+/// The name of the port. It must be the same in the Service and its slices.
 pub(super) const PORT_NAME: &str = "mysql";
 
-/// Makes Services and slices what they must be, and removes what is ours and not wanted. Answers where the Service for the primary leads.
+/// Creates and updates the Services and slices of a document, and deletes those of its objects that are not wanted. Returns the
+/// addresses of the Service for the primary.
+///
+/// # Errors
+/// When the API server refuses, does not answer, or a later leader wrote the slices.
 pub(super) async fn publish(
     client: &Client,
     origin: &Origin,
     publication: &Publication,
     observer: &Observer,
-) -> Result<LeadsTo, PublishError> {
+) -> Result<PublishedAddresses, PublishError> {
     let Origin::Document { namespace, name } = origin else {
         return Err(PublishError::Unsupported);
     };
@@ -53,25 +58,25 @@ pub(super) async fn publish(
     let mut outcome = Ok(None);
     for _ in 0..ATTEMPTS {
         outcome = service_client.publish(publication, observer).await;
-        if !matches!(outcome, Err(Failed::Conflict(_))) {
+        if !matches!(outcome, Err(AttemptError::Conflict(_))) {
             break;
         }
     }
     outcome.map_err(|failed| match failed {
-        Failed::Conflict(why) => PublishError::Unanswered(why),
-        Failed::For(error) => error,
+        AttemptError::Conflict(why) => PublishError::Unanswered(why),
+        AttemptError::Other(error) => error,
     })
 }
 
-/// Why an attempt did not succeed.
-pub(super) enum Failed {
-    /// Somebody else wrote meanwhile: worth another look at once.
+/// The failure of an attempt.
+pub(super) enum AttemptError {
+    /// Another client wrote meanwhile: retry at once.
     Conflict(String),
-    /// Anything else.
-    For(PublishError),
+    /// Any other failure.
+    Other(PublishError),
 }
 
-/// The objects of one document.
+/// Reads and writes the Services and slices of one document.
 pub(super) struct ServiceClient<'a> {
     namespace: &'a str,
     document: &'a str,
@@ -81,39 +86,43 @@ pub(super) struct ServiceClient<'a> {
 }
 
 impl ServiceClient<'_> {
-    async fn publish(&self, publication: &Publication, observer: &Observer) -> Result<LeadsTo, Failed> {
-        let (services, slices) = tokio::try_join!(self.ours(&self.services), self.ours(&self.slices))?;
-        let (mut leads_to, mut worst) = (None, None);
+    async fn publish(
+        &self,
+        publication: &Publication,
+        observer: &Observer,
+    ) -> Result<PublishedAddresses, AttemptError> {
+        let (services, slices) = tokio::try_join!(self.list_owned(&self.services), self.list_owned(&self.slices))?;
+        let (mut published, mut first_error) = (None, None);
         for wanted in &publication.services {
             let present: Vec<&EndpointSlice> = slices
                 .values()
-                .filter(|slice| slices::service_of(slice) == Some(wanted.name.as_str()))
+                .filter(|slice| endpoint_slices::service_of(slice) == Some(wanted.name.as_str()))
                 .collect();
-            let made = async {
-                self.keep_service(wanted, services.get(&wanted.name)).await?;
-                slices::lead(self, wanted, &present, publication, observer).await
+            let reconciled = async {
+                self.reconcile_service(wanted, services.get(&wanted.name)).await?;
+                endpoint_slices::reconcile(self, wanted, &present, publication, observer).await
             };
-            match made.await {
-                Ok(led) if wanted.role == Role::Primary => leads_to = led,
+            match reconciled.await {
+                Ok(addresses) if wanted.role == Role::Primary => published = addresses,
                 Ok(_) => {}
-                // The other one can be had all the same.
-                Err(failed) => worst = worst.or(Some(failed)),
+                // The other Service is reconciled all the same.
+                Err(failed) => first_error = first_error.or(Some(failed)),
             }
         }
         let is_wanted = |name: &str| publication.services.iter().any(|wanted| wanted.name == name);
         for slice in slices.values() {
-            if !slices::service_of(slice).is_some_and(is_wanted) {
+            if !endpoint_slices::service_of(slice).is_some_and(is_wanted) {
                 self.remove(&self.slices, slice).await?;
             }
         }
         for service in services.values().filter(|service| !is_wanted(&service.name_any())) {
             self.remove(&self.services, service).await?;
         }
-        worst.map_or(Ok(leads_to), Err)
+        first_error.map_or(Ok(published), Err)
     }
 
-    /// The objects of a kind that are this document's, by name.
-    async fn ours<K>(&self, api: &Api<K>) -> Result<BTreeMap<String, K>, Failed>
+    /// The objects of a kind that this document owns, by name.
+    async fn list_owned<K>(&self, api: &Api<K>) -> Result<BTreeMap<String, K>, AttemptError>
     where
         K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug,
     {
@@ -122,22 +131,23 @@ impl ServiceClient<'_> {
         let listed = listed.map_err(|error| self.failed::<K>("list", &error))?;
         Ok(listed
             .into_iter()
-            .filter(|object| self.is_ours(object))
+            .filter(|object| self.is_owned(object))
             .map(|object| (object.name_any(), object))
             .collect())
     }
 
-    fn is_ours<K: Resource>(&self, object: &K) -> bool {
+    fn is_owned<K: Resource>(&self, object: &K) -> bool {
         object.owner_references().iter().any(|owner| owner.uid == self.uid)
     }
 
-    async fn keep_service(&self, wanted: &WantedService, present: Option<&Service>) -> Result<(), Failed> {
+    /// Creates or updates one Service.
+    async fn reconcile_service(&self, wanted: &WantedService, present: Option<&Service>) -> Result<(), AttemptError> {
         let port = json!({"name": PORT_NAME, "port": wanted.port, "protocol": "TCP"});
         if let Some(spec) = present.and_then(|present| present.spec.as_ref()) {
             let ports = spec.ports.as_deref().unwrap_or_default();
             let has_port = matches!(ports, [only] if only.port == i32::from(wanted.port)
                 && only.name.as_deref() == Some(PORT_NAME) && only.protocol.as_deref().is_none_or(|protocol| protocol == "TCP"));
-            // With one, Kubernetes would lead it to pods of its own choice as well.
+            // With a selector, Kubernetes would add endpoints of its own.
             let has_selector = spec.selector.as_ref().is_some_and(|selector| !selector.is_empty());
             if has_port && !has_selector {
                 return Ok(());
@@ -152,7 +162,7 @@ impl ServiceClient<'_> {
         self.put(&self.services, &wanted.name, body, present).await
     }
 
-    /// What every object of this document carries.
+    /// The metadata of an object of this document.
     pub(super) fn metadata(&self, name: &str, role: Role, labels: &Value, annotations: &Value) -> Value {
         let mut all = json!({
             MANAGER_LABEL: MANAGER,
@@ -166,21 +176,21 @@ impl ServiceClient<'_> {
             "name": name,
             "labels": all,
             "annotations": annotations,
-            // Without blockOwnerDeletion, which would need a right to update the document's finalizers.
+            // No blockOwnerDeletion: it would need the permission to update the document's finalizers.
             "ownerReferences": [{
                 "apiVersion": resource::API_VERSION, "kind": resource::KIND, "name": self.document, "uid": self.uid, "controller": true,
             }],
         })
     }
 
-    /// Creates an object, or changes the one that was looked at.
+    /// Creates an object, or patches `present`, the object that was read.
     pub(super) async fn put<K>(
         &self,
         api: &Api<K>,
         name: &str,
         mut body: Value,
         present: Option<&K>,
-    ) -> Result<(), Failed>
+    ) -> Result<(), AttemptError>
     where
         K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Serialize + Debug,
     {
@@ -188,7 +198,7 @@ impl ServiceClient<'_> {
             return self.change(api, name, &mut body, present).await;
         }
         let parsed: K = serde_json::from_value(body.clone())
-            .map_err(|why| Failed::For(PublishError::Refused(format!("{} {name}: {why}", K::kind(&())))))?;
+            .map_err(|why| AttemptError::Other(PublishError::Refused(format!("{} {name}: {why}", K::kind(&())))))?;
         let parameters = PostParams {
             field_manager: Some(resource::FIELD_MANAGER.to_owned()),
             ..PostParams::default()
@@ -196,22 +206,22 @@ impl ServiceClient<'_> {
         let Err(error) = api.create(&parameters, &parsed).await else {
             return Ok(());
         };
-        if Refusal::from(&error).code != Some(409) {
+        if RequestError::from(&error).code != Some(409) {
             return Err(self.failed::<K>("create", &error));
         }
         let there = api.get(name).await.map_err(|error| self.failed::<K>("get", &error))?;
-        if self.is_ours(&there) {
-            // Somebody took the label away by which ours are found.
+        if self.is_owned(&there) {
+            // The object was not in the list, because another client removed its label.
             return self.change(api, name, &mut body, &there).await;
         }
-        Err(Failed::For(PublishError::NameTaken(format!(
-            "{} {name} of namespace {} is not this resource's, and is left alone: delete it, or set another name in spec.primaryService",
+        Err(AttemptError::Other(PublishError::NameTaken(format!(
+            "{} {name} in namespace {} is not owned by this resource: delete it, or set another name in spec.primaryService",
             K::kind(&()),
             self.namespace
         ))))
     }
 
-    async fn change<K>(&self, api: &Api<K>, name: &str, body: &mut Value, present: &K) -> Result<(), Failed>
+    async fn change<K>(&self, api: &Api<K>, name: &str, body: &mut Value, present: &K) -> Result<(), AttemptError>
     where
         K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug,
     {
@@ -226,8 +236,8 @@ impl ServiceClient<'_> {
         patched.map(drop).map_err(|error| self.failed::<K>("patch", &error))
     }
 
-    /// Deletes the object that was looked at.
-    pub(super) async fn remove<K>(&self, api: &Api<K>, object: &K) -> Result<(), Failed>
+    /// Deletes the object that was read, by its uid.
+    pub(super) async fn remove<K>(&self, api: &Api<K>, object: &K) -> Result<(), AttemptError>
     where
         K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug,
     {
@@ -240,26 +250,27 @@ impl ServiceClient<'_> {
         };
         match api.delete(&object.name_any(), &parameters).await {
             Ok(_) => Ok(()),
-            Err(error) if Refusal::from(&error).code == Some(404) => Ok(()),
+            Err(error) if RequestError::from(&error).code == Some(404) => Ok(()),
             Err(error) => Err(self.failed::<K>("delete", &error)),
         }
     }
 
-    fn failed<K: Resource<DynamicType = ()>>(&self, verb: &str, error: &kube::Error) -> Failed {
-        let refusal = Refusal::from(error);
+    /// Classifies the failure of a request.
+    fn failed<K: Resource<DynamicType = ()>>(&self, verb: &str, error: &kube::Error) -> AttemptError {
+        let request_error = RequestError::from(error);
         let plural = K::plural(&());
-        let why = format!("{verb} {plural}: {}", refusal.why);
-        Failed::For(match refusal.code {
-            Some(404 | 409) => return Failed::Conflict(why),
-            Some(403) => PublishError::Forbidden(forbidden(self.namespace, plural.as_ref(), &refusal.why)),
+        let why = format!("{verb} {plural}: {}", request_error.why);
+        AttemptError::Other(match request_error.code {
+            Some(404 | 409) => return AttemptError::Conflict(why),
+            Some(403) => PublishError::Forbidden(forbidden(self.namespace, plural.as_ref(), &request_error.why)),
             Some(400..=428) => PublishError::Refused(why),
-            // Too many requests, a fault of its own, or no answer at all.
+            // Too many requests, an internal error, or no answer.
             Some(_) | None => PublishError::Unanswered(why),
         })
     }
 }
 
-/// What to do, and below it the Role to apply.
+/// The message for missing permissions: the remedy in the first line, and below it the Role to apply.
 fn forbidden(namespace: &str, plural: &str, refused: &str) -> String {
     let verbs = "verbs: [get, list, create, patch, delete]";
     let rules = [
@@ -267,12 +278,12 @@ fn forbidden(namespace: &str, plural: &str, refused: &str) -> String {
         format!("{{apiGroups: [discovery.k8s.io], resources: [endpointslices], {verbs}}}"),
     ];
     format!(
-        "{plural} may not be written: set the chart's primaryService.enabled, or apply the Role below ({refused})\n{}",
-        grant::manifest(namespace, "ham4db-services", &rules, refused)
+        "RBAC refuses to write {plural}: set the chart's primaryService.enabled, or apply the Role below ({refused})\n{}",
+        role_manifest::role_manifest(namespace, "ham4db-services", &rules, refused)
     )
 }
 
-/// Who manages an object, by the label that Kubernetes recommends.
+/// The label for the manager of an object that Kubernetes recommends.
 const MANAGER_LABEL: &str = "app.kubernetes.io/managed-by";
-/// Us.
+/// The value of [`MANAGER_LABEL`] for ham4db.
 const MANAGER: &str = "ham4db";

@@ -1,29 +1,33 @@
-//! The status of a document, by server-side apply.
+//! Writes the status of a document, by server-side apply.
 
 use kube::api::{Patch, PatchParams};
 use kube::core::{ApiResource, DynamicObject};
 use kube::{Api, Client, ResourceExt as _};
 use serde_json::{Value, json};
 
-use crate::app::ports::cluster_source::{Observer, StatusError, StatusModel};
+use crate::app::ports::cluster_source::StatusError;
+use crate::domain::declared::{Observer, StatusModel};
 use crate::domain::intent::Origin;
 use crate::resource::{self, MySQLCluster, MySQLClusterStatus};
 
-use super::{REQUEST_DEADLINE, Refusal};
+use super::{REQUEST_DEADLINE, RequestError};
 
-/// Attempts when somebody else wrote between reading and writing.
+/// Attempts when another client wrote between read and write.
 const ATTEMPTS: usize = 3;
 
-/// Why an attempt did not succeed.
-enum Failed {
-    /// Somebody else wrote meanwhile: worth another look at once.
+/// The failure of an attempt.
+enum AttemptError {
+    /// Another client wrote meanwhile: retry at once.
     Conflict,
-    /// Anything else.
-    For(StatusError),
+    /// Any other failure.
+    Other(StatusError),
 }
 
-/// Writes a status over the one that was just read: with its resourceVersion, so that a status which another writer put there in
-/// between is seen and not overwritten. With `schema`, that of the resource as it is served, only what fits into it is written.
+/// Reads the present status and writes the new one with its resourceVersion, so that a status which another client wrote
+/// meanwhile is not overwritten. With `schema`, the schema of the served definition, only fields that it contains are written.
+///
+/// # Errors
+/// When the document is gone, a later leader wrote the status, or a request fails.
 pub(super) async fn write(
     client: &Client,
     origin: &Origin,
@@ -44,11 +48,13 @@ pub(super) async fn write(
         for _ in 0..ATTEMPTS {
             match attempt(&api, name, origin, status, observer, schema).await {
                 Ok(()) => return Ok(()),
-                Err(Failed::Conflict) => {}
-                Err(Failed::For(error)) => return Err(error),
+                Err(AttemptError::Conflict) => {}
+                Err(AttemptError::Other(error)) => return Err(error),
             }
         }
-        Err(failed("others write it all the time"))
+        Err(failed(&format!(
+            "other clients changed the document during all {ATTEMPTS} attempts"
+        )))
     };
     tokio::time::timeout(REQUEST_DEADLINE, attempts)
         .await
@@ -67,59 +73,59 @@ async fn attempt(
     status: &StatusModel,
     observer: &Observer,
     schema: Option<&Value>,
-) -> Result<(), Failed> {
-    let sorted = |error: &kube::Error| {
-        let refusal = Refusal::from(error);
-        match refusal.code {
-            Some(404) => Failed::For(StatusError::Gone(origin.clone())),
-            Some(409) => Failed::Conflict,
-            Some(_) | None => Failed::For(StatusError::Failed {
+) -> Result<(), AttemptError> {
+    let classify = |error: &kube::Error| {
+        let request_error = RequestError::from(error);
+        match request_error.code {
+            Some(404) => AttemptError::Other(StatusError::Gone(origin.clone())),
+            Some(409) => AttemptError::Conflict,
+            Some(_) | None => AttemptError::Other(StatusError::Failed {
                 origin: origin.clone(),
-                why: refusal.why,
+                why: request_error.why,
             }),
         }
     };
-    let object = api.get(name).await.map_err(|error| sorted(&error))?;
+    let object = api.get(name).await.map_err(|error| classify(&error))?;
     let previous = object
         .data
         .get("status")
         .and_then(|status| serde_json::from_value::<MySQLClusterStatus>(status.clone()).ok());
     if let Some(by) = resource::superseded_by(previous.as_ref(), observer) {
-        return Err(Failed::For(StatusError::Superseded {
+        return Err(AttemptError::Other(StatusError::Superseded {
             origin: origin.clone(),
             by,
         }));
     }
-    let mut told = serde_json::to_value(resource::status(status, observer, previous.as_ref())).map_err(|why| {
-        Failed::For(StatusError::Failed {
+    let mut written = serde_json::to_value(resource::status(status, observer, previous.as_ref())).map_err(|why| {
+        AttemptError::Other(StatusError::Failed {
             origin: origin.clone(),
             why: why.to_string(),
         })
     })?;
     if let Some(schema) = schema {
-        resource::definition::fit_status(&mut told, schema);
+        resource::definition::fit_status(&mut written, schema);
     }
     let patch = json!({
         "apiVersion": resource::API_VERSION,
         "kind": resource::KIND,
         "metadata": {"name": name, "resourceVersion": object.resource_version()},
-        "status": told,
+        "status": written,
     });
     let parameters = PatchParams::apply(resource::FIELD_MANAGER).force();
     let Err(refused) = api.patch_status(name, &parameters, &Patch::Apply(&patch)).await else {
         return Ok(());
     };
     let is_unreadable = status.observed_generation.is_none();
-    if let (true, Failed::For(StatusError::Failed { .. })) = (is_unreadable, sorted(&refused)) {
-        // An apply reads the whole object by its schema, which is what this one does not keep; a merge only touches the status.
+    if let (true, AttemptError::Other(StatusError::Failed { .. })) = (is_unreadable, classify(&refused)) {
+        // An apply validates the whole object, and the spec of this one is invalid. A merge patch changes the status only.
         let parameters = PatchParams {
             field_manager: Some(resource::FIELD_MANAGER.to_owned()),
             ..PatchParams::default()
         };
         return match api.patch_status(name, &parameters, &Patch::Merge(&patch)).await {
             Ok(_) => Ok(()),
-            Err(error) => Err(sorted(&error)),
+            Err(error) => Err(classify(&error)),
         };
     }
-    Err(sorted(&refused))
+    Err(classify(&refused))
 }

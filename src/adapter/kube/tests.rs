@@ -6,11 +6,10 @@ use kube::core::{DynamicObject, ObjectMeta};
 use secrecy::ExposeSecret as _;
 use serde_json::{Value, json};
 
-use super::Refusal;
-use super::follow::Change;
-use super::model::{Model, SecretKey, WatchEvent};
-use crate::app::ports::cluster_source::Reading;
-use crate::domain::declared::SecretStanding;
+use super::RequestError;
+use super::list_watch::ObjectChange;
+use super::watch_cache::{SecretKey, WatchCache, WatchEvent};
+use crate::domain::declared::{Completeness, SecretState};
 use crate::domain::intent::Origin;
 
 fn origin(name: &str) -> Origin {
@@ -55,130 +54,133 @@ fn secret(password: &str) -> Secret {
     }
 }
 
-fn refusal(is_forbidden: bool) -> Refusal {
-    Refusal {
+fn request_error(is_forbidden: bool) -> RequestError {
+    RequestError {
         why: "no".to_owned(),
         code: is_forbidden.then_some(403),
     }
 }
 
 /// A model of one scope with the document `orders` listed and its Secret asked for.
-fn with_orders() -> Model {
-    let mut model = Model::new(1);
-    model.absorb(WatchEvent::Documents(0, Change::Listed(vec![readable("orders")])));
-    assert_eq!(model.secrets_wanted().into_iter().collect::<Vec<_>>(), [key()]);
-    model
+fn with_orders() -> WatchCache {
+    let mut cache = WatchCache::new(1);
+    cache.apply(WatchEvent::Documents(0, ObjectChange::Listed(vec![readable("orders")])));
+    assert_eq!(cache.secrets_wanted().into_iter().collect::<Vec<_>>(), [key()]);
+    cache
 }
 
-fn standing(model: &Model) -> SecretStanding {
-    model.seen().documents[0].secret.clone()
+fn standing(cache: &WatchCache) -> SecretState {
+    cache.contents().documents[0].secret.clone()
 }
 
 #[test]
 fn it_is_complete_when_all_scopes_are_listed_and_stale_after_any_error() {
-    let mut model = Model::new(2);
-    assert_eq!(model.seen().reading, Reading::Stale);
-    model.absorb(WatchEvent::Documents(0, Change::Listed(vec![readable("orders")])));
-    assert_eq!(model.seen().reading, Reading::Stale);
-    model.absorb(WatchEvent::Documents(1, Change::Listed(Vec::new())));
-    assert_eq!(model.seen().reading, Reading::Complete);
-    model.absorb(WatchEvent::Documents(1, Change::Broken(refusal(false))));
+    let mut cache = WatchCache::new(2);
+    assert_eq!(cache.contents().completeness, Completeness::Stale);
+    cache.apply(WatchEvent::Documents(0, ObjectChange::Listed(vec![readable("orders")])));
+    assert_eq!(cache.contents().completeness, Completeness::Stale);
+    cache.apply(WatchEvent::Documents(1, ObjectChange::Listed(Vec::new())));
+    assert_eq!(cache.contents().completeness, Completeness::Complete);
+    cache.apply(WatchEvent::Documents(1, ObjectChange::Broken(request_error(false))));
     assert_eq!(
-        (model.seen().reading, model.seen().documents.len()),
-        (Reading::Stale, 1)
+        (cache.contents().completeness, cache.contents().documents.len()),
+        (Completeness::Stale, 1)
     );
-    model.absorb(WatchEvent::Documents(1, Change::Applied(readable("users"))));
+    cache.apply(WatchEvent::Documents(1, ObjectChange::Applied(readable("users"))));
     assert_eq!(
-        model.seen().reading,
-        Reading::Stale,
+        cache.contents().completeness,
+        Completeness::Stale,
         "an event alone proves no completeness"
     );
-    model.absorb(WatchEvent::Documents(1, Change::Listed(Vec::new())));
+    cache.apply(WatchEvent::Documents(1, ObjectChange::Listed(Vec::new())));
     assert_eq!(
-        (model.seen().reading, model.seen().documents.len()),
-        (Reading::Complete, 1)
+        (cache.contents().completeness, cache.contents().documents.len()),
+        (Completeness::Complete, 1)
     );
 }
 
 #[test]
 fn one_unreadable_document_leaves_the_others_and_is_complained_of_once() {
-    let mut model = Model::new(1);
+    let mut cache = WatchCache::new(1);
     let broken = object("broken", &json!({"seeds": 7}));
-    let warnings = model.absorb(WatchEvent::Documents(
+    let warnings = cache.apply(WatchEvent::Documents(
         0,
-        Change::Listed(vec![broken.clone(), readable("orders")]),
+        ObjectChange::Listed(vec![broken.clone(), readable("orders")]),
     ));
     assert_eq!(warnings.len(), 1);
     assert!(
         warnings[0].contains("cr:db/broken") && warnings[0].contains("spec.seeds"),
         "{warnings:?}"
     );
-    let seen = model.seen();
+    let seen = cache.contents();
     assert_eq!((seen.documents.len(), seen.unreadable.len()), (1, 1));
     assert_eq!(
-        model.absorb(WatchEvent::Documents(0, Change::Applied(broken))),
+        cache.apply(WatchEvent::Documents(0, ObjectChange::Applied(broken))),
         Vec::<String>::new()
     );
-    model.absorb(WatchEvent::Documents(0, Change::Applied(readable("broken"))));
-    assert_eq!((model.seen().documents.len(), model.seen().unreadable.len()), (2, 0));
-    model.absorb(WatchEvent::Documents(0, Change::Deleted(readable("broken"))));
-    assert_eq!(model.seen().documents.len(), 1);
+    cache.apply(WatchEvent::Documents(0, ObjectChange::Applied(readable("broken"))));
+    assert_eq!(
+        (cache.contents().documents.len(), cache.contents().unreadable.len()),
+        (2, 0)
+    );
+    cache.apply(WatchEvent::Documents(0, ObjectChange::Deleted(readable("broken"))));
+    assert_eq!(cache.contents().documents.len(), 1);
 }
 
 #[test]
 fn a_secret_has_one_of_five_standings() {
-    let mut model = with_orders();
-    assert_eq!(standing(&model), SecretStanding::Unread);
-    model.absorb(WatchEvent::Secret(key(), Change::Broken(refusal(false))));
-    assert_eq!(standing(&model), SecretStanding::Unread);
-    model.absorb(WatchEvent::Secret(key(), Change::Broken(refusal(true))));
-    assert!(matches!(standing(&model), SecretStanding::Forbidden(_)));
-    model.absorb(WatchEvent::Secret(key(), Change::Listed(Vec::new())));
+    let mut cache = with_orders();
+    assert_eq!(standing(&cache), SecretState::Unread);
+    cache.apply(WatchEvent::Secret(key(), ObjectChange::Broken(request_error(false))));
+    assert_eq!(standing(&cache), SecretState::Unread);
+    cache.apply(WatchEvent::Secret(key(), ObjectChange::Broken(request_error(true))));
+    assert!(matches!(standing(&cache), SecretState::Forbidden(_)));
+    cache.apply(WatchEvent::Secret(key(), ObjectChange::Listed(Vec::new())));
     assert_eq!(
-        standing(&model),
-        SecretStanding::Missing("Secret account does not exist in namespace db".to_owned())
+        standing(&cache),
+        SecretState::Missing("Secret account does not exist in namespace db".to_owned())
     );
-    model.absorb(WatchEvent::Secret(key(), Change::Applied(Secret::default())));
+    cache.apply(WatchEvent::Secret(key(), ObjectChange::Applied(Secret::default())));
     assert_eq!(
-        standing(&model),
-        SecretStanding::Missing("Secret db/account: key user is missing or empty".to_owned())
+        standing(&cache),
+        SecretState::Missing("Secret db/account: key user is missing or empty".to_owned())
     );
-    model.absorb(WatchEvent::Secret(key(), Change::Applied(secret("one"))));
-    assert_eq!(standing(&model), SecretStanding::Read);
+    cache.apply(WatchEvent::Secret(key(), ObjectChange::Applied(secret("one"))));
+    assert_eq!(standing(&cache), SecretState::Read);
 }
 
 #[test]
 fn an_account_that_was_read_stays_while_its_secret_cannot_be_read() {
-    let mut model = with_orders();
-    model.absorb(WatchEvent::Secret(key(), Change::Listed(vec![secret("one")])));
-    model.absorb(WatchEvent::Secret(key(), Change::Broken(refusal(true))));
-    assert!(matches!(standing(&model), SecretStanding::LastKnown(_)));
-    let credentials = model.credentials();
+    let mut cache = with_orders();
+    cache.apply(WatchEvent::Secret(key(), ObjectChange::Listed(vec![secret("one")])));
+    cache.apply(WatchEvent::Secret(key(), ObjectChange::Broken(request_error(true))));
+    assert!(matches!(standing(&cache), SecretState::LastKnown(_)));
+    let credentials = cache.credentials();
     assert_eq!(credentials[&origin("orders")].topology.password.expose_secret(), "one");
-    model.absorb(WatchEvent::Secret(key(), Change::Deleted(secret("one"))));
-    assert_eq!(model.credentials().len(), 0);
+    cache.apply(WatchEvent::Secret(key(), ObjectChange::Deleted(secret("one"))));
+    assert_eq!(cache.credentials().len(), 0);
 }
 
 #[test]
 fn secrets_that_no_document_names_are_forgotten() {
-    let mut model = with_orders();
-    model.absorb(WatchEvent::Secret(key(), Change::Listed(vec![secret("one")])));
-    model.absorb(WatchEvent::Documents(0, Change::Deleted(readable("orders"))));
-    assert_eq!(model.secrets_wanted().len(), 0);
+    let mut cache = with_orders();
+    cache.apply(WatchEvent::Secret(key(), ObjectChange::Listed(vec![secret("one")])));
+    cache.apply(WatchEvent::Documents(0, ObjectChange::Deleted(readable("orders"))));
+    assert_eq!(cache.secrets_wanted().len(), 0);
     // Its watch may have sent one more.
-    model.absorb(WatchEvent::Secret(key(), Change::Applied(secret("two"))));
-    model.absorb(WatchEvent::Documents(0, Change::Applied(readable("orders"))));
-    model.secrets_wanted();
-    assert_eq!(standing(&model), SecretStanding::Unread);
+    cache.apply(WatchEvent::Secret(key(), ObjectChange::Applied(secret("two"))));
+    cache.apply(WatchEvent::Documents(0, ObjectChange::Applied(readable("orders"))));
+    cache.secrets_wanted();
+    assert_eq!(standing(&cache), SecretState::Unread);
 }
 
 #[test]
 fn refusals_read_as_one_line_and_know_forbidden() {
     let status = kube::core::Status::failure("mysqlclusters is forbidden", "Forbidden").with_code(403);
-    let refusal = Refusal::from(&kube::Error::Api(status.boxed()));
+    let request_error = RequestError::from(&kube::Error::Api(status.boxed()));
     assert_eq!(
-        refusal,
-        Refusal {
+        request_error,
+        RequestError {
             why: "mysqlclusters is forbidden (403)".to_owned(),
             code: Some(403)
         }

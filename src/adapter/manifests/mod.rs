@@ -1,8 +1,8 @@
-//! `MySQLCluster` documents from a directory: the way to use them without Kubernetes.
+//! Reads `MySQLCluster` documents from a directory, for installations without Kubernetes.
 //!
-//! `*.yaml` and `*.yml` files of one folder, several documents a file, `v1/Secret` documents beside them. The folder is looked at
-//! twice a second (names, sizes, times; contents only when those changed), which works on every file system and for files that are
-//! symbolic links. The leader writes `status/NAMESPACE.NAME.yaml` below it.
+//! It reads the `*.yaml` and `*.yml` files of one folder, which contain any number of documents, with `v1/Secret` documents for
+//! the accounts. The folder is polled twice a second (names, sizes and times; contents only when those changed). Polling works on
+//! every file system and for symbolic links. The leader writes `status/NAMESPACE.NAME.yaml` below the folder.
 
 mod parse;
 mod scan;
@@ -21,55 +21,56 @@ use tokio::sync::{Mutex, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::app::ports::cluster_source::{
-    ClusterEvent, ClusterSource, DocumentSet, Observer, Reading, Seen, StatusError, StatusModel,
-};
+use crate::app::ports::cluster_source::{ClusterSource, DocumentSet, StatusError};
+use crate::app::ports::publisher::Publisher;
 use crate::app::ports::{Credentials, CredentialsByOrigin};
+use crate::domain::declared::{ClusterEvent, Completeness, Observer, SourceContents, StatusModel};
 use crate::domain::intent::Origin;
 
 use scan::{Contents, Stamps};
 
-/// How often the folder is looked at: a change is acted on within two seconds, and a look costs a few system calls per file.
+/// Interval between two scans: a change takes effect within two seconds, and a scan costs a few system calls per file.
 const POLL: Duration = Duration::from_millis(500);
 
-/// A directory of documents.
+/// The port [`ClusterSource`] on a directory of documents.
 pub struct ManifestDirectory {
     dir: PathBuf,
     documents: watch::Sender<DocumentSet>,
     credentials: watch::Sender<CredentialsByOrigin>,
     digest: watch::Sender<String>,
-    looked: Mutex<Looked>,
+    last_scan: Mutex<LastScan>,
 }
 
-/// What the last look saw.
+/// The result of the last scan.
 #[derive(Default)]
-struct Looked {
+struct LastScan {
     stamps: Option<Stamps>,
     digest: Option<String>,
-    complaints: BTreeSet<String>,
+    problems: BTreeSet<String>,
 }
 
 impl ManifestDirectory {
-    /// A directory that was not read yet. [`Self::run`] reads it.
+    /// Creates a source without contents. [`Self::run`] reads the directory.
     pub fn new(dir: impl Into<PathBuf>) -> Arc<Self> {
         Arc::new(Self {
             dir: dir.into(),
             documents: watch::Sender::default(),
             credentials: watch::Sender::default(),
             digest: watch::Sender::default(),
-            looked: Mutex::default(),
+            last_scan: Mutex::default(),
         })
     }
 
-    /// SHA-256 of names and contents as last read, hexadecimal; empty before. Members compare it.
+    /// The SHA-256 of the names and contents that were read last, in hexadecimal; empty before the first scan. Members compare
+    /// it.
     pub fn digest(&self) -> watch::Receiver<String> {
         self.digest.subscribe()
     }
 
-    /// Looks at the directory until `stop`.
+    /// Scans the directory periodically until `stop`.
     pub async fn run(self: Arc<Self>, stop: CancellationToken) {
         loop {
-            self.look().await;
+            self.scan_once().await;
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(POLL) => {}
@@ -77,70 +78,69 @@ impl ManifestDirectory {
         }
     }
 
-    /// One look: reads what changed and publishes it.
-    pub async fn look(&self) {
-        let mut looked = self.looked.lock().await;
-        let settled = self.documents.borrow().reading == Reading::Complete;
-        let known = if settled { looked.stamps.clone() } else { None };
+    /// Scans the directory once: reads what changed, and publishes it.
+    pub async fn scan_once(&self) {
+        let mut last_scan = self.last_scan.lock().await;
+        let settled = self.documents.borrow().completeness == Completeness::Complete;
+        let known = if settled { last_scan.stamps.clone() } else { None };
         let dir = self.dir.clone();
         let outcome = tokio::task::spawn_blocking(move || scan::scan(&dir, known.as_ref())).await;
         match outcome {
             Ok(Ok(None)) => {}
             Ok(Ok(Some((stamps, contents)))) => {
-                // Half of a folder that is being copied looks like a folder with less in it: absence counts when it was seen twice.
-                let twice = looked.digest.as_ref() == Some(&contents.digest);
-                looked.digest = Some(contents.digest.clone());
-                looked.stamps = Some(stamps);
-                let orphans = self.publish(contents, twice, &mut looked.complaints);
+                // While a folder is being copied, some of its files are missing. So an absent document counts after two equal
+                // scans.
+                let twice = last_scan.digest.as_ref() == Some(&contents.digest);
+                last_scan.digest = Some(contents.digest.clone());
+                last_scan.stamps = Some(stamps);
+                let orphans = self.publish(contents, twice, &mut last_scan.problems);
                 for name in orphans {
-                    // One that cannot be removed is tried again with the next change; it misleads nobody but a reader of the folder.
+                    // A file that cannot be removed is tried again after the next change. It only misleads readers of the folder.
                     drop(tokio::fs::remove_file(self.dir.join(status::STATUS_FOLDER).join(name)).await);
                 }
             }
-            Ok(Err(why)) => self.unreadable(&why, &mut looked),
-            Err(why) => self.unreadable(
-                &format!("reading {} ended badly: {why}", self.dir.display()),
-                &mut looked,
-            ),
+            Ok(Err(why)) => self.unreadable(&why, &mut last_scan),
+            Err(why) => self.unreadable(&format!("failed to read {}: {why}", self.dir.display()), &mut last_scan),
         }
     }
 
-    fn unreadable(&self, why: &str, looked: &mut Looked) {
-        looked.stamps = None;
-        looked.digest = None;
-        complain(&mut looked.complaints, BTreeSet::from([why.to_owned()]));
+    /// Reports that the directory cannot be read: the documents are stale.
+    fn unreadable(&self, why: &str, last_scan: &mut LastScan) {
+        last_scan.stamps = None;
+        last_scan.digest = None;
+        log_new_problems(&mut last_scan.problems, BTreeSet::from([why.to_owned()]));
         self.documents.send_if_modified(|present| {
-            let changed = present.reading != Reading::Stale;
+            let changed = present.completeness != Completeness::Stale;
             if changed {
                 let mut seen = present.as_ref().clone();
-                seen.reading = Reading::Stale;
+                seen.completeness = Completeness::Stale;
                 *present = Arc::new(seen);
             }
             changed
         });
     }
 
-    /// Tells what was read. Returns the files of statuses whose documents are gone.
-    fn publish(&self, contents: Contents, twice: bool, complaints: &mut BTreeSet<String>) -> Vec<String> {
+    /// Publishes what was read. Returns the status files of documents that are gone.
+    fn publish(&self, contents: Contents, twice: bool, problems: &mut BTreeSet<String>) -> Vec<String> {
         let parse::Parsed {
             mut seen,
             credentials,
-            complaints: found,
-            all_known,
+            problems: found,
+            all_named,
         } = parse::parse(contents.files, &contents.statuses);
-        seen.reading = if twice && all_known {
-            Reading::Complete
+        seen.completeness = if twice && all_named {
+            Completeness::Complete
         } else {
-            Reading::Partial
+            Completeness::Partial
         };
-        complain(complaints, found);
-        let orphans = if seen.reading == Reading::Complete {
+        log_new_problems(problems, found);
+        let orphans = if seen.completeness == Completeness::Complete {
             orphans(&seen, &contents.statuses)
         } else {
             Vec::new()
         };
         if *self.digest.borrow() != contents.digest {
-            info!(directory = %self.dir.display(), documents = seen.documents.len(), "documents read from the directory");
+            info!(directory = %self.dir.display(), documents = seen.documents.len(), "read documents from the directory");
         }
         self.digest.send_if_modified(|present| {
             let changed = *present != contents.digest;
@@ -165,7 +165,8 @@ impl ManifestDirectory {
     }
 }
 
-fn orphans(seen: &Seen, statuses: &BTreeMap<String, String>) -> Vec<String> {
+/// The status files of documents that do not exist any more.
+fn orphans(seen: &SourceContents, statuses: &BTreeMap<String, String>) -> Vec<String> {
     let present: BTreeSet<String> = seen
         .documents
         .iter()
@@ -183,10 +184,10 @@ fn orphans(seen: &Seen, statuses: &BTreeMap<String, String>) -> Vec<String> {
         .collect()
 }
 
-/// Logs what is new among the complaints, and remembers all of them.
-fn complain(present: &mut BTreeSet<String>, found: BTreeSet<String>) {
-    for complaint in found.difference(present) {
-        warn!("{complaint}");
+/// Logs the problems that are new, and remembers all of them.
+fn log_new_problems(present: &mut BTreeSet<String>, found: BTreeSet<String>) {
+    for problem in found.difference(present) {
+        warn!("{problem}");
     }
     *present = found;
 }
@@ -223,9 +224,12 @@ impl ClusterSource for ManifestDirectory {
             })?
     }
 
-    async fn tell(&self, origin: &Origin, notice: &ClusterEvent) -> Result<(), StatusError> {
-        // A folder has no events: the log is where they are looked for.
-        info!(%origin, "{}: {}", notice.reason.as_str(), notice.note);
+    async fn record_event(&self, origin: &Origin, event: &ClusterEvent) -> Result<(), StatusError> {
+        // A folder has no Events, so they are logged.
+        info!(%origin, "{}: {}", event.reason.as_str(), event.note);
         Ok(())
     }
 }
+
+/// Nothing is published: there are neither Services nor pods.
+impl Publisher for ManifestDirectory {}

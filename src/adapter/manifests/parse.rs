@@ -1,4 +1,4 @@
-//! From the texts of the files to documents and accounts. Pure.
+//! Parses the files into documents and accounts. It does no I/O.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,8 +7,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 
 use crate::app::ports::Credentials;
-use crate::app::ports::cluster_source::Seen;
-use crate::domain::declared::SecretStanding;
+use crate::domain::declared::{SecretState, SourceContents};
 use crate::domain::intent::Origin;
 use crate::resource;
 
@@ -17,51 +16,52 @@ use super::status::file_name;
 /// Namespace of documents that name none.
 const DEFAULT_NAMESPACE: &str = "default";
 
-/// What the files say.
+/// The contents of the files.
 pub(super) struct Parsed {
-    /// The documents; the reading is left to the caller.
-    pub(super) seen: Seen,
+    /// The documents. The caller sets their completeness.
+    pub(super) seen: SourceContents,
     /// The accounts of the documents.
     pub(super) credentials: BTreeMap<Origin, Credentials>,
-    /// What a person should mend.
-    pub(super) complaints: BTreeSet<String>,
-    /// Every document told at least its name: one that is absent is really absent.
-    pub(super) all_known: bool,
+    /// Problems of the files, for the log.
+    pub(super) problems: BTreeSet<String>,
+    /// Whether the name of every document is known. Only then a missing document is known to be absent.
+    pub(super) all_named: bool,
 }
 
-/// A Secret: its decoded data, or why it cannot be decoded.
+/// The decoded data of a Secret, or the reason why it cannot be decoded.
 type Secret = Result<BTreeMap<String, Vec<u8>>, String>;
 
-/// Reads all files. Of a document that stands in several, the first one by file name counts.
+/// Parses all files. When several files contain a document, the first one by file name is used. `statuses` are the texts of the
+/// status files by file name.
 pub(super) fn parse(files: BTreeMap<String, Result<String, String>>, statuses: &BTreeMap<String, String>) -> Parsed {
     let mut parsed = Parsed {
-        seen: Seen::default(),
+        seen: SourceContents::default(),
         credentials: BTreeMap::new(),
-        complaints: BTreeSet::new(),
-        all_known: true,
+        problems: BTreeSet::new(),
+        all_named: true,
     };
     let mut secrets: BTreeMap<(String, String), Secret> = BTreeMap::new();
-    let mut places: BTreeMap<Origin, String> = BTreeMap::new();
+    let mut locations: BTreeMap<Origin, String> = BTreeMap::new();
     for (file, text) in files {
         let text = match text {
             Ok(text) => text,
             Err(why) => {
-                parsed.complaints.insert(format!("{file}: {why}"));
-                parsed.all_known = false;
+                parsed.problems.insert(format!("{file}: {why}"));
+                parsed.all_named = false;
                 continue;
             }
         };
         for (line, chunk) in documents_of(&text) {
-            let place = format!("{file} line {line}");
+            let location = format!("{file} line {line}");
             match serde_yaml::from_str::<Value>(chunk) {
                 Ok(value) => {
                     for item in items(value) {
-                        take(&mut parsed, &mut secrets, &mut places, &place, item, statuses);
+                        add_document(&mut parsed, &mut secrets, &mut locations, &location, item, statuses);
                     }
                 }
                 Err(why) => {
-                    parsed.complaints.insert(format!("{place}: no YAML: {why}"));
-                    parsed.all_known = false;
+                    parsed.problems.insert(format!("{location}: invalid YAML: {why}"));
+                    parsed.all_named = false;
                 }
             }
         }
@@ -74,8 +74,8 @@ pub(super) fn parse(files: BTreeMap<String, Result<String, String>>, statuses: &
     parsed
 }
 
-/// The documents of a text with their first line. Divided by hand: a YAML parser stops at the first document that it cannot read, and
-/// the ones after it are not to suffer. A line that begins with `---` divides wherever it stands (YAML 1.2, 9.1.2).
+/// The documents of a text, each with the number of its first line. The text is divided here, because a YAML parser stops at the
+/// first invalid document and would not read those after it. A line that begins with `---` always divides (YAML 1.2, 9.1.2).
 fn documents_of(text: &str) -> Vec<(usize, &str)> {
     let mut documents = Vec::new();
     let (mut begin, mut first_line) = (0, 1);
@@ -92,17 +92,17 @@ fn documents_of(text: &str) -> Vec<(usize, &str)> {
         offset += line.len();
     }
     documents.push((first_line, text.get(begin..).unwrap_or_default()));
-    let says_nothing = |chunk: &str| {
+    let is_empty = |chunk: &str| {
         chunk.lines().all(|line| {
             let line = line.trim();
             line.is_empty() || line.starts_with('#') || line == "---" || line == "..."
         })
     };
-    documents.retain(|(_, chunk)| !says_nothing(chunk));
+    documents.retain(|(_, chunk)| !is_empty(chunk));
     documents
 }
 
-/// A document, or those in a List, as `kubectl get -o yaml` prints several.
+/// A document, or the items of a List, as `kubectl get -o yaml` prints them.
 fn items(mut value: Value) -> Vec<Value> {
     let is_list = value
         .get("kind")
@@ -114,11 +114,12 @@ fn items(mut value: Value) -> Vec<Value> {
     }
 }
 
-fn take(
+/// Adds one document to the result.
+fn add_document(
     parsed: &mut Parsed,
     secrets: &mut BTreeMap<(String, String), Secret>,
-    places: &mut BTreeMap<Origin, String>,
-    place: &str,
+    locations: &mut BTreeMap<Origin, String>,
+    location: &str,
     mut value: Value,
     statuses: &BTreeMap<String, String>,
 ) {
@@ -138,8 +139,8 @@ fn take(
             .insert((namespace.clone(), name.clone()), secret(&value))
             .is_some()
         {
-            parsed.complaints.insert(format!(
-                "{place}: Secret {namespace}/{name} stands there more than once; the last one counts"
+            parsed.problems.insert(format!(
+                "{location}: Secret {namespace}/{name} is defined more than once; the last definition is used"
             ));
         }
         return;
@@ -150,14 +151,14 @@ fn take(
         } else {
             &kind
         };
-        parsed.complaints.insert(format!(
-            "{place}: {what} is ignored: only {} and v1 Secret are read",
+        parsed.problems.insert(format!(
+            "{location}: {what} is ignored: only {} and v1 Secret are read",
             resource::KIND
         ));
-        parsed.all_known &= !kind.is_empty();
+        parsed.all_named &= !kind.is_empty();
         return;
     }
-    // The status lies in a file of its own; what a copied document carries is of another place and time.
+    // The status has a file of its own. A status in the document was copied from elsewhere and is ignored.
     if let Some(object) = value.as_object_mut() {
         object.remove("status");
         let status = statuses
@@ -170,41 +171,43 @@ fn take(
     match resource::document(&value, DEFAULT_NAMESPACE) {
         Ok(read) => {
             let origin = read.declared.document.origin.clone();
-            if let Some(first) = places.get(&origin) {
-                parsed
-                    .complaints
-                    .insert(format!("{place}: {origin} stands in {first} too, and that one counts"));
+            if let Some(first) = locations.get(&origin) {
+                parsed.problems.insert(format!(
+                    "{location}: {origin} is ignored: {first} contains the same document"
+                ));
                 return;
             }
             for field in &read.unknown {
                 parsed
-                    .complaints
-                    .insert(format!("{place}: {origin}: {field} is no known field and is ignored"));
+                    .problems
+                    .insert(format!("{location}: {origin}: unknown field {field} is ignored"));
             }
             parsed.seen.unreadable.remove(&origin);
-            places.insert(origin, place.to_owned());
+            locations.insert(origin, location.to_owned());
             parsed.seen.documents.push(read.declared);
         }
         Err(fault) => {
-            parsed.complaints.insert(format!("{place}: {fault}"));
+            parsed.problems.insert(format!("{location}: {fault}"));
             match fault.origin {
-                Some(origin) if !places.contains_key(&origin) => {
+                Some(origin) if !locations.contains_key(&origin) => {
                     parsed.seen.unreadable.insert(origin, fault.why);
                 }
                 Some(_) => {}
-                None => parsed.all_known = false,
+                None => parsed.all_named = false,
             }
         }
     }
 }
 
-/// `data` is base64, `stringData` is text and wins, as in Kubernetes.
+/// Decodes a Secret. `data` is base64; `stringData` is text and takes precedence, as in Kubernetes.
 fn secret(value: &Value) -> Secret {
     let mut decoded = BTreeMap::new();
     let entries = |field: &str| value.get(field).and_then(Value::as_object).into_iter().flatten();
     for (key, entry) in entries("data") {
         let text: String = entry.as_str().unwrap_or_default().split_whitespace().collect();
-        let bytes = STANDARD.decode(text).map_err(|_| format!("data.{key} is no base64"))?;
+        let bytes = STANDARD
+            .decode(text)
+            .map_err(|_| format!("data.{key} is not valid base64"))?;
         decoded.insert(key.clone(), bytes);
     }
     for (key, entry) in entries("stringData") {
@@ -212,7 +215,7 @@ fn secret(value: &Value) -> Secret {
             Value::String(text) => text.clone(),
             Value::Number(number) => number.to_string(),
             Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => {
-                return Err(format!("stringData.{key} is no text; quote it"));
+                return Err(format!("stringData.{key} is not a string; quote it"));
             }
         };
         decoded.insert(key.clone(), text.into_bytes());
@@ -220,6 +223,7 @@ fn secret(value: &Value) -> Secret {
     Ok(decoded)
 }
 
+/// Sets the credentials of the documents from the Secrets that they name.
 fn attach_secrets(parsed: &mut Parsed, secrets: &BTreeMap<(String, String), Secret>) {
     for declared in &mut parsed.seen.documents {
         let origin = &declared.document.origin;
@@ -229,7 +233,7 @@ fn attach_secrets(parsed: &mut Parsed, secrets: &BTreeMap<(String, String), Secr
         let name = &declared.document.credentials_secret;
         let data = secrets
             .get(&(namespace.clone(), name.clone()))
-            .ok_or_else(|| format!("there is no Secret {namespace}/{name} in the directory"))
+            .ok_or_else(|| format!("the directory has no Secret {namespace}/{name}"))
             .and_then(|secret| {
                 secret
                     .as_ref()
@@ -241,11 +245,11 @@ fn attach_secrets(parsed: &mut Parsed, secrets: &BTreeMap<(String, String), Secr
         match credentials {
             Ok(credentials) => {
                 parsed.credentials.insert(origin.clone(), credentials);
-                declared.secret = SecretStanding::Read;
+                declared.secret = SecretState::Read;
             }
             Err(why) => {
-                parsed.complaints.insert(format!("{origin}: {why}"));
-                declared.secret = SecretStanding::Missing(why);
+                parsed.problems.insert(format!("{origin}: {why}"));
+                declared.secret = SecretState::Missing(why);
             }
         }
     }

@@ -1,4 +1,4 @@
-//! What lies in the folder: names, sizes, times, contents, digest.
+//! Scans the folder: names, sizes, times, contents, digest.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -9,28 +9,31 @@ use sha2::{Digest as _, Sha256};
 
 use super::status::STATUS_FOLDER;
 
-/// Files beyond this are not read: a folder of documents is no data directory.
+/// Limit for the files of a folder. A folder with more is not read.
 const MAX_FILES: usize = 4096;
-/// A larger file is refused; an etcd object may not be larger than 1.5 MB either.
+/// Limit for the size of a file in bytes. The limit for an object in etcd is 1.5 MB.
 const MAX_BYTES: u64 = 1 << 20;
 
-/// Name of each file to its size and time of change; `status/NAME` for statuses.
+/// Size and modification time by file name; the names of statuses are `status/NAME`.
 pub(super) type Stamps = BTreeMap<String, (u64, Option<SystemTime>)>;
 
-/// What was read.
+/// The contents of the folder.
 pub(super) struct Contents {
-    /// Documents: file name to contents, or why there are none.
+    /// The text of each document file by name, or the reason why it cannot be read.
     pub(super) files: BTreeMap<String, Result<String, String>>,
-    /// Statuses: file name to contents; one that cannot be read is absent.
+    /// The text of each status file by name, without the unreadable ones.
     pub(super) statuses: BTreeMap<String, String>,
-    /// SHA-256 over names and contents of the documents.
+    /// The SHA-256 of the names and contents of the document files.
     pub(super) digest: String,
 }
 
-/// Reads the folder, unless it is as `known` says: then `None`.
+/// Reads the folder; `None` when names, sizes and times are equal to `known`.
+///
+/// # Errors
+/// When the folder cannot be read, or has too many files.
 pub(super) fn scan(dir: &Path, known: Option<&Stamps>) -> Result<Option<(Stamps, Contents)>, String> {
-    let mut stamps = list(dir, "").map_err(|why| format!("directory {}: cannot be read: {why}", dir.display()))?;
-    // No status was written yet: no folder.
+    let mut stamps = list(dir, "").map_err(|why| format!("failed to read directory {}: {why}", dir.display()))?;
+    // The folder of statuses does not exist until a status is written.
     stamps.extend(list(&dir.join(STATUS_FOLDER), "status/").unwrap_or_default());
     if known == Some(&stamps) {
         return Ok(None);
@@ -54,7 +57,7 @@ pub(super) fn scan(dir: &Path, known: Option<&Stamps>) -> Result<Option<(Stamps,
             fs::read_to_string(dir.join(name)).map_err(|why| format!("cannot be read: {why}"))
         };
         let bytes = text.as_deref().unwrap_or_default();
-        // Lengths first, so that no two folders give the same bytes.
+        // With the lengths, the bytes of two different folders are different.
         digest.update((name.len() as u64).to_be_bytes());
         digest.update(name);
         digest.update((bytes.len() as u64).to_be_bytes());
@@ -68,7 +71,7 @@ pub(super) fn scan(dir: &Path, known: Option<&Stamps>) -> Result<Option<(Stamps,
     Ok(Some((stamps, contents)))
 }
 
-/// The YAML files of a folder. Names with a leading dot are skipped: editors and mounted `ConfigMap`s leave such things.
+/// The YAML files of a folder, without those that begin with a dot: editors and mounted `ConfigMap`s create such files.
 fn list(dir: &Path, prefix: &str) -> std::io::Result<Stamps> {
     let mut stamps = Stamps::new();
     for entry in fs::read_dir(dir)? {
@@ -82,7 +85,7 @@ fn list(dir: &Path, prefix: &str) -> std::io::Result<Stamps> {
         if !is_yaml || name.starts_with('.') {
             continue;
         }
-        // Follows symbolic links; a file that went meanwhile is not there.
+        // Symbolic links are followed. A file that was deleted meanwhile is skipped.
         let Ok(metadata) = fs::metadata(entry.path()) else {
             continue;
         };
@@ -90,7 +93,7 @@ fn list(dir: &Path, prefix: &str) -> std::io::Result<Stamps> {
             stamps.insert(format!("{prefix}{name}"), (metadata.len(), metadata.modified().ok()));
         }
         if stamps.len() > MAX_FILES {
-            return Err(std::io::Error::other(format!("more than {MAX_FILES} files")));
+            return Err(std::io::Error::other(format!("it has more than {MAX_FILES} files")));
         }
     }
     Ok(stamps)

@@ -1,4 +1,4 @@
-//! The status of a document, in a file of its own.
+//! Writes the status of each document into a file of its own.
 
 use std::fs;
 use std::io::Write as _;
@@ -6,19 +6,23 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::app::ports::cluster_source::{Observer, StatusError, StatusModel};
+use crate::app::ports::cluster_source::StatusError;
+use crate::domain::declared::{Observer, StatusModel};
 use crate::domain::intent::Origin;
 use crate::resource::{self, MySQLClusterStatus};
 
-/// Folder of the statuses, below the documents: no document is looked for in it.
+/// The name of the folder for statuses, below the folder of documents. Documents are not read from it.
 pub(super) const STATUS_FOLDER: &str = "status";
 
-/// File of a document's status. Both parts are checked names without slashes before they come here.
+/// The file name of a document's status. Both names were validated and contain no slash.
 pub(super) fn file_name(namespace: &str, name: &str) -> String {
     format!("{namespace}.{name}.yaml")
 }
 
-/// Writes a status, all of it or nothing: readers see the old file or the new one.
+/// Writes a status atomically: readers see the old file or the new one.
+///
+/// # Errors
+/// When the origin is not a document, a later leader wrote the status, or the file cannot be written.
 pub(super) fn write(dir: &Path, origin: &Origin, status: &StatusModel, observer: &Observer) -> Result<(), StatusError> {
     let Origin::Document { namespace, name } = origin else {
         return Err(StatusError::Gone(origin.clone()));
@@ -42,7 +46,8 @@ pub(super) fn write(dir: &Path, origin: &Origin, status: &StatusModel, observer:
         origin: origin.clone(),
         why,
     };
-    let text = serde_yaml::to_string(&document).map_err(|why| failed(format!("cannot be written as YAML: {why}")))?;
+    let text = serde_yaml::to_string(&document)
+        .map_err(|why| failed(format!("failed to serialize the status as YAML: {why}")))?;
     replace(&folder, &file, &text).map_err(|why| failed(format!("{}: {why}", file.display())))
 }
 
@@ -51,7 +56,7 @@ fn read(file: &Path) -> Option<MySQLClusterStatus> {
     serde_json::from_value(value.get("status")?.clone()).ok()
 }
 
-/// No fsync: a status is a view that is painted again, and a disk that is slow is not to slow it.
+/// Replaces a file atomically. There is no fsync: the status is written again after a restart, and a slow disk must not delay it.
 fn replace(folder: &Path, file: &Path, text: &str) -> std::io::Result<()> {
     fs::create_dir_all(folder)?;
     let name = file

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use secrecy::ExposeSecret as _;
 
 use super::ManifestDirectory;
-use crate::app::ports::cluster_source::{ClusterSource as _, Observer, Reading, Seen, StatusError, StatusModel};
-use crate::domain::declared::SecretStanding;
+use crate::app::ports::cluster_source::{ClusterSource as _, StatusError};
+use crate::domain::declared::{Completeness, Observer, SecretState, SourceContents, StatusModel};
 use crate::domain::intent::Origin;
 use crate::domain::time::WallTime;
 
@@ -48,16 +48,16 @@ async fn directory(files: &[(&str, &str)]) -> (tempfile::TempDir, Arc<ManifestDi
         fs::write(folder.path().join(name), text).unwrap();
     }
     let source = ManifestDirectory::new(folder.path());
-    source.look().await;
-    source.look().await;
+    source.scan_once().await;
+    source.scan_once().await;
     (folder, source)
 }
 
-fn seen(source: &ManifestDirectory) -> Arc<Seen> {
+fn seen(source: &ManifestDirectory) -> Arc<SourceContents> {
     source.documents().borrow().clone()
 }
 
-fn origins(seen: &Seen) -> Vec<String> {
+fn origins(seen: &SourceContents) -> Vec<String> {
     seen.documents
         .iter()
         .map(|declared| declared.document.origin.to_string())
@@ -86,11 +86,11 @@ async fn several_documents_a_file_and_their_secrets_beside_them() {
     .await;
     let seen = seen(&source);
     assert_eq!(origins(&seen), ["cr:db/users", "cr:default/orders"]);
-    assert_eq!(seen.reading, Reading::Complete);
-    assert_eq!(seen.documents[1].secret, SecretStanding::Read);
+    assert_eq!(seen.completeness, Completeness::Complete);
+    assert_eq!(seen.documents[1].secret, SecretState::Read);
     assert_eq!(
         seen.documents[0].secret,
-        SecretStanding::Missing("there is no Secret db/account in the directory".to_owned())
+        SecretState::Missing("the directory has no Secret db/account".to_owned())
     );
     let credentials = source.credentials().borrow().clone();
     assert_eq!(credentials.len(), 1);
@@ -108,8 +108,8 @@ async fn a_malformed_document_does_not_disturb_the_others() {
     let seen = seen(&source);
     assert_eq!(origins(&seen), ["cr:db/users", "cr:default/orders"]);
     assert_eq!(
-        seen.reading,
-        Reading::Partial,
+        seen.completeness,
+        Completeness::Partial,
         "who knows what the unreadable ones are called: nothing is absent"
     );
 }
@@ -120,7 +120,7 @@ async fn a_document_that_tells_its_name_is_reported_under_it_and_withdraws_nothi
     let (_folder, source) = directory(&[("a.yaml", &bad), ("b.yaml", USERS)]).await;
     let seen = seen(&source);
     assert_eq!(origins(&seen), ["cr:db/users"]);
-    assert_eq!(seen.reading, Reading::Complete);
+    assert_eq!(seen.completeness, Completeness::Complete);
     assert!(
         seen.unreadable[&origin("default", "orders")].starts_with("spec.seeds[0].port: invalid type"),
         "{:?}",
@@ -131,17 +131,17 @@ async fn a_document_that_tells_its_name_is_reported_under_it_and_withdraws_nothi
 #[tokio::test]
 async fn absence_counts_when_it_was_seen_twice() {
     let (folder, source) = directory(&[("a.yaml", ORDERS), ("b.yaml", USERS)]).await;
-    assert_eq!(seen(&source).reading, Reading::Complete);
+    assert_eq!(seen(&source).completeness, Completeness::Complete);
     fs::remove_file(folder.path().join("b.yaml")).unwrap();
-    source.look().await;
+    source.scan_once().await;
     assert_eq!(
-        (origins(&seen(&source)).len(), seen(&source).reading),
-        (1, Reading::Partial)
+        (origins(&seen(&source)).len(), seen(&source).completeness),
+        (1, Completeness::Partial)
     );
-    source.look().await;
+    source.scan_once().await;
     assert_eq!(
-        (origins(&seen(&source)).len(), seen(&source).reading),
-        (1, Reading::Complete)
+        (origins(&seen(&source)).len(), seen(&source).completeness),
+        (1, Completeness::Complete)
     );
 }
 
@@ -151,10 +151,10 @@ async fn a_directory_that_is_gone_keeps_what_was_read() {
     let path = folder.path().to_owned();
     drop(folder);
     assert!(!path.exists());
-    source.look().await;
+    source.scan_once().await;
     assert_eq!(
-        (origins(&seen(&source)).len(), seen(&source).reading),
-        (1, Reading::Stale)
+        (origins(&seen(&source)).len(), seen(&source).completeness),
+        (1, Completeness::Stale)
     );
     assert_eq!(source.credentials().borrow().len(), 1);
 }
@@ -166,10 +166,10 @@ async fn nothing_is_read_again_while_nothing_changes() {
     let mut credentials = source.credentials();
     documents.mark_unchanged();
     credentials.mark_unchanged();
-    source.look().await;
+    source.scan_once().await;
     assert!(!documents.has_changed().unwrap());
     fs::write(folder.path().join("s.yaml"), ACCOUNT.replace("geheim", "ein anderes")).unwrap();
-    source.look().await;
+    source.scan_once().await;
     assert!(credentials.has_changed().unwrap());
 }
 
@@ -186,11 +186,11 @@ async fn the_digest_follows_the_documents_and_not_the_statuses() {
         )
         .await
         .unwrap();
-    source.look().await;
+    source.scan_once().await;
     assert_eq!(*source.digest().borrow(), first);
-    assert_eq!(seen(&source).reading, Reading::Complete);
+    assert_eq!(seen(&source).completeness, Completeness::Complete);
     fs::write(folder.path().join("b.yaml"), USERS).unwrap();
-    source.look().await;
+    source.scan_once().await;
     assert_ne!(*source.digest().borrow(), first);
 }
 
@@ -212,7 +212,7 @@ async fn a_status_is_written_whole_and_read_back() {
         text.contains("clusterUUID: ours") && text.contains("type: Ready"),
         "{text}"
     );
-    source.look().await;
+    source.scan_once().await;
     let observed = seen(&source).documents[0].observed_by.clone().unwrap();
     assert_eq!((observed.cluster_uuid.as_str(), observed.renewed), ("ours", NOW));
 }
@@ -260,9 +260,9 @@ async fn the_status_of_a_document_that_went_goes_too() {
             .unwrap();
     }
     fs::remove_file(folder.path().join("b.yaml")).unwrap();
-    source.look().await;
+    source.scan_once().await;
     assert_eq!(names_in(&folder.path().join("status")).len(), 2);
-    source.look().await;
+    source.scan_once().await;
     assert_eq!(names_in(&folder.path().join("status")), ["default.orders.yaml"]);
 }
 
@@ -295,6 +295,6 @@ async fn a_secret_that_cannot_be_decoded_is_named_without_its_content() {
     let standing = seen(&source).documents[0].secret.clone();
     assert_eq!(
         standing,
-        SecretStanding::Missing("Secret default/account: data.user is no base64".to_owned())
+        SecretState::Missing("Secret default/account: data.user is not valid base64".to_owned())
     );
 }

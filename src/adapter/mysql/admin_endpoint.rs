@@ -1,5 +1,6 @@
-//! The reserved admin endpoints of servers: the address of `MySQL` (8.0.14) at which administrators are let in however many others there are, and
-//! `MariaDB`'s extra port. They are learned while a server lets us in as usual, and tried when it says that it is full.
+//! The admin endpoints of servers: `admin_address` of `MySQL` (8.0.14), which accepts administrators regardless of
+//! `max_connections`, and `extra_port` of `MariaDB`. They are read on normal connections, and used when a server reports error
+//! 1040 (too many connections).
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -7,21 +8,21 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::domain::instance::Identity;
 use crate::domain::key::InstanceKey;
 
-use super::server_connection::ServerInfo;
+use super::server_info::ServerInfo;
 
-/// The admin endpoints that are known, shared by all clones.
+/// The known admin endpoints. Clones share them.
 #[derive(Clone, Debug, Default)]
 pub struct AdminEndpoints(Arc<Mutex<BTreeMap<InstanceKey, AdminEndpoint>>>);
 
-/// Where a server is reached, and who it was: the address alone proves nothing, as it may be one of this machine.
+/// An endpoint and the identity of its server. The address alone does not identify the server: `127.0.0.1` is on every machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct AdminEndpoint {
-    pub(super) at: InstanceKey,
+    pub(super) address: InstanceKey,
     pub(super) identity: Identity,
 }
 
 impl PartialEq for AdminEndpoints {
-    /// What was learned is no setting.
+    /// The endpoints are discovered at run time and are no part of the configuration, so they do not count in comparisons.
     fn eq(&self, _: &Self) -> bool {
         true
     }
@@ -34,13 +35,14 @@ impl AdminEndpoints {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes whether a server has such a admin endpoint.
-    pub(super) fn remember(&self, instance: &InstanceKey, server_info: &ServerInfo) {
+    /// Records the admin endpoint of a server, or that the server has none.
+    pub(super) fn record(&self, instance: &InstanceKey, server_info: &ServerInfo) {
         let value = |name: &str| server_info.variable(name);
         match address(instance, &value) {
-            Some(at) => {
+            Some(address) => {
                 let identity = server_info.identity(value("server_id").parse().unwrap_or_default());
-                self.lock().insert(instance.clone(), AdminEndpoint { at, identity });
+                self.lock()
+                    .insert(instance.clone(), AdminEndpoint { address, identity });
             }
             None => self.forget(instance),
         }
@@ -51,14 +53,15 @@ impl AdminEndpoints {
         self.lock().get(instance).cloned()
     }
 
-    /// Forgets what was known of a server.
+    /// Removes the endpoint of a server.
     pub(super) fn forget(&self, instance: &InstanceKey) {
         self.lock().remove(instance);
     }
 }
 
-/// `admin_address` is one address, never a wildcard, and empty by default: there is no admin endpoint then. `MariaDB`'s extra port, 0 when there is
-/// none, listens where the usual one does.
+/// The address of the admin endpoint by the variables of a server. `admin_address` is one address, never a wildcard. It is empty
+/// by default: then there is no admin endpoint. `MariaDB`'s `extra_port` listens on the same addresses as the normal port; 0
+/// means none.
 fn address<'a>(instance: &InstanceKey, value: &impl Fn(&str) -> &'a str) -> Option<InstanceKey> {
     let port = |name: &str| value(name).parse::<u16>().ok().filter(|port| *port > 0);
     let host = value("admin_address");
@@ -73,7 +76,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_admin_endpoint_is_where_the_variables_say_and_nowhere_without_them() {
+    fn an_admin_endpoint_is_where_the_variables_say_and_nowhere_without_them() {
         let instance = InstanceKey::new("db1", 3306);
         let of = |known: &[(&str, &'static str)]| {
             let known: BTreeMap<String, &'static str> =

@@ -1,4 +1,4 @@
-//! A row of SHOW REPLICA STATUS, in any of its spellings, as a [`Channel`].
+//! Parses rows of `SHOW REPLICA STATUS`, with the column names of any version, into [`Channel`]s.
 
 use crate::domain::gtid::GtidSet;
 use crate::domain::instance::{BinlogCoordinates, Channel, Positioning, ThreadError, ThreadState};
@@ -7,10 +7,10 @@ use crate::domain::version::Flavour;
 
 use super::text_row::{ColumnError, TextRow, as_flag};
 
-/// Channels that Group Replication keeps for itself; their source is no address.
+/// Internal channels of Group Replication. Their source is not an address.
 const GROUP_CHANNELS: [&str; 2] = ["group_replication_applier", "group_replication_recovery"];
 
-/// Filters by database, table or domain, which make a replica hold less than its source.
+/// Columns of replication filters by database, table or domain. With a filter a replica has less data than its source.
 const FILTERS: [&str; 9] = [
     "Replicate_Do_DB",
     "Replicate_Ignore_DB",
@@ -23,7 +23,10 @@ const FILTERS: [&str; 9] = [
     "Replicate_Ignore_Domain_Ids",
 ];
 
-/// All channels that have a source, the default one first.
+/// All channels that have a source, sorted by name, so that the default channel comes first.
+///
+/// # Errors
+/// When a required column is missing or unreadable.
 pub(super) fn channels(flavour: Flavour, rows: &[TextRow]) -> Result<Vec<Channel>, ColumnError> {
     let mut channels = Vec::new();
     for row in rows {
@@ -33,7 +36,7 @@ pub(super) fn channels(flavour: Flavour, rows: &[TextRow]) -> Result<Vec<Channel
     Ok(channels)
 }
 
-/// One channel; `None` for one without a source and for those of Group Replication.
+/// One channel; `None` for a channel without a source and for the channels of Group Replication.
 fn channel(flavour: Flavour, row: &TextRow) -> Result<Option<Channel>, ColumnError> {
     let name = row.text_or_empty(&["Channel_Name", "Connection_name"]);
     let host = row.text_or_empty(&["Source_Host", "Master_Host"]);
@@ -84,7 +87,7 @@ fn positioning(row: &TextRow) -> Positioning {
     }
 }
 
-/// What was received. MariaDB leaves an old `Gtid_IO_Pos` standing when GTID is switched off for the connection.
+/// The GTIDs that were received; `None` without GTID on MariaDB, which keeps an old `Gtid_IO_Pos` when GTID is switched off.
 fn retrieved(flavour: Flavour, positioning: Positioning, row: &TextRow) -> Result<Option<GtidSet>, ColumnError> {
     let column = if flavour.is_mariadb() {
         "Gtid_IO_Pos"

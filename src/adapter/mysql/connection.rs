@@ -1,4 +1,4 @@
-//! Opening connections, bounding what is asked on them, and sorting failures by what they prove.
+//! Opens connections, bounds their operations by deadlines, and classifies failures by what they prove.
 
 use std::error::Error as StdError;
 use std::io;
@@ -18,40 +18,41 @@ use crate::app::ports::{Credentials, CredentialsByOrigin, Target, TlsMode};
 use crate::domain::instance::ProbeFailure;
 use crate::domain::key::InstanceKey;
 
-/// Part of a deadline after which a silent server gets a second, bare TCP connection, which tells a stopped process from dropped
-/// packets. Late enough that a healthy server never sees one (each counts against `max_connect_errors`, and stays in the accept queue
-/// of a stopped process), early enough to leave it most of the deadline.
-const WITNESS_AFTER: u32 = 3;
+/// After this fraction of the deadline a second, bare TCP connection to a silent server is attempted. It distinguishes a stopped
+/// process from dropped packets. The fraction is large enough that a healthy server never sees such a connection (each counts
+/// against `max_connect_errors`, and stays in the accept queue of a stopped process), and small enough to leave most of the
+/// deadline.
+const SECOND_CONNECTION_AFTER: u32 = 3;
 
-/// How long that second connection may stay unanswered before the silence is taken for what it is, at least; longer deadlines leave it
-/// a third of theirs. A host that is there answers it in one round trip, whatever its server does.
-const WITNESS_PATIENCE: Duration = Duration::from_millis(200);
+/// The shortest time after which an unanswered second connection means that the host does not answer; with long deadlines it is a
+/// third of the deadline. A reachable host answers within one round trip, whatever the state of its server.
+const SECOND_CONNECTION_GRACE: Duration = Duration::from_millis(200);
 
-/// How long a farewell may take. A server that does not read it loses nothing: it sees the socket close.
-const FAREWELL: Duration = Duration::from_millis(100);
+/// Deadline for closing a connection cleanly. Afterwards the socket is closed in any case.
+const CLOSE_DEADLINE: Duration = Duration::from_millis(100);
 
-/// Addresses of one name that are tried.
-const MOST_ADDRESSES: usize = 4;
+/// Limit for the addresses of one name that are tried.
+const MAX_ADDRESSES: usize = 4;
 
-/// How something that was sent to a server failed.
+/// The failure of a statement.
 #[derive(Debug)]
 pub(super) enum SqlFailure {
-    /// The server answered with an error; the statement had no effect and the connection can be used.
-    Answered {
+    /// The server answered with an error. The statement had no effect, and the connection remains usable.
+    ServerError {
         /// Error number.
         number: u16,
-        /// Its text.
+        /// Error text.
         message: String,
     },
-    /// No answer, or none that can be read: the connection must be dropped.
+    /// No answer came, or an unreadable one. The connection must be dropped.
     Broken(ProbeFailure),
 }
 
 impl SqlFailure {
-    /// What it is to a probe.
+    /// The failure of a probe that this failure means.
     pub(super) fn into_probe_failure(self) -> ProbeFailure {
         match self {
-            Self::Answered { number, message } => answered(number, message),
+            Self::ServerError { number, message } => classify_server_error(number, message),
             Self::Broken(failure) => failure,
         }
     }
@@ -67,40 +68,41 @@ impl From<sqlx::Error> for SqlFailure {
             sqlx::Error::Database(error) => match error.try_downcast::<MySqlDatabaseError>() {
                 Ok(error) => {
                     let (number, message) = (error.number(), error.message().to_owned());
-                    if ends_the_session(number) {
+                    if closes_connection(number) {
                         Self::Broken(ProbeFailure::Lost(format!("error {number}: {message}")))
                     } else {
-                        Self::Answered { number, message }
+                        Self::ServerError { number, message }
                     }
                 }
                 Err(error) => Self::Broken(ProbeFailure::Unreadable(error.to_string())),
             },
-            sqlx::Error::Io(error) => Self::Broken(from_io(&error)),
+            sqlx::Error::Io(error) => Self::Broken(classify_io_error(&error)),
             sqlx::Error::Tls(error) => {
                 let error: &(dyn StdError + 'static) = error.as_ref();
                 Self::Broken(match error.downcast_ref::<io::Error>() {
-                    Some(error) => from_io(error),
+                    Some(error) => classify_io_error(error),
                     None => ProbeFailure::Unreadable(format!("TLS: {error}")),
                 })
             }
-            // The rest is what the driver could not make sense of.
+            // All others are answers that the driver could not interpret.
             other => Self::Broken(ProbeFailure::Unreadable(other.to_string())),
         }
     }
 }
 
-/// Errors after which the server closes the connection: its shutdown (1053), a kill (1927 on MariaDB, 3169), an idle timeout (4031),
-/// a shutdown of this connection by force (1080, 1152, 1184), and network errors as the server met them (1158 to 1161).
-fn ends_the_session(number: u16) -> bool {
+/// Whether the server closes the connection after this error: shutdown (1053), killed session (1927 on MariaDB, 3169), idle
+/// timeout (4031), connection closed by force (1080, 1152, 1184), network errors on the side of the server (1158 to 1161).
+fn closes_connection(number: u16) -> bool {
     matches!(number, 1053 | 1080 | 1152 | 1158..=1161 | 1184 | 1927 | 3169 | 4031)
 }
 
-/// Sorts a server's error by its number.
-fn answered(number: u16, message: String) -> ProbeFailure {
+/// Classifies an error of the server by its number.
+fn classify_server_error(number: u16, message: String) -> ProbeFailure {
     match number {
         // Too many connections; of this account (1203), or by its resource limits (1226).
         1040 | 1203 | 1226 => ProbeFailure::Saturated,
-        // Account, password, database, privilege, host, expired password, authentication method, locked account (4151 on MariaDB).
+        // Account, password, database, privilege, host, expired password, authentication method, locked account (4151 on
+        // MariaDB).
         1044 | 1045 | 1129 | 1130 | 1142 | 1143 | 1227 | 1251 | 1698 | 1820 | 1862 | 3118 | 3159 | 4151 => {
             ProbeFailure::Denied(format!("error {number}: {message}"))
         }
@@ -112,7 +114,7 @@ fn answered(number: u16, message: String) -> ProbeFailure {
     clippy::wildcard_enum_match_arm,
     reason = "the kinds that prove something are few; any other end of a connection is a loss"
 )]
-fn from_io(error: &io::Error) -> ProbeFailure {
+fn classify_io_error(error: &io::Error) -> ProbeFailure {
     match error.kind() {
         io::ErrorKind::ConnectionRefused => ProbeFailure::Refused,
         io::ErrorKind::TimedOut => ProbeFailure::NoAnswer,
@@ -122,13 +124,16 @@ fn from_io(error: &io::Error) -> ProbeFailure {
         | io::ErrorKind::NetworkDown
         | io::ErrorKind::AddrNotAvailable
         | io::ErrorKind::PermissionDenied => ProbeFailure::Unreachable(error.to_string()),
-        // What rustls says of a handshake it does not like.
+        // rustls reports an invalid handshake so.
         io::ErrorKind::InvalidData => ProbeFailure::Unreadable(error.to_string()),
         _ => ProbeFailure::Lost(error.to_string()),
     }
 }
 
-/// The account for a server, as it is known now.
+/// The current credentials for a server.
+///
+/// # Errors
+/// [`ProbeFailure::NoCredentials`] when none are known for the origin of the target.
 pub(super) fn credentials_of(
     known: &watch::Receiver<CredentialsByOrigin>,
     target: &Target,
@@ -137,18 +142,18 @@ pub(super) fn credentials_of(
     known.borrow().get(&target.origin).cloned().ok_or_else(missing)
 }
 
-/// The addresses of an instance, at least one. Asked anew for each connection: behind a name may be another machine by now.
+/// The addresses of an instance, at least one. The name is resolved for each connection, because its address may have changed.
 async fn resolve(instance: &InstanceKey) -> Result<Vec<SocketAddr>, ProbeFailure> {
     let addresses = dns_cache::addresses(&instance.hostname).await;
     let addresses = addresses.map_err(|error| ProbeFailure::Name(error.to_string()))?;
     let sockets = addresses
         .into_iter()
         .map(|address| SocketAddr::new(address, instance.port));
-    Ok(sockets.take(MOST_ADDRESSES).collect())
+    Ok(sockets.take(MAX_ADDRESSES).collect())
 }
 
-/// A connection to an instance, on which nothing was sent yet, and the address that it went to, where that is known. Has no deadline of
-/// its own: call it inside [`within`].
+/// Opens a connection to an instance. Returns it with the address of the peer, where that is known. It has no deadline of its
+/// own: call it inside [`with_deadline`].
 pub(super) async fn open(
     instance: &InstanceKey,
     credentials: &Credentials,
@@ -156,7 +161,7 @@ pub(super) async fn open(
     let addresses = resolve(instance).await?;
     let options = options(credentials);
     if credentials.tls == TlsMode::Verify {
-        // The certificate is checked against the name, so the driver has to be given the name, and does not tell which address it took.
+        // The certificate is checked against the name. So the driver gets the name, and does not report which address it used.
         let only = match addresses.as_slice() {
             [only] => Some(only.ip()),
             _ => None,
@@ -164,11 +169,11 @@ pub(super) async fn open(
         let connection = connect(&options.host(&instance.hostname).port(instance.port)).await?;
         return Ok((connection, only));
     }
-    let mut outcome = Err(ProbeFailure::Name("it has no address".to_owned()));
+    let mut outcome = Err(ProbeFailure::Name("the name has no address".to_owned()));
     for address in addresses {
         let connected = connect(&options.clone().host(&address.ip().to_string()).port(address.port())).await;
         outcome = connected.map(|connection| (connection, Some(address.ip())));
-        // A name may stand for an IPv6 and an IPv4 address of which the server listens on one.
+        // A name may have an IPv6 and an IPv4 address, and the server may listen on one of them only.
         if !matches!(outcome, Err(ProbeFailure::Refused | ProbeFailure::Unreachable(_))) {
             break;
         }
@@ -192,12 +197,12 @@ fn options(credentials: &Credentials) -> MySqlConnectOptions {
             TlsMode::Required => MySqlSslMode::Required,
             TlsMode::Verify => MySqlSslMode::VerifyIdentity,
         })
-        // By default sqlx sends a SET as soon as it is connected: a round trip, and a mode that is not ours.
+        // By default sqlx sends a SET after connecting, which costs a round trip and sets another SQL mode.
         .pipes_as_concat(false)
         .no_engine_substitution(false)
         .timezone(None)
         .set_names(false)
-        // It would log CHANGE REPLICATION SOURCE with the password in it.
+        // Statement logging would log the password of CHANGE REPLICATION SOURCE.
         .disable_statement_logging();
     let password = credentials.topology.password.expose_secret();
     if !password.is_empty() {
@@ -209,39 +214,39 @@ fn options(credentials: &Credentials) -> MySqlConnectOptions {
     options
 }
 
-/// Runs `work` for at most `limit`. When it does not end, the silence is explained by a bare TCP connection made meanwhile: accepted
-/// is [`ProbeFailure::Stalled`], unanswered is [`ProbeFailure::NoAnswer`], and a refusal or an unknown name is what it is. A host that
-/// does not answer the second connection either is not waited for until the end.
+/// Runs `work` for at most `limit`. When it does not end in time, a bare TCP connection that was attempted meanwhile explains the
+/// silence: an accepted one means [`ProbeFailure::Stalled`], an unanswered one [`ProbeFailure::NoAnswer`]; a refused connection
+/// and an unknown name are reported as such. When the host does not answer the second connection, the call ends before `limit`.
 ///
-/// Also for a connection that is open already: silence on it alone does not tell a stopped process from a dead host.
-pub(super) async fn within<T>(
+/// Use it for open connections too: silence on an open connection does not distinguish a stopped process from a dead host.
+pub(super) async fn with_deadline<T>(
     instance: &InstanceKey,
     limit: Duration,
     work: impl Future<Output = Result<T, ProbeFailure>>,
 ) -> Result<T, ProbeFailure> {
     let begun = Instant::now();
     let is_resolved = AtomicBool::new(false);
-    let witness = async {
-        sleep_until(begun + limit / WITNESS_AFTER).await;
+    let second_connection = async {
+        sleep_until(begun + limit / SECOND_CONNECTION_AFTER).await;
         let addresses = resolve(instance).await?;
         is_resolved.store(true, Ordering::Relaxed);
         TcpStream::connect(addresses.as_slice())
             .await
             .map(drop)
-            .map_err(|error| from_io(&error))
+            .map_err(|error| classify_io_error(&error))
     };
-    tokio::pin!(work, witness);
-    let witness_at = begun + limit / WITNESS_AFTER;
+    tokio::pin!(work, second_connection);
+    let second_connection_at = begun + limit / SECOND_CONNECTION_AFTER;
     let end = begun + limit;
-    let given_up = end.min(witness_at + WITNESS_PATIENCE.max(limit / WITNESS_AFTER));
+    let given_up = end.min(second_connection_at + SECOND_CONNECTION_GRACE.max(limit / SECOND_CONNECTION_AFTER));
     let (mut seen, mut is_over) = (None, false);
     loop {
         tokio::select! {
             biased;
             outcome = &mut work => return outcome,
-            outcome = &mut witness, if seen.is_none() => seen = Some(outcome),
+            outcome = &mut second_connection, if seen.is_none() => seen = Some(outcome),
             () = sleep_until(given_up), if seen.is_none() && !is_over => {
-                // A resolver that is slow says nothing about the server.
+                // A slow resolver proves nothing about the server.
                 if is_resolved.load(Ordering::Relaxed) {
                     return Err(ProbeFailure::NoAnswer);
                 }
@@ -259,10 +264,10 @@ pub(super) async fn within<T>(
     }
 }
 
-/// Says goodbye to a server that is in good health, so that it does not count an aborted client.
+/// Closes a connection cleanly, so that the server does not count an aborted client.
 pub(super) async fn close(connection: MySqlConnection) {
-    if let Ok(Err(error)) = timeout(FAREWELL, connection.close()).await {
-        tracing::debug!(%error, "a connection did not close cleanly");
+    if let Ok(Err(error)) = timeout(CLOSE_DEADLINE, connection.close()).await {
+        tracing::debug!(%error, "failed to close a connection cleanly");
     }
 }
 
@@ -288,7 +293,7 @@ mod tests {
     }
 
     async fn failure_of(instance: &InstanceKey) -> ProbeFailure {
-        let opened = within(instance, Duration::from_millis(300), open(instance, &credentials())).await;
+        let opened = with_deadline(instance, Duration::from_millis(300), open(instance, &credentials())).await;
         match opened {
             Ok(_) => panic!("nothing there speaks MySQL"),
             Err(failure) => failure,
@@ -327,7 +332,7 @@ mod tests {
     #[tokio::test]
     async fn silence_after_a_refusal_is_no_stall() {
         let instance = InstanceKey::new("127.0.0.1", 1);
-        let outcome = within(
+        let outcome = with_deadline(
             &instance,
             Duration::from_millis(50),
             std::future::pending::<Result<(), ProbeFailure>>(),
@@ -338,7 +343,7 @@ mod tests {
 
     #[test]
     fn errors_are_sorted_by_number() {
-        let sorted = |number| answered(number, "text".to_owned());
+        let sorted = |number| classify_server_error(number, "text".to_owned());
         for number in [1040, 1203, 1226] {
             assert_eq!(sorted(number), ProbeFailure::Saturated);
         }
@@ -352,12 +357,12 @@ mod tests {
                 message: "text".to_owned()
             }
         );
-        assert!(ends_the_session(1053) && ends_the_session(1927) && !ends_the_session(1317));
+        assert!(closes_connection(1053) && closes_connection(1927) && !closes_connection(1317));
     }
 
     #[test]
     fn what_the_kernel_says_is_sorted_by_what_it_proves() {
-        let sorted = |kind| from_io(&io::Error::from(kind));
+        let sorted = |kind| classify_io_error(&io::Error::from(kind));
         assert_eq!(sorted(io::ErrorKind::ConnectionRefused), ProbeFailure::Refused);
         assert_eq!(sorted(io::ErrorKind::TimedOut), ProbeFailure::NoAnswer);
         assert!(matches!(

@@ -1,8 +1,9 @@
-//! Appliers that wait on purpose (`SOURCE_DELAY`, `MASTER_DELAY`).
+//! Delayed replication (`SOURCE_DELAY`, `MASTER_DELAY`): applies without the delay, and sets the delay.
 //!
-//! What a delayed replica alone received can wait no longer when its source is dead. Neither flavour lets the delay be changed while the
-//! applier runs, and both delete the relay log when it is changed while both threads are stopped, which they are after a freeze. So the
-//! applier goes on by the relay log's own coordinates, for which GTID has to be off until everything is applied.
+//! When the source is dead, transactions that only a delayed replica received must be applied at once. Neither flavour allows a
+//! change of the delay while the applier thread runs. Both delete the relay log when the delay is changed while both threads are
+//! stopped, as they are after the step that stops receivers. So the applier continues by the coordinates in the relay log. GTID
+//! is off for the channel until everything is applied.
 
 use std::time::Duration;
 
@@ -13,26 +14,26 @@ use crate::domain::gtid::GtidSet;
 use crate::domain::instance::{Channel, ThreadState};
 
 use super::replication::has_unapplied;
-use super::session::{LAST_LOOK, LOOK_AGAIN, MySqlSession};
+use super::session::{MySqlSession, POLL_INTERVAL, READ_GRACE};
 
-/// As the statements are called where they are refused by us.
-const LIFTING: &str = "applying without delay";
-const SETTING: &str = "setting the delay";
-/// Error number of refusals that are ours.
-const OURS: u16 = 0;
+/// What is done, for refusals that are ham4db's own.
+const APPLYING_WITHOUT_DELAY: &str = "applying without delay";
+const SETTING_DELAY: &str = "setting the delay";
+/// Error number of ham4db's own refusals.
+const OWN_REFUSAL: u16 = 0;
 
 impl MySqlSession {
-    /// Starts the applier of the managed channel without its delay, if there is anything to apply.
-    pub(super) async fn lift_delay(&mut self, end: Instant) -> Result<(), StepError> {
-        let facts = self.facts_until(end).await?;
+    /// Starts the applier thread of the managed channel without the delay, when there is anything to apply.
+    pub(super) async fn start_applier_without_delay(&mut self, end: Instant) -> Result<(), StepError> {
+        let facts = self.read_facts(end).await?;
         let Some(channel) = facts.managed_channel() else {
             return Ok(());
         };
         if channel.sql == ThreadState::Stopped && channel.sql_error.number != 0 {
-            return Err(self.applier_stopped(LIFTING, channel));
+            return Err(self.applier_stopped(APPLYING_WITHOUT_DELAY, channel));
         }
         if channel.delay_seconds == 0 || !has_unapplied(&facts, channel) {
-            return self.apply_again(end).await;
+            return self.start_stopped_applier(end).await;
         }
         for statement in [
             self.dialect().stop_io_thread(&channel.name),
@@ -41,22 +42,26 @@ impl MySqlSession {
             self.send(&statement, end).await?;
         }
         self.rescued = Some(facts.received());
-        let lifted = self.apply_by_place(end).await;
-        if let Err(StepError::Refused { .. }) = lifted {
+        let started = self.apply_from_relay_log_position(end).await;
+        if let Err(StepError::Refused { .. }) = started {
             self.rescued = None;
-            self.wait_as_before(channel, end).await?;
+            self.restart_unchanged_applier(channel, end).await?;
         }
-        lifted
+        started
     }
 
-    /// With both threads stopped: goes on where the applier stopped, without delay and off GTID.
-    async fn apply_by_place(&mut self, end: Instant) -> Result<(), StepError> {
-        // It may have applied something until it stopped.
+    /// With both threads stopped: starts the applier thread at its position in the relay log, without delay and without GTID.
+    async fn apply_from_relay_log_position(&mut self, end: Instant) -> Result<(), StepError> {
+        // The applier may have applied transactions before it stopped.
         let Some(stopped) = self.managed_channel(end).await? else {
             return Ok(());
         };
         if stopped.relay.file.is_empty() {
-            return Err(self.refused(LIFTING, OURS, "it does not tell its place in the relay log".to_owned()));
+            return Err(self.refused(
+                APPLYING_WITHOUT_DELAY,
+                OWN_REFUSAL,
+                "the server reports no relay log position".to_owned(),
+            ));
         }
         let statements = self
             .dialect()
@@ -67,8 +72,9 @@ impl MySqlSession {
         Ok(())
     }
 
-    /// Starts an applier that was stopped for a change which was not made. MariaDB would delete the relay log.
-    async fn wait_as_before(&mut self, channel: &Channel, end: Instant) -> Result<(), StepError> {
+    /// Starts the applier thread that was stopped for a change which was not made. Not on MariaDB, which would delete the relay
+    /// log.
+    async fn restart_unchanged_applier(&mut self, channel: &Channel, end: Instant) -> Result<(), StepError> {
         if self.dialect().version().flavour.is_mariadb() {
             return Ok(());
         }
@@ -76,7 +82,7 @@ impl MySqlSession {
         self.send(&statement, end).await.map(drop)
     }
 
-    /// Lets the applier of the managed channel wait so many seconds from now on, by GTID, once everything received is applied.
+    /// Sets the delay of the managed channel, by GTID, after everything that was received is applied.
     pub(super) async fn set_delay(&mut self, seconds: u64, deadline: Duration) -> Result<(), StepError> {
         let end = Instant::now() + deadline;
         let Some(channel) = self.managed_channel(end).await? else {
@@ -85,7 +91,7 @@ impl MySqlSession {
         if channel.delay_seconds == seconds && channel.positioning.is_gtid() {
             let is_stopped = channel.sql == ThreadState::Stopped && channel.sql_error.number == 0;
             return if is_stopped {
-                self.wait_as_before(&channel, end).await
+                self.restart_unchanged_applier(&channel, end).await
             } else {
                 Ok(())
             };
@@ -93,7 +99,8 @@ impl MySqlSession {
         let by_gtid_and_receiving = channel.positioning.is_gtid() && channel.io != ThreadState::Stopped;
         let alone = self.dialect().delay_while_receiving(&channel.name, seconds);
         if let Some(statement) = alone.filter(|_| by_gtid_and_receiving && self.rescued.is_none()) {
-            // No need to wait: a fresh channel tells nothing of what it received, and positions that never meet.
+            // Waiting is not needed here. It could be endless: a new channel reports no retrieved set, and its two positions may
+            // never be equal.
             for statement in [
                 self.dialect().stop_sql_thread(&channel.name),
                 statement,
@@ -106,7 +113,7 @@ impl MySqlSession {
         let set = self.change_delay(&channel, seconds, end, deadline).await;
         if set.is_err() && channel.io != ThreadState::Stopped && channel.positioning.is_gtid() {
             let statement = self.dialect().start_replica(&channel.name);
-            self.send(&statement, end.max(Instant::now() + LAST_LOOK)).await?;
+            self.send(&statement, end.max(Instant::now() + READ_GRACE)).await?;
         }
         set
     }
@@ -118,21 +125,21 @@ impl MySqlSession {
         end: Instant,
         deadline: Duration,
     ) -> Result<(), StepError> {
-        // MySQL goes on telling what it received.
-        let is_untold = channel.retrieved.as_ref().is_none_or(GtidSet::is_empty);
-        if self.rescued.is_none() && !channel.positioning.is_gtid() && is_untold {
-            self.finish_by_place(channel, end, deadline).await?;
+        // MySQL still reports the retrieved set without auto-position.
+        let has_no_retrieved_set = channel.retrieved.as_ref().is_none_or(GtidSet::is_empty);
+        if self.rescued.is_none() && !channel.positioning.is_gtid() && has_no_retrieved_set {
+            self.apply_relay_log_by_position(channel, end, deadline).await?;
         }
         self.stop_without_loss(channel, end, deadline).await?;
-        let end = end.max(Instant::now() + LAST_LOOK);
-        let stopped = self.facts_until(end).await?;
+        let end = end.max(Instant::now() + READ_GRACE);
+        let stopped = self.read_facts(end).await?;
         let left = match (&self.rescued, stopped.managed_channel()) {
             (Some(received), _) => !stopped.executed.contains(received),
             (None, Some(now)) => has_unapplied(&stopped, now),
             (None, None) => false,
         };
         if let Some(now) = stopped.managed_channel().filter(|_| left) {
-            return Err(self.applier_stopped(SETTING, now));
+            return Err(self.applier_stopped(SETTING_DELAY, now));
         }
         let mut statements = vec![
             self.dialect().delay_by(&channel.name, seconds),
@@ -148,29 +155,35 @@ impl MySqlSession {
         Ok(())
     }
 
-    /// Waits until an applier has applied all of its relay log that another actor took off GTID. The positions in the source's log say
-    /// nothing: measured on MariaDB 10.11, the change to relay log coordinates sets `Exec_Master_Log_Pos` to what was read. So the applier
-    /// has to say that it has read everything; and since it may only have handed it to its workers, it is stopped, which ends no group of
-    /// events half-way and forgets those not begun. When the place does not move between two such stops, there was none.
-    async fn finish_by_place(&mut self, channel: &Channel, end: Instant, deadline: Duration) -> Result<(), StepError> {
+    /// Waits until everything in the relay log is applied, on a channel for which another actor switched GTID off. The positions
+    /// in the source's binary log prove nothing: measured on MariaDB 10.11, the change to relay log coordinates sets
+    /// `Exec_Master_Log_Pos` to the position that was read. So the applier thread must report that it has read everything. It may
+    /// only have handed the events to its workers. So it is stopped, which completes started groups of events and discards the
+    /// others. When the position is the same after two such stops, nothing is left.
+    async fn apply_relay_log_by_position(
+        &mut self,
+        channel: &Channel,
+        end: Instant,
+        deadline: Duration,
+    ) -> Result<(), StepError> {
         let mut before = None;
         loop {
-            self.apply_again(end).await?;
+            self.start_stopped_applier(end).await?;
             self.wait_until_idle(&channel.name, end, deadline).await?;
             let statement = self.dialect().stop_sql_thread(&channel.name);
-            self.send(&statement, end + LAST_LOOK).await?;
-            let place = self.managed_channel(end + LAST_LOOK).await?.map(|now| now.relay);
-            if before.as_ref() == Some(&place) {
+            self.send(&statement, end + READ_GRACE).await?;
+            let position = self.managed_channel(end + READ_GRACE).await?.map(|now| now.relay);
+            if before.as_ref() == Some(&position) {
                 return Ok(());
             }
-            before = Some(place);
+            before = Some(position);
         }
     }
 
     async fn wait_until_idle(&mut self, name: &str, end: Instant, deadline: Duration) -> Result<(), StepError> {
         loop {
             let statement = self.dialect().show_replica_status();
-            let rows = self.send(statement, end + LAST_LOOK).await?;
+            let rows = self.send(statement, end + READ_GRACE).await?;
             let mut states = rows
                 .iter()
                 .filter(|row| row.text_or_empty(&["Channel_Name", "Connection_name"]) == name)
@@ -178,15 +191,15 @@ impl MySqlSession {
             if states.any(|state| state.contains("has read all relay log")) {
                 return Ok(());
             }
-            if let Some(stopped) = self.managed_channel(end + LAST_LOOK).await?
+            if let Some(stopped) = self.managed_channel(end + READ_GRACE).await?
                 && stopped.sql == ThreadState::Stopped
             {
-                return Err(self.applier_stopped(SETTING, &stopped));
+                return Err(self.applier_stopped(SETTING_DELAY, &stopped));
             }
-            if Instant::now() + LOOK_AGAIN >= end {
-                return Err(self.too_slow("waiting until everything received is applied", deadline));
+            if Instant::now() + POLL_INTERVAL >= end {
+                return Err(self.timed_out("waiting until everything received is applied", deadline));
             }
-            sleep(LOOK_AGAIN).await;
+            sleep(POLL_INTERVAL).await;
         }
     }
 }

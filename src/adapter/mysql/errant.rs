@@ -1,21 +1,21 @@
-//! Steps that make the GTID sets of two MySQL servers agree again. Neither makes their data agree.
+//! Steps that remove the difference between the GTID sets of two MySQL servers. They do not change the data.
 
 use tokio::time::Instant;
 
 use crate::app::ports::StepError;
 use crate::domain::gtid::GtidSet;
 use crate::domain::instance::ThreadState;
-use crate::domain::recovery::planner::MOST_INJECTED;
+use crate::domain::recovery::planner::MAX_INJECTED;
 
 use super::session::MySqlSession;
 
 impl MySqlSession {
-    /// Each GTID that the server has already is skipped by the server itself.
-    pub(super) async fn commit_empty(&mut self, set: &GtidSet, end: Instant) -> Result<(), StepError> {
+    /// Commits an empty transaction for each GTID of the set. The server skips those that it has executed.
+    pub(super) async fn commit_empty_transactions(&mut self, set: &GtidSet, end: Instant) -> Result<(), StepError> {
         let GtidSet::MySql(set) = set else {
-            return Err(self.refused("empty transactions", 0, "only MySQL can do that".to_owned()));
+            return Err(self.refused("empty transactions", 0, "only MySQL supports this".to_owned()));
         };
-        for gtid in set.each(MOST_INJECTED) {
+        for gtid in set.each(MAX_INJECTED) {
             for statement in self.dialect().empty_transaction(&gtid) {
                 self.send(&statement, end).await?;
             }
@@ -24,13 +24,13 @@ impl MySqlSession {
         self.send(statement, end).await.map(drop)
     }
 
-    /// The two statements go one right after the other: between them the server has executed nothing, by its own word.
-    pub(super) async fn forget_gtids(&mut self, keep: &GtidSet, end: Instant) -> Result<(), StepError> {
+    /// Resets the executed set to `keep`. Between the two statements the executed set of the server is empty.
+    pub(super) async fn reset_executed_gtids(&mut self, keep: &GtidSet, end: Instant) -> Result<(), StepError> {
         let GtidSet::MySql(keep) = keep else {
-            return Err(self.refused("resetting GTIDs", 0, "only MySQL can do that".to_owned()));
+            return Err(self.refused("resetting GTIDs", 0, "only MySQL supports this".to_owned()));
         };
         let channel = self.managed_channel(end).await?;
-        let ran = channel
+        let was_running = channel
             .as_ref()
             .is_some_and(|channel| channel.io != ThreadState::Stopped || channel.sql != ThreadState::Stopped);
         if let Some(channel) = &channel {
@@ -40,7 +40,7 @@ impl MySqlSession {
         for statement in self.dialect().forget_gtids(&keep.to_string()) {
             self.send(&statement, end).await?;
         }
-        if let Some(channel) = channel.filter(|_| ran) {
+        if let Some(channel) = channel.filter(|_| was_running) {
             let statement = self.dialect().start_replica(&channel.name);
             self.send(&statement, end).await?;
         }

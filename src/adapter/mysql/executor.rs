@@ -1,4 +1,4 @@
-//! The port [`Executor`]: step sessions, one actor at a time.
+//! The port [`Executor`]: opens step sessions, for one actor at a time on each server.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,28 +13,28 @@ use crate::app::ports::{LogReader, LogSource};
 use crate::domain::instance::Identity;
 use crate::domain::key::InstanceKey;
 
-use super::connection::{SqlFailure, credentials_of, within};
+use super::connection::{SqlFailure, credentials_of, with_deadline};
 use super::server_connection::{ProbeSettings, ServerConnection};
 use super::session::MySqlSession;
 use super::text_row::TextRow;
 
-/// The lock that makes all steps on a server those of one actor.
+/// The name of the user lock (`GET_LOCK`) that ensures that one actor at a time runs steps on a server.
 pub(super) const STEP_LOCK: &str = "ham4db.step";
 
-/// `wait_timeout`: an actor that is cut off from the server keeps the lock at most so long, if no other actor ends it before.
-/// `lock_wait_timeout`: a statement that this side has given up on ends soon after, so that `super_read_only` is not switched on by
-/// a session that nobody listens to any more. Both in seconds.
-const OWN_SESSION: &str = "SET SESSION wait_timeout = 120, lock_wait_timeout = 1";
+/// Both values are in seconds. `wait_timeout`: an actor that is cut off from the server keeps the lock for at most this time,
+/// unless another actor kills its session before. `lock_wait_timeout`: a statement that this member abandoned ends soon, so that
+/// an abandoned session does not switch `super_read_only` on later.
+const SESSION_SETTINGS: &str = "SET SESSION wait_timeout = 120, lock_wait_timeout = 1";
 
-/// Opens step sessions over sqlx.
+/// Opens step sessions on MySQL and MariaDB servers.
 pub struct MySqlExecutor {
     credentials: watch::Receiver<CredentialsByOrigin>,
     settings: Arc<ProbeSettings>,
 }
 
 impl MySqlExecutor {
-    /// An executor that takes the accounts from `credentials` whenever it opens a session; `settings` are the prober's, for the facts
-    /// that sessions read.
+    /// Creates an executor that takes the accounts from `credentials` whenever it opens a session. `settings` are those of the
+    /// prober: they apply to the facts that sessions read.
     pub fn new(credentials: watch::Receiver<CredentialsByOrigin>, settings: ProbeSettings) -> Self {
         Self {
             credentials,
@@ -59,8 +59,8 @@ impl Executor for MySqlExecutor {
         };
         let credentials =
             credentials_of(&self.credentials, target).map_err(|failure| not_connected(failure.to_string()))?;
-        let opening = ServerConnection::open_by_any_admin_endpoint(instance, &credentials, &self.settings);
-        let opened = within(instance, deadline, opening).await;
+        let opening = ServerConnection::open_or_use_admin_endpoint(instance, &credentials, &self.settings);
+        let opened = with_deadline(instance, deadline, opening).await;
         let mut connection = opened.map_err(|failure| not_connected(failure.to_string()))?;
         match timeout_at(end, prepare(&mut connection, instance, identity, end)).await {
             Ok(Ok(())) => Ok(Box::new(MySqlSession::new(
@@ -69,7 +69,7 @@ impl Executor for MySqlExecutor {
                 credentials.tls,
             ))),
             Ok(Err(error)) => Err(error),
-            // Only the lock can have been taken, and it goes with the connection.
+            // At most the lock was taken. It is released when the connection is dropped.
             Err(_) => Err(StepError::LockHeld(instance.clone())),
         }
     }
@@ -84,7 +84,7 @@ impl LogReader for MySqlExecutor {
             why,
         };
         let credentials = credentials_of(&self.credentials, target).map_err(|failure| failed(failure.to_string()))?;
-        let opened = within(
+        let opened = with_deadline(
             instance,
             deadline,
             ServerConnection::open(instance, &credentials, &self.settings),
@@ -101,7 +101,7 @@ impl LogReader for MySqlExecutor {
 
 #[async_trait]
 impl EntryWriter for MySqlExecutor {
-    /// On a connection of its own: whoever holds the step lock is left alone.
+    /// Uses a connection of its own, and does not disturb the holder of the step lock.
     async fn write_entry(
         &self,
         target: &Target,
@@ -111,12 +111,12 @@ impl EntryWriter for MySqlExecutor {
     ) -> Result<(), String> {
         let instance = &target.instance;
         let credentials = credentials_of(&self.credentials, target).map_err(|failure| failure.to_string())?;
-        let told = |failure: SqlFailure| match failure {
-            SqlFailure::Answered { number, message } => format!("error {number}: {message}"),
+        let describe = |failure: SqlFailure| match failure {
+            SqlFailure::ServerError { number, message } => format!("error {number}: {message}"),
             SqlFailure::Broken(failure) => failure.to_string(),
         };
         let write = async {
-            let opened = within(
+            let opened = with_deadline(
                 instance,
                 deadline,
                 ServerConnection::open(instance, &credentials, &self.settings),
@@ -131,18 +131,18 @@ impl EntryWriter for MySqlExecutor {
                     .unwrap_or_default(),
             );
             if found != *identity {
-                return Err(format!("it is {found}, not {identity}"));
+                return Err(format!("the server is {found}, not {identity}"));
             }
-            connection.rows(OWN_SESSION).await.map_err(told)?;
-            // An account that read_only does not bind must not write behind a fence.
-            if number(&mut connection, "SELECT @@GLOBAL.read_only")
+            connection.rows(SESSION_SETTINGS).await.map_err(describe)?;
+            // An account that `read_only` does not restrict must not write on a fenced server.
+            if read_number(&mut connection, "SELECT @@GLOBAL.read_only")
                 .await
-                .map_err(told)?
+                .map_err(describe)?
                 != Some(0)
             {
-                return Err("it is read-only".to_owned());
+                return Err("the server is read-only".to_owned());
             }
-            connection.rows(statement).await.map_err(told)?;
+            connection.rows(statement).await.map_err(describe)?;
             connection.close().await;
             Ok(())
         };
@@ -153,7 +153,7 @@ impl EntryWriter for MySqlExecutor {
     }
 }
 
-/// Checks who the server is, and takes the lock.
+/// Checks the identity of the server and takes the lock.
 async fn prepare(
     connection: &mut ServerConnection,
     instance: &InstanceKey,
@@ -178,9 +178,9 @@ async fn prepare(
             found,
         });
     }
-    connection.rows(OWN_SESSION).await.map_err(failed)?;
+    connection.rows(SESSION_SETTINGS).await.map_err(failed)?;
     let dialect = connection.dialect().clone();
-    let mut is_taken = number(connection, &dialect.get_lock(STEP_LOCK, 0))
+    let mut is_taken = read_number(connection, &dialect.get_lock(STEP_LOCK, 0))
         .await
         .map_err(failed)?
         == Some(1);
@@ -188,23 +188,24 @@ async fn prepare(
         if Instant::now() >= end {
             return Err(StepError::LockHeld(instance.clone()));
         }
-        if let Some(holder) = number(connection, &dialect.is_used_lock(STEP_LOCK))
+        if let Some(holder) = read_number(connection, &dialect.is_used_lock(STEP_LOCK))
             .await
             .map_err(failed)?
         {
-            tracing::info!(%instance, holder, "ending the session of another actor that holds the step lock");
+            tracing::info!(%instance, holder, "killing the session of another actor that holds the step lock");
             match connection.rows(&dialect.kill(holder)).await {
-                // 1094: it is gone already.
-                Ok(_) | Err(SqlFailure::Answered { number: 1094, .. }) => {}
-                // Not allowed to: it may still end by itself.
-                Err(SqlFailure::Answered { number, message }) => {
-                    tracing::warn!(%instance, holder, number, message, "the holder of the step lock cannot be killed");
+                // 1094: the session has ended already.
+                Ok(_) | Err(SqlFailure::ServerError { number: 1094, .. }) => {}
+                // The account may not kill it. The session may still end by itself.
+                Err(SqlFailure::ServerError { number, message }) => {
+                    tracing::warn!(%instance, holder, number, message, "failed to kill the holder of the step lock");
                 }
                 Err(broken @ SqlFailure::Broken(_)) => return Err(failed(broken)),
             }
         }
-        // A session gives the lock back when its last statement has ended, so having the lock means that the other actor is gone.
-        is_taken = number(connection, &dialect.get_lock(STEP_LOCK, 1))
+        // A session releases the lock when its last statement has ended. So holding the lock proves that the other actor's
+        // session is gone.
+        is_taken = read_number(connection, &dialect.get_lock(STEP_LOCK, 1))
             .await
             .map_err(failed)?
             == Some(1);
@@ -212,8 +213,8 @@ async fn prepare(
     Ok(())
 }
 
-/// The number that a statement gives, `None` for NULL.
-async fn number(connection: &mut ServerConnection, statement: &str) -> Result<Option<u64>, SqlFailure> {
+/// Reads one number; `None` for NULL.
+async fn read_number(connection: &mut ServerConnection, statement: &str) -> Result<Option<u64>, SqlFailure> {
     let rows = connection.rows(statement).await?;
     Ok(rows.first().and_then(TextRow::first).and_then(|text| text.parse().ok()))
 }

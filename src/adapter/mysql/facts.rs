@@ -1,27 +1,28 @@
-//! The answers of one probe, put together.
+//! Assembles the facts of an instance from the results of one probe.
 //!
-//! Variables and the replication status are what a server *is*: without one of them the whole probe fails, because a server whose
-//! channels are unknown would look like a primary. What else is missing is noted in `problems` and the rest is kept.
+//! Variables and the replication status are required: without one of them the probe fails, because a server with unknown channels
+//! would look like a primary. Another part that is missing is recorded in `problems`, and the rest is kept.
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 
 use crate::domain::gtid::GtidSet;
-use crate::domain::instance::{BinlogCoordinates, InstanceFacts, ProbeFailure, SeenReplica, SemiSync};
+use crate::domain::instance::{BinlogCoordinates, ConnectedReplica, InstanceFacts, ProbeFailure, SemiSync};
 use crate::domain::key::InstanceKey;
 
 use super::channel;
 use super::connection::SqlFailure;
-use super::group;
-use super::queries::Part;
-use super::server_connection::{ServerInfo, StatementResult};
+use super::group_members;
+use super::queries::ProbeQuery;
+use super::server_info::ServerInfo;
+use super::statements::StatementResult;
 use super::text_row::{ColumnError, TextRow, as_flag};
 
-/// Facts, and what has to be asked to complete them.
-pub(super) struct Assembled {
+/// The facts, and whether a further query is needed to complete them.
+pub(super) struct AssembledFacts {
     /// The facts.
     pub(super) facts: InstanceFacts,
-    /// There are replicas that report no address, or the list of replicas may not be read.
+    /// There are replicas that report no address, or the account may not read the list of replicas.
     pub(super) has_unreported_replicas: bool,
 }
 
@@ -31,38 +32,47 @@ impl From<ColumnError> for SqlFailure {
     }
 }
 
-/// Puts together what a probe of `instance` answered.
+/// Assembles the results of a probe of `instance`.
+///
+/// # Errors
+/// When variables or replication status are missing, or a value is unreadable.
 pub(super) fn assemble(
     instance: &InstanceKey,
     server_info: &ServerInfo,
-    answers: impl Iterator<Item = (Part, StatementResult)>,
-) -> Result<Assembled, SqlFailure> {
+    results: impl Iterator<Item = (ProbeQuery, StatementResult)>,
+) -> Result<AssembledFacts, SqlFailure> {
     let mut problems = server_info.problems.clone();
     let (mut variables, mut channels, mut binlog) = (None, None, None);
     let (mut replicas, mut has_unreported_replicas) = (Vec::new(), false);
     let (mut semi_sync_status, mut lag) = (Vec::new(), None);
     let mut group_members = None;
-    for (part, answer) in answers {
-        match (part, answer) {
-            (Part::Variables, Ok(rows)) => variables = rows.into_iter().next(),
-            (Part::ReplicationStatus, Ok(rows)) => {
-                channels = Some(channel::channels(server_info.version.flavour, &rows)?)
+    for (query, result) in results {
+        match (query, result) {
+            (ProbeQuery::Variables, Ok(rows)) => variables = rows.into_iter().next(),
+            (ProbeQuery::ReplicationStatus, Ok(rows)) => {
+                channels = Some(channel::channels(server_info.version.flavour, &rows)?);
             }
-            (Part::Variables | Part::ReplicationStatus, Err((number, message))) => {
-                let message = format!("{}: {message}", part.name());
-                return Err(SqlFailure::Answered { number, message });
+            (ProbeQuery::Variables | ProbeQuery::ReplicationStatus, Err((number, message))) => {
+                let message = format!("{}: {message}", query.name());
+                return Err(SqlFailure::ServerError { number, message });
             }
-            (Part::BinaryLog, Ok(rows)) => binlog = rows.first().map(binlog_end).transpose()?.flatten(),
-            (Part::Replicas, Ok(rows)) => (replicas, has_unreported_replicas) = registered_replicas(instance, &rows)?,
-            (Part::SemiSyncStatus, Ok(rows)) => semi_sync_status = rows,
-            (Part::Lag, Ok(rows)) => lag = rows.first().and_then(TextRow::first).map(Cow::into_owned),
-            (Part::GroupMembers, Ok(rows)) => group_members = Some(rows),
+            (ProbeQuery::BinaryLog, Ok(rows)) => binlog = rows.first().map(binlog_end).transpose()?.flatten(),
+            (ProbeQuery::Replicas, Ok(rows)) => {
+                (replicas, has_unreported_replicas) = registered_replicas(instance, &rows)?;
+            }
+            (ProbeQuery::SemiSyncStatus, Ok(rows)) => semi_sync_status = rows,
+            (ProbeQuery::Lag, Ok(rows)) => lag = rows.first().and_then(TextRow::first).map(Cow::into_owned),
+            (ProbeQuery::GroupMembers, Ok(rows)) => group_members = Some(rows),
             (
-                Part::BinaryLog | Part::Replicas | Part::SemiSyncStatus | Part::GroupMembers | Part::Lag,
+                ProbeQuery::BinaryLog
+                | ProbeQuery::Replicas
+                | ProbeQuery::SemiSyncStatus
+                | ProbeQuery::GroupMembers
+                | ProbeQuery::Lag,
                 Err((number, message)),
             ) => {
-                has_unreported_replicas |= part == Part::Replicas;
-                problems.push(format!("{}: error {number}: {message}", part.name()));
+                has_unreported_replicas |= query == ProbeQuery::Replicas;
+                problems.push(format!("{}: error {number}: {message}", query.name()));
             }
         }
     }
@@ -74,11 +84,11 @@ pub(super) fn assemble(
     let server_id = variables.number(&["server_id"])?;
     let read_only = variables.flag(&["read_only"])?;
     let single_primary = || {
-        let told = variables.optional(&["group_replication_single_primary_mode"]);
-        told.and_then(|text| as_flag(&text)).unwrap_or_default()
+        let mode = variables.optional(&["group_replication_single_primary_mode"]);
+        mode.and_then(|text| as_flag(&text)).unwrap_or_default()
     };
     let group = group_members
-        .map(|rows| group::member(server_info.variable("server_uuid"), &rows, single_primary(), !read_only))
+        .map(|rows| group_members::membership(server_info.variable("server_uuid"), &rows, single_primary(), !read_only))
         .transpose()?;
     let facts = InstanceFacts {
         identity: server_info.identity(server_id),
@@ -87,8 +97,8 @@ pub(super) fn assemble(
         version: server_info.version.clone(),
         version_comment: server_info.variable("version_comment").to_owned(),
         server_id,
-        // 0 is for what is not known.
-        uptime_seconds: (server_info.uptime + server_info.at.elapsed().as_secs()).max(1),
+        // 0 means unknown.
+        uptime_seconds: (server_info.uptime_seconds + server_info.read_at.elapsed().as_secs()).max(1),
         started: started(server_info),
         read_only,
         super_read_only: variables.optional(&["super_read_only"]).and_then(|text| as_flag(&text)),
@@ -118,7 +128,7 @@ pub(super) fn assemble(
         by_admin_endpoint: false,
         problems,
     };
-    Ok(Assembled {
+    Ok(AssembledFacts {
         facts,
         has_unreported_replicas,
     })
@@ -136,7 +146,7 @@ fn reported(instance: &InstanceKey, server_info: &ServerInfo) -> Option<Instance
     (!host.is_empty()).then(|| InstanceKey::new(host, port.unwrap_or(instance.port)))
 }
 
-/// MariaDB's status values are a row in any case, of NULLs where there is no binary log.
+/// The end of the binary log; `None` without a binary log, for which MariaDB returns a row of NULLs.
 fn binlog_end(row: &TextRow) -> Result<Option<BinlogCoordinates>, ColumnError> {
     let file = row.text_or_empty(&["File"]);
     if file.is_empty() {
@@ -146,7 +156,7 @@ fn binlog_end(row: &TextRow) -> Result<Option<BinlogCoordinates>, ColumnError> {
     Ok(Some(BinlogCoordinates { file, position }))
 }
 
-/// An unreadable set is an unreadable answer: taken as empty it would make the server look like one that has nothing to lose.
+/// Parses a GTID set. An unreadable set makes the probe fail: as an empty set it would mean that the server has no transactions.
 fn gtid_set(server_info: &ServerInfo, variables: &TextRow, name: &str) -> Result<GtidSet, SqlFailure> {
     GtidSet::parse(server_info.version.flavour, &variables.text_or_empty(&[name]))
         .map_err(|error| SqlFailure::Broken(ProbeFailure::Unreadable(format!("{name}: {error}"))))
@@ -162,7 +172,7 @@ fn executed(server_info: &ServerInfo, variables: &TextRow) -> Result<GtidSet, Sq
 }
 
 fn started(server_info: &ServerInfo) -> Option<i64> {
-    server_info.clock?.checked_sub_unsigned(server_info.uptime)
+    server_info.clock?.checked_sub_unsigned(server_info.uptime_seconds)
 }
 
 fn semi_sync(server_info: &ServerInfo, variables: &TextRow, status: &[TextRow]) -> Result<SemiSync, ColumnError> {
@@ -198,8 +208,8 @@ fn semi_sync(server_info: &ServerInfo, variables: &TextRow, status: &[TextRow]) 
     Ok(semi_sync)
 }
 
-/// The replicas that registered with an address, ordered, each once; and whether there are some without.
-fn registered_replicas(instance: &InstanceKey, rows: &[TextRow]) -> Result<(Vec<SeenReplica>, bool), ColumnError> {
+/// The replicas that registered with an address, sorted and without duplicates, and whether there are others.
+fn registered_replicas(instance: &InstanceKey, rows: &[TextRow]) -> Result<(Vec<ConnectedReplica>, bool), ColumnError> {
     let mut replicas = BTreeSet::new();
     let mut has_unreported = false;
     for row in rows {
@@ -212,7 +222,7 @@ fn registered_replicas(instance: &InstanceKey, rows: &[TextRow]) -> Result<(Vec<
             .optional_number(&["Port"])?
             .filter(|port| *port > 0)
             .unwrap_or(instance.port);
-        replicas.insert(SeenReplica {
+        replicas.insert(ConnectedReplica {
             key: InstanceKey::new(host, port),
             reported: true,
         });
@@ -220,8 +230,8 @@ fn registered_replicas(instance: &InstanceKey, rows: &[TextRow]) -> Result<(Vec<
     Ok((replicas.into_iter().collect(), has_unreported))
 }
 
-/// Adds the hosts that read the binary log and are none of those that reported themselves under the same name, with the source's own
-/// port for want of another.
+/// Adds the hosts of connections that read the binary log, except those that registered with the same name. Their port is
+/// unknown: `port`, that of the source, is assumed.
 pub(super) fn add_connected_replicas(facts: &mut InstanceFacts, port: u16, rows: &[TextRow]) {
     let reported: BTreeSet<&str> = facts
         .replicas
@@ -233,14 +243,14 @@ pub(super) fn add_connected_replicas(facts: &mut InstanceFacts, port: u16, rows:
         .map(|row| connection_host(&row.text_or_empty(&["HOST", "Host"])))
         .filter(|host| !host.is_empty() && !reported.contains(host.as_str()))
         .collect();
-    facts.replicas.extend(hosts.into_iter().map(|host| SeenReplica {
+    facts.replicas.extend(hosts.into_iter().map(|host| ConnectedReplica {
         key: InstanceKey::new(host, port),
         reported: false,
     }));
     facts.replicas.sort();
 }
 
-/// The host of `host:port` as a process list has it; an IPv6 address stands there without brackets.
+/// The host of `host:port` in a process list, where an IPv6 address has no brackets.
 fn connection_host(text: &str) -> String {
     text.rsplit_once(':')
         .map_or(text, |(host, _)| host)
@@ -248,7 +258,7 @@ fn connection_host(text: &str) -> String {
         .to_owned()
 }
 
-/// Whole seconds; heartbeat queries give fractions, and a negative lag where clocks differ.
+/// The lag in whole seconds. Heartbeat queries return fractions, and a negative lag where clocks differ.
 fn lag_seconds(text: &str) -> Option<u64> {
     let seconds: f64 = text.trim().parse().ok()?;
     seconds

@@ -1,4 +1,4 @@
-//! Reading binary and relay logs through SQL, for places in them that no GTID names.
+//! Reads binary and relay logs through SQL, to find positions in them without GTIDs.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -7,39 +7,41 @@ use async_trait::async_trait;
 use tokio::time::{Instant, sleep};
 
 use crate::app::ports::{Account, StepError};
-use crate::app::ports::{Log, LogSource, Piece};
+use crate::app::ports::{LogKind, LogRange, LogSource};
 use crate::domain::dialect::{SourcePosition, SourceTls};
 use crate::domain::instance::{BinlogCoordinates, ThreadState};
 use crate::domain::key::InstanceKey;
 use crate::domain::quote::quote_string;
-use crate::domain::recovery::equivalence::{LastWritten, LogEvent, NoEquivalent, Received, Shape, number_of};
+use crate::domain::recovery::relay_log_match::{
+    LastBinlogTransactions, LogEvent, RelayLogMatchError, RelayLogTransactions, TransactionShape, number_of,
+};
 
-use super::session::{LAST_LOOK, LOOK_AGAIN, MySqlSession};
+use super::session::{MySqlSession, POLL_INTERVAL, READ_GRACE};
 use super::text_row::TextRow;
 
-/// Events of one answer: some megabytes at most.
-const CHUNK: usize = 5_000;
-/// Files of one log that are read at most.
-const FILES: u64 = 64;
-/// Error number of refusals that are ours.
-const OURS: u16 = 0;
+/// Events of one result: a few megabytes at most.
+const EVENTS_PER_PAGE: usize = 5_000;
+/// Limit for the files of one log that are read.
+const MAX_FILES: u64 = 64;
+/// Error number of ham4db's own refusals.
+const OWN_REFUSAL: u16 = 0;
 
-/// One place, or why it cannot be told.
-type Located = Result<BinlogCoordinates, String>;
+/// One position in a binary log, or the reason why it is unknown.
+type LocatedPosition = Result<BinlogCoordinates, String>;
 
 impl MySqlSession {
-    /// Waits until the applier has taken everything out of the relay log, whole transactions at least, and its workers are done.
+    /// Waits until the applier has applied all complete transactions of the relay log.
     ///
-    /// Received and applied position never meet when the source died in the middle of a transaction, so the thread's own word counts;
-    /// with several workers it says so while they still apply, and stopping the thread waits for them (MySQL manual, "STOP REPLICA
-    /// Statement").
+    /// When the source died in the middle of a transaction, the received and the applied position are never equal. So the state
+    /// of the applier thread decides. With several workers the thread reports that it has read everything while they still apply.
+    /// Stopping the thread waits for them (MySQL manual, "STOP REPLICA Statement").
     pub(super) async fn apply_everything(&mut self, deadline: Duration) -> Result<(), StepError> {
         let end = Instant::now() + deadline;
         let what = "waiting until everything received is applied";
-        self.apply_again(end).await?;
+        self.start_stopped_applier(end).await?;
         loop {
-            let Some(channel) = self.managed_channel(end + LAST_LOOK).await? else {
-                return Err(self.refused(what, OURS, "it has no replication channel".to_owned()));
+            let Some(channel) = self.managed_channel(end + READ_GRACE).await? else {
+                return Err(self.refused(what, OWN_REFUSAL, "the server has no replication channel".to_owned()));
             };
             if channel.read == channel.exec {
                 return Ok(());
@@ -50,7 +52,7 @@ impl MySqlSession {
                 return Err(self.refused(what, number, format!("the applier stopped: {}", error.message)));
             }
             let statement = self.dialect().show_replica_status();
-            let rows = self.send(statement, end + LAST_LOOK).await?;
+            let rows = self.send(statement, end + READ_GRACE).await?;
             let is_idle = rows.iter().any(|row| {
                 row.text_or_empty(&["Replica_SQL_Running_State", "Slave_SQL_Running_State"])
                     .contains("has read all relay log")
@@ -61,38 +63,50 @@ impl MySqlSession {
                     self.dialect().stop_sql_thread(&name),
                     self.dialect().start_sql_thread(&name),
                 ] {
-                    self.send(&statement, end + LAST_LOOK).await?;
+                    self.send(&statement, end + READ_GRACE).await?;
                 }
                 return Ok(());
             }
-            if Instant::now() + LOOK_AGAIN >= end {
-                return Err(self.too_slow(what, deadline));
+            if Instant::now() + POLL_INTERVAL >= end {
+                return Err(self.timed_out(what, deadline));
             }
-            sleep(LOOK_AGAIN).await;
+            sleep(POLL_INTERVAL).await;
         }
     }
 
-    /// Where those go on in this server's binary log who have applied its former source's log up to these places.
-    pub(super) async fn places_after(
+    /// For each position in the binary log of this server's former source: the position in this server's own binary log at which
+    /// a replica continues that has applied the former source's log up to there.
+    pub(super) async fn positions_after(
         &mut self,
         after: &[BinlogCoordinates],
         deadline: Duration,
-    ) -> Result<Vec<Located>, StepError> {
+    ) -> Result<Vec<LocatedPosition>, StepError> {
         let end = Instant::now() + deadline;
-        let facts = self.facts_until(end).await?;
+        let facts = self.read_facts(end).await?;
         let own = facts.server_id;
         let binlog = facts.binlog.clone();
-        let binlog = binlog.ok_or_else(|| self.refused("locating", OURS, "it has no binary log".to_owned()))?;
+        let binlog = binlog.ok_or_else(|| {
+            self.refused(
+                "locating positions",
+                OWN_REFUSAL,
+                "the server has no binary log".to_owned(),
+            )
+        })?;
         let channel = facts.managed_channel().cloned();
-        let channel =
-            channel.ok_or_else(|| self.refused("locating", OURS, "it has no replication channel".to_owned()))?;
-        let mut received: Vec<Result<Received, NoEquivalent>> = after
+        let channel = channel.ok_or_else(|| {
+            self.refused(
+                "locating positions",
+                OWN_REFUSAL,
+                "the server has no replication channel".to_owned(),
+            )
+        })?;
+        let mut received: Vec<Result<RelayLogTransactions, RelayLogMatchError>> = after
             .iter()
-            .map(|from| Ok(Received::after(from.clone(), own)))
+            .map(|from| Ok(RelayLogTransactions::after(from.clone(), own)))
             .collect();
         let first = self.first_relay_log(&channel.name, end).await?;
         for file in files_between(&first, &channel.relay.file) {
-            self.each_event("RELAYLOG", &file, &channel.name, end, |event| {
+            self.for_each_event("RELAYLOG", &file, &channel.name, end, |event| {
                 for one in &mut received {
                     let failed = one.as_mut().ok().and_then(|collecting| collecting.take(event).err());
                     if let Some(error) = failed {
@@ -102,27 +116,34 @@ impl MySqlSession {
             })
             .await?;
         }
-        let shapes: Vec<Result<Vec<Shape>, NoEquivalent>> =
-            received.into_iter().map(|one| one.and_then(Received::finish)).collect();
+        let shapes: Vec<Result<Vec<TransactionShape>, RelayLogMatchError>> = received
+            .into_iter()
+            .map(|one| one.and_then(RelayLogTransactions::finish))
+            .collect();
         let wanted = shapes.iter().flatten().map(Vec::len).max().unwrap_or_default();
-        let written = self.last_written(wanted, &binlog.file, end).await?;
+        let written = self.last_binlog_transactions(wanted, &binlog.file, end).await?;
         Ok(shapes
             .into_iter()
             .map(|shapes| shapes.and_then(|shapes| written.begin_of(&shapes, own, &binlog)))
-            .map(|place| place.map_err(|error| error.to_string()))
+            .map(|position| position.map_err(|error| error.to_string()))
             .collect())
     }
 
-    /// The last transactions of the binary log, reading as few files as it takes.
-    async fn last_written(&mut self, wanted: usize, newest: &str, end: Instant) -> Result<LastWritten, StepError> {
+    /// The last transactions of the binary log, from as few files as possible.
+    async fn last_binlog_transactions(
+        &mut self,
+        wanted: usize,
+        newest: &str,
+        end: Instant,
+    ) -> Result<LastBinlogTransactions, StepError> {
         let rows = self.send("SHOW BINARY LOGS", end).await?;
         let mut files: Vec<String> = rows.iter().map(|row| row.text_or_empty(&["Log_name"])).collect();
         files.retain(|file| number_of(file) <= number_of(newest));
         let mut count = 1;
         loop {
-            let mut written = LastWritten::new(wanted);
+            let mut written = LastBinlogTransactions::new(wanted);
             for file in files.iter().skip(files.len().saturating_sub(count)) {
-                self.each_event("BINLOG", file, "", end, |event| written.take(event))
+                self.for_each_event("BINLOG", file, "", end, |event| written.take(event))
                     .await?;
             }
             if written.is_enough() || count >= files.len() {
@@ -132,9 +153,9 @@ impl MySqlSession {
         }
     }
 
-    /// The oldest relay log that is there: what the server lists when no file is named.
+    /// The name of the oldest relay log: the server lists that file when none is named.
     async fn first_relay_log(&mut self, channel: &str, end: Instant) -> Result<String, StepError> {
-        let statement = format!("SHOW RELAYLOG EVENTS LIMIT 1{}", self.for_channel(channel));
+        let statement = format!("SHOW RELAYLOG EVENTS LIMIT 1{}", self.channel_clause(channel));
         let rows = self.send(&statement, end).await?;
         Ok(rows
             .first()
@@ -142,8 +163,9 @@ impl MySqlSession {
             .unwrap_or_default())
     }
 
-    fn for_channel(&self, channel: &str) -> String {
-        // MariaDB names the connection before EVENTS; a default one has no name there.
+    /// The clause that selects the channel of a relay log.
+    fn channel_clause(&self, channel: &str) -> String {
+        // MariaDB names the connection before EVENTS, and the default connection has no name.
         if self.dialect().version().flavour.is_mariadb() {
             String::new()
         } else {
@@ -151,8 +173,8 @@ impl MySqlSession {
         }
     }
 
-    /// Reads one file of a log in pieces.
-    async fn each_event(
+    /// Reads one file of a log page by page and calls `take` for each event.
+    async fn for_each_event(
         &mut self,
         log: &str,
         file: &str,
@@ -161,7 +183,7 @@ impl MySqlSession {
         mut take: impl FnMut(&LogEvent),
     ) -> Result<(), StepError> {
         let suffix = if log == "RELAYLOG" {
-            self.for_channel(channel)
+            self.channel_clause(channel)
         } else {
             String::new()
         };
@@ -169,24 +191,25 @@ impl MySqlSession {
         loop {
             let begin = from.map_or_else(String::new, |position: u64| format!(" FROM {position}"));
             let statement = format!(
-                "SHOW {log} EVENTS IN {}{begin} LIMIT {CHUNK}{suffix}",
+                "SHOW {log} EVENTS IN {}{begin} LIMIT {EVENTS_PER_PAGE}{suffix}",
                 quote_string(file)
             );
             let rows = self.send(&statement, end).await?;
             let events: Vec<LogEvent> = rows.iter().map(|row| self.event(row)).collect::<Result<_, _>>()?;
-            // A piece begins with the last event of the one before: where the next one begins is told by itself alone.
+            // A page begins with the last event of the page before: only an event's own row shows where it begins.
             for event in events.iter().skip(usize::from(from.is_some())) {
                 take(event);
             }
             match events.last() {
-                Some(last) if events.len() == CHUNK => from = Some(last.position),
+                Some(last) if events.len() == EVENTS_PER_PAGE => from = Some(last.position),
                 _ => return Ok(()),
             }
         }
     }
 
     fn event(&self, row: &TextRow) -> Result<LogEvent, StepError> {
-        let unreadable = |error: super::text_row::ColumnError| self.refused("reading a log", OURS, error.to_string());
+        let unreadable =
+            |error: super::text_row::ColumnError| self.refused("reading a log", OWN_REFUSAL, error.to_string());
         Ok(LogEvent {
             file: row.text_or_empty(&["Log_name"]),
             position: row.number(&["Pos"]).map_err(unreadable)?,
@@ -197,11 +220,11 @@ impl MySqlSession {
         })
     }
 
-    /// Points the managed channel at a place in a source's binary log.
-    pub(super) async fn point_at_place(
+    /// Points the managed channel at a position in a source's binary log, and starts it.
+    pub(super) async fn replicate_from_position(
         &mut self,
         source: &InstanceKey,
-        place: &BinlogCoordinates,
+        start: &BinlogCoordinates,
         account: Option<&Account>,
         deadline: Duration,
     ) -> Result<(), StepError> {
@@ -213,45 +236,51 @@ impl MySqlSession {
             self.send(&statement, end).await?;
         }
         let position = SourcePosition::File {
-            file: place.file.clone(),
-            position: place.position,
+            file: start.file.clone(),
+            position: start.position,
         };
         let tls = channel.as_ref().map(|_| SourceTls::Keep);
-        self.change_and_start(&name, source, account, position, tls, end).await
+        self.change_source_and_start(&name, source, account, position, tls, end)
+            .await
     }
 }
 
 #[async_trait]
 impl LogSource for MySqlSession {
-    async fn log_files(&mut self, log: Log, deadline: Duration) -> Result<Vec<String>, StepError> {
+    async fn log_files(&mut self, log: LogKind, deadline: Duration) -> Result<Vec<String>, StepError> {
         let end = Instant::now() + deadline;
         match log {
-            Log::Binary => {
+            LogKind::Binary => {
                 let rows = self.send("SHOW BINARY LOGS", end).await?;
                 Ok(rows.iter().map(|row| row.text_or_empty(&["Log_name"])).collect())
             }
-            Log::Relay => {
+            LogKind::Relay => {
                 let channel = self.managed_channel(end).await?;
-                let channel = channel
-                    .ok_or_else(|| self.refused("relay logs", OURS, "it has no replication channel".to_owned()))?;
+                let channel = channel.ok_or_else(|| {
+                    self.refused(
+                        "listing relay logs",
+                        OWN_REFUSAL,
+                        "the server has no replication channel".to_owned(),
+                    )
+                })?;
                 let first = self.first_relay_log(&channel.name, end).await?;
                 Ok(files_between(&first, &channel.relay.file))
             }
         }
     }
 
-    async fn log_events(&mut self, piece: &Piece<'_>, deadline: Duration) -> Result<Vec<LogEvent>, StepError> {
+    async fn log_events(&mut self, range: &LogRange<'_>, deadline: Duration) -> Result<Vec<LogEvent>, StepError> {
         let end = Instant::now() + deadline;
-        let (name, suffix) = match piece.log {
-            Log::Binary => ("BINLOG", String::new()),
-            Log::Relay => {
+        let (name, suffix) = match range.log {
+            LogKind::Binary => ("BINLOG", String::new()),
+            LogKind::Relay => {
                 let channel = self.managed_channel(end).await?;
                 let channel = channel.map(|channel| channel.name).unwrap_or_default();
-                ("RELAYLOG", self.for_channel(&channel))
+                ("RELAYLOG", self.channel_clause(&channel))
             }
         };
-        let Piece { file, skip, limit, .. } = piece;
-        let begin = piece
+        let LogRange { file, skip, limit, .. } = range;
+        let begin = range
             .from
             .map_or_else(String::new, |position| format!(" FROM {position}"));
         let statement = format!(
@@ -263,7 +292,7 @@ impl LogSource for MySqlSession {
     }
 }
 
-/// The names between two files of a log, both included; bounded. Names that cannot be counted are the two themselves.
+/// The file names from `first` to `last`, at most [`MAX_FILES`] before `last`. Only `last` when the names have no number.
 fn files_between(first: &str, last: &str) -> Vec<String> {
     let (Some((base, digits)), Some((_, end))) = (first.rsplit_once('.'), last.rsplit_once('.')) else {
         return vec![last.to_owned()];
@@ -271,7 +300,7 @@ fn files_between(first: &str, last: &str) -> Vec<String> {
     let (Ok(begin), Ok(end)) = (digits.parse::<u64>(), end.parse::<u64>()) else {
         return vec![last.to_owned()];
     };
-    let begin = begin.max(end.saturating_sub(FILES));
+    let begin = begin.max(end.saturating_sub(MAX_FILES));
     let width = digits.len();
     let files: BTreeMap<u64, String> = (begin..=end)
         .map(|number| (number, format!("{base}.{number:0width$}")))

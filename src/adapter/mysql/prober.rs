@@ -1,4 +1,4 @@
-//! The port [`Prober`]: full probes and pulses over connections that are kept open.
+//! The port [`Prober`]: probes and pulses over connections that stay open.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,23 +12,24 @@ use sqlx::mysql::MySqlConnection;
 use tokio::sync::{Mutex, Semaphore, SemaphorePermit, watch};
 use tokio::time::{Instant, timeout};
 
-use crate::app::ports::{Approach, Clock, Credentials, CredentialsByOrigin, Prober, Pulse, Target};
+use crate::app::ports::{Clock, Credentials, CredentialsByOrigin, ProbeConnection, Prober, Pulse, Target};
 use crate::domain::instance::{InstanceFacts, Observation, ProbeFailure};
 use crate::domain::key::InstanceKey;
 use crate::domain::time::WallTime;
 
-use super::connection::{self, SqlFailure, credentials_of, within};
+use super::connection::{self, SqlFailure, credentials_of, with_deadline};
 use super::server_connection::{ProbeSettings, ServerConnection};
 
-/// Fresh connections to one server that are tried at one moment: the watcher's own, and one for each of a few members that ask for an
-/// opinion. They do not wait for each other, since each has to begin after it was asked for and end within its own deadline.
-const MOST_FRESH_PER_SERVER: usize = 4;
+/// Limit for concurrent attempts to open a new connection to one server: that of the poller, and one for each of a few members
+/// that request an opinion. They do not wait for each other, because each must begin after its request and end within its own
+/// deadline.
+const MAX_NEW_CONNECTIONS_PER_SERVER: usize = 4;
 
-/// Asks managed servers over sqlx.
+/// Probes MySQL and MariaDB servers.
 ///
-/// Each server has two kept connections, one for probes and one for pulses; nothing that happens to one server makes another one
-/// wait, unless more connection attempts are under way than [`ProbeSettings::most_attempts`]. A deadline counts from the moment the
-/// attempt begins, which is also the `begun` of its observation: waiting for one's turn is not held against the server.
+/// Each server has two open connections, one for probes and one for pulses. A slow server does not delay the probes of another
+/// one, unless [`ProbeSettings::max_attempts`] connection attempts are in progress. A deadline counts from the begin of the
+/// attempt, which is also the `begun` of the observation: the wait for a permit does not count against the server.
 pub struct MySqlProber {
     credentials: watch::Receiver<CredentialsByOrigin>,
     settings: Arc<ProbeSettings>,
@@ -37,17 +38,17 @@ pub struct MySqlProber {
     servers: PlainMutex<BTreeMap<InstanceKey, Arc<Server>>>,
 }
 
-/// What is kept of one server.
+/// The connections of one server.
 struct Server {
     probe: Mutex<Option<KeptConnection<ServerConnection>>>,
     pulse: Mutex<Option<KeptConnection<MySqlConnection>>>,
-    /// A pulse without a connection may open one: a probe has succeeded since the last pulse failed. Pulses that dial a stopped
-    /// process ten times a second would fill its accept queue, and then it would look dead instead of stopped.
+    /// Whether a pulse without a connection may open one: a probe has succeeded since the last pulse failed. Ten connection
+    /// attempts a second would fill the accept queue of a stopped process, which would then look dead instead of stopped.
     pulse_may_connect: AtomicBool,
-    fresh: Semaphore,
+    new_connections: Semaphore,
 }
 
-/// A connection and whose account opened it.
+/// A connection and the account that opened it.
 struct KeptConnection<T> {
     open: T,
     credentials: Credentials,
@@ -59,13 +60,14 @@ impl Server {
             probe: Mutex::new(None),
             pulse: Mutex::new(None),
             pulse_may_connect: AtomicBool::new(true),
-            fresh: Semaphore::new(MOST_FRESH_PER_SERVER),
+            new_connections: Semaphore::new(MAX_NEW_CONNECTIONS_PER_SERVER),
         }
     }
 }
 
 impl MySqlProber {
-    /// A prober that takes the accounts from `credentials` at each attempt, and drops kept connections when they change.
+    /// Creates a prober that takes the accounts from `credentials` at each attempt, and drops open connections when the accounts
+    /// change.
     pub fn new(
         credentials: watch::Receiver<CredentialsByOrigin>,
         settings: ProbeSettings,
@@ -73,7 +75,7 @@ impl MySqlProber {
     ) -> Self {
         Self {
             credentials,
-            attempts: Semaphore::new(settings.most_attempts),
+            attempts: Semaphore::new(settings.max_attempts),
             settings: Arc::new(settings),
             clock,
             servers: PlainMutex::new(BTreeMap::new()),
@@ -89,14 +91,14 @@ impl MySqlProber {
         )
     }
 
-    async fn turn(&self) -> SemaphorePermit<'_> {
+    async fn attempt_permit(&self) -> SemaphorePermit<'_> {
         self.attempts
             .acquire()
             .await
             .expect("because the semaphore is never closed")
     }
 
-    /// A full probe on the kept connection; with none, on one made for it.
+    /// Probes on the open connection, or on a new one when there is none.
     async fn probe_kept(&self, target: &Target, server: &Server, deadline: Duration) -> Observation {
         let mut kept = server.probe.lock().await;
         let credentials = credentials_of(&self.credentials, target);
@@ -109,7 +111,7 @@ impl MySqlProber {
         }) = reusable
         {
             let begun = self.begin();
-            let outcome = within(&target.instance, deadline, facts(&mut connection)).await;
+            let outcome = with_deadline(&target.instance, deadline, facts(&mut connection)).await;
             if outcome.is_ok() {
                 *kept = Some(KeptConnection {
                     open: connection,
@@ -118,25 +120,25 @@ impl MySqlProber {
             }
             return begun.end(target, outcome);
         }
-        let (observation, connection) = self.open_and_ask(target, credentials, deadline).await;
+        let (observation, connection) = self.open_and_probe(target, credentials, deadline).await;
         *kept = connection;
         observation
     }
 
-    /// A full probe on a new connection, which replaces the kept one. A failure leaves the kept one alone: at "too many connections"
-    /// it is the only way to see the server.
+    /// Probes on a new connection, which then replaces the open one. After a failure the open one stays: at "too many
+    /// connections" it is the only way to observe the server.
     async fn probe_fresh(&self, target: &Target, server: &Server, deadline: Duration) -> Observation {
-        let _turn = server
-            .fresh
+        let _permit = server
+            .new_connections
             .acquire()
             .await
             .expect("because the semaphore is never closed");
         let credentials = credentials_of(&self.credentials, target);
-        let (observation, connection) = self.open_and_ask(target, credentials, deadline).await;
+        let (observation, connection) = self.open_and_probe(target, credentials, deadline).await;
         let Some(connection) = connection else {
             return observation;
         };
-        // While a probe runs on the kept connection, that one is to be kept or dropped by its own outcome.
+        // While a probe runs on the open connection, the outcome of that probe decides whether it stays open.
         let surplus = match server.probe.try_lock() {
             Ok(mut kept) => kept.replace(connection),
             Err(_) => Some(connection),
@@ -147,22 +149,22 @@ impl MySqlProber {
         observation
     }
 
-    /// A full probe on a new connection, and that connection where it may be kept.
-    async fn open_and_ask(
+    /// Probes on a new connection. Returns the connection too, when it may stay open.
+    async fn open_and_probe(
         &self,
         target: &Target,
         credentials: Result<Credentials, ProbeFailure>,
         deadline: Duration,
     ) -> (Observation, Option<KeptConnection<ServerConnection>>) {
-        let _turn = self.turn().await;
+        let _permit = self.attempt_permit().await;
         let begun = self.begin();
         let credentials = match credentials {
             Ok(credentials) => credentials,
             Err(failure) => return (begun.end(target, Err(failure)), None),
         };
-        let opened = within(&target.instance, deadline, async {
+        let opened = with_deadline(&target.instance, deadline, async {
             let mut connection =
-                ServerConnection::open_by_any_admin_endpoint(&target.instance, &credentials, &self.settings).await?;
+                ServerConnection::open_or_use_admin_endpoint(&target.instance, &credentials, &self.settings).await?;
             let facts = facts(&mut connection).await?;
             Ok((connection, facts))
         });
@@ -171,22 +173,23 @@ impl MySqlProber {
             Err(failure) => return (begun.end(target, Err(failure)), None),
         };
         let observation = begun.end(target, Ok(facts));
-        if open.is_reserved() {
-            // Administrators want it too, and the usual way may be free the next time.
+        if open.is_on_admin_endpoint() {
+            // Administrators need the admin endpoint too, and the normal port may accept connections the next time.
             open.close().await;
             return (observation, None);
         }
         (observation, Some(KeptConnection { open, credentials }))
     }
 
-    fn begin(&self) -> Begun {
-        Begun {
+    fn begin(&self) -> ProbeAttempt {
+        ProbeAttempt {
             wall: self.clock.wall(),
-            at: Instant::now(),
+            begun: Instant::now(),
             clock: Arc::clone(&self.clock),
         }
     }
 
+    /// Pings on the pulse connection. Returns the round-trip time in microseconds.
     async fn ping(&self, target: &Target, server: &Server) -> Result<u64, String> {
         let mut kept = server.pulse.lock().await;
         let credentials = credentials_of(&self.credentials, target).map_err(|failure| failure.to_string())?;
@@ -195,7 +198,7 @@ impl MySqlProber {
         let mut open = match reusable {
             Some(kept) => kept.open,
             None if server.pulse_may_connect.load(Ordering::Acquire) => {
-                let _turn = self.turn().await;
+                let _permit = self.attempt_permit().await;
                 connection::open(&target.instance, &credentials)
                     .await
                     .map_err(|failure| failure.to_string())?
@@ -211,20 +214,20 @@ impl MySqlProber {
     }
 }
 
-/// An attempt under way.
-struct Begun {
+/// A probe in progress.
+struct ProbeAttempt {
     wall: WallTime,
-    at: Instant,
+    begun: Instant,
     clock: Arc<dyn Clock>,
 }
 
-impl Begun {
+impl ProbeAttempt {
     fn end(self, target: &Target, outcome: Result<Box<InstanceFacts>, ProbeFailure>) -> Observation {
         Observation {
             key: target.instance.clone(),
             begun: self.wall,
             ended: self.clock.wall(),
-            micros: micros_since(self.at),
+            micros: micros_since(self.begun),
             outcome,
         }
     }
@@ -234,6 +237,7 @@ fn micros_since(begun: Instant) -> u64 {
     u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX)
 }
 
+/// Reads the facts on an open connection.
 async fn facts(connection: &mut ServerConnection) -> Result<Box<InstanceFacts>, ProbeFailure> {
     connection
         .facts()
@@ -251,11 +255,11 @@ fn is_same(one: &Credentials, other: &Credentials) -> bool {
 
 #[async_trait]
 impl Prober for MySqlProber {
-    async fn probe(&self, target: &Target, approach: Approach, deadline: Duration) -> Observation {
+    async fn probe(&self, target: &Target, connection: ProbeConnection, deadline: Duration) -> Observation {
         let server = self.server(&target.instance);
-        let observation = match approach {
-            Approach::Kept => self.probe_kept(target, &server, deadline).await,
-            Approach::Fresh => self.probe_fresh(target, &server, deadline).await,
+        let observation = match connection {
+            ProbeConnection::Kept => self.probe_kept(target, &server, deadline).await,
+            ProbeConnection::Fresh => self.probe_fresh(target, &server, deadline).await,
         };
         if observation.outcome.as_ref().is_ok_and(|facts| !facts.by_admin_endpoint) {
             server.pulse_may_connect.store(true, Ordering::Release);
@@ -282,7 +286,7 @@ impl Prober for MySqlProber {
             .unwrap_or_else(PoisonError::into_inner)
             .remove(instance);
         let Some(server) = released else { return };
-        // One that is in use is closed by whoever uses it, when it lets go of the server.
+        // The task that uses a connection drops it together with its reference to the server.
         let connection = server.probe.try_lock().ok().and_then(|mut kept| kept.take());
         let pulse = server.pulse.try_lock().ok().and_then(|mut kept| kept.take());
         if let Some(kept) = connection {

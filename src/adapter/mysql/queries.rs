@@ -1,14 +1,14 @@
-//! What is asked of a server that is looked at. Statements that change one are the dialect's.
+//! The statements that read the state of a server. [`Dialect`] builds the statements that change one.
 //!
-//! A connection begins with [`FIRST_CONTACT`], which works on every flavour and version and says which variables there are. From
-//! then on a probe is one round trip of several statements ([`probe_parts`]), each of which reads only what exists: no statement is
-//! tried to find out whether the server knows it.
+//! A connection begins with [`SERVER_INFO_STATEMENTS`], which every flavour and version supports, and which shows the existing
+//! variables. Then a probe is one round trip of several statements ([`probe_queries`]). They read only what exists: no statement
+//! is sent to find out whether the server supports it.
 
 use crate::domain::dialect::{Dialect, SemiSyncReplicaNames, SemiSyncSourceNames};
 
-/// Makes the session ours (`autocommit`: with it off a SELECT would leave a transaction open; `wait_timeout`: the longest pause
-/// between two uses of the connection, one day) and reads what rarely changes, and which other variables there are.
-pub(super) const FIRST_CONTACT: &str = "SET SESSION sql_mode = '', autocommit = 1, wait_timeout = 86400; \
+/// Sets the session variables (without `autocommit` a SELECT would leave a transaction open; `wait_timeout` is the longest pause
+/// between two uses of the connection, one day), and reads the values that rarely change and the names of the existing variables.
+pub(super) const SERVER_INFO_STATEMENTS: &str = "SET SESSION sql_mode = '', autocommit = 1, wait_timeout = 86400; \
      SHOW GLOBAL VARIABLES WHERE Variable_name IN ('version', 'version_comment', 'hostname', 'port', 'report_host', 'report_port', \
      'server_uuid', 'log_bin', 'log_slave_updates', 'log_replica_updates', 'performance_schema', 'group_replication_group_name', \
      'server_id', 'read_only', 'super_read_only', 'binlog_format', 'binlog_row_image', 'gtid_mode', 'gtid_executed', 'gtid_purged', \
@@ -17,57 +17,58 @@ pub(super) const FIRST_CONTACT: &str = "SET SESSION sql_mode = '', autocommit = 
      'group_replication_single_primary_mode') OR Variable_name LIKE 'rpl_semi_sync_%'; \
      SHOW GLOBAL STATUS LIKE 'Uptime'; SELECT UNIX_TIMESTAMP()";
 
-/// Where the results of [`FIRST_CONTACT`] stand among its statements: variables, status, the server's clock.
-pub(super) const FIRST_CONTACT_VARIABLES: usize = 1;
-/// See [`FIRST_CONTACT_VARIABLES`].
-pub(super) const FIRST_CONTACT_STATUS: usize = 2;
-/// See [`FIRST_CONTACT_VARIABLES`].
-pub(super) const FIRST_CONTACT_CLOCK: usize = 3;
+/// The index of the result with the variables among the results of [`SERVER_INFO_STATEMENTS`].
+pub(super) const SERVER_INFO_VARIABLES: usize = 1;
+/// The index of the result with the status.
+pub(super) const SERVER_INFO_STATUS: usize = 2;
+/// The index of the result with the server's clock.
+pub(super) const SERVER_INFO_CLOCK: usize = 3;
 
-/// Whether the server shows the replication account with its password. Many accounts of ours may not read the table.
+/// Whether the server shows the replication account with its password. Many topology accounts may not read the table.
 pub(super) const REPLICATION_CREDENTIALS: &str =
     "SELECT COUNT(*) FROM mysql.slave_master_info WHERE User_name <> '' AND User_password <> ''";
 
-/// What is asked for about once a minute, beyond what [`FIRST_CONTACT`] tells, in the order to be sent. Some of it many accounts of
-/// ours may not read: an error makes that one part unknown.
+/// The queries that are sent about once a minute, beyond [`SERVER_INFO_STATEMENTS`]. Many topology accounts may not read all of
+/// them: an error makes the value of that query unknown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum SlowPart {
-    /// The account that let us in.
+pub(super) enum SettingsQuery {
+    /// The account of the connection.
     Account,
-    /// What it may do.
+    /// The grants of the account.
     Grants,
-    /// How often the source says that it is there.
+    /// The heartbeat period of the channel.
     Heartbeat,
-    /// Read-only at the next start.
+    /// The persisted value of `read_only`, which applies at the next start.
     Persisted,
-    /// Where the present value of read-only comes from.
+    /// The source of the present value of `read_only`.
     Sources,
-    /// Accounts that `read_only` does not stop.
+    /// The accounts that `read_only` does not restrict.
     PastReadOnly,
 }
 
-/// The statements of the slow part of the facts. The one that fails most often comes last: those behind a failed one are sent again.
-pub(super) fn slow_parts(dialect: &Dialect) -> Vec<(SlowPart, String)> {
-    let mut parts = vec![
-        (SlowPart::Account, dialect.select_own_account().to_owned()),
-        (SlowPart::Grants, dialect.show_grants().to_owned()),
+/// The settings queries with their statements, in the order in which they are sent. The statement that fails most often is the
+/// last one: the statements after a failed one are sent again.
+pub(super) fn settings_queries(dialect: &Dialect) -> Vec<(SettingsQuery, String)> {
+    let mut queries = vec![
+        (SettingsQuery::Account, dialect.select_own_account().to_owned()),
+        (SettingsQuery::Grants, dialect.show_grants().to_owned()),
     ];
     let of_boot = [
-        (SlowPart::Persisted, dialect.select_persisted_read_only()),
-        (SlowPart::Sources, dialect.select_read_only_sources()),
+        (SettingsQuery::Persisted, dialect.select_persisted_read_only()),
+        (SettingsQuery::Sources, dialect.select_read_only_sources()),
     ];
-    parts.extend(
+    queries.extend(
         of_boot
             .into_iter()
-            .filter_map(|(part, statement)| Some((part, statement?.to_owned()))),
+            .filter_map(|(query, statement)| Some((query, statement?.to_owned()))),
     );
-    parts.push((SlowPart::Heartbeat, dialect.select_heartbeat_period().to_owned()));
-    parts.push((SlowPart::PastReadOnly, dialect.select_accounts_past_read_only()));
-    parts
+    queries.push((SettingsQuery::Heartbeat, dialect.select_heartbeat_period().to_owned()));
+    queries.push((SettingsQuery::PastReadOnly, dialect.select_accounts_past_read_only()));
+    queries
 }
 
-/// The variables that every probe reads, in order, where they exist; the column of each has its name.
-const MEASURED: [&str; 11] = [
+/// The variables that every probe reads where they exist, in this order. Each column has the name of its variable.
+const PROBED_VARIABLES: [&str; 11] = [
     "server_id",
     "read_only",
     "super_read_only",
@@ -81,21 +82,21 @@ const MEASURED: [&str; 11] = [
     "group_replication_single_primary_mode",
 ];
 
-/// All columns, because `MEMBER_ROLE` came with MySQL 8.0 only.
+/// All columns are selected, because MySQL 5.7 has no `MEMBER_ROLE`.
 const GROUP_MEMBERS: &str = "SELECT * FROM performance_schema.replication_group_members";
 
-/// The parts of a probe.
+/// The queries of a probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Part {
-    /// One row of variables.
+pub(super) enum ProbeQuery {
+    /// Variables, in one row.
     Variables,
-    /// A row for each channel.
+    /// Replication status, one row for each channel.
     ReplicationStatus,
-    /// The binary log's end.
+    /// The end of the binary log.
     BinaryLog,
     /// Registered replicas.
     Replicas,
-    /// Semi-sync's status.
+    /// Status of semi-sync.
     SemiSyncStatus,
     /// Members of the replication group.
     GroupMembers,
@@ -103,8 +104,8 @@ pub(super) enum Part {
     Lag,
 }
 
-impl Part {
-    /// As it is called where it failed.
+impl ProbeQuery {
+    /// The name of the query in error messages.
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Variables => "variables",
@@ -118,50 +119,51 @@ impl Part {
     }
 }
 
-/// The statements of one probe, in the order to be sent. Variables come before the replication status: what was executed then cannot
-/// be missing from what was received. `in_group`: the server names a replication group. `is_semi_sync_source`: its commits may wait.
-pub(super) fn probe_parts(
+/// The queries of one probe with their statements, in the order in which they are sent. Variables come before the replication
+/// status, so that the received set contains the executed one. `in_group`: the server has the name of a replication group.
+/// `is_semi_sync_source`: commits of the server may wait.
+pub(super) fn probe_queries(
     dialect: &Dialect,
     semi_sync: &SemiSyncNames,
     has_variable: impl Fn(&str) -> bool,
     in_group: bool,
     is_semi_sync_source: bool,
     lag_query: Option<&str>,
-) -> Vec<(Part, String)> {
+) -> Vec<(ProbeQuery, String)> {
     let binary_log = if is_semi_sync_source {
         dialect.show_binary_log_status_while_commits_wait()
     } else {
         dialect.show_binary_log_status()
     };
-    let mut parts = vec![
-        (Part::Variables, select_variables(semi_sync, has_variable)),
-        (Part::ReplicationStatus, dialect.show_replica_status().to_owned()),
-        (Part::BinaryLog, binary_log.to_owned()),
-        (Part::Replicas, dialect.show_replicas().to_owned()),
+    let mut queries = vec![
+        (ProbeQuery::Variables, select_variables(semi_sync, has_variable)),
+        (ProbeQuery::ReplicationStatus, dialect.show_replica_status().to_owned()),
+        (ProbeQuery::BinaryLog, binary_log.to_owned()),
+        (ProbeQuery::Replicas, dialect.show_replicas().to_owned()),
     ];
     if semi_sync.source.is_some() || semi_sync.replica.is_some() {
-        parts.push((Part::SemiSyncStatus, dialect.show_semi_sync_status().to_owned()));
+        queries.push((ProbeQuery::SemiSyncStatus, dialect.show_semi_sync_status().to_owned()));
     }
     if in_group {
-        parts.push((Part::GroupMembers, GROUP_MEMBERS.to_owned()));
+        queries.push((ProbeQuery::GroupMembers, GROUP_MEMBERS.to_owned()));
     }
     if let Some(query) = lag_query {
-        parts.push((Part::Lag, one_statement(query)));
+        queries.push((ProbeQuery::Lag, one_statement(query)));
     }
-    parts
+    queries
 }
 
-/// The names of semi-sync's variables on one server.
+/// The names of the semi-sync variables of one server.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct SemiSyncNames {
-    /// Of the source's side, when it is there.
+    /// Those of the source plugin, when it is installed.
     pub(super) source: Option<&'static SemiSyncSourceNames>,
-    /// Of the replica's side, when it is there.
+    /// Those of the replica plugin, when it is installed.
     pub(super) replica: Option<&'static SemiSyncReplicaNames>,
 }
 
 fn select_variables(semi_sync: &SemiSyncNames, has_variable: impl Fn(&str) -> bool) -> String {
-    let mut names: Vec<&str> = MEASURED.into_iter().filter(|name| has_variable(name)).collect();
+    let mut names: Vec<&str> = PROBED_VARIABLES.into_iter().filter(|name| has_variable(name)).collect();
     if let Some(source) = semi_sync.source {
         names.extend([
             source.enabled,
@@ -176,9 +178,9 @@ fn select_variables(semi_sync: &SemiSyncNames, has_variable: impl Fn(&str) -> bo
     format!("SELECT {}", columns.join(", "))
 }
 
-/// The list of connections that the dialect asks for, where MySQL keeps it: with `performance_schema` off its table is there and
-/// empty, and `information_schema` has the same columns.
-pub(super) fn processes(statement: String, has_performance_schema: bool) -> String {
+/// Adapts a statement that reads `performance_schema.processlist`. With `performance_schema` off that table exists and is empty;
+/// `information_schema.processlist` has the same columns.
+pub(super) fn processlist_statement(statement: String, has_performance_schema: bool) -> String {
     if has_performance_schema {
         statement
     } else {
@@ -186,7 +188,7 @@ pub(super) fn processes(statement: String, has_performance_schema: bool) -> Stri
     }
 }
 
-/// A configured query, so that others can stand behind it.
+/// A configured query without its trailing semicolon, so that other statements can follow it.
 pub(super) fn one_statement(query: &str) -> String {
     query.trim().trim_end_matches(';').to_owned()
 }
@@ -196,18 +198,18 @@ mod tests {
     use super::*;
     use crate::domain::version::ServerVersion;
 
-    fn parts_of(version: &str, known: &[&str]) -> Vec<(Part, String)> {
+    fn parts_of(version: &str, known: &[&str]) -> Vec<(ProbeQuery, String)> {
         parts_in_group(version, known, false)
     }
 
-    fn parts_in_group(version: &str, known: &[&str], in_group: bool) -> Vec<(Part, String)> {
+    fn parts_in_group(version: &str, known: &[&str], in_group: bool) -> Vec<(ProbeQuery, String)> {
         let dialect = Dialect::new(&ServerVersion::parse(version, "").unwrap());
         let has = |name: &str| known.contains(&name);
         let semi_sync = SemiSyncNames {
             source: dialect.semi_sync_source(has),
             replica: dialect.semi_sync_replica(has),
         };
-        probe_parts(
+        probe_queries(
             &dialect,
             &semi_sync,
             has,
@@ -260,7 +262,7 @@ mod tests {
     fn the_end_of_a_log_that_may_be_locked_is_read_without_its_lock() {
         let asked = |version: &str| {
             let parts = parts_of(version, &["server_id", "waits"]);
-            let found = parts.into_iter().find(|(part, _)| *part == Part::BinaryLog);
+            let found = parts.into_iter().find(|(part, _)| *part == ProbeQuery::BinaryLog);
             found.unwrap().1
         };
         assert_eq!(asked("9.7.4"), "SHOW BINARY LOG STATUS");
@@ -275,7 +277,7 @@ mod tests {
             variables.contains("@@global.group_replication_single_primary_mode"),
             "{variables}"
         );
-        let asked = parts.iter().find(|(part, _)| *part == Part::GroupMembers);
+        let asked = parts.iter().find(|(part, _)| *part == ProbeQuery::GroupMembers);
         assert_eq!(asked.map(|(_, sql)| sql.as_str()), Some(GROUP_MEMBERS));
     }
 
@@ -283,8 +285,8 @@ mod tests {
     fn without_performance_schema_connections_are_listed_elsewhere() {
         let dialect = Dialect::new(&ServerVersion::parse("9.7.4", "").unwrap());
         let statement = dialect.select_client_connections();
-        assert_eq!(processes(statement.clone(), true), statement);
-        let elsewhere = processes(statement, false);
+        assert_eq!(processlist_statement(statement.clone(), true), statement);
+        let elsewhere = processlist_statement(statement, false);
         assert!(
             elsewhere.contains("FROM information_schema.processlist WHERE"),
             "{elsewhere}"

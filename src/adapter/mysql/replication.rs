@@ -1,10 +1,10 @@
 //! The steps on a replication channel, in the orders that lose no relay log.
 //!
-//! # MariaDB throws relay log away
-//! With GTID, MariaDB deletes relay log that was not applied as soon as one thread of a channel is started after both were stopped.
-//! So the receiver is stopped first, the applier is left to finish, and only then stopped; and where both are found stopped with
-//! something left, the applier is started by file position, which keeps it ([`Dialect::relay_log_rescue`]), and GTID is switched on
-//! again when it is done. MySQL keeps its relay log in all of these.
+//! # MariaDB deletes relay log
+//! With GTID, MariaDB deletes relay log that was not applied as soon as one thread of a channel is started after both were
+//! stopped. So the receiver thread is stopped first. The applier thread is stopped when it has applied everything. Where both
+//! threads are found stopped and relay log is left, the applier thread is started by file position, which keeps the relay log
+//! ([`Dialect::relay_log_rescue`]). GTID is switched on again afterwards. MySQL keeps its relay log in all these cases.
 //!
 //! [`Dialect::relay_log_rescue`]: crate::domain::dialect::Dialect::relay_log_rescue
 
@@ -20,43 +20,43 @@ use crate::domain::instance::{Channel, InstanceFacts, Positioning, ThreadState};
 use crate::domain::key::InstanceKey;
 use crate::domain::quote::{quote_literal, quote_string};
 
-use super::session::{LAST_LOOK, LOOK_AGAIN, MySqlSession};
+use super::session::{MySqlSession, POLL_INTERVAL, READ_GRACE};
 use super::text_row::TextRow;
 
-/// Seconds between a replica's attempts to reach its source. The default of 60 would leave it behind for a minute after a restart of
-/// the source.
+/// Seconds between a replica's attempts to connect to its source. With the default of 60 it would lag a minute after each restart
+/// of the source.
 const CONNECT_RETRY: u32 = 1;
 
-/// For ever: MySQL 8.4 gives up after 10 attempts, which at one a second is a reboot of the source.
+/// 0: no limit. MySQL 8.4 gives up after 10 attempts, which at one a second is shorter than a reboot of the source.
 const RETRY_COUNT: u32 = 0;
 
-/// How often an idle source says that it is there, so that a replica's view of it is at most this old.
+/// The heartbeat period of an idle source. It bounds the age of a replica's view of its source.
 const HEARTBEAT: Duration = Duration::from_secs(1);
 
-/// While something is waited for, the applier's state is looked at once in so many looks at what was applied.
-const LOOKS_PER_STATUS: u32 = 10;
+/// During a wait, the state of the applier thread is read once in this many reads of the executed set.
+const READS_PER_STATUS: u32 = 10;
 
-/// How long the position of a replica may take to come to the end of its source's log after it connected.
-const SETTLES_WITHIN: Duration = Duration::from_secs(5);
-/// A position that stays for so long is the end of what the source has.
-const STAYS_FOR: Duration = Duration::from_millis(200);
-/// Where the events of a binary log begin.
-const BEGIN_OF_A_FILE: u64 = 4;
+/// How long a replica may take after it connected until its position is the end of its source's log.
+const SETTLE_DEADLINE: Duration = Duration::from_secs(5);
+/// A position that does not change for this time is the end of the source's log.
+const SETTLED_AFTER: Duration = Duration::from_millis(200);
+/// The position of the first event of a binary log.
+const FIRST_EVENT_POSITION: u64 = 4;
 
-/// As a connection by position is called where it fails.
+/// The name of the step in errors.
 const BY_POSITION: &str = "connecting by position";
 
-/// Error number of refusals that are ours.
-const OURS: u16 = 0;
+/// Error number of ham4db's own refusals.
+const OWN_REFUSAL: u16 = 0;
 
 impl MySqlSession {
     fn is_mariadb(&self) -> bool {
         self.dialect().version().flavour.is_mariadb()
     }
 
-    /// Starts the applier of the managed channel.
-    pub(super) async fn apply_again(&mut self, end: Instant) -> Result<(), StepError> {
-        let facts = self.facts_until(end).await?;
+    /// Starts the applier thread of the managed channel, unless it runs.
+    pub(super) async fn start_stopped_applier(&mut self, end: Instant) -> Result<(), StepError> {
+        let facts = self.read_facts(end).await?;
         let Some(channel) = facts.managed_channel() else {
             return Ok(());
         };
@@ -66,12 +66,12 @@ impl MySqlSession {
         if channel.sql_error.number != 0 {
             return Err(self.applier_stopped("starting the applier", channel));
         }
-        let is_in_danger =
+        let would_lose_relay_log =
             channel.io == ThreadState::Stopped && channel.positioning.is_gtid() && has_unapplied(&facts, channel);
         let rescue = self
             .dialect()
             .relay_log_rescue(&channel.name, &channel.relay.file, channel.relay.position);
-        let statements = match rescue.filter(|_| is_in_danger) {
+        let statements = match rescue.filter(|_| would_lose_relay_log) {
             Some(statements) => {
                 self.rescued = Some(facts.received());
                 statements
@@ -84,54 +84,54 @@ impl MySqlSession {
         Ok(())
     }
 
-    /// Starts the receiver of the managed channel. On MariaDB an applier that is stopped with something left is started first, and a
-    /// channel that was rescued goes back to GTID.
-    pub(super) async fn receive_again(&mut self, deadline: Duration) -> Result<(), StepError> {
+    /// Starts the receiver thread of the managed channel. On MariaDB a stopped applier thread with relay log left is started
+    /// first, and GTID is switched on again when the relay log of the channel was rescued.
+    pub(super) async fn start_stopped_receiver(&mut self, deadline: Duration) -> Result<(), StepError> {
         let end = Instant::now() + deadline;
-        let facts = self.facts_until(end).await?;
+        let facts = self.read_facts(end).await?;
         let Some(channel) = facts.managed_channel() else {
             return Ok(());
         };
         let are_stopped = channel.io == ThreadState::Stopped && channel.sql == ThreadState::Stopped;
         if self.is_mariadb() && are_stopped && channel.positioning.is_gtid() && has_unapplied(&facts, channel) {
-            self.apply_again(end).await?;
+            self.start_stopped_applier(end).await?;
         }
         if self.rescued.is_some() {
             return self
-                .point_at(&channel.source, None, end.saturating_duration_since(Instant::now()))
+                .replicate_from(&channel.source, None, end.saturating_duration_since(Instant::now()))
                 .await;
         }
         let statement = self.dialect().start_io_thread(&channel.name);
         self.send(&statement, end).await.map(drop)
     }
 
-    /// Waits until `set` is applied, or the applier cannot get there.
+    /// Waits until `set` is applied. Fails when the applier thread is stopped before.
     pub(super) async fn wait_until_applied(&mut self, set: &GtidSet, deadline: Duration) -> Result<(), StepError> {
         let end = Instant::now() + deadline;
         let what = "waiting until everything received is applied";
-        let mut looks = 0_u32;
+        let mut reads = 0_u32;
         loop {
-            if self.has_applied(set, end + LAST_LOOK).await? {
+            if self.has_applied(set, end + READ_GRACE).await? {
                 return Ok(());
             }
-            if looks.is_multiple_of(LOOKS_PER_STATUS) {
-                let channel = self.managed_channel(end + LAST_LOOK).await?;
+            if reads.is_multiple_of(READS_PER_STATUS) {
+                let channel = self.managed_channel(end + READ_GRACE).await?;
                 let stopped = channel
                     .as_ref()
                     .is_none_or(|channel| channel.sql == ThreadState::Stopped);
-                // It may have applied the rest and stopped between the two looks.
-                if stopped && !self.has_applied(set, end + LAST_LOOK).await? {
+                // The applier may have applied the rest and stopped between the two reads.
+                if stopped && !self.has_applied(set, end + READ_GRACE).await? {
                     return Err(match channel {
-                        None => self.refused(what, OURS, "it has no replication channel".to_owned()),
+                        None => self.refused(what, OWN_REFUSAL, "the server has no replication channel".to_owned()),
                         Some(channel) => self.applier_stopped(what, &channel),
                     });
                 }
             }
-            if Instant::now() + LOOK_AGAIN >= end {
-                return Err(self.too_slow(what, deadline));
+            if Instant::now() + POLL_INTERVAL >= end {
+                return Err(self.timed_out(what, deadline));
             }
-            looks += 1;
-            sleep(LOOK_AGAIN).await;
+            reads += 1;
+            sleep(POLL_INTERVAL).await;
         }
     }
 
@@ -153,12 +153,13 @@ impl MySqlSession {
             "SELECT CONCAT_WS(',', NULLIF(@@global.gtid_binlog_state, ''), NULLIF(@@global.gtid_slave_pos, ''))";
         let rows = self.send_as(what, statement, end).await?;
         let text = rows.first().and_then(TextRow::first).unwrap_or_default();
-        let applied = GtidSet::parse(flavour, &text).map_err(|error| self.refused(what, OURS, error.to_string()))?;
+        let applied =
+            GtidSet::parse(flavour, &text).map_err(|error| self.refused(what, OWN_REFUSAL, error.to_string()))?;
         Ok(applied.covers(set))
     }
 
-    /// Points the managed channel, or a new default one, at a source, and starts it.
-    pub(super) async fn point_at(
+    /// Points the managed channel, or a new default channel, at a source by GTID, and starts it.
+    pub(super) async fn replicate_from(
         &mut self,
         source: &InstanceKey,
         account: Option<&Account>,
@@ -169,11 +170,11 @@ impl MySqlSession {
             tls: false,
             start: true,
         };
-        self.point(source, &attachment, deadline).await
+        self.attach_channel(source, &attachment, deadline).await
     }
 
-    /// [`point_at`](Self::point_at), with what a server that was a primary needs.
-    pub(super) async fn point(
+    /// [`replicate_from`](Self::replicate_from), with the options that a former primary needs.
+    pub(super) async fn attach_channel(
         &mut self,
         source: &InstanceKey,
         attachment: &Attachment<'_>,
@@ -181,14 +182,14 @@ impl MySqlSession {
     ) -> Result<(), StepError> {
         let account = attachment.account;
         let end = Instant::now() + deadline;
-        let facts = self.facts_until(end).await?;
+        let facts = self.read_facts(end).await?;
         let channel = facts.managed_channel().cloned();
         let name = channel.as_ref().map(|channel| channel.name.clone()).unwrap_or_default();
         let mut position = SourcePosition::Gtid;
         match &channel {
             None => self.continue_from_own_position(&facts, end).await?,
-            // Whoever delays has never applied everything. Nobody is pointed at a server that lacks what it received: what it has not
-            // applied goes with the relay log, and comes again.
+            // A delayed replica has never applied everything. The new source has everything that the replica received. So the
+            // relay log may be deleted: its transactions are received again.
             Some(channel)
                 if self.is_mariadb()
                     && channel.delay_seconds > 0
@@ -198,12 +199,12 @@ impl MySqlSession {
                 let statement = self.dialect().stop_replica(&channel.name);
                 self.send(&statement, end).await?;
             }
-            // Taken off GTID, MySQL's would delete the relay log too.
+            // While GTID is off for the channel, MySQL would delete the relay log too.
             Some(channel) if self.is_mariadb() || self.rescued.is_some() => {
                 self.stop_without_loss(channel, end, deadline).await?;
             }
             Some(channel) if channel.positioning == Positioning::AutoPosition => {
-                // With the position kept as it is, MySQL lets the applier run through, and the relay log stays.
+                // When the position stays as it is, MySQL keeps the applier thread running and the relay log.
                 position = SourcePosition::Keep;
                 let statement = self.dialect().stop_io_thread(&channel.name);
                 self.send(&statement, end).await?;
@@ -217,14 +218,14 @@ impl MySqlSession {
             Some(_) => Some(SourceTls::Keep),
             None => attachment.tls.then_some(SourceTls::On),
         };
-        self.change(&name, source, account, position, tls, attachment.start, end)
+        self.change_source(&name, source, account, position, tls, attachment.start, end)
             .await?;
         self.rescued = None;
         Ok(())
     }
 
-    /// Points a stopped channel at a source and starts it. Without `tls` the channel is a new one.
-    pub(super) async fn change_and_start(
+    /// Points a stopped channel at a source and starts it. `tls` is `None` for a new channel.
+    pub(super) async fn change_source_and_start(
         &mut self,
         name: &str,
         source: &InstanceKey,
@@ -233,11 +234,12 @@ impl MySqlSession {
         tls: Option<SourceTls>,
         end: Instant,
     ) -> Result<(), StepError> {
-        self.change(name, source, account, position, tls, true, end).await
+        self.change_source(name, source, account, position, tls, true, end)
+            .await
     }
 
-    #[expect(clippy::too_many_arguments, reason = "what one statement says, each once")]
-    async fn change(
+    #[expect(clippy::too_many_arguments, reason = "each is one clause of the statement")]
+    async fn change_source(
         &mut self,
         name: &str,
         source: &InstanceKey,
@@ -265,7 +267,7 @@ impl MySqlSession {
         let statement = if start {
             self.dialect().start_replica(name)
         } else {
-            // An applier may run, where the channel was there before.
+            // The applier thread may run when the channel existed before.
             self.dialect().stop_replica(name)
         };
         self.send(&statement, end).await.map(drop)
@@ -279,9 +281,9 @@ impl MySqlSession {
         }
     }
 
-    /// A MariaDB server that was never a replica, or not since it was promoted, has its own transactions in its binlog only. Its
-    /// position becomes the end of all it has; a transaction of it that the source lacks then stops replication with error 1236
-    /// instead of being skipped.
+    /// A MariaDB server that was not a replica since it wrote its last transaction has that transaction in its binary log only.
+    /// So `gtid_slave_pos` is set to the end of its executed set. Then a transaction that the source lacks stops replication with
+    /// error 1236 and is not skipped.
     async fn continue_from_own_position(&mut self, facts: &InstanceFacts, end: Instant) -> Result<(), StepError> {
         let GtidSet::MariaDb(executed) = &facts.executed else {
             return Ok(());
@@ -292,22 +294,23 @@ impl MySqlSession {
         }
     }
 
-    /// Stops both threads of a MariaDB channel when everything received is applied. With an applier that stopped with an error
-    /// nothing can be applied: then the relay log goes, and comes again from the new source by GTID.
+    /// Stops both threads of a channel when everything that was received is applied. When the applier thread stopped with an
+    /// error, nothing can be applied: then the relay log is given up, and its transactions are received again from the new source
+    /// by GTID.
     pub(super) async fn stop_without_loss(
         &mut self,
         channel: &Channel,
         end: Instant,
         deadline: Duration,
     ) -> Result<(), StepError> {
-        let what = "waiting until the relay log is applied, before the channel is pointed elsewhere";
+        let what = "waiting until the relay log is applied, before the source is changed";
         if channel.sql == ThreadState::Stopped && channel.sql_error.number == 0 {
-            self.apply_again(end).await?;
+            self.start_stopped_applier(end).await?;
         }
         let statement = self.dialect().stop_io_thread(&channel.name);
         self.send(&statement, end).await?;
         loop {
-            let facts = self.facts_until(end + LAST_LOOK).await?;
+            let facts = self.read_facts(end + READ_GRACE).await?;
             let Some(now) = facts.managed_channel() else { break };
             let is_applied = match &self.rescued {
                 Some(received) => facts.executed.contains(received),
@@ -316,98 +319,113 @@ impl MySqlSession {
             if is_applied || (now.sql == ThreadState::Stopped && now.sql_error.number != 0) {
                 break;
             }
-            if Instant::now() + LOOK_AGAIN >= end {
-                return Err(self.too_slow(what, deadline));
+            if Instant::now() + POLL_INTERVAL >= end {
+                return Err(self.timed_out(what, deadline));
             }
-            sleep(LOOK_AGAIN).await;
+            sleep(POLL_INTERVAL).await;
         }
         let statement = self.dialect().stop_replica(&channel.name);
         self.send(&statement, end).await.map(drop)
     }
 
-    /// Connects the managed channel by position, with everything received applied, and then by GTID again.
+    /// Connects the managed channel by position when everything that was received is applied, and then by GTID again.
     ///
-    /// When a replica connects, a semi-sync source takes the position that it asks for as acknowledged (`dump_start` in the source's
-    /// plugin; by GTID that is the begin of a file). Measured on MySQL 9.7 and MariaDB 10.11: six commits that waited for a
-    /// replica which had died ended at once. Nothing else is as honest: a waiting transaction that the replica received before it
-    /// acknowledged is never acknowledged by itself; the next one would be, but on MariaDB no transaction gets into the binary log
-    /// while two groups of commits wait; switching the source off and on lets commits through without an acknowledgement.
+    /// When a replica connects, a semi-sync source takes the requested position as acknowledged (`dump_start` in the source's
+    /// plugin; by GTID that position is the begin of a file). Measured on MySQL 9.7 and MariaDB 10.11: six commits that waited
+    /// for a dead replica ended at once. The alternatives do not work. A waiting transaction that the replica received before it
+    /// acknowledges is never acknowledged afterwards. The next transaction would be, but on MariaDB no transaction is written to
+    /// the binary log while two groups of commits wait. Switching semi-sync off and on at the source completes commits without an
+    /// acknowledgement.
     pub(super) async fn reconnect_by_position(&mut self, deadline: Duration) -> Result<(), StepError> {
         let end = Instant::now() + deadline;
         let Some(channel) = self.managed_channel(end).await? else {
             return Ok(());
         };
-        self.settle(end).await?;
+        self.wait_until_settled(end).await?;
         self.stop_without_loss(&channel, end, deadline).await?;
         let stopped = self.managed_channel(end).await?;
-        let place = stopped
+        let applied = stopped
             .map(|channel| channel.exec)
-            .filter(|place| !place.file.is_empty());
-        let Some(place) = place else {
-            self.receive_again(deadline).await?;
-            return Err(self.refused(BY_POSITION, OURS, "it does not tell its position".to_owned()));
+            .filter(|applied| !applied.file.is_empty());
+        let Some(applied) = applied else {
+            self.start_stopped_receiver(deadline).await?;
+            return Err(self.refused(
+                BY_POSITION,
+                OWN_REFUSAL,
+                "the server reports no applied position".to_owned(),
+            ));
         };
         let position = SourcePosition::File {
-            file: place.file,
-            position: place.position,
+            file: applied.file,
+            position: applied.position,
         };
         let tls = Some(SourceTls::Keep);
         let (name, source) = (channel.name.clone(), channel.source.clone());
-        let connected = match self.change_and_start(&name, &source, None, position, tls, end).await {
-            Ok(()) => self.is_sent_events(end).await,
+        let connected = match self
+            .change_source_and_start(&name, &source, None, position, tls, end)
+            .await
+        {
+            Ok(()) => self.wait_until_events_requested(end).await,
             Err(error) => Err(error),
         };
-        // Whatever came of it: it is to go on by GTID.
-        let again = end.max(Instant::now() + LAST_LOOK);
+        // Switch back to GTID in any case.
+        let again = end.max(Instant::now() + READ_GRACE);
         self.stop_without_loss(&channel, again, deadline).await?;
-        self.change_and_start(&name, &source, None, SourcePosition::Gtid, tls, again)
+        self.change_source_and_start(&name, &source, None, SourcePosition::Gtid, tls, again)
             .await?;
         connected
     }
 
-    /// Waits a while until what was applied and what was received end at one place, and that place stays. After a connection by GTID
-    /// both begin at 4, the begin of a file, and come to the end of the log when the source has skipped what the replica has.
-    async fn settle(&mut self, end: Instant) -> Result<(), StepError> {
-        let end = end.min(Instant::now() + SETTLES_WITHIN);
+    /// Waits up to [`SETTLE_DEADLINE`] until the received and the applied position are equal and do not change. After a
+    /// connection by GTID both begin at 4, the first position of a file, and reach the end of the log when the source has skipped
+    /// what the replica has.
+    async fn wait_until_settled(&mut self, end: Instant) -> Result<(), StepError> {
+        let end = end.min(Instant::now() + SETTLE_DEADLINE);
         let mut before = None;
-        while Instant::now() + STAYS_FOR < end {
-            let Some(channel) = self.managed_channel(end + LAST_LOOK).await? else {
+        while Instant::now() + SETTLED_AFTER < end {
+            let Some(channel) = self.managed_channel(end + READ_GRACE).await? else {
                 return Ok(());
             };
             if channel.sql == ThreadState::Stopped {
                 return Ok(());
             }
-            let is_at_one = channel.read == channel.exec && channel.exec.position > BEGIN_OF_A_FILE;
-            if is_at_one && channel.is_receiving() && before.as_ref() == Some(&channel.exec) {
+            let is_caught_up = channel.read == channel.exec && channel.exec.position > FIRST_EVENT_POSITION;
+            if is_caught_up && channel.is_receiving() && before.as_ref() == Some(&channel.exec) {
                 return Ok(());
             }
             before = Some(channel.exec);
-            sleep(STAYS_FOR).await;
+            sleep(SETTLED_AFTER).await;
         }
         Ok(())
     }
 
-    /// Waits until the receiver of the managed channel has asked for events.
-    async fn is_sent_events(&mut self, end: Instant) -> Result<(), StepError> {
+    /// Waits until the receiver thread of the managed channel has requested events.
+    async fn wait_until_events_requested(&mut self, end: Instant) -> Result<(), StepError> {
         let statement = self.dialect().show_replica_status();
         loop {
-            let rows = self.send(statement, end + LAST_LOOK).await?;
+            let rows = self.send(statement, end + READ_GRACE).await?;
             let states = rows
                 .iter()
                 .map(|row| row.text_or_empty(&["Replica_IO_State", "Slave_IO_State"]));
             // The state is set after the request was sent: "Waiting for source to send event", "Waiting for master ...",
             // "Queueing source event to the relay log".
-            let mut has_asked = states.filter(|state| state.contains("to send event") || state.starts_with("Queueing"));
-            if has_asked.next().is_some() {
+            let mut has_requested =
+                states.filter(|state| state.contains("to send event") || state.starts_with("Queueing"));
+            if has_requested.next().is_some() {
                 return Ok(());
             }
-            if Instant::now() + LOOK_AGAIN >= end {
-                return Err(self.refused(BY_POSITION, OURS, "it did not connect in time".to_owned()));
+            if Instant::now() + POLL_INTERVAL >= end {
+                return Err(self.refused(
+                    BY_POSITION,
+                    OWN_REFUSAL,
+                    "the receiver thread did not connect in time".to_owned(),
+                ));
             }
-            sleep(LOOK_AGAIN).await;
+            sleep(POLL_INTERVAL).await;
         }
     }
 
+    /// The error for a stopped applier thread, with the reason that the server reports.
     pub(super) fn applier_stopped(&self, what: &str, channel: &Channel) -> StepError {
         let error = &channel.sql_error;
         let message = if error.number == 0 {
@@ -419,8 +437,9 @@ impl MySqlSession {
     }
 }
 
-/// Whether the channel holds relay log that was not applied. By GTID where it is known what was received; a MariaDB server that was
-/// restarted, or does without GTID, does not know it, and then the two positions in the source's binary log tell.
+/// Whether the channel has relay log that was not applied. The retrieved GTID set decides where it is known. A MariaDB server
+/// does not report it after a restart or without GTID; then the received and the applied position in the source's binary log are
+/// compared.
 pub(super) fn has_unapplied(facts: &InstanceFacts, channel: &Channel) -> bool {
     match &channel.retrieved {
         Some(retrieved) if !retrieved.is_empty() => !facts.executed.contains(retrieved),
@@ -428,7 +447,7 @@ pub(super) fn has_unapplied(facts: &InstanceFacts, channel: &Channel) -> bool {
     }
 }
 
-/// The server quotes the statement it cannot parse, with the password in it.
+/// Removes the password from an error: the server quotes a statement that it cannot parse.
 fn without_password(error: StepError, account: Option<&Account>) -> StepError {
     let (
         StepError::Refused {

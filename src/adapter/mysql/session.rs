@@ -1,7 +1,7 @@
 //! A step session: the port [`StepSession`] on one connection that is never replaced.
 //!
-//! When an answer does not come in time the connection is dropped and every later call fails: whether the statement had its effect is
-//! then for a new session to find out.
+//! When an answer does not come in time, the connection is dropped and every later call fails. A new session has to find out
+//! whether the statement had its effect.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -24,30 +24,30 @@ use super::queries;
 use super::server_connection::ServerConnection;
 use super::text_row::TextRow;
 
-/// Pause between two looks at something that is waited for on the server: short against every deadline of a recovery, and 200 cheap
-/// statements a second at most.
-pub(super) const LOOK_AGAIN: Duration = Duration::from_millis(5);
+/// Pause between two reads while a condition on the server is waited for. It is short compared with every deadline of a recovery,
+/// and limits the load to 200 cheap statements a second.
+pub(super) const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
-/// What a look that began before the deadline may take beyond it. A look that is cut off would break the session for nothing: it is
-/// the wait that is over, not the connection.
-pub(super) const LAST_LOOK: Duration = Duration::from_secs(1);
+/// Extra time after the deadline for a read that began before it. Cancelling the read would drop the connection, although only
+/// the wait failed.
+pub(super) const READ_GRACE: Duration = Duration::from_secs(1);
 
-/// How long giving the lock back may take at the end. The connection is closed afterwards in any case.
-const FAREWELL: Duration = Duration::from_millis(500);
+/// Deadline for releasing the lock at the end. The connection is closed afterwards in any case.
+const CLOSE_DEADLINE: Duration = Duration::from_millis(500);
 
-/// One actor's steps on one server.
+/// The step session of one actor on one server.
 pub(super) struct MySqlSession {
     instance: InstanceKey,
     connection: Option<ServerConnection>,
     dialect: Dialect,
-    /// Whether channels that are set up anew ask for TLS.
+    /// Whether new channels use TLS.
     pub(super) tls: TlsMode,
-    /// The managed channel was taken off GTID to save its relay log, which is applied when this set is.
+    /// GTID was switched off for the managed channel to keep its relay log. The relay log is applied when this set is executed.
     pub(super) rescued: Option<GtidSet>,
 }
 
 impl MySqlSession {
-    /// A session over a connection that holds the step lock. `tls`: whether channels that are set up anew ask for it.
+    /// Creates a session on a connection that holds the step lock. `tls`: whether new channels use TLS.
     pub(super) fn new(instance: InstanceKey, connection: ServerConnection, tls: TlsMode) -> Self {
         Self {
             instance,
@@ -58,12 +58,12 @@ impl MySqlSession {
         }
     }
 
-    /// The server's statements.
+    /// The statements in the syntax of the server's version.
     pub(super) fn dialect(&self) -> &Dialect {
         &self.dialect
     }
 
-    /// Runs something on the connection, which is put back only when the server answered.
+    /// Runs an operation on the connection. The connection is kept only when the server answered.
     async fn on_connection<T>(
         &mut self,
         what: &str,
@@ -72,14 +72,14 @@ impl MySqlSession {
     ) -> Result<T, StepError> {
         let mut connection = self.connection.take().ok_or_else(|| StepError::NotConnected {
             instance: self.instance.clone(),
-            why: "the connection of these steps broke before".to_owned(),
+            why: "the connection of this session failed before".to_owned(),
         })?;
         match timeout_at(end, run(&mut connection)).await {
             Ok(Ok(value)) => {
                 self.connection = Some(connection);
                 Ok(value)
             }
-            Ok(Err(SqlFailure::Answered { number, message })) => {
+            Ok(Err(SqlFailure::ServerError { number, message })) => {
                 self.connection = Some(connection);
                 Err(self.refused(what, number, message))
             }
@@ -88,12 +88,12 @@ impl MySqlSession {
         }
     }
 
-    /// Sends a statement that holds no secret.
+    /// Sends a statement without secrets. Errors quote it.
     pub(super) async fn send(&mut self, statement: &str, end: Instant) -> Result<Vec<TextRow>, StepError> {
         self.send_as(statement, statement, end).await
     }
 
-    /// Sends a statement that is called `what` in errors.
+    /// Sends a statement. Errors call it `what`.
     pub(super) async fn send_as(
         &mut self,
         what: &str,
@@ -104,7 +104,7 @@ impl MySqlSession {
             .await
     }
 
-    /// The channels of the server.
+    /// Reads the channels of the server.
     pub(super) async fn channels(&mut self, end: Instant) -> Result<Vec<Channel>, StepError> {
         let statement = self.dialect.show_replica_status();
         let flavour = self.dialect.version().flavour;
@@ -115,20 +115,20 @@ impl MySqlSession {
         .await
     }
 
-    /// The channel that is managed: the default one, or the only one.
+    /// Reads the managed channel: the default channel, or the only one.
     pub(super) async fn managed_channel(&mut self, end: Instant) -> Result<Option<Channel>, StepError> {
         let mut channels = self.channels(end).await?;
         let only = channels.len() == 1;
         Ok(channels.drain(..).next().filter(|first| only || first.name.is_empty()))
     }
 
-    /// The facts of now.
-    pub(super) async fn facts_until(&mut self, end: Instant) -> Result<InstanceFacts, StepError> {
-        self.on_connection("reading its state", end, ServerConnection::facts)
+    /// Reads the facts.
+    pub(super) async fn read_facts(&mut self, end: Instant) -> Result<InstanceFacts, StepError> {
+        self.on_connection("reading the state", end, ServerConnection::facts)
             .await
     }
 
-    /// A refusal of the server, or of ours when the number is 0.
+    /// The error for a refusal by the server, or by ham4db itself when `number` is 0.
     pub(super) fn refused(&self, what: &str, number: u16, message: String) -> StepError {
         StepError::Refused {
             instance: self.instance.clone(),
@@ -138,8 +138,8 @@ impl MySqlSession {
         }
     }
 
-    /// What was waited for did not happen; the connection is fine.
-    pub(super) fn too_slow(&self, what: &str, deadline: Duration) -> StepError {
+    /// The error for a condition that did not become true in time. The connection is intact.
+    pub(super) fn timed_out(&self, what: &str, deadline: Duration) -> StepError {
         StepError::TooSlow {
             instance: self.instance.clone(),
             what: what.to_owned(),
@@ -147,6 +147,7 @@ impl MySqlSession {
         }
     }
 
+    /// The error for a statement with an unknown outcome.
     fn unknown(&self, what: &str, why: String) -> StepError {
         StepError::OutcomeUnknown {
             instance: self.instance.clone(),
@@ -155,7 +156,7 @@ impl MySqlSession {
         }
     }
 
-    async fn switch_read_only(&mut self, read_only: bool, deadline: Duration) -> Result<(), StepError> {
+    async fn change_read_only(&mut self, read_only: bool, deadline: Duration) -> Result<(), StepError> {
         let end = Instant::now() + deadline;
         for statement in self.dialect.set_read_only(read_only) {
             self.send(&statement, end).await?;
@@ -163,11 +164,12 @@ impl MySqlSession {
         Ok(())
     }
 
-    /// The ids of the sessions that have to go.
-    async fn clients(&mut self, end: Instant) -> Result<Vec<u64>, StepError> {
+    /// Reads the ids of the client sessions.
+    async fn client_sessions(&mut self, end: Instant) -> Result<Vec<u64>, StepError> {
         let statement = self.dialect.select_client_connections();
         self.on_connection("listing the client sessions", end, async |connection| {
-            let statement = queries::processes(statement, connection.server_info().has_performance_schema());
+            let statement =
+                queries::processlist_statement(statement, connection.server_info().has_performance_schema());
             let rows = connection.rows(&statement).await?;
             Ok(rows
                 .iter()
@@ -185,44 +187,44 @@ impl StepSession for MySqlSession {
     }
 
     async fn facts(&mut self, deadline: Duration) -> Result<InstanceFacts, StepError> {
-        self.facts_until(Instant::now() + deadline).await
+        self.read_facts(Instant::now() + deadline).await
     }
 
     async fn set_read_only(&mut self, deadline: Duration) -> Result<(), StepError> {
-        self.switch_read_only(true, deadline).await
+        self.change_read_only(true, deadline).await
     }
 
     async fn set_writable(&mut self, deadline: Duration) -> Result<(), StepError> {
-        self.switch_read_only(false, deadline).await
+        self.change_read_only(false, deadline).await
     }
 
-    /// Kills, and waits until those that were killed are gone: one that is killed in the middle of a commit may still finish it.
-    /// Sessions that come meanwhile are not waited for.
+    /// Kills the client sessions and waits until they have ended: a session that is killed in the middle of a commit may still
+    /// complete it. Sessions that begin meanwhile are not waited for.
     async fn kill_clients(&mut self, deadline: Duration) -> Result<u32, StepError> {
         let end = Instant::now() + deadline;
-        let clients = self.clients(end).await?;
+        let clients = self.client_sessions(end).await?;
         let mut killed = Vec::with_capacity(clients.len());
         let mut refused = None;
         for id in clients {
             let statement = self.dialect.kill(id);
             match self.send(&statement, end).await {
                 Ok(_) => killed.push(id),
-                // It ended by itself.
+                // The session has ended already.
                 Err(StepError::Refused { number: 1094, .. }) => {}
-                // One that our account may not kill (1095) is no reason to spare the others.
+                // The account may not kill this session (1095). The others are killed all the same.
                 Err(error @ StepError::Refused { .. }) => refused = refused.or(Some(error)),
                 Err(error) => return Err(error),
             }
         }
         while !killed.is_empty() {
-            let left = self.clients(end + LAST_LOOK).await?;
+            let left = self.client_sessions(end + READ_GRACE).await?;
             if !killed.iter().any(|id| left.contains(id)) {
                 break;
             }
-            if Instant::now() + LOOK_AGAIN >= end {
-                return Err(self.too_slow("killed client sessions are still there", deadline));
+            if Instant::now() + POLL_INTERVAL >= end {
+                return Err(self.timed_out("waiting until killed client sessions have ended", deadline));
             }
-            sleep(LOOK_AGAIN).await;
+            sleep(POLL_INTERVAL).await;
         }
         match refused {
             Some(error) => Err(error),
@@ -230,7 +232,7 @@ impl StepSession for MySqlSession {
         }
     }
 
-    async fn stop_receiving(&mut self, deadline: Duration) -> Result<(), StepError> {
+    async fn stop_receiver(&mut self, deadline: Duration) -> Result<(), StepError> {
         let end = Instant::now() + deadline;
         let Some(channel) = self.managed_channel(end).await? else {
             return Ok(());
@@ -239,16 +241,16 @@ impl StepSession for MySqlSession {
         self.send(&statement, end).await.map(drop)
     }
 
-    async fn start_receiving(&mut self, deadline: Duration) -> Result<(), StepError> {
-        self.receive_again(deadline).await
+    async fn start_receiver(&mut self, deadline: Duration) -> Result<(), StepError> {
+        self.start_stopped_receiver(deadline).await
     }
 
-    async fn start_applying(&mut self, deadline: Duration) -> Result<(), StepError> {
-        self.apply_again(Instant::now() + deadline).await
+    async fn start_applier(&mut self, deadline: Duration) -> Result<(), StepError> {
+        self.start_stopped_applier(Instant::now() + deadline).await
     }
 
-    async fn apply_at_once(&mut self, deadline: Duration) -> Result<(), StepError> {
-        self.lift_delay(Instant::now() + deadline).await
+    async fn apply_without_delay(&mut self, deadline: Duration) -> Result<(), StepError> {
+        self.start_applier_without_delay(Instant::now() + deadline).await
     }
 
     async fn delay_by(&mut self, seconds: u64, deadline: Duration) -> Result<(), StepError> {
@@ -259,7 +261,7 @@ impl StepSession for MySqlSession {
         self.wait_until_applied(set, deadline).await
     }
 
-    /// Stops both threads and forgets the channel with its relay log, applied or not.
+    /// Stops both threads and removes the channel with its relay log, whether it is applied or not.
     async fn reset_replication(&mut self, deadline: Duration) -> Result<(), StepError> {
         let end = Instant::now() + deadline;
         let Some(channel) = self.managed_channel(end).await? else {
@@ -276,7 +278,7 @@ impl StepSession for MySqlSession {
 
     async fn set_semi_sync_source(&mut self, on: bool, deadline: Duration) -> Result<(), StepError> {
         let end = Instant::now() + deadline;
-        let semi_sync = self.facts_until(end).await?.semi_sync;
+        let semi_sync = self.read_facts(end).await?.semi_sync;
         let names = self
             .on_connection("semi-sync", end, async |connection| {
                 Ok(connection.server_info().semi_sync.source)
@@ -325,13 +327,14 @@ impl StepSession for MySqlSession {
         };
         let statement = self.dialect.set_semi_sync_replica(names, on);
         self.send(&statement, end).await?;
-        // It counts from the next connection to the source on.
+        // The setting takes effect at the next connection to the source.
         let Some(channel) = self.managed_channel(end).await? else {
             return Ok(());
         };
         let statement = self.dialect.stop_io_thread(&channel.name);
         self.send(&statement, end).await?;
-        self.receive_again(end.saturating_duration_since(Instant::now())).await
+        self.start_stopped_receiver(end.saturating_duration_since(Instant::now()))
+            .await
     }
 
     async fn acknowledge_received(&mut self, deadline: Duration) -> Result<(), StepError> {
@@ -344,7 +347,7 @@ impl StepSession for MySqlSession {
         account: Option<&Account>,
         deadline: Duration,
     ) -> Result<(), StepError> {
-        self.point_at(source, account, deadline).await
+        self.replicate_from(source, account, deadline).await
     }
 
     async fn wait_all_applied(&mut self, deadline: Duration) -> Result<(), StepError> {
@@ -356,25 +359,25 @@ impl StepSession for MySqlSession {
         after: &[BinlogCoordinates],
         deadline: Duration,
     ) -> Result<Vec<Result<BinlogCoordinates, String>>, StepError> {
-        self.places_after(after, deadline).await
+        self.positions_after(after, deadline).await
     }
 
     async fn follow_at(
         &mut self,
         source: &InstanceKey,
-        place: &BinlogCoordinates,
+        start: &BinlogCoordinates,
         account: Option<&Account>,
         deadline: Duration,
     ) -> Result<(), StepError> {
-        self.point_at_place(source, place, account, deadline).await
+        self.replicate_from_position(source, start, account, deadline).await
     }
 
     async fn inject_empty(&mut self, set: &GtidSet, deadline: Duration) -> Result<(), StepError> {
-        self.commit_empty(set, Instant::now() + deadline).await
+        self.commit_empty_transactions(set, Instant::now() + deadline).await
     }
 
     async fn reset_gtids(&mut self, keep: &GtidSet, deadline: Duration) -> Result<(), StepError> {
-        self.forget_gtids(keep, Instant::now() + deadline).await
+        self.reset_executed_gtids(keep, Instant::now() + deadline).await
     }
 
     async fn attach(
@@ -383,7 +386,7 @@ impl StepSession for MySqlSession {
         attachment: &Attachment<'_>,
         deadline: Duration,
     ) -> Result<(), StepError> {
-        self.point(source, attachment, deadline).await
+        self.attach_channel(source, attachment, deadline).await
     }
 
     async fn transactions(&mut self, deadline: Duration) -> Result<Vec<OpenTransaction>, StepError> {
@@ -391,16 +394,16 @@ impl StepSession for MySqlSession {
     }
 
     async fn kill_sessions(&mut self, sessions: &BTreeSet<u64>, deadline: Duration) -> Result<(), StepError> {
-        self.end_sessions(sessions, deadline).await
+        self.kill_and_wait(sessions, deadline).await
     }
 
     async fn replication_account(&mut self, deadline: Duration) -> Result<Option<Account>, StepError> {
-        self.account_of_channel(Instant::now() + deadline).await
+        self.channel_account(Instant::now() + deadline).await
     }
 
     async fn set_semi_sync_replica(&mut self, on: bool, deadline: Duration) -> Result<(), StepError> {
         let end = Instant::now() + deadline;
-        let enabled = self.facts_until(end).await?.semi_sync.replica_enabled;
+        let enabled = self.read_facts(end).await?.semi_sync.replica_enabled;
         let names = self
             .on_connection("semi-sync", end, async |connection| {
                 Ok(connection.server_info().semi_sync.replica)
@@ -424,22 +427,22 @@ impl StepSession for MySqlSession {
     async fn set_boot_read_only(&mut self, deadline: Duration) -> Result<(), StepError> {
         match self.dialect.set_boot_read_only(true) {
             Some(statement) => self.send(statement, Instant::now() + deadline).await.map(drop),
-            None => Err(self.refused("boot read-only", 0, "this server persists no variables".to_owned())),
+            None => Err(self.refused("boot read-only", 0, "the server cannot persist variables".to_owned())),
         }
     }
 
     async fn settings(&mut self, deadline: Duration) -> Result<ServerSettings, StepError> {
         let end = Instant::now() + deadline;
-        self.on_connection("reading its settings", end, ServerConnection::server_settings)
+        self.on_connection("reading the settings", end, ServerConnection::server_settings)
             .await
     }
 
     async fn end(mut self: Box<Self>) {
-        let end = Instant::now() + FAREWELL;
+        let end = Instant::now() + CLOSE_DEADLINE;
         let statement = self.dialect.release_lock(STEP_LOCK);
         if let Err(error) = self.send(&statement, end).await {
-            // It goes with the connection.
-            tracing::debug!(%error, "the step lock was not given back");
+            // The server releases the lock when the connection closes.
+            tracing::debug!(%error, "failed to release the step lock");
         }
         if let Some(connection) = self.connection.take() {
             connection.close().await;

@@ -1,7 +1,7 @@
-//! Rows of the text protocol, read by column name into values.
+//! Rows of the text protocol, with access to values by column name.
 //!
-//! The text protocol sends every value as text, and `try_get_unchecked` hands out that text whatever the column's type. On a row of
-//! a prepared statement it would hand out binary garbage, so this type is made from rows of `raw_sql` only.
+//! The text protocol sends every value as text, and `try_get_unchecked` returns that text for any column type. On a row of a
+//! prepared statement it would return binary data, so this type must be created from rows of `raw_sql` only.
 
 use std::borrow::Cow;
 use std::str::FromStr;
@@ -9,18 +9,18 @@ use std::str::FromStr;
 use sqlx::Row as _;
 use sqlx::mysql::MySqlRow;
 
-/// A column that is not there, is NULL, or holds something else than was expected.
+/// A column is missing, is NULL, or has an unexpected value.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum ColumnError {
     /// None of the names is a column of the row, or its value is NULL.
     #[error("no value in column {0}")]
     Missing(String),
-    /// The value cannot be read; its first characters are quoted.
+    /// The value cannot be parsed.
     #[error("column {column} holds `{value}`")]
     Unexpected {
-        /// The first of the names asked for.
+        /// The first of the requested names.
         column: String,
-        /// The value, cut.
+        /// The first 80 characters of the value.
         value: String,
     },
 }
@@ -35,10 +35,10 @@ impl From<MySqlRow> for TextRow {
 }
 
 impl TextRow {
-    /// The value of the first of `names` that is a column of the row; `None` when there is none or it is NULL. Columns are named
-    /// differently by version (`Source_Host`, `Master_Host`): all names of one are given, the newest first.
+    /// The value of the first of `names` that is a column of the row; `None` when there is none or it is NULL. The name of a
+    /// column depends on the version (`Source_Host`, `Master_Host`): pass all its names, the newest first.
     ///
-    /// What is not UTF-8 is replaced character by character: such columns are only shown.
+    /// Bytes that are not UTF-8 are replaced: such columns are only displayed.
     pub(super) fn optional(&self, names: &[&str]) -> Option<Cow<'_, str>> {
         let value = names
             .iter()
@@ -46,34 +46,46 @@ impl TextRow {
         value.map(String::from_utf8_lossy)
     }
 
-    /// A value that has to be there.
+    /// A required value.
+    ///
+    /// # Errors
+    /// When the column is missing or NULL.
     pub(super) fn text(&self, names: &[&str]) -> Result<Cow<'_, str>, ColumnError> {
         self.optional(names)
             .ok_or_else(|| ColumnError::Missing(first_of(names)))
     }
 
-    /// A value for which missing, NULL and empty mean the same.
+    /// A value, empty where it is missing or NULL.
     pub(super) fn text_or_empty(&self, names: &[&str]) -> String {
         self.optional(names).map(Cow::into_owned).unwrap_or_default()
     }
 
-    /// A number that has to be there.
+    /// A required number.
+    ///
+    /// # Errors
+    /// When the column is missing, NULL or not a number.
     pub(super) fn number<T: FromStr>(&self, names: &[&str]) -> Result<T, ColumnError> {
         parse(names, &self.text(names)?)
     }
 
     /// A number, `None` where it is missing or NULL.
+    ///
+    /// # Errors
+    /// When the value is not a number.
     pub(super) fn optional_number<T: FromStr>(&self, names: &[&str]) -> Result<Option<T>, ColumnError> {
         self.optional(names).map(|text| parse(names, &text)).transpose()
     }
 
-    /// `1`, `ON`, `Yes` or their opposites.
+    /// A required boolean: `1`, `ON`, `Yes` or `0`, `OFF`, `No`.
+    ///
+    /// # Errors
+    /// When the column is missing, NULL or not a boolean.
     pub(super) fn flag(&self, names: &[&str]) -> Result<bool, ColumnError> {
         let text = self.text(names)?;
         as_flag(&text).ok_or_else(|| unexpected(names, &text))
     }
 
-    /// The first column's value, of a query that asks for one value.
+    /// The value of the first column, for queries of one value.
     pub(super) fn first(&self) -> Option<Cow<'_, str>> {
         self.0
             .try_get_unchecked::<Option<&[u8]>, _>(0)
@@ -83,7 +95,7 @@ impl TextRow {
     }
 }
 
-/// Reads a boolean variable.
+/// Parses a boolean variable; `None` when it is not a boolean.
 pub(super) fn as_flag(text: &str) -> Option<bool> {
     if ["1", "ON", "YES"].iter().any(|yes| text.eq_ignore_ascii_case(yes)) {
         Some(true)

@@ -1,37 +1,31 @@
-//! How a group comes to be, once, and how a member without an id finds its group.
+//! Founds a group once, and finds the group of a member without an id.
 //!
-//! Only the first of the sorted names may found, and only when every other founder says that it is pristine. Each step is durable before
-//! the next begins, and a member that restarts goes on where `identity.json` says it was. See the design's section on consensus.
+//! Only the first of the sorted founders may found a group, and only when every other founder reports that it is pristine. Each step is
+//! durable before the next one begins. A member that restarts continues at the step in `identity.json`.
 
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::http::StatusCode;
-use futures::future::join_all;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::context::{IncarnationEnd, MemberContext};
 use super::force;
 use super::identity::{IdentityPhase, MemberIdentity};
-use super::member::{IncarnationEnd, Shared};
 use super::network::Recipient;
-use super::server::Refusal;
+use super::peer_requests::{ASK_DEADLINE, greet_peers, send_join};
+use super::refusal::Refusal;
 use super::settings::BootstrapStep;
 use super::types::MemberNode;
 use super::wire::{Assignment, Hello, JoinAnswer, JoinRequest};
 use crate::domain::state::MemberId;
 
-/// Where a person finds what to do when a group was founded and none of its logs is left.
+/// Points to the instructions for a group of which no log is left.
 pub const LOST_GROUP_HELP: &str = "see `Everything lost` in docs/operations.md";
 
-/// For one question to a peer.
-pub(super) const ASK_DEADLINE: Duration = Duration::from_secs(1);
-/// For a leader to allocate an id: it commits an entry first.
-const JOIN_DEADLINE: Duration = Duration::from_secs(6);
-
-/// The marker's content.
+/// The content of the marker.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Marker {
@@ -40,77 +34,54 @@ struct Marker {
     founders: BTreeMap<MemberId, MemberNode>,
 }
 
-/// Asks all other wanted members who they are. Who does not answer is in the second list, with a reason.
-pub(super) async fn greet_peers(shared: &Shared) -> (Vec<Hello>, Vec<(String, String)>) {
-    let peers = shared.wanted_peers();
-    let asked = join_all(peers.iter().map(|node| {
-        shared
-            .dialer
-            .call::<_, Hello>(Recipient { node, member: None }, "hello", &(), None, ASK_DEADLINE)
-    }));
-    let mut answered = Vec::new();
-    let mut silent = Vec::new();
-    for (peer, answer) in peers.iter().zip(asked.await) {
-        match answer {
-            Ok(hello) if hello.node.name == peer.name => answered.push(hello),
-            Ok(hello) => silent.push((
-                peer.name.clone(),
-                format!("at the address of {} answers {}", peer.name, hello.node.name),
-            )),
-            Err(error) => silent.push((peer.name.clone(), error.to_string())),
-        }
-    }
-    (answered, silent)
-}
-
-/// For a member without an id: founds a group, is assigned an id by its founder, or is given one by a leader.
-pub(super) async fn find_group(shared: &Arc<Shared>) -> io::Result<IncarnationEnd> {
+/// For a member without an id: founds a group, or waits for an id from the founder or from a leader.
+pub(super) async fn find_group(context: &Arc<MemberContext>) -> io::Result<IncarnationEnd> {
     loop {
-        if let Some(identity) = shared.identity()
+        if let Some(identity) = context.identity()
             && identity.member.is_some()
         {
-            return Ok(IncarnationEnd::Again);
+            return Ok(IncarnationEnd::Restart);
         }
-        if let Some(end) = look_for_group(shared).await? {
+        if let Some(end) = try_find_group(context).await? {
             return Ok(end);
         }
-        force::refuse_without_log(shared);
+        force::refuse_without_log(context);
         tokio::select! {
-            () = shared.stop.cancelled() => return Ok(IncarnationEnd::Stopped),
-            () = shared.standing_changed.notified() => {}
-            () = tokio::time::sleep(shared.settings.timings.look_around) => {}
+            () = context.stop.cancelled() => return Ok(IncarnationEnd::Stopped),
+            () = context.identity_changed.notified() => {}
+            () = tokio::time::sleep(context.settings.timings.peer_check_interval) => {}
         }
     }
 }
 
-async fn look_for_group(shared: &Arc<Shared>) -> io::Result<Option<IncarnationEnd>> {
-    let (peers, silent) = greet_peers(shared).await;
-    let lost = shared.identity();
+async fn try_find_group(context: &Arc<MemberContext>) -> io::Result<Option<IncarnationEnd>> {
+    let (peers, silent) = greet_peers(context).await;
+    let former = context.identity();
     if let Some(with_log) = peers.iter().find(|peer| peer.last_log.is_some()) {
-        return ask_to_join(shared, with_log, lost.map(|identity| identity.cluster_uuid))
+        return request_join(context, with_log, former.map(|identity| identity.cluster_uuid))
             .await
             .map(|()| None);
     }
-    if let Some(lost) = lost {
-        shared.set_situation(&format!(
-            "is a member of group {} without a log, and no other member shows one yet; if that stays so the group is lost: {LOST_GROUP_HELP}",
-            lost.cluster_uuid
+    if let Some(former) = former {
+        context.set_status(&format!(
+            "is a member of group {} without a log, and no other member has shown one yet; if this persists, the group is lost: {LOST_GROUP_HELP}",
+            former.cluster_uuid
         ));
         return Ok(None);
     }
-    let own_name = &shared.settings.name;
-    let founders = &shared.settings.founders;
+    let own_name = &context.settings.name;
+    let founders = &context.settings.founders;
     let first = founders.iter().map(|founder| &founder.name).min();
     if first != Some(own_name) {
-        shared.set_situation(&format!(
+        context.set_status(&format!(
             "waits for {} to found the group, or for a leader to join",
-            first.map_or("nobody", String::as_str)
+            first.map_or("the first founder", String::as_str)
         ));
         return Ok(None);
     }
-    if let Some(uuid) = &shared.backend_group {
-        shared.set_situation(&format!(
-            "its backend belongs to group {uuid}, so it may join that group and found no other"
+    if let Some(uuid) = &context.backend_group {
+        context.set_status(&format!(
+            "its backend belongs to group {uuid}: it can join that group, but cannot found another"
         ));
         return Ok(None);
     }
@@ -121,26 +92,26 @@ async fn look_for_group(shared: &Arc<Shared>) -> io::Result<Option<IncarnationEn
         .map(|(_, why)| why.as_str())
         .collect();
     if !missing.is_empty() {
-        shared.set_situation(&format!(
-            "founds a group when all founders answer; waits for {}",
+        context.set_status(&format!(
+            "will found the group when all founders answer; waits for {}",
             missing.join(", ")
         ));
         return Ok(None);
     }
     if let Some(peer) = peers.iter().find(|peer| !peer.pristine) {
-        shared.set_situation(&format!(
+        context.set_status(&format!(
             "{} belongs to group {} and has no log; a new group is not founded beside it: if the group is lost for good, {LOST_GROUP_HELP}",
             peer.node.name,
             peer.cluster_uuid.as_deref().or(peer.backend_group.as_deref()).unwrap_or("?")
         ));
         return Ok(None);
     }
-    decide_founding(shared, &peers).await.map(Some)
+    decide_founding(context, &peers).await.map(Some)
 }
 
-/// Decides everybody's id, and writes it down before anybody hears of it.
-async fn decide_founding(shared: &Arc<Shared>, peers: &[Hello]) -> io::Result<IncarnationEnd> {
-    let mut names: Vec<&str> = shared
+/// Assigns an id to each founder, and writes the ids to disk before they are sent.
+async fn decide_founding(context: &Arc<MemberContext>, peers: &[Hello]) -> io::Result<IncarnationEnd> {
+    let mut names: Vec<&str> = context
         .settings
         .founders
         .iter()
@@ -151,9 +122,9 @@ async fn decide_founding(shared: &Arc<Shared>, peers: &[Hello]) -> io::Result<In
     let mut founders = BTreeMap::new();
     let mut own = 0;
     for (name, id) in names.iter().zip(1..) {
-        let node = if *name == shared.settings.name {
+        let node = if *name == context.settings.name {
             own = id;
-            Some(shared.node.clone())
+            Some(context.node.clone())
         } else {
             peers
                 .iter()
@@ -165,36 +136,36 @@ async fn decide_founding(shared: &Arc<Shared>, peers: &[Hello]) -> io::Result<In
             node.ok_or_else(|| io::Error::other(format!("founder {name} is not in the list of wanted members")))?;
         founders.insert(id, node);
     }
-    let _changing = shared.identity_change.lock().await;
-    if shared.identity().is_some() {
-        return Ok(IncarnationEnd::Again);
+    let _changing = context.identity_change.lock().await;
+    if context.identity().is_some() {
+        return Ok(IncarnationEnd::Restart);
     }
     let (uuid, history) = (Uuid::new_v4().to_string(), Uuid::new_v4().to_string());
     let identity = MemberIdentity {
         founders,
         ..MemberIdentity::new(&uuid, &history, IdentityPhase::Founding, own)
     };
-    shared.put_identity(identity)?;
-    tracing::info!("raft member {} founds group {uuid}", shared.settings.name);
-    Ok(if shared.passed(&BootstrapStep::IdentityWritten) {
-        IncarnationEnd::Again
+    context.put_identity(identity)?;
+    tracing::info!("raft member {} founds group {uuid}", context.settings.name);
+    Ok(if context.passed(&BootstrapStep::IdentityWritten) {
+        IncarnationEnd::Restart
     } else {
         IncarnationEnd::Stopped
     })
 }
 
-/// The founder's steps before its own log begins: the marker, then everybody's id. `None`: the log may begin.
+/// The founder's steps before its own log begins: the marker, then the ids of the other founders. `None`: the log may begin.
 pub(super) async fn prepare_founding(
-    shared: &Arc<Shared>,
+    context: &Arc<MemberContext>,
     identity: &MemberIdentity,
 ) -> io::Result<Option<IncarnationEnd>> {
     if identity.phase != IdentityPhase::Founding {
         return Ok(None);
     }
-    if !own_marker(shared, identity).await? {
-        return Ok(Some(IncarnationEnd::Again));
+    if !claim_marker(context, identity).await? {
+        return Ok(Some(IncarnationEnd::Restart));
     }
-    if !shared.passed(&BootstrapStep::MarkerWritten) {
+    if !context.passed(&BootstrapStep::MarkerWritten) {
         return Ok(Some(IncarnationEnd::Stopped));
     }
     for (member, node) in identity
@@ -210,32 +181,32 @@ pub(super) async fn prepare_founding(
         };
         loop {
             let to = Recipient { node, member: None };
-            match shared
+            match context
                 .dialer
                 .call::<_, ()>(to, "assign", &assignment, None, ASK_DEADLINE)
                 .await
             {
                 Ok(()) => break,
-                Err(error) => shared.set_situation(&format!(
+                Err(error) => context.set_status(&format!(
                     "founds group {}; waits for {}: {error}",
                     identity.cluster_uuid, node.name
                 )),
             }
             tokio::select! {
-                () = shared.stop.cancelled() => return Ok(Some(IncarnationEnd::Stopped)),
-                () = tokio::time::sleep(shared.settings.timings.look_around) => {}
+                () = context.stop.cancelled() => return Ok(Some(IncarnationEnd::Stopped)),
+                () = tokio::time::sleep(context.settings.timings.peer_check_interval) => {}
             }
         }
-        if !shared.passed(&BootstrapStep::PeerAssigned(*member)) {
+        if !context.passed(&BootstrapStep::PeerAssigned(*member)) {
             return Ok(Some(IncarnationEnd::Stopped));
         }
     }
     Ok(None)
 }
 
-/// Whether the marker outside of the members is ours. When it is not, this member may only join the group that it names.
-async fn own_marker(shared: &Arc<Shared>, identity: &MemberIdentity) -> io::Result<bool> {
-    let Some(marker) = &shared.around.marker else {
+/// Creates the marker outside of the members, or reads it. `false`: it names another group, and this member may only join that group.
+async fn claim_marker(context: &Arc<MemberContext>, identity: &MemberIdentity) -> io::Result<bool> {
+    let Some(marker) = &context.dependencies.marker else {
         return Ok(true);
     };
     let content = Marker {
@@ -246,32 +217,32 @@ async fn own_marker(shared: &Arc<Shared>, identity: &MemberIdentity) -> io::Resu
     let text = serde_json::to_string(&content).map_err(io::Error::other)?;
     let found = marker.create_or_read(&text).await?;
     let found: Marker = serde_json::from_str(&found)
-        .map_err(|error| io::Error::other(format!("the bootstrap marker is not understood: {error}")))?;
+        .map_err(|error| io::Error::other(format!("cannot parse the bootstrap marker: {error}")))?;
     if found.cluster_uuid == identity.cluster_uuid {
         return Ok(true);
     }
     tracing::warn!(
-        "group {} was founded before: this member joins it and founds none",
+        "group {} already exists: this member joins it and founds no other group",
         found.cluster_uuid
     );
-    let _changing = shared.identity_change.lock().await;
+    let _changing = context.identity_change.lock().await;
     let other = MemberIdentity {
         cluster_uuid: found.cluster_uuid,
         history: found.history,
         ..identity.wiped()
     };
-    shared.put_identity(other)?;
+    context.put_identity(other)?;
     Ok(false)
 }
 
-/// A founder gives this member its id.
-pub(super) async fn accept_assignment(shared: &Arc<Shared>, assignment: Assignment) -> Result<(), Refusal> {
+/// Stores the id that a founder assigned to this member.
+pub(super) async fn accept_assignment(context: &Arc<MemberContext>, assignment: Assignment) -> Result<(), Refusal> {
     let conflict = |why: String| Err(Refusal::new(StatusCode::CONFLICT, why));
-    let _changing = shared.identity_change.lock().await;
-    if shared.stop.is_cancelled() {
+    let _changing = context.identity_change.lock().await;
+    if context.stop.is_cancelled() {
         return conflict("stopping".to_owned());
     }
-    match shared.identity() {
+    match context.identity() {
         Some(present)
             if present.cluster_uuid == assignment.cluster_uuid && present.member == Some(assignment.member) =>
         {
@@ -280,12 +251,17 @@ pub(super) async fn accept_assignment(shared: &Arc<Shared>, assignment: Assignme
         Some(present) => return conflict(format!("already belongs to group {}", present.cluster_uuid)),
         None => {}
     }
-    if let Some(uuid) = &shared.backend_group {
+    if let Some(uuid) = &context.backend_group {
         return conflict(format!("the backend belongs to group {uuid}"));
     }
     match assignment.founders.get(&assignment.member) {
-        Some(node) if node.name == shared.settings.name => {}
-        Some(node) => return conflict(format!("this is {}, the id is for {}", shared.settings.name, node.name)),
+        Some(node) if node.name == context.settings.name => {}
+        Some(node) => {
+            return conflict(format!(
+                "this is {}, the id is for {}",
+                context.settings.name, node.name
+            ));
+        }
         None => return conflict("the id is not among the founders".to_owned()),
     }
     let identity = MemberIdentity {
@@ -297,57 +273,57 @@ pub(super) async fn accept_assignment(shared: &Arc<Shared>, assignment: Assignme
             assignment.member,
         )
     };
-    shared
+    context
         .put_identity(identity)
         .map_err(|error| Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
-    if !shared.passed(&BootstrapStep::AssignmentStored) {
-        shared.stop.cancel();
+    if !context.passed(&BootstrapStep::AssignmentStored) {
+        context.stop.cancel();
         return conflict("stopping".to_owned());
     }
-    shared.standing_changed.notify_one();
+    context.identity_changed.notify_one();
     Ok(())
 }
 
-/// Asks the group that `hello` belongs to for an id, and stores it.
-async fn ask_to_join(shared: &Arc<Shared>, hello: &Hello, known: Option<String>) -> io::Result<()> {
+/// Requests an id from the group of `hello`, and stores it.
+async fn request_join(context: &Arc<MemberContext>, hello: &Hello, known: Option<String>) -> io::Result<()> {
     if let (Some(known), Some(found)) = (&known, &hello.cluster_uuid)
         && known != found
     {
-        shared.set_situation(&format!(
+        context.set_status(&format!(
             "was a member of group {known}, but {} is of group {found}",
             hello.node.name
         ));
         return Ok(());
     }
-    if let (Some(backend), Some(found)) = (&shared.backend_group, &hello.cluster_uuid)
+    if let (Some(backend), Some(found)) = (&context.backend_group, &hello.cluster_uuid)
         && backend != found
     {
-        shared.set_situation(&format!(
-            "its backend belongs to group {backend}, the peers to group {found}: empty it, or give it another"
+        context.set_status(&format!(
+            "its backend belongs to group {backend}, the peers to group {found}: empty the backend, or configure another"
         ));
         return Ok(());
     }
     let request = JoinRequest {
-        node: shared.node.clone(),
-        understands: shared.around.understands,
+        node: context.node.clone(),
+        understands: context.dependencies.understands,
         cluster_uuid: known.or_else(|| hello.cluster_uuid.clone()),
         member: None,
     };
-    match send_join(shared, hello.leader.as_ref().unwrap_or(&hello.node), &request).await {
+    match send_join(context, hello.leader.as_ref().unwrap_or(&hello.node), &request).await {
         Ok(JoinAnswer::Allocated {
             cluster_uuid,
             history,
             member,
         }) => {
-            let _changing = shared.identity_change.lock().await;
-            if shared.identity().is_some_and(|identity| identity.member.is_some()) {
+            let _changing = context.identity_change.lock().await;
+            if context.identity().is_some_and(|identity| identity.member.is_some()) {
                 return Ok(());
             }
             tracing::info!(
                 "raft member {} joins group {cluster_uuid} as member {member}",
-                shared.settings.name
+                context.settings.name
             );
-            shared.put_identity(MemberIdentity::new(
+            context.put_identity(MemberIdentity::new(
                 &cluster_uuid,
                 &history,
                 IdentityPhase::Assigned,
@@ -356,42 +332,16 @@ async fn ask_to_join(shared: &Arc<Shared>, hello: &Hello, known: Option<String>)
         }
         Ok(JoinAnswer::Pending) => Ok(()),
         Ok(JoinAnswer::NotLeader { .. }) => {
-            shared.set_situation("waits for the group to have a leader, to join it");
+            context.set_status("waits for the group to have a leader, to join it");
             Ok(())
         }
         Ok(JoinAnswer::Refused { why }) => {
-            shared.set_situation(&format!("the group does not let it in: {why}"));
+            context.set_status(&format!("the group refuses to admit it: {why}"));
             Ok(())
         }
         Err(why) => {
-            shared.set_situation(&format!("cannot ask to join: {why}"));
+            context.set_status(&format!("failed to request admission: {why}"));
             Ok(())
         }
     }
-}
-
-/// Asks `to`, and the leader that it names.
-pub(super) async fn send_join(shared: &Shared, to: &MemberNode, request: &JoinRequest) -> Result<JoinAnswer, String> {
-    let mut to = to.clone();
-    for _ in 0..2 {
-        let recipient = Recipient {
-            node: &to,
-            member: None,
-        };
-        let answer: JoinAnswer = shared
-            .dialer
-            .call(recipient, "join", request, None, JOIN_DEADLINE)
-            .await
-            .map_err(|error| error.to_string())?;
-        match answer {
-            JoinAnswer::NotLeader { leader: Some(leader) } => to = leader,
-            JoinAnswer::NotLeader { leader: None }
-            | JoinAnswer::Allocated { .. }
-            | JoinAnswer::Pending
-            | JoinAnswer::Refused { .. } => {
-                return Ok(answer);
-            }
-        }
-    }
-    Ok(JoinAnswer::NotLeader { leader: None })
 }

@@ -1,124 +1,41 @@
-//! The port [`Consensus`] on the raft log.
+//! The port [`Consensus`], implemented on the raft log.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use futures::future::join_all;
-use openraft::async_runtime::WatchReceiver;
-use openraft::errors::{ClientWriteError, ForwardReason, ForwardToLeader, LinearizableReadError, RaftError};
+use openraft::errors::{LinearizableReadError, RaftError};
 use openraft::{ReadPolicy, ServerState};
 use tokio::sync::watch;
 
-use super::health::{self, Metrics};
-use super::member::{RaftIncarnation, RaftMember, Shared};
-use super::membership;
+use super::context::{MemberContext, RaftIncarnation};
+use super::health;
+use super::leadership_transfer::start_transfer;
+use super::liveness::Metrics;
+use super::member::RaftMember;
 use super::network::Recipient;
-use super::types::{MemberNode, TypeConfig};
+use super::proposals;
+use super::types::MemberNode;
 use crate::app::ports::{Consensus, Health, Leadership, Peer, ProposeError, Question, Unconfirmed};
 use crate::app::recovery::claim::check_claim;
-use crate::domain::finding::{Opinion, Verdict};
-use crate::domain::state::{Applied, ClaimToken, Command, Epoch, Proposal, State};
+use crate::domain::finding::{Opinion, OpinionVerdict};
+use crate::domain::state::{Applied, ClaimToken, Command, Epoch, State};
 
-/// Between two looks whether a leader's lease has come back.
-const LEASE_PAUSE: Duration = Duration::from_millis(20);
-
-/// Appends a command and waits until this member has applied it.
-pub(super) async fn propose(shared: &Shared, command: Command) -> Result<Applied, ProposeError> {
-    if let Some(why) = shared.failure() {
-        return Err(ProposeError::Stopped(why));
-    }
-    let Some(incarnation) = shared.incarnation.load_full() else {
-        return Err(ProposeError::NotLeader(None));
-    };
-    let metrics = metrics_of(&incarnation);
-    if metrics.state == ServerState::Leader
-        && let Some(why) = membership::not_understood(shared, &metrics, &command)
-    {
-        if let Some(times) = shared.throttle.admit(&why) {
-            tracing::warn!("not proposed: {why}{times}");
-        }
-        return Err(ProposeError::NotUnderstood(why));
-    }
-    let what = command.name();
-    let deadline = shared.settings.timings.propose;
-    let written = tokio::time::timeout(deadline, write(shared, &incarnation, command)).await;
-    written.unwrap_or_else(|_| {
-        Err(ProposeError::OutcomeUnknown(format!(
-            "{what} was not committed within {} ms",
-            deadline.as_millis()
-        )))
-    })
-}
-
-async fn write(shared: &Shared, incarnation: &RaftIncarnation, command: Command) -> Result<Applied, ProposeError> {
-    let proposal = Proposal::new(shared.around.clock.wall(), command);
-    // Right after its election a leader has no lease yet: refused before anything was appended, so asking again is safe.
-    let give_up = Instant::now() + shared.settings.timings.election_max;
-    loop {
-        let error = match incarnation.raft.client_write(proposal.clone()).await {
-            Ok(response) => return Ok(response.data),
-            Err(error) => error,
-        };
-        if is_lease_lost(&error) && Instant::now() < give_up {
-            tokio::time::sleep(LEASE_PAUSE).await;
-            continue;
-        }
-        return Err(refusal(shared, incarnation, error));
-    }
-}
-
-fn is_lease_lost(error: &RaftError<TypeConfig, ClientWriteError<TypeConfig>>) -> bool {
-    matches!(error, RaftError::APIError(ClientWriteError::ForwardToLeader(forward)) if forward.reason == ForwardReason::LeaseExpired)
-}
-
-fn refusal(
-    shared: &Shared,
-    incarnation: &RaftIncarnation,
-    error: RaftError<TypeConfig, ClientWriteError<TypeConfig>>,
-) -> ProposeError {
-    match error {
-        RaftError::Fatal(fatal) => ProposeError::Stopped(shared.failure().unwrap_or_else(|| fatal.to_string())),
-        RaftError::APIError(ClientWriteError::ForwardToLeader(forward)) => match forward.reason {
-            ForwardReason::LeaseExpired => {
-                ProposeError::NoQuorum("no quorum has acknowledged this leader lately".to_owned())
-            }
-            ForwardReason::NotLeader | ForwardReason::LeadershipTransfer => {
-                ProposeError::NotLeader(leader_in(shared, incarnation, &forward))
-            }
-        },
-        RaftError::APIError(error @ ClientWriteError::LogEntryDiscarded(_)) => {
-            ProposeError::OutcomeUnknown(error.to_string())
-        }
-        RaftError::APIError(
-            error @ (ClientWriteError::ChangeMembershipError(_) | ClientWriteError::PreconditionFailed(_)),
-        ) => ProposeError::NoQuorum(error.to_string()),
-    }
-}
-
-fn leader_in(shared: &Shared, incarnation: &RaftIncarnation, forward: &ForwardToLeader<TypeConfig>) -> Option<Peer> {
-    let leader = forward.leader_id.filter(|leader| *leader != incarnation.own.member)?;
-    membership::peer(shared, &metrics_of(incarnation), leader)
-}
-
-fn metrics_of(incarnation: &RaftIncarnation) -> Metrics {
-    incarnation.raft.metrics().borrow_watched().clone()
-}
-
-/// A quorum's word that this member leads now; it has then applied all that was committed before.
-async fn prove_leadership(shared: &Shared) -> Result<(), Unconfirmed> {
+/// Proves by a quorum that this member leads now. Afterwards it has applied all entries that were committed before.
+async fn prove_leadership(context: &MemberContext) -> Result<(), Unconfirmed> {
     let no_quorum = |why: String| Err(Unconfirmed::NoQuorum(why));
-    if let Some(why) = shared.failure() {
+    if let Some(why) = context.failure() {
         return no_quorum(format!("consensus stopped: {why}"));
     }
-    let Some(incarnation) = shared.incarnation.load_full() else {
-        return no_quorum(shared.situation());
+    let Some(incarnation) = context.incarnation.load_full() else {
+        return no_quorum(context.status());
     };
-    let deadline = shared.settings.timings.confirm;
+    let deadline = context.settings.timings.confirm;
     match tokio::time::timeout(deadline, incarnation.raft.ensure_linearizable(ReadPolicy::ReadIndex)).await {
         Ok(Ok(_)) => Ok(()),
         Ok(Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(forward)))) => {
-            let leader = leader_in(shared, &incarnation, &forward);
+            let leader = proposals::leader_of(context, &incarnation, &forward);
             no_quorum(format!(
                 "not the leader{}",
                 leader.map(|peer| format!("; {} leads", peer.name)).unwrap_or_default()
@@ -129,48 +46,22 @@ async fn prove_leadership(shared: &Shared) -> Result<(), Unconfirmed> {
     }
 }
 
-/// Asks openraft to hand over to the voter that has received most, of those that stay members if there are any. Returns it, or `None` when
-/// there is nobody else or no leadership.
-pub(super) async fn start_transfer(shared: &Shared, incarnation: &RaftIncarnation, metrics: &Metrics) -> Option<u64> {
-    if metrics.state != ServerState::Leader {
-        return None;
-    }
-    let replication = metrics.replication.as_ref()?;
-    let others = metrics
-        .membership_config
-        .voter_ids()
-        .filter(|voter| *voter != metrics.id);
-    let wanted = shared.wanted();
-    let to = others.max_by_key(|voter| {
-        let node = metrics.membership_config.get_node(voter);
-        let stays = node.is_some_and(|node| wanted.iter().any(|wanted| wanted.name == node.name));
-        let received = replication.get(voter).copied().flatten().map(|id| id.index());
-        // Among equals the one heard last: a dead voter may have received as much as a living one.
-        let heard = metrics
-            .heartbeat
-            .as_ref()
-            .and_then(|heartbeat| heartbeat.get(voter).copied().flatten());
-        (stays, received, heard)
-    })?;
-    incarnation.raft.trigger().transfer_leader(to).await.ok()?;
-    Some(to)
-}
-
 #[async_trait]
 impl Consensus for RaftMember {
     fn me(&self) -> Peer {
-        let shared = &self.shared;
-        let id = shared
+        let context = &self.context;
+        let id = context
             .identity()
             .and_then(|identity| identity.member)
             .unwrap_or_default();
-        let voter = shared.incarnation.load_full().is_some_and(|incarnation| {
-            metrics_of(&incarnation)
+        let voter = context.incarnation.load_full().is_some_and(|incarnation| {
+            incarnation
+                .metrics()
                 .committed_membership_config
                 .voter_ids()
                 .any(|voter| voter == id)
         });
-        shared.node.to_peer(id, voter)
+        context.node.to_peer(id, voter)
     }
 
     fn is_raft(&self) -> bool {
@@ -178,49 +69,49 @@ impl Consensus for RaftMember {
     }
 
     async fn propose(&self, command: Command) -> Result<Applied, ProposeError> {
-        propose(&self.shared, command).await
+        proposals::propose(&self.context, command).await
     }
 
     async fn confirm(&self, token: &ClaimToken) -> Result<Epoch, Unconfirmed> {
-        prove_leadership(&self.shared).await?;
-        let state = self.shared.state.borrow().clone();
+        prove_leadership(&self.context).await?;
+        let state = self.context.state.borrow().clone();
         check_claim(&state, token)
     }
 
     async fn barrier(&self) -> Result<(), Unconfirmed> {
-        prove_leadership(&self.shared).await
+        prove_leadership(&self.context).await
     }
 
     fn leadership(&self) -> watch::Receiver<Leadership> {
-        self.shared.leadership.subscribe()
+        self.context.leadership.subscribe()
     }
 
     fn state(&self) -> watch::Receiver<Arc<State>> {
-        self.shared.state.subscribe()
+        self.context.state.subscribe()
     }
 
     fn health(&self) -> Health {
-        health::health(&self.shared)
+        health::health(&self.context)
     }
 
     fn peers(&self) -> Vec<Peer> {
-        let Some(incarnation) = self.shared.incarnation.load_full() else {
+        let Some(incarnation) = self.context.incarnation.load_full() else {
             return Vec::new();
         };
-        let membership = metrics_of(&incarnation).committed_membership_config;
+        let membership = incarnation.metrics().committed_membership_config;
         let mut peers: Vec<Peer> = membership
             .nodes()
             .map(|(id, node)| {
                 let voter = membership.voter_ids().any(|voter| voter == *id);
-                membership::current_address(&self.shared, node).to_peer(*id, voter)
+                self.context.current_address(node).to_peer(*id, voter)
             })
             .collect();
         peers.sort_by(|a, b| a.name.cmp(&b.name).then(a.id.cmp(&b.id)));
         peers
     }
 
-    async fn ask_opinions(&self, question: &Question, deadline: Duration) -> Vec<Opinion> {
-        let Some(incarnation) = self.shared.incarnation.load_full() else {
+    async fn collect_opinions(&self, question: &Question, deadline: Duration) -> Vec<Opinion> {
+        let Some(incarnation) = self.context.incarnation.load_full() else {
             return Vec::new();
         };
         let voters: Vec<Peer> = self
@@ -231,37 +122,37 @@ impl Consensus for RaftMember {
         join_all(
             voters
                 .into_iter()
-                .map(|peer| ask_one(&self.shared, &incarnation, peer, question, deadline)),
+                .map(|peer| ask_opinion(&self.context, &incarnation, peer, question, deadline)),
         )
         .await
     }
 
     async fn hand_over(&self, deadline: Duration) {
-        let Some(incarnation) = self.shared.incarnation.load_full() else {
+        let Some(incarnation) = self.context.incarnation.load_full() else {
             return;
         };
         let until = Instant::now() + deadline;
         loop {
-            let left = until.saturating_duration_since(Instant::now());
-            let Some(to) = start_transfer(&self.shared, &incarnation, &metrics_of(&incarnation)).await else {
+            let remaining = until.saturating_duration_since(Instant::now());
+            let Some(to) = start_transfer(&self.context, &incarnation, &incarnation.metrics()).await else {
                 return;
             };
             let own = incarnation.own.member;
-            // One try takes an election; a target that cannot be reached must not cost the whole deadline.
-            let patience = left.min(self.shared.settings.timings.election_max * 2);
-            let gone = |metrics: &Metrics| {
+            // An attempt takes an election. A target that cannot be reached must not use the whole deadline.
+            let attempt_deadline = remaining.min(self.context.settings.timings.election_max * 2);
+            let has_moved = |metrics: &Metrics| {
                 metrics.state != ServerState::Leader && metrics.current_leader.is_some_and(|leader| leader != own)
             };
             match incarnation
                 .raft
-                .wait(Some(patience))
-                .metrics(gone, "leadership is handed over")
+                .wait(Some(attempt_deadline))
+                .metrics(has_moved, "leadership is handed over")
                 .await
             {
                 Ok(_) => return,
                 Err(error) if Instant::now() >= until => {
                     tracing::warn!(
-                        "leadership was not handed over to member {to} within {} ms: {error}",
+                        "failed to hand leadership over to member {to} within {} ms: {error}",
                         deadline.as_millis()
                     );
                     return;
@@ -272,8 +163,8 @@ impl Consensus for RaftMember {
     }
 }
 
-async fn ask_one(
-    shared: &Shared,
+async fn ask_opinion(
+    context: &MemberContext,
     incarnation: &RaftIncarnation,
     peer: Peer,
     question: &Question,
@@ -294,12 +185,12 @@ async fn ask_one(
         millis: question.millis.min(millis),
         ..question.clone()
     };
-    match shared
+    match context
         .dialer
         .call::<_, Opinion>(to, "opinion", &question, Some(&incarnation.own), deadline)
         .await
     {
-        // Under the name that the membership gives it, whatever it calls itself.
+        // With the id and name of the membership, whatever the peer reports.
         Ok(opinion) => Opinion {
             member: peer.id,
             name: peer.name,
@@ -308,10 +199,10 @@ async fn ask_one(
         Err(error) => Opinion {
             member: peer.id,
             name: peer.name,
-            at: shared.around.clock.wall(),
+            at: context.dependencies.clock.wall(),
             millis: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
             data_center: String::new(),
-            verdict: Verdict::Missing(error.to_string()),
+            verdict: OpinionVerdict::Missing(error.to_string()),
             observations: Vec::new(),
             remembered: None,
         },

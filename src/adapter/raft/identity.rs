@@ -1,7 +1,7 @@
-//! Who this member is: `identity.json` next to `raft.db`.
+//! The identity of this member: `identity.json` next to `raft.db`.
 //!
-//! A member id means one log for ever. So the id is written down before any vote, and a file that says one thing beside a log that
-//! says another counts as wiped: the member keeps the group's name, gives up the id, and joins again.
+//! A member id means one log for ever. So the id is on disk before any vote. When `identity.json` and `raft.db` carry different ids, the
+//! member counts as wiped: it keeps the uuid of the group, gives up the id, and joins again.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -20,19 +20,19 @@ pub const FILE_NAME: &str = "identity.json";
 /// The version of the file that this program writes.
 const FILE_VERSION: u32 = 1;
 
-/// How far the member has come.
+/// The progress of a member towards membership.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum IdentityPhase {
-    /// This member founds the group: everybody's id is decided. Next: [`Self::Member`], when the group runs.
+    /// This member founds the group and has assigned all ids. Next: [`Self::Member`], when the group runs.
     Founding,
-    /// An id was given to this member; `raft.db` may not carry it yet. Next: [`Self::Joining`].
+    /// This member was assigned an id; `raft.db` may not carry it yet. Next: [`Self::Joining`].
     Assigned,
     /// `raft.db` carries the id. Next: [`Self::Member`], when the membership in its log has it as a voter.
     Joining,
     /// Is, or was, a voter of the membership in its log.
     Member,
-    /// The log of the former id is gone or set aside. May only join its group. Next: [`Self::Assigned`], with a new id.
+    /// The log of the former id is missing or was moved away. May only join its group. Next: [`Self::Assigned`], with a new id.
     Wiped,
 }
 
@@ -46,11 +46,11 @@ pub struct MemberIdentity {
     pub cluster_uuid: String,
     /// History of the group's state.
     pub history: String,
-    /// How far the member has come.
+    /// Progress towards membership.
     pub phase: IdentityPhase,
     /// Its id; `None` when wiped.
     pub member: Option<MemberId>,
-    /// Everybody's id at the founding; empty for a member that joined later.
+    /// The ids of all founders; empty for a member that joined later.
     #[serde(default)]
     pub founders: BTreeMap<MemberId, MemberNode>,
 }
@@ -79,8 +79,8 @@ impl MemberIdentity {
         }
     }
 
-    /// What `raft.db` has to carry.
-    pub fn stamp(&self) -> Option<LogOwner> {
+    /// The owner that `raft.db` must carry; `None` when wiped.
+    pub fn owner(&self) -> Option<LogOwner> {
         self.member.map(|member| LogOwner {
             cluster_uuid: self.cluster_uuid.clone(),
             member,
@@ -110,7 +110,7 @@ impl MemberIdentity {
         Ok(Some(identity))
     }
 
-    /// Writes `identity.json` so that after a crash there is the old file or the new one, and after the return the new one.
+    /// Replaces `identity.json` atomically and durably: after a crash there is the old or the new file, after the return the new one.
     ///
     /// # Errors
     /// When the directory cannot be written.
@@ -133,7 +133,7 @@ fn sync_directory(directory: &Path) -> io::Result<()> {
     File::open(directory)?.sync_all()
 }
 
-/// Sets a log aside under a name that is still free: it is evidence, and never deleted.
+/// Moves a log away to a free name. Logs are evidence and are never deleted.
 ///
 /// # Errors
 /// When the directory cannot be written.
@@ -163,10 +163,10 @@ pub fn set_log_aside(directory: &Path, reason: &str) -> io::Result<Option<PathBu
     Ok(Some(target))
 }
 
-/// What the data directory says together.
+/// What the files of the data directory show together.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Standing {
-    /// Nothing: never was a member.
+pub enum DirectoryState {
+    /// No identity and no log: it never was a member.
     Pristine,
     /// Was a member of this group; its log is gone.
     Wiped(MemberIdentity),
@@ -174,53 +174,55 @@ pub enum Standing {
     Member(MemberIdentity),
 }
 
-/// Compares `identity.json` with `raft.db`, and sets aside a log that is not the identity's.
+/// Compares `identity.json` with `raft.db`, and moves a log of another owner away.
 ///
 /// # Errors
 /// When a file cannot be read, written or moved.
-pub async fn examine(directory: &Path) -> io::Result<Standing> {
+pub async fn examine(directory: &Path) -> io::Result<DirectoryState> {
     fs::create_dir_all(directory)
         .map_err(|error| io::Error::other(format!("make {}: {error}", directory.display())))?;
     let identity = MemberIdentity::load(directory)?;
     let log = if directory.join(log_store::FILE_NAME).exists() {
         let log = LogStore::open(directory, std::time::Duration::MAX).await?;
-        let found = (log.stamp().await?, log.is_blank().await?);
+        let found = (log.owner().await?, log.is_blank().await?);
         log.close().await;
         Some(found)
     } else {
         None
     };
-    let (stamp, blank) = log.unwrap_or((None, true));
+    let (owner, blank) = log.unwrap_or((None, true));
     match identity {
-        None if stamp.is_none() && blank => Ok(Standing::Pristine),
+        None if owner.is_none() && blank => Ok(DirectoryState::Pristine),
         None => {
-            let Some(stamp) = stamp else {
+            let Some(owner) = owner else {
                 return Err(io::Error::other(format!(
-                    "{}/{} has a log but does not say whose: move it away",
+                    "{}/{} has a log without an owner: move it away",
                     directory.display(),
                     log_store::FILE_NAME
                 )));
             };
-            let lost = MemberIdentity::new(&stamp.cluster_uuid, "", IdentityPhase::Member, stamp.member);
-            wipe(directory, &lost, "identity.json is missing").map(Standing::Wiped)
+            let former = MemberIdentity::new(&owner.cluster_uuid, "", IdentityPhase::Member, owner.member);
+            wipe(directory, &former, "identity.json is missing").map(DirectoryState::Wiped)
         }
         Some(identity) if identity.phase == IdentityPhase::Wiped => {
             set_log_aside(directory, "orphaned")?;
-            Ok(Standing::Wiped(identity))
+            Ok(DirectoryState::Wiped(identity))
         }
         Some(identity) => {
-            let may_be_unstamped = matches!(identity.phase, IdentityPhase::Founding | IdentityPhase::Assigned);
-            match (&stamp, identity.stamp()) {
-                (Some(found), Some(own)) if *found == own => Ok(Standing::Member(identity)),
-                (None, Some(_)) if may_be_unstamped && blank => Ok(Standing::Member(identity)),
-                (None, _) => wipe(directory, &identity, "raft.db is missing or empty").map(Standing::Wiped),
-                (Some(_), _) => wipe(directory, &identity, "raft.db holds the log of another id").map(Standing::Wiped),
+            let may_be_unowned = matches!(identity.phase, IdentityPhase::Founding | IdentityPhase::Assigned);
+            match (&owner, identity.owner()) {
+                (Some(found), Some(own)) if *found == own => Ok(DirectoryState::Member(identity)),
+                (None, Some(_)) if may_be_unowned && blank => Ok(DirectoryState::Member(identity)),
+                (None, _) => wipe(directory, &identity, "raft.db is missing or empty").map(DirectoryState::Wiped),
+                (Some(_), _) => {
+                    wipe(directory, &identity, "raft.db holds the log of another id").map(DirectoryState::Wiped)
+                }
             }
         }
     }
 }
 
-/// Gives up the id: the log is set aside, the group's name is kept.
+/// Gives up the id: the log is moved away, the uuid of the group is kept.
 ///
 /// # Errors
 /// When the directory cannot be written.
@@ -236,11 +238,11 @@ pub fn wipe(directory: &Path, identity: &MemberIdentity, why: &str) -> io::Resul
     let wiped = identity.wiped();
     wiped.save(directory)?;
     tracing::warn!(
-        "member {} of group {} gives up its id: {why}{}; it joins again with a new one",
+        "member {} of group {} gave up its id: {why}{}; it will join again with a new id",
         identity.member.unwrap_or_default(),
         identity.cluster_uuid,
         aside
-            .map(|path| format!("; its log is kept as {}", path.display()))
+            .map(|path| format!("; its log was moved to {}", path.display()))
             .unwrap_or_default()
     );
     Ok(wiped)
@@ -254,9 +256,9 @@ mod tests {
         MemberIdentity::new("uuid-a", "history-a", phase, 2)
     }
 
-    async fn stamped(directory: &Path, member: MemberId) {
+    async fn owned_log(directory: &Path, member: MemberId) {
         let log = LogStore::open(directory, std::time::Duration::MAX).await.unwrap();
-        log.put_stamp(&LogOwner {
+        log.put_owner(&LogOwner {
             cluster_uuid: "uuid-a".to_owned(),
             member,
         })
@@ -270,7 +272,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         assert_eq!(
             examine(&directory.path().join("new")).await.unwrap(),
-            Standing::Pristine
+            DirectoryState::Pristine
         );
     }
 
@@ -280,7 +282,7 @@ mod tests {
         identity(IdentityPhase::Assigned).save(directory.path()).unwrap();
         assert_eq!(
             examine(directory.path()).await.unwrap(),
-            Standing::Member(identity(IdentityPhase::Assigned))
+            DirectoryState::Member(identity(IdentityPhase::Assigned))
         );
     }
 
@@ -289,7 +291,7 @@ mod tests {
         for phase in [IdentityPhase::Joining, IdentityPhase::Member] {
             let directory = tempfile::tempdir().unwrap();
             identity(phase).save(directory.path()).unwrap();
-            let Standing::Wiped(wiped) = examine(directory.path()).await.unwrap() else {
+            let DirectoryState::Wiped(wiped) = examine(directory.path()).await.unwrap() else {
                 panic!("not wiped")
             };
             assert_eq!((wiped.member, wiped.cluster_uuid.as_str()), (None, "uuid-a"));
@@ -301,8 +303,11 @@ mod tests {
     async fn log_of_another_id_is_set_aside() {
         let directory = tempfile::tempdir().unwrap();
         identity(IdentityPhase::Member).save(directory.path()).unwrap();
-        stamped(directory.path(), 7).await;
-        assert!(matches!(examine(directory.path()).await.unwrap(), Standing::Wiped(_)));
+        owned_log(directory.path(), 7).await;
+        assert!(matches!(
+            examine(directory.path()).await.unwrap(),
+            DirectoryState::Wiped(_)
+        ));
         assert!(directory.path().join("raft.db.orphaned-1").exists());
         assert!(!directory.path().join("raft.db").exists());
     }
@@ -310,13 +315,13 @@ mod tests {
     #[tokio::test]
     async fn log_without_identity_never_founds_a_group() {
         let directory = tempfile::tempdir().unwrap();
-        stamped(directory.path(), 2).await;
-        let Standing::Wiped(wiped) = examine(directory.path()).await.unwrap() else {
+        owned_log(directory.path(), 2).await;
+        let DirectoryState::Wiped(wiped) = examine(directory.path()).await.unwrap() else {
             panic!("not wiped")
         };
         assert_eq!(wiped.cluster_uuid, "uuid-a");
         assert!(
-            matches!(examine(directory.path()).await.unwrap(), Standing::Wiped(_)),
+            matches!(examine(directory.path()).await.unwrap(), DirectoryState::Wiped(_)),
             "and stays so"
         );
     }
@@ -325,10 +330,10 @@ mod tests {
     async fn matching_files_are_a_member() {
         let directory = tempfile::tempdir().unwrap();
         identity(IdentityPhase::Member).save(directory.path()).unwrap();
-        stamped(directory.path(), 2).await;
+        owned_log(directory.path(), 2).await;
         assert_eq!(
             examine(directory.path()).await.unwrap(),
-            Standing::Member(identity(IdentityPhase::Member))
+            DirectoryState::Member(identity(IdentityPhase::Member))
         );
     }
 }

@@ -1,6 +1,6 @@
-//! A listener whose connections all end when it is told to stop.
+//! A listener that closes all its connections when it stops.
 //!
-//! A connection that outlives its member would go on answering heartbeats, or hold a peer's requests until they time out.
+//! A connection that outlives its member would still answer heartbeats, or hold requests of a peer until they time out.
 
 use std::io;
 use std::net::SocketAddr;
@@ -34,14 +34,14 @@ impl Listener for StoppableListener {
             match self.inner.accept().await {
                 Ok((stream, address)) => {
                     if let Err(error) = stream.set_nodelay(true) {
-                        tracing::debug!("a peer's connection from {address} keeps its delay: {error}");
+                        tracing::debug!("failed to set TCP_NODELAY on the connection from {address}: {error}");
                     }
                     let stopped = Box::pin(self.stop.clone().cancelled_owned());
                     return (StoppableStream { inner: stream, stopped }, address);
                 }
                 Err(error) => {
-                    // Out of file descriptors, mostly: trying again at once would only spin.
-                    tracing::warn!("cannot accept a peer's connection: {error}");
+                    // Usually out of file descriptors: an immediate retry would only use CPU.
+                    tracing::warn!("failed to accept a connection of a peer, will retry: {error}");
                     tokio::time::sleep(Duration::from_millis(100)).await;
                 }
             }
@@ -60,9 +60,9 @@ pub(super) struct StoppableStream {
 }
 
 impl StoppableStream {
-    fn broken(&mut self, context: &mut Context<'_>) -> Option<io::Error> {
+    fn stop_error(&mut self, context: &mut Context<'_>) -> Option<io::Error> {
         let stopped = self.stopped.as_mut().poll(context).is_ready();
-        stopped.then(|| io::Error::new(io::ErrorKind::ConnectionAborted, "the member stops"))
+        stopped.then(|| io::Error::new(io::ErrorKind::ConnectionAborted, "the member is stopping"))
     }
 }
 
@@ -72,7 +72,7 @@ impl AsyncRead for StoppableStream {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if let Some(error) = self.broken(context) {
+        if let Some(error) = self.stop_error(context) {
             return Poll::Ready(Err(error));
         }
         Pin::new(&mut self.inner).poll_read(context, buffer)
@@ -81,7 +81,7 @@ impl AsyncRead for StoppableStream {
 
 impl AsyncWrite for StoppableStream {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
-        if let Some(error) = self.broken(context) {
+        if let Some(error) = self.stop_error(context) {
             return Poll::Ready(Err(error));
         }
         Pin::new(&mut self.inner).poll_write(context, data)

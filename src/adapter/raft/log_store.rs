@@ -1,8 +1,8 @@
 //! The log, the vote and the last snapshot, in `raft.db`.
 //!
-//! SQLite with `synchronous=FULL`: with `NORMAL` a power cut can take the last commits back, and a vote that is taken back is a vote
-//! that can be given twice. All writes go through one connection, so a vote and the entries after it cannot change places.
-//! Everything is JSON, to be read with `sqlite3 raft.db` when something is wrong.
+//! SQLite with `synchronous=FULL`: with `NORMAL` a power failure can revert the last commits, and a reverted vote could be granted twice.
+//! All writes use one connection, so a vote and the entries after it keep their order. All values are JSON, so that `sqlite3 raft.db`
+//! can show them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
@@ -31,13 +31,13 @@ const SCHEMA: &str = "
     CREATE TABLE IF NOT EXISTS raft_meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
 ";
 
-/// How many commits are looked at before their slowest percent is judged.
+/// Number of commits after which their slowest percent is checked.
 const COMMITS_PER_JUDGEMENT: usize = 200;
 
-/// How far the term leaps in [`LogStore::force_sole_voter`].
-const FORCED_LEAP: u64 = 1000;
+/// By how much [`LogStore::force_sole_voter`] raises the term.
+const FORCED_QUORUM_GAP: u64 = 1000;
 
-/// Whose log a `raft.db` holds: one member id means one log for ever.
+/// The owner of a log: one member id means one log for ever.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct LogOwner {
@@ -66,11 +66,11 @@ impl std::fmt::Debug for LogStore {
 }
 
 impl LogStore {
-    /// Opens `raft.db` in `directory`, creating it when it is not there. Commits slower than `slow_commit` (a tenth of the election
-    /// timeout) are warned about.
+    /// Opens `raft.db` in `directory`, and creates it when it is missing. A warning is logged when commits take longer than `slow_commit`
+    /// (a tenth of the election timeout).
     ///
     /// # Errors
-    /// When the file cannot be opened, or is no SQLite database.
+    /// When the file cannot be opened, or is not a SQLite database.
     pub async fn open(directory: &Path, slow_commit: Duration) -> io::Result<Self> {
         let path = directory.join(FILE_NAME);
         let options = SqliteConnectOptions::new()
@@ -80,7 +80,7 @@ impl LogStore {
             .synchronous(SqliteSynchronous::Full)
             .busy_timeout(Duration::from_secs(5));
         let failed = |error: sqlx::Error| io::Error::other(format!("open {}: {error}", path.display()));
-        // One connection each that is never closed for being idle or old: the first open after a close replays the WAL.
+        // Connections are never closed because they are idle or old: the first open after a close replays the WAL.
         let pool = || SqlitePoolOptions::new().idle_timeout(None).max_lifetime(None);
         let writer = pool()
             .max_connections(1)
@@ -98,40 +98,40 @@ impl LogStore {
         })
     }
 
-    /// Closes all connections; the WAL is folded into the file.
+    /// Closes all connections; SQLite then merges the WAL into the file.
     pub async fn close(&self) {
         self.readers.close().await;
         self.writer.close().await;
     }
 
-    /// Whose log this is; `None` for a file that was made just now.
+    /// The owner of this log; `None` for a new file.
     ///
     /// # Errors
     /// When the file cannot be read.
-    pub async fn stamp(&self) -> io::Result<Option<LogOwner>> {
+    pub async fn owner(&self) -> io::Result<Option<LogOwner>> {
         self.read("stamp").await
     }
 
-    /// Says whose log this is. Done once, before any vote.
+    /// Stores the owner of this log. This is done once, before any vote.
     ///
     /// # Errors
-    /// When the file cannot be written, or carries another stamp.
-    pub async fn put_stamp(&self, stamp: &LogOwner) -> io::Result<()> {
-        match self.stamp().await? {
-            Some(present) if present == *stamp => Ok(()),
+    /// When the file cannot be written, or has another owner.
+    pub async fn put_owner(&self, owner: &LogOwner) -> io::Result<()> {
+        match self.owner().await? {
+            Some(present) if present == *owner => Ok(()),
             Some(present) => Err(io::Error::other(format!(
                 "{} holds the log of member {} of group {}, not of member {} of group {}",
                 self.path.display(),
                 present.member,
                 present.cluster_uuid,
-                stamp.member,
-                stamp.cluster_uuid
+                owner.member,
+                owner.cluster_uuid
             ))),
-            None => self.write("stamp", stamp).await,
+            None => self.write("stamp", owner).await,
         }
     }
 
-    /// Whether no vote was ever given and no entry ever kept.
+    /// Whether no vote was ever granted and no entry ever stored.
     ///
     /// # Errors
     /// When the file cannot be read.
@@ -173,7 +173,7 @@ impl LogStore {
             .map_err(|error| self.failed("read the snapshot", error))
     }
 
-    /// Keeps a snapshot in place of the last one.
+    /// Replaces the last snapshot.
     ///
     /// # Errors
     /// When the file cannot be written.
@@ -181,8 +181,8 @@ impl LogStore {
         self.write_text(&self.writer, "snapshot", text).await
     }
 
-    /// Makes `survivor` the only voter, and `proposal` the entry after that: the log of a group whose majority is lost. Terms leap over those
-    /// of leaders that this member may not have heard of. All of it or nothing is written.
+    /// For a group that lost its majority: appends a membership with `survivor` as the only voter, then `proposal`. The term is raised
+    /// above the terms of leaders that this member may not know. The write is atomic.
     ///
     /// # Errors
     /// When the file cannot be read or written. The log must not be in use.
@@ -190,11 +190,11 @@ impl LogStore {
         let last = self.last_log_id().await?;
         let vote: Option<Vote> = self.read("vote").await?;
         let (last_term, last_index) = last.map_or((0, 0), |last| (last.committed_leader_id().term, last.index()));
-        let term = vote.map_or(last_term, |vote| vote.leader_id.term.max(last_term)) + FORCED_LEAP;
+        let term = vote.map_or(last_term, |vote| vote.leader_id.term.max(last_term)) + FORCED_QUORUM_GAP;
         let (member, node) = survivor;
         let voters = BTreeMap::from([(member, node)]);
         let membership = Membership::new(vec![BTreeSet::from([member])], voters)
-            .map_err(|error| self.failed("a membership of one", error))?;
+            .map_err(|error| self.failed("make a membership of one", error))?;
         let entries = [
             Entry::new_membership(LogId::new_term_index(term, last_index + 1), membership),
             Entry::new_normal(LogId::new_term_index(term, last_index + 2), proposal),
@@ -252,8 +252,8 @@ impl LogStore {
     fn decode_entry(&self, row: &sqlx::sqlite::SqliteRow) -> io::Result<Entry> {
         let text: &str = row.try_get(0).map_err(|error| self.failed("read an entry", error))?;
         serde_json::from_str(text).map_err(|error| {
-            super::snapshot::too_new(text).map_or_else(
-                || self.failed("an entry is not understood", error),
+            super::snapshot::newer_command_in(text).map_or_else(
+                || self.failed("cannot parse an entry", error),
                 |sentence| self.failed("read an entry", sentence),
             )
         })
@@ -276,7 +276,7 @@ impl LogStore {
         Ok(())
     }
 
-    /// A disk whose slow commits come near the election timeout makes leaders fall: said before it happens.
+    /// Warns before slow commits come near the election timeout, which would cost leaders their leadership.
     fn judge(&self, took: Duration) {
         let mut commits = self.commits.lock().unwrap_or_else(PoisonError::into_inner);
         commits.push(took);

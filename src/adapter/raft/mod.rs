@@ -1,36 +1,44 @@
 //! The members of a group agree on the replicated state through a raft log.
 //!
-//! [`RaftMember`] is the port [`Consensus`](crate::app::ports::Consensus). `raft.db` ([`log_store`]) and `identity.json` ([`identity`]) lie
-//! in `RaftDataDir` whatever the backend is; the state lies in the backend ([`state_machine`]). `bootstrap` founds a group once,
-//! `membership` changes it afterwards. Nothing in here knows what a command means.
+//! [`RaftMember`] implements the port [`Consensus`](crate::app::ports::Consensus). `raft.db` ([`log_store`]) and `identity.json`
+//! ([`identity`]) are in `RaftDataDir`, whatever the backend is. The state is in the backend ([`state_machine`]). `bootstrap` founds a
+//! group once, `membership` changes it afterwards. This module does not interpret commands.
 
+mod address_refresh;
 mod bootstrap;
 mod consensus;
+mod context;
 mod force;
+mod force_request;
 mod health;
 pub mod identity;
 mod incarnation;
+mod leadership_transfer;
 mod listener;
+mod liveness;
 pub mod log_store;
+mod log_throttle;
 mod member;
 mod membership;
-mod names;
 mod network;
-mod reach;
+mod peer_requests;
+mod proposals;
+mod reachability;
+mod refusal;
+mod resolver;
 mod self_join;
 mod server;
 mod settings;
 mod snapshot;
 pub mod state_machine;
-mod throttle;
 pub mod types;
 pub mod wire;
 
 pub use bootstrap::LOST_GROUP_HELP;
-pub use force::{ForceAnswer, ForceRequest};
+pub use force_request::{ForceAnswer, ForceRequest};
 pub use member::{RaftMember, StartError};
-pub use names::{Resolve, SystemResolver};
+pub use resolver::{Resolve, SystemResolver};
 pub use settings::{
     AllLinks, BootstrapObserver, BootstrapStep, LinkFilter, MemberDependencies, NoopBootstrapObserver, RaftSettings,
-    Timings, Wanted,
+    Timings, WantedMember,
 };

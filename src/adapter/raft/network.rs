@@ -1,7 +1,7 @@
 //! Peer RPC, outgoing: HTTP/1.1 over plain TCP.
 //!
-//! A request that times out takes its connection with it, and every new connection resolves the name again: a member that came back
-//! elsewhere is found by the next request, not by the one after a keep-alive has run out.
+//! A request that times out closes its connection, and every new connection resolves the name again. So the next request finds a member
+//! that returned at another address.
 
 use std::future::Future;
 use std::io;
@@ -23,31 +23,31 @@ use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 
 use super::log_store::LogOwner;
-use super::names::Resolve;
-use super::reach::{Change, Reach};
-use super::settings::{LinkFilter, MemberDependencies, RaftSettings, Wanted};
+use super::reachability::{Change, Reachability};
+use super::resolver::Resolve;
+use super::settings::{LinkFilter, MemberDependencies, RaftSettings, WantedMember};
 use super::types::{MemberNode, Snapshot, TypeConfig, Vote};
 use super::wire::{GROUP_HEADER, KEY_HEADER, SENDER_HEADER, SENDER_NAME_HEADER, SnapshotTransfer, TARGET_HEADER};
 use crate::domain::state::MemberId;
 
-/// Idle connections are closed after this: a peer that restarted must not be spoken to on a connection of its former life.
+/// Idle connections are closed after this: a peer that restarted must not get requests on a connection of its former process.
 const POOL_IDLE: Duration = Duration::from_secs(2);
 
 /// Why a peer did not answer a request.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum CallError {
-    /// It could not be reached, or did not answer in time.
+    /// The peer could not be reached, or did not answer in time.
     #[error("{peer} cannot be reached: {why}")]
     Unreachable {
-        /// Which.
+        /// Name of the peer.
         peer: String,
-        /// Why.
+        /// Reason.
         why: String,
     },
-    /// It refused.
+    /// The peer refused the request.
     #[error("{peer} refuses ({status}): {why}")]
     Refused {
-        /// Which.
+        /// Name of the peer.
         peer: String,
         /// HTTP status.
         status: u16,
@@ -63,7 +63,7 @@ pub(super) struct Dialer {
     own_name: String,
     key: Option<SecretString>,
     links: Arc<dyn LinkFilter>,
-    wanted: watch::Receiver<Vec<Wanted>>,
+    wanted: watch::Receiver<Vec<WantedMember>>,
 }
 
 struct Names(Arc<dyn Resolve>);
@@ -78,7 +78,7 @@ impl reqwest::dns::Resolve for Names {
     }
 }
 
-/// Whom a request is for.
+/// The recipient of a request.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Recipient<'a> {
     /// Its name and last known address.
@@ -88,7 +88,7 @@ pub(super) struct Recipient<'a> {
 }
 
 impl Dialer {
-    /// A dialer for the member of these settings.
+    /// Makes the HTTP client of a member.
     ///
     /// # Errors
     /// When the HTTP client cannot be made.
@@ -111,14 +111,14 @@ impl Dialer {
         })
     }
 
-    /// Where a member is now: as the wanted list says, or else where it was admitted.
+    /// The address of a member: that of the list of wanted members, otherwise the one with which it was admitted.
     fn address(&self, node: &MemberNode) -> String {
         let wanted = self.wanted.borrow();
         let listed = wanted.iter().find(|wanted| wanted.name == node.name);
         listed.map_or_else(|| node.raft_address.clone(), |wanted| wanted.raft_address.clone())
     }
 
-    /// Sends a request as the member of `own` (`None` before it has an id) and waits for the answer.
+    /// Sends a request as the member `own` (`None` before it has an id), and waits for the answer.
     ///
     /// # Errors
     /// When there is no answer within `deadline`, or a refusal.
@@ -143,10 +143,10 @@ impl Dialer {
             .timeout(deadline)
             .header(SENDER_NAME_HEADER, &self.own_name)
             .json(request);
-        if let Some(stamp) = own {
+        if let Some(own) = own {
             call = call
-                .header(GROUP_HEADER, &stamp.cluster_uuid)
-                .header(SENDER_HEADER, stamp.member.to_string());
+                .header(GROUP_HEADER, &own.cluster_uuid)
+                .header(SENDER_HEADER, own.member.to_string());
         }
         if let Some(member) = to.member {
             call = call.header(TARGET_HEADER, member.to_string());
@@ -177,7 +177,10 @@ impl Dialer {
         answer.json().await.map_err(unreachable)
     }
 
-    /// Whether the API at `http_uri` of a peer answers anything at all within `deadline`.
+    /// Checks that the API at `http_uri` of a peer answers within `deadline`, whatever the status.
+    ///
+    /// # Errors
+    /// When it does not; the text is the reason.
     pub(super) async fn reaches_api(
         &self,
         peer: &MemberNode,
@@ -187,17 +190,17 @@ impl Dialer {
         if !self.links.passes(&self.own_name, &peer.name) {
             return Err("the link is cut".to_owned());
         }
-        let asked = self
+        let answer = self
             .http
             .get(format!("{}/api/live", http_uri.trim_end_matches('/')))
             .timeout(deadline)
             .send()
             .await;
-        asked.map(drop).map_err(|error| root_cause(&error))
+        answer.map(drop).map_err(|error| root_cause(&error))
     }
 }
 
-/// The innermost reason: the outer ones repeat the URL.
+/// The innermost cause: the outer errors repeat the URL.
 fn root_cause(error: &reqwest::Error) -> String {
     if error.is_timeout() {
         return "no answer in time".to_owned();
@@ -209,17 +212,17 @@ fn root_cause(error: &reqwest::Error) -> String {
     cause.to_string()
 }
 
-/// Makes a link to each member, for openraft.
+/// Makes a link to each member for openraft.
 #[derive(Clone)]
 pub(super) struct Links {
-    /// Sends.
+    /// The client of the requests.
     pub(super) dialer: Dialer,
     /// This member.
     pub(super) own: LogOwner,
-    /// Time for a request that carries entries: it covers the peer's disk, where a heartbeat covers the network only.
+    /// Deadline of a request with entries: it covers the disk of the peer, where a heartbeat covers only the network.
     pub(super) entries_deadline: Duration,
-    /// Who does not answer.
-    pub(super) reach: Reach,
+    /// Which members do not answer.
+    pub(super) reachability: Reachability,
 }
 
 /// The link to one member.
@@ -242,20 +245,20 @@ impl RaftNetworkFactory<TypeConfig> for Links {
 }
 
 impl Link {
-    fn tell_reach(&self, failure: Option<&CallError>) {
+    fn log_reachability(&self, failure: Option<&CallError>) {
         let unreachable = failure.filter(|failure| matches!(failure, CallError::Unreachable { .. }));
         let peer = &self.node.name;
         match self
             .links
-            .reach
+            .reachability
             .note(self.target, unreachable.is_none(), Instant::now())
         {
             Some(Change::Silent) => {
                 let why = unreachable.map_or_else(String::new, ToString::to_string);
-                tracing::warn!("raft member {peer} does not answer any more: {why}");
+                tracing::warn!("raft member {peer} stopped answering: {why}");
             }
             Some(Change::Answers(after)) => {
-                tracing::info!("raft member {peer} answers again, after {:.1} s", after.as_secs_f64());
+                tracing::info!("raft member {peer} answers again after {:.1} s", after.as_secs_f64());
             }
             None => {}
         }
@@ -271,13 +274,13 @@ impl Link {
             node: &self.node,
             member: Some(self.target),
         };
-        // Always "unreachable", never "network": the latter is retried at once and without end.
+        // Always "unreachable", never "network": openraft retries the latter immediately and without end.
         let answer = self
             .links
             .dialer
             .call(to, route, request, Some(&self.links.own), deadline)
             .await;
-        self.tell_reach(answer.as_ref().err());
+        self.log_reachability(answer.as_ref().err());
         answer.map_err(|error| RPCError::Unreachable(Unreachable::new(&error)))
     }
 }
@@ -306,7 +309,7 @@ impl RaftNetworkV2<TypeConfig> for Link {
         self.call("vote", &request, option.soft_ttl()).await
     }
 
-    // Not optional: openraft's default grants every pre-vote.
+    // Required: the default of openraft grants every pre-vote.
     async fn pre_vote(
         &mut self,
         request: VoteRequest<TypeConfig>,

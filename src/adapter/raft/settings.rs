@@ -1,4 +1,4 @@
-//! What a member is told at construction, and the admin endpoints through which its surroundings reach it.
+//! The settings of a member, and the dependencies with which it is constructed.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use std::time::Duration;
 use secrecy::SecretString;
 use tokio::sync::watch;
 
-use super::names::{Resolve, SystemResolver};
+use super::resolver::{Resolve, SystemResolver};
 use super::types::MemberNode;
 use crate::app::ports::{BootstrapMarker, Clock, OpinionSource, StateStore};
 use crate::domain::state::MemberId;
@@ -16,29 +16,29 @@ use crate::domain::state::command::COMMAND_VERSION;
 /// Settings of one member.
 #[derive(Clone, Debug)]
 pub struct RaftSettings {
-    /// What the peers call this member: its entry of `RaftNodes`, or the pod's name.
+    /// Name of this member: its entry of `RaftNodes`, or the name of its pod.
     pub name: String,
     /// `host:port` at which the peers reach its peer RPC.
     pub raft_address: String,
     /// Base URI at which the peers reach its API, as `http://host:port`.
     pub http_uri: String,
-    /// `RaftDataDir`: holds `raft.db` and `identity.json`; made when missing.
+    /// `RaftDataDir`: contains `raft.db` and `identity.json`; created when missing.
     pub data_dir: PathBuf,
-    /// Who founds the group: all of `RaftNodes`, or the ordinals below the replicas at install. Fixed at install: a list that follows
-    /// the current size could found a second group. Empty: this member alone.
-    pub founders: Vec<Wanted>,
-    /// Data centre of this member; empty: not known.
+    /// The founders of the group: all of `RaftNodes`, or the ordinals below the number of replicas at install. The list is fixed at
+    /// install: a list that follows the current size could found a second group. Empty: this member alone.
+    pub founders: Vec<WantedMember>,
+    /// Data center of this member; empty: not known.
     pub data_center: String,
     /// Shared secret of the group, sent with every peer RPC.
     pub group_key: Option<SecretString>,
-    /// How long things take.
+    /// Intervals, timeouts and limits.
     pub timings: Timings,
 }
 
-/// A member that should exist, and where it is.
+/// A member that should exist, with its addresses.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Wanted {
-    /// Name.
+pub struct WantedMember {
+    /// Name of the member.
     pub name: String,
     /// `host:port` of its peer RPC.
     pub raft_address: String,
@@ -46,8 +46,8 @@ pub struct Wanted {
     pub http_uri: String,
 }
 
-impl From<Wanted> for MemberNode {
-    fn from(wanted: Wanted) -> Self {
+impl From<WantedMember> for MemberNode {
+    fn from(wanted: WantedMember) -> Self {
         Self {
             name: wanted.name,
             raft_address: wanted.raft_address,
@@ -56,30 +56,31 @@ impl From<Wanted> for MemberNode {
     }
 }
 
-/// Timings. The defaults are for members in one region on local disks; slower networks and disks raise them together.
+/// Intervals, timeouts and limits. The defaults are for members in one region with local disks; for slower networks and disks, raise them
+/// together.
 #[derive(Clone, Debug)]
 pub struct Timings {
-    /// Between two heartbeats of a leader.
+    /// Interval between two heartbeats of a leader.
     pub heartbeat: Duration,
     /// Shortest silence after which a follower campaigns, on top of the leader's lease.
     pub election_min: Duration,
-    /// Longest such silence; also the leader's lease, and the time for which a restarted member gives no vote.
+    /// Longest such silence; also the lease of a leader, and the time for which a restarted member grants no vote.
     pub election_max: Duration,
-    /// For sending and installing a snapshot.
+    /// Deadline for sending and installing a snapshot.
     pub snapshot_transfer: Duration,
-    /// For a proposal to be committed and applied.
+    /// Deadline for committing and applying a proposal.
     pub propose: Duration,
-    /// For the proof that a claim is current.
+    /// Deadline for the proof that a claim is current.
     pub confirm: Duration,
-    /// Proof of a live quorum that is older than this is none.
+    /// Maximum age of a proof of a live quorum.
     pub quorum_proof: Duration,
-    /// How long a member keeps trying to write to its backend before it stops.
-    pub backend_patience: Duration,
-    /// Between two looks at peers while founding, joining, or leading.
-    pub look_around: Duration,
-    /// Entries after which a snapshot is made.
+    /// How long a member retries a write to its backend before it stops.
+    pub backend_write_deadline: Duration,
+    /// Interval between two requests to peers while founding, joining, or leading.
+    pub peer_check_interval: Duration,
+    /// Number of entries after which a snapshot is made.
     pub entries_per_snapshot: u64,
-    /// Entries kept behind a snapshot, for members that lag a little.
+    /// Number of entries that are kept behind a snapshot, for members that lag a little.
     pub entries_kept: u64,
 }
 
@@ -93,21 +94,21 @@ impl Default for Timings {
             propose: Duration::from_secs(5),
             confirm: Duration::from_secs(1),
             quorum_proof: Duration::from_millis(1500),
-            backend_patience: Duration::from_secs(10),
-            look_around: Duration::from_millis(500),
+            backend_write_deadline: Duration::from_secs(10),
+            peer_check_interval: Duration::from_millis(500),
             entries_per_snapshot: 5000,
             entries_kept: 1000,
         }
     }
 }
 
-/// Which members can reach which; for tests that cut links.
+/// Decides which members can reach which, for tests that cut links.
 pub trait LinkFilter: Send + Sync {
     /// Whether what `from` sends reaches `to`.
     fn passes(&self, from: &str, to: &str) -> bool;
 }
 
-/// All links are up.
+/// Passes everything.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct AllLinks;
 
@@ -120,29 +121,29 @@ impl LinkFilter for AllLinks {
 /// A step of the bootstrap that was just made durable.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum BootstrapStep {
-    /// The founder's `identity.json` has the group's uuid and everybody's id.
+    /// The founder's `identity.json` has the uuid of the group and the ids of all founders.
     IdentityWritten,
-    /// The marker outside of the members is there.
+    /// The marker outside of the members exists.
     MarkerWritten,
     /// A peer has stored its id.
     PeerAssigned(MemberId),
-    /// On a peer: the id is stored, and not yet acknowledged.
+    /// On a peer: its id is stored, but not yet acknowledged.
     AssignmentStored,
     /// `raft.db` carries the id.
     LogStamped,
     /// The first membership is in the founder's log.
     Initialised,
-    /// The founder's `identity.json` says that the founding is over.
+    /// The founder's `identity.json` shows that the founding is complete.
     Settled,
 }
 
-/// Sees each step of the bootstrap; tests stop a member there.
+/// Observes the steps of the bootstrap; tests stop a member at a step.
 pub trait BootstrapObserver: Send + Sync {
-    /// The step is durable. `false`: this member goes no further, as if it was killed.
+    /// The step is durable. `false`: this member stops there, as if it were killed.
     fn passed(&self, step: &BootstrapStep) -> bool;
 }
 
-/// Lets every step pass.
+/// Continues after every step.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct NoopBootstrapObserver;
 
@@ -152,36 +153,36 @@ impl BootstrapObserver for NoopBootstrapObserver {
     }
 }
 
-/// Everything a member works with.
+/// The dependencies of a member.
 #[derive(Clone)]
 pub struct MemberDependencies {
-    /// Its backend.
+    /// The backend.
     pub store: Arc<dyn StateStore>,
-    /// Answers the questions of other members.
+    /// Answers the questions of other members about suspects.
     pub opinions: Arc<dyn OpinionSource>,
-    /// WallTime time for proposals.
+    /// Wall-clock time for proposals.
     pub clock: Arc<dyn Clock>,
-    /// Who should be a member now. Empty: unknown, and the membership stays as it is.
-    pub wanted: watch::Receiver<Vec<Wanted>>,
-    /// In Kubernetes: the marker object.
+    /// The list of wanted members. Empty: unknown, and the membership stays unchanged.
+    pub wanted: watch::Receiver<Vec<WantedMember>>,
+    /// In Kubernetes: the marker `ConfigMap`.
     pub marker: Option<Arc<dyn BootstrapMarker>>,
-    /// Names to addresses.
+    /// Resolves host names.
     pub resolver: Arc<dyn Resolve>,
-    /// Cut links, in tests.
+    /// Cuts links, in tests.
     pub links: Arc<dyn LinkFilter>,
-    /// Sees the bootstrap's steps, in tests.
-    pub witness: Arc<dyn BootstrapObserver>,
-    /// Highest command version that the member says it understands: the program's own, lower in tests.
+    /// Observes the steps of the bootstrap, in tests.
+    pub observer: Arc<dyn BootstrapObserver>,
+    /// Highest command version that the member reports to understand: that of the program, lower in tests.
     pub understands: u32,
 }
 
 impl MemberDependencies {
-    /// Production's surroundings without a marker.
+    /// The dependencies for production, without a marker.
     pub fn new(
         store: Arc<dyn StateStore>,
         opinions: Arc<dyn OpinionSource>,
         clock: Arc<dyn Clock>,
-        wanted: watch::Receiver<Vec<Wanted>>,
+        wanted: watch::Receiver<Vec<WantedMember>>,
     ) -> Self {
         Self {
             store,
@@ -191,7 +192,7 @@ impl MemberDependencies {
             marker: None,
             resolver: Arc::new(SystemResolver),
             links: Arc::new(AllLinks),
-            witness: Arc::new(NoopBootstrapObserver),
+            observer: Arc::new(NoopBootstrapObserver),
             understands: COMMAND_VERSION,
         }
     }

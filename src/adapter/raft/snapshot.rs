@@ -4,23 +4,23 @@ use std::io;
 
 use serde::{Deserialize, Serialize};
 
-use super::types::SnapshotMeta;
+use super::types::{AppliedPosition, SnapshotMeta};
 use crate::domain::state::State;
 use crate::domain::state::command::COMMAND_VERSION;
 
-/// A snapshot as it is kept in `raft.db` and sent to members.
+/// A snapshot as it is stored in `raft.db` and sent to members.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct SnapshotDocument {
-    /// The highest version of the commands that made the state, 1 at least: what a reader must understand.
+    /// The highest version of the commands that made the state, at least 1. A reader must understand it.
     pub(super) version: u32,
-    /// What it covers.
+    /// The last entry and the membership that it covers.
     pub(super) meta: SnapshotMeta,
     /// The state at that point.
     pub(super) state: State,
 }
 
-/// The version alone, read before the rest: a later format need not parse.
+/// The version alone. It is parsed first, because a later format may not parse.
 #[derive(Deserialize)]
 struct Versioned {
     version: u32,
@@ -28,7 +28,7 @@ struct Versioned {
 
 impl SnapshotDocument {
     /// A snapshot of `state` at this position.
-    pub(super) fn new(applied: &super::state_machine::Position, state: State) -> Self {
+    pub(super) fn new(applied: &AppliedPosition, state: State) -> Self {
         let meta = SnapshotMeta {
             last_log_id: applied.last_applied,
             last_membership: applied.membership.clone(),
@@ -40,15 +40,15 @@ impl SnapshotDocument {
         }
     }
 
-    /// As JSON.
+    /// Encodes the snapshot as JSON.
     ///
     /// # Errors
-    /// When the state cannot be written as JSON, which would be a mistake in its types.
+    /// When the state cannot be encoded as JSON, which would be a defect of its types.
     pub(super) fn encode(&self) -> io::Result<String> {
         serde_json::to_string(self).map_err(|error| io::Error::other(format!("encode a snapshot: {error}")))
     }
 
-    /// From JSON.
+    /// Decodes a snapshot from JSON.
     ///
     /// # Errors
     /// When it was written by a newer program, or is damaged.
@@ -64,17 +64,17 @@ impl SnapshotDocument {
     }
 }
 
-/// The sentence for a command of a newer program.
-pub(super) fn newer_command(version: u32) -> String {
+/// The error for a command of a newer program.
+pub(super) fn newer_command_message(version: u32) -> String {
     format!(
         "a command has version {version}, this program understands up to {COMMAND_VERSION}: upgrade ham4db on this member"
     )
 }
 
-/// Why JSON with log entries in it does not parse, when the reason is a command of a newer program: the sentence for it.
+/// For JSON with log entries that does not parse: the error when the reason is a command of a newer program.
 ///
 /// Commands of a later version may have shapes that this program cannot parse, so the version is looked up in the raw JSON.
-pub(super) fn too_new(text: &str) -> Option<String> {
+pub(super) fn newer_command_in(text: &str) -> Option<String> {
     fn newest(value: &serde_json::Value) -> Option<u64> {
         match value {
             serde_json::Value::Object(map) => {
@@ -93,5 +93,5 @@ pub(super) fn too_new(text: &str) -> Option<String> {
     }
     let value = serde_json::from_str(text).ok()?;
     let version = u32::try_from(newest(&value)?).ok()?;
-    (version > COMMAND_VERSION).then(|| newer_command(version))
+    (version > COMMAND_VERSION).then(|| newer_command_message(version))
 }

@@ -1,7 +1,7 @@
-//! The replicated state: in memory for deciding, in the backend for lasting.
+//! The replicated state, in memory and in the backend.
 //!
-//! Entries that arrive together are applied in memory and written in one transaction with the log position; only then does anybody
-//! hear of them: the callers, and the watchers of the state.
+//! Entries that arrive together are applied in memory and written in one transaction with the log position. Only then are the callers
+//! and the watchers of the state notified.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -12,34 +12,23 @@ use futures::{Stream, TryStreamExt};
 use openraft::entry::RaftEntry;
 use openraft::storage::{ApplyResponder, EntryResponder, RaftStateMachine};
 use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder};
-use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use super::log_store::LogStore;
-use super::snapshot::{SnapshotDocument, newer_command};
-use super::types::{Entry, LogId, Snapshot, SnapshotMeta, StoredMembership, TypeConfig};
+use super::snapshot::{SnapshotDocument, newer_command_message};
+use super::types::{AppliedPosition, Entry, LogId, Snapshot, SnapshotMeta, StoredMembership, TypeConfig};
 use crate::app::ports::{AppliedMark, StateStore, StoreError};
 use crate::domain::state::command::COMMAND_VERSION;
 use crate::domain::state::{Applied, Change, MemberId, State, apply};
 
-/// Entries written in one transaction. Bounds how long a member that catches up holds the backend.
+/// Maximum number of entries in one transaction. It bounds how long a member that catches up occupies the backend.
 const MAX_BATCH: usize = 256;
-/// Pause before a failed write to the backend is tried again; doubled up to a second.
+/// First pause before a failed write to the backend is retried; the pause doubles up to one second.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 
-/// How far the state has come.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Position {
-    /// The last entry in the state.
-    pub last_applied: Option<LogId>,
-    /// The last membership in the state.
-    pub membership: StoredMembership,
-}
-
-/// Whose state it is.
+/// The owner of the state in a backend.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Owner {
+pub struct StateOwner {
     /// Uuid of the group.
     pub cluster_uuid: String,
     /// History of the group.
@@ -48,28 +37,28 @@ pub struct Owner {
     pub member: MemberId,
 }
 
-/// Whether the backend takes writes. Clones share it.
+/// Whether writes to the backend fail. Clones share the value.
 #[derive(Clone, Debug, Default)]
-pub struct BackendTrouble(Arc<Mutex<Option<(Instant, String)>>>);
+pub struct BackendWriteFailure(Arc<Mutex<Option<(Instant, String)>>>);
 
-impl BackendTrouble {
-    /// Since when writes fail, and why; `None` when they do not.
+impl BackendWriteFailure {
+    /// Since when writes fail, and the error; `None` when they succeed.
     pub fn since(&self) -> Option<(Instant, String)> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn set(&self, error: Option<&StoreError>) {
-        let mut trouble = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        *trouble = error.map(|error| {
+        let mut write_failure = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        *write_failure = error.map(|error| {
             (
-                trouble.as_ref().map_or_else(Instant::now, |(since, _)| *since),
+                write_failure.as_ref().map_or_else(Instant::now, |(since, _)| *since),
                 error.to_string(),
             )
         });
     }
 }
 
-/// The backend holds something that this member may not use.
+/// Why a member cannot use its backend.
 #[derive(Debug, thiserror::Error)]
 pub enum BackendError {
     /// It belongs to another group.
@@ -87,31 +76,34 @@ pub enum BackendError {
     Store(#[from] StoreError),
 }
 
+/// The running consensus module.
+pub type Raft = openraft::Raft<TypeConfig, StateMachine>;
+
 /// The state machine of one member.
 pub struct StateMachine {
     store: Arc<dyn StateStore>,
     log: LogStore,
-    owner: Owner,
+    owner: StateOwner,
     state: Arc<State>,
-    position: Position,
+    position: AppliedPosition,
     publish: watch::Sender<Arc<State>>,
-    patience: Duration,
-    trouble: BackendTrouble,
+    retry_limit: Duration,
+    write_failure: BackendWriteFailure,
 }
 
 impl StateMachine {
-    /// Reads the backend and takes what is this member's own. What another member id or another history wrote is dropped: it is
-    /// filled again from the local snapshot and log, or from the leader's snapshot. A write that fails is repeated for `patience`.
+    /// Reads the state from the backend. A state that another member id or another history wrote is dropped: it is filled again from the
+    /// local snapshot and log, or from the snapshot of the leader. A failed write is retried for `retry_limit`.
     ///
     /// # Errors
     /// When the backend cannot be read, or belongs to another group.
     pub async fn open(
         store: Arc<dyn StateStore>,
         log: LogStore,
-        owner: Owner,
+        owner: StateOwner,
         publish: watch::Sender<Arc<State>>,
-        patience: Duration,
-        trouble: BackendTrouble,
+        retry_limit: Duration,
+        write_failure: BackendWriteFailure,
     ) -> Result<Self, BackendError> {
         let (state, mark) = store.load().await?;
         if !mark.group_uuid.is_empty() && mark.group_uuid != owner.cluster_uuid {
@@ -120,10 +112,10 @@ impl StateMachine {
                 wanted: owner.cluster_uuid,
             });
         }
-        let ours =
+        let is_own =
             mark.group_uuid == owner.cluster_uuid && mark.history == owner.history && mark.member == owner.member;
-        let position = if ours {
-            serde_json::from_str::<Position>(&mark.position).ok()
+        let position = if is_own {
+            serde_json::from_str::<AppliedPosition>(&mark.position).ok()
         } else {
             None
         };
@@ -132,10 +124,10 @@ impl StateMachine {
             log,
             owner,
             state: Arc::new(State::default()),
-            position: Position::default(),
+            position: AppliedPosition::default(),
             publish,
-            patience,
-            trouble,
+            retry_limit,
+            write_failure,
         };
         match position {
             Some(position) => {
@@ -145,7 +137,7 @@ impl StateMachine {
             None if mark.group_uuid.is_empty() && state == State::default() => {}
             None => {
                 tracing::warn!(
-                    "the backend was written by member {} with history {:?}: it is emptied and filled again from the log",
+                    "the backend was written by member {} with history {:?}: emptying it and filling it again from the log",
                     mark.member,
                     mark.history
                 );
@@ -160,7 +152,7 @@ impl StateMachine {
         self.mark_at(&self.position)
     }
 
-    fn mark_at(&self, position: &Position) -> Result<AppliedMark, StoreError> {
+    fn mark_at(&self, position: &AppliedPosition) -> Result<AppliedMark, StoreError> {
         let position = serde_json::to_string(position).map_err(|error| StoreError {
             backend: String::new(),
             what: "encode the log position".to_owned(),
@@ -174,8 +166,13 @@ impl StateMachine {
         })
     }
 
-    /// Writes until it succeeds: a backend that restarts must not cost a member. Gives up after the patience, and the member stops.
-    async fn persist(&self, changes: Option<&BTreeSet<Change>>, state: &State, position: &Position) -> io::Result<()> {
+    /// Writes, and retries until `retry_limit`: a backend that restarts must not stop the member. Afterwards the member stops.
+    async fn persist(
+        &self,
+        changes: Option<&BTreeSet<Change>>,
+        state: &State,
+        position: &AppliedPosition,
+    ) -> io::Result<()> {
         let mark = self.mark_at(position).map_err(io::Error::other)?;
         let began = Instant::now();
         let mut pause = FIRST_PAUSE;
@@ -185,14 +182,14 @@ impl StateMachine {
                 None => self.store.replace(state, &mark).await,
             };
             let Err(error) = written else {
-                self.trouble.set(None);
+                self.write_failure.set(None);
                 return Ok(());
             };
-            if self.trouble.since().is_none() {
-                tracing::error!("{error}: trying again for {} s", self.patience.as_secs());
+            if self.write_failure.since().is_none() {
+                tracing::error!("{error}; retrying for {} s", self.retry_limit.as_secs());
             }
-            self.trouble.set(Some(&error));
-            if began.elapsed() + pause > self.patience {
+            self.write_failure.set(Some(&error));
+            if began.elapsed() + pause > self.retry_limit {
                 return Err(io::Error::other(format!(
                     "{error}; gave up after {} s",
                     began.elapsed().as_secs()
@@ -229,10 +226,10 @@ impl StateMachine {
     }
 }
 
-/// Entries applied in memory and not written yet.
+/// Entries that were applied in memory and are not written yet.
 struct Batch {
     state: State,
-    position: Position,
+    position: AppliedPosition,
     changes: BTreeSet<Change>,
     replies: Vec<(ApplyResponder<TypeConfig>, Applied)>,
     entries: usize,
@@ -252,7 +249,7 @@ impl Batch {
                     return Err(io::Error::other(format!(
                         "entry {}: {}",
                         id.index(),
-                        newer_command(proposal.version)
+                        newer_command_message(proposal.version)
                     )));
                 }
                 let (applied, changes) = apply(&mut self.state, &proposal);
@@ -303,11 +300,11 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
 
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: Vec<u8>) -> io::Result<()> {
         let document = SnapshotDocument::decode(&snapshot)?;
-        let position = Position {
+        let position = AppliedPosition {
             last_applied: meta.last_log_id,
             membership: meta.last_membership.clone(),
         };
-        // First where it can be had again after a crash, then where it is used.
+        // The log store comes first: after a crash, the state can be restored from there.
         let text = String::from_utf8(snapshot)
             .map_err(|error| io::Error::other(format!("a snapshot is not UTF-8: {error}")))?;
         self.log.put_snapshot(&text).await?;
@@ -330,11 +327,11 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     }
 }
 
-/// A view of the state from which a snapshot is written.
+/// The state from which a snapshot is made.
 pub struct SnapshotBuilder {
     log: LogStore,
     state: Arc<State>,
-    position: Position,
+    position: AppliedPosition,
 }
 
 impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {

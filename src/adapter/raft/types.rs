@@ -5,13 +5,13 @@ use serde::{Deserialize, Serialize};
 use crate::app::ports::Peer;
 use crate::domain::state::{Applied, MemberId, Proposal};
 
-/// A member as the membership entries of the log describe it.
+/// A member in the membership entries of the log.
 ///
-/// The address is the one the member was admitted with. Where it lives today is looked up by its name at every dial.
+/// The addresses are those with which the member was admitted. Its present address is looked up by its name for every connection.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct MemberNode {
-    /// What `RaftNodes` or the StatefulSet calls it.
+    /// Its name in `RaftNodes`, or the name of its pod.
     pub name: String,
     /// `host:port` of its peer RPC.
     pub raft_address: String,
@@ -21,7 +21,7 @@ pub struct MemberNode {
 }
 
 impl MemberNode {
-    /// The same member as the application's port shows it.
+    /// The member in the type of the application port.
     pub fn to_peer(&self, id: MemberId, voter: bool) -> Peer {
         Peer {
             id,
@@ -34,7 +34,7 @@ impl MemberNode {
 }
 
 openraft::declare_raft_types!(
-    /// One leader per term, so that a term alone names a leadership.
+    /// The types of the raft log. There is one leader per term, so that a term alone identifies a leadership.
     pub TypeConfig:
         D = Proposal,
         R = Applied,
@@ -43,17 +43,25 @@ openraft::declare_raft_types!(
         LeaderId = openraft::impls::leader_id_std::LeaderId<Self::Term, Self::NodeId>
 );
 
-/// The running consensus module.
-pub type Raft = openraft::Raft<TypeConfig, super::state_machine::StateMachine>;
-/// Term, and position in the log.
+/// Term and index of a log entry.
 pub type LogId = openraft::type_config::alias::LogIdOf<TypeConfig>;
-/// A vote, granted or asked for.
+/// A vote, granted or requested.
 pub type Vote = openraft::type_config::alias::VoteOf<TypeConfig>;
 /// One entry of the log.
 pub type Entry = openraft::type_config::alias::EntryOf<TypeConfig>;
 /// A membership with the log id of its entry.
 pub type StoredMembership = openraft::type_config::alias::StoredMembershipOf<TypeConfig>;
-/// What a snapshot covers.
+/// The last entry and the membership that a snapshot covers.
 pub type SnapshotMeta = openraft::type_config::alias::SnapshotMetaOf<TypeConfig>;
-/// A snapshot: what it covers, and its JSON text.
+/// A snapshot: its metadata and its JSON text.
 pub type Snapshot = openraft::type_config::alias::SnapshotOf<TypeConfig, Vec<u8>>;
+
+/// The position in the log up to which the state is applied.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AppliedPosition {
+    /// The last applied entry.
+    pub last_applied: Option<LogId>,
+    /// The last applied membership.
+    pub membership: StoredMembership,
+}

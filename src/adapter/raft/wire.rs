@@ -1,4 +1,4 @@
-//! What members say to each other: headers, requests and answers of the peer RPC.
+//! Headers, requests and answers of the peer RPC.
 
 use std::collections::BTreeMap;
 
@@ -7,28 +7,28 @@ use serde::{Deserialize, Serialize};
 use super::types::{LogId, MemberNode, Vote};
 use crate::domain::state::MemberId;
 
-/// Uuid of the group that the sender belongs to.
+/// Header: uuid of the group of the sender.
 pub const GROUP_HEADER: &str = "x-ham4db-group";
-/// Member id that is meant.
+/// Header: member id of the recipient.
 pub const TARGET_HEADER: &str = "x-ham4db-target";
-/// Member id of the sender, when it has one.
+/// Header: member id of the sender, when it has one.
 pub const SENDER_HEADER: &str = "x-ham4db-sender";
-/// Name of the sender.
+/// Header: name of the sender.
 pub const SENDER_NAME_HEADER: &str = "x-ham4db-sender-name";
-/// The group key.
+/// Header: the group key.
 pub const KEY_HEADER: &str = "x-ham4db-key";
 
-/// Answer to `hello`: who is there.
+/// Answer to `hello`: the member and its state.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Hello {
-    /// The member as it advertises itself.
+    /// The member with its advertised addresses.
     pub node: MemberNode,
     /// Version of the program.
     pub version: String,
     /// Highest command version that it understands.
     pub understands: u32,
-    /// Data centre that it is in; empty: not known.
+    /// Its data center; empty: not known.
     #[serde(default)]
     pub data_center: String,
     /// Its group, when it knows one.
@@ -37,17 +37,17 @@ pub struct Hello {
     pub member: Option<MemberId>,
     /// Its last log entry, when it has one.
     pub last_log: Option<LogId>,
-    /// The group that its backend belongs to, when it belongs to one.
+    /// The group of its backend, when the backend belongs to one.
     pub backend_group: Option<String>,
-    /// It never was a member of anything: a group may be founded with it.
+    /// It never was a member of a group: a group may be founded with it.
     pub pristine: bool,
-    /// The leader as it knows it.
+    /// The leader that it knows.
     pub leader: Option<MemberNode>,
-    /// Names that it wants as members, sorted.
+    /// Its list of wanted members: names, sorted.
     pub wanted: Vec<String>,
 }
 
-/// The founder gives a pristine peer its id.
+/// Request by which the founder assigns an id to a pristine peer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Assignment {
@@ -55,37 +55,37 @@ pub struct Assignment {
     pub cluster_uuid: String,
     /// History of the group.
     pub history: String,
-    /// The peer's id.
+    /// The id of the peer.
     pub member: MemberId,
-    /// Everybody's id.
+    /// The ids of all founders.
     pub founders: BTreeMap<MemberId, MemberNode>,
 }
 
-/// A member asks to be let in.
+/// Request of a member to join the group.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct JoinRequest {
-    /// As it advertises itself.
+    /// The member with its advertised addresses.
     pub node: MemberNode,
-    /// The group it was in before, when it knows.
+    /// Its former group, when it knows one.
     pub cluster_uuid: Option<String>,
-    /// The id that was allocated to it, once it is stored durably.
+    /// The id that was allocated to it, after it has stored the id durably.
     pub member: Option<MemberId>,
     /// Highest command version that it understands.
     #[serde(default = "first_version")]
     pub understands: u32,
 }
 
-/// What members understand that do not say it when they ask to be let in.
+/// The command version of a member that reports none in its join request.
 fn first_version() -> u32 {
     1
 }
 
-/// What becomes of it.
+/// Answer to a [`JoinRequest`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", tag = "answer")]
 pub enum JoinAnswer {
-    /// An id of its own; it stores it and asks again with it.
+    /// A new id. The member stores it and repeats its request with it.
     #[serde(rename_all = "camelCase")]
     Allocated {
         /// Uuid of the group.
@@ -95,21 +95,21 @@ pub enum JoinAnswer {
         /// The id.
         member: MemberId,
     },
-    /// It will be let in: the log reaches it first.
+    /// The member will be admitted after it has received the log.
     Pending,
     /// Another member leads.
     NotLeader {
-        /// Who.
+        /// The leader, when it is known.
         leader: Option<MemberNode>,
     },
-    /// Not now.
+    /// The member is not admitted.
     Refused {
-        /// Why.
+        /// Reason.
         why: String,
     },
 }
 
-/// Answer to `membership`, given by a leader that proved just now that it leads.
+/// Answer to `membership`, by a leader that a quorum has just confirmed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", tag = "answer")]
 pub enum MembershipAnswer {
@@ -118,22 +118,22 @@ pub enum MembershipAnswer {
     Members {
         /// Uuid of the group.
         cluster_uuid: String,
-        /// Ids.
+        /// Member ids.
         members: Vec<MemberId>,
     },
-    /// Another member leads, or nobody.
+    /// This member does not lead.
     NotLeader {
-        /// Who.
+        /// The leader, when it is known.
         leader: Option<MemberNode>,
     },
 }
 
-/// A whole snapshot on its way to a member.
+/// Request with a whole snapshot.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SnapshotTransfer {
-    /// The sending leader's vote.
+    /// The vote of the leader that sends it.
     pub vote: Vote,
-    /// The snapshot's JSON.
+    /// The snapshot as JSON.
     pub document: String,
 }

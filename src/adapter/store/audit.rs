@@ -1,4 +1,4 @@
-//! Orchestrator's table `audit`, as a projection of the state's entries.
+//! Orchestrator's table `audit`, a projection of the audit entries of the state.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -7,17 +7,17 @@ use sqlx::SqliteConnection;
 
 use crate::domain::state::{Change, State};
 
-use super::projection::safe;
+use super::projection::with_stamps;
 
-/// Writes the entries that changed, and drops those of ours that are older than `audit_for` by the state's clock.
+/// Writes the entries that changed, and deletes ham4db's entries that are older than `retention` by the state's clock.
 pub(super) async fn write(
     connection: &mut SqliteConnection,
     state: &State,
     changes: &BTreeSet<Change>,
-    audit_for: Duration,
+    retention: Duration,
 ) -> Result<(), sqlx::Error> {
-    let kept_millis = i64::try_from(audit_for.as_millis()).unwrap_or(i64::MAX);
-    let oldest = state.clock.0.saturating_sub(kept_millis);
+    let retention_millis = i64::try_from(retention.as_millis()).unwrap_or(i64::MAX);
+    let oldest = state.clock.0.saturating_sub(retention_millis);
     let mut has_changed = false;
     for change in changes {
         let Change::Audit(id) = change else { continue };
@@ -25,7 +25,7 @@ pub(super) async fn write(
         let number = i64::try_from(*id).unwrap_or(i64::MAX);
         let query = match state.audit.get(id) {
             None => sqlx::query("DELETE FROM audit WHERE audit_id = ?").bind(number),
-            Some(entry) => sqlx::query(safe(
+            Some(entry) => sqlx::query(with_stamps(
                 "REPLACE INTO audit (audit_id, audit_timestamp, audit_type, hostname, port, message, cluster_name) VALUES (?, @STAMP, ?, ?, ?, ?, ?)",
             ))
             .bind(number)
@@ -39,7 +39,7 @@ pub(super) async fn write(
         query.execute(&mut *connection).await?;
     }
     if has_changed {
-        sqlx::query(safe(
+        sqlx::query(with_stamps(
             "DELETE FROM audit WHERE audit_id > 0 AND audit_timestamp < @STAMP",
         ))
         .bind(oldest)

@@ -38,7 +38,7 @@ fn row(id: i64, at: &str, kind: &str, host: &str, port: i64) -> (i64, String, St
 #[tokio::test]
 async fn entries_are_rows_and_old_rows_are_dropped() {
     let store = SqliteStore::open(Path::new(":memory:")).await.unwrap();
-    let store = store.keeping_audit_for(Duration::from_hours(1));
+    let store = store.with_audit_retention(Duration::from_hours(1));
     let mut state = State::default();
     run(&store, &mut state, NOW, discover(1)).await;
     let disable = Command::SetGlobalRecoveries { enabled: false };

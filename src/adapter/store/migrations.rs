@@ -1,4 +1,4 @@
-//! The numbered migrations, compiled in. They are never edited once released.
+//! The numbered migrations, which are compiled in. A released migration is never changed.
 
 use std::borrow::Cow;
 
@@ -7,7 +7,7 @@ use futures::future::BoxFuture;
 use sqlx::error::BoxDynError;
 use sqlx::migrate::{Migration, MigrationSource, MigrationType};
 
-/// All migrations in their order.
+/// All migrations: number, name, SQL.
 const MIGRATIONS: [(i64, &str, &str); 5] = [
     (1, "own tables", include_str!("migrations/0001_own_tables.sql")),
     (
@@ -20,11 +20,11 @@ const MIGRATIONS: [(i64, &str, &str); 5] = [
     (5, "analysis", include_str!("migrations/0005_analysis.sql")),
 ];
 
-/// StepExecutor the compiled-in migrations to sqlx.
+/// The source of migrations for sqlx.
 #[derive(Debug)]
-pub(super) struct CompiledIn;
+pub(super) struct EmbeddedMigrations;
 
-impl MigrationSource<'static> for CompiledIn {
+impl MigrationSource<'static> for EmbeddedMigrations {
     fn resolve(self) -> BoxFuture<'static, Result<Vec<Migration>, BoxDynError>> {
         let migrations = MIGRATIONS
             .iter()

@@ -1,4 +1,4 @@
-//! The port [`PositionStore`] in a table of the backend that only this member reads and writes.
+//! The port [`PositionStore`] in a table of the backend. Only this member reads and writes it.
 
 use async_trait::async_trait;
 
@@ -7,7 +7,7 @@ use crate::app::ports::{Position, PositionStore};
 
 use super::SqliteStore;
 
-/// Rows that were not written for so long are of servers that are gone, seconds.
+/// Rows that were not written for this time belong to removed servers and are deleted. In seconds.
 const KEEP_SECONDS: i64 = 90 * 24 * 3600;
 
 #[async_trait]

@@ -1,15 +1,16 @@
-//! Orchestrator's tables, recomputed from the state for what changed. Written for others to read; never read back.
+//! Orchestrator's tables, as projections of the state. Changed rows are recomputed. Other programs read these tables; ham4db only
+//! writes them.
 
 use std::collections::BTreeSet;
 
 use sqlx::SqliteConnection;
 
-use crate::domain::intent::{IntentKind, Origin, PromotionRule, Wish};
+use crate::domain::intent::{IntentDetails, IntentKind, Origin, PromotionRule};
 use crate::domain::key::InstanceKey;
 use crate::domain::state::record::{Cluster, Detection, Recovery};
 use crate::domain::state::{Change, State};
 
-/// The tables that are projections, with which of their rows are ours: rows that orchestrator numbered have negative numbers here.
+/// The projected tables, with the condition for ham4db's rows: the rows that orchestrator numbered have negative ids.
 pub(super) const TABLES: &[(&str, &str)] = &[
     ("database_instance_downtime", "1"),
     ("candidate_database_instance", "1"),
@@ -22,18 +23,20 @@ pub(super) const TABLES: &[(&str, &str)] = &[
     ("audit", "audit_id > 0"),
 ];
 
-/// Numbers that orchestrator gave, made negative at the first opening of its database: its history stays, and ours starts at 1.
-pub(super) const KEEP_FORMER_NUMBERS: &str = "UPDATE topology_failure_detection SET detection_id = -detection_id WHERE detection_id > 0; \
+/// Makes the ids of orchestrator's rows negative when its database is opened for the first time. So its history stays, and
+/// ham4db's ids start at 1.
+pub(super) const NEGATE_ORCHESTRATOR_IDS: &str = "UPDATE topology_failure_detection SET detection_id = -detection_id WHERE detection_id > 0; \
      UPDATE topology_recovery SET recovery_id = -recovery_id WHERE recovery_id > 0; \
      UPDATE topology_recovery_steps SET recovery_step_id = -recovery_step_id WHERE recovery_step_id > 0; \
      UPDATE audit SET audit_id = -audit_id WHERE audit_id > 0";
 
-/// WallTime times are bound as milliseconds and written as orchestrator writes them.
+/// The SQL for a time in orchestrator's format. The time is bound in milliseconds.
 const STAMP: &str = "strftime('%Y-%m-%d %H:%M:%S', ? / 1000, 'unixepoch')";
 
-/// A downtime without end, as orchestrator would write one: a hundred years.
-const FOR_EVER_MILLIS: i64 = 100 * 365 * 86_400_000;
+/// The duration of a downtime without end in orchestrator's table: a hundred years.
+const ENDLESS_MILLIS: i64 = 100 * 365 * 86_400_000;
 
+/// Writes the rows of everything that changed.
 pub(super) async fn write(
     connection: &mut SqliteConnection,
     state: &State,
@@ -71,11 +74,12 @@ pub(super) async fn write(
     Ok(())
 }
 
-pub(super) fn safe(sql: &str) -> sqlx::AssertSqlSafe<String> {
+/// Replaces `@STAMP` by the SQL for a time. The statements contain no values, which are bound.
+pub(super) fn with_stamps(sql: &str) -> sqlx::AssertSqlSafe<String> {
     sqlx::AssertSqlSafe(sql.replace("@STAMP", STAMP))
 }
 
-/// The latest active downtime of an instance wins.
+/// The downtime of an instance: the active one that ends last.
 async fn downtime(connection: &mut SqliteConnection, state: &State, key: &InstanceKey) -> Result<(), sqlx::Error> {
     sqlx::query("DELETE FROM database_instance_downtime WHERE hostname = ? AND port = ?")
         .bind(&key.hostname)
@@ -85,25 +89,25 @@ async fn downtime(connection: &mut SqliteConnection, state: &State, key: &Instan
     let active = state
         .intents
         .values()
-        .filter(|intent| intent.instance == *key && intent.wish.is_active(state.clock));
+        .filter(|intent| intent.instance == *key && intent.details.is_active(state.clock));
     let longest = active
-        .filter_map(|intent| match &intent.wish {
-            Wish::Downtime {
+        .filter_map(|intent| match &intent.details {
+            IntentDetails::Downtime {
                 owner,
                 reason,
                 since,
                 until,
             } => Some((
-                until.map_or(since.0.saturating_add(FOR_EVER_MILLIS), |until| until.0),
+                until.map_or(since.0.saturating_add(ENDLESS_MILLIS), |until| until.0),
                 owner,
                 reason,
                 since,
             )),
-            Wish::Candidate { .. } => None,
+            IntentDetails::Candidate { .. } => None,
         })
         .max_by_key(|(until, ..)| *until);
     if let Some((until, owner, reason, since)) = longest {
-        sqlx::query(safe(
+        sqlx::query(with_stamps(
             "INSERT INTO database_instance_downtime (hostname, port, downtime_active, begin_timestamp, end_timestamp, owner, reason) VALUES (?, ?, 1, @STAMP, @STAMP, ?, ?)",
         ))
         .bind(&key.hostname)
@@ -118,7 +122,7 @@ async fn downtime(connection: &mut SqliteConnection, state: &State, key: &Instan
     Ok(())
 }
 
-/// `must_not` wins, then documents, then the API.
+/// The promotion rule of an instance: `must_not` takes precedence, then documents, then the API.
 async fn candidate(connection: &mut SqliteConnection, state: &State, key: &InstanceKey) -> Result<(), sqlx::Error> {
     sqlx::query("DELETE FROM candidate_database_instance WHERE hostname = ? AND port = ?")
         .bind(&key.hostname)
@@ -128,18 +132,18 @@ async fn candidate(connection: &mut SqliteConnection, state: &State, key: &Insta
     let rule = state
         .intents
         .values()
-        .filter(|intent| intent.instance == *key && intent.wish.is_active(state.clock))
-        .filter_map(|intent| match &intent.wish {
-            Wish::Candidate { rule, .. } => Some((
+        .filter(|intent| intent.instance == *key && intent.details.is_active(state.clock))
+        .filter_map(|intent| match &intent.details {
+            IntentDetails::Candidate { rule, .. } => Some((
                 *rule != PromotionRule::MustNot,
                 !matches!(intent.origin, Origin::Document { .. }),
                 *rule,
             )),
-            Wish::Downtime { .. } => None,
+            IntentDetails::Downtime { .. } => None,
         })
         .min();
     if let Some((_, _, rule)) = rule {
-        sqlx::query(safe("INSERT INTO candidate_database_instance (hostname, port, last_suggested, priority, promotion_rule) VALUES (?, ?, @STAMP, 1, ?)"))
+        sqlx::query(with_stamps("INSERT INTO candidate_database_instance (hostname, port, last_suggested, priority, promotion_rule) VALUES (?, ?, @STAMP, 1, ?)"))
             .bind(&key.hostname)
             .bind(i64::from(key.port))
             .bind(state.clock.0)
@@ -150,7 +154,7 @@ async fn candidate(connection: &mut SqliteConnection, state: &State, key: &Insta
     Ok(())
 }
 
-/// Two clusters with one alias: the older one keeps it, for the column is unique.
+/// The aliases of the clusters. The column is unique: of two clusters with the same alias the older one keeps it.
 async fn aliases(connection: &mut SqliteConnection, state: &State) -> Result<(), sqlx::Error> {
     sqlx::query("DELETE FROM cluster_alias")
         .execute(&mut *connection)
@@ -160,9 +164,9 @@ async fn aliases(connection: &mut SqliteConnection, state: &State) -> Result<(),
         .values()
         .filter(|cluster| !cluster.alias.is_empty())
         .collect();
-    clusters.sort_by_key(|cluster| (cluster.minted, &cluster.id));
+    clusters.sort_by_key(|cluster| (cluster.created_at, &cluster.id));
     for cluster in clusters {
-        sqlx::query(safe(
+        sqlx::query(with_stamps(
             "INSERT OR IGNORE INTO cluster_alias (cluster_name, alias, last_registered) VALUES (?, ?, @STAMP)",
         ))
         .bind(&cluster.name)
@@ -174,13 +178,15 @@ async fn aliases(connection: &mut SqliteConnection, state: &State) -> Result<(),
     Ok(())
 }
 
-fn list(keys: impl IntoIterator<Item = impl ToString>) -> String {
+/// Comma-separated values.
+fn comma_separated(keys: impl IntoIterator<Item = impl ToString>) -> String {
     keys.into_iter()
         .map(|key| key.to_string())
         .collect::<Vec<_>>()
         .join(",")
 }
 
+/// The row of a recovery, with its steps.
 async fn recovery(connection: &mut SqliteConnection, state: &State, uid: &str) -> Result<(), sqlx::Error> {
     let Some(recovery) = state.recoveries.get(uid) else {
         sqlx::query("DELETE FROM topology_recovery WHERE uid = ?")
@@ -202,7 +208,7 @@ async fn recovery(connection: &mut SqliteConnection, state: &State, uid: &str) -
         .values()
         .find(|detection| detection.recovery.as_deref() == Some(uid))
         .map_or(0, |detection| detection.id);
-    sqlx::query(safe(
+    sqlx::query(with_stamps(
         "REPLACE INTO topology_recovery (recovery_id, hostname, port, in_active_period, start_active_period, end_active_period_unixtime, end_recovery, \
          processing_node_hostname, processcing_node_token, successor_hostname, successor_port, analysis, cluster_name, cluster_alias, count_affected_slaves, \
          slave_hosts, is_successful, acknowledged, acknowledged_by, acknowledge_comment, participating_instances, lost_slaves, all_errors, acknowledged_at, \
@@ -223,15 +229,15 @@ async fn recovery(connection: &mut SqliteConnection, state: &State, uid: &str) -
     .bind(&recovery.cluster_name)
     .bind(&recovery.cluster_alias)
     .bind(i64::try_from(replicas.len()).unwrap_or(i64::MAX))
-    .bind(list(replicas))
+    .bind(comma_separated(replicas))
     .bind(recovery.is_successful())
     .bind(recovery.acknowledged.is_some())
-    .bind(recovery.acknowledged.as_ref().map(|word| word.by.clone()).unwrap_or_default())
-    .bind(recovery.acknowledged.as_ref().map(|word| word.comment.clone()).unwrap_or_default())
-    .bind(list(&recovery.plan.instances))
-    .bind(list(recovery.lost_replicas.iter().map(|refusal| &refusal.instance)))
+    .bind(recovery.acknowledged.as_ref().map(|acknowledgement| acknowledgement.by.clone()).unwrap_or_default())
+    .bind(recovery.acknowledged.as_ref().map(|acknowledgement| acknowledgement.comment.clone()).unwrap_or_default())
+    .bind(comma_separated(&recovery.plan.instances))
+    .bind(comma_separated(recovery.lost_replicas.iter().map(|refusal| &refusal.instance)))
     .bind(recovery.errors.join("\n"))
-    .bind(recovery.acknowledged.as_ref().map(|word| word.at.0))
+    .bind(recovery.acknowledged.as_ref().map(|acknowledgement| acknowledgement.at.0))
     .bind(i64::try_from(detection).unwrap_or(i64::MAX))
     .bind(uid)
     .execute(&mut *connection)
@@ -239,9 +245,10 @@ async fn recovery(connection: &mut SqliteConnection, state: &State, uid: &str) -
     steps(connection, recovery).await
 }
 
+/// The rows of the steps of a recovery.
 async fn steps(connection: &mut SqliteConnection, recovery: &Recovery) -> Result<(), sqlx::Error> {
     for step in &recovery.steps {
-        sqlx::query(safe("INSERT OR IGNORE INTO topology_recovery_steps (recovery_step_id, recovery_uid, audit_at, message) VALUES (?, ?, @STAMP, ?)"))
+        sqlx::query(with_stamps("INSERT OR IGNORE INTO topology_recovery_steps (recovery_step_id, recovery_uid, audit_at, message) VALUES (?, ?, @STAMP, ?)"))
             .bind(i64::try_from(step.id).unwrap_or(i64::MAX))
             .bind(&recovery.uid)
             .bind(step.at.0)
@@ -252,6 +259,7 @@ async fn steps(connection: &mut SqliteConnection, recovery: &Recovery) -> Result
     Ok(())
 }
 
+/// The row of a detection.
 async fn detection(
     connection: &mut SqliteConnection,
     id: u64,
@@ -266,7 +274,7 @@ async fn detection(
             .map(drop);
     };
     let finding = &detection.finding;
-    sqlx::query(safe(
+    sqlx::query(with_stamps(
         "REPLACE INTO topology_failure_detection (detection_id, hostname, port, in_active_period, start_active_period, end_active_period_unixtime, \
          processing_node_hostname, processcing_node_token, analysis, cluster_name, cluster_alias, count_affected_slaves, slave_hosts, is_actionable) \
          VALUES (?, ?, ?, 0, @STAMP, ?, ?, '', ?, ?, ?, ?, ?, ?)",
@@ -281,13 +289,14 @@ async fn detection(
     .bind(&detection.cluster_name)
     .bind(&detection.cluster_alias)
     .bind(i64::try_from(finding.evidence.replicas.len()).unwrap_or(i64::MAX))
-    .bind(list(&finding.evidence.replicas))
+    .bind(comma_separated(&finding.evidence.replicas))
     .bind(finding.code.is_actionable())
     .execute(connection)
     .await
     .map(drop)
 }
 
+/// The row of a blocked recovery.
 async fn blocked(connection: &mut SqliteConnection, state: &State, key: &InstanceKey) -> Result<(), sqlx::Error> {
     sqlx::query("DELETE FROM blocked_topology_recovery WHERE hostname = ? AND port = ?")
         .bind(&key.hostname)
@@ -295,7 +304,7 @@ async fn blocked(connection: &mut SqliteConnection, state: &State, key: &Instanc
         .execute(&mut *connection)
         .await?;
     if let Some(blocked) = state.blocked.get(key) {
-        sqlx::query(safe(
+        sqlx::query(with_stamps(
             "INSERT INTO blocked_topology_recovery (hostname, port, cluster_name, analysis, last_blocked_timestamp, blocking_recovery_id) VALUES (?, ?, ?, ?, @STAMP, ?)",
         ))
         .bind(&key.hostname)

@@ -1,4 +1,4 @@
-//! The state in a SQLite file.
+//! The port [`StateStore`]: the state in a SQLite file.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -21,21 +21,21 @@ use crate::domain::time::WallTime;
 
 use super::{audit, migrations, projection};
 
-/// How long a statement waits for another process that holds the file.
+/// How long a statement waits for a lock that another process holds on the file.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
-/// Orchestrator's `AuditPurgeDays`.
-const AUDIT_FOR: Duration = Duration::from_hours(7 * 24);
+/// The default of orchestrator's `AuditPurgeDays`.
+const AUDIT_RETENTION: Duration = Duration::from_hours(7 * 24);
 
-/// The replicated state in a SQLite file. One writer; safe against a power cut up to the last few transactions, which the raft log
-/// holds (it is synced, this file is not at every commit).
+/// The replicated state in a SQLite file, with one writer. A power failure may lose the last few transactions, because the file
+/// is not synced at every commit. They are applied again from the raft log, which is synced.
 #[derive(Clone, Debug)]
 pub struct SqliteStore {
     pub(super) pool: SqlitePool,
     name: String,
-    audit_for: Duration,
+    audit_retention: Duration,
 }
 
-/// What has no record of its own.
+/// The parts of the state that have no record of their own.
 #[derive(Debug, Default, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 struct Meta {
@@ -49,10 +49,10 @@ struct Meta {
 }
 
 impl SqliteStore {
-    /// Opens the file, makes it when it is missing, and brings its tables up to date. `:memory:` is a store that ends with the process.
+    /// Opens the file, creates it when it is missing, and runs the migrations. With `:memory:` the store ends with the process.
     ///
     /// # Errors
-    /// When the file cannot be opened or its tables cannot be brought up to date.
+    /// When the file cannot be opened or a migration fails.
     pub async fn open(path: &Path) -> Result<Self, StoreError> {
         let name = format!("sqlite {}", path.display());
         let failed = |what: &str, error: &dyn std::fmt::Display| StoreError {
@@ -63,7 +63,7 @@ impl SqliteStore {
         if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
             tokio::fs::create_dir_all(folder)
                 .await
-                .map_err(|error| failed("make its folder", &error))?;
+                .map_err(|error| failed("create the folder", &error))?;
         }
         let options = SqliteConnectOptions::new()
             .filename(path)
@@ -78,38 +78,43 @@ impl SqliteStore {
             .connect_with(options)
             .await
             .map_err(|error| failed("open", &error))?;
-        let migrator = Migrator::new(migrations::CompiledIn)
+        let migrator = Migrator::new(migrations::EmbeddedMigrations)
             .await
-            .map_err(|error| failed("read migrations", &error))?;
+            .map_err(|error| failed("read the migrations", &error))?;
         migrator
             .run(&pool)
             .await
-            .map_err(|error| failed("bring tables up to date", &error))?;
+            .map_err(|error| failed("run the migrations", &error))?;
         let unused = sqlx::query("SELECT 1 FROM ham4db_meta LIMIT 1")
             .fetch_optional(&pool)
             .await;
         if unused.map_err(|error| failed("read meta", &error))?.is_none() {
-            let kept = sqlx::raw_sql(projection::KEEP_FORMER_NUMBERS).execute(&pool).await;
-            kept.map_err(|error| failed("keep the former history", &error))?;
+            let negated = sqlx::raw_sql(projection::NEGATE_ORCHESTRATOR_IDS).execute(&pool).await;
+            negated.map_err(|error| failed("negate the ids of orchestrator's rows", &error))?;
         }
         Ok(Self {
             pool,
             name,
-            audit_for: AUDIT_FOR,
+            audit_retention: AUDIT_RETENTION,
         })
     }
 
-    /// Rows of the table `audit` that are older are dropped when the next one is written (`AuditPurgeDays`). Default: 7 days.
+    /// Sets the age at which rows of the table `audit` are deleted (`AuditPurgeDays`). They are deleted when the next row is
+    /// written. Default: 7 days.
     #[must_use]
-    pub fn keeping_audit_for(self, audit_for: Duration) -> Self {
-        Self { audit_for, ..self }
+    pub fn with_audit_retention(self, audit_retention: Duration) -> Self {
+        Self {
+            audit_retention,
+            ..self
+        }
     }
 
-    /// Closes the file: everything committed is in it.
+    /// Closes the file. It contains everything that was committed.
     pub async fn close(&self) {
         self.pool.close().await;
     }
 
+    /// A closure that turns an SQL error into the error of an operation.
     pub(super) fn failed<'a>(&'a self, what: &'a str) -> impl Fn(sqlx::Error) -> StoreError + 'a {
         move |error| StoreError {
             backend: self.name.clone(),
@@ -118,6 +123,7 @@ impl SqliteStore {
         }
     }
 
+    /// The error for a body that cannot be parsed.
     pub(super) fn unreadable(&self, what: &str, error: &serde_json::Error) -> StoreError {
         StoreError {
             backend: self.name.clone(),
@@ -126,7 +132,8 @@ impl SqliteStore {
         }
     }
 
-    async fn bodies<T: DeserializeOwned>(
+    /// Reads all objects of a kind, with their ids.
+    async fn load_objects<T: DeserializeOwned>(
         &self,
         connection: &mut SqliteConnection,
         kind: &str,
@@ -162,6 +169,7 @@ impl SqliteStore {
         }
     }
 
+    /// Writes what changed, in one transaction. With `everything`, all other rows are deleted.
     async fn save(
         &self,
         state: &State,
@@ -186,7 +194,7 @@ impl SqliteStore {
             write_change(connection, state, change).await.map_err(&failed)?;
         }
         projection::write(connection, state, changes).await.map_err(&failed)?;
-        audit::write(connection, state, changes, self.audit_for)
+        audit::write(connection, state, changes, self.audit_retention)
             .await
             .map_err(&failed)?;
         put_meta(connection, "applied", mark).await.map_err(&failed)?;
@@ -211,58 +219,58 @@ impl StateStore for SqliteStore {
             seeds: meta.seeds,
             ..State::default()
         };
-        for (id, until) in self.bodies::<WallTime>(connection, "forgotten").await? {
+        for (id, until) in self.load_objects::<WallTime>(connection, "forgotten").await? {
             if let Ok(key) = id.parse() {
                 state.forgotten.insert(key, until);
             }
         }
         state.clusters = self
-            .bodies::<Cluster>(connection, "cluster")
+            .load_objects::<Cluster>(connection, "cluster")
             .await?
             .into_iter()
             .map(|(_, body)| (body.id.clone(), body))
             .collect();
         state.documents = self
-            .bodies::<Document>(connection, "document")
+            .load_objects::<Document>(connection, "document")
             .await?
             .into_iter()
             .map(|(_, body)| (body.origin.clone(), body))
             .collect();
         state.recoveries = self
-            .bodies::<Recovery>(connection, "recovery")
+            .load_objects::<Recovery>(connection, "recovery")
             .await?
             .into_iter()
             .collect();
         state.quarantines = self
-            .bodies::<Quarantine>(connection, "quarantine")
+            .load_objects::<Quarantine>(connection, "quarantine")
             .await?
             .into_iter()
             .collect();
         state.detections = self
-            .bodies::<Detection>(connection, "detection")
+            .load_objects::<Detection>(connection, "detection")
             .await?
             .into_iter()
             .map(|(_, body)| (body.id, body))
             .collect();
         state.requests = self
-            .bodies::<Request>(connection, "request")
+            .load_objects::<Request>(connection, "request")
             .await?
             .into_iter()
             .collect();
         state.blocked = self
-            .bodies::<Blocked>(connection, "blocked")
+            .load_objects::<Blocked>(connection, "blocked")
             .await?
             .into_iter()
             .map(|(_, body)| (body.instance.clone(), body))
             .collect();
         state.members = self
-            .bodies::<MemberRecord>(connection, "member")
+            .load_objects::<MemberRecord>(connection, "member")
             .await?
             .into_iter()
             .map(|(_, body)| (body.id, body))
             .collect();
         state.audit = self
-            .bodies::<AuditEntry>(connection, "audit")
+            .load_objects::<AuditEntry>(connection, "audit")
             .await?
             .into_iter()
             .map(|(_, body)| (body.id, body))

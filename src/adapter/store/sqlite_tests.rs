@@ -292,7 +292,7 @@ async fn the_switch_the_alias_the_block_and_the_detection_are_shown() {
     );
     kept.run(
         NOW,
-        Command::Detect {
+        Command::RecordDetection {
             finding: Box::new(finding(1, 1)),
             member_name: "a".to_owned(),
             held_back: None,

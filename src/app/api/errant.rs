@@ -1,41 +1,42 @@
-//! Errant transactions: shown with what is in them, and dealt with as a person asks, under a claim like any other repair.
+//! Errant transactions: shows them with their content, and resolves them on request, under a claim like any other repair.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::domain::analysis::current_primary;
-use crate::domain::errant::{Decoded, ErrantReport, Remedy, errant_of};
+use crate::domain::cluster_view::ClusterView;
+use crate::domain::errant::{DecodedTransactions, ErrantReport, Remedy, errant_of};
 use crate::domain::finding::{Code, Evidence, Finding};
 use crate::domain::gtid::GtidSet;
 use crate::domain::instance::{Instance, InstanceFacts};
 use crate::domain::key::InstanceKey;
-use crate::domain::recovery::candidate::excerpt;
 use crate::domain::recovery::plan::PlanReport;
 use crate::domain::recovery::planner;
+use crate::domain::recovery::refusal::excerpt;
 
 use crate::app::api::ApiError;
-use crate::app::cluster::view::{ClusterView, ClusterViews};
+use crate::app::cluster::view::ClusterViews;
 use crate::app::observation::poller::Poller;
 use crate::app::ports::{BinlogReader, Target};
 use crate::app::recovery::coordinator::RecoveryCoordinator;
 
-/// How long binary logs are read before what was found is shown.
+/// How long binary logs are read before the result so far is shown.
 const READ_DEADLINE: Duration = Duration::from_secs(10);
 
-/// What handles errant transactions.
+/// The use cases about errant transactions.
 pub struct ErrantTransactions {
     /// Reads binary logs.
     pub binlogs: Arc<dyn BinlogReader>,
-    /// Asks servers anew.
+    /// Probes instances.
     pub poller: Arc<Poller>,
-    /// ClusterViews of clusters.
+    /// The views of the clusters.
     pub views: ClusterViews,
-    /// Runs what was asked for.
+    /// Runs the repairs.
     pub coordinator: Arc<RecoveryCoordinator>,
 }
 
-/// A server and the primary that it is compared with, both asked just now.
-struct Pair {
+/// An instance compared with the primary of its cluster, both probed just now.
+struct Comparison {
     view: ClusterView,
     instance: Instance,
     primary: InstanceKey,
@@ -43,59 +44,64 @@ struct Pair {
 }
 
 impl ErrantTransactions {
-    /// What only this server has, and what is in it.
+    /// The transactions that only this instance has, with their content.
     ///
     /// # Errors
-    /// [`ApiError::NotFound`] when the server is in no cluster, [`ApiError::Unavailable`] when it or the primary does not answer.
+    /// [`ApiError::NotFound`] when the instance is in no cluster, [`ApiError::Unavailable`] when it or the primary does not answer.
     pub async fn show(&self, target: &Target) -> Result<ErrantReport, ApiError> {
-        let pair = self.compare(target).await?;
-        let decoded = if pair.errant.is_empty() {
-            Decoded::default()
+        let comparison = self.compare(target).await?;
+        let decoded = if comparison.errant.is_empty() {
+            DecodedTransactions::default()
         } else {
-            let read = self.binlogs.decode(target, &pair.errant, READ_DEADLINE).await;
-            read.unwrap_or_else(|why| Decoded {
+            let read = self.binlogs.decode(target, &comparison.errant, READ_DEADLINE).await;
+            read.unwrap_or_else(|why| DecodedTransactions {
                 incomplete: Some(why),
-                ..Decoded::default()
+                ..DecodedTransactions::default()
             })
         };
         let state = self.views.state();
-        let identity = pair.instance.facts.as_ref().map(|facts| &facts.identity);
+        let identity = comparison.instance.facts.as_ref().map(|facts| &facts.identity);
         let quarantined = state
             .quarantines
             .values()
-            .any(|held| held.cluster == pair.view.cluster.id && Some(&held.identity) == identity);
+            .any(|held| held.cluster == comparison.view.cluster.id && Some(&held.identity) == identity);
         Ok(ErrantReport {
-            remedies: Self::remedies(&pair, quarantined),
-            instance: pair.instance.key,
-            primary: pair.primary,
+            remedies: Self::remedies(&comparison, quarantined),
+            instance: comparison.instance.key,
+            primary: comparison.primary,
             quarantined,
-            set: pair.errant.to_string(),
-            transactions: pair.errant.transaction_count(),
+            set: comparison.errant.to_string(),
+            transactions: comparison.errant.transaction_count(),
             decoded,
         })
     }
 
-    fn remedies(pair: &Pair, quarantined: bool) -> Vec<String> {
-        let InstanceKey { hostname, port } = &pair.instance.key;
+    fn remedies(comparison: &Comparison, quarantined: bool) -> Vec<String> {
+        let InstanceKey { hostname, port } = &comparison.instance.key;
         let mut remedies = Vec::new();
-        if !pair.errant.is_empty() {
+        if !comparison.errant.is_empty() {
             for (remedy, route) in [
                 (
                     Remedy::InjectEmpty,
                     format!(
                         "errant-inject-empty/{hostname}/{port}: empty transactions on {}; the data differ",
-                        pair.primary
+                        comparison.primary
                     ),
                 ),
                 (
                     Remedy::Reset,
                     format!(
-                        "errant-reset/{hostname}/{port}?confirm=data-differs: {} forgets them; the data differ",
-                        pair.instance.key
+                        "errant-reset/{hostname}/{port}?confirm=data-differs: removes them from the GTID sets of {}; the data differ",
+                        comparison.instance.key
                     ),
                 ),
             ] {
-                let planned = planner::plan_errant(&pair.instance.key, remedy, &pair.view.topology, &pair.view.policy);
+                let planned = planner::plan_errant(
+                    &comparison.instance.key,
+                    remedy,
+                    &comparison.view.topology,
+                    &comparison.view.policy,
+                );
                 remedies.push(match planned {
                     Ok(_) => route,
                     Err(why) => format!("not {route}: {why}"),
@@ -104,29 +110,29 @@ impl ErrantTransactions {
         }
         if quarantined {
             remedies.push(format!(
-                "errant-forget/{hostname}/{port}: lets it go as it is; nothing keeps it read-only then"
+                "errant-forget/{hostname}/{port}: releases it as it is; it is no longer kept read-only"
             ));
         }
         remedies
     }
 
-    /// Deals with the errant transactions of a server. Returns the uid of the recovery that did it.
+    /// Applies a remedy to the errant transactions of an instance. Returns the uid of the recovery that did it.
     ///
     /// # Errors
-    /// [`ApiError::Conflict`] with the reason when it cannot, or must not, be done, or failed.
+    /// [`ApiError::Conflict`] with the reason when the remedy is refused or failed.
     pub async fn resolve(&self, target: &Target, remedy: Remedy) -> Result<String, ApiError> {
-        let pair = self.compare(target).await?;
-        let key = &pair.instance.key;
-        let plan =
-            planner::plan_errant(key, remedy, &pair.view.topology, &pair.view.policy).map_err(ApiError::Conflict)?;
+        let comparison = self.compare(target).await?;
+        let key = &comparison.instance.key;
+        let plan = planner::plan_errant(key, remedy, &comparison.view.topology, &comparison.view.policy)
+            .map_err(ApiError::Conflict)?;
         let finding = Finding {
             code: Code::ErrantTransactions,
             instance: key.clone(),
-            cluster: pair.view.cluster.id.clone(),
+            cluster: comparison.view.cluster.id.clone(),
             description: format!(
                 "{key} has transactions that {} lacks: {}",
-                pair.primary,
-                excerpt(&pair.errant)
+                comparison.primary,
+                excerpt(&comparison.errant)
             ),
             evidence: Evidence::default(),
             structure: Vec::new(),
@@ -134,30 +140,30 @@ impl ErrantTransactions {
             replicas_downtimed: false,
         };
         let report = PlanReport {
-            remarks: vec!["asked for through the API".to_owned()],
+            remarks: vec!["requested through the API".to_owned()],
             ..PlanReport::default()
         };
         self.coordinator
-            .carry_out(pair.view, finding, plan, report)
+            .run_ordered_repair(comparison.view, finding, plan, report)
             .await
             .map_err(ApiError::Conflict)
     }
 
-    /// The server first: what it got from the primary meanwhile, the primary has then.
-    async fn compare(&self, target: &Target) -> Result<Pair, ApiError> {
+    /// Probes the instance before the primary: what the instance received from the primary up to then, the primary has.
+    async fn compare(&self, target: &Target) -> Result<Comparison, ApiError> {
         let key = &target.instance;
-        self.look(key, target).await?;
-        let place = |view: &ClusterView| view.topology.get(key).is_some();
+        self.probe(key, target).await?;
+        let has_instance = |view: &ClusterView| view.topology.get(key).is_some();
         let before = self
             .views
             .clusters()
             .into_iter()
-            .find(place)
+            .find(has_instance)
             .ok_or_else(|| ApiError::NotFound(format!("{key} belongs to no cluster")))?;
         let primary = current_primary(&before.topology)
             .ok_or_else(|| ApiError::Unavailable(format!("the primary of {} is unknown", before.cluster.name)))?;
         let source = self
-            .look(
+            .probe(
                 &primary,
                 &Target {
                     instance: primary.clone(),
@@ -178,7 +184,7 @@ impl ErrantTransactions {
             .valid_facts()
             .ok_or_else(|| ApiError::Unavailable(format!("{key} does not answer")))?;
         let errant = errant_of(own, &source);
-        Ok(Pair {
+        Ok(Comparison {
             view,
             instance,
             primary,
@@ -186,8 +192,8 @@ impl ErrantTransactions {
         })
     }
 
-    async fn look(&self, key: &InstanceKey, target: &Target) -> Result<InstanceFacts, ApiError> {
-        match self.poller.look(target).await.outcome {
+    async fn probe(&self, key: &InstanceKey, target: &Target) -> Result<InstanceFacts, ApiError> {
+        match self.poller.probe_now(target).await.outcome {
             Ok(facts) => Ok(*facts),
             Err(failure) => Err(ApiError::Unavailable(format!("{key}: {failure}"))),
         }

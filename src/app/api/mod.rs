@@ -1,4 +1,8 @@
-//! What the use cases offer to those who ask from outside: the API's handlers call this, [`crate::app`] implements it.
+//! The use cases of the HTTP API: what its handlers can read and request.
+//!
+//! [`Api`] is a trait because it has two implementations: [`service::ApiService`] for a running member, and the fake application of
+//! the tests of the HTTP adapter, which checks routes, shapes and status codes without servers. `service` delegates to the use cases
+//! that need more than a command: [`errant`] and [`relocate`].
 
 pub mod errant;
 pub mod relocate;
@@ -10,217 +14,201 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use crate::domain::case::Case;
+use crate::domain::cluster_view::ClusterView;
 use crate::domain::errant::{ErrantReport, Remedy};
-use crate::domain::finding::{Finding, Opinion};
 use crate::domain::instance::Instance;
 use crate::domain::intent::{Intent, IntentId, Origin};
 use crate::domain::key::InstanceKey;
-use crate::domain::policy::{HeldBack, Policy};
-use crate::domain::recovery::plan::Order;
-use crate::domain::state::{Cluster, State};
-use crate::domain::topology::{ClusterId, Topology};
+use crate::domain::recovery::manual_request::ManualRequest;
+use crate::domain::recovery::pseudo_gtid::Entry;
+use crate::domain::state::State;
+use crate::domain::topology::ClusterId;
 
-use crate::app::api::relocate::Relocate;
 use crate::app::ports::AnalysisChange;
 
-/// A finding with what keeps it from being acted on.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ApiFinding {
-    /// It.
-    pub finding: Finding,
-    /// Why no recovery runs; `None` when one would, or does.
-    pub held_back: Option<HeldBack>,
-    /// What the members said when they were asked last: on the leader, and only where they were asked.
-    pub opinions: Vec<Opinion>,
-}
-
-/// One cluster as this member sees it now.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ApiCluster {
-    /// Its record.
-    pub cluster: Cluster,
-    /// Its latest view.
-    pub topology: Topology,
-    /// What is wrong with it, in the order of the codes.
-    pub findings: Vec<ApiFinding>,
-    /// What may be done to it.
-    pub policy: Policy,
-    /// Whether a dead primary would be replaced without being asked (document or filters; switches and blocks aside).
-    pub automated_recovery: bool,
-}
-
-/// What became of a recovery that a person asked for.
+/// The result of a recovery that was requested through the API.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RecoveryOutcome {
-    /// Nothing was done.
+    /// Nothing was changed.
     NotAttempted {
-        /// Why.
+        /// The reason.
         why: String,
     },
-    /// It ran, and no instance was promoted.
+    /// The recovery ran and promoted no instance.
     NothingPromoted {
-        /// Its id.
+        /// Id of the recovery.
         uid: String,
-        /// What went wrong.
+        /// What failed.
         why: String,
     },
-    /// It ran.
+    /// The recovery promoted an instance.
     Promoted {
-        /// Its id.
+        /// Id of the recovery.
         uid: String,
         /// The new primary.
         successor: InstanceKey,
     },
 }
 
-/// A change of a primary that a person asks for.
+/// A request to make another instance the primary of a cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct OrderRequest {
-    /// Of which cluster.
+pub struct PrimaryChange {
+    /// The cluster.
     pub cluster: ClusterId,
-    /// Who takes over; `None`: whoever suits.
+    /// The instance to promote; `None`: the best one.
     pub target: Option<InstanceKey>,
-    /// How.
-    pub order: Order,
+    /// The command and its terms.
+    pub order: ManualRequest,
 }
 
-/// What became of such a change.
+/// The result of a [`PrimaryChange`].
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum OrderOutcome {
-    /// Nothing was touched.
+pub enum PrimaryChangeOutcome {
+    /// Nothing was changed.
     Refused {
-        /// Why, with the instance that stands in the way.
+        /// The reason, with the instance that prevents the change.
         why: String,
     },
-    /// It ran, and is over: its record tells how it ended.
+    /// The recovery ran and ended; its record has the result.
     Over {
-        /// Its id.
+        /// Id of the recovery.
         uid: String,
     },
 }
 
-/// Why a request was not done.
+/// The result of moving several replicas below another instance.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RelocationOutcome {
+    /// The instance that the moved replicas replicate from now.
+    pub target: Option<InstanceKey>,
+    /// The replicas that were moved.
+    pub moved: Vec<InstanceKey>,
+    /// For each replica that was not moved, its address and the reason.
+    pub errors: Vec<String>,
+}
+
+/// Why a request was not fulfilled. The HTTP adapter maps each variant to a status code.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ApiError {
-    /// What it names does not exist.
+    /// The request names something that does not exist.
     #[error("{0}")]
     NotFound(String),
-    /// It cannot be understood.
+    /// The request is malformed.
     #[error("{0}")]
     BadRequest(String),
-    /// It contradicts what is there.
+    /// The request contradicts the present state, or a rule refused it.
     #[error("{0}")]
     Conflict(String),
-    /// A document owns what the API was asked to end.
+    /// A document owns what the request would end.
     #[error("{instance} is {what} by {owner}; end it there")]
     OwnedBy {
-        /// Which instance.
+        /// The instance.
         instance: InstanceKey,
-        /// What it is: `in downtime`, `a candidate`.
+        /// What the instance is: `in downtime`, `a candidate`.
         what: &'static str,
-        /// Whose it is.
+        /// The origin that owns it.
         owner: Origin,
     },
-    /// This member does not lead; nothing was done.
+    /// This member does not lead; nothing was done. The name of the leader, when known.
     #[error("not the leader{}", .0.as_ref().map(|name| format!("; {name} leads")).unwrap_or_default())]
     NotLeader(Option<String>),
-    /// No quorum, or no server, at the moment; nothing was done.
+    /// There is no quorum, or a server does not answer; nothing was done.
     #[error("{0}")]
     Unavailable(String),
-    /// It may or may not have been done.
+    /// The request may or may not have been fulfilled.
     #[error("outcome unknown: {0}")]
     OutcomeUnknown(String),
-    /// A fault of the program or its storage.
+    /// A fault of the program or of its storage.
     #[error("{0}")]
     Internal(String),
 }
 
 /// The use cases. Every method that changes something returns after this member has applied the change.
 #[async_trait]
-pub trait Api: Relocate {
+pub trait Api: Send + Sync {
     /// All clusters, ordered by name.
-    fn clusters(&self) -> Arc<Vec<ApiCluster>>;
+    fn clusters(&self) -> Arc<Vec<ClusterView>>;
 
-    /// How the analysis of each instance changed, as this member saw it.
+    /// How the analysis of each instance changed, as observed by this member.
     fn analysis_changes(&self) -> Vec<(InstanceKey, Vec<AnalysisChange>)>;
 
     /// The replicated state of this member.
     fn state(&self) -> Arc<State>;
 
-    /// Probes an instance now and, when that succeeded, makes it a seed.
+    /// Probes an instance now and, when the probe succeeds, makes the instance a seed.
     ///
     /// # Errors
     /// [`ApiError::Unavailable`] with the probe's failure when the instance does not answer.
     async fn discover(&self, instance: &InstanceKey) -> Result<Instance, ApiError>;
 
-    /// Makes an instance a seed without waiting for the probe.
+    /// Makes an instance a seed without waiting for a probe.
     ///
     /// # Errors
-    /// When that cannot be recorded.
+    /// When the seed cannot be recorded.
     async fn discover_later(&self, instance: &InstanceKey) -> Result<(), ApiError>;
 
     /// Probes a known instance now.
     ///
     /// # Errors
-    /// [`ApiError::NotFound`] when it is unknown, [`ApiError::Unavailable`] with the probe's failure.
+    /// [`ApiError::NotFound`] when the instance is unknown, [`ApiError::Unavailable`] with the probe's failure.
     async fn refresh(&self, instance: &InstanceKey) -> Result<Instance, ApiError>;
 
     /// Forgets an instance, and does not discover it again for a while.
     ///
     /// # Errors
-    /// [`ApiError::NotFound`] when it is unknown.
+    /// [`ApiError::NotFound`] when the instance is unknown.
     async fn forget(&self, instance: &InstanceKey) -> Result<(), ApiError>;
 
-    /// Lets a quarantined server go: it is no longer kept read-only, and counts as any other server from now on.
+    /// Releases an instance from quarantine: it is no longer kept read-only.
     ///
     /// # Errors
-    /// [`ApiError::NotFound`] when it is not in quarantine.
+    /// [`ApiError::NotFound`] when the instance is not in quarantine.
     async fn release_quarantine(&self, instance: &InstanceKey) -> Result<(), ApiError>;
 
-    /// The transactions that only this server of its cluster has, with what is in them.
+    /// The transactions that only this instance of its cluster has, with their content.
     ///
     /// # Errors
-    /// [`ApiError::NotFound`] when it is unknown, [`ApiError::Unavailable`] when it or the primary does not answer.
+    /// [`ApiError::NotFound`] when the instance is unknown, [`ApiError::Unavailable`] when it or the primary does not answer.
     async fn errant(&self, instance: &InstanceKey) -> Result<ErrantReport, ApiError>;
 
-    /// Deals with them. Returns the uid of the recovery that did it.
+    /// Applies a remedy to the errant transactions of an instance. Returns the uid of the recovery that did it.
     ///
     /// # Errors
-    /// As [`Api::errant`]; [`ApiError::Conflict`] with the reason when it must not be done, or failed.
+    /// As [`Api::errant`]; [`ApiError::Conflict`] with the reason when the remedy is refused or failed.
     async fn resolve_errant(&self, instance: &InstanceKey, remedy: Remedy) -> Result<String, ApiError>;
 
     /// Forgets all instances of a cluster.
     ///
     /// # Errors
-    /// [`ApiError::NotFound`] when it is unknown.
+    /// [`ApiError::NotFound`] when the cluster is unknown.
     async fn forget_cluster(&self, cluster: &ClusterId) -> Result<(), ApiError>;
 
-    /// Asks for something for an instance.
+    /// Records an intent for an instance.
     ///
     /// # Errors
-    /// When that cannot be recorded.
+    /// When the intent cannot be recorded.
     async fn set_intent(&self, intent: Intent) -> Result<(), ApiError>;
 
-    /// Ends what this origin asked for. Ending what is not there is no error.
+    /// Ends the intent of this origin. Ending an intent that does not exist is no error.
     ///
     /// # Errors
-    /// [`ApiError::OwnedBy`] when only another origin asked for it.
+    /// [`ApiError::OwnedBy`] when only another origin has such an intent.
     async fn end_intent(&self, id: IntentId) -> Result<(), ApiError>;
 
-    /// Switches recoveries on or off everywhere.
+    /// Enables or disables recoveries for all clusters.
     ///
     /// # Errors
-    /// When that cannot be recorded.
+    /// When the change cannot be recorded.
     async fn set_global_recoveries(&self, enabled: bool) -> Result<(), ApiError>;
 
-    /// Records that a person has looked at recoveries. Returns how many were not acknowledged before.
+    /// Records that an operator acknowledges recoveries. Returns how many were not acknowledged before.
     ///
     /// # Errors
-    /// When that cannot be recorded.
+    /// When the acknowledgement cannot be recorded.
     async fn acknowledge(&self, uids: Vec<String>, by: &str, comment: &str) -> Result<u64, ApiError>;
 
-    /// Runs a recovery of an instance now, whatever filters, blocks and the global switch say; with `candidate` that one is promoted, or
-    /// nobody is. `skips_hooks`: as `recover-lite` asks. Without a finding that has a recovery nothing is attempted.
+    /// Runs a recovery of an instance now, regardless of filters, blocks and the global switch. With `candidate`, only that instance is
+    /// promoted. `skips_hooks`: hooks are not run, as for `recover-lite`. Without a finding that has a recovery nothing is attempted.
     ///
     /// # Errors
     /// [`ApiError::NotFound`] when the instance is unknown.
@@ -231,15 +219,43 @@ pub trait Api: Relocate {
         skips_hooks: bool,
     ) -> Result<RecoveryOutcome, ApiError>;
 
-    /// Changes the primary of a cluster, and waits until that is over.
+    /// Changes the primary of a cluster, and waits until the recovery is over.
     ///
     /// # Errors
-    /// [`ApiError::OutcomeUnknown`] when it is not over in time: it goes on.
-    async fn change_primary(&self, request: OrderRequest) -> Result<OrderOutcome, ApiError>;
+    /// [`ApiError::OutcomeUnknown`] when the recovery is not over in time; it continues.
+    async fn change_primary(&self, request: PrimaryChange) -> Result<PrimaryChangeOutcome, ApiError>;
 
     /// The view of a cluster with its policy, for `ham4db simulate`.
     ///
     /// # Errors
-    /// [`ApiError::NotFound`] when it is unknown.
+    /// [`ApiError::NotFound`] when the cluster is unknown.
     fn save_case(&self, cluster: &ClusterId) -> Result<Case, ApiError>;
+
+    /// The last Pseudo-GTID entry in the logs of an instance.
+    ///
+    /// # Errors
+    /// [`ApiError::NotFound`] when the instance is unknown or has no entry, [`ApiError::Unavailable`] when it does not answer.
+    async fn last_entry(&self, instance: &InstanceKey) -> Result<Entry, ApiError>;
+
+    /// Moves a replica below `target` by Pseudo-GTID; without a target, below the source of its source. Returns the target, and the
+    /// message with the coordinates at which the replica continues.
+    ///
+    /// # Errors
+    /// [`ApiError::Conflict`] with the reason when the move is impossible, refused or failed. The replica keeps its source then.
+    async fn match_below(
+        &self,
+        instance: &InstanceKey,
+        target: Option<&InstanceKey>,
+    ) -> Result<(InstanceKey, String), ApiError>;
+
+    /// The same, one after the other, for all replicas of `source` with an address that matches the regular expression `pattern`.
+    ///
+    /// # Errors
+    /// [`ApiError::NotFound`] when an instance is unknown. The failure for one replica is part of the outcome.
+    async fn match_replicas(
+        &self,
+        source: &InstanceKey,
+        target: Option<&InstanceKey>,
+        pattern: Option<&str>,
+    ) -> Result<RelocationOutcome, ApiError>;
 }

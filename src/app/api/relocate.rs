@@ -1,89 +1,46 @@
-//! Replicas that a person puts below another server by Pseudo-GTID, under a claim like any other repair.
+//! Moves replicas below another instance by Pseudo-GTID, under a claim like any other repair.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_trait::async_trait;
 use regex::Regex;
 use tokio::time::Instant;
 
+use crate::domain::cluster_view::ClusterView;
 use crate::domain::finding::{Code, Evidence, Finding};
 use crate::domain::instance::InstanceFacts;
 use crate::domain::key::InstanceKey;
 use crate::domain::recovery::plan::PlanReport;
 use crate::domain::recovery::planner;
-use crate::domain::recovery::pseudo_gtid::{Entry, Marks};
+use crate::domain::recovery::pseudo_gtid::{Entry, PseudoGtidPatterns};
 
-use crate::app::api::ApiError;
-use crate::app::api::service::Service;
-use crate::app::cluster::view::{ClusterView, ClusterViews};
+use crate::app::api::{ApiError, RelocationOutcome};
+use crate::app::cluster::view::ClusterViews;
 use crate::app::observation::instance_cache::InstanceCache;
 use crate::app::observation::poller::Poller;
 use crate::app::ports::LogReader;
 use crate::app::ports::Target;
 use crate::app::recovery::coordinator::RecoveryCoordinator;
-use crate::app::recovery::log_search::{Search, logs_of};
+use crate::app::recovery::log_search::{LogSearch, readable_logs};
 
-/// How long a server's logs are searched for an entry that is only to be shown.
+/// How long the logs of an instance are searched for an entry that is only shown.
 const SEARCH: Duration = Duration::from_secs(20);
-/// How long a connection for that may take.
+/// How long the connection for that search may take.
 const CONNECT: Duration = Duration::from_secs(2);
 
-/// What became of several replicas.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Placed {
-    /// The server that they are below now.
-    pub target: Option<InstanceKey>,
-    /// Those that were put there.
-    pub moved: Vec<InstanceKey>,
-    /// Why each other one was not.
-    pub errors: Vec<String>,
-}
-
-/// What the API offers about places by Pseudo-GTID.
-#[async_trait]
-pub trait Relocate: Send + Sync {
-    /// The last Pseudo-GTID entry that a server has.
-    ///
-    /// # Errors
-    /// [`ApiError::NotFound`] when the server is unknown or has none, [`ApiError::Unavailable`] when it does not answer.
-    async fn last_entry(&self, instance: &InstanceKey) -> Result<Entry, ApiError>;
-
-    /// Puts a replica below `target`; without one, below its source's source. Returns the target, and how its place was found.
-    ///
-    /// # Errors
-    /// [`ApiError::Conflict`] with the reason when it cannot, or must not, be done, or failed; then it replicates from where it did.
-    async fn match_below(
-        &self,
-        instance: &InstanceKey,
-        target: Option<&InstanceKey>,
-    ) -> Result<(InstanceKey, String), ApiError>;
-
-    /// The same, one after the other, for all replicas of `source` whose address matches the pattern.
-    ///
-    /// # Errors
-    /// [`ApiError::NotFound`] when a server is unknown; what fails for one replica stands in the answer.
-    async fn match_replicas(
-        &self,
-        source: &InstanceKey,
-        target: Option<&InstanceKey>,
-        pattern: Option<&str>,
-    ) -> Result<Placed, ApiError>;
-}
-
-/// Implements [`Relocate`].
+/// The use cases that move replicas by Pseudo-GTID.
 pub struct Relocation {
-    /// Reads logs.
+    /// Reads binary logs and relay logs.
     pub logs: Arc<dyn LogReader>,
-    /// What entries look like, when there are any.
-    pub marks: Option<Marks>,
-    /// Asks servers anew.
+    /// How Pseudo-GTID entries are recognised; `None` when Pseudo-GTID is not configured.
+    pub marks: Option<PseudoGtidPatterns>,
+    /// Probes instances.
     pub poller: Arc<Poller>,
-    /// Whose accounts open servers.
+    /// Which account opens each instance.
     pub instance_cache: Arc<InstanceCache>,
-    /// ClusterViews of clusters.
+    /// The views of the clusters.
     pub views: ClusterViews,
-    /// Runs what was asked for.
+    /// Runs the repairs.
     pub coordinator: Arc<RecoveryCoordinator>,
 }
 
@@ -94,8 +51,8 @@ impl Relocation {
             .ok_or_else(|| ApiError::NotFound(format!("Cannot read instance: {instance}")))
     }
 
-    async fn look(&self, target: &Target) -> Result<InstanceFacts, ApiError> {
-        match self.poller.look(target).await.outcome {
+    async fn probe(&self, target: &Target) -> Result<InstanceFacts, ApiError> {
+        match self.poller.probe_now(target).await.outcome {
             Ok(facts) => Ok(*facts),
             Err(failure) => Err(ApiError::Unavailable(format!("{}: {failure}", target.instance))),
         }
@@ -109,7 +66,7 @@ impl Relocation {
             .ok_or_else(|| ApiError::NotFound(format!("{instance} belongs to no cluster")))
     }
 
-    /// The source of a server by the last view.
+    /// The source of an instance in the present view.
     fn source_of(&self, instance: &InstanceKey) -> Result<InstanceKey, ApiError> {
         let view = self.view_of(instance)?;
         let found = view
@@ -119,37 +76,35 @@ impl Relocation {
         found.ok_or_else(|| ApiError::Conflict(format!("{instance} has no source")))
     }
 
-    /// Where a replica of a replica goes one up.
+    /// The source of `source`: where a replica of `source` moves when it moves up one level.
     fn above(&self, source: &InstanceKey) -> Result<InstanceKey, ApiError> {
         self.source_of(source).map_err(|error| {
             if matches!(error, ApiError::Conflict(_)) {
-                ApiError::Conflict(format!("{source} has no source: nothing is above it to go on from"))
+                ApiError::Conflict(format!("{source} has no source: its replicas cannot move up"))
             } else {
                 error
             }
         })
     }
-}
 
-#[async_trait]
-impl Relocate for Relocation {
-    async fn last_entry(&self, instance: &InstanceKey) -> Result<Entry, ApiError> {
+    /// As [`Api::last_entry`](super::Api::last_entry).
+    pub(super) async fn last_entry(&self, instance: &InstanceKey) -> Result<Entry, ApiError> {
         let marks = self.marks.as_ref().ok_or_else(|| {
             ApiError::Conflict(
-                "Pseudo-GTID is not configured: set AutoPseudoGTID, or PseudoGTIDPattern for the entries of others"
+                "Pseudo-GTID is not configured: set AutoPseudoGTID, or PseudoGTIDPattern for entries that another program writes"
                     .to_owned(),
             )
         })?;
         let target = self.known(instance)?;
-        let facts = self.look(&target).await?;
+        let facts = self.probe(&target).await?;
         let unavailable = |error: crate::app::ports::StepError| ApiError::Unavailable(error.to_string());
         let mut source = self.logs.open(&target, CONNECT).await.map_err(unavailable)?;
-        let search = Search {
+        let search = LogSearch {
             marks,
             end: Instant::now() + SEARCH,
         };
         let mut why_not = Vec::new();
-        for (log, until) in logs_of(&facts) {
+        for (log, until) in readable_logs(&facts) {
             let found = search.last_entry(&mut *source, log, until.as_ref()).await;
             match found.map_err(unavailable)? {
                 Ok(entry) => return Ok(entry),
@@ -159,7 +114,8 @@ impl Relocate for Relocation {
         Err(ApiError::NotFound(format!("{instance}: {}", why_not.join("; "))))
     }
 
-    async fn match_below(
+    /// As [`Api::match_below`](super::Api::match_below).
+    pub(super) async fn match_below(
         &self,
         instance: &InstanceKey,
         target: Option<&InstanceKey>,
@@ -169,8 +125,8 @@ impl Relocate for Relocation {
             Some(target) => self.known(target)?,
             None => self.known(&self.above(&self.source_of(&replica.instance)?)?)?,
         };
-        self.look(&replica).await?;
-        self.look(&target).await?;
+        self.probe(&replica).await?;
+        self.probe(&target).await?;
         let view = self.view_of(&replica.instance)?;
         let plan = planner::plan_match(&replica.instance, &target.instance, &view.topology, &view.policy)
             .map_err(ApiError::Conflict)?;
@@ -179,40 +135,41 @@ impl Relocate for Relocation {
             code: Code::NoProblem,
             instance: replica.clone(),
             cluster: view.cluster.id.clone(),
-            description: format!("{replica} is to replicate from {target}: asked for"),
+            description: format!("{replica} is to replicate from {target}, as requested"),
             evidence: Evidence::default(),
             structure: Vec::new(),
             downtimed: false,
             replicas_downtimed: false,
         };
         let report = PlanReport {
-            remarks: vec!["asked for through the API".to_owned()],
+            remarks: vec!["requested through the API".to_owned()],
             ..PlanReport::default()
         };
         let uid = self
             .coordinator
-            .carry_out(view, finding, plan, report)
+            .run_ordered_repair(view, finding, plan, report)
             .await
             .map_err(ApiError::Conflict)?;
-        // Nobody else may know yet that it moved.
+        // The replica moved: the cache learns it from a probe.
         let moved = self.known(&replica)?;
-        self.look(&moved).await?;
+        self.probe(&moved).await?;
         let state = self.views.state();
         let steps = state.recoveries.get(&uid).map(|recovery| recovery.steps.as_slice());
-        let told = steps
+        let message = steps
             .unwrap_or_default()
             .iter()
             .rev()
             .find(|step| step.message.contains(" goes on at "));
-        Ok((target, told.map(|step| step.message.clone()).unwrap_or_default()))
+        Ok((target, message.map(|step| step.message.clone()).unwrap_or_default()))
     }
 
-    async fn match_replicas(
+    /// As [`Api::match_replicas`](super::Api::match_replicas).
+    pub(super) async fn match_replicas(
         &self,
         source: &InstanceKey,
         target: Option<&InstanceKey>,
         pattern: Option<&str>,
-    ) -> Result<Placed, ApiError> {
+    ) -> Result<RelocationOutcome, ApiError> {
         let pattern = pattern
             .filter(|pattern| !pattern.is_empty())
             .map(Regex::new)
@@ -235,40 +192,16 @@ impl Relocate for Relocation {
                     .is_none_or(|pattern| pattern.is_match(&key.to_string()))
             })
             .collect();
-        let mut placed = Placed {
+        let mut outcome = RelocationOutcome {
             target: Some(target.clone()),
-            ..Placed::default()
+            ..RelocationOutcome::default()
         };
         for replica in replicas {
             match self.match_below(&replica, Some(&target)).await {
-                Ok(_) => placed.moved.push(replica),
-                Err(why) => placed.errors.push(format!("{replica}: {why}")),
+                Ok(_) => outcome.moved.push(replica),
+                Err(why) => outcome.errors.push(format!("{replica}: {why}")),
             }
         }
-        Ok(placed)
-    }
-}
-
-#[async_trait]
-impl Relocate for Service {
-    async fn last_entry(&self, instance: &InstanceKey) -> Result<Entry, ApiError> {
-        self.placing.last_entry(instance).await
-    }
-
-    async fn match_below(
-        &self,
-        instance: &InstanceKey,
-        target: Option<&InstanceKey>,
-    ) -> Result<(InstanceKey, String), ApiError> {
-        self.placing.match_below(instance, target).await
-    }
-
-    async fn match_replicas(
-        &self,
-        source: &InstanceKey,
-        target: Option<&InstanceKey>,
-        pattern: Option<&str>,
-    ) -> Result<Placed, ApiError> {
-        self.placing.match_replicas(source, target, pattern).await
+        Ok(outcome)
     }
 }

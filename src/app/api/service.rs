@@ -1,4 +1,4 @@
-//! The use cases as the API's handlers call them.
+//! The use cases of the API for a running member.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,55 +6,54 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use crate::domain::case::Case;
+use crate::domain::cluster_view::ClusterView;
 use crate::domain::errant::{ErrantReport, Remedy};
 use crate::domain::instance::Instance;
 use crate::domain::intent::{Intent, IntentId, Origin};
 use crate::domain::key::InstanceKey;
-use crate::domain::policy::{HeldBack, Mode};
-use crate::domain::recovery::plan::Order;
-use crate::domain::state::PolicySettings;
+use crate::domain::policy::HeldBack;
+use crate::domain::recovery::manual_request::ManualRequest;
+use crate::domain::recovery::pseudo_gtid::Entry;
 use crate::domain::state::record::Acknowledgement;
 use crate::domain::state::{Applied, Command, Recovery, RefusedCommand, Seed, State};
 use crate::domain::topology::ClusterId;
 
 use crate::app::api::errant::ErrantTransactions;
 use crate::app::api::relocate::Relocation;
-use crate::app::api::{Api, ApiCluster, ApiError, ApiFinding, OrderOutcome, OrderRequest, RecoveryOutcome};
-use crate::app::cluster::view::{ClusterView, ClusterViews};
+use crate::app::api::{Api, ApiError, PrimaryChange, PrimaryChangeOutcome, RecoveryOutcome, RelocationOutcome};
+use crate::app::cluster::view::ClusterViews;
 use crate::app::observation::instance_cache::InstanceCache;
 use crate::app::observation::poller::Poller;
 use crate::app::ports::AnalysisChange;
 use crate::app::ports::{Clock, Consensus, ProposeError, Target};
 use crate::app::recovery::coordinator::RecoveryCoordinator;
 
-/// How long a request waits for the end of a recovery that another member has to finish.
+/// How long a request waits for the end of a recovery, which another member may have to finish.
 const OVER_DEADLINE: Duration = Duration::from_secs(90);
 
-/// Implements [`Api`] on the loops of this member.
-pub struct Service {
-    /// Agreement.
+/// Implements [`Api`] with the loops of this member.
+pub struct ApiService {
+    /// Proposes commands.
     pub consensus: Arc<dyn Consensus>,
-    /// What is seen.
+    /// The last observation of each instance.
     pub instance_cache: Arc<InstanceCache>,
-    /// Who sees it.
+    /// Probes instances.
     pub poller: Arc<Poller>,
-    /// ClusterViews of it.
+    /// The views of the clusters.
     pub views: ClusterViews,
-    /// Repairs.
+    /// Runs recoveries.
     pub coordinator: Arc<RecoveryCoordinator>,
-    /// Handles errant transactions.
+    /// Shows and resolves errant transactions.
     pub errants: ErrantTransactions,
-    /// Places by Pseudo-GTID.
-    pub placing: Relocation,
-    /// Policy settings.
-    pub settings: Arc<PolicySettings>,
-    /// Time.
+    /// Moves replicas by Pseudo-GTID.
+    pub relocation: Relocation,
+    /// The clocks.
     pub clock: Arc<dyn Clock>,
-    /// A forgotten address is not discovered again for so long.
+    /// For how long a forgotten address is not discovered again.
     pub forget_for: Duration,
 }
 
-impl Service {
+impl ApiService {
     async fn propose(&self, command: Command) -> Result<Applied, ApiError> {
         match self.consensus.propose(command).await {
             Ok(Applied::Refused {
@@ -69,58 +68,21 @@ impl Service {
         }
     }
 
-    fn view(&self, view: ClusterView, state: &State) -> ApiCluster {
-        let document = view
-            .cluster
-            .document
-            .as_ref()
-            .and_then(|origin| state.documents.get(origin));
-        let automated_recovery = match document {
-            Some(document) => document.mode == Mode::Auto && !document.paused,
-            None => self
-                .settings
-                .recover_primary_filters
-                .iter()
-                .any(|filter| filter.matches(&view.cluster.name, &view.cluster.alias)),
-        };
-        let findings = view
-            .findings
-            .into_iter()
-            .map(|judged| {
-                let held_back = judged
-                    .held_back
-                    .or_else(|| self.coordinator.held_back(&judged.finding.instance));
-                ApiFinding {
-                    opinions: self.coordinator.opinions(&judged.finding.instance),
-                    finding: judged.finding,
-                    held_back,
-                }
-            })
-            .collect();
-        ApiCluster {
-            cluster: view.cluster,
-            topology: view.topology,
-            findings,
-            policy: view.policy,
-            automated_recovery,
-        }
-    }
-
     fn known(&self, instance: &InstanceKey) -> Result<Target, ApiError> {
         self.instance_cache
             .target(instance)
             .ok_or_else(|| ApiError::NotFound(format!("Cannot read instance: {instance}")))
     }
 
-    async fn look(&self, target: &Target) -> Result<Instance, ApiError> {
-        let observation = self.poller.look(target).await;
+    async fn probe(&self, target: &Target) -> Result<Instance, ApiError> {
+        let observation = self.poller.probe_now(target).await;
         match observation.outcome {
             Err(failure) => Err(ApiError::Unavailable(format!("{}: {failure}", target.instance))),
             Ok(_) => self
                 .instance_cache
                 .get(&target.instance)
                 .map(|tracked| tracked.instance)
-                .ok_or_else(|| ApiError::Internal(format!("{} answered and is not watched", target.instance))),
+                .ok_or_else(|| ApiError::Internal(format!("{} answered and is not polled", target.instance))),
         }
     }
 
@@ -130,8 +92,8 @@ impl Service {
             .ok_or_else(|| ApiError::NotFound(format!("cluster {id} is unknown")))
     }
 
-    /// Waits until a recovery is over, whoever finishes it.
-    async fn until_over(&self, uid: &str) -> Result<Recovery, ApiError> {
+    /// Waits until a recovery is over, on whichever member it ends.
+    async fn wait_until_over(&self, uid: &str) -> Result<Recovery, ApiError> {
         let mut state = self.consensus.state();
         let over = async {
             loop {
@@ -142,13 +104,13 @@ impl Service {
                     None => return Err(ApiError::Internal(format!("recovery {uid} is not in the records"))),
                 }
                 if state.changed().await.is_err() {
-                    return Err(ApiError::Internal(String::from("the member stops")));
+                    return Err(ApiError::Internal(String::from("this member is stopping")));
                 }
             }
         };
         tokio::time::timeout(OVER_DEADLINE, over).await.unwrap_or_else(|_| {
             Err(ApiError::OutcomeUnknown(format!(
-                "recovery {uid} is not over yet; audit-recovery tells how it ends"
+                "recovery {uid} is not over yet; audit-recovery shows how it ends"
             )))
         })
     }
@@ -159,7 +121,7 @@ impl Service {
             .plus_millis(i64::try_from(self.forget_for.as_millis()).unwrap_or(i64::MAX))
     }
 
-    /// The origin whose credentials open an address that nobody watches yet.
+    /// The origin of the credentials for an address, which may not be polled yet.
     fn origin_of(&self, instance: &InstanceKey) -> Origin {
         self.instance_cache
             .get(instance)
@@ -168,14 +130,13 @@ impl Service {
 }
 
 #[async_trait]
-impl Api for Service {
-    fn clusters(&self) -> Arc<Vec<ApiCluster>> {
-        let state = self.views.state();
-        let mut views: Vec<ApiCluster> = self
+impl Api for ApiService {
+    fn clusters(&self) -> Arc<Vec<ClusterView>> {
+        let mut views: Vec<ClusterView> = self
             .views
             .clusters()
             .into_iter()
-            .map(|view| self.view(view, &state))
+            .map(|view| self.coordinator.with_last_attempts(view))
             .collect();
         views.sort_by(|a, b| a.cluster.name.cmp(&b.cluster.name));
         Arc::new(views)
@@ -194,7 +155,7 @@ impl Api for Service {
             instance: instance.clone(),
             origin: self.origin_of(instance),
         };
-        let found = self.look(&target).await;
+        let found = self.probe(&target).await;
         if found.is_err()
             && !self
                 .state()
@@ -229,7 +190,7 @@ impl Api for Service {
 
     async fn refresh(&self, instance: &InstanceKey) -> Result<Instance, ApiError> {
         let target = self.known(instance)?;
-        self.look(&target).await
+        self.probe(&target).await
     }
 
     async fn forget(&self, instance: &InstanceKey) -> Result<(), ApiError> {
@@ -256,7 +217,7 @@ impl Api for Service {
         let quarantine = key.ok_or_else(|| ApiError::NotFound(format!("{instance} is not in quarantine")))?;
         self.propose(Command::Release {
             quarantine,
-            reason: String::from("let go through the API"),
+            reason: String::from("released through the API"),
         })
         .await
         .map(drop)
@@ -331,10 +292,10 @@ impl Api for Service {
             .into_iter()
             .find(|view| view.topology.instances.contains_key(&target.instance))
             .ok_or_else(|| ApiError::NotFound(format!("{instance} belongs to no cluster")))?;
-        let order = Order {
+        let order = ManualRequest {
             command: String::from(if skips_hooks { "recover-lite" } else { "recover" }),
             skips_hooks,
-            ..Order::default()
+            ..ManualRequest::default()
         };
         let recovered = self
             .coordinator
@@ -349,7 +310,7 @@ impl Api for Service {
             }
             Err(why) => return Ok(RecoveryOutcome::NotAttempted { why: why.to_string() }),
         };
-        let recovery = self.until_over(&uid).await?;
+        let recovery = self.wait_until_over(&uid).await?;
         Ok(match recovery.successor() {
             Some(successor) => RecoveryOutcome::Promoted {
                 uid,
@@ -362,19 +323,19 @@ impl Api for Service {
         })
     }
 
-    async fn change_primary(&self, request: OrderRequest) -> Result<OrderOutcome, ApiError> {
+    async fn change_primary(&self, request: PrimaryChange) -> Result<PrimaryChangeOutcome, ApiError> {
         self.consensus
             .barrier()
             .await
             .map_err(|error| ApiError::Unavailable(error.to_string()))?;
-        let OrderRequest { cluster, target, order } = request;
-        match self.coordinator.ordered(&cluster, target.as_ref(), order).await {
+        let PrimaryChange { cluster, target, order } = request;
+        match self.coordinator.replace_primary(&cluster, target.as_ref(), order).await {
             Ok(uid) => {
-                self.until_over(&uid).await?;
-                Ok(OrderOutcome::Over { uid })
+                self.wait_until_over(&uid).await?;
+                Ok(PrimaryChangeOutcome::Over { uid })
             }
-            Err(HeldBack::Refused(why)) => Ok(OrderOutcome::Refused { why }),
-            Err(why) => Ok(OrderOutcome::Refused { why: why.to_string() }),
+            Err(HeldBack::Refused(why)) => Ok(PrimaryChangeOutcome::Refused { why }),
+            Err(why) => Ok(PrimaryChangeOutcome::Refused { why: why.to_string() }),
         }
     }
 
@@ -388,12 +349,32 @@ impl Api for Service {
             .cloned()
             .collect();
         Ok(Case {
-            about: format!("cluster {} as it was seen", view.cluster.name),
+            about: format!("cluster {} as observed", view.cluster.name),
             topology: view.topology,
             policy: view.policy,
             quarantines,
             now: self.clock.wall(),
             finding: None,
         })
+    }
+    async fn last_entry(&self, instance: &InstanceKey) -> Result<Entry, ApiError> {
+        self.relocation.last_entry(instance).await
+    }
+
+    async fn match_below(
+        &self,
+        instance: &InstanceKey,
+        target: Option<&InstanceKey>,
+    ) -> Result<(InstanceKey, String), ApiError> {
+        self.relocation.match_below(instance, target).await
+    }
+
+    async fn match_replicas(
+        &self,
+        source: &InstanceKey,
+        target: Option<&InstanceKey>,
+        pattern: Option<&str>,
+    ) -> Result<RelocationOutcome, ApiError> {
+        self.relocation.match_replicas(source, target, pattern).await
     }
 }

@@ -1,26 +1,26 @@
-//! The tokens of which a caller has to send one before the API changes something.
+//! The tokens that authorise changes through the API.
 
 use std::fmt;
 
 use sha2::{Digest as _, Sha256};
 use subtle::{Choice, ConstantTimeEq as _};
 
-/// Most tokens that one file may hold: rotating needs two, one for each team a few more.
-const MOST: usize = 64;
+/// The most tokens in one file. A rotation needs two; one for each team needs a few more.
+const MAX_TOKENS: usize = 64;
 
-/// A set of tokens. Their SHA-256 digests are kept and not they themselves, so nothing that prints or dumps this can tell one, and how long
-/// a comparison takes says nothing about their length.
+/// A set of tokens. Only their SHA-256 digests are kept, so no output of this value discloses a token, and the time of a comparison
+/// does not depend on the length of a token.
 #[derive(Clone, PartialEq, Eq)]
 pub struct WriteTokens {
     digests: Vec<[u8; 32]>,
 }
 
 impl WriteTokens {
-    /// Reads tokens, one a line; blank lines and blanks around a token do not count.
+    /// Reads tokens, one on each line; blank lines and blanks around a token are ignored.
     ///
     /// # Errors
-    /// When there is none, there are more than 64, or one could not be sent in a header: a token is printable ASCII without blanks. The
-    /// error names lines by their number and quotes nothing.
+    /// When there is no token, there are more than 64, or a token is not printable ASCII without blanks, which a header requires. The
+    /// error names lines by their number and quotes no text.
     pub fn parse(text: &str) -> Result<Self, String> {
         let mut digests = Vec::new();
         for (number, line) in (1..).zip(text.lines()) {
@@ -30,19 +30,19 @@ impl WriteTokens {
             }
             if !token.bytes().all(|byte| byte.is_ascii_graphic()) {
                 return Err(format!(
-                    "line {number} is no token: one a line, of printable ASCII without blanks"
+                    "line {number} is no token: each line holds one token of printable ASCII without blanks"
                 ));
             }
             digests.push(Sha256::digest(token.as_bytes()).into());
         }
         match digests.len() {
-            0 => Err("holds no token".to_owned()),
-            count if count > MOST => Err(format!("holds {count} tokens, and {MOST} is the most")),
+            0 => Err("contains no token".to_owned()),
+            count if count > MAX_TOKENS => Err(format!("contains {count} tokens; at most {MAX_TOKENS} are allowed")),
             _ => Ok(Self { digests }),
         }
     }
 
-    /// Whether this is one of them. Takes as long for a wrong one as for a right one.
+    /// Whether `offered` is one of the tokens. Takes equally long for a wrong and for a right token.
     pub fn admit(&self, offered: &[u8]) -> bool {
         let offered: [u8; 32] = Sha256::digest(offered).into();
         let found = self
@@ -52,7 +52,7 @@ impl WriteTokens {
         bool::from(found)
     }
 
-    /// How many there are, at least one.
+    /// The number of tokens, at least 1.
     pub fn count(&self) -> usize {
         self.digests.len()
     }
@@ -88,8 +88,8 @@ mod tests {
     #[test]
     fn what_is_no_token_is_refused_without_being_quoted() {
         for (text, expected) in [
-            ("", "holds no token"),
-            (" \n\n", "holds no token"),
+            ("", "contains no token"),
+            (" \n\n", "contains no token"),
             ("good\nmy secret\n", "line 2 is no token"),
             ("pässword\n", "line 1 is no token"),
         ] {

@@ -1,4 +1,4 @@
-//! How the analysis of each instance changed, as this member saw it: in memory, bounded, and over restarts of its process.
+//! How the analysis of each instance changed, as this member observed it: in memory, bounded, and over restarts of its process.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,12 +14,12 @@ use crate::domain::time::WallTime;
 
 use crate::app::ports::{AnalysisChange, ChangeStore, Clock};
 
-/// Changes kept of one instance.
-const MOST_CHANGES: usize = 100;
-/// Instances that are kept; beyond, those are dropped whose last change is the oldest.
-const MOST_INSTANCES: usize = 10_000;
-/// Changes that wait to be written; beyond, the oldest are not.
-const MOST_UNWRITTEN: usize = 10_000;
+/// The most changes that are kept of one instance.
+const MAX_CHANGES: usize = 100;
+/// The most instances that are kept. Beyond that, the instance with the oldest last change is dropped.
+const MAX_INSTANCES: usize = 10_000;
+/// The most changes that wait to be written. Beyond that, the oldest are not written.
+const MAX_UNWRITTEN: usize = 10_000;
 /// How often changes are written. A write shares the backend with the entries of a recovery, so it is rare.
 const WRITE_EVERY: Duration = Duration::from_secs(5);
 /// How often old changes are dropped.
@@ -35,13 +35,13 @@ impl Held {
     fn add(&mut self, instance: &InstanceKey, change: AnalysisChange) {
         let list = self.changes.entry(instance.clone()).or_default();
         list.push_back(change);
-        if list.len() > MOST_CHANGES {
+        if list.len() > MAX_CHANGES {
             list.pop_front();
         }
     }
 
     fn bound(&mut self) {
-        while self.changes.len() > MOST_INSTANCES {
+        while self.changes.len() > MAX_INSTANCES {
             let oldest = self
                 .changes
                 .iter()
@@ -50,7 +50,7 @@ impl Held {
             let Some(oldest) = oldest else { break };
             self.changes.remove(&oldest);
         }
-        while self.unwritten.len() > MOST_UNWRITTEN {
+        while self.unwritten.len() > MAX_UNWRITTEN {
             self.unwritten.pop_front();
         }
     }
@@ -58,12 +58,12 @@ impl Held {
 
 /// The changes of all instances.
 #[derive(Debug, Default)]
-pub struct AnalysisLog {
+pub struct AnalysisHistory {
     held: Mutex<Held>,
 }
 
-impl AnalysisLog {
-    /// A log that begins with what was kept, the oldest first.
+impl AnalysisHistory {
+    /// A history that begins with the stored changes, oldest first.
     pub fn of(changes: impl IntoIterator<Item = (InstanceKey, AnalysisChange)>) -> Self {
         let mut held = Held::default();
         for (instance, change) in changes {
@@ -77,15 +77,16 @@ impl AnalysisLog {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes in what was found about these instances; of several findings of one the first counts, and none is [`Code::NoProblem`].
-    pub fn note<'a>(&self, instances: impl IntoIterator<Item = &'a InstanceKey>, findings: &[Finding], at: WallTime) {
+    /// Records the present analysis of these instances. The first finding of an instance counts; without a finding the code is
+    /// [`Code::NoProblem`].
+    pub fn record<'a>(&self, instances: impl IntoIterator<Item = &'a InstanceKey>, findings: &[Finding], at: WallTime) {
         let mut codes: BTreeMap<&InstanceKey, Code> = instances
             .into_iter()
             .map(|instance| (instance, Code::NoProblem))
             .collect();
-        let mut told = BTreeSet::new();
+        let mut found = BTreeSet::new();
         for finding in findings {
-            if told.insert(&finding.instance) {
+            if found.insert(&finding.instance) {
                 codes.insert(&finding.instance, finding.code);
             }
         }
@@ -102,7 +103,7 @@ impl AnalysisLog {
         held.bound();
     }
 
-    /// All changes, by instance, the oldest first.
+    /// All changes by instance, oldest first.
     pub fn all(&self) -> Vec<(InstanceKey, Vec<AnalysisChange>)> {
         self.held()
             .changes
@@ -111,7 +112,7 @@ impl AnalysisLog {
             .collect()
     }
 
-    /// Drops changes from before this moment, but of each instance the last: it still is so.
+    /// Drops the changes before this time, except the last change of each instance, which is still valid.
     fn purge(&self, before: WallTime) {
         for list in self.held().changes.values_mut() {
             while list.len() > 1 && list.front().is_some_and(|change| change.at < before) {
@@ -120,9 +121,9 @@ impl AnalysisLog {
         }
     }
 
-    /// Writes what is new every few seconds until it is cancelled, and once more then; drops every hour, and at once, what is older than
-    /// `kept`. What could not be written is tried again.
-    pub async fn keep(
+    /// Writes new changes every few seconds until `stop`, and once more then. Drops changes that are older than `kept` at the start and every
+    /// hour. A failed write is retried.
+    pub async fn run(
         self: Arc<Self>,
         store: Arc<dyn ChangeStore>,
         clock: Arc<dyn Clock>,
@@ -141,7 +142,7 @@ impl AnalysisLog {
                     let before = WallTime(clock.wall().0.saturating_sub(kept_millis));
                     self.purge(before);
                     if let Err(error) = store.purge_changes(before).await {
-                        warn!("old changes of the analysis were not dropped: {error}");
+                        warn!("failed to drop old analysis changes, will retry: {error}");
                     }
                     continue;
                 }
@@ -150,7 +151,7 @@ impl AnalysisLog {
             if !changes.is_empty()
                 && let Err(error) = store.add_changes(&changes).await
             {
-                warn!("changes of the analysis were not written: {error}");
+                warn!("failed to write analysis changes, will retry: {error}");
                 let mut held = self.held();
                 for change in changes.into_iter().rev() {
                     held.unwritten.push_front(change);

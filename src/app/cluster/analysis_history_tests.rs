@@ -12,7 +12,7 @@ fn found(code: Code) -> Vec<Finding> {
     }]
 }
 
-fn codes(log: &AnalysisLog, n: u32) -> Vec<Code> {
+fn codes(log: &AnalysisHistory, n: u32) -> Vec<Code> {
     let all = log.all();
     let list = all.iter().find(|(instance, _)| *instance == key(n));
     list.map(|(_, list)| list.iter().map(|change| change.code).collect())
@@ -21,14 +21,14 @@ fn codes(log: &AnalysisLog, n: u32) -> Vec<Code> {
 
 #[test]
 fn only_what_differs_from_the_last_entry_is_written() {
-    let log = AnalysisLog::default();
+    let log = AnalysisHistory::default();
     let instances = [key(1), key(2)];
-    log.note(&instances, &[], NOW);
-    log.note(&instances, &found(Code::DeadMaster), NOW.plus_millis(1));
-    log.note(&instances, &found(Code::DeadMaster), NOW.plus_millis(2));
+    log.record(&instances, &[], NOW);
+    log.record(&instances, &found(Code::DeadMaster), NOW.plus_millis(1));
+    log.record(&instances, &found(Code::DeadMaster), NOW.plus_millis(2));
     let both = [found(Code::UnreachableMaster), found(Code::UnsafeSettings)].concat();
-    log.note(&instances, &both, NOW.plus_millis(3));
-    log.note(&instances, &[], NOW.plus_millis(4));
+    log.record(&instances, &both, NOW.plus_millis(3));
+    log.record(&instances, &[], NOW.plus_millis(4));
     assert_eq!(
         codes(&log, 1),
         [
@@ -44,14 +44,14 @@ fn only_what_differs_from_the_last_entry_is_written() {
 
 #[test]
 fn the_oldest_changes_of_an_instance_make_room() {
-    let log = AnalysisLog::default();
-    for turn in 0..i64::try_from(MOST_CHANGES).unwrap() {
-        log.note(&[key(1)], &found(Code::DeadMaster), NOW.plus_millis(2 * turn));
-        log.note(&[key(1)], &[], NOW.plus_millis(2 * turn + 1));
+    let log = AnalysisHistory::default();
+    for turn in 0..i64::try_from(MAX_CHANGES).unwrap() {
+        log.record(&[key(1)], &found(Code::DeadMaster), NOW.plus_millis(2 * turn));
+        log.record(&[key(1)], &[], NOW.plus_millis(2 * turn + 1));
     }
     let all = log.all();
-    assert_eq!(all[0].1.len(), MOST_CHANGES);
-    assert_eq!(all[0].1[0].at, NOW.plus_millis(i64::try_from(MOST_CHANGES).unwrap()));
+    assert_eq!(all[0].1.len(), MAX_CHANGES);
+    assert_eq!(all[0].1[0].at, NOW.plus_millis(i64::try_from(MAX_CHANGES).unwrap()));
 }
 
 #[derive(Default)]
@@ -91,35 +91,35 @@ impl ChangeStore for Disk {
 async fn changes_are_written_in_order_and_go_on_after_a_restart() {
     let disk = Arc::new(Disk::default());
     *disk.failures.lock().unwrap() = 2;
-    let log = Arc::new(AnalysisLog::default());
+    let log = Arc::new(AnalysisHistory::default());
     let clock = Arc::new(crate::testkit::PausedClock::new());
     let now = clock.wall();
     let stop = CancellationToken::new();
     let kept = Duration::from_hours(1);
-    let task = tokio::spawn(Arc::clone(&log).keep(disk.clone(), clock, kept, stop.clone()));
-    log.note(&[key(1)], &[], now);
+    let task = tokio::spawn(Arc::clone(&log).run(disk.clone(), clock, kept, stop.clone()));
+    log.record(&[key(1)], &[], now);
     tokio::time::sleep(WRITE_EVERY).await;
-    log.note(&[key(1)], &found(Code::DeadMaster), now.plus_millis(1));
+    log.record(&[key(1)], &found(Code::DeadMaster), now.plus_millis(1));
     tokio::time::sleep(WRITE_EVERY * 3).await;
     assert_eq!(disk.kept.lock().unwrap().len(), 2, "written in the end, once");
-    log.note(&[key(1)], &[], now.plus_millis(2));
+    log.record(&[key(1)], &[], now.plus_millis(2));
     stop.cancel();
     task.await.unwrap();
     assert_eq!(*disk.purged.lock().unwrap(), [WallTime(now.0 - 3_600_000)]);
 
-    let again = AnalysisLog::of(disk.load_changes().await.unwrap());
+    let again = AnalysisHistory::of(disk.load_changes().await.unwrap());
     let all = [Code::NoProblem, Code::DeadMaster, Code::NoProblem];
     assert_eq!(codes(&again, 1), all, "the last one was written at the end");
-    again.note(&[key(1)], &[], now.plus_millis(3));
+    again.record(&[key(1)], &[], now.plus_millis(3));
     assert_eq!(codes(&again, 1), all, "nothing is new");
 }
 
 #[test]
 fn what_is_old_is_dropped_but_what_still_holds() {
-    let log = AnalysisLog::default();
-    log.note(&[key(1), key(2)], &[], NOW);
-    log.note(&[key(1)], &found(Code::DeadMaster), NOW.plus_millis(10));
-    log.note(&[key(1)], &[], NOW.plus_millis(20));
+    let log = AnalysisHistory::default();
+    log.record(&[key(1), key(2)], &[], NOW);
+    log.record(&[key(1)], &found(Code::DeadMaster), NOW.plus_millis(10));
+    log.record(&[key(1)], &[], NOW.plus_millis(20));
     log.purge(NOW.plus_millis(15));
     assert_eq!(codes(&log, 1), [Code::NoProblem]);
     assert_eq!(codes(&log, 2), [Code::NoProblem], "so since long ago");

@@ -1,4 +1,4 @@
-//! Clusters as this member sees them now: consistent views made from the instance cache and the replicated state, and
+//! The clusters as this member observes them: consistent views made from the instance cache and the replicated state, and
 //! how the analysis of each instance changed over time.
 
 pub mod analysis_history;

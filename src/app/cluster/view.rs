@@ -1,52 +1,36 @@
-//! One consistent view of every cluster: what was seen, what is asked for, what follows from both.
+//! Makes one consistent view of every cluster from the observations and the replicated state.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use crate::domain::analysis;
+use crate::domain::cluster_view::{ClusterView, JudgedFinding};
 use crate::domain::finding::Finding;
 use crate::domain::grouping::{self, Grouping};
 use crate::domain::instance::Instance;
 use crate::domain::intent::Origin;
 use crate::domain::key::InstanceKey;
-use crate::domain::policy::{HeldBack, Leaving, Policy};
+use crate::domain::policy::{HeldBack, Policy, RecoveryMode, TerminationStage};
 use crate::domain::recovery::planner;
 use crate::domain::state::{Cluster, Quarantine, State};
 use crate::domain::state::{PolicySettings, policy_of};
 use crate::domain::time::WallTime;
 use crate::domain::topology::{ClusterId, Topology};
 
-use crate::app::cluster::analysis_history::AnalysisLog;
+use crate::app::cluster::analysis_history::AnalysisHistory;
 use crate::app::filter::HostnameFilters;
 use crate::app::observation::instance_cache::{InstanceCache, Snapshot};
 use crate::app::ports::AnalysisChange;
 use crate::app::ports::cluster_source::DocumentSet;
 use crate::app::ports::{Clock, Consensus, CredentialsByOrigin};
 
-/// A finding, and what keeps a recovery from following it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct JudgedFinding {
-    /// The finding.
-    pub finding: Finding,
-    /// Why nothing is done about it; `None` when a recovery may follow.
-    pub held_back: Option<HeldBack>,
-}
-
-/// A recorded cluster as this member sees it now.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ClusterView {
-    /// Its record.
-    pub cluster: Cluster,
-    /// Its instances.
-    pub topology: Topology,
-    /// What may be done to it.
-    pub policy: Policy,
-    /// What is wrong with it.
-    pub findings: Vec<JudgedFinding>,
-}
+/// How often watched views are made again without any change: findings also depend on the time.
+const REFRESH: Duration = Duration::from_secs(1);
 
 /// For tests: the first server of the fixtures is the recorded primary of a cluster with nothing else on record.
 #[cfg(test)]
@@ -65,7 +49,7 @@ pub(crate) fn of_recorded(top: Instance, others: impl IntoIterator<Item = Instan
     let topology = topology([top].into_iter().chain(others));
     let cluster = Cluster {
         id: topology.cluster.clone(),
-        minted: NOW,
+        created_at: NOW,
         name: "c".to_owned(),
         alias: String::new(),
         epoch: 0,
@@ -78,20 +62,21 @@ pub(crate) fn of_recorded(top: Instance, others: impl IntoIterator<Item = Instan
         topology,
         policy: Policy::default(),
         findings: Vec::new(),
+        automated_recovery: false,
     }
 }
 
-/// A group of instances with the topology that they form; recorded, or about to be.
+/// Instances that form one topology, whether the cluster is recorded or not yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Group {
-    /// Which instances, and which records they have.
+    /// The instances, and the records of the clusters that they belong to.
     pub grouping: Grouping,
-    /// As a topology, under the oldest record's id, or under an empty id when there is none.
+    /// Their topology, with the id of the oldest record; with an empty id when there is no record.
     pub topology: Topology,
 }
 
-/// What was found about a cluster, and all that it was found from but the time.
-struct Memo {
+/// The findings of a cluster, with all inputs of the analysis except the time.
+struct CachedAnalysis {
     revisions: BTreeMap<InstanceKey, u64>,
     aliases: BTreeMap<InstanceKey, InstanceKey>,
     recorded_primary: Option<InstanceKey>,
@@ -100,14 +85,14 @@ struct Memo {
     findings: Vec<JudgedFinding>,
 }
 
-/// Findings of the clusters as they were analysed last: a cluster is analysed again when it changed.
+/// The last analysis of each cluster. A cluster is analysed again when an input changed.
 #[derive(Default)]
 struct Analyses {
-    memos: Mutex<BTreeMap<ClusterId, Memo>>,
+    by_cluster: Mutex<BTreeMap<ClusterId, CachedAnalysis>>,
     count: AtomicU64,
 }
 
-/// Makes views from the instance cache and the applied state. Clones share what was analysed.
+/// Makes views from the instance cache and the applied state. Clones share the cached analyses.
 #[derive(Clone)]
 pub struct ClusterViews {
     instance_cache: Arc<InstanceCache>,
@@ -116,14 +101,14 @@ pub struct ClusterViews {
     ignore: HostnameFilters,
     clock: Arc<dyn Clock>,
     analyses: Arc<Analyses>,
-    log: Arc<AnalysisLog>,
+    history: Arc<AnalysisHistory>,
     accounts: Option<watch::Receiver<CredentialsByOrigin>>,
     members: Option<Arc<dyn Consensus>>,
     documents: Option<watch::Receiver<DocumentSet>>,
 }
 
 impl ClusterViews {
-    /// ClusterViews of what `instance_cache` sees and `state` records; findings about instances that `ignore` matches are left out.
+    /// Views of the instances in `instance_cache` and the records in `state`. Findings about instances that `ignore` matches are omitted.
     pub fn new(
         instance_cache: Arc<InstanceCache>,
         state: watch::Receiver<Arc<State>>,
@@ -138,24 +123,53 @@ impl ClusterViews {
             ignore,
             clock,
             analyses: Arc::default(),
-            log: Arc::default(),
+            history: Arc::default(),
             accounts: None,
             members: None,
             documents: None,
         }
     }
 
-    /// How the analysis of each instance changed, as seen by this member.
-    pub fn analysis_changes(&self) -> Vec<(InstanceKey, Vec<AnalysisChange>)> {
-        self.log.all()
+    /// The views of all clusters as a watch channel, with the loop that keeps them current until `stop`. It makes the views again after
+    /// each observation, after each change of the replicated state, and every second. `complete` adds to each view what this layer does
+    /// not know.
+    pub fn watch(
+        self,
+        complete: impl Fn(ClusterView) -> ClusterView + Send + Sync + 'static,
+        stop: CancellationToken,
+    ) -> (
+        watch::Receiver<Arc<Vec<ClusterView>>>,
+        impl Future<Output = ()> + Send + 'static,
+    ) {
+        let mut observations = self.instance_cache.changes();
+        let mut state = self.state.clone();
+        let current = move || Arc::new(self.clusters().into_iter().map(&complete).collect::<Vec<_>>());
+        let (sender, receiver) = watch::channel(current());
+        let keep_current = async move {
+            loop {
+                tokio::select! {
+                    () = stop.cancelled() => return,
+                    changed = observations.changed() => if changed.is_err() { return },
+                    changed = state.changed() => if changed.is_err() { return },
+                    () = tokio::time::sleep(REFRESH) => {}
+                }
+                sender.send_replace(current());
+            }
+        };
+        (receiver, keep_current)
     }
 
-    /// How many times a cluster was analysed.
+    /// How the analysis of each instance changed, as observed by this member.
+    pub fn analysis_changes(&self) -> Vec<(InstanceKey, Vec<AnalysisChange>)> {
+        self.history.all()
+    }
+
+    /// How many analyses were made, for tests of the cache.
     pub fn analyses(&self) -> u64 {
         self.analyses.count.load(Ordering::Relaxed)
     }
 
-    /// The same, which also know whether replication accounts are configured.
+    /// Also uses these accounts: a policy then contains whether a replication account is known.
     #[must_use]
     pub fn with_accounts(self, accounts: watch::Receiver<CredentialsByOrigin>) -> Self {
         Self {
@@ -164,13 +178,13 @@ impl ClusterViews {
         }
     }
 
-    /// The same, which write down in this log how findings change.
+    /// Also records in `history` how findings change.
     #[must_use]
-    pub fn with_log(self, log: Arc<AnalysisLog>) -> Self {
-        Self { log, ..self }
+    pub fn with_history(self, history: Arc<AnalysisHistory>) -> Self {
+        Self { history, ..self }
     }
 
-    /// The same, which also know who would have to agree.
+    /// Also uses the membership: a policy then names the voters that have to agree.
     #[must_use]
     pub fn with_members(self, consensus: Arc<dyn Consensus>) -> Self {
         Self {
@@ -179,7 +193,7 @@ impl ClusterViews {
         }
     }
 
-    /// The same, which also know which servers are about to go with their pods.
+    /// Also uses the documents: a policy then names the servers that stop soon with their pods.
     #[must_use]
     pub fn with_pods(self, documents: watch::Receiver<DocumentSet>) -> Self {
         Self {
@@ -188,22 +202,24 @@ impl ClusterViews {
         }
     }
 
-    fn leaving(&self, cluster: &Cluster, topology: &Topology) -> BTreeMap<InstanceKey, Leaving> {
+    fn terminating(&self, cluster: &Cluster, topology: &Topology) -> BTreeMap<InstanceKey, TerminationStage> {
         let pods = self
             .documents
             .as_ref()
             .map(|documents| Arc::clone(&documents.borrow().pods));
-        let leaving = pods.zip(cluster.document.as_ref());
-        leaving.map_or_else(BTreeMap::new, |(pods, document)| pods.leaving(document, topology))
+        let terminating = pods.zip(cluster.document.as_ref());
+        terminating.map_or_else(BTreeMap::new, |(pods, document)| {
+            pods.terminating_instances(document, topology)
+        })
     }
 
-    /// The voters by name, and where each of them is; nobody without a group.
+    /// The voters by name, each with its data centre; empty without a group.
     fn voters(&self, state: &State) -> BTreeMap<String, String> {
         let peers = self.members.as_ref().filter(|consensus| consensus.is_raft());
         let peers = peers.map(|consensus| consensus.peers()).unwrap_or_default();
         let voters = peers.into_iter().filter(|peer| peer.voter).map(|peer| {
-            let place = state.members.get(&peer.id).map(|member| member.data_center.clone());
-            (peer.name, place.unwrap_or_default())
+            let data_center = state.members.get(&peer.id).map(|member| member.data_center.clone());
+            (peer.name, data_center.unwrap_or_default())
         });
         voters.collect()
     }
@@ -212,12 +228,25 @@ impl ClusterViews {
         Policy {
             voters: self.voters(state),
             replication_account: self.has_replication_account(cluster),
-            leaving: self.leaving(cluster, topology),
+            terminating: self.terminating(cluster, topology),
             ..policy_of(state, cluster, &self.settings, topology, now)
         }
     }
 
-    /// Whether an account for new replication channels is known for the servers of a cluster; `None` while none of its accounts is.
+    /// Whether a dead primary of the cluster is replaced without a request: as its document requests, otherwise by the filters.
+    fn recovers_automatically(&self, state: &State, cluster: &Cluster) -> bool {
+        let document = cluster.document.as_ref();
+        match document.and_then(|origin| state.documents.get(origin)) {
+            Some(document) => document.mode == RecoveryMode::Auto && !document.paused,
+            None => self
+                .settings
+                .recover_primary_filters
+                .iter()
+                .any(|filter| filter.matches(&cluster.name, &cluster.alias)),
+        }
+    }
+
+    /// Whether an account for new replication channels is known for the servers of a cluster; `None` while none of its accounts is known.
     fn has_replication_account(&self, cluster: &Cluster) -> Option<bool> {
         let origin = cluster.document.clone().unwrap_or(Origin::Api);
         let known = self.accounts.as_ref()?.borrow().get(&origin)?.replication.is_some();
@@ -238,22 +267,22 @@ impl ClusterViews {
     /// All recorded clusters.
     pub fn clusters(&self) -> Vec<ClusterView> {
         let state = self.state();
-        let views = self.pictured(&state, |_| true);
+        let views = self.recorded_views(&state, |_| true);
         let present: BTreeSet<&ClusterId> = views.iter().map(|view| &view.cluster.id).collect();
-        let mut memos = self.analyses.memos.lock().unwrap_or_else(PoisonError::into_inner);
-        memos.retain(|id, _| present.contains(id));
-        drop(memos);
+        let mut cached = self.analyses.by_cluster.lock().unwrap_or_else(PoisonError::into_inner);
+        cached.retain(|id, _| present.contains(id));
+        drop(cached);
         views
     }
 
     /// One recorded cluster.
     pub fn cluster(&self, id: &ClusterId) -> Option<ClusterView> {
-        self.pictured(&self.state(), |cluster| cluster.id == *id)
+        self.recorded_views(&self.state(), |cluster| cluster.id == *id)
             .into_iter()
             .next()
     }
 
-    fn pictured(&self, state: &State, is_wanted: impl Fn(&Cluster) -> bool) -> Vec<ClusterView> {
+    fn recorded_views(&self, state: &State, is_wanted: impl Fn(&Cluster) -> bool) -> Vec<ClusterView> {
         let now = self.clock.wall();
         let Snapshot {
             instances,
@@ -264,19 +293,19 @@ impl ClusterViews {
             .into_iter()
             .filter_map(|group| {
                 let cluster = state.clusters.get(group.grouping.recorded.first()?)?;
-                let seen = group
+                let revisions = group
                     .topology
                     .instances
                     .keys()
                     .filter_map(|key| Some((key.clone(), *revisions.get(key)?)));
-                let seen = seen.collect();
-                is_wanted(cluster).then(|| self.judge_seen(state, cluster.clone(), group.topology, seen, now))
+                let revisions = revisions.collect();
+                is_wanted(cluster).then(|| self.cached_view(state, cluster.clone(), group.topology, revisions, now))
             })
             .collect()
     }
 
-    /// Analyses a cluster as this member sees it now, unless it is what it was when it was analysed last.
-    fn judge_seen(
+    /// The view of a cluster from the present observations. The analysis is taken from the cache when no input changed.
+    fn cached_view(
         &self,
         state: &State,
         cluster: Cluster,
@@ -286,28 +315,28 @@ impl ClusterViews {
     ) -> ClusterView {
         let policy = self.policy(state, &cluster, &topology, now);
         let quarantines = quarantines_of(state, &cluster);
-        let is_of_now = |memo: &&Memo| {
-            memo.revisions == revisions
-                && memo.aliases == topology.aliases
-                && memo.recorded_primary == topology.recorded_primary
-                && memo.policy == policy
-                && memo.quarantines == quarantines
-                && !memo.findings.iter().any(|judged| {
+        let is_current = |cached: &&CachedAnalysis| {
+            cached.revisions == revisions
+                && cached.aliases == topology.aliases
+                && cached.recorded_primary == topology.recorded_primary
+                && cached.policy == policy
+                && cached.quarantines == quarantines
+                && !cached.findings.iter().any(|judged| {
                     let ends_by_itself = matches!(judged.held_back, Some(HeldBack::StartupGrace { .. }));
                     ends_by_itself || judged.finding.code.changes_with_time()
                 })
         };
-        let lock = || self.analyses.memos.lock().unwrap_or_else(PoisonError::into_inner);
+        let lock = || self.analyses.by_cluster.lock().unwrap_or_else(PoisonError::into_inner);
         let known = lock()
             .get(&cluster.id)
-            .filter(is_of_now)
-            .map(|memo| memo.findings.clone());
+            .filter(is_current)
+            .map(|cached| cached.findings.clone());
         let findings = known.unwrap_or_else(|| {
-            let findings = self.find(&topology, &policy, &quarantines, now);
-            let told: Vec<Finding> = findings.iter().map(|judged| judged.finding.clone()).collect();
+            let findings = self.judged_findings(&topology, &policy, &quarantines, now);
+            let found: Vec<Finding> = findings.iter().map(|judged| judged.finding.clone()).collect();
             let shown = topology.instances.keys().filter(|key| !self.ignore.matches(key));
-            self.log.note(shown, &told, now);
-            let memo = Memo {
+            self.history.record(shown, &found, now);
+            let analysis = CachedAnalysis {
                 revisions,
                 aliases: topology.aliases.clone(),
                 recorded_primary: topology.recorded_primary.clone(),
@@ -315,11 +344,12 @@ impl ClusterViews {
                 quarantines,
                 findings: findings.clone(),
             };
-            lock().insert(cluster.id.clone(), memo);
+            lock().insert(cluster.id.clone(), analysis);
             findings
         });
-        let findings = self.and_lost_successor(state, &cluster, &topology, &policy, findings);
+        let findings = self.with_lost_successor(state, &cluster, &topology, &policy, findings);
         ClusterView {
+            automated_recovery: self.recovers_automatically(state, &cluster),
             cluster,
             topology,
             policy,
@@ -327,8 +357,8 @@ impl ClusterViews {
         }
     }
 
-    /// The findings with that of a lost successor first; it rests on the records, and tells of its server all there is to tell.
-    fn and_lost_successor(
+    /// The findings with that of a lost successor first. It follows from the records, and replaces all other findings about its instance.
+    fn with_lost_successor(
         &self,
         state: &State,
         cluster: &Cluster,
@@ -345,12 +375,12 @@ impl ClusterViews {
         {
             findings.retain(|judged| judged.finding.instance != finding.instance);
             let held_back = planner::held_back(&finding, topology, policy);
-            findings.insert(0, JudgedFinding { finding, held_back });
+            findings.insert(0, JudgedFinding::new(finding, held_back));
         }
         findings
     }
 
-    fn find(
+    fn judged_findings(
         &self,
         topology: &Topology,
         policy: &Policy,
@@ -361,20 +391,21 @@ impl ClusterViews {
         analysis::findings(topology, policy, quarantines, now)
             .into_iter()
             .filter(|finding| !self.ignore.matches(&finding.instance))
-            .map(|finding| JudgedFinding {
-                held_back: planner::held_back(&finding, topology, policy),
-                finding,
+            .map(|finding| {
+                let held_back = planner::held_back(&finding, topology, policy);
+                JudgedFinding::new(finding, held_back)
             })
             .collect()
     }
 
-    /// The same cluster on another topology of it.
-    pub fn judge(&self, cluster: &Cluster, topology: Topology) -> ClusterView {
+    /// The view of a cluster with another topology, which is analysed without the cache.
+    pub fn view_of(&self, cluster: &Cluster, topology: Topology) -> ClusterView {
         let (state, now) = (self.state(), self.clock.wall());
         let policy = self.policy(&state, cluster, &topology, now);
-        let findings = self.find(&topology, &policy, &quarantines_of(&state, cluster), now);
-        let findings = self.and_lost_successor(&state, cluster, &topology, &policy, findings);
+        let findings = self.judged_findings(&topology, &policy, &quarantines_of(&state, cluster), now);
+        let findings = self.with_lost_successor(&state, cluster, &topology, &policy, findings);
         ClusterView {
+            automated_recovery: self.recovers_automatically(&state, cluster),
             cluster: cluster.clone(),
             topology,
             policy,

@@ -148,3 +148,25 @@ async fn changes_of_the_analysis_are_logged() {
         ]
     );
 }
+
+#[tokio::test(start_paused = true)]
+async fn watched_views_follow_the_observations_and_are_completed() {
+    let mut member = Member::new(1);
+    let complete = |view: ClusterView| ClusterView {
+        automated_recovery: true,
+        ..view
+    };
+    let stop = CancellationToken::new();
+    let (mut views, keep_current) = member.views.clone().watch(complete, stop.clone());
+    let running = tokio::spawn(keep_current);
+    let fails = |views: &Arc<Vec<ClusterView>>| {
+        let primaries = views.iter().filter_map(|view| view.topology.get(&key(1)));
+        primaries.into_iter().any(|instance| instance.failure.is_some())
+    };
+    assert!(!fails(&views.borrow_and_update()));
+    member.see(primary(1, "1:1-9").dead());
+    let followed = tokio::time::timeout(REFRESH / 2, views.wait_for(fails)).await;
+    assert!(followed.unwrap().unwrap().iter().all(|view| view.automated_recovery));
+    stop.cancel();
+    running.await.unwrap();
+}

@@ -1,4 +1,4 @@
-//! Which notices are still to be told.
+//! Which Events are still to be recorded.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,61 +6,61 @@ use crate::domain::declared::{ClusterEvent, EventReason};
 use crate::domain::intent::Origin;
 use crate::domain::time::MonotonicTime;
 
-/// One that could not be told is tried again after this: it stands in the status and the records meanwhile.
+/// An Event that was not recorded is retried after this, microseconds. The status and the records have it meanwhile.
 const RETRY_MICROS: u64 = 30_000_000;
 
-/// What makes a notice this one.
+/// What identifies an Event.
 type Id = (Origin, EventReason, String);
 
-/// The memory of one leader about what it told.
+/// The Events that one leader recorded, and those that failed.
 #[derive(Debug, Default)]
 pub(super) struct EventThrottle {
-    told: BTreeSet<Id>,
+    recorded: BTreeSet<Id>,
     failed: BTreeMap<Id, MonotonicTime>,
 }
 
-fn id(origin: &Origin, notice: &ClusterEvent) -> Id {
-    (origin.clone(), notice.reason, notice.key.clone())
+fn id(origin: &Origin, event: &ClusterEvent) -> Id {
+    (origin.clone(), event.reason, event.key.clone())
 }
 
 impl EventThrottle {
-    /// What is to be told now.
+    /// The Events that are to be recorded now.
     pub(super) fn due(
         &self,
-        notices: &BTreeMap<Origin, Vec<ClusterEvent>>,
+        events: &BTreeMap<Origin, Vec<ClusterEvent>>,
         now: MonotonicTime,
     ) -> Vec<(Origin, ClusterEvent)> {
-        let all = notices
+        let all = events
             .iter()
-            .flat_map(|(origin, notices)| notices.iter().map(move |notice| (origin, notice)));
-        all.filter(|(origin, notice)| {
-            let id = id(origin, notice);
-            !self.told.contains(&id) && self.failed.get(&id).is_none_or(|retry| *retry <= now)
+            .flat_map(|(origin, events)| events.iter().map(move |event| (origin, event)));
+        all.filter(|(origin, event)| {
+            let id = id(origin, event);
+            !self.recorded.contains(&id) && self.failed.get(&id).is_none_or(|retry| *retry <= now)
         })
-        .map(|(origin, notice)| (origin.clone(), notice.clone()))
+        .map(|(origin, event)| (origin.clone(), event.clone()))
         .collect()
     }
 
-    /// It was told.
-    pub(super) fn succeeded(&mut self, origin: &Origin, notice: &ClusterEvent) {
-        let id = id(origin, notice);
+    /// The Event was recorded.
+    pub(super) fn succeeded(&mut self, origin: &Origin, event: &ClusterEvent) {
+        let id = id(origin, event);
         self.failed.remove(&id);
-        self.told.insert(id);
+        self.recorded.insert(id);
     }
 
-    /// It was not. Says whether this is news, for the log.
-    pub(super) fn failed(&mut self, origin: &Origin, notice: &ClusterEvent, now: MonotonicTime) -> bool {
+    /// The Event was not recorded. Returns whether that is to be logged: at the first failure.
+    pub(super) fn failed(&mut self, origin: &Origin, event: &ClusterEvent, now: MonotonicTime) -> bool {
         let retry = MonotonicTime(now.0.saturating_add(RETRY_MICROS));
-        self.failed.insert(id(origin, notice), retry).is_none()
+        self.failed.insert(id(origin, event), retry).is_none()
     }
 
-    /// Forgets what is history.
-    pub(super) fn keep_only(&mut self, notices: &BTreeMap<Origin, Vec<ClusterEvent>>) {
-        let present: BTreeSet<Id> = notices
+    /// Forgets Events that are no longer present.
+    pub(super) fn keep_only(&mut self, events: &BTreeMap<Origin, Vec<ClusterEvent>>) {
+        let present: BTreeSet<Id> = events
             .iter()
-            .flat_map(|(origin, notices)| notices.iter().map(move |notice| id(origin, notice)))
+            .flat_map(|(origin, events)| events.iter().map(move |event| id(origin, event)))
             .collect();
-        self.told.retain(|id| present.contains(id));
+        self.recorded.retain(|id| present.contains(id));
         self.failed.retain(|id, _| present.contains(id));
     }
 }
@@ -70,37 +70,37 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_notice_is_told_once_and_tried_again_after_a_while() {
-        let notice = ClusterEvent {
+    fn an_event_is_recorded_once_and_retried_after_a_while() {
+        let event = ClusterEvent {
             uid: "u".to_owned(),
             reason: EventReason::TakeoverRefused,
             key: "a".to_owned(),
             note: "it is behind".to_owned(),
         };
-        let wanted = BTreeMap::from([(Origin::Api, vec![notice.clone()])]);
-        let mut pace = EventThrottle::default();
-        assert_eq!(pace.due(&wanted, MonotonicTime(1)).len(), 1);
+        let wanted = BTreeMap::from([(Origin::Api, vec![event.clone()])]);
+        let mut throttle = EventThrottle::default();
+        assert_eq!(throttle.due(&wanted, MonotonicTime(1)).len(), 1);
         assert!(
-            pace.failed(&Origin::Api, &notice, MonotonicTime(1)),
+            throttle.failed(&Origin::Api, &event, MonotonicTime(1)),
             "the first time is news"
         );
-        assert_eq!(pace.due(&wanted, MonotonicTime(2)).len(), 0);
-        assert_eq!(pace.due(&wanted, MonotonicTime(RETRY_MICROS + 1)).len(), 1);
-        assert!(!pace.failed(&Origin::Api, &notice, MonotonicTime(3)));
-        pace.succeeded(&Origin::Api, &notice);
-        // Other words for the same are the same.
+        assert_eq!(throttle.due(&wanted, MonotonicTime(2)).len(), 0);
+        assert_eq!(throttle.due(&wanted, MonotonicTime(RETRY_MICROS + 1)).len(), 1);
+        assert!(!throttle.failed(&Origin::Api, &event, MonotonicTime(3)));
+        throttle.succeeded(&Origin::Api, &event);
+        // The same Event with another note is the same Event.
         let reworded = ClusterEvent {
             note: "it is far behind".to_owned(),
-            ..notice
+            ..event
         };
         let wanted = BTreeMap::from([(Origin::Api, vec![reworded])]);
-        pace.keep_only(&wanted);
-        assert_eq!(pace.due(&wanted, MonotonicTime(u64::MAX)).len(), 0);
-        pace.keep_only(&BTreeMap::new());
+        throttle.keep_only(&wanted);
+        assert_eq!(throttle.due(&wanted, MonotonicTime(u64::MAX)).len(), 0);
+        throttle.keep_only(&BTreeMap::new());
         assert_eq!(
-            pace.due(&wanted, MonotonicTime(5)).len(),
+            throttle.due(&wanted, MonotonicTime(5)).len(),
             1,
-            "history is not remembered"
+            "an absent event is forgotten"
         );
     }
 }

@@ -1,8 +1,8 @@
-//! The labels of pods: what is not as it must be goes to the source of the documents, from the leader, until the source shows it as it is
-//! wanted.
+//! The role labels of pods: the leader passes the labels that differ to the publisher, until the watch of the pods shows them as they are to
+//! be.
 //!
-//! A loop of its own, like that of the Services. What was written is seen by the watch that told what was wrong, so nothing is remembered
-//! here but when to try again.
+//! A separate loop, like that of the Services. The watch that reported the difference also shows the written label, so this loop only keeps
+//! when to retry.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,29 +17,30 @@ use tracing::{debug, info, warn};
 use crate::domain::declared::{LabelError, PodLabel};
 use crate::domain::intent::Origin;
 
+use crate::app::declarative::changed::changed_or_pending;
 use crate::app::ports::Consensus;
-use crate::app::ports::cluster_source::ClusterSource;
+use crate::app::ports::publisher::Publisher;
 
-/// Documents that are worked on side by side.
+/// The most documents that are labelled concurrently.
 const WRITERS: usize = 8;
 /// The longest that one write may take.
 const WRITE_DEADLINE: Duration = Duration::from_secs(2);
-/// How soon what is still wrong is written again: the watch may lag behind what was written.
+/// How soon a label that still differs is written again: the watch may lag behind.
 const RETRY: Duration = Duration::from_millis(500);
-/// The same after a refusal, which a person has to mend.
+/// The same after a refusal, which an operator has to resolve.
 const RETRY_REFUSED: Duration = Duration::from_secs(30);
 
-/// Labels that are not as they must be; nothing on a member that does not lead.
+/// The labels that differ from what they are to be; empty on a member that does not lead.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Wanted(pub(super) Arc<BTreeMap<Origin, Vec<PodLabel>>>);
 
-/// What became of the labels of a document.
-type Ended = (Origin, Vec<PodLabel>, Result<(), LabelError>);
+/// The labels of a document and the result of writing them.
+type Labelled = (Origin, Vec<PodLabel>, Result<(), LabelError>);
 
-/// The loop.
+/// Writes the role labels of pods.
 pub(super) struct PodLabeller {
     pub(super) consensus: Arc<dyn Consensus>,
-    pub(super) source: Arc<dyn ClusterSource>,
+    pub(super) publisher: Arc<dyn Publisher>,
 }
 
 impl PodLabeller {
@@ -61,7 +62,7 @@ impl PodLabeller {
                 .map(|(origin, labels)| (origin.clone(), labels.clone()))
                 .collect();
             if !due.is_empty() {
-                let work = self.put_right(due);
+                let work = self.label_documents(due);
                 let ended = tokio::select! {
                     () = stop.cancelled() => return,
                     ended = work => ended,
@@ -70,19 +71,19 @@ impl PodLabeller {
                     let again = match outcome {
                         Ok(()) => {
                             if refused.remove(&origin).is_some() {
-                                info!(%origin, "its pods can be labelled again");
+                                info!(%origin, "pods of {origin} are labelled again");
                             }
                             RETRY
                         }
                         Err(LabelError::Unsupported) => RETRY_REFUSED,
                         Err(why @ LabelError::Forbidden(_)) => {
                             if refused.insert(origin.clone(), why.to_string()).as_ref() != Some(&why.to_string()) {
-                                warn!(%origin, %why, "its pods are not labelled");
+                                warn!(%origin, %why, "failed to label pods of {origin}: {why}");
                             }
                             RETRY_REFUSED
                         }
                         Err(why @ (LabelError::Gone | LabelError::Failed(_))) => {
-                            debug!(%origin, %why, "a pod was not labelled; trying again");
+                            debug!(%origin, %why, "failed to label a pod of {origin}, will retry: {why}");
                             RETRY
                         }
                     };
@@ -96,15 +97,15 @@ impl PodLabeller {
                 .min();
             tokio::select! {
                 () = stop.cancelled() => return,
-                () = crate::app::declarative::reconciler::or_forever(wanted.changed()) => {}
-                () = at(next) => {}
+                () = changed_or_pending(wanted.changed()) => {}
+                () = sleep_until(next) => {}
             }
         }
     }
 
-    async fn put_right(&self, due: Vec<(Origin, Vec<PodLabel>)>) -> Vec<Ended> {
+    async fn label_documents(&self, due: Vec<(Origin, Vec<PodLabel>)>) -> Vec<Labelled> {
         if let Err(why) = self.consensus.barrier().await {
-            debug!(%why, "labels wait: this member cannot prove that it leads");
+            debug!(%why, "labels wait: this member cannot prove that it leads: {why}");
             let wait = |(origin, labels)| (origin, labels, Err(LabelError::Failed(why.to_string())));
             return due.into_iter().map(wait).collect();
         }
@@ -115,18 +116,18 @@ impl PodLabeller {
         futures::stream::iter(writes).buffer_unordered(WRITERS).collect().await
     }
 
-    /// In order. While somebody else may still be called primary, nobody is.
+    /// Writes the labels in their order. The new primary is labelled only after the old primary has lost its label.
     async fn label_all(&self, origin: &Origin, labels: &[PodLabel]) -> Result<(), LabelError> {
         let mut worst = Ok(());
         for label in labels {
-            let written = tokio::time::timeout(WRITE_DEADLINE, self.source.label(origin, label)).await;
+            let written = tokio::time::timeout(WRITE_DEADLINE, self.publisher.label(origin, label)).await;
             let Ok(written) = written else {
                 return Err(LabelError::Failed(format!("not within {} s", WRITE_DEADLINE.as_secs())));
             };
             match written {
                 Ok(()) => {
                     let role = label.role.map_or("none", crate::domain::declared::PodRole::as_str);
-                    info!(%origin, pod = %label.pod, role, "labelled");
+                    info!(%origin, pod = %label.pod, role, "labelled pod {} as {role}", label.pod);
                 }
                 Err(LabelError::Gone) => {}
                 Err(why @ (LabelError::Forbidden(_) | LabelError::Unsupported)) => return Err(why),
@@ -138,9 +139,9 @@ impl PodLabeller {
     }
 }
 
-async fn at(moment: Option<Instant>) {
-    match moment {
-        Some(moment) => tokio::time::sleep_until(moment).await,
+async fn sleep_until(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time).await,
         None => std::future::pending().await,
     }
 }

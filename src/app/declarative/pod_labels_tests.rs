@@ -3,12 +3,10 @@ use std::sync::Mutex;
 use async_trait::async_trait;
 
 use super::*;
-use crate::app::ports::CredentialsByOrigin;
-use crate::app::ports::cluster_source::{ClusterEvent, DocumentSet, Observer, StatusError, StatusModel};
 use crate::domain::declared::PodRole;
 use crate::testkit::Rig;
 
-/// Remembers what was written, and answers as told.
+/// Records what was written, and fails as configured.
 #[derive(Default)]
 struct Pods {
     written: Mutex<Vec<String>>,
@@ -16,23 +14,7 @@ struct Pods {
 }
 
 #[async_trait]
-impl ClusterSource for Pods {
-    fn documents(&self) -> watch::Receiver<DocumentSet> {
-        watch::Sender::default().subscribe()
-    }
-
-    fn credentials(&self) -> watch::Receiver<CredentialsByOrigin> {
-        watch::Sender::default().subscribe()
-    }
-
-    async fn write_status(&self, _: &Origin, _: &StatusModel, _: &Observer) -> Result<(), StatusError> {
-        Ok(())
-    }
-
-    async fn tell(&self, _: &Origin, _: &ClusterEvent) -> Result<(), StatusError> {
-        Ok(())
-    }
-
+impl Publisher for Pods {
     async fn label(&self, _: &Origin, label: &PodLabel) -> Result<(), LabelError> {
         if let Some(why) = self.answers.lock().unwrap().get(&label.pod) {
             return Err(why.clone());
@@ -76,7 +58,7 @@ async fn written(answers: &[(&str, LabelError)]) -> (Vec<String>, Result<(), Lab
     let rig = Rig::new(1, 1);
     let labeller = PodLabeller {
         consensus: rig.group.member(1),
-        source: source.clone(),
+        publisher: source.clone(),
     };
     let outcome = labeller.label_all(&origin(), &change()).await;
     let written = source.written.lock().unwrap().clone();
@@ -84,18 +66,18 @@ async fn written(answers: &[(&str, LabelError)]) -> (Vec<String>, Result<(), Lab
 }
 
 #[tokio::test(start_paused = true)]
-async fn nobody_is_called_primary_while_the_old_one_still_is() {
+async fn no_pod_is_labelled_primary_while_the_old_one_still_is() {
     assert_eq!(written(&[]).await.0, ["old unknown", "other replica", "new primary"]);
     let failed = LabelError::Failed("no answer".to_owned());
     let (done, outcome) = written(&[("old", failed.clone())]).await;
     assert_eq!((done, outcome), (Vec::new(), Err(failed.clone())));
-    // A pod that is gone is called nothing any more.
+    // A pod that is gone has no label.
     let (done, outcome) = written(&[("old", LabelError::Gone)]).await;
     assert_eq!(
         (done, outcome),
         (vec!["other replica".to_owned(), "new primary".to_owned()], Ok(()))
     );
-    // A replica's label is worth waiting for by nobody.
+    // A failed label of a replica delays no other label.
     let (done, outcome) = written(&[("other", failed.clone())]).await;
     assert_eq!(
         (done, outcome),
@@ -111,7 +93,7 @@ async fn what_failed_is_written_again_until_it_is_not_wanted_any_more() {
     let rig = Rig::started(1, 1).await;
     let labeller = PodLabeller {
         consensus: rig.group.member(1),
-        source: source.clone(),
+        publisher: source.clone(),
     };
     let wanted = Wanted(Arc::new(BTreeMap::from([(origin(), change())])));
     let (sender, receiver) = watch::channel(wanted);

@@ -1,7 +1,7 @@
-//! The use case of documents: on the leader, what they ask for becomes commands, and what became of it is written into their status.
+//! Reconciles the documents: on the leader, their content becomes commands, and the resulting state becomes their status.
 //!
-//! Runs on every member; a member that does not lead only waits. Four loops, so that a slow API server never delays a command: one
-//! reconciles and proposes, one writes statuses at their pace, one makes Services, one labels pods. None waits for a server of MySQL.
+//! Runs on every member; a member that does not lead only waits. There are four loops, so that a slow API server never delays a command: one
+//! reconciles and proposes, one writes statuses and Events, one publishes Services, one labels pods. None waits for a MySQL server.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -12,56 +12,60 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use crate::domain::declared::{self, Observer, Reconciliation, StatusModel};
+use crate::domain::cluster_view::ClusterView;
+use crate::domain::declared::{self, ClusterEvent, Observer, Reconciliation, StatusModel};
 use crate::domain::intent::Origin;
 use crate::domain::state::{Applied, State};
 use crate::domain::time::WallTime;
 
+use crate::app::declarative::changed::changed_or_pending;
 use crate::app::declarative::event_throttle::EventThrottle;
 use crate::app::declarative::pod_labels::{self, PodLabeller};
-use crate::app::declarative::service_publisher::{self, Outcomes, ServicePublisher};
+use crate::app::declarative::service_publisher::{self, PublishOutcomes, ServicePublisher};
 use crate::app::declarative::status_throttle::StatusThrottle;
-use crate::app::ports::cluster_source::{ClusterEvent, ClusterSource, ClusterViews, DocumentSet, StatusError};
+use crate::app::ports::cluster_source::{ClusterSource, DocumentSet, StatusError};
+use crate::app::ports::publisher::Publisher;
 use crate::app::ports::{Clock, Consensus, ProposeError};
 use crate::app::recovery::service_gate::ServiceGate;
 
-/// Without any change the documents are looked at this often: downtimes expire, other groups fall silent, holds end.
+/// How often a reconcile runs without any change: downtimes expire, other groups become silent, holds end.
 const TICK: Duration = Duration::from_secs(1);
-/// Changes within this time are one change: while servers are probed the view changes all the time.
+/// Changes within this time trigger one reconcile: while servers are probed, the view changes all the time.
 const GATHER: Duration = Duration::from_millis(50);
-/// Statuses written side by side.
+/// The most statuses that are written concurrently.
 const WRITERS: usize = 8;
-/// The longest that one write may take, whatever the source does.
+/// The longest that one write may take.
 const WRITE_DEADLINE: Duration = Duration::from_secs(5);
-/// Commands of one round; the rest follows in the next one.
+/// The most commands of one reconcile; the rest follow in the next one.
 const MAX_COMMANDS: usize = 500;
 
-/// The loops. Built by `main`, run once.
+/// The loops of the declarative part. They run once.
 pub struct Reconciler {
     consensus: Arc<dyn Consensus>,
     source: Arc<dyn ClusterSource>,
+    publisher: Arc<dyn Publisher>,
     clock: Arc<dyn Clock>,
-    views: watch::Receiver<ClusterViews>,
+    views: watch::Receiver<Arc<Vec<ClusterView>>>,
     service_gate: ServiceGate,
 }
 
-/// What is to be written, by the leader of which term.
+/// The statuses and Events to write, with the term of the leader that wants them.
 #[derive(Clone, Debug, Default, PartialEq)]
 struct Wanted {
     term: u64,
     statuses: Arc<BTreeMap<Origin, StatusModel>>,
-    notices: Arc<BTreeMap<Origin, Vec<ClusterEvent>>>,
+    events: Arc<BTreeMap<Origin, Vec<ClusterEvent>>>,
 }
 
-/// What the reconcile loop hands on, and what it hears back.
+/// The channels from the reconcile loop to the other loops, and the results of the publications.
 struct ReconcilerChannels {
     statuses: watch::Sender<Wanted>,
     publications: watch::Sender<service_publisher::Wanted>,
     labels: watch::Sender<pod_labels::Wanted>,
-    outcomes: watch::Receiver<Outcomes>,
+    outcomes: watch::Receiver<PublishOutcomes>,
 }
 
-/// What the reconcile loop remembers from round to round, while it leads.
+/// What the reconcile loop keeps from one reconcile to the next while it leads.
 #[derive(Default)]
 struct ReconcilerState {
     term: u64,
@@ -70,17 +74,19 @@ struct ReconcilerState {
 }
 
 impl Reconciler {
-    /// The loops over one source of documents. They tell in `service_gate` where its Services lead.
+    /// The loops over one source of documents. They record in `service_gate` where its Services lead.
     pub fn new(
         consensus: Arc<dyn Consensus>,
         source: Arc<dyn ClusterSource>,
+        publisher: Arc<dyn Publisher>,
         clock: Arc<dyn Clock>,
-        views: watch::Receiver<ClusterViews>,
+        views: watch::Receiver<Arc<Vec<ClusterView>>>,
         service_gate: ServiceGate,
     ) -> Self {
         Self {
             consensus,
             source,
+            publisher,
             clock,
             views,
             service_gate,
@@ -92,67 +98,68 @@ impl Reconciler {
         let (statuses, written) = watch::channel(Wanted::default());
         let (publications, published) = watch::channel(service_publisher::Wanted::default());
         let (labels, labelled) = watch::channel(pod_labels::Wanted::default());
-        let outcomes = watch::Sender::new(Outcomes::default());
+        let outcomes = watch::Sender::new(PublishOutcomes::default());
         let labeller = PodLabeller {
             consensus: Arc::clone(&self.consensus),
-            source: Arc::clone(&self.source),
+            publisher: Arc::clone(&self.publisher),
         };
         let publisher = ServicePublisher {
             consensus: Arc::clone(&self.consensus),
-            source: Arc::clone(&self.source),
+            publisher: Arc::clone(&self.publisher),
             clock: Arc::clone(&self.clock),
         };
-        let sides = ReconcilerChannels {
+        let channels = ReconcilerChannels {
             statuses,
             publications,
             labels,
             outcomes: outcomes.subscribe(),
         };
         tokio::join!(
-            self.reconcile(sides, &stop),
+            self.reconcile(channels, &stop),
             self.write(written, &stop),
             publisher.run(published, &outcomes, &stop),
             labeller.run(labelled, &stop)
         );
     }
 
-    async fn reconcile(&self, mut sides: ReconcilerChannels, stop: &CancellationToken) {
+    async fn reconcile(&self, mut channels: ReconcilerChannels, stop: &CancellationToken) {
         let mut documents = self.source.documents();
         let mut views = self.views.clone();
         let mut state = self.consensus.state();
         let mut leadership = self.consensus.leadership();
-        let mut memory = ReconcilerState::default();
+        let mut progress = ReconcilerState::default();
         loop {
             let set = documents.borrow_and_update().clone();
-            let seen = views.borrow_and_update().clone();
+            let current_views = views.borrow_and_update().clone();
             state.mark_unchanged();
-            sides.outcomes.mark_unchanged();
+            channels.outcomes.mark_unchanged();
             let (leads, term) = {
                 let leadership = leadership.borrow_and_update();
                 (leadership.is_leader, leadership.term)
             };
-            if memory.term != term {
-                memory = ReconcilerState {
+            if progress.term != term {
+                progress = ReconcilerState {
                     term,
                     ..ReconcilerState::default()
                 };
             }
             if leads {
-                self.round(&set, &seen, &mut memory, &sides).await;
+                self.reconcile_once(&set, &current_views, &mut progress, &channels)
+                    .await;
             } else {
-                sides.statuses.send_replace(Wanted::default());
-                sides.publications.send_replace(service_publisher::Wanted::default());
-                self.service_gate.note(&BTreeMap::new(), &BTreeMap::new());
-                sides.labels.send_replace(pod_labels::Wanted::default());
+                channels.statuses.send_replace(Wanted::default());
+                channels.publications.send_replace(service_publisher::Wanted::default());
+                self.service_gate.record_outcomes(&BTreeMap::new(), &BTreeMap::new());
+                channels.labels.send_replace(pod_labels::Wanted::default());
             }
             let gathered = tokio::time::Instant::now() + GATHER;
             tokio::select! {
                 () = stop.cancelled() => return,
-                () = or_forever(documents.changed()) => {}
-                () = or_forever(views.changed()) => {}
-                () = or_forever(state.changed()) => {}
-                () = or_forever(leadership.changed()) => {}
-                () = or_forever(sides.outcomes.changed()) => {}
+                () = changed_or_pending(documents.changed()) => {}
+                () = changed_or_pending(views.changed()) => {}
+                () = changed_or_pending(state.changed()) => {}
+                () = changed_or_pending(leadership.changed()) => {}
+                () = changed_or_pending(channels.outcomes.changed()) => {}
                 () = tokio::time::sleep(TICK) => {}
             }
             tokio::select! {
@@ -162,73 +169,73 @@ impl Reconciler {
         }
     }
 
-    /// Reconcile, propose what is missing, reconcile again, hand the statuses on.
-    async fn round(
+    /// Reconciles, proposes the missing commands, reconciles again, and passes the results to the other loops.
+    async fn reconcile_once(
         &self,
         set: &DocumentSet,
-        views: &ClusterViews,
-        memory: &mut ReconcilerState,
-        sides: &ReconcilerChannels,
+        views: &[ClusterView],
+        progress: &mut ReconcilerState,
+        channels: &ReconcilerChannels,
     ) {
         let compute = |vanished: &BTreeMap<Origin, WallTime>| -> Reconciliation {
             let state: Arc<State> = self.consensus.state().borrow().clone();
             declared::reconcile(set, &state, views, vanished, self.clock.wall())
         };
-        let mut answer = compute(&memory.vanished);
+        let mut answer = compute(&progress.vanished);
         if !answer.commands.is_empty() {
-            // What is missing in this member's state may be there already: a leader that just took over has not applied everything.
+            // The state of a new leader may lag: a missing command may already be committed.
             if let Err(why) = self.consensus.barrier().await {
-                debug!(%why, "documents wait: this member cannot prove that it leads");
+                debug!(%why, "documents wait: this member cannot prove that it leads: {why}");
                 return;
             }
-            answer = compute(&memory.vanished);
+            answer = compute(&progress.vanished);
             self.propose(&answer).await;
             answer = compute(&answer.vanished);
         }
         for warning in &answer.warnings {
-            if !memory.warned.contains(warning) {
+            if !progress.warned.contains(warning) {
                 warn!("{warning}");
             }
         }
-        memory.warned = answer.warnings.into_iter().collect();
-        memory.vanished = answer.vanished;
+        progress.warned = answer.warnings.into_iter().collect();
+        progress.vanished = answer.vanished;
         let publications = service_publisher::Wanted {
-            term: memory.term,
+            term: progress.term,
             publications: Arc::new(answer.publications),
         };
         let labels = pod_labels::Wanted(Arc::new(answer.pod_labels));
-        sides.labels.send_if_modified(|present| {
+        channels.labels.send_if_modified(|present| {
             let changed = *present != labels;
             if changed {
                 *present = labels;
             }
             changed
         });
-        let outcomes = sides.outcomes.borrow().clone();
-        self.service_gate.note(&publications.publications, &outcomes);
+        let outcomes = channels.outcomes.borrow().clone();
+        self.service_gate.record_outcomes(&publications.publications, &outcomes);
         for (origin, status) in &mut answer.statuses {
             if let (Some(publication), Some(outcome)) = (publications.publications.get(origin), outcomes.get(origin)) {
-                publication.tell(outcome, status);
-                let told = publication.notice(outcome, self.clock.wall());
-                answer.notices.entry(origin.clone()).or_default().extend(told);
+                publication.add_to_status(outcome, status);
+                let event = publication.event(outcome, self.clock.wall());
+                answer.events.entry(origin.clone()).or_default().extend(event);
             }
         }
-        sides.publications.send_if_modified(|present| {
+        channels.publications.send_if_modified(|present| {
             let changed = *present != publications;
             if changed {
                 *present = publications;
             }
             changed
         });
-        sides.statuses.send_if_modified(|present| {
-            let changed = present.term != memory.term
+        channels.statuses.send_if_modified(|present| {
+            let changed = present.term != progress.term
                 || *present.statuses != answer.statuses
-                || *present.notices != answer.notices;
+                || *present.events != answer.events;
             if changed {
                 *present = Wanted {
-                    term: memory.term,
+                    term: progress.term,
                     statuses: Arc::new(answer.statuses),
-                    notices: Arc::new(answer.notices),
+                    events: Arc::new(answer.events),
                 };
             }
             changed
@@ -239,15 +246,15 @@ impl Reconciler {
         for command in answer.commands.iter().take(MAX_COMMANDS) {
             match self.consensus.propose(command.clone()).await {
                 Ok(Applied::Refused { why }) => {
-                    warn!(command = command.name(), %why, "a document's command was refused");
+                    warn!(command = command.name(), %why, "{} of a document was refused: {why}", command.name());
                 }
                 Ok(Applied::Done | Applied::Number { .. } | Applied::Claimed { .. }) => {
-                    info!(command = command.name(), document = %subject(command), "from documents: applied");
+                    info!(command = command.name(), document = %subject(command), "applied {} of {}", command.name(), subject(command));
                 }
                 Err(ProposeError::NotUnderstood(_)) => {}
                 Err(why) => {
-                    // The next round holds the documents against the state again: what is still missing is proposed again.
-                    warn!(command = command.name(), %why, "a document's command was not applied; trying again");
+                    // The next reconcile proposes again what is still missing.
+                    warn!(command = command.name(), %why, "failed to apply {} of a document, will retry: {why}", command.name());
                     return;
                 }
             }
@@ -255,73 +262,73 @@ impl Reconciler {
     }
 
     async fn write(&self, mut statuses: watch::Receiver<Wanted>, stop: &CancellationToken) {
-        let mut pace = StatusThrottle::default();
-        let mut told = EventThrottle::default();
+        let mut status_throttle = StatusThrottle::default();
+        let mut event_throttle = EventThrottle::default();
         let mut term = 0;
         loop {
             let Wanted {
                 term: present,
                 statuses: wanted,
-                notices,
+                events,
             } = statuses.borrow_and_update().clone();
             if term != present {
-                // What an earlier leader wrote, this member in another term included, carries another observer.
-                pace = StatusThrottle::default();
-                told = EventThrottle::default();
+                // Statuses of an earlier leader, this member in another term included, carry another observer.
+                status_throttle = StatusThrottle::default();
+                event_throttle = EventThrottle::default();
                 term = present;
             }
-            pace.keep_only(&wanted);
+            status_throttle.keep_only(&wanted);
             let now = self.clock.monotonic();
             let due: Vec<(Origin, StatusModel)> = wanted
                 .iter()
-                .filter(|(origin, status)| pace.is_due(origin, status, now))
+                .filter(|(origin, status)| status_throttle.is_due(origin, status, now))
                 .map(|(origin, status)| (origin.clone(), status.clone()))
                 .collect();
             if !due.is_empty() {
                 tokio::select! {
                     () = stop.cancelled() => return,
-                    () = self.write_all(due, &mut pace) => {}
+                    () = self.write_statuses(due, &mut status_throttle) => {}
                 }
             }
             tokio::select! {
                 () = stop.cancelled() => return,
-                () = self.tell_all(&notices, &mut told) => {}
+                () = self.record_events(&events, &mut event_throttle) => {}
             }
             tokio::select! {
                 () = stop.cancelled() => return,
-                () = or_forever(statuses.changed()) => {}
+                () = changed_or_pending(statuses.changed()) => {}
                 () = tokio::time::sleep(TICK) => {}
             }
         }
     }
 
-    /// Tells what was not told yet. A status says more, so nothing waits for this.
-    async fn tell_all(&self, notices: &BTreeMap<Origin, Vec<ClusterEvent>>, told: &mut EventThrottle) {
-        told.keep_only(notices);
-        let due = told.due(notices, self.clock.monotonic());
+    /// Records the Events that were not recorded yet. A status has the same facts, so nothing waits for this.
+    async fn record_events(&self, events: &BTreeMap<Origin, Vec<ClusterEvent>>, throttle: &mut EventThrottle) {
+        throttle.keep_only(events);
+        let due = throttle.due(events, self.clock.monotonic());
         if due.is_empty() || self.consensus.barrier().await.is_err() {
             return;
         }
         let mut writes = futures::stream::iter(due.into_iter().map(|(origin, notice)| async move {
-            let outcome = in_time(&origin, self.source.tell(&origin, &notice)).await;
+            let outcome = in_time(&origin, self.source.record_event(&origin, &notice)).await;
             (origin, notice, outcome)
         }))
         .buffer_unordered(WRITERS);
         while let Some((origin, notice, outcome)) = writes.next().await {
             match outcome {
-                Ok(()) => told.succeeded(&origin, &notice),
+                Ok(()) => throttle.succeeded(&origin, &notice),
                 Err(why) => {
-                    if told.failed(&origin, &notice, self.clock.monotonic()) {
-                        warn!(%why, "{} was not told; trying again", notice.reason.as_str());
+                    if throttle.failed(&origin, &notice, self.clock.monotonic()) {
+                        warn!(%why, "failed to record Event {}, will retry: {why}", notice.reason.as_str());
                     }
                 }
             }
         }
     }
 
-    async fn write_all(&self, due: Vec<(Origin, StatusModel)>, pace: &mut StatusThrottle) {
+    async fn write_statuses(&self, due: Vec<(Origin, StatusModel)>, throttle: &mut StatusThrottle) {
         if let Err(why) = self.consensus.barrier().await {
-            debug!(%why, "statuses wait: this member cannot prove that it leads");
+            debug!(%why, "statuses wait: this member cannot prove that it leads: {why}");
             return;
         }
         let uuid = self
@@ -347,10 +354,10 @@ impl Reconciler {
         while let Some((origin, status, outcome)) = writes.next().await {
             let now = self.clock.monotonic();
             match outcome {
-                Ok(()) => pace.succeeded(&origin, status, now),
+                Ok(()) => throttle.succeeded(&origin, status, now),
                 Err(why) => {
-                    if pace.failed(&origin, status, now) {
-                        warn!(%why, "a status was not written; trying again");
+                    if throttle.failed(&origin, status, now) {
+                        warn!(%origin, %why, "failed to write a status, will retry: {why}");
                     }
                 }
             }
@@ -358,25 +365,18 @@ impl Reconciler {
     }
 }
 
-/// A write that takes longer has failed.
+/// Fails a write that exceeds the deadline.
 async fn in_time(origin: &Origin, write: impl Future<Output = Result<(), StatusError>>) -> Result<(), StatusError> {
     let written = tokio::time::timeout(WRITE_DEADLINE, write).await;
     written.unwrap_or_else(|_| {
         Err(StatusError::Failed {
             origin: origin.clone(),
-            why: format!("not within {} s", WRITE_DEADLINE.as_secs()),
+            why: format!("no answer within {} s", WRITE_DEADLINE.as_secs()),
         })
     })
 }
 
-/// The change of a watch; never, when its sender is gone: the other branches go on.
-pub(super) async fn or_forever(changed: impl Future<Output = Result<(), watch::error::RecvError>>) {
-    if changed.await.is_err() {
-        std::future::pending::<()>().await;
-    }
-}
-
-/// What a command of a document is about, for the log.
+/// The subject of a document's command, for the log.
 fn subject(command: &crate::domain::state::Command) -> String {
     use crate::domain::state::Command;
     if let Command::PutDocument { document } = command {
@@ -384,7 +384,12 @@ fn subject(command: &crate::domain::state::Command) -> String {
     } else if let Command::WithdrawDocument { origin } = command {
         origin.to_string()
     } else if let Command::SetIntent { intent } = command {
-        format!("{} {} {}", intent.origin, intent.wish.kind().as_str(), intent.instance)
+        format!(
+            "{} {} {}",
+            intent.origin,
+            intent.details.kind().as_str(),
+            intent.instance
+        )
     } else if let Command::EndIntent { id } = command {
         format!("{} {} {}", id.origin, id.kind.as_str(), id.instance)
     } else if let Command::Request { request } = command {

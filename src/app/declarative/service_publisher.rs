@@ -1,7 +1,7 @@
-//! The Services of documents: what they must be goes to the source of the documents, from the leader, until it is there.
+//! The Services of documents: the leader passes them to the publisher until they exist as described.
 //!
-//! A loop of its own: neither recoveries nor the reconcile wait for it, and a source that does not answer only makes it try again. Each
-//! document is one attempt at a time, of bounded length, and what it shall write next replaces what it did not write yet.
+//! A separate loop: neither recoveries nor the reconcile wait for it, and it retries when the publisher does not answer. Each document has
+//! one attempt at a time, with a deadline. A newer publication replaces one that was not written yet.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,86 +14,87 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use crate::domain::declared::{LeadsTo, Observer, Publication, PublishError};
+use crate::domain::declared::{Observer, Publication, PublishError, PublishedAddresses};
 use crate::domain::intent::Origin;
 
-use crate::app::ports::cluster_source::ClusterSource;
+use crate::app::declarative::changed::changed_or_pending;
+use crate::app::ports::publisher::Publisher;
 use crate::app::ports::{Clock, Consensus};
 
-/// Attempts that run side by side.
+/// The most concurrent attempts.
 const WRITERS: usize = 8;
-/// The longest that one attempt may take. A connection whose packets are dropped is given up after this, so that a source which is back
-/// is met by a fresh one soon.
+/// The longest that one attempt may take. A connection that loses its packets is dropped after this, so that the next attempt uses a new
+/// connection soon.
 const ATTEMPT_DEADLINE: Duration = Duration::from_secs(2);
-/// How soon after an attempt without an answer the next one begins.
+/// How soon an attempt without an answer is repeated.
 const RETRY: Duration = Duration::from_millis(500);
-/// The same after a refusal, which a person has to mend.
+/// The same after a refusal, which an operator has to resolve.
 const RETRY_REFUSED: Duration = Duration::from_secs(5);
-/// What is as it must be is looked at again after so long: somebody may have changed or deleted it.
-const LOOK_AGAIN: Duration = Duration::from_secs(30);
-/// Without any change due times are looked at this often.
+/// How often correct Services are checked again: they may have been changed or deleted.
+const RECHECK: Duration = Duration::from_secs(30);
+/// The longest wait between two checks of the due times.
 const TICK: Duration = Duration::from_secs(1);
 
-/// What became of the last attempt for each document, but for those that got no answer.
-pub(super) type Outcomes = Arc<BTreeMap<Origin, Result<LeadsTo, PublishError>>>;
+/// The result of the last attempt for each document; attempts without an answer are left out.
+pub(super) type PublishOutcomes = Arc<BTreeMap<Origin, Result<PublishedAddresses, PublishError>>>;
 
-/// What must be there, by the word of the leader of which term.
+/// The publications that a leader wants, with its term.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Wanted {
     pub(super) term: u64,
     pub(super) publications: Arc<BTreeMap<Origin, Publication>>,
 }
 
-/// The loop.
+/// Publishes Services.
 pub(super) struct ServicePublisher {
     pub(super) consensus: Arc<dyn Consensus>,
-    pub(super) source: Arc<dyn ClusterSource>,
+    pub(super) publisher: Arc<dyn Publisher>,
     pub(super) clock: Arc<dyn Clock>,
 }
 
-/// An attempt that ended.
-struct Ended {
+/// A finished attempt.
+struct Attempt {
     origin: Origin,
     publication: Publication,
     term: u64,
-    outcome: Result<LeadsTo, PublishError>,
+    outcome: Result<PublishedAddresses, PublishError>,
 }
 
 impl ServicePublisher {
     pub(super) async fn run(
         &self,
         mut wanted: watch::Receiver<Wanted>,
-        outcomes: &watch::Sender<Outcomes>,
+        outcomes: &watch::Sender<PublishOutcomes>,
         stop: &CancellationToken,
     ) {
-        let mut pace = Pace::default();
+        let mut schedule = PublishSchedule::default();
         let mut attempts = FuturesUnordered::new();
         loop {
             let Wanted { term, publications } = wanted.borrow_and_update().clone();
-            if pace.follow(term, &publications) {
-                outcomes.send_modify(|told| {
-                    Arc::make_mut(told).retain(|origin, _| pace.documents.contains_key(origin));
+            if schedule.follow(term, &publications) {
+                outcomes.send_modify(|known| {
+                    Arc::make_mut(known).retain(|origin, _| schedule.documents.contains_key(origin));
                 });
             }
-            let due = pace.due(&publications, Instant::now(), WRITERS.saturating_sub(attempts.len()));
+            let due = schedule.due(&publications, Instant::now(), WRITERS.saturating_sub(attempts.len()));
             if !due.is_empty() {
                 match self.observer().await {
                     Some(observer) => {
                         for (origin, publication) in due {
-                            pace.begun(&origin);
+                            schedule.begun(&origin);
                             attempts.push(self.attempt(origin, publication, observer.clone(), term));
                         }
                     }
-                    None => pace.wait_until(Instant::now() + RETRY),
+                    None => schedule.wait_until(Instant::now() + RETRY),
                 }
             }
-            let wake = pace.next(&publications, Instant::now());
+            let wake = schedule.next(&publications, Instant::now());
             tokio::select! {
                 () = stop.cancelled() => return,
-                () = crate::app::declarative::reconciler::or_forever(wanted.changed()) => {}
+                () = changed_or_pending(wanted.changed()) => {}
                 Some(ended) = attempts.next(), if !attempts.is_empty() => {
-                    if ended.term == pace.term {
-                        take_in(ended, &mut pace, outcomes);
+                    if ended.term == schedule.term {
+                        record_outcome(ended, &mut schedule, outcomes);
                     }
                 }
                 () = tokio::time::sleep_until(wake) => {}
@@ -101,10 +102,10 @@ impl ServicePublisher {
         }
     }
 
-    /// In whose name is written; `None` while this member cannot prove that it leads.
+    /// The observer that signs what is written; `None` while this member cannot prove that it leads.
     async fn observer(&self) -> Option<Observer> {
         if let Err(why) = self.consensus.barrier().await {
-            debug!(%why, "Services wait: this member cannot prove that it leads");
+            debug!(%why, "Services wait: this member cannot prove that it leads: {why}");
             return None;
         }
         let state = self.consensus.state();
@@ -117,10 +118,10 @@ impl ServicePublisher {
         })
     }
 
-    async fn attempt(&self, origin: Origin, publication: Publication, observer: Observer, term: u64) -> Ended {
-        let published = self.source.publish(&origin, &publication, &observer);
+    async fn attempt(&self, origin: Origin, publication: Publication, observer: Observer, term: u64) -> Attempt {
+        let published = self.publisher.publish(&origin, &publication, &observer);
         let outcome = tokio::time::timeout(ATTEMPT_DEADLINE, published).await;
-        Ended {
+        Attempt {
             outcome: outcome.unwrap_or_else(|_| {
                 Err(PublishError::Unanswered(format!(
                     "not within {} s",
@@ -134,47 +135,47 @@ impl ServicePublisher {
     }
 }
 
-fn take_in(ended: Ended, pace: &mut Pace, outcomes: &watch::Sender<Outcomes>) {
-    let Ended {
+fn record_outcome(attempt: Attempt, schedule: &mut PublishSchedule, outcomes: &watch::Sender<PublishOutcomes>) {
+    let Attempt {
         origin,
         publication,
         outcome,
         ..
-    } = ended;
-    let is_news = pace.ended(&origin, publication, outcome.as_ref().err(), Instant::now());
+    } = attempt;
+    let is_news = schedule.ended(&origin, publication, outcome.as_ref().err(), Instant::now());
     match &outcome {
-        Ok(_) if is_news => info!(%origin, "its Services are as they must be"),
-        Err(why) if is_news => warn!(%origin, %why, "its Services are not as they must be; trying again"),
+        Ok(_) if is_news => info!(%origin, "reconciled Services of {origin}"),
+        Err(why) if is_news => warn!(%origin, %why, "failed to reconcile Services of {origin}, will retry: {why}"),
         Ok(_) | Err(_) => {}
     }
     if !matches!(outcome, Err(PublishError::Unanswered(_))) {
-        outcomes.send_if_modified(|told| {
-            let is_new = told.get(&origin) != Some(&outcome);
+        outcomes.send_if_modified(|known| {
+            let is_new = known.get(&origin) != Some(&outcome);
             if is_new {
-                Arc::make_mut(told).insert(origin, outcome);
+                Arc::make_mut(known).insert(origin, outcome);
             }
             is_new
         });
     }
 }
 
-/// The memory of one leader about what it published.
+/// When one leader publishes which document again.
 #[derive(Default)]
-struct Pace {
+struct PublishSchedule {
     term: u64,
-    documents: BTreeMap<Origin, Standing>,
-    /// Nothing begins before this.
+    documents: BTreeMap<Origin, AttemptState>,
+    /// No attempt begins before this.
     not_before: Option<Instant>,
 }
 
 #[derive(Default)]
-struct Standing {
+struct AttemptState {
     is_running: bool,
-    /// What the last attempt was about, whether it failed, and when the next one about the same begins.
+    /// The publication of the last attempt, whether it failed, and when the next attempt with the same publication begins.
     last: Option<(Publication, bool, Instant)>,
 }
 
-impl Standing {
+impl AttemptState {
     fn due_at(&self, publication: &Publication, now: Instant) -> Option<Instant> {
         match &self.last {
             _ if self.is_running => None,
@@ -186,8 +187,8 @@ impl Standing {
     }
 }
 
-impl Pace {
-    /// Forgets documents that are gone, and everything in a new term. Says whether it did.
+impl PublishSchedule {
+    /// Forgets documents that are gone, and everything in a new term. Returns whether it forgot a document.
     fn follow(&mut self, term: u64, publications: &BTreeMap<Origin, Publication>) -> bool {
         let before = self.documents.len();
         if self.term != term {
@@ -214,8 +215,8 @@ impl Pace {
             return Vec::new();
         }
         let is_due = |(origin, publication): &(&Origin, &Publication)| {
-            let standing = self.documents.get(*origin);
-            standing.is_some_and(|standing| standing.due_at(publication, now).is_some_and(|at| at <= now))
+            let attempt = self.documents.get(*origin);
+            attempt.is_some_and(|attempt| attempt.due_at(publication, now).is_some_and(|at| at <= now))
         };
         publications
             .iter()
@@ -225,7 +226,7 @@ impl Pace {
             .collect()
     }
 
-    /// When to look at due times again; those that were held up by too many others wait for one of them to end.
+    /// When to check due times again. Documents beyond the limit of concurrent attempts wait until one ends.
     fn next(&self, publications: &BTreeMap<Origin, Publication>, now: Instant) -> Instant {
         let dues = publications.iter().filter_map(|(origin, publication)| {
             let at = self.documents.get(origin)?.due_at(publication, now)?;
@@ -242,14 +243,14 @@ impl Pace {
         self.documents.entry(origin.clone()).or_default().is_running = true;
     }
 
-    /// Says whether the outcome is worth a line in the log.
+    /// Returns whether the outcome is to be logged.
     fn ended(&mut self, origin: &Origin, publication: Publication, why: Option<&PublishError>, now: Instant) -> bool {
-        let Some(standing) = self.documents.get_mut(origin) else {
+        let Some(attempt) = self.documents.get_mut(origin) else {
             return false;
         };
-        standing.is_running = false;
+        attempt.is_running = false;
         let again = match why {
-            None | Some(PublishError::Unsupported) => LOOK_AGAIN,
+            None | Some(PublishError::Unsupported) => RECHECK,
             Some(PublishError::Unanswered(_)) => RETRY,
             Some(
                 PublishError::NameTaken(_)
@@ -258,11 +259,11 @@ impl Pace {
                 | PublishError::Superseded(_),
             ) => RETRY_REFUSED,
         };
-        // Where nothing is asked for, there may be no right to look for left-over Services, and no need either.
+        // Without Services in the publication, a missing right to list left-over Services is no failure.
         let is_asked = !publication.services.is_empty();
         let has_failed = why.is_some_and(|why| is_asked || matches!(why, PublishError::Unanswered(_)));
-        let had_failed = standing.last.as_ref().is_some_and(|(_, had_failed, _)| *had_failed);
-        standing.last = Some((publication, has_failed, now + again));
+        let had_failed = attempt.last.as_ref().is_some_and(|(_, had_failed, _)| *had_failed);
+        attempt.last = Some((publication, has_failed, now + again));
         is_asked && had_failed != has_failed
     }
 }

@@ -16,7 +16,7 @@ fn publication(epoch: u64) -> Publication {
             name: "orders-primary".to_owned(),
             port: 3306,
             role: crate::domain::declared::Role::Primary,
-            lead: crate::domain::declared::Lead::AsItIs,
+            target: crate::domain::declared::ServiceTarget::Unchanged,
         }],
         unusable: None,
     }
@@ -33,9 +33,9 @@ fn unanswered() -> PublishError {
     PublishError::Unanswered("refused".to_owned())
 }
 
-/// A pace that knows one document.
+/// A schedule that knows one document.
 struct One {
-    pace: Pace,
+    schedule: PublishSchedule,
     wanted: BTreeMap<Origin, Publication>,
     begun: Instant,
 }
@@ -43,10 +43,10 @@ struct One {
 impl One {
     fn new(publication: Publication) -> Self {
         let wanted = BTreeMap::from([(origin("orders"), publication)]);
-        let mut pace = Pace::default();
-        pace.follow(1, &wanted);
+        let mut schedule = PublishSchedule::default();
+        schedule.follow(1, &wanted);
         Self {
-            pace,
+            schedule,
             wanted,
             begun: Instant::now(),
         }
@@ -57,14 +57,14 @@ impl One {
     }
 
     fn is_due(&self, millis: u64) -> bool {
-        !self.pace.due(&self.wanted, self.at(millis), WRITERS).is_empty()
+        !self.schedule.due(&self.wanted, self.at(millis), WRITERS).is_empty()
     }
 
     fn ended(&mut self, millis: u64, why: Option<&PublishError>) -> bool {
         let publication = self.wanted[&origin("orders")].clone();
         let at = self.at(millis);
-        self.pace.begun(&origin("orders"));
-        self.pace.ended(&origin("orders"), publication, why, at)
+        self.schedule.begun(&origin("orders"));
+        self.schedule.ended(&origin("orders"), publication, why, at)
     }
 }
 
@@ -81,7 +81,7 @@ fn what_is_as_it_must_be_is_looked_at_again_and_a_change_is_written_at_once() {
 #[test]
 fn one_document_has_one_attempt_at_a_time() {
     let mut one = One::new(publication(1));
-    one.pace.begun(&origin("orders"));
+    one.schedule.begun(&origin("orders"));
     one.wanted.insert(origin("orders"), publication(2));
     assert!(!one.is_due(60_000));
     one.ended(100, None);
@@ -95,7 +95,7 @@ fn without_an_answer_it_is_tried_again_soon_and_after_a_refusal_later() {
     let mut one = One::new(publication(1));
     assert!(one.ended(0, Some(&unanswered())), "news");
     assert!(!one.is_due(499) && one.is_due(500));
-    assert_eq!(one.pace.next(&one.wanted, one.at(1)), one.at(500));
+    assert_eq!(one.schedule.next(&one.wanted, one.at(1)), one.at(500));
     assert!(!one.ended(500, Some(&unanswered())), "no news");
     assert!(one.is_due(1000), "the pause does not grow");
     one.ended(1000, Some(&PublishError::NameTaken("x".to_owned())));
@@ -120,17 +120,17 @@ fn where_nothing_is_asked_for_it_is_looked_once_whatever_may_be_read() {
 fn a_new_term_and_a_document_that_is_gone_forget() {
     let mut one = One::new(publication(1));
     one.ended(0, None);
-    assert!(one.pace.follow(2, &one.wanted));
+    assert!(one.schedule.follow(2, &one.wanted));
     assert!(one.is_due(1));
     one.ended(1, None);
-    assert!(one.pace.follow(2, &BTreeMap::new()));
-    assert!(one.pace.documents.is_empty());
+    assert!(one.schedule.follow(2, &BTreeMap::new()));
+    assert!(one.schedule.documents.is_empty());
 }
 
 #[test]
 fn while_leadership_is_not_proved_nothing_begins() {
     let mut one = One::new(publication(1));
-    one.pace.wait_until(one.at(500));
+    one.schedule.wait_until(one.at(500));
     assert!(!one.is_due(499) && one.is_due(500));
-    assert_eq!(one.pace.next(&one.wanted, one.at(0)), one.at(500));
+    assert_eq!(one.schedule.next(&one.wanted, one.at(0)), one.at(500));
 }

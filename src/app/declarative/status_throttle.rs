@@ -1,4 +1,4 @@
-//! When a status is worth writing.
+//! When a status is to be written.
 
 use std::collections::BTreeMap;
 
@@ -6,24 +6,24 @@ use crate::domain::declared::StatusModel;
 use crate::domain::intent::Origin;
 use crate::domain::time::MonotonicTime;
 
-/// Changes of lag and words are gathered for this long: an API server is no time series.
+/// Changes of lag and texts are gathered for this long, milliseconds: the API server does not get every sample.
 const GATHER_MILLIS: u64 = 10_000;
-/// A status that does not change is written again after this long, so that another group sees that this one lives (it believes it
-/// gone after 90 s) and people see when the cluster was seen last.
+/// An unchanged status is written again after this long, milliseconds. Another group then sees that this one is alive (it waits 90 s), and
+/// operators see when the cluster was last observed.
 const RENEW_MILLIS: u64 = 60_000;
-/// The first wait after a failure; doubled up to [`MAX_RETRY_MILLIS`].
+/// The first wait after a failure, milliseconds; doubled up to [`MAX_RETRY_MILLIS`].
 const RETRY_MILLIS: u64 = 1_000;
-/// The longest wait after failures.
+/// The longest wait after failures, milliseconds.
 const MAX_RETRY_MILLIS: u64 = 30_000;
 
-/// What was written, and when.
+/// A status that was written, and when.
 #[derive(Debug)]
 struct Written {
     status: StatusModel,
     at: MonotonicTime,
 }
 
-/// What failed, and when it is tried again.
+/// A status that was not written, and when it is retried.
 #[derive(Debug)]
 struct Failed {
     status: StatusModel,
@@ -31,7 +31,7 @@ struct Failed {
     retry: MonotonicTime,
 }
 
-/// The memory of one leader about the statuses that it wrote.
+/// The statuses that one leader wrote, and those that failed.
 #[derive(Debug, Default)]
 pub(super) struct StatusThrottle {
     written: BTreeMap<Origin, Written>,
@@ -56,13 +56,13 @@ impl StatusThrottle {
             || (*status != written.status && age >= GATHER_MILLIS)
     }
 
-    /// It was written.
+    /// The status was written.
     pub(super) fn succeeded(&mut self, origin: &Origin, status: StatusModel, now: MonotonicTime) {
         self.failed.remove(origin);
         self.written.insert(origin.clone(), Written { status, at: now });
     }
 
-    /// It was not. Says whether this is news, for the log.
+    /// The status was not written. Returns whether that is to be logged: at the first failure.
     pub(super) fn failed(&mut self, origin: &Origin, status: StatusModel, now: MonotonicTime) -> bool {
         let times = self.failed.get(origin).map_or(0, |failed| failed.times);
         let wait = RETRY_MILLIS.saturating_mul(1 << times.min(5)).min(MAX_RETRY_MILLIS);
@@ -78,7 +78,7 @@ impl StatusThrottle {
         times == 0
     }
 
-    /// Forgets documents that have no status any more.
+    /// Forgets documents that no longer have a status.
     pub(super) fn keep_only(&mut self, statuses: &BTreeMap<Origin, StatusModel>) {
         self.written.retain(|origin, _| statuses.contains_key(origin));
         self.failed.retain(|origin, _| statuses.contains_key(origin));
@@ -116,43 +116,43 @@ mod tests {
 
     #[test]
     fn what_matters_is_written_at_once_and_words_after_ten_seconds() {
-        let mut pace = StatusThrottle::default();
-        assert!(pace.is_due(&origin(), &words("a"), at(0)));
-        pace.succeeded(&origin(), words("a"), at(0));
-        assert!(!pace.is_due(&origin(), &words("a"), at(5)));
-        assert!(!pace.is_due(&origin(), &words("b"), at(9_999)));
-        assert!(pace.is_due(&origin(), &words("b"), at(10_000)));
-        assert!(pace.is_due(&origin(), &generation(2), at(1)));
+        let mut throttle = StatusThrottle::default();
+        assert!(throttle.is_due(&origin(), &words("a"), at(0)));
+        throttle.succeeded(&origin(), words("a"), at(0));
+        assert!(!throttle.is_due(&origin(), &words("a"), at(5)));
+        assert!(!throttle.is_due(&origin(), &words("b"), at(9_999)));
+        assert!(throttle.is_due(&origin(), &words("b"), at(10_000)));
+        assert!(throttle.is_due(&origin(), &generation(2), at(1)));
     }
 
     #[test]
     fn an_unchanged_status_is_renewed_each_minute() {
-        let mut pace = StatusThrottle::default();
-        pace.succeeded(&origin(), words("a"), at(0));
-        assert!(!pace.is_due(&origin(), &words("a"), at(59_999)));
-        assert!(pace.is_due(&origin(), &words("a"), at(60_000)));
+        let mut throttle = StatusThrottle::default();
+        throttle.succeeded(&origin(), words("a"), at(0));
+        assert!(!throttle.is_due(&origin(), &words("a"), at(59_999)));
+        assert!(throttle.is_due(&origin(), &words("a"), at(60_000)));
     }
 
     #[test]
     fn after_a_failure_it_waits_unless_something_changes() {
-        let mut pace = StatusThrottle::default();
-        assert!(pace.failed(&origin(), words("a"), at(0)));
-        assert!(!pace.is_due(&origin(), &words("a"), at(999)));
-        assert!(pace.is_due(&origin(), &words("a"), at(1_000)));
-        assert!(!pace.failed(&origin(), words("a"), at(1_000)));
-        assert!(!pace.is_due(&origin(), &words("a"), at(2_999)));
-        assert!(pace.is_due(&origin(), &generation(3), at(1_001)));
+        let mut throttle = StatusThrottle::default();
+        assert!(throttle.failed(&origin(), words("a"), at(0)));
+        assert!(!throttle.is_due(&origin(), &words("a"), at(999)));
+        assert!(throttle.is_due(&origin(), &words("a"), at(1_000)));
+        assert!(!throttle.failed(&origin(), words("a"), at(1_000)));
+        assert!(!throttle.is_due(&origin(), &words("a"), at(2_999)));
+        assert!(throttle.is_due(&origin(), &generation(3), at(1_001)));
         for _ in 0..40 {
-            pace.failed(&origin(), words("a"), at(5_000));
+            throttle.failed(&origin(), words("a"), at(5_000));
         }
-        assert!(pace.is_due(&origin(), &words("a"), at(35_000)));
+        assert!(throttle.is_due(&origin(), &words("a"), at(35_000)));
     }
 
     #[test]
     fn documents_that_are_gone_are_forgotten() {
-        let mut pace = StatusThrottle::default();
-        pace.succeeded(&origin(), words("a"), at(0));
-        pace.keep_only(&BTreeMap::new());
-        assert!(pace.is_due(&origin(), &words("a"), at(1)));
+        let mut throttle = StatusThrottle::default();
+        throttle.succeeded(&origin(), words("a"), at(0));
+        throttle.keep_only(&BTreeMap::new());
+        assert!(throttle.is_due(&origin(), &words("a"), at(1)));
     }
 }

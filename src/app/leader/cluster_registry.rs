@@ -1,27 +1,28 @@
-//! Keeps the records of clusters up to date: mints, merges, notes the primary. Runs on the leader.
+//! Keeps the records of clusters current: creates and merges them, and records the primary. Runs on the leader.
 
 use std::sync::Arc;
 
 use tracing::{info, warn};
 
 use crate::domain::analysis::group;
+use crate::domain::cluster_view::ClusterView;
 use crate::domain::grouping;
 use crate::domain::intent::Origin;
-use crate::domain::recovery::lost;
+use crate::domain::recovery::left_behind;
 use crate::domain::state::command::GroupChoice;
 use crate::domain::state::{Applied, Command, State};
 use crate::domain::topology::ClusterId;
 
-use crate::app::cluster::view::{ClusterView, ClusterViews, Group};
+use crate::app::cluster::view::{ClusterViews, Group};
 use crate::app::ports::{Consensus, ProposeError};
 use crate::app::recovery::hooks::HookRunner;
 
-/// Aliases by pattern on the cluster's name (`ClusterNameToAlias`); the first match counts.
+/// Aliases by pattern on the name of a cluster (`ClusterNameToAlias`). The first match counts.
 #[derive(Clone, Debug, Default)]
-pub struct Aliases(pub Vec<(regex::Regex, String)>);
+pub struct ClusterAliases(pub Vec<(regex::Regex, String)>);
 
-impl Aliases {
-    /// The alias of a cluster name, or an empty text.
+impl ClusterAliases {
+    /// The alias of a cluster name, or an empty string.
     pub fn of(&self, name: &str) -> String {
         self.0
             .iter()
@@ -31,8 +32,13 @@ impl Aliases {
     }
 }
 
-/// Brings the records of all groups up to date. Each command is proposed only when something differs.
-pub async fn keep_records(views: &ClusterViews, aliases: &Aliases, hooks: &HookRunner, consensus: &Arc<dyn Consensus>) {
+/// Brings the records of all clusters up to date. A command is proposed only when something differs.
+pub async fn update_cluster_records(
+    views: &ClusterViews,
+    aliases: &ClusterAliases,
+    hooks: &HookRunner,
+    consensus: &Arc<dyn Consensus>,
+) {
     let state = views.state();
     for Group { grouping, mut topology } in views.groups() {
         if grouping.recorded.is_empty() {
@@ -45,8 +51,8 @@ pub async fn keep_records(views: &ClusterViews, aliases: &Aliases, hooks: &HookR
         let Some(mut command) = grouping::describe(&state, &grouping, &topology, &alias) else {
             continue;
         };
-        tell_choice(&mut command, &state, views, hooks, consensus);
-        let told = if let Command::DescribeCluster {
+        note_group_choice(&mut command, &state, views, hooks, consensus);
+        let description = if let Command::DescribeCluster {
             id,
             instances,
             primary,
@@ -58,24 +64,27 @@ pub async fn keep_records(views: &ClusterViews, aliases: &Aliases, hooks: &HookR
                 .as_ref()
                 .map_or_else(|| String::from("not seen"), |(key, _)| key.to_string());
             let merged = if absorbs.is_empty() { "" } else { ", merged" };
-            format!("cluster {id}: {} instances, primary {primary}{merged}", instances.len())
+            format!(
+                "cluster {id} recorded: {} instances, primary {primary}{merged}",
+                instances.len()
+            )
         } else {
-            String::from("a cluster")
+            String::from("cluster recorded")
         };
         match consensus.propose(command).await {
-            Ok(Applied::Refused { why }) => warn!("cluster record refused: {why}"),
-            Ok(Applied::Done | Applied::Number { .. } | Applied::Claimed { .. }) => info!("{told}"),
+            Ok(Applied::Refused { why }) => warn!("record of a cluster refused: {why}"),
+            Ok(Applied::Done | Applied::Number { .. } | Applied::Claimed { .. }) => info!("{description}"),
             Err(ProposeError::NotUnderstood(_)) => {}
             Err(error) => {
-                warn!("cluster record not written: {error}");
+                warn!("failed to record a cluster, will retry: {error}");
                 return;
             }
         }
     }
 }
 
-/// Adds to the record of another primary that its replication group has chosen it, when that is so.
-fn tell_choice(
+/// When a replication group has chosen another primary, adds that to the record of the primary.
+fn note_group_choice(
     command: &mut Command,
     state: &State,
     views: &ClusterViews,
@@ -106,16 +115,20 @@ fn tell_choice(
     }
 }
 
-/// Ends the downtimes of servers that recoveries left behind and that are well again.
-pub async fn end_downtimes(views: &ClusterViews, clusters: &[ClusterView], consensus: &Arc<dyn Consensus>) {
+/// Ends the downtimes of servers that recoveries left behind and that replicate again.
+pub async fn end_downtimes_of_recovered_replicas(
+    views: &ClusterViews,
+    clusters: &[ClusterView],
+    consensus: &Arc<dyn Consensus>,
+) {
     let state = views.state();
     let topologies: Vec<_> = clusters.iter().map(|view| &view.topology).collect();
-    for id in lost::over(&state, &topologies) {
+    for id in left_behind::ended_downtimes(&state, &topologies) {
         let instance = id.instance.clone();
         match consensus.propose(Command::EndIntent { id }).await {
-            Ok(_) => info!(instance = %instance, "{instance} is well again: its downtime after a recovery is over"),
+            Ok(_) => info!(instance = %instance, "{instance} replicates again: ended its downtime after a recovery"),
             Err(error) => {
-                warn!("the end of a downtime of {instance} was not written: {error}");
+                warn!("failed to end the downtime of {instance}, will retry: {error}");
                 return;
             }
         }

@@ -1,5 +1,6 @@
-//! Whether primaries commit anything. Only the leader looks, and only at those whose binary log stands still or that do not answer their
-//! probes; where the configuration names a table for it, it writes a row there, so that somebody wants to commit at all.
+//! Detects primaries that commit nothing. Only the leader checks, and only primaries that do not answer their probes
+//! or have a binary log that does not grow. When the configuration names a table, a row is written there, so that there is
+//! a commit at all.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -11,72 +12,73 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use crate::domain::analysis::other_writable_tops;
-use crate::domain::commit_stall::{CanaryTable, CommitStall, CommitWatch, Obstacle};
+use crate::domain::cluster_view::ClusterView;
+use crate::domain::commit_stall::{CanaryTable, CommitStall, CommitWaitTracker, Obstacle};
 use crate::domain::instance::{Identity, Instance, ProbeFailure};
 use crate::domain::key::InstanceKey;
 use crate::domain::policy::HeldBack;
 use crate::domain::time::{MonotonicTime, WallTime};
 
-use crate::app::cluster::view::{ClusterView, ClusterViews};
+use crate::app::cluster::view::ClusterViews;
 use crate::app::observation::instance_cache::InstanceCache;
 use crate::app::ports::{Clock, CommitProbe, Consensus, Target};
 
-/// How often each primary is looked at.
-const PACE: Duration = Duration::from_secs(1);
-/// How long one look may take.
+/// How often each primary is checked.
+const INTERVAL: Duration = Duration::from_secs(1);
+/// How long one check may take.
 const DEADLINE: Duration = Duration::from_millis(900);
-/// A binary log that has stood still for so long, milliseconds, is worth a look at the sessions.
-const STANDS_STILL_MILLIS: u64 = 2000;
-/// Between two canary rows on a primary, milliseconds.
-const CANARY_EVERY_MILLIS: u64 = 2000;
+/// When a binary log has not grown for this time, milliseconds, the sessions are checked.
+const SUSPECT_AFTER_MILLIS: u64 = 2000;
+/// The time between two canary rows on a primary, milliseconds.
+const CANARY_INTERVAL_MILLIS: u64 = 2000;
 
-/// What the configuration says about it.
+/// The settings of the checks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CommitSettings {
     /// How long a commit may wait before the primary counts as stalled.
-    pub patience: Duration,
-    /// Where canary rows are written; `None`: nowhere.
+    pub max_commit_wait: Duration,
+    /// The table for canary rows; `None`: no rows are written.
     pub canary: Option<CanaryTable>,
 }
 
 impl Default for CommitSettings {
-    /// Ten seconds, and no row is written.
+    /// Ten seconds, and no canary rows.
     fn default() -> Self {
         Self {
-            patience: Duration::from_secs(10),
+            max_commit_wait: Duration::from_secs(10),
             canary: None,
         }
     }
 }
 
-/// The loop on every member that looks while the member leads.
-pub struct Commits {
-    /// Looks.
-    pub looks: Arc<dyn CommitProbe>,
-    /// Who leads.
+/// Checks primaries while this member leads.
+pub struct CommitStallMonitor {
+    /// Reads the waiting commits of a server, and writes canary rows.
+    pub probe: Arc<dyn CommitProbe>,
+    /// Whether this member leads.
     pub consensus: Arc<dyn Consensus>,
     /// Where stalls are noted.
     pub instance_cache: Arc<InstanceCache>,
-    /// Which primaries there are.
+    /// The clusters, with their primaries.
     pub views: ClusterViews,
-    /// Time.
+    /// The time.
     pub clock: Arc<dyn Clock>,
-    /// The configuration.
+    /// The settings.
     pub settings: CommitSettings,
 }
 
 /// What is known of one primary.
 #[derive(Default)]
-struct Watched {
-    sessions: CommitWatch,
+struct WatchedPrimary {
+    sessions: CommitWaitTracker,
     canary: Option<Canary>,
-    /// When the last canary row was begun.
-    sung: Option<MonotonicTime>,
-    /// The last trouble with the canary that was said.
-    said: Option<String>,
+    /// When the last canary row was started.
+    canary_begun: Option<MonotonicTime>,
+    /// The last failure of a canary row that was logged.
+    reported_failure: Option<String>,
 }
 
-/// A row on its way.
+/// A canary row that is being written.
 struct Canary {
     begun: MonotonicTime,
     task: JoinHandle<Result<(), String>>,
@@ -88,26 +90,26 @@ impl Drop for Canary {
     }
 }
 
-/// A primary that is looked at.
-struct Subject {
+/// A primary that is checked.
+struct CheckedPrimary {
     instance: InstanceKey,
     identity: Identity,
     cluster: String,
-    /// For how long its binary log has stood still, milliseconds; `None` when its probes do not answer, or it has none.
+    /// For how long its binary log has not grown, milliseconds; `None` when its probes fail, or when it has none.
     unmoved_millis: Option<u64>,
-    /// A look at its sessions may tell something.
+    /// Whether its sessions are worth a check.
     is_suspect: bool,
-    /// A row may be written there.
+    /// Whether a row may be written there.
     may_write: bool,
 }
 
-impl Commits {
+impl CommitStallMonitor {
     /// Runs until cancelled.
     pub async fn run(self, cancel: CancellationToken) {
-        let mut tick = tokio::time::interval(PACE);
+        let mut tick = tokio::time::interval(INTERVAL);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let leadership = self.consensus.leadership();
-        let mut watched: BTreeMap<InstanceKey, Watched> = BTreeMap::new();
+        let mut watched: BTreeMap<InstanceKey, WatchedPrimary> = BTreeMap::new();
         loop {
             tokio::select! {
                 () = cancel.cancelled() => return,
@@ -124,7 +126,7 @@ impl Commits {
                 Vec::new()
             };
             self.forget_others(&mut watched, &subjects).await;
-            let looked: Vec<(Subject, Watched)> = subjects
+            let checked: Vec<(CheckedPrimary, WatchedPrimary)> = subjects
                 .into_iter()
                 .map(|subject| {
                     let known = watched.remove(&subject.instance).unwrap_or_default();
@@ -132,51 +134,56 @@ impl Commits {
                 })
                 .collect();
             let may_write = self.settings.canary.is_some()
-                && looked.iter().any(|(subject, _)| subject.may_write)
-                // A quorum has to say, after the question, that this member leads.
+                && checked.iter().any(|(subject, _)| subject.may_write)
+                // A quorum has to confirm now that this member leads.
                 && self.consensus.barrier().await.is_ok();
-            let looks = looked
+            let checks = checked
                 .into_iter()
-                .map(|(subject, known)| self.look(subject, known, may_write));
-            watched = join_all(looks).await.into_iter().collect();
+                .map(|(subject, known)| self.check(subject, known, may_write));
+            watched = join_all(checks).await.into_iter().collect();
         }
     }
 
-    async fn forget_others(&self, watched: &mut BTreeMap<InstanceKey, Watched>, subjects: &[Subject]) {
+    async fn forget_others(&self, watched: &mut BTreeMap<InstanceKey, WatchedPrimary>, subjects: &[CheckedPrimary]) {
         let present: BTreeSet<&InstanceKey> = subjects.iter().map(|subject| &subject.instance).collect();
         let gone: Vec<InstanceKey> = watched.keys().filter(|key| !present.contains(key)).cloned().collect();
         for key in gone {
             watched.remove(&key);
-            self.instance_cache.note_commit_stall(&key, None);
-            self.looks.release(&key).await;
+            self.instance_cache.set_commit_stall(&key, None);
+            self.probe.release(&key).await;
         }
     }
 
-    async fn look(&self, subject: Subject, mut known: Watched, may_write: bool) -> (InstanceKey, Watched) {
+    async fn check(
+        &self,
+        subject: CheckedPrimary,
+        mut known: WatchedPrimary,
+        may_write: bool,
+    ) -> (InstanceKey, WatchedPrimary) {
         let target = self.instance_cache.target(&subject.instance);
         let Some(target) = target else {
             return (subject.instance, known);
         };
         let key = subject.instance.clone();
-        let patience = u64::try_from(self.settings.patience.as_millis()).unwrap_or(u64::MAX);
+        let max_commit_wait = u64::try_from(self.settings.max_commit_wait.as_millis()).unwrap_or(u64::MAX);
         if may_write && subject.may_write {
-            self.sing(&subject, &target, &mut known);
+            self.start_canary(&subject, &target, &mut known);
         }
-        let canary = self.listen(&key, &mut known, patience);
+        let canary = self.check_canary(&key, &mut known, max_commit_wait);
         if !subject.is_suspect {
-            known.sessions = CommitWatch::default();
+            known.sessions = CommitWaitTracker::default();
             self.note(&key, None);
             return (key, known);
         }
-        match self.looks.waiting(&target, DEADLINE).await {
+        match self.probe.waiting(&target, DEADLINE).await {
             Ok(sessions) => {
-                let seen = known.sessions.see(&sessions, self.clock.wall(), patience);
-                // Others commit meanwhile, when the log moves.
-                let stands_still = subject.unmoved_millis.is_none_or(|millis| millis >= patience);
+                let seen = known.sessions.add(&sessions, self.clock.wall(), max_commit_wait);
+                // When the log grows, other sessions commit meanwhile.
+                let stands_still = subject.unmoved_millis.is_none_or(|millis| millis >= max_commit_wait);
                 self.note(&key, seen.or(canary).filter(|_| stands_still));
             }
-            // Not seen is no proof of the contrary: what was noted stays.
-            Err(why) => debug!(instance = %key, "the sessions of {key} could not be seen: {why}"),
+            // A failed check proves nothing: what was noted stays.
+            Err(why) => debug!(instance = %key, "failed to read the sessions of {key}: {why}"),
         }
         (key, known)
     }
@@ -191,15 +198,15 @@ impl Commits {
             None if had => info!(instance = %key, "{key} commits again"),
             Some(_) | None => {}
         }
-        self.instance_cache.note_commit_stall(key, stall);
+        self.instance_cache.set_commit_stall(key, stall);
     }
 
-    /// Begins a row, when none is on its way and the last one was some time ago.
-    fn sing(&self, subject: &Subject, target: &Target, known: &mut Watched) {
+    /// Starts a canary row when none is being written and the last one is old enough.
+    fn start_canary(&self, subject: &CheckedPrimary, target: &Target, known: &mut WatchedPrimary) {
         let now = self.clock.monotonic();
         let is_soon = known
-            .sung
-            .is_some_and(|sung| now.millis_since(sung) < CANARY_EVERY_MILLIS);
+            .canary_begun
+            .is_some_and(|canary_begun| now.millis_since(canary_begun) < CANARY_INTERVAL_MILLIS);
         let Some(table) = self
             .settings
             .canary
@@ -208,45 +215,45 @@ impl Commits {
         else {
             return;
         };
-        known.sung = Some(now);
+        known.canary_begun = Some(now);
         let statement = table.write(&subject.cluster, self.clock.wall());
-        let (looks, target, identity) = (Arc::clone(&self.looks), target.clone(), subject.identity.clone());
+        let (probe, target, identity) = (Arc::clone(&self.probe), target.clone(), subject.identity.clone());
         known.canary = Some(Canary {
             begun: now,
-            task: tokio::spawn(async move { looks.canary(&target, &identity, &statement).await }),
+            task: tokio::spawn(async move { probe.canary(&target, &identity, &statement).await }),
         });
     }
 
-    /// What the row on its way tells.
-    fn listen(&self, key: &InstanceKey, known: &mut Watched, patience: u64) -> Option<CommitStall> {
+    /// The stall that the canary row shows, if it does.
+    fn check_canary(&self, key: &InstanceKey, known: &mut WatchedPrimary, max_commit_wait: u64) -> Option<CommitStall> {
         let canary = known.canary.as_mut()?;
         let waited = self.clock.monotonic().millis_since(canary.begun);
         if !canary.task.is_finished() {
-            return (waited >= patience).then(|| CommitStall {
+            return (waited >= max_commit_wait).then(|| CommitStall {
                 obstacle: Obstacle::Canary,
                 state: String::new(),
                 sessions: 1,
                 seconds: waited / 1000,
             });
         }
-        // It has ended, so this does not wait.
+        // The task has ended, so this does not wait.
         let ended = futures::FutureExt::now_or_never(&mut canary.task);
         known.canary = None;
-        let trouble = match ended {
+        let failure = match ended {
             Some(Ok(Err(why))) => Some(why),
             Some(Err(why)) => Some(why.to_string()),
             Some(Ok(Ok(()))) | None => None,
         };
-        if let Some(why) = trouble.as_ref().filter(|_| trouble != known.said) {
-            warn!(instance = %key, "no canary row on {key}: {why}");
+        if let Some(why) = failure.as_ref().filter(|_| failure != known.reported_failure) {
+            warn!(instance = %key, "failed to write a canary row on {key}: {why}");
         }
-        known.said = trouble;
+        known.reported_failure = failure;
         None
     }
 }
 
-/// The recorded primary of a cluster when it took writes at its last answer. What recoveries work on is theirs.
-fn subject(view: &ClusterView, now: WallTime) -> Option<Subject> {
+/// The recorded primary of a cluster when it took writes at its last answer. Primaries in a recovery are left out.
+fn subject(view: &ClusterView, now: WallTime) -> Option<CheckedPrimary> {
     let recorded = view.cluster.primary.as_ref()?;
     let topology = &view.topology;
     let key = topology.resolve(&recorded.instance);
@@ -269,12 +276,12 @@ fn subject(view: &ClusterView, now: WallTime) -> Option<Subject> {
         view.policy.held_back,
         Some(HeldBack::Paused | HeldBack::Mode(_) | HeldBack::RecoveryRuns { .. } | HeldBack::OwnedByAnotherGroup(_))
     );
-    Some(Subject {
+    Some(CheckedPrimary {
         instance: key.clone(),
         identity: facts.identity.clone(),
         cluster: topology.cluster.to_string(),
         unmoved_millis,
-        is_suspect: unmoved_millis.is_none_or(|millis| millis >= STANDS_STILL_MILLIS),
+        is_suspect: unmoved_millis.is_none_or(|millis| millis >= SUSPECT_AFTER_MILLIS),
         may_write: instance.is_valid()
             && facts.group_name.is_empty()
             && !facts.is_binlog_server()

@@ -1,7 +1,7 @@
 use super::*;
 use crate::app::cluster::view::of_recorded as view;
 use crate::domain::fixture::{Adjust as _, NOW, key, primary, replica};
-use crate::domain::policy::Mode;
+use crate::domain::policy::RecoveryMode;
 
 fn still_for(millis: i64) -> Instance {
     Instance {
@@ -41,12 +41,12 @@ fn a_row_is_written_only_on_a_primary_that_answers_and_is_the_only_one() {
     )));
     let second = [primary(2, "2:1"), replica(3, 2, "2:1")];
     assert!(!may_write(&view(still_for(5000), second)));
-    for held_back in [HeldBack::Paused, HeldBack::Mode(Mode::Off)] {
+    for held_back in [HeldBack::Paused, HeldBack::Mode(RecoveryMode::Off)] {
         let mut paused = view(still_for(5000), []);
         paused.policy.held_back = Some(held_back);
         assert!(!may_write(&paused));
     }
     let mut working = view(still_for(5000), []);
     working.policy.in_recovery.insert(key(1));
-    assert!(subject(&working, NOW).is_none(), "it is in another's hands");
+    assert!(subject(&working, NOW).is_none(), "a recovery works on it");
 }

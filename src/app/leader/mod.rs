@@ -1,4 +1,5 @@
-//! What only the leader does: keep records, repair, stand guard. It stops the moment leadership is lost.
+//! What only the leader does: it keeps records, starts repairs and enforces quarantines. It stops as soon as
+//! leadership is lost.
 
 pub mod cluster_registry;
 pub mod commit_stalls;
@@ -17,34 +18,34 @@ use crate::app::ports::Consensus;
 use crate::app::recovery::coordinator::RecoveryCoordinator;
 use crate::app::recovery::hooks::HookRunner;
 use crate::app::recovery::quarantine::QuarantineEnforcer;
-use cluster_registry::Aliases;
+use cluster_registry::ClusterAliases;
 
-/// Everything is looked at again after this, whatever changed: expiries, refusals, members that did not agree.
-const TICK: Duration = Duration::from_millis(250);
+/// How often the leader reconciles when nothing changes: blocks expire, and refused repairs are retried.
+const RECONCILE_INTERVAL: Duration = Duration::from_millis(250);
 
-/// A member that does not lead looks at its clusters this often, so that its log of findings has no gaps when it is asked to lead.
-const LOOK: Duration = Duration::from_secs(1);
+/// How often a follower judges its clusters, so that its history of findings has no gaps when it becomes the leader.
+const FOLLOWER_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The leader's loop on every member.
+/// The loop of the leader, which every member runs.
 pub struct Leader {
-    /// Agreement.
+    /// Leadership, and the replicated state.
     pub consensus: Arc<dyn Consensus>,
-    /// What is seen.
+    /// The latest observations.
     pub instance_cache: Arc<InstanceCache>,
-    /// ClusterViews of it.
+    /// The views of clusters.
     pub views: ClusterViews,
     /// Aliases of clusters without a document.
-    pub aliases: Aliases,
-    /// Repairs.
+    pub aliases: ClusterAliases,
+    /// Starts repairs.
     pub coordinator: Arc<RecoveryCoordinator>,
-    /// Guards.
-    pub guard: Arc<QuarantineEnforcer>,
-    /// Runs the user's commands.
+    /// Keeps quarantined servers read-only.
+    pub quarantine: Arc<QuarantineEnforcer>,
+    /// Runs hooks.
     pub hooks: HookRunner,
 }
 
 impl Leader {
-    /// Runs until cancelled: waits for leadership, leads until it is lost.
+    /// Runs until cancelled: waits for leadership, then leads until it is lost.
     pub async fn run(self, cancel: CancellationToken) {
         let mut leadership = self.consensus.leadership();
         while !cancel.is_cancelled() {
@@ -69,35 +70,31 @@ impl Leader {
                 tokio::select! {
                     () = cancel.cancelled() => {}
                     changed = leadership.changed() => if changed.is_err() { return },
-                    () = tokio::time::sleep(LOOK) => drop(self.views.clusters()),
+                    () = tokio::time::sleep(FOLLOWER_INTERVAL) => drop(self.views.clusters()),
                 }
             }
         }
     }
 
     async fn lead(&self, leading: CancellationToken) {
-        // Nothing is judged on a state that may lack what an earlier leader committed.
+        // Decisions need a state with everything that an earlier leader committed.
         while let Err(error) = self.consensus.barrier().await {
-            debug!("not yet proved to lead: {error}");
+            debug!("leadership is not confirmed yet: {error}");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         let mut changes = self.instance_cache.changes();
         let mut state = self.consensus.state();
-        let mut tick = tokio::time::interval(TICK);
+        let mut tick = tokio::time::interval(RECONCILE_INTERVAL);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             changes.borrow_and_update();
             state.borrow_and_update();
             let clusters = self.views.clusters();
-            self.coordinator.consider(&clusters);
-            self.hooks.consider(&self.views.state());
-            self.coordinator.tend_requests(&clusters);
-            self.coordinator.tend_boots(&clusters);
-            self.coordinator.tend_durability(&clusters);
-            self.guard.stand(&leading);
-            self.coordinator.reattach(&clusters);
-            cluster_registry::end_downtimes(&self.views, &clusters, &self.consensus).await;
-            cluster_registry::keep_records(&self.views, &self.aliases, &self.hooks, &self.consensus).await;
+            self.coordinator.reconcile(&clusters);
+            self.hooks.start_due(&self.views.state());
+            self.quarantine.reconcile(&leading);
+            cluster_registry::end_downtimes_of_recovered_replicas(&self.views, &clusters, &self.consensus).await;
+            cluster_registry::update_cluster_records(&self.views, &self.aliases, &self.hooks, &self.consensus).await;
             tokio::select! {
                 changed = changes.changed() => if changed.is_err() { return },
                 changed = state.changed() => if changed.is_err() { return },

@@ -1,4 +1,4 @@
-//! Pseudo-GTID entries on primaries whose replicas know no GTIDs. Only the leader writes them, and only on the primary that is recorded.
+//! Writes Pseudo-GTID entries on recorded primaries of clusters without GTIDs. Runs on the leader.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,39 +9,40 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use crate::domain::analysis::other_writable_tops;
+use crate::domain::cluster_view::ClusterView;
 use crate::domain::instance::Identity;
 use crate::domain::key::InstanceKey;
 use crate::domain::policy::HeldBack;
-use crate::domain::recovery::pseudo_gtid::{entry_statement, helps};
+use crate::domain::recovery::pseudo_gtid::{entry_statement, needs_entries};
 
-use crate::app::cluster::view::{ClusterView, ClusterViews};
+use crate::app::cluster::view::ClusterViews;
 use crate::app::observation::instance_cache::InstanceCache;
 use crate::app::ports::{Clock, Consensus, EntryWriter, Target};
 
-/// Between two entries on a server, as in orchestrator.
-const EVERY: Duration = Duration::from_secs(5);
+/// The time between two entries on a server, as in orchestrator.
+const INTERVAL: Duration = Duration::from_secs(5);
 /// How long one entry may take.
 const DEADLINE: Duration = Duration::from_secs(2);
-/// Servers that are written to side by side.
-const SIDE_BY_SIDE: usize = 50;
+/// How many servers are written to at once.
+const MAX_CONCURRENT_WRITES: usize = 50;
 
-/// The loop on every member that writes while the member leads.
+/// Writes entries while this member leads.
 pub struct PseudoGtidWriter {
-    /// Writes.
+    /// Writes an entry on a server.
     pub writer: Arc<dyn EntryWriter>,
-    /// Who leads.
+    /// Whether this member leads.
     pub consensus: Arc<dyn Consensus>,
-    /// Whose accounts open servers.
+    /// The origins of servers, which decide about the account.
     pub instance_cache: Arc<InstanceCache>,
-    /// ClusterViews of clusters.
+    /// The views of clusters.
     pub views: ClusterViews,
-    /// Time, which entries carry.
+    /// The time, which entries contain.
     pub clock: Arc<dyn Clock>,
 }
 
 /// A primary that gets an entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Due {
+struct EntryTarget {
     instance: InstanceKey,
     identity: Identity,
     server_id: u32,
@@ -50,28 +51,28 @@ struct Due {
 impl PseudoGtidWriter {
     /// Runs until cancelled.
     pub async fn run(self, cancel: CancellationToken) {
-        let mut tick = tokio::time::interval(EVERY);
+        let mut tick = tokio::time::interval(INTERVAL);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let leadership = self.consensus.leadership();
-        let mut said = BTreeMap::new();
+        let mut reported = BTreeMap::new();
         loop {
             tokio::select! {
                 () = cancel.cancelled() => return,
                 _ = tick.tick() => {}
             }
             if leadership.borrow().is_leader {
-                self.write(&mut said).await;
+                self.write(&mut reported).await;
             }
         }
     }
 
-    /// One entry on each primary. Nothing is written unless a quorum says, after the question, that this member leads.
-    async fn write(&self, said: &mut BTreeMap<InstanceKey, String>) {
+    /// Writes one entry on each primary, after a quorum has confirmed that this member leads.
+    async fn write(&self, reported: &mut BTreeMap<InstanceKey, String>) {
         if self.views.clusters().iter().all(|view| due(view).is_none()) {
             return;
         }
         if let Err(error) = self.consensus.barrier().await {
-            debug!("no Pseudo-GTID entries: {error}");
+            debug!("skipped Pseudo-GTID entries: {error}");
             return;
         }
         let clusters = self.views.clusters();
@@ -89,17 +90,17 @@ impl PseudoGtidWriter {
             Some((due.instance, written))
         });
         let results: Vec<_> = futures::stream::iter(writes)
-            .buffer_unordered(SIDE_BY_SIDE)
+            .buffer_unordered(MAX_CONCURRENT_WRITES)
             .collect()
             .await;
         for (instance, written) in results.into_iter().flatten() {
             match written {
                 Ok(()) => {
-                    said.remove(&instance);
+                    reported.remove(&instance);
                 }
-                Err(why) if said.get(&instance) != Some(&why) => {
-                    warn!(%instance, "no Pseudo-GTID entry on {instance}: {why}");
-                    said.insert(instance, why);
+                Err(why) if reported.get(&instance) != Some(&why) => {
+                    warn!(%instance, "failed to write a Pseudo-GTID entry on {instance}: {why}");
+                    reported.insert(instance, why);
                 }
                 Err(_) => {}
             }
@@ -107,9 +108,9 @@ impl PseudoGtidWriter {
     }
 }
 
-/// The primary of a cluster when it is to get an entry: the recorded one, which answers, is writable and the only one that is, and has
-/// no GTIDs. Not while a recovery works on the cluster, nor where a document wants nothing to be done.
-fn due(view: &ClusterView) -> Option<Due> {
+/// The primary of a cluster, when it gets an entry. It is the recorded one, answers, is the only writable server, and
+/// has no GTIDs. A cluster in a recovery, or with a document that forbids changes, gets no entry.
+fn due(view: &ClusterView) -> Option<EntryTarget> {
     let recorded = view.cluster.primary.as_ref()?;
     let topology = &view.topology;
     let key = topology.resolve(&recorded.instance);
@@ -122,11 +123,11 @@ fn due(view: &ClusterView) -> Option<Due> {
         && facts.is_writable()
         && !facts.is_binlog_server()
         && facts.group_name.is_empty()
-        && helps(facts)
+        && needs_entries(facts)
         && view.policy.in_recovery.is_empty()
         && !is_left_alone
         && other_writable_tops(topology, key).is_empty();
-    is_due.then(|| Due {
+    is_due.then(|| EntryTarget {
         instance: key.clone(),
         identity: facts.identity.clone(),
         server_id: facts.server_id,
@@ -139,7 +140,7 @@ mod tests {
     use crate::app::cluster::view::of_recorded as view;
     use crate::domain::fixture::{Adjust as _, key, mariadb_primary, primary, replica};
     use crate::domain::instance::Instance;
-    use crate::domain::policy::Mode;
+    use crate::domain::policy::RecoveryMode;
 
     fn plain() -> Instance {
         primary(1, "").facts(|facts| facts.gtid_mode = "OFF".to_owned())
@@ -175,7 +176,7 @@ mod tests {
     fn while_a_recovery_works_or_a_document_pauses_nothing_is_written() {
         for held_back in [
             HeldBack::Paused,
-            HeldBack::Mode(Mode::Off),
+            HeldBack::Mode(RecoveryMode::Off),
             HeldBack::RecoveryRuns { uid: "r".to_owned() },
         ] {
             let mut paused = view(plain(), []);

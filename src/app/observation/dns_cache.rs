@@ -1,7 +1,7 @@
-//! Names of machines, and what they stood for when that was last known.
+//! Addresses of host names, with the last known answer as a fallback.
 //!
-//! A failover must not wait for DNS: the server that is lost may have been the one that answered, and a resolver asks it for seconds
-//! before it asks another. So every name is asked for anew at every use, but not waited for when an answer of before is there.
+//! A failover must not wait for DNS: the lost machine may have been the name server, and a resolver tries it for seconds before it tries
+//! another. So every use resolves the name again, but waits only briefly when an earlier answer is known.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -12,29 +12,29 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-/// How long an answer is waited for where one of before is there. A resolver of the own network needs a few milliseconds.
-const PATIENCE: Duration = Duration::from_millis(100);
+/// How long a lookup is awaited when an earlier answer is known. A resolver in the same network needs a few milliseconds.
+const LOOKUP_WAIT: Duration = Duration::from_millis(100);
 
-/// Names that are kept: more than the servers that one group can watch.
-const MOST_NAMES: usize = 20_000;
+/// The most names that are kept: more than the servers that one group can manage.
+const MAX_NAMES: usize = 20_000;
 
 #[derive(Debug, Default)]
 struct Known {
     addresses: Vec<IpAddr>,
-    /// A question is on its way. A second one would wait just as long, on a thread of its own.
-    is_asked: bool,
+    /// A lookup is running. A second one would wait equally long, on another thread.
+    is_lookup_running: bool,
 }
 
-/// The addresses of a host, asked of the machine's resolver, or what it answered before when it does not answer within 100 ms or cannot
-/// tell.
+/// The addresses of a host from the resolver of the machine. When the resolver does not answer within 100 ms or fails, the last known
+/// addresses are returned.
 ///
-/// That there is no such name is an answer. An address of before may be another machine's by now: who dials it has to ask for the
-/// identity of who answers, as with any address.
+/// "No such name" counts as an answer. A last known address may belong to another machine by now, so a caller that connects to it has to
+/// check the identity of the server, as with any address.
 ///
 /// # Errors
-/// Those of the resolver, and when it finds nothing.
+/// Those of the resolver, and when it finds no address.
 pub async fn addresses(host: &str) -> io::Result<Vec<IpAddr>> {
-    // The resolver is the process's, and so is what it said.
+    // The resolver belongs to the process, and so does the cache of its answers.
     static NAMES: LazyLock<DnsCache> = LazyLock::new(DnsCache::default);
     let name = host.to_owned();
     let lookup = async move {
@@ -44,7 +44,7 @@ pub async fn addresses(host: &str) -> io::Result<Vec<IpAddr>> {
     NAMES.resolve(host, lookup).await
 }
 
-/// What names stood for.
+/// The last known addresses of host names.
 #[derive(Debug, Default)]
 struct DnsCache {
     known: Mutex<BTreeMap<String, Known>>,
@@ -61,9 +61,9 @@ impl DnsCache {
         let before = {
             let mut known = self.lock();
             match known.get_mut(host) {
-                Some(entry) if entry.is_asked => return Ok(entry.addresses.clone()),
+                Some(entry) if entry.is_lookup_running => return Ok(entry.addresses.clone()),
                 Some(entry) => {
-                    entry.is_asked = true;
+                    entry.is_lookup_running = true;
                     Some(entry.addresses.clone())
                 }
                 None => None,
@@ -71,29 +71,29 @@ impl DnsCache {
         };
         let (answer, mut answered) = oneshot::channel();
         let name = host.to_owned();
-        // It ends by itself, after the resolver's own deadlines: what it brings is for the next one who asks.
+        // The task ends after the resolver's own deadlines. A late answer serves the next lookup.
         tokio::spawn(async move {
             let found = lookup.await;
-            self.note(&name, found.as_ref().ok());
-            // Nobody may be waiting any more.
+            self.store(&name, found.as_ref().ok());
+            // The receiver may be gone by now.
             drop(answer.send(found));
         });
         let never = || io::Error::other("the resolver does not answer");
         let Some(before) = before else {
-            return some(answered.await.map_err(|_| never())??);
+            return non_empty(answered.await.map_err(|_| never())??);
         };
-        match timeout(PATIENCE, &mut answered).await {
+        match timeout(LOOKUP_WAIT, &mut answered).await {
             Ok(Ok(Ok(found))) if !found.is_empty() => Ok(found),
-            Ok(Ok(Err(error))) if says_there_is_none(&error) => Err(error),
+            Ok(Ok(Err(error))) if is_name_not_found(&error) => Err(error),
             Ok(_) | Err(_) => Ok(before),
         }
     }
 
-    fn note(&self, name: &str, found: Option<&Vec<IpAddr>>) {
+    fn store(&self, name: &str, found: Option<&Vec<IpAddr>>) {
         let mut known = self.lock();
         match found.filter(|found| !found.is_empty()) {
             Some(found) => {
-                if known.len() >= MOST_NAMES && !known.contains_key(name) {
+                if known.len() >= MAX_NAMES && !known.contains_key(name) {
                     known.pop_first();
                 }
                 let addresses = found.clone();
@@ -101,13 +101,13 @@ impl DnsCache {
                     name.to_owned(),
                     Known {
                         addresses,
-                        is_asked: false,
+                        is_lookup_running: false,
                     },
                 );
             }
             None => {
                 if let Some(entry) = known.get_mut(name) {
-                    entry.is_asked = false;
+                    entry.is_lookup_running = false;
                 }
             }
         }
@@ -118,16 +118,16 @@ impl DnsCache {
     }
 }
 
-fn some(found: Vec<IpAddr>) -> io::Result<Vec<IpAddr>> {
+fn non_empty(found: Vec<IpAddr>) -> io::Result<Vec<IpAddr>> {
     if found.is_empty() {
         return Err(io::Error::other("it has no address"));
     }
     Ok(found)
 }
 
-/// What the C library says of a name that does not exist (`EAI_NONAME`, `EAI_NODATA`), in difference to a resolver that cannot be reached
-/// (`EAI_AGAIN`, `EAI_FAIL`). The standard library passes on the text alone, which is the C locale's as the process sets none.
-fn says_there_is_none(error: &io::Error) -> bool {
+/// Whether the C library reports a name that does not exist (`EAI_NONAME`, `EAI_NODATA`), as opposed to a resolver that cannot be reached
+/// (`EAI_AGAIN`, `EAI_FAIL`). The standard library passes only the text on, which is that of the C locale because the process sets none.
+fn is_name_not_found(error: &io::Error) -> bool {
     let text = error.to_string();
     text.contains("not known") || text.contains("No address associated")
 }
@@ -152,7 +152,7 @@ mod tests {
         names
     }
 
-    fn says(text: &str) -> io::Error {
+    fn resolver_error(text: &str) -> io::Error {
         io::Error::other(format!("failed to lookup address information: {text}"))
     }
 
@@ -161,7 +161,10 @@ mod tests {
         let names = known().await;
         assert_eq!(names.resolve("db1", async { Ok(vec![NEW]) }).await.unwrap(), [NEW]);
         assert_eq!(
-            names.resolve("db1", async { Err(says("Try again")) }).await.unwrap(),
+            names
+                .resolve("db1", async { Err(resolver_error("Try again")) })
+                .await
+                .unwrap(),
             [NEW]
         );
     }
@@ -171,12 +174,12 @@ mod tests {
         let names = known().await;
         let begun = tokio::time::Instant::now();
         assert_eq!(names.resolve("db1", pending()).await.unwrap(), [OLD]);
-        assert_eq!(begun.elapsed(), PATIENCE);
+        assert_eq!(begun.elapsed(), LOOKUP_WAIT);
         assert_eq!(names.resolve("db1", pending()).await.unwrap(), [OLD]);
         assert_eq!(
             begun.elapsed(),
-            PATIENCE,
-            "nobody waits beside a question that is on its way"
+            LOOKUP_WAIT,
+            "a second use does not wait beside a running lookup"
         );
     }
 
@@ -184,20 +187,20 @@ mod tests {
     async fn a_late_answer_is_for_the_next_one() {
         let names = known().await;
         let late = async {
-            tokio::time::sleep(PATIENCE * 2).await;
+            tokio::time::sleep(LOOKUP_WAIT * 2).await;
             Ok(vec![NEW])
         };
         assert_eq!(names.resolve("db1", late).await.unwrap(), [OLD]);
-        tokio::time::sleep(PATIENCE * 2).await;
+        tokio::time::sleep(LOOKUP_WAIT * 2).await;
         assert_eq!(names.resolve("db1", pending()).await.unwrap(), [NEW]);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_name_that_is_gone_is_gone() {
         let names = known().await;
-        let gone = async { Err(says("Name or service not known")) };
+        let gone = async { Err(resolver_error("Name or service not known")) };
         names.resolve("db1", gone).await.unwrap_err();
-        let broken = async { Err(says("Temporary failure in name resolution")) };
+        let broken = async { Err(resolver_error("Temporary failure in name resolution")) };
         assert_eq!(names.resolve("db1", broken).await.unwrap(), [OLD]);
     }
 
@@ -205,7 +208,7 @@ mod tests {
     async fn a_name_that_was_never_known_is_waited_for() {
         let names = names();
         let slow = async {
-            tokio::time::sleep(PATIENCE * 5).await;
+            tokio::time::sleep(LOOKUP_WAIT * 5).await;
             Ok(vec![NEW])
         };
         assert_eq!(names.resolve("db2", slow).await.unwrap(), [NEW]);

@@ -1,4 +1,4 @@
-//! What this member sees: the latest of every watched instance, in memory, and who else it goes by.
+//! The latest observation of every polled instance, in memory, and the other addresses of each instance.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -6,7 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use regex::Regex;
 use tokio::sync::watch;
 
-use crate::domain::analysis::silence;
+use crate::domain::analysis::partition;
 use crate::domain::commit_stall::CommitStall;
 use crate::domain::instance::{Identity, Instance, InstanceFacts, Observation, ProbeFailure, is_same_process};
 use crate::domain::intent::Origin;
@@ -15,77 +15,77 @@ use crate::domain::time::{MonotonicTime, WallTime};
 
 use crate::app::ports::Target;
 
-/// An instance as this member watches it.
+/// An instance as this member polls it.
 #[derive(Clone, Debug)]
-pub struct Tracked {
-    /// Its latest state.
+pub struct CachedInstance {
+    /// Its latest observed state.
     pub instance: Instance,
-    /// Whose credentials open it.
+    /// The origin of the credentials for it.
     pub origin: Origin,
-    /// Named by a person, a document or a recorded cluster; crawled ones are dropped when they never answer.
+    /// Whether a seed, a document or a recorded cluster names it. A crawled address is dropped when it never answers.
     pub wanted: bool,
-    /// Since when it is watched.
+    /// Since when it is polled.
     pub since: MonotonicTime,
-    /// When the attempt that gave the latest state began.
+    /// When the probe that gave the latest state began.
     pub begun: Option<MonotonicTime>,
-    /// Since when attempts have been failing; `None` while they succeed.
+    /// Since when probes fail; `None` while they succeed.
     pub failing_since: Option<MonotonicTime>,
-    /// Grows whenever it tells something else than before, time that passed apart; of all instances no two have the same.
+    /// Grows whenever the state differs from the one before, apart from passed time. No two instances have the same revision.
     pub revision: u64,
-    /// When the attempt that gave the latest facts began.
+    /// When the probe that gave the latest facts began.
     pub facts_begun: Option<MonotonicTime>,
-    /// Something has arrived from its source after this moment: the beginning of the last look at which it had not.
+    /// It received something from its source after this time: the beginning of the last probe that showed it without.
     pub received_after: Option<MonotonicTime>,
-    /// Since when commits of it were seen to wait for acknowledgements at every look, its binary log where it was. One look tells
-    /// nothing: on a busy semi-sync primary some commit waits at almost every moment.
+    /// Since when every probe showed commits that wait for acknowledgements while the binary log did not move. One probe proves nothing: on
+    /// a busy semi-sync primary some commit waits almost always.
     pub commits_wait_since: Option<WallTime>,
 }
 
-/// All instances at one moment.
+/// All instances at one time.
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
     /// The instances.
     pub instances: BTreeMap<InstanceKey, Instance>,
-    /// Their other addresses.
+    /// Their other addresses, each with the address under which the instance is polled.
     pub aliases: BTreeMap<InstanceKey, InstanceKey>,
-    /// See [`Tracked::revision`].
+    /// The revision of each instance, see [`CachedInstance::revision`].
     pub revisions: BTreeMap<InstanceKey, u64>,
 }
 
 /// What one observation changed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Noticed {
+pub struct ObservedChanges {
     /// Something that a decision could depend on changed.
     pub changed: bool,
-    /// The instance was fine before this observation and is not now.
+    /// The instance answered before this observation and does not now.
     pub began_to_fail: bool,
-    /// It replicates from this one now, and did not before.
+    /// The new source, when the instance did not replicate from it before.
     pub new_source: Option<InstanceKey>,
-    /// Other servers that the instance names and that are not watched yet.
+    /// Servers that the instance names and that are not polled yet.
     pub neighbours: BTreeSet<InstanceKey>,
-    /// The address turned out to be another one of a server watched under this address: stop watching it.
+    /// The address belongs to a server that is polled under this other address: it needs no task.
     pub alias_of: Option<InstanceKey>,
 }
 
 #[derive(Debug, Default)]
 struct Inner {
-    tracked: BTreeMap<InstanceKey, Tracked>,
+    tracked: BTreeMap<InstanceKey, CachedInstance>,
     aliases: BTreeMap<InstanceKey, InstanceKey>,
     revision: u64,
 }
 
-/// The latest observations of this member. Cheap to read; a watch tells when something changed that a decision could depend on.
+/// The latest observations of this member. Reads are cheap. Subscribers are notified when something changed that a decision could depend on.
 #[derive(Debug, Default)]
 pub struct InstanceCache {
     inner: Mutex<Inner>,
     changes: watch::Sender<u64>,
-    places: Places,
+    location_patterns: LocationPatterns,
     before: BTreeMap<InstanceKey, WallTime>,
 }
 
-/// Where a server is, by its host name: patterns whose first group is the value. What the server itself says wins.
+/// Patterns that derive the location of a server from its host name: the first group is the value. What the server itself reports wins.
 #[derive(Clone, Debug, Default)]
-pub struct Places {
+pub struct LocationPatterns {
     /// `DataCenterPattern`.
     pub data_center: Option<Regex>,
     /// `RegionPattern`.
@@ -94,9 +94,9 @@ pub struct Places {
     pub environment: Option<Regex>,
 }
 
-impl Places {
+impl LocationPatterns {
     fn complete(&self, key: &InstanceKey, facts: &mut InstanceFacts) {
-        let told = |pattern: &Option<Regex>| -> Option<String> {
+        let captured = |pattern: &Option<Regex>| -> Option<String> {
             pattern
                 .as_ref()?
                 .captures(&key.hostname)?
@@ -109,7 +109,7 @@ impl Places {
             (&self.environment, &mut facts.environment),
         ] {
             if place.is_empty()
-                && let Some(value) = told(pattern)
+                && let Some(value) = captured(pattern)
             {
                 *place = value;
             }
@@ -118,18 +118,18 @@ impl Places {
 }
 
 impl InstanceCache {
-    /// An instance cache that has seen nothing and knows places by these patterns.
-    pub fn new(places: Places) -> Self {
+    /// An empty cache with these location patterns.
+    pub fn new(location_patterns: LocationPatterns) -> Self {
         Self {
-            places,
+            location_patterns,
             ..Self::default()
         }
     }
 
-    /// The same, which knows when earlier processes of this member saw a primary last: what is asked of its last answer (a time to come
-    /// back, whether it was up at all) does not begin anew with each start of a member.
+    /// The same, with the times at which earlier processes of this member last observed each primary. Rules about the last answer of a
+    /// primary (the time that it has to return, whether it ever answered) then do not start again with each start of a member.
     #[must_use]
-    pub fn seen_before(mut self, before: impl IntoIterator<Item = (InstanceKey, WallTime)>) -> Self {
+    pub fn with_last_seen(mut self, before: impl IntoIterator<Item = (InstanceKey, WallTime)>) -> Self {
         self.before = before.into_iter().collect();
         self
     }
@@ -138,7 +138,7 @@ impl InstanceCache {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How a watched address is asked; `None` for one that is not watched.
+    /// Address and account for a polled address; `None` when it is not polled.
     pub fn target(&self, instance: &InstanceKey) -> Option<Target> {
         let tracked = self.get(instance)?;
         Some(Target {
@@ -147,18 +147,17 @@ impl InstanceCache {
         })
     }
 
-    /// Counts changes.
+    /// A counter that changes with every relevant change.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.changes.subscribe()
     }
 
-    /// Wakes everyone who looks at changes.
-    pub fn touch(&self) {
+    /// Notifies all subscribers of [`InstanceCache::changes`].
+    pub fn notify_changed(&self) {
         self.changes.send_modify(|count| *count += 1);
     }
 
-    /// Watches an address from now on. Returns whether it is new. A wanted one stays wanted; the first origin stays unless a document
-    /// comes after the API.
+    /// Adds an address. Returns whether it is new. A wanted address stays wanted. The first origin stays, unless a document follows the API.
     pub fn track(&self, key: &InstanceKey, origin: &Origin, wanted: bool, now: MonotonicTime) -> bool {
         let mut inner = self.lock();
         if inner.aliases.contains_key(key) {
@@ -175,7 +174,7 @@ impl InstanceCache {
         let revision = inner.revision;
         inner.tracked.insert(
             key.clone(),
-            Tracked {
+            CachedInstance {
                 instance: Instance {
                     last_seen: self.before.get(key).copied(),
                     ..Instance::unseen(key.clone())
@@ -194,7 +193,7 @@ impl InstanceCache {
         true
     }
 
-    /// Stops watching an address and forgets its aliases.
+    /// Removes an address and its aliases.
     pub fn untrack(&self, key: &InstanceKey) {
         let mut inner = self.lock();
         inner.tracked.remove(key);
@@ -202,22 +201,22 @@ impl InstanceCache {
             .aliases
             .retain(|alias, canonical| alias != key && canonical != key);
         drop(inner);
-        self.touch();
+        self.notify_changed();
     }
 
-    /// The addresses that are watched.
+    /// The polled addresses.
     pub fn keys(&self) -> BTreeSet<InstanceKey> {
         self.lock().tracked.keys().cloned().collect()
     }
 
-    /// One watched instance, by this or another of its addresses.
-    pub fn get(&self, key: &InstanceKey) -> Option<Tracked> {
+    /// One polled instance, by this or another of its addresses.
+    pub fn get(&self, key: &InstanceKey) -> Option<CachedInstance> {
         let inner = self.lock();
         let key = inner.aliases.get(key).unwrap_or(key);
         inner.tracked.get(key).cloned()
     }
 
-    /// All instances and aliases, as one consistent view.
+    /// All instances and aliases, consistent with each other.
     pub fn snapshot(&self) -> Snapshot {
         let inner = self.lock();
         Snapshot {
@@ -235,37 +234,37 @@ impl InstanceCache {
         }
     }
 
-    /// Notes who else controls a server. Returns whether that is news.
-    pub fn note_controller(&self, key: &InstanceKey, controller: Option<String>) -> bool {
-        self.note(key, |instance| &mut instance.another_controller, controller)
+    /// Records which other controller controls a server. Returns whether that changed.
+    pub fn set_other_controller(&self, key: &InstanceKey, controller: Option<String>) -> bool {
+        self.set(key, |instance| &mut instance.another_controller, controller)
     }
 
-    /// Notes why a primary commits nothing, or that it does. Returns whether that is news.
-    pub fn note_commit_stall(&self, key: &InstanceKey, stall: Option<CommitStall>) -> bool {
-        self.note(key, |instance| &mut instance.commit_stall, stall)
+    /// Records why a primary commits nothing; `None` when it commits. Returns whether that changed.
+    pub fn set_commit_stall(&self, key: &InstanceKey, stall: Option<CommitStall>) -> bool {
+        self.set(key, |instance| &mut instance.commit_stall, stall)
     }
 
-    fn note<T: PartialEq>(&self, key: &InstanceKey, of: impl FnOnce(&mut Instance) -> &mut T, value: T) -> bool {
+    fn set<T: PartialEq>(&self, key: &InstanceKey, field: impl FnOnce(&mut Instance) -> &mut T, value: T) -> bool {
         let mut inner = self.lock();
         let revision = inner.revision + 1;
         let Some(tracked) = inner.tracked.get_mut(key) else {
             return false;
         };
-        let noted = of(&mut tracked.instance);
-        let is_news = *noted != value;
+        let present = field(&mut tracked.instance);
+        let is_news = *present != value;
         if is_news {
-            *noted = value;
+            *present = value;
             tracked.revision = revision;
             inner.revision = revision;
         }
         drop(inner);
         if is_news {
-            self.touch();
+            self.notify_changed();
         }
         is_news
     }
 
-    /// Replicas of an address by their last word.
+    /// The replicas of an address, by their last answers.
     pub fn replicas_of(&self, key: &InstanceKey) -> Vec<InstanceKey> {
         let inner = self.lock();
         let resolve = |key: &InstanceKey| inner.aliases.get(key).unwrap_or(key).clone();
@@ -278,7 +277,7 @@ impl InstanceCache {
             .collect()
     }
 
-    /// The other addresses of a watched instance.
+    /// All addresses of a polled instance, this one included.
     pub fn aliases_of(&self, key: &InstanceKey) -> BTreeSet<InstanceKey> {
         let inner = self.lock();
         let canonical = inner.aliases.get(key).unwrap_or(key).clone();
@@ -291,32 +290,32 @@ impl InstanceCache {
             .collect()
     }
 
-    /// Takes in an observation; one that began before the latest known one is ignored.
-    pub fn record(&self, observation: &Observation, begun: MonotonicTime, ended: MonotonicTime) -> Noticed {
+    /// Records an observation. An observation that began before the latest known one is ignored.
+    pub fn record(&self, observation: &Observation, begun: MonotonicTime, ended: MonotonicTime) -> ObservedChanges {
         let mut inner = self.lock();
         let Some(tracked) = inner.tracked.get(&observation.key) else {
-            return Noticed::default();
+            return ObservedChanges::default();
         };
         if tracked.begun.is_some_and(|latest| latest > begun) {
-            return Noticed::default();
+            return ObservedChanges::default();
         }
         if let Ok(facts) = &observation.outcome
             && let Some(canonical) = same_server(&inner.tracked, &observation.key, facts, observation.ended)
         {
             let wanted = tracked.wanted;
             inner.tracked.remove(&observation.key);
-            // What was another address of the server that stood here before is an address of nobody known: it is found anew.
+            // Aliases of the server that had this address before are unknown addresses now; crawling finds them again.
             inner.aliases.retain(|_, target| *target != observation.key);
             inner.aliases.insert(observation.key.clone(), canonical.clone());
             if let Some(present) = inner.tracked.get_mut(&canonical) {
                 present.wanted |= wanted;
             }
             drop(inner);
-            self.touch();
-            return Noticed {
+            self.notify_changed();
+            return ObservedChanges {
                 changed: true,
                 alias_of: Some(canonical),
-                ..Noticed::default()
+                ..ObservedChanges::default()
             };
         }
         let known: BTreeSet<InstanceKey> = inner.tracked.keys().chain(inner.aliases.keys()).cloned().collect();
@@ -330,21 +329,21 @@ impl InstanceCache {
         inner.revision += 1;
         let revision = inner.revision;
         let Some(tracked) = inner.tracked.get_mut(&observation.key) else {
-            return Noticed::default();
+            return ObservedChanges::default();
         };
         let observation = stalled.as_ref().unwrap_or(observation);
-        let (noticed, tells_anew) = take_in(tracked, observation, begun, ended, &known, &self.places);
-        if tells_anew {
+        let (changes, is_new_state) = apply(tracked, observation, begun, ended, &known, &self.location_patterns);
+        if is_new_state {
             tracked.revision = revision;
         }
         drop(inner);
-        if noticed.changed {
-            self.touch();
+        if changes.changed {
+            self.notify_changed();
         }
-        noticed
+        changes
     }
 
-    /// Drops crawled addresses that never answered for `patience_millis`. Returns them.
+    /// Removes the crawled addresses that have not answered for `patience_millis` since they were added. Returns them.
     pub fn drop_phantoms(&self, now: MonotonicTime, patience_millis: u64) -> Vec<InstanceKey> {
         let mut inner = self.lock();
         let sources: BTreeSet<InstanceKey> = inner
@@ -370,30 +369,30 @@ impl InstanceCache {
     }
 }
 
-/// Takes an observation in. Says what is to be noticed, and whether anything is told that was not told before: lag counts there, because
-/// findings do depend on it, however little anybody has to hurry.
-fn take_in(
-    tracked: &mut Tracked,
+/// Applies an observation. Returns what changed, and whether the state is new in any respect. Lag counts for the latter only: findings
+/// depend on it, but no subscriber has to react at once.
+fn apply(
+    tracked: &mut CachedInstance,
     observation: &Observation,
     begun: MonotonicTime,
     ended: MonotonicTime,
     known: &BTreeSet<InstanceKey>,
-    places: &Places,
-) -> (Noticed, bool) {
-    let mut noticed = Noticed::default();
-    let mut tells_anew;
+    location_patterns: &LocationPatterns,
+) -> (ObservedChanges, bool) {
+    let mut changes = ObservedChanges::default();
+    let mut is_new_state;
     let instance = &mut tracked.instance;
     let first = instance.last_checked.is_none();
     tracked.begun = Some(begun);
     instance.last_checked = Some(observation.ended);
     match &observation.outcome {
-        Ok(told) => {
-            let mut facts = told.as_ref().clone();
-            places.complete(&observation.key, &mut facts);
-            keep_settings(instance, &mut facts, observation.ended);
+        Ok(read) => {
+            let mut facts = read.as_ref().clone();
+            location_patterns.complete(&observation.key, &mut facts);
+            carry_over_settings(instance, &mut facts, observation.ended);
             let is_back = first || instance.failure.is_some();
-            noticed.changed = is_back || instance.facts.as_ref().is_none_or(|before| differs(before, &facts));
-            tells_anew = noticed.changed || instance.facts.as_ref().is_none_or(|before| lag_differs(before, &facts));
+            changes.changed = is_back || instance.facts.as_ref().is_none_or(|before| differs(before, &facts));
+            is_new_state = changes.changed || instance.facts.as_ref().is_none_or(|before| lag_differs(before, &facts));
             let named = facts
                 .replicas
                 .iter()
@@ -406,12 +405,15 @@ fn take_in(
                         .flat_map(|group| &group.members)
                         .map(|peer| &peer.key),
                 );
-            noticed.neighbours = named.filter(|key| !known.contains(*key)).cloned().collect();
+            changes.neighbours = named.filter(|key| !known.contains(*key)).cloned().collect();
             instance.last_seen = Some(observation.ended);
             instance.failure = None;
             instance.partial = !facts.problems.is_empty();
             let before = instance.source().cloned();
-            let has_moved = instance.facts.as_ref().is_none_or(|before| facts.went_on_since(before));
+            let has_moved = instance
+                .facts
+                .as_ref()
+                .is_none_or(|before| facts.committed_since(before));
             if facts.binlog.is_none() {
                 instance.binlog_unmoved_since = None;
             } else if has_moved || instance.binlog_unmoved_since.is_none() {
@@ -422,23 +424,23 @@ fn take_in(
             tracked.commits_wait_since = awaited_since.or_else(|| waits.then_some(observation.ended));
             if instance.acks_awaited_since != awaited_since {
                 instance.acks_awaited_since = awaited_since;
-                (noticed.changed, tells_anew) = (true, true);
+                (changes.changed, is_new_state) = (true, true);
             }
             let has_reopened = instance
                 .facts
                 .as_ref()
                 .is_some_and(|before| !before.is_writable() && !is_same_process(before.started, facts.started));
             instance.reopened_by_start = facts.is_writable() && (has_reopened || instance.reopened_by_start);
-            let has_arrived = match (instance.channel(), facts.managed_channel()) {
-                (Some(before), Some(now)) => silence::has_arrived(before, now),
+            let has_received_since = match (instance.channel(), facts.managed_channel()) {
+                (Some(before), Some(now)) => partition::has_received_since(before, now),
                 (None, _) | (_, None) => false,
             };
-            if has_arrived {
+            if has_received_since {
                 tracked.received_after = tracked.facts_begun;
             }
             tracked.facts_begun = Some(begun);
             instance.facts = Some(facts);
-            noticed.new_source = instance
+            changes.new_source = instance
                 .source()
                 .filter(|source| before.as_ref() != Some(*source))
                 .cloned();
@@ -446,9 +448,9 @@ fn take_in(
             tracked.failing_since = None;
         }
         Err(failure) => {
-            noticed.began_to_fail = tracked.failing_since.is_none();
-            noticed.changed = first || instance.failure.as_ref() != Some(failure);
-            tells_anew = noticed.changed || instance.partial;
+            changes.began_to_fail = tracked.failing_since.is_none();
+            changes.changed = first || instance.failure.as_ref() != Some(failure);
+            is_new_state = changes.changed || instance.partial;
             instance.failure = Some(failure.clone());
             instance.partial = false;
             if tracked.failing_since.is_none() {
@@ -456,7 +458,7 @@ fn take_in(
             }
         }
     }
-    (noticed, tells_anew)
+    (changes, is_new_state)
 }
 
 fn lag_differs(before: &InstanceFacts, after: &InstanceFacts) -> bool {
@@ -466,11 +468,11 @@ fn lag_differs(before: &InstanceFacts, after: &InstanceFacts) -> bool {
     lags(before) != lags(after)
 }
 
-/// Whether all answering replicas of a server, at least one, were told that it cannot be reached.
+/// Whether all answering replicas of a server, at least one, cannot reach it.
 ///
-/// A stopped process accepts connections until its queue is full; from then on it looks like a host that is gone. What was stopped
-/// counts as stopped until something else is proved: by another failure than silence, or by replicas that get no answer to their
-/// connection attempts either (2003).
+/// A stopped process accepts connections until its queue is full. From then on it resembles a host that is gone. A stopped process counts
+/// as stopped until something else is proved: by a failure other than silence, or by replicas that get no answer to their connection
+/// attempts either (error 2003).
 fn is_lost_to_its_replicas(inner: &Inner, key: &InstanceKey) -> bool {
     let is_source = |source: &InstanceKey| inner.aliases.get(source).unwrap_or(source) == key;
     let mut replicas = inner
@@ -483,11 +485,11 @@ fn is_lost_to_its_replicas(inner: &Inner, key: &InstanceKey) -> bool {
         && replicas.all(|channel| channel.is_failing_to_connect() && channel.io_error.number == 2003)
 }
 
-/// Two starts that lie so close together, milliseconds, are one: uptimes are whole seconds.
+/// Two start times that are closer than this, milliseconds, are the same start: uptimes are whole seconds.
 const SAME_START_MILLIS: u64 = 2000;
 
-/// What was not read this time is what it was, as long as the process is the same.
-fn keep_settings(known: &Instance, facts: &mut InstanceFacts, seen: WallTime) {
+/// Carries over settings that this probe did not read, as long as the server process is the same.
+fn carry_over_settings(known: &Instance, facts: &mut InstanceFacts, seen: WallTime) {
     let Some(before) = known.facts.as_ref().filter(|_| facts.settings.is_none()) else {
         return;
     };
@@ -502,7 +504,7 @@ fn keep_settings(known: &Instance, facts: &mut InstanceFacts, seen: WallTime) {
     }
 }
 
-/// Whether facts differ in what a decision could depend on: time that passed and lag are no news.
+/// Whether facts differ in what a decision could depend on. Passed time and lag do not count.
 fn differs(before: &InstanceFacts, after: &InstanceFacts) -> bool {
     let plain = |facts: &InstanceFacts| {
         let mut facts = facts.clone();
@@ -517,10 +519,11 @@ fn differs(before: &InstanceFacts, after: &InstanceFacts) -> bool {
     plain(before) != plain(after)
 }
 
-/// The address under which the same server is already watched. Two live addresses with one identity are the same server only when
-/// host name, server id, reported address, data directory and start time agree as well: a copied data directory has the identity and not the rest.
+/// The address under which the same server is already polled. Two live addresses with one identity are the same server only when host
+/// name, server id, reported address, data directory and start time agree as well: a copied data directory has the identity but not the
+/// rest.
 fn same_server(
-    tracked: &BTreeMap<InstanceKey, Tracked>,
+    tracked: &BTreeMap<InstanceKey, CachedInstance>,
     key: &InstanceKey,
     facts: &InstanceFacts,
     seen: WallTime,
@@ -540,7 +543,7 @@ fn same_server(
                 && theirs.reported == facts.reported
                 && theirs.data_directory == facts.data_directory
                 && (started(theirs, then) - started(facts, seen)).abs() <= 2;
-            // A MariaDB identity is a server_id: without a reported address, two servers of two topologies look alike.
+            // A MariaDB identity is a server_id: without a reported address, two servers of two topologies have equal facts.
             alike && (matches!(facts.identity, Identity::ServerUuid(_)) || facts.reported.is_some())
         })
         .map(|other| other.instance.key.clone())

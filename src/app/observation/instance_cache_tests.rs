@@ -37,7 +37,7 @@ fn watching(servers: &[u32]) -> InstanceCache {
     instance_cache
 }
 
-fn record(instance_cache: &InstanceCache, observation: &Observation, millis: u64) -> Noticed {
+fn record(instance_cache: &InstanceCache, observation: &Observation, millis: u64) -> ObservedChanges {
     instance_cache.record(
         observation,
         MonotonicTime(millis * MS),
@@ -51,7 +51,7 @@ fn an_observation_that_began_earlier_is_ignored_however_late_it_ends() {
     record(&instance_cache, &saw(&primary(1, "1:1-9"), 1), 100);
     let late = saw(&primary(1, "1:1-5").dead(), 1);
     let noticed = instance_cache.record(&late, MonotonicTime(50 * MS), MonotonicTime(900 * MS));
-    assert_eq!(noticed, Noticed::default());
+    assert_eq!(noticed, ObservedChanges::default());
     let tracked = instance_cache.get(&key(1)).unwrap();
     assert!(tracked.instance.is_valid() && tracked.failing_since.is_none());
 }
@@ -59,7 +59,7 @@ fn an_observation_that_began_earlier_is_ignored_however_late_it_ends() {
 #[test]
 fn what_an_earlier_process_saw_last_counts_until_it_is_seen_again() {
     let before = NOW.plus_millis(-5_000);
-    let instance_cache = InstanceCache::default().seen_before([(key(1), before)]);
+    let instance_cache = InstanceCache::default().with_last_seen([(key(1), before)]);
     instance_cache.track(&key(1), &Origin::Api, true, MonotonicTime(1));
     instance_cache.track(&key(2), &Origin::Api, true, MonotonicTime(1));
     record(&instance_cache, &saw(&primary(1, "").dead(), 1), 100);
@@ -76,7 +76,10 @@ fn what_an_earlier_process_saw_last_counts_until_it_is_seen_again() {
 #[test]
 fn what_is_not_watched_is_not_recorded() {
     let instance_cache = watching(&[1]);
-    assert_eq!(record(&instance_cache, &saw(&primary(2, ""), 2), 1), Noticed::default());
+    assert_eq!(
+        record(&instance_cache, &saw(&primary(2, ""), 2), 1),
+        ObservedChanges::default()
+    );
     assert!(instance_cache.get(&key(2)).is_none());
 }
 
@@ -152,7 +155,7 @@ fn neighbours_are_those_named_and_not_watched() {
     instance_cache.track(&key(1), &Origin::Api, false, MonotonicTime(1));
     let with_replicas = primary(1, "").facts(|facts| {
         facts.replicas = [2, 4]
-            .map(|n| crate::domain::instance::SeenReplica {
+            .map(|n| crate::domain::instance::ConnectedReplica {
                 key: key(n),
                 reported: true,
             })

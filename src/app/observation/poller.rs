@@ -1,8 +1,8 @@
-//! One task per instance: polls it, feels its pulse, and looks closely while something is suspected.
+//! One task for each instance: it polls the instance, sends pulses, and probes more often while a failure is suspected.
 //!
-//! An instance that has replicas, or is in quarantine, gets a cheap pulse about every 100 ms. A failed pulse triggers at once a fresh
-//! connection attempt; when that fails too, its replicas are probed in quick succession, for they notice the loss of their source
-//! within 10 to 40 ms. So a failure is seen after a pulse, not after a poll, and a dead server costs the others nothing.
+//! An instance that has replicas, or is in quarantine, gets a cheap pulse about every 100 ms. A failed pulse immediately triggers a probe on
+//! a new connection. When that fails too, the replicas of the instance are probed in quick succession, because they notice the loss of their
+//! source within 10 to 40 ms. So a failure is detected after a pulse, not after a poll, and a dead server does not delay the probes of others.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -20,24 +20,24 @@ use crate::domain::key::InstanceKey;
 use crate::domain::state::State;
 use crate::domain::time::MonotonicTime;
 
-use crate::app::observation::instance_cache::{InstanceCache, Noticed};
-use crate::app::ports::{Approach, Clock, CredentialsByOrigin, Prober, Pulse, Target};
+use crate::app::observation::instance_cache::{InstanceCache, ObservedChanges};
+use crate::app::ports::{Clock, CredentialsByOrigin, ProbeConnection, Prober, Pulse, Target};
 use crate::app::settings::PollSettings;
 
-/// While the source of a replica fails: how close together the replica is probed, by how long the failure lasts. The first half
-/// second is when replicas notice; later the view hardly changes.
-const ALERT_PACE: [(u64, u64); 3] = [(500, 20), (10_000, 100), (u64::MAX, 1000)];
+/// While the source of a replica fails: up to which age of the failure, milliseconds, the replica is probed at which interval, milliseconds.
+/// Replicas notice the failure in the first half second; later the view hardly changes.
+const ALERT_INTERVALS: [(u64, u64); 3] = [(500, 20), (10_000, 100), (u64::MAX, 1000)];
 
 /// Crawled addresses that never answered are dropped after this, milliseconds.
-const PHANTOM_PATIENCE: u64 = 60_000;
+const PHANTOM_PATIENCE_MILLIS: u64 = 60_000;
 
 #[derive(Debug)]
 struct InstanceTask {
-    poke: Arc<Notify>,
+    probe_request: Arc<Notify>,
     cancel: CancellationToken,
 }
 
-/// Runs the tasks, and decides which instances have one.
+/// Runs the tasks, and decides which instances have a task.
 pub struct Poller {
     instance_cache: Arc<InstanceCache>,
     prober: Arc<dyn Prober>,
@@ -52,7 +52,7 @@ pub struct Poller {
 }
 
 impl Poller {
-    /// A watcher that has not started; see [`Poller::run`].
+    /// A poller that has not started; see [`Poller::run`].
     pub fn new(
         instance_cache: Arc<InstanceCache>,
         prober: Arc<dyn Prober>,
@@ -76,7 +76,7 @@ impl Poller {
         })
     }
 
-    /// Watches what the state names and what crawling finds, until cancelled.
+    /// Polls the instances that the state names and those that crawling finds, until cancelled.
     pub async fn run(self: Arc<Self>) {
         let mut state = self.state.clone();
         let mut credentials = self.credentials.clone();
@@ -99,7 +99,7 @@ impl Poller {
         self.tracker.wait().await;
     }
 
-    /// Asks those at once that were waiting for an account, or refused the one they were given.
+    /// Probes the instances that had no account, or that refused their account.
     fn try_new_credentials(&self) {
         let keys: Vec<InstanceKey> = self.tasks().keys().cloned().collect();
         for key in keys {
@@ -108,25 +108,26 @@ impl Poller {
                 .get(&key)
                 .and_then(|tracked| tracked.instance.failure);
             if matches!(failure, Some(ProbeFailure::NoCredentials(_) | ProbeFailure::Denied(_))) {
-                self.poke(&key);
+                self.request_probe(&key);
             }
         }
     }
 
-    /// Probes an instance now, on a fresh connection, and takes the result in. Tracks it when it was not watched yet.
-    pub async fn look(self: &Arc<Self>, target: &Target) -> Observation {
+    /// Probes an instance now, on a new connection, and records the result. Starts to poll the instance when it was not polled yet.
+    pub async fn probe_now(self: &Arc<Self>, target: &Target) -> Observation {
         self.start(&target.instance, &target.origin, false);
-        self.probe(&target.instance, &target.origin, Approach::Fresh).await
+        self.probe(&target.instance, &target.origin, ProbeConnection::Fresh)
+            .await
     }
 
-    /// Asks the task of an instance to probe now.
-    pub fn poke(&self, key: &InstanceKey) {
+    /// Makes the task of an instance probe now.
+    pub fn request_probe(&self, key: &InstanceKey) {
         if let Some(task) = self.tasks().get(key) {
-            task.poke.notify_one();
+            task.probe_request.notify_one();
         }
     }
 
-    /// Stops watching an instance.
+    /// Stops polling an instance.
     pub async fn forget(&self, key: &InstanceKey) {
         if let Some(task) = self.tasks().remove(key) {
             task.cancel.cancel();
@@ -154,7 +155,7 @@ impl Poller {
             .cloned()
             .collect();
         for key in gone {
-            info!(instance = %key, "forgotten: {key} is no longer watched");
+            info!(instance = %key, "{key} was forgotten: stopped polling it");
             if let Some(task) = self.tasks().remove(&key) {
                 task.cancel.cancel();
             }
@@ -171,37 +172,41 @@ impl Poller {
         if !new || tasks.contains_key(key) {
             return;
         }
-        info!(instance = %key, origin = %origin, "watching {key} (asked for by {origin})");
+        info!(instance = %key, origin = %origin, "polling {key}, known from {origin}");
         let task = InstanceTask {
-            poke: Arc::new(Notify::new()),
+            probe_request: Arc::new(Notify::new()),
             cancel: self.cancel.child_token(),
         };
         self.tracker
-            .spawn(Arc::clone(self).watch(key.clone(), Arc::clone(&task.poke), task.cancel.clone()));
+            .spawn(Arc::clone(self).watch(key.clone(), Arc::clone(&task.probe_request), task.cancel.clone()));
         tasks.insert(key.clone(), task);
     }
 
-    async fn watch(self: Arc<Self>, key: InstanceKey, poke: Arc<Notify>, cancel: CancellationToken) {
+    async fn watch(self: Arc<Self>, key: InstanceKey, probe_request: Arc<Notify>, cancel: CancellationToken) {
         let mut next_poll = Instant::now();
         loop {
-            let pace = self.pace(&key);
-            let close_look = async {
-                match pace {
-                    Some(pace) => tokio::time::sleep(pace).await,
+            let interval = self.pulse_interval(&key);
+            let close_probe = async {
+                match interval {
+                    Some(interval) => tokio::time::sleep(interval).await,
                     None => std::future::pending().await,
                 }
             };
             let polled = tokio::select! {
                 () = cancel.cancelled() => break,
                 () = tokio::time::sleep_until(next_poll) => true,
-                () = poke.notified() => true,
-                () = close_look => false,
+                () = probe_request.notified() => true,
+                () = close_probe => false,
             };
             let Some(tracked) = self.instance_cache.get(&key) else {
                 break;
             };
             let failing = tracked.failing_since.is_some();
-            let approach = if failing { Approach::Fresh } else { Approach::Kept };
+            let approach = if failing {
+                ProbeConnection::Fresh
+            } else {
+                ProbeConnection::Kept
+            };
             if polled || failing || self.alert_age(&key).is_some() {
                 self.probe(&key, &tracked.origin, approach).await;
                 next_poll = Instant::now() + self.settings.poll;
@@ -212,7 +217,7 @@ impl Poller {
                 };
                 if let Pulse::Doubt(why) = self.prober.pulse(&target, self.settings.pulse_deadline).await {
                     debug!(instance = %key, "no pulse from {key}: {why}");
-                    self.probe(&key, &tracked.origin, Approach::Fresh).await;
+                    self.probe(&key, &tracked.origin, ProbeConnection::Fresh).await;
                     next_poll = Instant::now() + self.settings.poll;
                 }
             }
@@ -220,35 +225,39 @@ impl Poller {
         self.prober.release(&key).await;
     }
 
-    /// How soon the instance is looked at again, apart from its poll.
-    fn pace(&self, key: &InstanceKey) -> Option<Duration> {
+    /// How soon the instance gets its next pulse or close probe, apart from its poll; `None`: neither.
+    fn pulse_interval(&self, key: &InstanceKey) -> Option<Duration> {
+        // A returned primary has to become read-only immediately: a server in quarantine always gets a pulse.
+        let quarantined = self.is_quarantined(key);
         if let Some(age) = self.alert_age(key) {
-            let pace = ALERT_PACE
+            let interval = ALERT_INTERVALS
                 .iter()
                 .find(|(until, _)| age < *until)
-                .map_or(1000, |(_, pace)| *pace);
-            return Some(Duration::from_millis(pace));
+                .map_or(1000, |(_, interval)| *interval);
+            let interval = Duration::from_millis(interval);
+            return Some(if quarantined {
+                interval.min(self.settings.pulse)
+            } else {
+                interval
+            });
         }
         let tracked = self.instance_cache.get(key);
-        // A stopped process accepts connections until its queue is full: dialling it often would make it look dead.
+        // A stopped process accepts connections until its queue is full: frequent connection attempts would make it appear dead.
         if tracked
             .as_ref()
             .is_some_and(|tracked| tracked.instance.failure == Some(ProbeFailure::Stalled))
         {
             return None;
         }
-        // One that is full has no connection for a pulse, and its reserved one is not worn out.
+        // A server without free connections has none for a pulse, and its reserved connection is left alone.
         let facts = tracked.as_ref().and_then(|tracked| tracked.instance.valid_facts());
         if facts.is_some_and(|facts| facts.by_admin_endpoint) {
             return None;
         }
-        let quarantined = self
-            .state
-            .borrow()
-            .quarantines
-            .values()
-            .any(|quarantine| quarantine.instance == *key);
-        if !quarantined && self.instance_cache.replicas_of(key).is_empty() {
+        if quarantined {
+            return Some(self.settings.pulse);
+        }
+        if self.instance_cache.replicas_of(key).is_empty() {
             return None;
         }
         let watched = u32::try_from(self.tasks().len()).unwrap_or(u32::MAX);
@@ -256,38 +265,69 @@ impl Poller {
         Some(self.settings.pulse.max(stretched))
     }
 
-    /// For how long the source of this instance has been failing, milliseconds.
+    /// Whether an instance is in quarantine, under this or another of its addresses.
+    fn is_quarantined(&self, key: &InstanceKey) -> bool {
+        let state = self.state.borrow().clone();
+        if state.quarantines.is_empty() {
+            return false;
+        }
+        let addresses = self.instance_cache.aliases_of(key);
+        let mut quarantines = state.quarantines.values();
+        quarantines.any(|quarantine| addresses.contains(&quarantine.instance))
+    }
+
+    /// How long the source of this instance has been failing, milliseconds.
     fn alert_age(&self, key: &InstanceKey) -> Option<u64> {
         let since = *self.alerts().get(key)?;
         Some(self.clock.monotonic().millis_since(since))
     }
 
-    async fn probe(self: &Arc<Self>, key: &InstanceKey, origin: &Origin, approach: Approach) -> Observation {
+    /// How long a probe may take. An attempt that began before the host was reachable again does not notice that, so attempts are
+    /// shorter while a server in quarantine cannot be reached.
+    fn deadline(&self, key: &InstanceKey) -> Duration {
+        let failure = self
+            .instance_cache
+            .get(key)
+            .and_then(|tracked| tracked.instance.failure);
+        if failure == Some(ProbeFailure::NoAnswer) && self.is_quarantined(key) {
+            self.settings.probe_deadline.min(self.settings.pulse_deadline)
+        } else {
+            self.settings.probe_deadline
+        }
+    }
+
+    async fn probe(self: &Arc<Self>, key: &InstanceKey, origin: &Origin, approach: ProbeConnection) -> Observation {
         let target = Target {
             instance: key.clone(),
             origin: origin.clone(),
         };
-        let deadline = self.settings.probe_deadline;
+        let deadline = self.deadline(key);
         let begun = self.clock.monotonic();
         let observation = self.prober.probe(&target, approach, deadline).await;
         let ended = self.clock.monotonic();
-        // A tick that came late (the process was paused) says nothing about the server.
+        // When this process was paused, the late result proves nothing about the server.
         let patience = u64::try_from(deadline.as_millis())
             .unwrap_or(u64::MAX)
             .saturating_mul(2)
             .saturating_add(500);
         if observation.outcome.is_err() && ended.millis_since(begun) > patience {
             warn!(instance = %key, "probe of {key} took {} ms, longer than its deadline allows: discarded", ended.millis_since(begun));
-            self.poke(key);
+            self.request_probe(key);
             return observation;
         }
-        let noticed = self.instance_cache.record(&observation, begun, ended);
-        self.react(key, origin, &observation, noticed);
+        let changes = self.instance_cache.record(&observation, begun, ended);
+        self.react(key, origin, &observation, changes);
         observation
     }
 
-    fn react(self: &Arc<Self>, key: &InstanceKey, origin: &Origin, observation: &Observation, noticed: Noticed) {
-        if let Some(canonical) = noticed.alias_of {
+    fn react(
+        self: &Arc<Self>,
+        key: &InstanceKey,
+        origin: &Origin,
+        observation: &Observation,
+        changes: ObservedChanges,
+    ) {
+        if let Some(canonical) = changes.alias_of {
             info!(instance = %key, "{key} is another address of {canonical}");
             if let Some(task) = self.tasks().remove(key) {
                 task.cancel.cancel();
@@ -295,25 +335,25 @@ impl Poller {
             return;
         }
         if let Err(failure) = &observation.outcome {
-            if noticed.began_to_fail {
+            if changes.began_to_fail {
                 info!(instance = %key, "{key} fails: {failure}");
             }
-            self.alert(key, failure, noticed.began_to_fail);
-        } else if noticed.changed {
-            self.calm(key);
+            self.alert(key, failure, changes.began_to_fail);
+        } else if changes.changed {
+            self.end_alerts(key);
         }
-        // A server that has a replica from now on is pulsed from now on, not from its next poll on.
-        if let Some(source) = noticed.new_source.and_then(|source| self.instance_cache.get(&source)) {
-            self.poke(&source.instance.key);
+        // A server with a new replica gets pulses from now on, not only after its next poll.
+        if let Some(source) = changes.new_source.and_then(|source| self.instance_cache.get(&source)) {
+            self.request_probe(&source.instance.key);
         }
-        for neighbour in noticed.neighbours {
+        for neighbour in changes.neighbours {
             if self.may_crawl(key, &neighbour) {
                 self.start(&neighbour, origin, false);
             }
         }
     }
 
-    /// Looks closely at the replicas of a failing source.
+    /// Starts close probes of the replicas of a failing source.
     fn alert(&self, source: &InstanceKey, failure: &ProbeFailure, fresh: bool) {
         if !failure.is_about_the_server() && !fresh {
             return;
@@ -330,12 +370,12 @@ impl Poller {
             }
         }
         for replica in woken {
-            self.poke(&replica);
+            self.request_probe(&replica);
         }
     }
 
-    /// Ends the close look at replicas whose source is fine again.
-    fn calm(&self, changed: &InstanceKey) {
+    /// Ends the close probes of replicas with a source that answers again.
+    fn end_alerts(&self, changed: &InstanceKey) {
         let mut over = vec![];
         for replica in self.alerts().keys() {
             let source = self
@@ -350,7 +390,7 @@ impl Poller {
             }
         }
         if !over.is_empty() {
-            debug!(instance = %changed, "the close look at {} replicas ends", over.len());
+            debug!(instance = %changed, "ended the close probes of {} replicas", over.len());
         }
         let mut alerts = self.alerts();
         for replica in over {
@@ -383,9 +423,9 @@ impl Poller {
     async fn drop_phantoms(&self) {
         for key in self
             .instance_cache
-            .drop_phantoms(self.clock.monotonic(), PHANTOM_PATIENCE)
+            .drop_phantoms(self.clock.monotonic(), PHANTOM_PATIENCE_MILLIS)
         {
-            info!(instance = %key, "{key} never answered and nobody asked for it: no longer watched");
+            info!(instance = %key, "stopped polling {key}: it was discovered by crawling and never answered");
             if let Some(task) = self.tasks().remove(&key) {
                 task.cancel.cancel();
             }
@@ -394,7 +434,7 @@ impl Poller {
     }
 }
 
-/// The addresses that the state asks for, with whose credentials: documents before the API.
+/// The addresses that the state names, with the origin of their credentials: documents before the API.
 fn wanted(state: &State) -> BTreeMap<InstanceKey, Origin> {
     let mut wanted: BTreeMap<InstanceKey, Origin> = BTreeMap::new();
     let forgotten: BTreeSet<&InstanceKey> = state.forgotten.keys().collect();

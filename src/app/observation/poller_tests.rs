@@ -24,8 +24,8 @@ struct Noting {
 
 #[async_trait]
 impl Prober for Noting {
-    async fn probe(&self, target: &Target, approach: Approach, deadline: Duration) -> Observation {
-        let asked = if approach == Approach::Fresh {
+    async fn probe(&self, target: &Target, approach: ProbeConnection, deadline: Duration) -> Observation {
+        let asked = if approach == ProbeConnection::Fresh {
             Asked::Fresh
         } else {
             Asked::Kept
@@ -282,7 +282,7 @@ async fn a_crawled_address_that_never_answers_is_dropped_and_one_asked_for_is_ke
     let scene = Scene::new(3, &[1, 9], PollSettings::default()).await;
     scene
         .poller
-        .look(&Target {
+        .probe_now(&Target {
             instance: key(8),
             origin: Origin::Api,
         })
@@ -299,7 +299,7 @@ async fn a_look_is_fresh_and_taken_in() {
     scene.world.with(2, |server| server.read_only = false);
     let observation = scene
         .poller
-        .look(&Target {
+        .probe_now(&Target {
             instance: key(2),
             origin: Origin::Api,
         })
@@ -325,7 +325,7 @@ async fn a_server_that_gets_its_first_replica_is_pulsed_from_then_on() {
     scene.world.lock().follow(&key(3), &key(2));
     scene
         .poller
-        .look(&Target {
+        .probe_now(&Target {
             instance: key(3),
             origin: Origin::Api,
         })

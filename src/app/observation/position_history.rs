@@ -1,9 +1,9 @@
-//! What this member last saw of each primary's transactions, over restarts of its process.
+//! The executed set of each primary as this member last observed it, over restarts of its process.
 //!
-//! A member that was restarted, or became leader a moment ago, may never have seen the primary that died; another member, or the one
-//! before it, has. What anybody saw the primary hold is a lower bound of what a promotion loses. The instance cache holds the last facts
-//! while the process lives; this memory keeps the executed sets beyond it, in a table of its own, written every few
-//! seconds and never in the way of a probe.
+//! A member that was restarted, or has just become the leader, may never have observed the primary that died; another member, or an earlier
+//! process of this member, has. An observed executed set is a lower bound for what a promotion loses. The instance cache has the last facts
+//! while the process runs. This history keeps the executed sets beyond that, in a table of the backend that is written every few seconds and
+//! independently of probes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,8 +19,8 @@ use crate::domain::key::InstanceKey;
 use crate::app::observation::instance_cache::InstanceCache;
 use crate::app::ports::{Position, PositionStore};
 
-/// How often changes are written: what was seen in the last seconds before this process was killed is not remembered. A write shares
-/// the backend with the entries of a recovery, so it is rare.
+/// How often changes are written. What was observed in the last seconds before the process was killed is lost. A write shares the backend
+/// with the entries of a recovery, so it is rare.
 const WRITE_EVERY: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Default)]
@@ -29,14 +29,14 @@ struct Held {
     unwritten: BTreeSet<InstanceKey>,
 }
 
-/// The memory of one member.
+/// The last known positions of the primaries.
 #[derive(Debug, Default)]
 pub struct PositionHistory {
     held: Mutex<Held>,
 }
 
 impl PositionHistory {
-    /// A memory that begins with what was kept.
+    /// A history that begins with the stored positions.
     pub fn of(positions: impl IntoIterator<Item = Position>) -> Self {
         let positions = positions
             .into_iter()
@@ -54,14 +54,15 @@ impl PositionHistory {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What the server at an address was last seen to hold.
-    pub fn recall(&self, instance: &InstanceKey) -> Option<Position> {
+    /// The last known position of the primary at an address.
+    pub fn last(&self, instance: &InstanceKey) -> Option<Position> {
         self.held().positions.get(instance).cloned()
     }
 
-    /// Takes in what is seen now: of each server that writes and is replicated from, or was when it was remembered first. A primary
-    /// whose replicas have all stopped receiving lists none, and takes into its grave whatever it writes from then on.
-    pub fn note<'a>(&self, instances: impl IntoIterator<Item = &'a Instance> + Clone) {
+    /// Records the positions of the primaries among these instances: writable servers without a source that have replicas, or had replicas
+    /// when they were first recorded. A primary loses its replicas from its list when they all stop receiving, and what it writes from then
+    /// on counts as well.
+    pub fn record<'a>(&self, instances: impl IntoIterator<Item = &'a Instance> + Clone) {
         let sources: BTreeSet<&InstanceKey> = instances.clone().into_iter().filter_map(Instance::source).collect();
         let mut held = self.held();
         for instance in instances {
@@ -84,15 +85,15 @@ impl PositionHistory {
         }
     }
 
-    /// What is to be written; it counts as written.
-    fn unwritten(&self) -> Vec<Position> {
+    /// Takes the positions that are to be written.
+    fn take_unwritten(&self) -> Vec<Position> {
         let mut held = self.held();
         let keys = std::mem::take(&mut held.unwritten);
         keys.iter().filter_map(|key| held.positions.get(key).cloned()).collect()
     }
 
-    /// Notes and writes every few seconds until it is cancelled, and once more then. What could not be written is tried again.
-    pub async fn keep(
+    /// Records and writes positions every few seconds until `stop`, and once more then. A failed write is retried.
+    pub async fn run(
         self: Arc<Self>,
         instance_cache: Arc<InstanceCache>,
         store: Arc<dyn PositionStore>,
@@ -100,19 +101,19 @@ impl PositionHistory {
     ) {
         let mut ticks = interval(WRITE_EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut is_over = false;
-        while !is_over {
+        let mut is_last = false;
+        while !is_last {
             tokio::select! {
-                () = stop.cancelled() => is_over = true,
+                () = stop.cancelled() => is_last = true,
                 _ = ticks.tick() => {}
             }
-            self.note(instance_cache.snapshot().instances.values());
-            let positions = self.unwritten();
+            self.record(instance_cache.snapshot().instances.values());
+            let positions = self.take_unwritten();
             if positions.is_empty() {
                 continue;
             }
             if let Err(error) = store.save_positions(&positions).await {
-                warn!("positions of primaries were not written: {error}");
+                warn!("failed to write positions of primaries, will retry: {error}");
                 let mut held = self.held();
                 held.unwritten
                     .extend(positions.into_iter().map(|position| position.instance));
@@ -128,11 +129,11 @@ mod tests {
     use super::*;
     use crate::app::ports::StoreError;
     use crate::domain::fixture::{Adjust, key, mysql_set, primary, replica, uuid};
-    use crate::domain::instance::{Identity, SeenReplica, ThreadState};
+    use crate::domain::instance::{ConnectedReplica, Identity, ThreadState};
 
     fn replicated(executed: &str) -> Instance {
         primary(1, executed).facts(|facts| {
-            facts.replicas.push(SeenReplica {
+            facts.replicas.push(ConnectedReplica {
                 key: key(2),
                 reported: true,
             });
@@ -168,44 +169,44 @@ mod tests {
 
     #[test]
     fn only_servers_that_write_and_are_replicated_from_are_remembered() {
-        let memory = PositionHistory::default();
+        let history = PositionHistory::default();
         let dead = replicated("1:1-9").dead();
-        memory.note([&dead, &primary(3, "3:1-9"), &replica(2, 4, "1:1-9")]);
-        assert!((1..=3).all(|n| memory.recall(&key(n)).is_none()));
-        // Nobody receives from it, and one says that it is to.
-        memory.note([
+        history.record([&dead, &primary(3, "3:1-9"), &replica(2, 4, "1:1-9")]);
+        assert!((1..=3).all(|n| history.last(&key(n)).is_none()));
+        // No replica receives from it, and one has it as its source.
+        history.record([
             &primary(4, "1:1-9"),
             &replica(2, 4, "1:1-9").channel(|channel| channel.io = ThreadState::Stopped),
         ]);
-        assert_eq!(memory.unwritten().len(), 1);
-        memory.note([&primary(4, "1:1-12")]);
-        assert_eq!(memory.unwritten().first().unwrap().executed, mysql_set("1:1-12"));
-        memory.note([&replicated("1:1-9")]);
-        assert_eq!(memory.unwritten().len(), 1);
-        memory.note([&replicated("1:1-9")]);
-        assert!(memory.unwritten().is_empty(), "nothing new");
-        // The last answer counts, also when a person has reset the server.
-        memory.note([&replicated("1:1-5")]);
-        assert_eq!(memory.recall(&key(1)).unwrap().executed, mysql_set("1:1-5"));
+        assert_eq!(history.take_unwritten().len(), 1);
+        history.record([&primary(4, "1:1-12")]);
+        assert_eq!(history.take_unwritten().first().unwrap().executed, mysql_set("1:1-12"));
+        history.record([&replicated("1:1-9")]);
+        assert_eq!(history.take_unwritten().len(), 1);
+        history.record([&replicated("1:1-9")]);
+        assert!(history.take_unwritten().is_empty(), "nothing new");
+        // The last answer counts, also when an operator has reset the server.
+        history.record([&replicated("1:1-5")]);
+        assert_eq!(history.last(&key(1)).unwrap().executed, mysql_set("1:1-5"));
         let other = replicated("1:1-5").facts(|facts| facts.identity = Identity::ServerUuid(uuid(9)));
-        memory.note([&other]);
-        assert_eq!(memory.recall(&key(1)).unwrap().identity, Identity::ServerUuid(uuid(9)));
+        history.record([&other]);
+        assert_eq!(history.last(&key(1)).unwrap().identity, Identity::ServerUuid(uuid(9)));
     }
 
     #[tokio::test(start_paused = true)]
     async fn what_is_not_written_is_tried_again_and_read_at_the_next_start() {
         let disk = Arc::new(Disk::default());
         *disk.failures.lock().unwrap() = 2;
-        let memory = Arc::new(PositionHistory::default());
-        memory.note([&replicated("1:1-9")]);
+        let history = Arc::new(PositionHistory::default());
+        history.record([&replicated("1:1-9")]);
         let stop = CancellationToken::new();
         let store: Arc<dyn PositionStore> = disk.clone();
-        let keeping = tokio::spawn(Arc::clone(&memory).keep(Arc::default(), store, stop.clone()));
+        let running = tokio::spawn(Arc::clone(&history).run(Arc::default(), store, stop.clone()));
         tokio::time::sleep(4 * WRITE_EVERY).await;
         stop.cancel();
-        keeping.await.unwrap();
+        running.await.unwrap();
         let again = PositionHistory::of(disk.load_positions().await.unwrap());
-        assert_eq!(again.recall(&key(1)), memory.recall(&key(1)));
+        assert_eq!(again.last(&key(1)), history.last(&key(1)));
         assert_eq!(disk.kept.lock().unwrap().len(), 1);
     }
 }

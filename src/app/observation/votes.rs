@@ -1,4 +1,4 @@
-//! This member's opinion of a suspect, from probes begun after it was asked.
+//! This member's opinion of a suspect, from probes that begin after the question arrives.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -7,8 +7,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures::future::join_all;
 
-use crate::domain::analysis::{self, OpinionContext};
-use crate::domain::finding::{Opinion, Verdict};
+use crate::domain::analysis::{self, SuspectHistory};
+use crate::domain::finding::{Opinion, OpinionVerdict};
 use crate::domain::gtid::GtidSet;
 use crate::domain::instance::{Identity, Observation, ProbeFailure};
 use crate::domain::intent::Origin;
@@ -17,30 +17,30 @@ use crate::domain::time::MonotonicTime;
 
 use crate::app::observation::instance_cache::InstanceCache;
 use crate::app::observation::position_history::PositionHistory;
-use crate::app::ports::{Approach, Clock, OpinionSource, Prober, Question, Target};
+use crate::app::ports::{Clock, OpinionSource, ProbeConnection, Prober, Question, Target};
 
-/// How many replicas are asked for one opinion: more tell nothing new about the suspect, and each costs a connection.
-const MAX_ASKED: usize = 64;
+/// The most replicas that are probed for one opinion. More would add nothing about the suspect, and each costs a connection.
+const MAX_PROBED: usize = 64;
 
-/// Looks with this member's own eyes.
+/// Answers questions about suspects with this member's own probes.
 pub struct OpinionResponder {
     instance_cache: Arc<InstanceCache>,
     prober: Arc<dyn Prober>,
     clock: Arc<dyn Clock>,
     name: String,
     data_center: String,
-    memory: Arc<PositionHistory>,
+    position_history: Arc<PositionHistory>,
 }
 
 impl OpinionResponder {
-    /// OpinionResponder of the member of this name, in this data centre (empty: not known), with what it remembers of primaries.
+    /// A responder for the member of this name, in this data centre (empty: unknown), with the last known positions of primaries.
     pub fn new(
         instance_cache: Arc<InstanceCache>,
         prober: Arc<dyn Prober>,
         clock: Arc<dyn Clock>,
         name: String,
         data_center: String,
-        memory: Arc<PositionHistory>,
+        position_history: Arc<PositionHistory>,
     ) -> Self {
         Self {
             instance_cache,
@@ -48,12 +48,12 @@ impl OpinionResponder {
             clock,
             name,
             data_center,
-            memory,
+            position_history,
         }
     }
 
-    /// What this member knows beside the probes of an opinion that it began at this moment.
-    fn hindsight(&self, question: &Question, begun: MonotonicTime) -> OpinionContext {
+    /// What this member knows in addition to the probes of an opinion that began at `begun`.
+    fn suspect_history(&self, question: &Question, begun: MonotonicTime) -> SuspectHistory {
         let failing = self
             .instance_cache
             .get(&question.suspect)
@@ -65,15 +65,15 @@ impl OpinionResponder {
                 .and_then(|tracked| tracked.received_after)
                 .is_some_and(|after| after >= since)
         };
-        OpinionContext {
+        SuspectHistory {
             receiving: question.replicas.iter().filter(received).cloned().collect(),
             aliases: self.instance_cache.aliases_of(&question.suspect),
         }
     }
 
-    /// What this member last saw the suspect hold: in this life, or in an earlier one. Of the suspect as its replicas know it only: the
-    /// address may have been another server's.
-    fn remembered(&self, suspect: &InstanceKey, observations: &[Observation]) -> Option<GtidSet> {
+    /// The executed set that this member last observed on the suspect, in this process or in an earlier one. Only for the identity that the
+    /// replicas of the suspect name as their source: the address may have belonged to another server.
+    fn last_executed(&self, suspect: &InstanceKey, observations: &[Observation]) -> Option<GtidSet> {
         let sources: BTreeSet<Identity> = observations
             .iter()
             .filter(|observation| observation.key != *suspect)
@@ -87,16 +87,17 @@ impl OpinionResponder {
                 }
             })
             .collect();
-        let seen = self
+        let cached = self
             .instance_cache
             .get(suspect)
             .and_then(|tracked| tracked.instance.facts);
-        let seen = seen.map(|facts| (facts.identity, facts.executed));
+        let cached = cached.map(|facts| (facts.identity, facts.executed));
         let kept = || {
-            let position = self.memory.recall(suspect)?;
+            let position = self.position_history.last(suspect)?;
             Some((position.identity, position.executed))
         };
-        seen.or_else(kept)
+        cached
+            .or_else(kept)
             .filter(|(identity, _)| sources.contains(identity))
             .map(|(_, executed)| executed)
     }
@@ -113,17 +114,17 @@ impl OpinionResponder {
 impl OpinionSource for OpinionResponder {
     async fn opinion(&self, question: Question) -> Opinion {
         let begun = self.clock.monotonic();
-        // Leave a little of the asker's patience for the way back.
+        // Part of the deadline is left for the way back.
         let deadline = Duration::from_millis(question.millis.saturating_mul(4) / 5);
         let fallback = self.origin(&question);
-        let asked = std::iter::once((&question.suspect, Approach::Fresh)).chain(
+        let probed = std::iter::once((&question.suspect, ProbeConnection::Fresh)).chain(
             question
                 .replicas
                 .iter()
-                .take(MAX_ASKED)
-                .map(|key| (key, Approach::Kept)),
+                .take(MAX_PROBED)
+                .map(|key| (key, ProbeConnection::Kept)),
         );
-        let probes = asked.map(|(key, approach)| {
+        let probes = probed.map(|(key, approach)| {
             let origin = self
                 .instance_cache
                 .get(key)
@@ -136,7 +137,7 @@ impl OpinionSource for OpinionResponder {
                 let begun = self.clock.monotonic();
                 let mut observation = self.prober.probe(&target, approach, deadline).await;
                 self.instance_cache.record(&observation, begun, self.clock.monotonic());
-                // What silence means depends on what was seen before.
+                // A stalled server that no longer answers still counts as stalled.
                 let known = self
                     .instance_cache
                     .get(key)
@@ -150,16 +151,16 @@ impl OpinionSource for OpinionResponder {
         let observations = join_all(probes).await;
         let took = self.clock.monotonic().millis_since(begun);
         let verdict = if took > question.millis.saturating_mul(3) {
-            Verdict::Abstains(format!(
-                "its own clock was late: {took} ms for a look of {} ms",
+            OpinionVerdict::Abstains(format!(
+                "its own clock was late: {took} ms for probes of {} ms",
                 question.millis
             ))
         } else {
-            let known = self.hindsight(&question, begun);
+            let known = self.suspect_history(&question, begun);
             analysis::verdict(&question.suspect, &question.replicas, &observations, &known)
         };
-        let remembered = matches!(verdict, Verdict::Dead)
-            .then(|| self.remembered(&question.suspect, &observations))
+        let remembered = matches!(verdict, OpinionVerdict::Dead)
+            .then(|| self.last_executed(&question.suspect, &observations))
             .flatten();
         Opinion {
             member: 0,

@@ -1,4 +1,4 @@
-//! Where `MySQLCluster` documents come from and where their status goes: the ports of the declarative half.
+//! The source of `MySQLCluster` documents, which also takes their status and Events.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -7,92 +7,57 @@ use async_trait::async_trait;
 use secrecy::SecretString;
 use tokio::sync::watch;
 
-pub use crate::domain::declared::{
-    ClusterEvent, ClusterView, DeclaredCluster, LabelError, LeadsTo, Observer, PodLabel, Publication, PublishError,
-    Reading, Seen, StatusModel,
-};
-
-use crate::app::ports::{Account, Credentials, CredentialsByOrigin, TlsMode};
-use crate::domain::declared::Tls;
+use super::mysql::{Account, Credentials, CredentialsByOrigin, TlsMode};
+use crate::domain::declared::{ClusterEvent, Observer, SourceContents, StatusModel, Tls};
 use crate::domain::intent::Origin;
 
-/// What a source saw last. Replaced as a whole.
-pub type DocumentSet = Arc<Seen>;
+/// What a source last read. It is replaced as a whole.
+pub type DocumentSet = Arc<SourceContents>;
 
-/// The clusters as this member sees them now; the view of the topology feeds it.
-pub type ClusterViews = Arc<Vec<ClusterView>>;
-
-/// A source of documents: an API server, or a directory. It never fails: what cannot be read is part of what it says.
+/// A source of documents: an API server, or a directory. Reading never fails: what cannot be read is part of the document set.
 #[async_trait]
 pub trait ClusterSource: Send + Sync {
-    /// What the source holds, on every member.
+    /// The documents of the source. Available on every member.
     fn documents(&self) -> watch::Receiver<DocumentSet>;
 
-    /// The accounts of the documents, on every member; a document without one is absent.
+    /// The accounts of the documents. Available on every member; a document without an account is absent.
     fn credentials(&self) -> watch::Receiver<CredentialsByOrigin>;
 
     /// Writes the status of one document, within a deadline of its own.
     ///
     /// # Errors
-    /// When it was not written, or may not have been.
+    /// When the status was not written, or may not have been written.
     async fn write_status(&self, origin: &Origin, status: &StatusModel, observer: &Observer)
     -> Result<(), StatusError>;
 
-    /// Tells of something that happened to the cluster of a document, within a deadline of its own. Of the same uid, reason and key it is
-    /// told once, however often and by whomever this is called.
+    /// Records an event of the cluster of a document, within a deadline of its own. An event with the same uid, reason and key is
+    /// recorded once, however often it is passed and by which member.
     ///
     /// # Errors
-    /// When it was not told.
-    async fn tell(&self, origin: &Origin, notice: &ClusterEvent) -> Result<(), StatusError>;
-
-    /// Makes the Services of a document what they must be, and removes those that are its own and are not asked for. Answers where the
-    /// one for the primary leads then.
-    ///
-    /// # Errors
-    /// When they are not as they must be. A source without Services always fails where one is asked for.
-    async fn publish(
-        &self,
-        _origin: &Origin,
-        publication: &Publication,
-        _observer: &Observer,
-    ) -> Result<LeadsTo, PublishError> {
-        if publication.services.is_empty() {
-            Ok(None)
-        } else {
-            Err(PublishError::Unsupported)
-        }
-    }
-
-    /// Writes the labels of a pod of a document's namespace, unless another pod has its name by now. A source without pods, or one that
-    /// is not to label them, always fails.
-    ///
-    /// # Errors
-    /// When they are not as they must be.
-    async fn label(&self, _origin: &Origin, _label: &PodLabel) -> Result<(), LabelError> {
-        Err(LabelError::Unsupported)
-    }
+    /// When the event was not recorded.
+    async fn record_event(&self, origin: &Origin, event: &ClusterEvent) -> Result<(), StatusError>;
 }
 
 /// Why a status was not written.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StatusError {
-    /// The document is not there.
+    /// The document does not exist.
     #[error("status of {0}: the document is gone")]
     Gone(Origin),
-    /// Another group, or a later leader of this one, writes it.
+    /// Another group, or a later leader of this group, writes the status.
     #[error("status of {origin}: written by {by}, left alone")]
     Superseded {
-        /// Of which document.
+        /// The document.
         origin: Origin,
-        /// By whom.
+        /// The observer that wrote the status.
         by: String,
     },
-    /// It failed and is worth another attempt.
+    /// The write failed and is worth another attempt.
     #[error("{origin}: {why}")]
     Failed {
-        /// Of which document.
+        /// The document.
         origin: Origin,
-        /// Why.
+        /// The reason.
         why: String,
     },
 }
@@ -112,11 +77,11 @@ impl Credentials {
     /// The accounts in the decoded data of a Secret.
     ///
     /// # Errors
-    /// Names the key that is missing, empty or no text; never what is in it.
+    /// Names the key that is missing, empty or not UTF-8; never quotes its value.
     pub fn from_secret(data: &BTreeMap<String, Vec<u8>>, tls: Tls) -> Result<Self, String> {
         let text = |key: &str| -> Result<Option<String>, String> {
             data.get(key)
-                .map(|bytes| String::from_utf8(bytes.clone()).map_err(|_| format!("key {key} is no UTF-8 text")))
+                .map(|bytes| String::from_utf8(bytes.clone()).map_err(|_| format!("key {key} is not UTF-8")))
                 .transpose()
                 .map(|text| text.filter(|text| !text.is_empty()))
         };
@@ -131,12 +96,12 @@ impl Credentials {
                 password: SecretString::from(password),
             }),
             (None, None) => None,
-            (Some(_), None) => return Err("key replicationUser is there without replicationPassword".to_owned()),
-            (None, Some(_)) => return Err("key replicationPassword is there without replicationUser".to_owned()),
+            (Some(_), None) => return Err("key replicationUser is set and replicationPassword is not".to_owned()),
+            (None, Some(_)) => return Err("key replicationPassword is set and replicationUser is not".to_owned()),
         };
         let ca_pem = text("ca.crt")?;
         if tls == Tls::Verify && ca_pem.is_none() {
-            return Err("key ca.crt is missing, and tls.mode is Verify".to_owned());
+            return Err("key ca.crt is missing; tls.mode Verify requires it".to_owned());
         }
         Ok(Self {
             topology,
@@ -146,7 +111,7 @@ impl Credentials {
         })
     }
 
-    /// Whether both open the same servers with the same accounts.
+    /// Whether both have the same accounts and the same TLS settings.
     pub fn is_same(&self, other: &Self) -> bool {
         self.topology.is_same(&other.topology)
             && match (&self.replication, &other.replication) {
@@ -160,7 +125,7 @@ impl Credentials {
 }
 
 impl Account {
-    /// Whether user and password are the same.
+    /// Whether user and password are equal.
     pub fn is_same(&self, other: &Self) -> bool {
         use secrecy::ExposeSecret as _;
         self.user == other.user && self.password.expose_secret() == other.password.expose_secret()
@@ -198,12 +163,12 @@ mod tests {
             (
                 vec![("user", "u"), ("password", "geheim"), ("replicationUser", "r")],
                 Tls::Off,
-                "key replicationUser is there without replicationPassword",
+                "key replicationUser is set and replicationPassword is not",
             ),
             (
                 vec![("user", "u"), ("password", "geheim")],
                 Tls::Verify,
-                "key ca.crt is missing, and tls.mode is Verify",
+                "key ca.crt is missing; tls.mode Verify requires it",
             ),
         ] {
             let why = Credentials::from_secret(&secret(&keys), tls).unwrap_err();

@@ -12,10 +12,10 @@ use crate::domain::key::InstanceKey;
 use crate::domain::state::{Applied, ClaimToken, Command, Epoch, MemberId, State};
 use crate::domain::topology::ClusterId;
 
-/// Who leads, as this member knows it. For display, proxying and waking loops; never a licence to act.
+/// The leader, as this member knows it. For display, for forwarding requests and for waking loops; it never authorises an action.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Leadership {
-    /// Term.
+    /// Raft term.
     pub term: u64,
     /// This member believes that it leads.
     pub is_leader: bool,
@@ -38,16 +38,16 @@ pub struct Peer {
     pub voter: bool,
 }
 
-/// Health of this member in its group, as `/api/raft-health` tells it.
+/// Health of this member in its group, as `/api/raft-health` reports it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Health {
     /// A voter that has caught up and has fresh proof of a live quorum.
     Healthy,
-    /// Not so, with the reason.
+    /// Not healthy, with the reason.
     Unhealthy(String),
 }
 
-/// Why a command was not, or not certainly, applied.
+/// Why a command was not applied, or may not have been applied.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ProposeError {
     /// This member does not lead; nothing was proposed.
@@ -56,14 +56,14 @@ pub enum ProposeError {
     /// No quorum: nothing was committed.
     #[error("no quorum: {0}")]
     NoQuorum(String),
-    /// The deadline passed: the command may or may not be committed.
+    /// The deadline passed. The command may or may not be committed.
     #[error("outcome unknown: {0}")]
     OutcomeUnknown(String),
-    /// The member is broken and must be restarted.
+    /// The member cannot continue and must be restarted.
     #[error("consensus stopped: {0}")]
     Stopped(String),
-    /// Members run an older program that would not understand the command; nothing was proposed. Who refuses says it in the log, now and
-    /// then: callers that ask again and again need not.
+    /// Some members run an older version that does not support the command; nothing was proposed. The adapter that refuses logs it at a
+    /// limited rate, so callers that retry do not log it.
     #[error("{0}")]
     NotUnderstood(String),
 }
@@ -79,25 +79,25 @@ pub enum Unconfirmed {
     Stale(String),
 }
 
-/// Agreement among members.
+/// The replicated state: proposing commands, confirming claims, membership and leadership.
 #[async_trait]
 pub trait Consensus: Send + Sync {
     /// This member.
     fn me(&self) -> Peer;
 
-    /// Whether a group is running (raft), or this member is alone.
+    /// Whether this member is part of a raft group; `false` for a single member.
     fn is_raft(&self) -> bool;
 
-    /// Changes the replicated state; returns after this member has applied it.
+    /// Changes the replicated state. Returns after this member has applied the command.
     async fn propose(&self, command: Command) -> Result<Applied, ProposeError>;
 
-    /// Proves, with a quorum's help, that the claim is current now. Before every effect.
+    /// Proves by a quorum that the claim is current now. Called before every effect.
     async fn confirm(&self, token: &ClaimToken) -> Result<Epoch, Unconfirmed>;
 
-    /// Proves, with a quorum's help, that this member leads now and has applied all that was committed before the call.
+    /// Proves by a quorum that this member leads now, and that it has applied everything that was committed before the call.
     async fn barrier(&self) -> Result<(), Unconfirmed>;
 
-    /// Who leads.
+    /// The leader, as this member knows it.
     fn leadership(&self) -> watch::Receiver<Leadership>;
 
     /// The applied state of this member.
@@ -109,40 +109,41 @@ pub trait Consensus: Send + Sync {
     /// The committed membership, ordered by name.
     fn peers(&self) -> Vec<Peer>;
 
-    /// Asks the other voters for their opinion of a suspect. One entry per other voter: those who did not answer in time say Missing.
-    async fn ask_opinions(&self, question: &Question, deadline: Duration) -> Vec<Opinion>;
+    /// Asks the other voters for their opinion of a suspect. Returns one opinion for each other voter; the verdict of a voter that did not
+    /// answer in time is `Missing`.
+    async fn collect_opinions(&self, question: &Question, deadline: Duration) -> Vec<Opinion>;
 
-    /// StepExecutor leadership to another member, if this one leads.
+    /// Hands leadership over to another member, if this one leads.
     async fn hand_over(&self, deadline: Duration);
 }
 
-/// A question to the members: what do you see of this suspect and its replicas?
+/// A question to the members: what do they observe of this suspect and of its replicas?
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Question {
-    /// In which cluster.
+    /// The cluster of the suspect.
     pub cluster: ClusterId,
     /// The suspect.
     pub suspect: InstanceKey,
-    /// Its replicas as the asker knows them.
+    /// The replicas of the suspect, as the leader knows them.
     pub replicas: BTreeSet<InstanceKey>,
-    /// How long the answer may take, milliseconds.
+    /// The deadline for the answer, milliseconds.
     pub millis: u64,
 }
 
-/// Answers questions of other members; `app` implements it, the consensus adapter calls it.
+/// Answers questions of other members. `app` implements it, the consensus adapter calls it.
 #[async_trait]
 pub trait OpinionSource: Send + Sync {
-    /// This member's opinion, from probes begun now.
+    /// The opinion of this member, from probes that begin now.
     async fn opinion(&self, question: Question) -> Opinion;
 }
 
-/// A record outside of the members that a group was founded; it outlives the loss of the founder's disk.
+/// A record outside of the members that the group was founded. It survives the loss of the founder's disk.
 #[async_trait]
 pub trait BootstrapMarker: Send + Sync {
-    /// Creates the record with this content if there is none; returns the content that is there now.
+    /// Creates the record with this content unless it exists. Returns its present content.
     ///
     /// # Errors
-    /// When it can neither be created nor read: never taken as "there is none", the bootstrap waits.
+    /// When the record can neither be created nor read. That never counts as missing: the bootstrap waits.
     async fn create_or_read(&self, content: &str) -> std::io::Result<String>;
 }

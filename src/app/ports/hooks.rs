@@ -1,50 +1,50 @@
-//! Commands of the operator that run on this machine.
+//! Hooks: commands of the configuration that run on this machine.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use async_trait::async_trait;
 
-/// A command of the configuration, ready to be run.
+/// One run of a hook.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HookCall {
-    /// For the shell.
+    /// The command, for the shell.
     pub text: String,
-    /// Variables beside the process's own.
+    /// Environment variables, in addition to those of the process.
     pub environment: BTreeMap<&'static str, String>,
-    /// What stands on its standard input.
+    /// The content of its standard input.
     pub input: String,
-    /// How long it may take; then it ends with everything that it began.
+    /// The longest that the command may take. After that it is killed with all processes that it started.
     pub deadline: Duration,
 }
 
-/// How a command ended.
+/// How a hook ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum HookExit {
-    /// By itself, with this code; 0 is success.
+    /// It exited with this code; 0 is success.
     Code(i32),
-    /// By a signal that somebody else sent.
+    /// A signal that ham4db did not send ended it.
     Signal(i32),
-    /// It was ended at its deadline.
+    /// It was killed at its deadline.
     TooSlow,
-    /// It could not be started, or not be followed.
+    /// It could not be started or waited for.
     NotRun(String),
 }
 
-/// What came of a command.
+/// The result of a hook.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct HookEnd {
+pub struct HookResult {
     /// How it ended.
     pub exit: HookExit,
-    /// The end of what it wrote to both its outputs, bounded.
+    /// The end of its standard output and standard error, bounded.
     pub output: String,
-    /// How many milliseconds it took.
+    /// How long it ran, milliseconds.
     pub millis: u64,
 }
 
-/// Runs commands of the configuration on this machine.
+/// Runs hooks on this machine.
 #[async_trait]
 pub trait Hooks: Send + Sync {
-    /// Runs one command to its end, at the latest to its deadline. Never fails: the failure is part of the answer.
-    async fn run(&self, call: HookCall) -> HookEnd;
+    /// Runs one command until it ends, at most until its deadline. Never fails: a failure is part of the result.
+    async fn run(&self, call: HookCall) -> HookResult;
 }

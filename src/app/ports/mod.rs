@@ -1,28 +1,28 @@
-//! What the use cases need from outside, as traits that adapters implement: one file for each outside system.
+//! What the use cases need from outside, as traits that adapters implement. There is one file for each outside system.
 
 use crate::domain::time::{MonotonicTime, WallTime};
 
 pub mod cluster_source;
 mod consensus;
 mod hooks;
-mod log_source;
 mod mysql;
+pub mod publisher;
 mod storage;
 
 pub use consensus::{
     BootstrapMarker, Consensus, Health, Leadership, OpinionSource, Peer, ProposeError, Question, Unconfirmed,
 };
-pub use hooks::{HookCall, HookEnd, HookExit, Hooks};
-pub use log_source::{Log, LogReader, LogSource, Piece};
+pub use hooks::{HookCall, HookExit, HookResult, Hooks};
 pub use mysql::{
-    Account, Approach, Attachment, BinlogReader, CommitProbe, Credentials, CredentialsByOrigin, EntryWriter, Executor,
-    OpenTransaction, Owner, OwnerLocks, Prober, Pulse, StepError, StepSession, Target, TlsMode,
+    Account, Attachment, BinlogReader, CommitProbe, ControllerLockClient, Credentials, CredentialsByOrigin,
+    EntryWriter, Executor, LockHolder, LogKind, LogRange, LogReader, LogSource, OpenTransaction, ProbeConnection,
+    Prober, Pulse, StepError, StepSession, Target, TlsMode,
 };
 pub use storage::{AnalysisChange, AppliedMark, ChangeStore, Position, PositionStore, StateStore, StoreError};
 
 /// The clocks of this machine.
 pub trait Clock: Send + Sync {
-    /// WallTime time, for records and expiry.
+    /// Wall-clock time, for records and expiry.
     fn wall(&self) -> WallTime;
     /// Monotonic time of this process, for freshness.
     fn monotonic(&self) -> MonotonicTime;

@@ -9,19 +9,18 @@ use secrecy::SecretString;
 
 use crate::domain::commit_stall::WaitingSession;
 use crate::domain::epoch_row::{EpochRow, EpochTable};
-use crate::domain::errant::Decoded;
+use crate::domain::errant::DecodedTransactions;
 use crate::domain::gtid::GtidSet;
 use crate::domain::instance::{BinlogCoordinates, Identity, InstanceFacts, Observation};
 use crate::domain::intent::Origin;
 use crate::domain::key::InstanceKey;
+use crate::domain::recovery::relay_log_match::LogEvent;
 use crate::domain::settings::ServerSettings;
-
-use super::LogSource;
 
 /// An account on managed servers. `Debug` shows no password.
 #[derive(Clone, Debug)]
 pub struct Account {
-    /// User.
+    /// User name.
     pub user: String,
     /// Password.
     pub password: SecretString,
@@ -30,13 +29,13 @@ pub struct Account {
 /// The accounts for the servers of one origin.
 #[derive(Clone, Debug)]
 pub struct Credentials {
-    /// For probes and steps.
+    /// The account for probes and steps.
     pub topology: Account,
-    /// For replication channels that are set up anew; `None`: what the replica has is kept.
+    /// The account for replication channels that are created anew; `None`: a replica keeps the account of its channel.
     pub replication: Option<Account>,
-    /// Whether connections ask for TLS.
+    /// Whether connections use TLS.
     pub tls: TlsMode,
-    /// PEM of the authority that signs the servers' certificates, with [`TlsMode::Verify`].
+    /// The certificate authority of the servers as PEM, with [`TlsMode::Verify`].
     pub ca_pem: Option<String>,
 }
 
@@ -54,103 +53,103 @@ pub enum TlsMode {
     Verify,
 }
 
-/// Last good credentials by origin; who cannot be read is not in it. [`Origin::Api`] holds the configuration's.
+/// The last known credentials by origin; an origin with unreadable credentials is absent. [`Origin::Api`] has those of the configuration.
 pub type CredentialsByOrigin = Arc<BTreeMap<Origin, Credentials>>;
 
-/// A server to be asked: where, and with whose account.
+/// A server and the account that opens it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
-    /// Address.
+    /// The address.
     pub instance: InstanceKey,
-    /// Whose credentials open it.
+    /// The origin of the credentials.
     pub origin: Origin,
 }
 
-/// How a probe may go about it.
+/// The connection that a probe uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Approach {
-    /// On the connection that is kept open to the server.
+pub enum ProbeConnection {
+    /// The connection that is kept open to the server.
     Kept,
-    /// On a connection made for this probe: proof that the server accepts one now. The kept connection is replaced by it.
+    /// A new connection, which proves that the server accepts one now. It replaces the kept connection.
     Fresh,
 }
 
 /// The answer to a pulse.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Pulse {
-    /// Answered, in so many microseconds.
+    /// The server answered, after so many microseconds.
     Alive(u64),
-    /// There was no open connection, or it broke, or no answer came in time: worth a fresh attempt at once.
+    /// There was no open connection, the connection broke, or no answer came in time. A new connection is to be tried immediately.
     Doubt(String),
 }
 
-/// Asks managed servers. All methods end within their deadline whatever the server does.
+/// Probes managed servers. All methods end within their deadline, whatever the server does.
 #[async_trait]
 pub trait Prober: Send + Sync {
-    /// One full probe. Never fails: the failure is part of the observation.
-    async fn probe(&self, target: &Target, approach: Approach, deadline: Duration) -> Observation;
+    /// One full probe. Never fails: a failure is part of the observation.
+    async fn probe(&self, target: &Target, approach: ProbeConnection, deadline: Duration) -> Observation;
 
-    /// One cheap round trip on a kept connection of its own.
+    /// One cheap round trip on a separate kept connection.
     async fn pulse(&self, target: &Target, deadline: Duration) -> Pulse;
 
-    /// Closes what is kept open to a server that is no longer watched.
+    /// Closes the kept connections to a server that is no longer polled.
     async fn release(&self, instance: &InstanceKey);
 }
 
 /// Why a step did not succeed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StepError {
-    /// The server could not be reached, or the account was refused: nothing was done.
+    /// The server could not be reached, or it refused the account. Nothing was done.
     #[error("{instance}: cannot connect: {why}")]
     NotConnected {
-        /// Which.
+        /// The server.
         instance: InstanceKey,
-        /// Why.
+        /// The reason.
         why: String,
     },
-    /// The server is another one than was meant.
+    /// The address belongs to another server than the intended one.
     #[error("{instance} is {found}, not {wanted}")]
     OtherIdentity {
-        /// Which.
+        /// The server.
         instance: InstanceKey,
-        /// Meant.
+        /// The intended identity.
         wanted: Identity,
-        /// Found.
+        /// The identity at the address.
         found: Identity,
     },
-    /// Another actor holds the step lock and could not be ended.
-    #[error("{0}: another actor holds the step lock and is still there")]
+    /// Another actor holds the step lock, and its session could not be ended.
+    #[error("{0}: another actor holds the step lock and its session did not end")]
     LockHeld(InstanceKey),
-    /// The server answered with an error: the statement had no effect.
+    /// The server answered with an error. The statement had no effect.
     #[error("{instance}: {what}: error {number}: {message}")]
     Refused {
-        /// Which.
+        /// The server.
         instance: InstanceKey,
-        /// What was tried, without secrets.
+        /// The operation, without secrets.
         what: String,
-        /// Error number.
+        /// The error number of the server.
         number: u16,
-        /// Its text.
+        /// The error text of the server.
         message: String,
     },
-    /// The connection broke, or the deadline passed, while a statement was under way: it may or may not have had its effect.
+    /// The connection broke or the deadline passed during a statement. The statement may or may not have had its effect.
     #[error("{instance}: {what}: outcome unknown: {why}")]
     OutcomeUnknown {
-        /// Which.
+        /// The server.
         instance: InstanceKey,
-        /// What was tried.
+        /// The operation.
         what: String,
-        /// Why.
+        /// The reason.
         why: String,
     },
-    /// What was waited for did not happen in time.
+    /// The awaited condition was not reached in time.
     #[error("{instance}: {what}: not within {millis} ms")]
     TooSlow {
-        /// Which.
+        /// The server.
         instance: InstanceKey,
-        /// What.
+        /// The condition.
         what: String,
-        /// The deadline.
+        /// The deadline, milliseconds.
         millis: u64,
     },
 }
@@ -160,28 +159,28 @@ pub enum StepError {
 pub struct OpenTransaction {
     /// The connection that it runs on.
     pub session: u64,
-    /// The server's name for it: another one on the same connection has another name.
+    /// The server's id of the transaction. Another transaction on the same connection has another id.
     pub id: String,
 }
 
-/// How a server that was a primary reaches its source.
+/// How a former primary replicates from its new source.
 #[derive(Clone, Copy, Debug)]
 pub struct Attachment<'a> {
-    /// Replication account; `None`: what the server has, if it has any.
+    /// The replication account; `None`: the account that the server already has, if any.
     pub account: Option<&'a Account>,
-    /// Whether a channel that is made for it asks for TLS.
+    /// Whether a newly created channel uses TLS.
     pub tls: bool,
-    /// Whether it starts replicating.
+    /// Whether replication is started.
     pub start: bool,
 }
 
 /// Opens step sessions on managed servers.
 #[async_trait]
 pub trait Executor: Send + Sync {
-    /// A connection to a server that holds `GET_LOCK('ham4db.step')`; a present holder of another actor is killed and waited for.
+    /// Opens a connection that holds `GET_LOCK('ham4db.step')`. The session of another actor that holds the lock is killed first.
     ///
     /// # Errors
-    /// When the server cannot be reached, is another one than `identity`, or the lock cannot be had within the deadline.
+    /// When the server cannot be reached, has another identity than `identity`, or the lock is not obtained within the deadline.
     async fn begin(
         &self,
         target: &Target,
@@ -190,69 +189,70 @@ pub trait Executor: Send + Sync {
     ) -> Result<Box<dyn StepSession>, StepError>;
 }
 
-/// All steps of one actor on one server run on one connection. It never reconnects: once broken, every call fails.
+/// One connection on which one actor runs all its steps on one server. It never reconnects: once it is broken, every call fails.
 #[async_trait]
 pub trait StepSession: LogSource {
-    /// Which server.
+    /// The address of the server.
     fn instance(&self) -> &InstanceKey;
 
-    /// Full facts, read on this connection.
+    /// Reads the full facts on this connection.
     async fn facts(&mut self, deadline: Duration) -> Result<InstanceFacts, StepError>;
 
-    /// Makes the server read-only (super too, where it has it); only the statement's OK is success, never the variable.
+    /// Makes the server read-only, with `super_read_only` where the server has it. Only the OK of the statement counts as success, not the
+    /// value of the variable.
     async fn set_read_only(&mut self, deadline: Duration) -> Result<(), StepError>;
 
     /// Makes the server writable.
     async fn set_writable(&mut self, deadline: Duration) -> Result<(), StepError>;
 
-    /// Ends all client sessions but our own, replication and the system's. Returns how many.
+    /// Kills all client sessions except ham4db's own, those of replication and those of the system. Returns how many it killed.
     async fn kill_clients(&mut self, deadline: Duration) -> Result<u32, StepError>;
 
-    /// Stops the receiving thread of the managed channel; the applying thread goes on.
-    async fn stop_receiving(&mut self, deadline: Duration) -> Result<(), StepError>;
+    /// Stops the receiver thread of the managed channel. The applier thread continues.
+    async fn stop_receiver(&mut self, deadline: Duration) -> Result<(), StepError>;
 
-    /// Starts the receiving thread again.
-    async fn start_receiving(&mut self, deadline: Duration) -> Result<(), StepError>;
+    /// Starts the receiver thread of the managed channel.
+    async fn start_receiver(&mut self, deadline: Duration) -> Result<(), StepError>;
 
-    /// Starts the applying thread when it is stopped without an error, in the way that keeps the relay log (MariaDB: see
-    /// reference on relay logs: with both threads stopped the rescue form is needed).
-    async fn start_applying(&mut self, deadline: Duration) -> Result<(), StepError>;
+    /// Starts the applier thread when it is stopped without an error, in the way that keeps the relay log. On MariaDB with both threads
+    /// stopped that needs the form that connects by position: `START SLAVE` by GTID purges the relay log.
+    async fn start_applier(&mut self, deadline: Duration) -> Result<(), StepError>;
 
-    /// The same, without the delay that the thread was told to keep: that is gone from then on, and the channel off GTID until
+    /// The same, without the configured delay of the applier thread. The delay is removed, and the channel does not use GTID until
     /// [`delay_by`](Self::delay_by).
-    async fn apply_at_once(&mut self, deadline: Duration) -> Result<(), StepError>;
+    async fn apply_without_delay(&mut self, deadline: Duration) -> Result<(), StepError>;
 
-    /// Lets the applying thread wait so many seconds from now on, by GTID, after it has applied all that was received. The receiving
-    /// thread runs or not as before.
+    /// Sets the delay of the applier thread in seconds and returns the channel to GTID, after everything received is applied. The state of
+    /// the receiver thread does not change.
     async fn delay_by(&mut self, seconds: u64, deadline: Duration) -> Result<(), StepError>;
 
-    /// Waits until everything in `set` is applied.
+    /// Waits until all transactions of `set` are applied.
     async fn wait_applied(&mut self, set: &GtidSet, deadline: Duration) -> Result<(), StepError>;
 
-    /// Forgets the managed channel's configuration. Only after everything received is applied.
+    /// Removes the configuration of the managed channel. Call it only after everything received is applied.
     async fn reset_replication(&mut self, deadline: Duration) -> Result<(), StepError>;
 
-    /// Switches semi-sync's source side on or off, where the plugin is there and the server was a semi-sync member; else does nothing.
+    /// Enables or disables semi-sync on the source side. Does nothing where the plugin is missing or the server did not use semi-sync.
     async fn set_semi_sync_source(&mut self, on: bool, deadline: Duration) -> Result<(), StepError>;
 
-    /// Makes commits wait for so many replicas, whoever is connected and as good as for ever; 0: for none.
+    /// Makes commits wait for the acknowledgements of so many replicas, with the longest possible timeout; 0: for none.
     ///
     /// # Errors
-    /// [`StepError::Refused`] also where the plugin is missing.
+    /// [`StepError::Refused`], also where the plugin is missing.
     async fn wait_for_replicas(&mut self, count: u32, deadline: Duration) -> Result<(), StepError>;
 
-    /// Makes the replica acknowledge, or not, and reconnects its receiving thread, which makes it count.
+    /// Makes the replica acknowledge transactions or stop doing so, and restarts its receiver thread so that the change takes effect.
     ///
     /// # Errors
-    /// [`StepError::Refused`] also where the plugin is missing.
+    /// [`StepError::Refused`], also where the plugin is missing.
     async fn acknowledge(&mut self, on: bool, deadline: Duration) -> Result<(), StepError>;
 
-    /// Lets the managed channel, which is by GTID and acknowledges, connect by position once, after all that was received is applied,
-    /// and go back to GTID. The source takes what lies before that position for acknowledged.
+    /// Connects the managed channel, which uses GTID and acknowledges, by position once, after everything received is applied, and returns
+    /// it to GTID. The source then treats everything before that position as acknowledged.
     async fn acknowledge_received(&mut self, deadline: Duration) -> Result<(), StepError>;
 
-    /// Points the managed channel at a new source by GTID, keeping account and TLS options, and starts it.
-    /// `account` replaces the channel's account (needed where it never had one).
+    /// Points the managed channel at a new source by GTID, keeps its account and TLS options, and starts it. `account` replaces the account
+    /// of the channel; a channel that never had an account needs it.
     async fn follow(
         &mut self,
         source: &InstanceKey,
@@ -260,18 +260,19 @@ pub trait StepSession: LogSource {
         deadline: Duration,
     ) -> Result<(), StepError>;
 
-    /// Waits until everything that was received is applied, told without GTIDs.
+    /// Waits until everything received is applied, judged by positions instead of GTIDs.
     async fn wait_all_applied(&mut self, deadline: Duration) -> Result<(), StepError>;
 
-    /// Where those go on in this server's binary log who have applied its source's log up to these places, each told or with the
-    /// reason why it cannot be. Only after everything received is applied, and before the channel is forgotten.
+    /// Translates positions in the binary log of this server's source into positions in its own binary log: for each position, the place
+    /// from which a replica continues that has applied the source's log up to there, or the reason why none is found. Call it only after
+    /// everything received is applied, and before the channel is removed.
     async fn locate(
         &mut self,
         after: &[BinlogCoordinates],
         deadline: Duration,
     ) -> Result<Vec<Result<BinlogCoordinates, String>>, StepError>;
 
-    /// [`follow`](Self::follow), from a place in the source's binary log.
+    /// As [`follow`](Self::follow), but from a position in the source's binary log.
     async fn follow_at(
         &mut self,
         source: &InstanceKey,
@@ -280,14 +281,14 @@ pub trait StepSession: LogSource {
         deadline: Duration,
     ) -> Result<(), StepError>;
 
-    /// Commits an empty transaction under each of these GTIDs, as far as the server lacks them. Only on a writable MySQL server.
+    /// Commits an empty transaction for each of these GTIDs that the server lacks. Only on a writable MySQL server.
     async fn inject_empty(&mut self, set: &GtidSet, deadline: Duration) -> Result<(), StepError>;
 
-    /// Removes all binary logs and GTIDs, and sets `keep` as what was executed. A channel that ran is stopped before and started after.
-    /// Only on a MySQL server.
+    /// Removes all binary logs and GTIDs, and sets `keep` as the executed set. A running channel is stopped before and started after. Only on
+    /// a MySQL server.
     async fn reset_gtids(&mut self, keep: &GtidSet, deadline: Duration) -> Result<(), StepError>;
 
-    /// Points a server that was a primary at a source by GTID, from the end of all that it has.
+    /// Points a former primary at a source by GTID, from the end of its executed set.
     async fn attach(
         &mut self,
         source: &InstanceKey,
@@ -295,82 +296,86 @@ pub trait StepSession: LogSource {
         deadline: Duration,
     ) -> Result<(), StepError>;
 
-    /// The transactions of clients that have changed or locked something and are open now.
+    /// The open transactions of clients that have changed or locked rows.
     async fn transactions(&mut self, deadline: Duration) -> Result<Vec<OpenTransaction>, StepError>;
 
-    /// Ends these sessions, and waits until they are gone. One that is gone already is no error.
+    /// Kills these sessions and waits until they have ended. A session that has already ended is no error.
     async fn kill_sessions(&mut self, sessions: &BTreeSet<u64>, deadline: Duration) -> Result<(), StepError>;
 
-    /// Account and password of the managed channel where the server shows them (MySQL), otherwise `None`.
+    /// Account and password of the managed channel where the server shows them (MySQL); otherwise `None`.
     async fn replication_account(&mut self, deadline: Duration) -> Result<Option<Account>, StepError>;
 
-    /// Switches semi-sync's replica side on or off, where the plugin is there; counts from the next start of the receiving thread.
+    /// Enables or disables semi-sync on the replica side where the plugin is installed. Takes effect at the next start of the receiver thread.
     async fn set_semi_sync_replica(&mut self, on: bool, deadline: Duration) -> Result<(), StepError>;
 
-    /// Writes the epoch of the cluster into a table of the user, on a server that takes writes.
+    /// Writes the epoch of the cluster into the configured table, on a writable server.
     async fn write_epoch(&mut self, table: &EpochTable, row: &EpochRow, deadline: Duration) -> Result<(), StepError>;
 
-    /// Lets the next start of the server be read-only; the running one stays as it is. An error where it cannot be persisted.
+    /// Makes the server start read-only from its next start on. The running server does not change.
+    ///
+    /// # Errors
+    /// Also where the server cannot persist the setting.
     async fn set_boot_read_only(&mut self, deadline: Duration) -> Result<(), StepError>;
 
-    /// What the server is set to now, and who may do what on it.
+    /// The settings of the server and the privileges of its accounts.
     async fn settings(&mut self, deadline: Duration) -> Result<ServerSettings, StepError>;
 
-    /// Releases the lock and closes. Dropping without it closes too.
+    /// Releases the step lock and closes the connection. Dropping the session closes it too.
     async fn end(self: Box<Self>);
 }
 
-/// Who holds the owner's lock on a server (design §4.15).
+/// The holder of the controller lock on a server.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Owner {
-    /// Nobody.
-    Nobody,
-    /// A session of a member of this group.
+pub enum LockHolder {
+    /// The lock is free.
+    None,
+    /// A session of a member of this group holds it.
     ThisGroup,
-    /// Anybody else, as `user@host` where that can be seen.
+    /// Another session holds it: `user@host` where that is visible.
     Another(String),
 }
 
-/// The lock on each primary that says which group acts on its cluster.
+/// The lock on each primary that shows which group controls its cluster.
 #[async_trait]
-pub trait OwnerLocks: Send + Sync {
-    /// Looks who holds the lock of a server; with `take` takes it when it is free, without gives back what this member holds.
+pub trait ControllerLockClient: Send + Sync {
+    /// Reads the holder of the lock on a server. With `take`, acquires the lock when it is free; without it, releases the lock when this
+    /// member holds it.
     ///
     /// # Errors
-    /// Why it could not be seen within the deadline (one for connecting, one for looking).
-    async fn look(&self, target: &Target, group: &str, take: bool, deadline: Duration) -> Result<Owner, String>;
+    /// Why the holder could not be read within the deadline, which applies to the connection and to the query separately.
+    async fn holder(&self, target: &Target, group: &str, take: bool, deadline: Duration) -> Result<LockHolder, String>;
 
-    /// Closes what is kept open to a server; a lock that was held is free then.
+    /// Closes the kept connection to a server, which frees a lock that this member held.
     async fn release(&self, instance: &InstanceKey);
 }
 
-/// Looks at the commits of a server.
+/// Tests whether a primary commits.
 #[async_trait]
 pub trait CommitProbe: Send + Sync {
-    /// The sessions that are in a state in which commits wait.
+    /// The sessions in a state in which commits wait.
     ///
     /// # Errors
-    /// Why it could not be seen within the deadline.
+    /// Why they could not be read within the deadline.
     async fn waiting(&self, target: &Target, deadline: Duration) -> Result<Vec<WaitingSession>, String>;
 
-    /// Writes a row on a connection of its own, on this server, if it is that one and takes writes. To connect has a deadline; the
-    /// statement has none, since how long it takes is what is asked. One that is dropped closes the connection.
+    /// Writes a row on a new connection, if the server has this identity and is writable. Only the connection attempt has a deadline: the
+    /// duration of the statement is what is measured. Dropping the future closes the connection.
     ///
     /// # Errors
-    /// Why it was not written, or perhaps not.
+    /// Why the row was not written, or may not have been written.
     async fn canary(&self, target: &Target, identity: &Identity, statement: &str) -> Result<(), String>;
 
-    /// Closes what is kept open to a server.
+    /// Closes the kept connection to a server.
     async fn release(&self, instance: &InstanceKey);
 }
 
-/// Writes entries.
+/// Writes Pseudo-GTID entries.
 #[async_trait]
 pub trait EntryWriter: Send + Sync {
-    /// Runs a statement on this server, if it is that one and takes writes.
+    /// Runs a statement on the server, if the server has this identity and is writable.
     ///
     /// # Errors
-    /// Why it was not written, or perhaps not.
+    /// Why the entry was not written, or may not have been written.
     async fn write_entry(
         &self,
         target: &Target,
@@ -380,12 +385,70 @@ pub trait EntryWriter: Send + Sync {
     ) -> Result<(), String>;
 }
 
-/// Reads transactions from a server's binary logs.
+/// Reads transactions from the binary logs of a server.
 #[async_trait]
 pub trait BinlogReader: Send + Sync {
-    /// What is in these transactions. Ends about with the deadline; what was found until then is told.
+    /// The content of the `wanted` transactions. Ends approximately at the deadline and returns what was found until then.
     ///
     /// # Errors
-    /// When the server cannot be asked at all.
-    async fn decode(&self, target: &Target, wanted: &GtidSet, deadline: Duration) -> Result<Decoded, String>;
+    /// When the server cannot be queried at all.
+    async fn decode(
+        &self,
+        target: &Target,
+        wanted: &GtidSet,
+        deadline: Duration,
+    ) -> Result<DecodedTransactions, String>;
+}
+
+/// A kind of log of a server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogKind {
+    /// The binary log.
+    Binary,
+    /// The relay log of the managed channel.
+    Relay,
+}
+
+impl std::fmt::Display for LogKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Binary => "its binary log",
+            Self::Relay => "its relay log",
+        })
+    }
+}
+
+/// A range of events in one log file.
+#[derive(Clone, Copy, Debug)]
+pub struct LogRange<'a> {
+    /// The kind of log.
+    pub log: LogKind,
+    /// The log file.
+    pub file: &'a str,
+    /// The position of the first event, bytes; `None`: the first event of the file.
+    pub from: Option<u64>,
+    /// How many events to skip from there.
+    pub skip: usize,
+    /// The most events to read.
+    pub limit: usize,
+}
+
+/// A connection that can read logs.
+#[async_trait]
+pub trait LogSource: Send {
+    /// The files of a log, oldest first.
+    async fn log_files(&mut self, log: LogKind, deadline: Duration) -> Result<Vec<String>, StepError>;
+
+    /// The events of a range, in their order.
+    async fn log_events(&mut self, piece: &LogRange<'_>, deadline: Duration) -> Result<Vec<LogEvent>, StepError>;
+}
+
+/// Opens connections that only read logs.
+#[async_trait]
+pub trait LogReader: Send + Sync {
+    /// Opens a connection without the step lock, which only a session that changes a server needs.
+    ///
+    /// # Errors
+    /// When the server cannot be reached or refuses the account.
+    async fn open(&self, target: &Target, deadline: Duration) -> Result<Box<dyn LogSource>, StepError>;
 }

@@ -1,4 +1,4 @@
-//! The backend of one member: the replicated state, and what the member keeps for itself over restarts.
+//! The backend of one member: the replicated state, and what the member itself keeps over restarts.
 
 use std::collections::BTreeSet;
 
@@ -12,7 +12,7 @@ use crate::domain::key::InstanceKey;
 use crate::domain::state::{Change, MemberId, State};
 use crate::domain::time::WallTime;
 
-/// How far the stored state has come, written in the same transaction as the records.
+/// The log position that the stored state stands for. It is written in the same transaction as the records.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct AppliedMark {
@@ -22,17 +22,17 @@ pub struct AppliedMark {
     pub history: String,
     /// The member that the backend belongs to; 0 before the bootstrap.
     pub member: MemberId,
-    /// The consensus adapter's own position (raft: last applied log id and membership, as JSON).
+    /// The position as the consensus adapter writes it (raft: last applied log id and membership, as JSON).
     pub position: String,
 }
 
-/// The backend cannot be read or written.
+/// The backend could not be read or written.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("backend {backend}: {what}: {why}")]
 pub struct StoreError {
-    /// Which backend, without secrets.
+    /// The backend, without secrets.
     pub backend: String,
-    /// What was tried.
+    /// The operation that failed.
     pub what: String,
     /// Why it failed.
     pub why: String,
@@ -41,58 +41,58 @@ pub struct StoreError {
 /// The replicated state in the backend's tables.
 #[async_trait]
 pub trait StateStore: Send + Sync {
-    /// Reads everything.
+    /// Reads the whole state and its mark.
     async fn load(&self) -> Result<(State, AppliedMark), StoreError>;
 
     /// Writes the changed records and the mark in one transaction.
     async fn write(&self, state: &State, changes: &BTreeSet<Change>, mark: &AppliedMark) -> Result<(), StoreError>;
 
-    /// Replaces everything, in one transaction: a snapshot was received, or the backend belonged to another history.
+    /// Replaces the whole state in one transaction: a snapshot was received, or the backend belonged to another history.
     async fn replace(&self, state: &State, mark: &AppliedMark) -> Result<(), StoreError>;
 }
 
-/// What a primary was last seen to hold.
+/// The transactions that a primary was last observed to have.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Position {
-    /// Where.
+    /// The address of the primary.
     pub instance: InstanceKey,
-    /// Who: an address may be given to another server.
+    /// The identity of the primary: another server may get the same address later.
     pub identity: Identity,
-    /// What it had executed.
+    /// The transactions that it had executed.
     pub executed: GtidSet,
-    /// When.
+    /// The time of the observation.
     pub at: WallTime,
 }
 
-/// Keeps positions on this member's own disk; they are no part of the replicated state.
+/// Keeps positions of primaries in this member's backend. They are not part of the replicated state.
 #[async_trait]
 pub trait PositionStore: Send + Sync {
-    /// All that is kept.
+    /// All kept positions.
     async fn load_positions(&self) -> Result<Vec<Position>, StoreError>;
 
-    /// Writes these, each in the place of what was kept for its address.
+    /// Writes these positions. Each replaces the position that was kept for its address.
     async fn save_positions(&self, positions: &[Position]) -> Result<(), StoreError>;
 }
 
-/// An instance's code from some moment on.
+/// The analysis code of an instance from some time on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AnalysisChange {
-    /// Since when.
+    /// The time of the change.
     pub at: WallTime,
-    /// The code.
+    /// The code from then on.
     pub code: Code,
 }
 
-/// Keeps changes on this member's own disk; they are no part of the replicated state.
+/// Keeps changes of the analysis in this member's backend. They are not part of the replicated state.
 #[async_trait]
 pub trait ChangeStore: Send + Sync {
-    /// All that are kept, the oldest first. Codes that this program does not know are left out.
+    /// All kept changes, oldest first. Codes that this version does not know are left out.
     async fn load_changes(&self) -> Result<Vec<(InstanceKey, AnalysisChange)>, StoreError>;
 
-    /// Adds these.
+    /// Adds these changes.
     async fn add_changes(&self, changes: &[(InstanceKey, AnalysisChange)]) -> Result<(), StoreError>;
 
-    /// Drops changes from before this moment, but of each instance the last.
+    /// Drops the changes before this time, except the last change of each instance.
     async fn purge_changes(&self, before: WallTime) -> Result<(), StoreError>;
 }

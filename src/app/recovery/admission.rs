@@ -1,77 +1,116 @@
-//! Which repairs begin now, when a data centre is lost and many clusters fail at once: a bounded number, the most important first.
+//! Which repairs begin now and which wait. Every repair passes here, whatever calls for it: a finding, a policy, a returned server, an
+//! order of an operator or a document, or an unfinished recovery.
 //!
-//! The order: what was not tried yet before what was given up and waits for another try (of these the one that waits longest); the
-//! replacement of a primary before every other repair; clusters that took writes before others; clusters with a document before those
-//! that a filter opted in; more servers before fewer; last the cluster's id, so that the order is always the same.
+//! A cluster has one repair at a time. Automatic repairs also need one of a limited number of places, so that the loss of a data
+//! center does not start hundreds of recoveries at once. The most important repair gets the first place. The order: repairs that were
+//! not tried yet before repairs that were given up and are retried (of these the one that waits longest); the replacement of a primary
+//! before every other repair; clusters that took writes before others; clusters with a document before those that a filter covers;
+//! more servers before fewer; last the cluster's id, so that the order is always the same.
+//!
+//! A replacement of a primary never waits for anything less important: it takes over its cluster from a repair that gives way, and
+//! repairs that give way use none of its places.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
-use crate::domain::finding::Finding;
 use crate::domain::time::MonotonicTime;
 use crate::domain::topology::ClusterId;
 
-/// How important a repair is: less is more important, the order of the fields is the policy.
+/// How important a repair is: less is more important, and the order of the fields is the policy.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[expect(clippy::struct_excessive_bools, reason = "each field is one criterion of the order")]
 pub(super) struct RecoveryPriority {
-    /// When it was given up; `None` sorts first.
+    /// It needs a place. An order does not: its author waits for the answer. An unfinished recovery does not: its servers are locked.
+    pub(super) is_limited: bool,
+    /// When the previous attempt was given up; `None` sorts first.
     pub(super) given_up: Option<MonotonicTime>,
-    /// It is no replacement of a primary.
+    /// It does not replace a primary.
     pub(super) gives_way: bool,
     /// The cluster was not seen writable.
     pub(super) was_not_writable: bool,
-    /// No document opted it in.
+    /// The cluster has no document.
     pub(super) has_no_document: bool,
     /// How many servers the cluster has.
     pub(super) servers: Reverse<usize>,
-    /// Which.
+    /// The cluster.
     pub(super) cluster: ClusterId,
 }
 
-/// A repair that could begin.
-#[derive(Clone, Debug)]
-pub(super) struct Waiting {
-    pub(super) priority: RecoveryPriority,
-    pub(super) finding: Finding,
+impl RecoveryPriority {
+    /// The priority of an order or of an unfinished recovery: it begins as soon as its cluster is free.
+    pub(super) fn unlimited(cluster: ClusterId, gives_way: bool) -> Self {
+        Self {
+            is_limited: false,
+            given_up: None,
+            gives_way,
+            was_not_writable: false,
+            has_no_document: false,
+            servers: Reverse(0),
+            cluster,
+        }
+    }
 }
 
-/// Those that begin now, in order. `busy` are the clusters that are worked on, and whether that work gives way; at most `limit` are
-/// worked on at once, and at most half of these by repairs that are no replacement of a primary, so that a primary finds a place.
-pub(super) fn admit(mut waiting: Vec<Waiting>, busy: &BTreeMap<ClusterId, bool>, limit: usize) -> Vec<Waiting> {
-    waiting.sort_by(|left, right| left.priority.cmp(&right.priority));
-    let mut busy = busy.clone();
+/// A repair that could begin, with what its task needs.
+#[derive(Clone, Debug)]
+pub(super) struct Candidate<W> {
+    pub(super) priority: RecoveryPriority,
+    pub(super) work: W,
+}
+
+/// The clusters that have a repair, and whether that repair gives way.
+pub(super) type OccupiedClusters = BTreeMap<ClusterId, bool>;
+
+/// The candidates that begin now, the most important first; the others wait. At most `limit` replacements of a primary run at once.
+/// Other repairs run while fewer than `limit` repairs run in all, and use at most half of the places.
+pub(super) fn admit<W>(
+    mut candidates: Vec<Candidate<W>>,
+    occupied: &OccupiedClusters,
+    limit: usize,
+) -> Vec<Candidate<W>> {
+    candidates.sort_by(|left, right| left.priority.cmp(&right.priority));
+    let mut occupied = occupied.clone();
     let mut admitted = Vec::new();
-    for one in waiting {
-        let RecoveryPriority { gives_way, cluster, .. } = &one.priority;
-        let present = busy.get(cluster);
-        let is_free = present.is_none_or(|present| *present && !gives_way);
-        let lesser = busy.values().filter(|gives_way| **gives_way).count();
-        let has_room = if *gives_way {
-            busy.len() < limit && lesser < (limit / 2).max(1)
-        } else {
-            // It takes over the place of what gives way to it.
-            present.is_some() || busy.len() < limit
-        };
-        if is_free && has_room {
-            busy.insert(cluster.clone(), *gives_way);
-            admitted.push(one);
+    for candidate in candidates {
+        let priority = &candidate.priority;
+        if is_free(&occupied, &priority.cluster, priority.gives_way) && has_place(&occupied, priority, limit) {
+            occupied.insert(priority.cluster.clone(), priority.gives_way);
+            admitted.push(candidate);
         }
     }
     admitted
 }
 
+/// Whether a cluster has no repair, or one that gives way to a repair that does not.
+pub(super) fn is_free(occupied: &OccupiedClusters, cluster: &ClusterId, gives_way: bool) -> bool {
+    occupied
+        .get(cluster)
+        .is_none_or(|present_gives_way| *present_gives_way && !gives_way)
+}
+
+fn has_place(occupied: &OccupiedClusters, priority: &RecoveryPriority, limit: usize) -> bool {
+    let giving_way = occupied.values().filter(|gives_way| **gives_way).count();
+    let replacements = occupied.len() - giving_way;
+    if !priority.is_limited {
+        true
+    } else if priority.gives_way {
+        occupied.len() < limit && giving_way < (limit / 2).max(1)
+    } else {
+        replacements < limit
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::finding::{Code, Evidence};
-    use crate::domain::fixture::key;
 
     fn id(name: &str) -> ClusterId {
         ClusterId(name.to_owned())
     }
 
-    fn waiting(name: &str, change: impl FnOnce(&mut RecoveryPriority)) -> Waiting {
+    fn candidate(name: &str, change: impl FnOnce(&mut RecoveryPriority)) -> Candidate<()> {
         let mut priority = RecoveryPriority {
+            is_limited: true,
             given_up: None,
             gives_way: false,
             was_not_writable: false,
@@ -80,40 +119,37 @@ mod tests {
             cluster: id(name),
         };
         change(&mut priority);
-        Waiting {
-            priority,
-            finding: Finding {
-                code: Code::DeadMaster,
-                instance: key(1),
-                cluster: id(name),
-                description: String::new(),
-                evidence: Evidence::default(),
-                structure: Vec::new(),
-                downtimed: false,
-                replicas_downtimed: false,
-            },
-        }
+        Candidate { priority, work: () }
     }
 
-    fn names(admitted: &[Waiting]) -> Vec<&str> {
+    fn names(admitted: &[Candidate<()>]) -> Vec<&str> {
         admitted.iter().map(|one| one.priority.cluster.0.as_str()).collect()
+    }
+
+    fn occupied(clusters: &[(&str, bool)]) -> OccupiedClusters {
+        clusters
+            .iter()
+            .map(|(name, gives_way)| (id(name), *gives_way))
+            .collect()
     }
 
     #[test]
     fn the_most_important_comes_first() {
         let all = vec![
-            waiting("given-up-early", |one| one.given_up = Some(MonotonicTime(5))),
-            waiting("given-up-late", |one| one.given_up = Some(MonotonicTime(9))),
-            waiting("intermediate", |one| one.gives_way = true),
-            waiting("read-only", |one| one.was_not_writable = true),
-            waiting("by-filter", |one| one.has_no_document = true),
-            waiting("b-small", |_| ()),
-            waiting("a-small", |_| ()),
-            waiting("large", |one| one.servers = Reverse(9)),
+            candidate("given-up-early", |one| one.given_up = Some(MonotonicTime(5))),
+            candidate("given-up-late", |one| one.given_up = Some(MonotonicTime(9))),
+            candidate("intermediate", |one| one.gives_way = true),
+            candidate("read-only", |one| one.was_not_writable = true),
+            candidate("by-filter", |one| one.has_no_document = true),
+            candidate("b-small", |_| ()),
+            candidate("a-small", |_| ()),
+            candidate("large", |one| one.servers = Reverse(9)),
+            candidate("ordered", |one| *one = RecoveryPriority::unlimited(id("ordered"), true)),
         ];
         assert_eq!(
             names(&admit(all, &BTreeMap::new(), 20)),
             [
+                "ordered",
                 "large",
                 "a-small",
                 "b-small",
@@ -128,33 +164,66 @@ mod tests {
 
     #[test]
     fn no_more_begin_than_there_are_places() {
-        let many = || ["a", "b", "c", "d"].map(|name| waiting(name, |_| ())).to_vec();
+        let many = || ["a", "b", "c", "d"].map(|name| candidate(name, |_| ())).to_vec();
         assert_eq!(names(&admit(many(), &BTreeMap::new(), 2)), ["a", "b"]);
-        let busy = BTreeMap::from([(id("x"), false)]);
-        assert_eq!(names(&admit(many(), &busy, 2)), ["a"]);
-        let busy = BTreeMap::from([(id("x"), false), (id("y"), true)]);
-        assert_eq!(names(&admit(many(), &busy, 2)), Vec::<&str>::new());
+        assert_eq!(names(&admit(many(), &occupied(&[("x", false)]), 2)), ["a"]);
+        assert_eq!(
+            names(&admit(many(), &occupied(&[("x", false), ("y", false)]), 2)),
+            Vec::<&str>::new()
+        );
     }
 
     #[test]
-    fn repairs_below_a_primary_leave_room_for_primaries() {
-        let lesser = |name| waiting(name, |one| one.gives_way = true);
+    fn repairs_that_give_way_use_half_of_the_places() {
+        let lesser = |name| candidate(name, |one| one.gives_way = true);
         let all = vec![lesser("a"), lesser("b"), lesser("c"), lesser("d")];
         assert_eq!(names(&admit(all.clone(), &BTreeMap::new(), 4)), ["a", "b"]);
-        assert_eq!(names(&admit(all, &BTreeMap::new(), 1)), ["a"]);
+        assert_eq!(names(&admit(all.clone(), &BTreeMap::new(), 1)), ["a"]);
+        let replacements = occupied(&[("w", false), ("x", false), ("y", false)]);
+        assert_eq!(names(&admit(all.clone(), &replacements, 4)), ["a"]);
+        assert_eq!(names(&admit(all, &replacements, 3)), Vec::<&str>::new());
+    }
+
+    #[test]
+    fn a_replacement_of_a_primary_does_not_wait_for_repairs_of_other_clusters() {
+        for limit in 1..=4 {
+            let busy = occupied(&[("v", true), ("w", true), ("x", true), ("y", true)]);
+            assert_eq!(
+                names(&admit(vec![candidate("a", |_| ())], &busy, limit)),
+                ["a"],
+                "{limit}"
+            );
+        }
+        // One that was given up before is as free: what was not tried yet does not take its place.
+        let lesser = |name| candidate(name, |one| one.gives_way = true);
+        let retried = candidate("z", |one| one.given_up = Some(MonotonicTime(1)));
+        assert_eq!(
+            names(&admit(vec![lesser("a"), retried], &BTreeMap::new(), 1)),
+            ["a", "z"]
+        );
+    }
+
+    #[test]
+    fn an_order_and_an_unfinished_recovery_need_a_free_cluster_and_no_place() {
+        let order = |gives_way| candidate("a", |one| *one = RecoveryPriority::unlimited(id("a"), gives_way));
+        let full = occupied(&[("x", false), ("y", true)]);
+        for gives_way in [true, false] {
+            assert_eq!(names(&admit(vec![order(gives_way)], &full, 1)), ["a"]);
+        }
+        assert!(admit(vec![order(true)], &occupied(&[("a", true)]), 9).is_empty());
+        assert_eq!(names(&admit(vec![order(false)], &occupied(&[("a", true)]), 9)), ["a"]);
+        assert!(admit(vec![order(false)], &occupied(&[("a", false)]), 9).is_empty());
     }
 
     #[test]
     fn one_cluster_has_one_repair_and_its_primary_goes_before_the_rest() {
-        let lesser = |name| waiting(name, |one| one.gives_way = true);
-        let both = vec![lesser("a"), waiting("a", |_| ()), lesser("a")];
+        let lesser = |name| candidate(name, |one| one.gives_way = true);
+        let both = vec![lesser("a"), candidate("a", |_| ()), lesser("a")];
         let admitted = admit(both.clone(), &BTreeMap::new(), 4);
         assert_eq!(admitted.len(), 1);
         assert!(!admitted[0].priority.gives_way);
-        // Even when all places are taken: it takes over its own cluster's.
-        let busy = BTreeMap::from([(id("a"), true)]);
-        assert_eq!(admit(both.clone(), &busy, 1).len(), 1);
-        let busy = BTreeMap::from([(id("a"), false)]);
-        assert!(admit(both, &busy, 4).is_empty());
+        // Even when all places are taken: it takes over its own cluster.
+        assert_eq!(admit(both.clone(), &occupied(&[("a", true)]), 1).len(), 1);
+        assert!(admit(both, &occupied(&[("a", false)]), 4).is_empty());
     }
 }

@@ -1,4 +1,4 @@
-//! Whether a claim is current in a state; the part of `confirm` that all consensus adapters share.
+//! Checks whether a claim is current in a state: the part of `confirm` that all consensus adapters share.
 
 use crate::app::ports::Unconfirmed;
 use crate::domain::state::{ClaimToken, Epoch, State};
@@ -6,7 +6,7 @@ use crate::domain::state::{ClaimToken, Epoch, State};
 /// The epoch of the claim, if the state still has it. The caller has proved before that this state is the latest.
 ///
 /// # Errors
-/// [`Unconfirmed::Stale`] when the recovery is unknown or over, or somebody resumed it with a higher epoch.
+/// [`Unconfirmed::Stale`] when the recovery is unknown or over, or when another actor resumed it with a higher epoch.
 pub fn check_claim(state: &State, token: &ClaimToken) -> Result<Epoch, Unconfirmed> {
     let outdated = |why: String| Err(Unconfirmed::Stale(format!("recovery {}: {why}", token.uid)));
     let Some(recovery) = state.recoveries.get(&token.uid) else {

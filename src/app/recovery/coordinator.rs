@@ -1,4 +1,5 @@
-//! Repairing on the leader: finding → agreement → plan → claim → hands, one recovery per cluster at a time.
+//! Decides on the leader which repairs run, and runs them: finding, agreement of the members, plan, claim, steps. A
+//! cluster has one recovery at a time.
 
 mod boot_read_only;
 mod durability;
@@ -10,36 +11,41 @@ use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
 use crate::domain::analysis::{self, Agreement};
+use crate::domain::cluster_view::{ClusterView, JudgedFinding};
 use crate::domain::finding::{Code, Finding, Opinion};
+use crate::domain::instance::InstanceFacts;
 use crate::domain::key::InstanceKey;
 use crate::domain::policy::HeldBack;
-use crate::domain::recovery::plan::{Order, Plan, PlanReport, RecoveryKind};
+use crate::domain::recovery::kind::RecoveryKind;
+use crate::domain::recovery::manual_request::ManualRequest;
+use crate::domain::recovery::plan::{Plan, PlanReport};
 use crate::domain::recovery::{lint, planner};
 use crate::domain::state::record::Blocked;
 use crate::domain::state::{Applied, Claim, ClaimToken, Command, Quarantine};
 use crate::domain::topology::ClusterId;
 
-use crate::app::cluster::view::{ClusterView, ClusterViews, JudgedFinding};
+use crate::app::cluster::view::ClusterViews;
 use crate::app::ports::OpinionSource;
-use crate::app::recovery::admission::{self, RecoveryPriority, Waiting};
-use crate::app::recovery::in_flight::{InFlightRecoveries, OccupyingTask, ReportedFinding};
+use crate::app::recovery::admission::{self, Candidate, RecoveryPriority};
+use crate::app::recovery::in_flight::{FindingReport, InFlightRecoveries};
 use crate::app::recovery::refresh;
 use crate::app::recovery::runner;
 use crate::app::recovery::steps::RecoveryContext;
 
 mod manual;
+mod opinions;
 mod quorum;
 mod request;
 mod resume;
 
-use quorum::{calls_for, has_recovery};
+use quorum::{has_recovery, matches_agreement};
 
-/// A refusal is written again, and logged again, after this; detections and blocks are for people.
-const SAY_AGAIN_MILLIS: u64 = 60_000;
-/// What nothing is done about is said when it has lasted so long.
-const SETTLE_MILLIS: u64 = 1000;
+/// A detection or a refusal that persists is recorded and logged again after this time.
+const REPEAT_REPORT_MILLIS: u64 = 60_000;
+/// A finding that no recovery follows is reported when it has lasted this long.
+const REPORT_AFTER_MILLIS: u64 = 1000;
 
-/// Takes up findings and unfinished recoveries.
+/// Starts recoveries for findings, policies, requests and returned servers, and resumes unfinished ones.
 pub struct RecoveryCoordinator {
     context: RecoveryContext,
     views: ClusterViews,
@@ -49,7 +55,7 @@ pub struct RecoveryCoordinator {
 }
 
 impl RecoveryCoordinator {
-    /// A coordinator that does nothing until told to consider.
+    /// A coordinator that starts nothing before [`RecoveryCoordinator::reconcile`] is called.
     pub fn new(context: RecoveryContext, views: ClusterViews, opinion_responder: Arc<dyn OpinionSource>) -> Arc<Self> {
         Arc::new(Self {
             context,
@@ -68,7 +74,7 @@ impl RecoveryCoordinator {
         &self.views
     }
 
-    /// Runs a piece of work that [`RecoveryCoordinator::idle`] waits for.
+    /// Spawns a task that [`RecoveryCoordinator::idle`] waits for.
     pub(super) fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
         self.tracker.spawn(work);
     }
@@ -77,14 +83,31 @@ impl RecoveryCoordinator {
         self.in_flight.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What keeps a finding from being acted on, beyond what its view says.
+    /// Why the last attempt to act on a finding was given up.
     pub fn held_back(&self, instance: &InstanceKey) -> Option<HeldBack> {
         self.in_flight().held_back.get(instance).cloned()
     }
 
-    /// What the members said of an instance when they were asked last; empty when they were not.
-    pub fn opinions(&self, instance: &InstanceKey) -> Vec<Opinion> {
-        self.in_flight().opinions.get(instance).cloned().unwrap_or_default()
+    /// The view with what this member's last attempts add to it: for each finding the reason why the attempt was given up, unless the
+    /// policy already holds the finding back, and the opinions of the members. Nothing is added on a member that does not lead.
+    pub fn with_last_attempts(&self, mut view: ClusterView) -> ClusterView {
+        view.findings = view
+            .findings
+            .into_iter()
+            .map(|judged| self.with_last_attempt(judged))
+            .collect();
+        view
+    }
+
+    fn with_last_attempt(&self, judged: JudgedFinding) -> JudgedFinding {
+        let instance = &judged.finding.instance;
+        let held_back = judged.held_back.or_else(|| self.held_back(instance));
+        let opinions = self.in_flight().opinions.get(instance).cloned().unwrap_or_default();
+        JudgedFinding {
+            held_back,
+            opinions,
+            finding: judged.finding,
+        }
     }
 
     /// Waits until no task runs.
@@ -94,15 +117,24 @@ impl RecoveryCoordinator {
         self.tracker.reopen();
     }
 
-    /// Takes up what the views call for. Returns at once; the work goes on in tasks.
-    pub fn consider(self: &Arc<Self>, views: &[ClusterView]) {
+    /// Starts each repair that the state and the views call for and that admission lets begin. Returns at once; tasks
+    /// do the work. A repair that has to wait is found again at the next call.
+    pub fn reconcile(self: &Arc<Self>, views: &[ClusterView]) {
         self.resume_unfinished();
-        let mut waiting = Vec::new();
+        self.start_recoveries(views);
+        self.start_requests(views);
+        self.reconcile_boot_read_only(views);
+        self.reconcile_durability(views);
+        self.reattach_lost_replicas(views);
+    }
+
+    fn start_recoveries(self: &Arc<Self>, views: &[ClusterView]) {
+        let mut candidates = Vec::new();
         for view in views {
             for judged in &view.findings {
-                self.note(view, judged);
-                if judged.held_back.is_none() && self.ready(view, &judged.finding) {
-                    waiting.push(self.waiting(view, &judged.finding));
+                self.report_finding(view, judged);
+                if judged.held_back.is_none() && self.is_ready(view, &judged.finding) {
+                    candidates.push(self.candidate(view, &judged.finding));
                 }
             }
             let failing: BTreeSet<&InstanceKey> = view.findings.iter().map(|judged| &judged.finding.instance).collect();
@@ -114,51 +146,65 @@ impl RecoveryCoordinator {
                 .opinions
                 .retain(|key, _| !view.topology.instances.contains_key(key) || failing.contains(key));
             in_flight
-                .said
+                .reports
                 .retain(|(key, _), _| !view.topology.instances.contains_key(key) || failing.contains(key));
         }
-        self.begin(waiting);
-    }
-
-    /// Begins the most important of these, as far as there is room. Unfinished recoveries that were taken over take up room as well,
-    /// and are never made to wait: their servers are locked already.
-    fn begin(self: &Arc<Self>, waiting: Vec<Waiting>) {
-        let busy = self
-            .in_flight()
-            .busy
-            .iter()
-            .map(|(cluster, present)| (cluster.clone(), present.gives_way))
-            .collect();
-        for one in admission::admit(waiting, &busy, self.context.settings.concurrency) {
-            if let Some(busy) = self.occupy(&one.priority.cluster, one.priority.gives_way) {
-                self.tracker.spawn(Arc::clone(self).take_up(busy, one.finding));
-            }
+        for (reservation, finding) in self.admit(candidates) {
+            self.tracker
+                .spawn(Arc::clone(self).recover_and_release(reservation, finding));
         }
     }
 
-    fn waiting(&self, view: &ClusterView, finding: &Finding) -> Waiting {
-        let in_flight = self.in_flight();
-        let cluster = &view.cluster.id;
-        let was_given_up = in_flight.held_back.contains_key(&finding.instance);
-        let primary = analysis::current_primary(&view.topology);
-        let was_writable = primary
-            .and_then(|key| view.topology.get(&key)?.facts.as_ref())
-            .is_some_and(crate::domain::instance::InstanceFacts::is_writable);
-        Waiting {
+    /// Reserves the clusters of the candidates that begin now. No repair gets its cluster in another way.
+    pub(super) fn admit<W>(self: &Arc<Self>, candidates: Vec<Candidate<W>>) -> Vec<(ClusterReservation, W)> {
+        let mut in_flight = self.in_flight();
+        let admitted = admission::admit(
+            candidates,
+            &in_flight.occupied_clusters(),
+            self.context.settings.concurrency,
+        );
+        let reserve = |candidate: Candidate<W>| {
+            let RecoveryPriority { cluster, gives_way, .. } = candidate.priority;
+            let ticket = in_flight.occupy(&cluster, gives_way);
+            let coordinator = Arc::clone(self);
+            let reservation = ClusterReservation {
+                coordinator,
+                cluster,
+                ticket,
+            };
+            (reservation, candidate.work)
+        };
+        admitted.into_iter().map(reserve).collect()
+    }
+
+    /// [`RecoveryCoordinator::admit`] for one repair; `None` when it has to wait.
+    pub(super) fn admit_one(self: &Arc<Self>, priority: RecoveryPriority) -> Option<ClusterReservation> {
+        let only = vec![Candidate { priority, work: () }];
+        self.admit(only).pop().map(|(reservation, ())| reservation)
+    }
+
+    fn candidate(&self, view: &ClusterView, finding: &Finding) -> Candidate<Finding> {
+        let given_up = {
+            let in_flight = self.in_flight();
+            let was_given_up = in_flight.held_back.contains_key(&finding.instance);
+            in_flight
+                .last_ended
+                .get(&view.cluster.id)
+                .copied()
+                .filter(|_| was_given_up)
+        };
+        Candidate {
             priority: RecoveryPriority {
-                given_up: in_flight.tried.get(cluster).copied().filter(|_| was_given_up),
-                gives_way: gives_way(finding.code),
-                was_not_writable: !was_writable,
-                has_no_document: view.cluster.document.is_none(),
-                servers: std::cmp::Reverse(view.topology.instances.len()),
-                cluster: cluster.clone(),
+                given_up,
+                ..automatic_priority(view, gives_way(finding.code))
             },
-            finding: finding.clone(),
+            work: finding.clone(),
         }
     }
 
-    /// Nobody works on the cluster, every instance was looked at since this process started, and the last try is a little while ago.
-    fn ready(&self, view: &ClusterView, finding: &Finding) -> bool {
+    /// Whether a recovery for this finding may begin: no other repair of the cluster is in the way, every instance
+    /// was probed since this process started, and the last attempt is old enough.
+    fn is_ready(&self, view: &ClusterView, finding: &Finding) -> bool {
         let now = self.context.clock.monotonic();
         let in_flight = self.in_flight();
         in_flight.is_free(&view.cluster.id, gives_way(finding.code))
@@ -168,14 +214,15 @@ impl RecoveryCoordinator {
                 .values()
                 .all(|instance| instance.last_checked.is_some())
             && in_flight
-                .tried
+                .last_ended
                 .get(&view.cluster.id)
-                .is_none_or(|tried| now.millis_since(*tried) >= quorum::try_again_millis(finding))
+                .is_none_or(|ended| now.millis_since(*ended) >= quorum::retry_after_millis(finding))
     }
 
-    /// Says what is found, and writes a detection when nothing will be done about it (a claim is a detection itself). What may be over
-    /// in a moment is said when it has lasted a second; while a recovery runs its own record tells the story.
-    fn note(self: &Arc<Self>, view: &ClusterView, judged: &JudgedFinding) {
+    /// Logs a finding, and records a detection when no recovery follows. A claim is a detection too. A finding that
+    /// may disappear soon is reported after it has lasted for a second. While a recovery runs, its own record says
+    /// what happens.
+    fn report_finding(self: &Arc<Self>, view: &ClusterView, judged: &JudgedFinding) {
         let finding = &judged.finding;
         let running = matches!(view.policy.held_back, Some(HeldBack::RecoveryRuns { .. }))
             || self.in_flight().busy.contains_key(&view.cluster.id);
@@ -183,20 +230,19 @@ impl RecoveryCoordinator {
             return;
         }
         if finding.code.is_advice() {
-            if self.news_once(&finding.instance, finding.code.as_str(), &finding.description) {
+            if self.is_first_report_due(&finding.instance, finding.code.as_str(), &finding.description) {
                 info!(instance = %finding.instance, code = %finding.code, "{}: {}", finding.code, finding.description);
             }
             return;
         }
-        let held_back = judged.held_back.clone().or_else(|| self.held_back(&finding.instance));
-        let Some(held_back) = held_back else {
-            if self.news(&finding.instance, finding.code.as_str(), "", 0) {
+        let Some(held_back) = self.with_last_attempt(judged.clone()).held_back else {
+            if self.is_report_due(&finding.instance, finding.code.as_str(), "", 0) {
                 warn!(instance = %finding.instance, code = %finding.code, "{}: {}", finding.code, finding.description);
             }
             return;
         };
         let text = held_back.to_string();
-        if !self.news(&finding.instance, finding.code.as_str(), &text, SETTLE_MILLIS) {
+        if !self.is_report_due(&finding.instance, finding.code.as_str(), &text, REPORT_AFTER_MILLIS) {
             return;
         }
         warn!(instance = %finding.instance, code = %finding.code, "{}: {}; no recovery: {text}", finding.code, finding.description);
@@ -213,7 +259,7 @@ impl RecoveryCoordinator {
             at: self.context.clock.wall(),
             blocking_recovery: recovery.id,
         });
-        let detect = Command::Detect {
+        let detect = Command::RecordDetection {
             finding: Box::new(finding.clone()),
             member_name: self.context.consensus.me().name,
             held_back: Some(held_back),
@@ -224,98 +270,87 @@ impl RecoveryCoordinator {
             let commands = std::iter::once(detect).chain(blocked.map(|blocked| Command::Block { blocked }));
             for command in commands {
                 if let Err(error) = consensus.propose(command).await {
-                    warn!("detection not written: {error}");
+                    warn!("failed to record a detection: {error}");
                     return;
                 }
             }
         });
     }
 
-    /// Whether a piece of advice is new, and has been given for a second. It is not said again.
-    fn news_once(&self, instance: &InstanceKey, code: &'static str, text: &str) -> bool {
+    /// Whether a piece of advice is new and has lasted for a second. Advice is reported once.
+    fn is_first_report_due(&self, instance: &InstanceKey, code: &'static str, text: &str) -> bool {
         let key = (instance.clone(), code);
-        let is_said = |said: &ReportedFinding| said.text == text && said.at.is_some();
-        let known = self.in_flight().said.get(&key).is_some_and(is_said);
-        !known && self.news(instance, code, text, SETTLE_MILLIS)
+        let is_reported = |report: &FindingReport| report.text == text && report.reported_at.is_some();
+        let known = self.in_flight().reports.get(&key).is_some_and(is_reported);
+        !known && self.is_report_due(instance, code, text, REPORT_AFTER_MILLIS)
     }
 
-    /// Whether a text about a finding is new, and has been so for `settle_millis`. The same is said again after a minute.
-    pub(super) fn news(&self, instance: &InstanceKey, code: &'static str, text: &str, settle_millis: u64) -> bool {
+    /// Whether a text about a finding has to be reported now: it is new and has lasted for `min_age_millis`, or it
+    /// was reported a minute ago.
+    pub(super) fn is_report_due(
+        &self,
+        instance: &InstanceKey,
+        code: &'static str,
+        text: &str,
+        min_age_millis: u64,
+    ) -> bool {
         let now = self.context.clock.monotonic();
         let mut in_flight = self.in_flight();
-        let said = in_flight
-            .said
+        let report = in_flight
+            .reports
             .entry((instance.clone(), code))
-            .or_insert_with(|| ReportedFinding {
+            .or_insert_with(|| FindingReport {
                 text: text.to_owned(),
                 since: now,
-                at: None,
+                reported_at: None,
             });
-        if said.text != text {
-            *said = ReportedFinding {
+        if report.text != text {
+            *report = FindingReport {
                 text: text.to_owned(),
                 since: now,
-                at: None,
+                reported_at: None,
             };
         }
-        let due = match said.at {
-            None => now.millis_since(said.since) >= settle_millis,
-            Some(at) => !text.is_empty() && now.millis_since(at) > SAY_AGAIN_MILLIS,
+        let due = match report.reported_at {
+            None => now.millis_since(report.since) >= min_age_millis,
+            Some(at) => !text.is_empty() && now.millis_since(at) > REPEAT_REPORT_MILLIS,
         };
         if due {
-            said.at = Some(now);
+            report.reported_at = Some(now);
         }
         due
     }
 
-    /// Notes that somebody works on a cluster until the answer is dropped; `None` when somebody does already.
-    pub(super) fn occupy(self: &Arc<Self>, cluster: &ClusterId, gives_way: bool) -> Option<Busy> {
-        let mut in_flight = self.in_flight();
-        if !in_flight.is_free(cluster, gives_way) {
-            return None;
-        }
-        in_flight.last_ticket += 1;
-        let ticket = in_flight.last_ticket;
-        in_flight
-            .busy
-            .insert(cluster.clone(), OccupyingTask { ticket, gives_way });
-        Some(Busy {
-            coordinator: Arc::clone(self),
-            cluster: cluster.clone(),
-            ticket,
-        })
-    }
-
-    async fn take_up(self: Arc<Self>, busy: Busy, finding: Finding) {
-        let outcome = self.repair(&busy.cluster, &finding).await;
+    async fn recover_and_release(self: Arc<Self>, reservation: ClusterReservation, finding: Finding) {
+        let outcome = self.recover(&reservation.cluster, &finding).await;
         match outcome {
             Ok(()) => self.in_flight().held_back.remove(&finding.instance),
             Err(why) => self.in_flight().held_back.insert(finding.instance.clone(), why),
         };
-        drop(busy);
-        self.context.instance_cache.touch();
+        drop(reservation);
+        self.context.instance_cache.notify_changed();
     }
 
-    /// Opinions → a fresh view → plan → claim → hands.
-    async fn repair(self: &Arc<Self>, cluster: &ClusterId, finding: &Finding) -> Result<(), HeldBack> {
-        let (opinions, view, judged) = self.look_again(cluster, finding).await?;
+    /// Agreement, fresh view, plan, claim, steps.
+    async fn recover(self: &Arc<Self>, cluster: &ClusterId, finding: &Finding) -> Result<(), HeldBack> {
+        let (opinions, view, judged) = self.verify_finding(cluster, finding).await?;
         if let Some(held_back) = &judged.held_back {
             return Err(held_back.clone());
         }
-        self.plan_and_act(&view, &judged, opinions, None, None).await.map(drop)
+        self.plan_and_run(&view, &judged, opinions, None, None).await.map(drop)
     }
 
-    /// The members' opinions of a server that does not answer, and what a fresh view shows of the finding. A finding about a
-    /// server that answers needs no agreement: nothing is decided about its life.
-    async fn look_again(
+    /// Asks the members about a server that does not answer, and looks for the finding in a fresh view. A finding
+    /// about a server that answers needs no agreement.
+    async fn verify_finding(
         &self,
         cluster: &ClusterId,
         finding: &Finding,
     ) -> Result<(Vec<Opinion>, ClusterView, JudgedFinding), HeldBack> {
-        let (opinions, consent) = if finding.evidence.last_check_valid {
+        let (opinions, agreement) = if finding.evidence.last_check_valid {
             (Vec::new(), Agreement::Failover)
         } else {
-            self.agree(finding).await?
+            self.ask_members(finding).await?
         };
         if gives_way(finding.code)
             && let Some(view) = self.views.cluster(cluster)
@@ -330,41 +365,47 @@ impl RecoveryCoordinator {
             .ok_or_else(|| HeldBack::Refused(String::from("the cluster is gone")))?;
         let again = |judged: &&JudgedFinding| {
             let is_as_alive = judged.finding.evidence.last_check_valid == finding.evidence.last_check_valid;
-            judged.finding.instance == finding.instance && calls_for(&judged.finding, consent) && is_as_alive
+            judged.finding.instance == finding.instance && matches_agreement(&judged.finding, agreement) && is_as_alive
         };
         let judged = view.findings.iter().find(again).cloned();
         match judged {
             Some(judged) => Ok((opinions, view, judged)),
             None => Err(HeldBack::NoAgreement(String::from(
-                "a fresh look no longer shows the failure",
+                "fresh probes no longer show the failure",
             ))),
         }
     }
 
-    async fn plan_and_act(
+    async fn plan_and_run(
         self: &Arc<Self>,
         view: &ClusterView,
         judged: &JudgedFinding,
         opinions: Vec<Opinion>,
         designated: Option<&InstanceKey>,
-        order: Option<Order>,
+        order: Option<ManualRequest>,
     ) -> Result<String, HeldBack> {
         let asked = planner::PlanRequest {
             designated,
-            order,
+            manual_request: order,
             remembered: quorum::remembered(&opinions),
         };
-        let (plan, report) = quorum::plan_of(&judged.finding, view, asked, self.context.clock.wall());
+        let (plan, report) = quorum::plan_for(&judged.finding, view, asked, self.context.clock.wall());
         match plan {
             None => Err(HeldBack::Refused(
                 report.no_plan.unwrap_or_else(|| String::from("no reason given")),
             )),
-            Some(plan) => self.act(view, judged.finding.clone(), opinions, plan, report).await,
+            Some(plan) => {
+                self.claim_and_run(view, judged.finding.clone(), opinions, plan, report)
+                    .await
+            }
         }
     }
 
-    /// Lint, claim, drive. Returns the id of the recovery.
-    pub(super) async fn act(
+    /// Checks the plan with the lint, claims the recovery and runs it. Returns the id of the recovery.
+    ///
+    /// # Errors
+    /// Why the recovery was not claimed. Nothing was changed then.
+    pub(super) async fn claim_and_run(
         self: &Arc<Self>,
         view: &ClusterView,
         finding: Finding,
@@ -375,7 +416,7 @@ impl RecoveryCoordinator {
         let unsound = lint::lint(&plan, &view.topology);
         if !unsound.is_empty() {
             error!(
-                "the plan for {} is unsound and was not claimed: {}",
+                "plan for {} violates the safety rules and was not claimed: {}",
                 plan.old_primary,
                 unsound.join("; ")
             );
@@ -408,44 +449,45 @@ impl RecoveryCoordinator {
         let result = match claimed {
             Ok(Applied::Claimed { token }) => {
                 crate::app::recovery::failpoint::reached("after-claim");
-                self.drive(&token, false).await;
+                self.run_claimed(&token, false).await;
                 Ok(uid.clone())
             }
             Ok(Applied::Refused { why }) => Err(HeldBack::Refused(why.to_string())),
             Ok(Applied::Done | Applied::Number { .. }) => Err(HeldBack::Refused(String::from(
-                "the claim was not answered with a token",
+                "the claim was committed without a token",
             ))),
-            // The claim may be committed after all: then it stands under our name, and is resumed as unfinished.
+            // The claim may be committed nevertheless. Then this member holds it, and resumes it as unfinished.
             Err(error) => Err(HeldBack::Refused(error.to_string())),
         };
         self.in_flight().running.remove(&uid);
         result
     }
 
-    async fn drive(self: &Arc<Self>, token: &ClaimToken, resumed: bool) {
-        runner::drive(&self.context, &self.views, token, resumed).await;
+    async fn run_claimed(self: &Arc<Self>, token: &ClaimToken, resumed: bool) {
+        runner::run(&self.context, &self.views, token, resumed).await;
     }
 
-    /// Makes a returned primary a replica of the present one.
+    /// Starts a recovery that makes a returned primary a replica of the present primary, and waits for its end. Does
+    /// nothing when it cannot begin now.
     pub async fn rejoin(self: &Arc<Self>, key: &str, quarantine: &Quarantine, view: &ClusterView) {
-        if self.rests(&quarantine.instance) {
+        if self.is_in_retry_pause(&quarantine.instance) {
             return;
         }
         if let Some(why) = planner::another_controller(&view.topology) {
-            if self.news(&quarantine.instance, "rejoin", &why.to_string(), 0) {
-                warn!(instance = %quarantine.instance, "{} does not rejoin: {why}", quarantine.instance);
+            if self.is_report_due(&quarantine.instance, "rejoin", &why.to_string(), 0) {
+                warn!(instance = %quarantine.instance, "{} cannot rejoin: {why}", quarantine.instance);
             }
             return;
         }
         let (plan, report) = planner::plan_rejoin(quarantine, &view.topology, &view.policy);
         let Some(plan) = plan else {
             let why = report.no_plan.unwrap_or_else(|| String::from("no reason given"));
-            if self.news(&quarantine.instance, "rejoin", &why, 0) {
-                warn!(instance = %quarantine.instance, "{} does not rejoin: {why}", quarantine.instance);
+            if self.is_report_due(&quarantine.instance, "rejoin", &why, 0) {
+                warn!(instance = %quarantine.instance, "{} cannot rejoin: {why}", quarantine.instance);
             }
             return;
         };
-        let Some(busy) = self.occupy(&view.cluster.id, true) else {
+        let Some(reservation) = self.admit_one(automatic_priority(view, plan.kind.gives_way())) else {
             return;
         };
         let finding = Finding {
@@ -453,7 +495,7 @@ impl RecoveryCoordinator {
             instance: quarantine.instance.clone(),
             cluster: quarantine.cluster.clone(),
             description: format!(
-                "{} is back and holds nothing that the primary lacks",
+                "{} returned and holds no transaction that the primary lacks",
                 quarantine.instance
             ),
             evidence: crate::domain::finding::Evidence::default(),
@@ -461,31 +503,34 @@ impl RecoveryCoordinator {
             downtimed: false,
             replicas_downtimed: false,
         };
-        info!(instance = %quarantine.instance, "{} rejoins as a replica ({key})", quarantine.instance);
+        info!(instance = %quarantine.instance, "{} rejoins as a replica (quarantine {key})", quarantine.instance);
         let (this, view, returned) = (Arc::clone(self), view.clone(), quarantine.instance.clone());
-        // A task of its own: a recovery that is dropped half-way would keep its cluster for ever.
+        // A separate task: a recovery whose future is dropped would keep its cluster reserved.
         let task = self.tracker.spawn(async move {
-            if let Err(why) = this.act(&view, finding, Vec::new(), plan, report).await {
-                warn!(instance = %returned, "{returned} does not rejoin: {why}");
+            if let Err(why) = this.claim_and_run(&view, finding, Vec::new(), plan, report).await {
+                warn!(instance = %returned, "{returned} cannot rejoin: {why}");
             }
-            drop(busy);
+            drop(reservation);
         });
         if task.await.is_err() {
-            error!("the rejoin of {} ended badly", quarantine.instance);
+            error!(
+                "rejoin of {} failed: its task panicked or was cancelled",
+                quarantine.instance
+            );
         }
     }
 
-    /// A recovery that a person asks for: no filters, no anti-flap, no switch; the failure itself must be there. With `designated` that
-    /// server is promoted, or nobody is. Returns the id of the recovery.
+    /// Runs a recovery for a finding as an operator ordered it. Filters, blocks and the global switch do not apply;
+    /// the finding must exist. With `designated`, that server is promoted or none. Returns the id of the recovery.
     ///
     /// # Errors
-    /// What keeps it from running.
+    /// Why the recovery did not run.
     pub async fn recover_now(
         self: &Arc<Self>,
         view: &ClusterView,
         instance: &InstanceKey,
         designated: Option<&InstanceKey>,
-        order: Order,
+        order: ManualRequest,
     ) -> Result<String, HeldBack> {
         let Some(judged) = view
             .findings
@@ -494,7 +539,8 @@ impl RecoveryCoordinator {
         else {
             return Err(HeldBack::NotActionable);
         };
-        let Some(busy) = self.occupy(&view.cluster.id, gives_way(judged.finding.code)) else {
+        let priority = RecoveryPriority::unlimited(view.cluster.id.clone(), gives_way(judged.finding.code));
+        let Some(reservation) = self.admit_one(priority) else {
             return Err(HeldBack::RecoveryRuns {
                 uid: String::from("of this member"),
             });
@@ -502,48 +548,65 @@ impl RecoveryCoordinator {
         let (this, cluster, finding) = (Arc::clone(self), view.cluster.id.clone(), judged.finding.clone());
         let designated = designated.cloned();
         let task = self.tracker.spawn(async move {
-            let result = this.repair_now(&cluster, &finding, designated, order).await;
-            drop(busy);
+            let result = this.recover_as_ordered(&cluster, &finding, designated, order).await;
+            drop(reservation);
             result
         });
         task.await
             .unwrap_or_else(|error| Err(HeldBack::Refused(error.to_string())))
     }
 
-    async fn repair_now(
+    async fn recover_as_ordered(
         self: &Arc<Self>,
         cluster: &ClusterId,
         finding: &Finding,
         designated: Option<InstanceKey>,
-        order: Order,
+        order: ManualRequest,
     ) -> Result<String, HeldBack> {
-        let (opinions, view, judged) = self.look_again(cluster, finding).await?;
-        let order = Order {
+        let (opinions, view, judged) = self.verify_finding(cluster, finding).await?;
+        let order = ManualRequest {
             designated: designated.is_some(),
             ..order
         };
-        self.plan_and_act(&view, &judged, opinions, designated.as_ref(), Some(order))
+        self.plan_and_run(&view, &judged, opinions, designated.as_ref(), Some(order))
             .await
     }
 }
 
-/// Whether the recovery that a finding calls for waits for others, and is ended by one that replaces the primary.
+/// The priority of an automatic repair that was not tried yet.
+pub(super) fn automatic_priority(view: &ClusterView, gives_way: bool) -> RecoveryPriority {
+    let primary = analysis::current_primary(&view.topology);
+    let was_writable = primary
+        .and_then(|key| view.topology.get(&key)?.facts.as_ref())
+        .is_some_and(InstanceFacts::is_writable);
+    RecoveryPriority {
+        is_limited: true,
+        given_up: None,
+        gives_way,
+        was_not_writable: !was_writable,
+        has_no_document: view.cluster.document.is_none(),
+        servers: std::cmp::Reverse(view.topology.instances.len()),
+        cluster: view.cluster.id.clone(),
+    }
+}
+
+/// Whether the recovery that a finding calls for gives way to a replacement of the primary.
 fn gives_way(code: Code) -> bool {
     RecoveryKind::for_code(code).is_some_and(RecoveryKind::gives_way)
 }
 
-/// Somebody works on a cluster. However that ends, the cluster is free afterwards.
-pub(super) struct Busy {
+/// The right of one task of this process to work on a cluster. The cluster is free again when it is dropped.
+pub(super) struct ClusterReservation {
     coordinator: Arc<RecoveryCoordinator>,
     cluster: ClusterId,
     ticket: u64,
 }
 
-impl Drop for Busy {
+impl Drop for ClusterReservation {
     fn drop(&mut self) {
         let now = self.coordinator.context.clock.monotonic();
         let mut in_flight = self.coordinator.in_flight();
-        // Whoever it gave way to keeps the cluster.
+        // A repair that this one gave way to keeps the cluster.
         if in_flight
             .busy
             .get(&self.cluster)
@@ -552,6 +615,6 @@ impl Drop for Busy {
             return;
         }
         in_flight.busy.remove(&self.cluster);
-        in_flight.tried.insert(self.cluster.clone(), now);
+        in_flight.last_ended.insert(self.cluster.clone(), now);
     }
 }

@@ -1,4 +1,5 @@
-//! Places where a test may end the process, to see what the next actor makes of it. Nothing in a release build.
+//! Points at which a test can abort the process, to check that the next actor continues correctly. Release builds
+//! have none.
 
 /// Ends the process when `HAM4DB_FAILPOINT` is `NAME=abort` with this name. Only in builds with debug assertions.
 pub(super) fn reached(name: &str) {

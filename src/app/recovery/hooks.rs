@@ -1,8 +1,9 @@
-//! Hooks: begins the lists that are due, writes down how they ended, and asks those that may veto before anything is touched.
+//! Hooks: runs the lists of commands that are due, records how they ended, and lets those that may veto decide before
+//! anything is changed.
 //!
-//! What is due stands in the replicated state. A list is begun with an entry and ended with one, so a new leader runs again what was
-//! begun and not ended, under the next attempt number: each list runs at least once. Without a list in the configuration nothing is
-//! ever due, and nothing here waits for anything.
+//! The replicated state says which lists are due. One log entry starts a list and one ends it. A new leader therefore
+//! runs a list again that was started and not ended, with the next attempt number: each list runs at least once.
+//! Without lists in the configuration nothing is ever due, and nothing waits here.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,37 +14,37 @@ use tracing::{debug, info, warn};
 
 use crate::domain::finding::Finding;
 use crate::domain::hooks::{
-    self, AutoRecovery, HookLedger, HookList, HookRun, HookSubject, Occasion, Rendered, Subject, render,
+    self, AutoRecovery, HookInvocation, HookList, HookProgress, HookRun, HookSubject, Rendered, SubjectRecord, render,
 };
-use crate::domain::policy::Mode;
-use crate::domain::recovery::plan::RecoveryKind;
+use crate::domain::policy::RecoveryMode;
+use crate::domain::recovery::kind::RecoveryKind;
 use crate::domain::state::record::StepRecord;
 use crate::domain::state::{Applied, ClaimToken, Command, Phase, State};
 use crate::domain::topology::ClusterId;
 
 use crate::app::filter::ClusterFilters;
 use crate::app::observation::instance_cache::InstanceCache;
-use crate::app::ports::{Clock, Consensus, HookCall, HookEnd, HookExit, Hooks};
+use crate::app::ports::{Clock, Consensus, HookCall, HookExit, HookResult, Hooks};
 
-/// How often the end of a list is proposed before it is left to be run again.
-const WRITE_TRIES: u32 = 5;
-/// Between these.
-const WRITE_PAUSE: Duration = Duration::from_millis(500);
-/// How much of a command's output stands in a record.
-const SHOWN_OUTPUT: usize = 300;
+/// How often the end of a list is proposed before the list is left to run again.
+const COMMIT_ATTEMPTS: u32 = 5;
+/// The pause between two proposals.
+const COMMIT_RETRY_PAUSE: Duration = Duration::from_millis(500);
+/// How much of the output of a command a record shows, characters.
+const MAX_OUTPUT_CHARS: usize = 300;
 
 /// The lists of the configuration.
 #[derive(Clone, Debug)]
 pub struct HookSettings {
     /// Commands by list; a list without commands is not in it.
     pub lists: BTreeMap<HookList, Vec<String>>,
-    /// How long all commands of a list together may take; one that is not named has a minute.
+    /// How long all commands of a list together may take; a list that is not named has a minute.
     pub deadlines: BTreeMap<HookList, Duration>,
-    /// How long a command may take that is begun and not waited for.
+    /// How long a detached command may take.
     pub detached_deadline: Duration,
-    /// The same failure is told once in this time.
+    /// The same failure is reported to hooks once in this time.
     pub detection_block: Duration,
-    /// Clusters without a document whose primary is replaced: for what hooks are told.
+    /// Clusters without a document in which a primary is replaced: a value that hooks receive.
     pub primaries: ClusterFilters,
     /// The same for intermediate sources.
     pub intermediates: ClusterFilters,
@@ -62,17 +63,17 @@ impl Default for HookSettings {
     }
 }
 
-/// What the hooks before a recovery answered.
+/// The result of the hooks before a recovery.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Answer {
-    /// There was nobody to ask.
-    NotAsked,
-    /// All agree.
+pub(super) enum HookVerdict {
+    /// No list was due.
+    NoHooks,
+    /// All lists succeeded.
     Allowed,
-    /// One does not, for this reason.
+    /// A list vetoed the recovery, for this reason.
     Vetoed(String),
-    /// It could not be written down, or another actor holds the recovery: nothing more may be done here.
-    Stopped(String),
+    /// An entry could not be committed, or another actor holds the recovery: this actor must stop.
+    Interrupted(String),
 }
 
 /// Runs hooks. Cheap to clone.
@@ -85,20 +86,20 @@ struct Inner {
     consensus: Arc<dyn Consensus>,
     instance_cache: Arc<InstanceCache>,
     clock: Arc<dyn Clock>,
-    /// What a task of this process runs hooks for, after the fact.
-    busy: Mutex<BTreeSet<Key>>,
+    /// The recoveries and detections for which a task of this process runs hooks.
+    busy: Mutex<BTreeSet<DueSubject>>,
     tracker: TaskTracker,
 }
 
 /// A subject without its epoch, which changes.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Key {
+enum DueSubject {
     Recovery(String),
     Detection(u64),
 }
 
-/// A list as it went.
-struct Went {
+/// The result of a list so far.
+struct HookListRun {
     attempt: u32,
     lines: Vec<StepRecord>,
     failure: Option<String>,
@@ -124,7 +125,7 @@ impl HookRunner {
         }))
     }
 
-    /// Of these lists, those with commands.
+    /// Those of the lists that have commands.
     fn configured(&self, lists: &[HookList]) -> Vec<HookList> {
         lists
             .iter()
@@ -133,96 +134,98 @@ impl HookRunner {
             .collect()
     }
 
-    /// What is to be run for a finding that no recovery follows now.
+    /// The lists to run for a finding that no recovery follows now.
     pub(super) fn at_detection(&self, state: &State, finding: &Finding) -> Vec<HookList> {
         let lists = self.configured(&[HookList::OnFailureDetection]);
         let block = u64::try_from(self.0.settings.detection_block.as_millis()).unwrap_or(u64::MAX);
-        // The question is asked only where somebody wants to know.
-        if lists.is_empty() || !hooks::is_news(state, finding, block, self.0.clock.wall()) {
+        // Whether the failure is new is checked only when a list needs it.
+        if lists.is_empty() || !hooks::is_detection_hook_due(state, finding, block, self.0.clock.wall()) {
             return Vec::new();
         }
         lists
     }
 
-    /// What is to be run before a recovery touches anything.
+    /// The lists to run before a recovery changes anything.
     pub(super) fn before(&self, state: &State, finding: &Finding, kind: RecoveryKind) -> Vec<HookList> {
         let mut lists = self.at_detection(state, finding);
         lists.extend(self.configured(hooks::lists_of(kind).before));
         lists
     }
 
-    /// What is to be run after a recovery.
-    pub(super) fn after(&self, kind: RecoveryKind, ledger: &HookLedger, successful: bool) -> Vec<HookList> {
-        self.configured(hooks::lists_after(kind, ledger, successful))
+    /// The lists to run after a recovery.
+    pub(super) fn after(&self, kind: RecoveryKind, progress: &HookProgress, successful: bool) -> Vec<HookList> {
+        self.configured(hooks::lists_after(kind, progress, successful))
     }
 
-    /// What is to be run when a replication group has chosen another primary.
+    /// The lists to run when a replication group has chosen another primary.
     pub(in crate::app) fn after_group_choice(&self) -> Vec<HookList> {
         self.configured(hooks::AFTER_GROUP_CHOICE)
     }
 
-    /// Asks the hooks before a recovery. `lines` are put before theirs in the record. Nothing was touched as long as one is due.
-    pub(super) async fn ask(&self, token: &ClaimToken, lines: Vec<StepRecord>) -> Answer {
+    /// Runs the lists before a recovery. `lines` precede their lines in the record. Nothing was changed while a list
+    /// is due.
+    pub(super) async fn run_before(&self, token: &ClaimToken, lines: Vec<StepRecord>) -> HookVerdict {
         let subject = HookSubject::Recovery {
             uid: token.uid.clone(),
             epoch: token.epoch,
         };
         let mut lines = lines;
-        let mut answer = Answer::NotAsked;
+        let mut answer = HookVerdict::NoHooks;
         loop {
             let state = self.0.consensus.state().borrow().clone();
             let Some(recovery) = state.recoveries.get(&token.uid) else {
-                return Answer::Stopped(String::from("the recovery is gone"));
+                return HookVerdict::Interrupted(String::from("the recovery is gone"));
             };
             if !matches!(recovery.phase, Phase::Claimed) {
                 return answer;
             }
-            // Also what an earlier actor was told, who did not get to the end of it.
+            // A veto of an earlier run counts, too: its actor did not end the recovery.
             if let Some(why) = recovery.hooks.veto().and_then(|run| run.failure.clone()) {
-                return Answer::Vetoed(why);
+                return HookVerdict::Vetoed(why);
             }
             let Some(list) = recovery.hooks.next_due() else {
                 return answer;
             };
             if let Err(why) = self.run(&subject, list, std::mem::take(&mut lines)).await {
-                return Answer::Stopped(why);
+                return HookVerdict::Interrupted(why);
             }
-            answer = Answer::Allowed;
+            answer = HookVerdict::Allowed;
         }
     }
 
-    /// Calls the user's fencer for the old primary of a recovery: what was said, and why it is not certain that the old primary takes no writes,
-    /// if it is not. Nothing is written down before, so the next actor calls it again.
+    /// Calls the configured fencer for the old primary of a recovery. Returns the lines for the record, and why it is
+    /// not certain that the old primary takes no writes. Nothing is committed before, so the next actor calls the
+    /// fencer again.
     pub(super) async fn fence(&self, token: &ClaimToken) -> (Vec<StepRecord>, Option<String>) {
         let subject = HookSubject::Recovery {
             uid: token.uid.clone(),
             epoch: token.epoch,
         };
-        let mut went = Went {
+        let mut run = HookListRun {
             attempt: u32::try_from(token.epoch).unwrap_or(u32::MAX),
             lines: Vec::new(),
             failure: None,
         };
         if !self.0.settings.lists.contains_key(&HookList::Fencing) {
             let why = format!("{}: not configured on this member", HookList::Fencing);
-            went.failure = Some(why);
+            run.failure = Some(why);
         }
-        self.carry_out(&subject, HookList::Fencing, &mut went).await;
-        (went.lines, went.failure)
+        self.run_commands(&subject, HookList::Fencing, &mut run).await;
+        (run.lines, run.failure)
     }
 
-    /// Takes up what is due for recoveries that are over and for detections. Returns at once; the work goes on in tasks.
-    pub fn consider(&self, state: &State) {
+    /// Runs the lists that are due for ended recoveries and for detections. Returns at once; tasks do the work.
+    pub fn start_due(&self, state: &State) {
         let recoveries = state
             .recoveries
             .values()
             .filter(|recovery| !recovery.is_active() && !recovery.hooks.due.is_empty())
-            .map(|recovery| Key::Recovery(recovery.uid.clone()));
+            .map(|recovery| DueSubject::Recovery(recovery.uid.clone()));
         let detections = state
             .detections
             .values()
             .filter(|detection| !detection.hooks.due.is_empty())
-            .map(|detection| Key::Detection(detection.id));
+            .map(|detection| DueSubject::Detection(detection.id));
         for key in recoveries.chain(detections) {
             if self.busy(|busy| busy.insert(key.clone())) {
                 self.0.tracker.spawn(self.clone().run_due(key));
@@ -230,15 +233,15 @@ impl HookRunner {
         }
     }
 
-    fn busy<T>(&self, change: impl FnOnce(&mut BTreeSet<Key>) -> T) -> T {
+    fn busy<T>(&self, change: impl FnOnce(&mut BTreeSet<DueSubject>) -> T) -> T {
         change(&mut self.0.busy.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    async fn run_due(self, key: Key) {
+    async fn run_due(self, key: DueSubject) {
         loop {
             let state = self.0.consensus.state().borrow().clone();
             let (subject, list) = match &key {
-                Key::Recovery(uid) => {
+                DueSubject::Recovery(uid) => {
                     let recovery = state.recoveries.get(uid);
                     let subject = recovery.map(|recovery| HookSubject::Recovery {
                         uid: uid.clone(),
@@ -246,7 +249,7 @@ impl HookRunner {
                     });
                     (subject, recovery.and_then(|recovery| recovery.hooks.next_due()))
                 }
-                Key::Detection(id) => {
+                DueSubject::Detection(id) => {
                     let detection = state.detections.get(id);
                     let subject = detection.map(|_| HookSubject::Detection { id: *id });
                     (subject, detection.and_then(|detection| detection.hooks.next_due()))
@@ -256,14 +259,14 @@ impl HookRunner {
                 break;
             };
             if let Err(why) = self.run(&subject, list, Vec::new()).await {
-                warn!("{list} was not run to its end: {why}");
+                warn!("hooks {list} stopped before the end, will run again: {why}");
                 break;
             }
         }
         self.busy(|busy| busy.remove(&key));
     }
 
-    /// Begins one list, runs it, writes down how it ended.
+    /// Commits the start of a list, runs it, and commits its end.
     async fn run(&self, subject: &HookSubject, list: HookList, lines: Vec<StepRecord>) -> Result<(), String> {
         let begin = Command::HooksBegin {
             subject: subject.clone(),
@@ -275,21 +278,21 @@ impl HookRunner {
             Err(error) => return Err(error.to_string()),
         };
         crate::app::recovery::failpoint::reached("after-hooks-begin");
-        let mut went = Went {
+        let mut run = HookListRun {
             attempt,
             lines,
             failure: None,
         };
-        self.carry_out(subject, list, &mut went).await;
+        self.run_commands(subject, list, &mut run).await;
         let ran = Command::HooksRan {
             subject: subject.clone(),
             run: HookRun {
                 list,
                 attempt,
                 at: self.0.clock.wall(),
-                failure: went.failure,
+                failure: run.failure,
             },
-            lines: went.lines,
+            lines: run.lines,
         };
         let mut tries = 0;
         loop {
@@ -297,22 +300,22 @@ impl HookRunner {
             match self.0.consensus.propose(ran.clone()).await {
                 Ok(Applied::Refused { why }) => return Err(why.to_string()),
                 Ok(Applied::Done | Applied::Number { .. } | Applied::Claimed { .. }) => return Ok(()),
-                Err(error) if tries >= WRITE_TRIES => return Err(error.to_string()),
+                Err(error) if tries >= COMMIT_ATTEMPTS => return Err(error.to_string()),
                 Err(error) => {
-                    debug!("the end of {list} is not written yet: {error}");
-                    tokio::time::sleep(WRITE_PAUSE).await;
+                    debug!("the end of {list} is not recorded yet: {error}");
+                    tokio::time::sleep(COMMIT_RETRY_PAUSE).await;
                 }
             }
         }
     }
 
-    async fn carry_out(&self, subject: &HookSubject, list: HookList, went: &mut Went) {
+    async fn run_commands(&self, subject: &HookSubject, list: HookList, run: &mut HookListRun) {
         let Some(commands) = self.0.settings.lists.get(&list) else {
-            self.say(went, format!("{list}: not configured on this member"));
+            self.log_success(run, format!("{list}: not configured on this member"));
             return;
         };
-        let Some(told) = self.told(subject, list, went.attempt) else {
-            went.failure = Some(format!("{list}: what it is about is gone"));
+        let Some(template) = self.call_template(subject, list, run.attempt) else {
+            run.failure = Some(format!("{list}: its recovery or detection is gone"));
             return;
         };
         let allowed = self
@@ -325,7 +328,7 @@ impl HookRunner {
         let begun = self.0.clock.monotonic();
         for (number, command) in (1..).zip(commands) {
             let name = format!("{list} {number} of {}", commands.len());
-            let Rendered { text, detached } = render(command, &told.environment);
+            let Rendered { text, detached } = render(command, &template.environment);
             let spent = Duration::from_millis(self.0.clock.monotonic().millis_since(begun));
             let call = HookCall {
                 text,
@@ -334,66 +337,71 @@ impl HookRunner {
                 } else {
                     allowed.saturating_sub(spent)
                 },
-                ..told.clone()
+                ..template.clone()
             };
             if detached {
-                self.say(went, format!("{name}: begun, not waited for"));
-                self.detach(name, call);
+                self.log_success(run, format!("{name}: started, runs detached"));
+                self.start_detached(name, call);
                 continue;
             }
             if call.deadline.is_zero() {
-                self.fail(went, format!("{name}: not begun, the time of the list was over"));
+                self.log_failure(run, format!("{name}: not begun, the time of the list was over"));
             } else {
                 let allowed = allowed.as_secs();
                 let end = self.0.port.run(call).await;
                 match &end.exit {
-                    HookExit::Code(0) => self.say(went, format!("{name}: done in {} ms{}", end.millis, shown(&end))),
-                    HookExit::Code(code) => self.fail(went, format!("{name}: exited with {code}{}", shown(&end))),
+                    HookExit::Code(0) => self.log_success(
+                        run,
+                        format!("{name}: done in {} ms{}", end.millis, output_excerpt(&end)),
+                    ),
+                    HookExit::Code(code) => {
+                        self.log_failure(run, format!("{name}: exited with {code}{}", output_excerpt(&end)));
+                    }
                     HookExit::Signal(signal) => {
-                        self.fail(went, format!("{name}: ended by signal {signal}{}", shown(&end)));
+                        self.log_failure(run, format!("{name}: ended by signal {signal}{}", output_excerpt(&end)));
                     }
                     HookExit::TooSlow => {
-                        self.fail(
-                            went,
+                        self.log_failure(
+                            run,
                             format!(
                                 "{name}: ended, not done within the {allowed} s of the list{}",
-                                shown(&end)
+                                output_excerpt(&end)
                             ),
                         );
                     }
-                    HookExit::NotRun(why) => self.fail(went, format!("{name}: not run: {why}")),
+                    HookExit::NotRun(why) => self.log_failure(run, format!("{name}: not run: {why}")),
                 }
             }
-            if went.failure.is_some() && list.may_veto() {
+            if run.failure.is_some() && list.may_veto() {
                 return;
             }
         }
     }
 
-    /// What the commands of a list are told: a call without its text and deadline.
-    fn told(&self, subject: &HookSubject, list: HookList, attempt: u32) -> Option<HookCall> {
+    /// The call that all commands of a list share, without text and deadline.
+    fn call_template(&self, subject: &HookSubject, list: HookList, attempt: u32) -> Option<HookCall> {
         let state = self.0.consensus.state().borrow().clone();
         let (subject, cluster) = match subject {
             HookSubject::Recovery { uid, .. } => {
                 let recovery = state.recoveries.get(uid)?;
-                (Subject::Recovery(recovery), &recovery.plan.cluster)
+                (SubjectRecord::Recovery(recovery), &recovery.plan.cluster)
             }
             HookSubject::Detection { id } => {
                 let detection = state.detections.get(id)?;
-                (Subject::Detection(detection), &detection.finding.cluster)
+                (SubjectRecord::Detection(detection), &detection.finding.cluster)
             }
         };
         let successor = match subject {
-            Subject::Recovery(recovery) => recovery.successor(),
-            Subject::Detection(detection) => detection.successor.as_ref(),
+            SubjectRecord::Recovery(recovery) => recovery.successor(),
+            SubjectRecord::Detection(detection) => detection.successor.as_ref(),
         };
         let member = self.0.consensus.me().name;
-        let occasion = Occasion {
+        let invocation = HookInvocation {
             list,
             attempt,
             subject,
             member: &member,
-            auto: self.auto(&state, cluster),
+            auto: self.automatic_recovery(&state, cluster),
             origin: state
                 .clusters
                 .get(cluster)
@@ -402,20 +410,20 @@ impl HookRunner {
         };
         Some(HookCall {
             text: String::new(),
-            environment: occasion.variables(),
-            input: occasion.document().to_string(),
+            environment: invocation.variables(),
+            input: invocation.document().to_string(),
             deadline: Duration::ZERO,
         })
     }
 
-    /// Whether a cluster is repaired by itself: its document says so, or without one the filters.
-    fn auto(&self, state: &State, cluster: &ClusterId) -> AutoRecovery {
+    /// Whether a cluster is repaired automatically: by its document, or without a document by the filters.
+    fn automatic_recovery(&self, state: &State, cluster: &ClusterId) -> AutoRecovery {
         let Some(cluster) = state.clusters.get(cluster) else {
             return AutoRecovery::default();
         };
         let document = cluster.document.as_ref().and_then(|origin| state.documents.get(origin));
         if let Some(document) = document {
-            let is_auto = !document.paused && document.mode == Mode::Auto;
+            let is_auto = !document.paused && document.mode == RecoveryMode::Auto;
             return AutoRecovery {
                 primary: is_auto,
                 intermediate: is_auto,
@@ -428,33 +436,33 @@ impl HookRunner {
         }
     }
 
-    /// Runs a command that nobody waits for.
-    fn detach(&self, name: String, call: HookCall) {
+    /// Starts a command and does not wait for it.
+    fn start_detached(&self, name: String, call: HookCall) {
         let port = Arc::clone(&self.0.port);
         self.0.tracker.spawn(async move {
             let end = port.run(call).await;
             match end.exit {
-                HookExit::Code(0) => info!("{name}: done in {} ms{}", end.millis, shown(&end)),
+                HookExit::Code(0) => info!("{name}: done in {} ms{}", end.millis, output_excerpt(&end)),
                 HookExit::Code(_) | HookExit::Signal(_) | HookExit::TooSlow | HookExit::NotRun(_) => {
-                    warn!("{name}: {:?} after {} ms{}", end.exit, end.millis, shown(&end));
+                    warn!("{name}: {:?} after {} ms{}", end.exit, end.millis, output_excerpt(&end));
                 }
             }
         });
     }
 
-    fn say(&self, went: &mut Went, message: String) {
+    fn log_success(&self, run: &mut HookListRun, message: String) {
         info!("{message}");
-        self.note(went, message);
+        self.add_line(run, message);
     }
 
-    fn fail(&self, went: &mut Went, message: String) {
+    fn log_failure(&self, run: &mut HookListRun, message: String) {
         warn!("{message}");
-        went.failure.get_or_insert_with(|| message.clone());
-        self.note(went, message);
+        run.failure.get_or_insert_with(|| message.clone());
+        self.add_line(run, message);
     }
 
-    fn note(&self, went: &mut Went, message: String) {
-        went.lines.push(StepRecord {
+    fn add_line(&self, run: &mut HookListRun, message: String) {
+        run.lines.push(StepRecord {
             id: 0,
             at: self.0.clock.wall(),
             message,
@@ -463,12 +471,12 @@ impl HookRunner {
 }
 
 /// The end of the output on one line, for a record.
-fn shown(end: &HookEnd) -> String {
+fn output_excerpt(end: &HookResult) -> String {
     let flat = end.output.split_whitespace().collect::<Vec<_>>().join(" ");
     if flat.is_empty() {
         return flat;
     }
-    let skipped = flat.chars().count().saturating_sub(SHOWN_OUTPUT);
+    let skipped = flat.chars().count().saturating_sub(MAX_OUTPUT_CHARS);
     let tail: String = flat.chars().skip(skipped).collect();
     format!(": {}{tail}", if skipped > 0 { "..." } else { "" })
 }

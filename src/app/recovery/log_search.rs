@@ -1,4 +1,4 @@
-//! Reading binary and relay logs of servers event by event, and finding places in them by Pseudo-GTID.
+//! Reads binary and relay logs of servers event by event, and finds positions in them by Pseudo-GTID.
 
 use std::ops::ControlFlow;
 use std::time::Duration;
@@ -6,46 +6,50 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::domain::instance::{BinlogCoordinates, InstanceFacts};
-use crate::domain::recovery::equivalence::{LogEvent, number_of};
-use crate::domain::recovery::matching::{Following, LogComparison, NoMatch, Tail};
-use crate::domain::recovery::pseudo_gtid::{Entry, EntryLocation, FindEntry, LastEntry, Marks, begins_transaction};
+use crate::domain::recovery::pseudo_gtid::{
+    Entry, EntryLocation, FindEntry, LastEntry, PseudoGtidPatterns, begins_transaction,
+};
+use crate::domain::recovery::pseudo_gtid_match::{
+    EntryTail, LogComparison, PseudoGtidMatchError, TransactionsAfterEntry,
+};
+use crate::domain::recovery::relay_log_match::{LogEvent, number_of};
 
-use crate::app::ports::{Log, LogSource, Piece, StepError};
+use crate::app::ports::{LogKind, LogRange, LogSource, StepError};
 
-/// How long one piece of a log may take. A piece that is cut off would break the connection for nothing, so the whole search ends
-/// between two pieces.
+/// How long reading one piece of a log may take. Aborting a read would break the connection, so a search ends between
+/// two pieces.
 const PIECE_DEADLINE: Duration = Duration::from_secs(10);
-/// Files of one log that are searched at most, the newest ones.
-const MOST_FILES: usize = 64;
+/// How many files of one log are searched at most, the newest first.
+const MAX_FILES: usize = 64;
 
-/// A search through logs with an end.
-pub struct Search<'a> {
-    /// What entries look like.
-    pub marks: &'a Marks,
-    /// When it is given up.
+/// A search through logs with a deadline.
+pub struct LogSearch<'a> {
+    /// How to recognise Pseudo-GTID entries.
+    pub marks: &'a PseudoGtidPatterns,
+    /// When the search is given up.
     pub end: Instant,
 }
 
-/// What a search came to: the server's errors outside, the logs' inside.
-type Found<T> = Result<Result<T, NoMatch>, StepError>;
+/// The result of a search: the outer error is of the server, the inner one of the log.
+type SearchResult<T> = Result<Result<T, PseudoGtidMatchError>, StepError>;
 
-impl Search<'_> {
-    /// The last entry of a log, before a place in it where one is given.
+impl LogSearch<'_> {
+    /// The last entry of a log, or the last one before `until`.
     ///
     /// # Errors
-    /// The server's.
+    /// The error of the server.
     pub async fn last_entry(
         &self,
         source: &mut dyn LogSource,
-        log: Log,
+        log: LogKind,
         until: Option<&BinlogCoordinates>,
-    ) -> Found<Entry> {
+    ) -> SearchResult<Entry> {
         let files = source.log_files(log, PIECE_DEADLINE).await?;
         let is_before = |file: &&String| until.is_none_or(|until| number_of(file) <= number_of(&until.file));
-        for file in files.iter().rev().filter(is_before).take(MOST_FILES) {
+        for file in files.iter().rev().filter(is_before).take(MAX_FILES) {
             let mut last = LastEntry::before(self.marks, until.cloned());
             let read = self
-                .each(source, log, file, None, &mut |event| {
+                .read_file(source, log, file, None, &mut |event| {
                     last.take(event);
                     ControlFlow::Continue(())
                 })
@@ -57,22 +61,27 @@ impl Search<'_> {
                 return Ok(Ok(entry));
             }
         }
-        Ok(Err(NoMatch::NoEntry(log.to_string())))
+        Ok(Err(PseudoGtidMatchError::NoEntry(log.to_string())))
     }
 
-    /// What a server has since the last entry in one of its logs.
+    /// What a server has after the last entry in one of its logs.
     ///
     /// # Errors
-    /// The server's.
-    pub async fn tail(&self, source: &mut dyn LogSource, log: Log, until: Option<&BinlogCoordinates>) -> Found<Tail> {
+    /// The error of the server.
+    pub async fn tail(
+        &self,
+        source: &mut dyn LogSource,
+        log: LogKind,
+        until: Option<&BinlogCoordinates>,
+    ) -> SearchResult<EntryTail> {
         let entry = match self.last_entry(source, log, until).await? {
             Ok(entry) => entry,
             Err(why) => return Ok(Err(why)),
         };
-        let mut following = Following::before(self.marks, until.cloned());
+        let mut following = TransactionsAfterEntry::before(self.marks, until.cloned());
         let mut failed = None;
         let read = self
-            .forward(source, log, &entry.at, &mut |event| match following.take(event) {
+            .read_from(source, log, &entry.at, &mut |event| match following.take(event) {
                 Ok(()) => ControlFlow::Continue(()),
                 Err(why) => {
                     failed = Some(why);
@@ -86,26 +95,26 @@ impl Search<'_> {
         })
     }
 
-    /// Where in this server's binary log one goes on that has this tail.
+    /// The position in the binary log of this server at which a replica with this tail continues.
     ///
     /// # Errors
-    /// The server's.
-    pub async fn place(&self, source: &mut dyn LogSource, tail: &Tail) -> Found<BinlogCoordinates> {
-        let files = source.log_files(Log::Binary, PIECE_DEADLINE).await?;
+    /// The error of the server.
+    pub async fn find_position(&self, source: &mut dyn LogSource, tail: &EntryTail) -> SearchResult<BinlogCoordinates> {
+        let files = source.log_files(LogKind::Binary, PIECE_DEADLINE).await?;
         let mut found = self.find(source, &files, &tail.entry.text, true).await?;
         if found == Ok(None) && self.marks.grows(&tail.entry.text) {
-            // Clocks of those who wrote them may have differed, and then later entries do not have greater texts.
+            // The clocks of the writers may have differed: then later entries do not have greater texts.
             found = self.find(source, &files, &tail.entry.text, false).await?;
         }
         let at = match found {
             Ok(Some(at)) => at,
-            Ok(None) => return Ok(Err(NoMatch::NotThere(tail.entry.text.clone()))),
+            Ok(None) => return Ok(Err(PseudoGtidMatchError::EntryNotFound(tail.entry.text.clone()))),
             Err(why) => return Ok(Err(why)),
         };
         let mut walk = LogComparison::with(tail, self.marks);
         let mut failed = None;
         let read = self
-            .forward(source, Log::Binary, &at, &mut |event| match walk.take(event) {
+            .read_from(source, LogKind::Binary, &at, &mut |event| match walk.take(event) {
                 Ok(false) => ControlFlow::Continue(()),
                 Ok(true) => ControlFlow::Break(()),
                 Err(why) => {
@@ -126,19 +135,25 @@ impl Search<'_> {
         files: &[String],
         wanted: &str,
         by_order: bool,
-    ) -> Found<Option<BinlogCoordinates>> {
-        for file in files.iter().rev().take(MOST_FILES) {
+    ) -> SearchResult<Option<BinlogCoordinates>> {
+        for file in files.iter().rev().take(MAX_FILES) {
             let mut find = FindEntry::new(self.marks, wanted, by_order);
             let mut here = None;
             let read = self
-                .each(source, Log::Binary, file, None, &mut |event| match find.take(event) {
-                    EntryLocation::Unknown => ControlFlow::Continue(()),
-                    EntryLocation::Earlier => ControlFlow::Break(()),
-                    EntryLocation::Here(at) => {
-                        here = Some(at);
-                        ControlFlow::Break(())
-                    }
-                })
+                .read_file(
+                    source,
+                    LogKind::Binary,
+                    file,
+                    None,
+                    &mut |event| match find.take(event) {
+                        EntryLocation::Unknown => ControlFlow::Continue(()),
+                        EntryLocation::Earlier => ControlFlow::Break(()),
+                        EntryLocation::Here(at) => {
+                            here = Some(at);
+                            ControlFlow::Break(())
+                        }
+                    },
+                )
                 .await?;
             if let Err(why) = read {
                 return Ok(Err(why));
@@ -150,21 +165,21 @@ impl Search<'_> {
         Ok(Ok(None))
     }
 
-    /// Reads a log from a place to its end, or until `take` has enough.
-    async fn forward(
+    /// Reads a log from a position to its end, or until `take` breaks.
+    async fn read_from(
         &self,
         source: &mut dyn LogSource,
-        log: Log,
+        log: LogKind,
         from: &BinlogCoordinates,
         take: &mut (dyn FnMut(&LogEvent) -> ControlFlow<()> + Send),
-    ) -> Found<()> {
+    ) -> SearchResult<()> {
         let mut files = source.log_files(log, PIECE_DEADLINE).await?;
         files.retain(|file| number_of(file) >= number_of(&from.file));
         let mut is_enough = false;
         for file in &files {
             let begin = (*file == from.file).then_some(from.position);
             let read = self
-                .each(source, log, file, begin, &mut |event| {
+                .read_file(source, log, file, begin, &mut |event| {
                     let flow = take(event);
                     is_enough |= flow.is_break();
                     flow
@@ -177,24 +192,24 @@ impl Search<'_> {
         Ok(Ok(()))
     }
 
-    /// Reads one file in pieces, or until `take` has enough.
-    async fn each(
+    /// Reads one file in pieces, or until `take` breaks.
+    async fn read_file(
         &self,
         source: &mut dyn LogSource,
-        log: Log,
+        log: LogKind,
         file: &str,
         from: Option<u64>,
         take: &mut (dyn FnMut(&LogEvent) -> ControlFlow<()> + Send),
-    ) -> Found<()> {
+    ) -> SearchResult<()> {
         let limit = self.marks.chunk;
         let (mut from, mut skip) = (from, 0);
         loop {
             if Instant::now() >= self.end {
-                return Ok(Err(NoMatch::Unreadable(format!(
-                    "{file} was not read to its end in time"
+                return Ok(Err(PseudoGtidMatchError::Unreadable(format!(
+                    "{file} was not read to its end before the deadline"
                 ))));
             }
-            let piece = Piece {
+            let piece = LogRange {
                 log,
                 file,
                 from,
@@ -202,7 +217,8 @@ impl Search<'_> {
                 limit,
             };
             let events = source.log_events(&piece, PIECE_DEADLINE).await?;
-            // The next piece begins with a transaction: the events of a compressed one have no places of their own to begin at.
+            // The next piece begins with a transaction: the events within a compressed transaction have no positions
+            // of their own.
             let next = events
                 .iter()
                 .rposition(begins_transaction)
@@ -221,11 +237,15 @@ impl Search<'_> {
     }
 }
 
-/// The logs from which it can be told what a server has, with how far each counts: its own binary log when it writes there what it
-/// applies, and what it applied of its relay log.
-pub fn logs_of(facts: &InstanceFacts) -> Vec<(Log, Option<BinlogCoordinates>)> {
+/// The logs that show what a server has, and how far each counts: its binary log when it writes there what it
+/// applies, and the applied part of its relay log.
+pub fn readable_logs(facts: &InstanceFacts) -> Vec<(LogKind, Option<BinlogCoordinates>)> {
     let channel = facts.managed_channel();
     let writes = facts.log_bin && (facts.log_replica_updates || channel.is_none());
-    let relay = channel.map(|channel| (Log::Relay, Some(channel.relay.clone())));
-    writes.then_some((Log::Binary, None)).into_iter().chain(relay).collect()
+    let relay = channel.map(|channel| (LogKind::Relay, Some(channel.relay.clone())));
+    writes
+        .then_some((LogKind::Binary, None))
+        .into_iter()
+        .chain(relay)
+        .collect()
 }

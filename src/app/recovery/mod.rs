@@ -1,7 +1,7 @@
-//! Repairs: from a finding to a quorum, a plan, a claim and its steps, one recovery per cluster at a time.
+//! Repairs: finding, agreement of the members, plan, claim, steps. A cluster has one recovery at a time.
 //!
-//! `coordinator` decides what begins and `admission` in which order; `runner` runs one claimed recovery, and `steps` has
-//! its effects. `quarantine` keeps returned primaries read-only.
+//! `coordinator` finds the repairs that could begin, and `admission` decides which of them begin now. `runner` runs
+//! one claimed recovery, and `steps` changes the servers. `quarantine` keeps returned primaries read-only.
 
 pub mod admission;
 pub mod claim;

@@ -1,12 +1,17 @@
-//! Stands guard over failed primaries: the moment one is back it is made read-only, then judged by its GTID set. Runs on the leader.
+//! Quarantine: makes a failed primary read-only when it returns, compares its GTID set with the primary's, and lets it rejoin. Runs on
+//! the leader.
 //!
-//! The quarantine in the replicated state is a standing claim: keeping a server read-only needs no new entry, only the proof that
+//! The quarantine in the replicated state is a standing claim: keeping a server read-only needs no new log entry, only the proof that
 //! this member still leads.
+//!
+//! The poller looks at quarantined servers at the pulse rate. The enforcer has one task for each of them, which waits for a change of
+//! the instance cache and connects as soon as the server answers there.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
@@ -16,19 +21,20 @@ use crate::domain::instance::{Instance, InstanceFacts};
 use crate::domain::key::InstanceKey;
 use crate::domain::policy::OldPrimary;
 use crate::domain::state::{Applied, Command, Quarantine, QuarantineState};
+use crate::domain::time::MonotonicTime;
 
 use crate::app::cluster::view::ClusterViews;
-use crate::app::ports::{Approach, StepError, Target};
+use crate::app::ports::{ProbeConnection, StepError, Target};
 use crate::app::recovery::coordinator::RecoveryCoordinator;
 use crate::app::recovery::steps::RecoveryContext;
 
-/// How often an absent server is dialled: it must be read-only within 0.3 s of accepting connections.
-const DIAL_PACE: Duration = Duration::from_millis(100);
-/// How long one dial may take.
-const DIAL_DEADLINE: Duration = Duration::from_millis(500);
-/// How often a held server is looked at again.
-const HELD_PACE: Duration = Duration::from_secs(1);
-/// How long it may take to become read-only: nobody commits there, the statement waits for nothing.
+/// The pause after a failed attempt to make an answering server read-only.
+const RETRY_PAUSE: Duration = Duration::from_millis(100);
+/// How long a connection to the server, or one probe, may take.
+const CONNECT_DEADLINE: Duration = Duration::from_millis(500);
+/// How often a read-only server is reviewed.
+const REVIEW_INTERVAL: Duration = Duration::from_secs(1);
+/// How long the statement may take that makes the server read-only. It waits for running commits only.
 const READ_ONLY_DEADLINE: Duration = Duration::from_secs(5);
 
 /// One task per quarantined server.
@@ -37,36 +43,43 @@ pub struct QuarantineEnforcer {
     views: ClusterViews,
     coordinator: Arc<RecoveryCoordinator>,
     tasks: Mutex<BTreeMap<String, CancellationToken>>,
+    /// The last failure to make each server read-only, which is logged once.
+    failures: Mutex<BTreeMap<String, String>>,
     tracker: TaskTracker,
 }
 
-enum Watch {
-    /// Not reached since it failed, or reached writable: to be made read-only.
-    Dialling,
-    /// Made read-only in its present life.
-    Held,
+/// What was done about a quarantined server.
+#[derive(Clone, Copy)]
+enum Enforcement {
+    /// It did not answer since it failed, or it may be writable: it has to be made read-only.
+    Pending,
+    /// It was made read-only at this time.
+    Done(MonotonicTime),
 }
 
 impl QuarantineEnforcer {
-    /// A guard that stands down until [`QuarantineEnforcer::stand`].
+    /// An enforcer without tasks; see [`QuarantineEnforcer::reconcile`].
     pub fn new(context: RecoveryContext, views: ClusterViews, coordinator: Arc<RecoveryCoordinator>) -> Arc<Self> {
         Arc::new(Self {
             context,
             views,
             coordinator,
             tasks: Mutex::default(),
+            failures: Mutex::default(),
             tracker: TaskTracker::new(),
         })
     }
 
-    /// Starts a task for every quarantined server that has none, ends those whose server left quarantine. Tasks end with `leading`.
-    pub fn stand(self: &Arc<Self>, leading: &CancellationToken) {
+    /// Starts a task for every quarantined server that has none, and ends the tasks of servers that left quarantine. Tasks end with
+    /// `leading`.
+    pub fn reconcile(self: &Arc<Self>, leading: &CancellationToken) {
         let state = self.views.state();
         let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
         tasks.retain(|key, task| {
             let stays = state.quarantines.contains_key(key) && !task.is_cancelled();
             if !stays {
                 task.cancel();
+                self.failures().remove(key);
             }
             stays
         });
@@ -74,44 +87,99 @@ impl QuarantineEnforcer {
             if !tasks.contains_key(key) {
                 let cancel = leading.child_token();
                 tasks.insert(key.clone(), cancel.clone());
-                self.tracker.spawn(Arc::clone(self).watch(key.clone(), cancel));
+                self.tracker.spawn(Arc::clone(self).enforce(key.clone(), cancel));
             }
         }
     }
 
-    async fn watch(self: Arc<Self>, key: String, cancel: CancellationToken) {
-        let mut watch = Watch::Dialling;
-        loop {
-            let Some(recorded) = self.views.state().quarantines.get(&key).cloned() else {
-                return;
-            };
-            let quarantine = Quarantine {
-                instance: self.place(&recorded),
-                ..recorded
-            };
-            let pace = match watch {
-                Watch::Dialling => DIAL_PACE,
-                Watch::Held => HELD_PACE,
-            };
-            let step = async {
-                match watch {
-                    Watch::Dialling => self.dial(&key, &quarantine).await,
-                    Watch::Held => self.review(&key, &quarantine).await,
+    async fn enforce(self: Arc<Self>, key: String, cancel: CancellationToken) {
+        let enforcing = async {
+            let mut changes = self.context.instance_cache.changes();
+            let mut enforcement = Enforcement::Pending;
+            loop {
+                changes.borrow_and_update();
+                let Some(quarantine) = self.quarantine(&key) else {
+                    return;
+                };
+                enforcement = match enforcement {
+                    Enforcement::Pending if self.may_answer(&quarantine) => {
+                        self.make_read_only(&key, &quarantine).await
+                    }
+                    Enforcement::Pending => Enforcement::Pending,
+                    Enforcement::Done(since) => self.review(&key, &quarantine, since).await,
+                };
+                if matches!(enforcement, Enforcement::Pending) && self.may_answer(&quarantine) {
+                    tokio::time::sleep(RETRY_PAUSE).await;
+                    continue;
                 }
-            };
-            tokio::select! {
-                () = cancel.cancelled() => return,
-                next = step => watch = next,
+                tokio::select! {
+                    () = self.until_it_may_be_writable(&key, &mut changes, enforcement) => enforcement = Enforcement::Pending,
+                    () = tokio::time::sleep(REVIEW_INTERVAL) => {}
+                }
             }
-            tokio::select! {
-                () = cancel.cancelled() => return,
-                () = tokio::time::sleep(pace) => {}
-            }
+        };
+        tokio::select! {
+            () = cancel.cancelled() => {}
+            () = enforcing => {}
         }
     }
 
-    /// Where the server is by the last observations of its cluster: a quarantine follows the identity, not the address.
-    fn place(&self, quarantine: &Quarantine) -> InstanceKey {
+    /// The quarantine as recorded, with the present address of its server.
+    fn quarantine(&self, key: &str) -> Option<Quarantine> {
+        let recorded = self.views.state().quarantines.get(key).cloned()?;
+        Some(Quarantine {
+            instance: self.address(&recorded),
+            ..recorded
+        })
+    }
+
+    /// Whether a connection to the server may succeed: it answers, or the failure of its probe proves that it is alive. A server that
+    /// the poller does not watch, because it was forgotten, is still in quarantine.
+    fn may_answer(&self, quarantine: &Quarantine) -> bool {
+        let Some(tracked) = self.context.instance_cache.get(&quarantine.instance) else {
+            return true;
+        };
+        match &tracked.instance.failure {
+            None => tracked.instance.last_checked.is_some(),
+            Some(failure) => failure.proves_life(),
+        }
+    }
+
+    /// Waits until the instance cache shows that the server answers, or, when it was made read-only already, that it failed or became
+    /// writable since.
+    async fn until_it_may_be_writable(&self, key: &str, changes: &mut watch::Receiver<u64>, enforcement: Enforcement) {
+        while changes.changed().await.is_ok() {
+            let Some(quarantine) = self.quarantine(key) else {
+                continue;
+            };
+            let may_be_writable = match enforcement {
+                Enforcement::Pending => self.may_answer(&quarantine),
+                Enforcement::Done(since) => self.was_lost_or_opened(&quarantine, since),
+            };
+            if may_be_writable {
+                return;
+            }
+        }
+        std::future::pending::<()>().await;
+    }
+
+    /// Whether the server has failed, or was seen writable, after it was made read-only.
+    fn was_lost_or_opened(&self, quarantine: &Quarantine, since: MonotonicTime) -> bool {
+        let Some(tracked) = self.context.instance_cache.get(&quarantine.instance) else {
+            return false;
+        };
+        let has_failed = tracked.failing_since.is_some_and(|failed| failed > since);
+        let is_open = tracked.facts_begun.is_some_and(|begun| begun > since)
+            && tracked
+                .instance
+                .valid_facts()
+                .is_some_and(|facts| facts.is_writable() && facts.identity == quarantine.identity);
+        has_failed || is_open
+    }
+
+    /// The address of the server by the last observations of its cluster: a quarantine follows the identity, not the
+    /// address.
+    fn address(&self, quarantine: &Quarantine) -> InstanceKey {
         let state = self.views.state();
         let members = state
             .clusters
@@ -130,8 +198,8 @@ impl QuarantineEnforcer {
             .map_or_else(|| quarantine.instance.clone(), |instance| instance.key)
     }
 
-    /// The proof that this member leads now, and that the server is still quarantined in the state that this proves to be the latest.
-    async fn may_hold(&self, key: &str, quarantine: &Quarantine) -> Result<(), String> {
+    /// Proves that this member leads now, and that the server is still in quarantine in the latest state.
+    async fn confirm_quarantine(&self, key: &str, quarantine: &Quarantine) -> Result<(), String> {
         self.context
             .consensus
             .barrier()
@@ -139,7 +207,7 @@ impl QuarantineEnforcer {
             .map_err(|error| error.to_string())?;
         match self.views.state().quarantines.get(key) {
             Some(present) if present.identity == quarantine.identity => Ok(()),
-            Some(_) | None => Err(String::from("it is not in quarantine any more")),
+            Some(_) | None => Err(String::from("it is no longer in quarantine")),
         }
     }
 
@@ -161,96 +229,122 @@ impl QuarantineEnforcer {
         }
     }
 
-    /// Tries to reach the server; when it answers, makes it read-only before anything else.
-    async fn dial(&self, key: &str, quarantine: &Quarantine) -> Watch {
+    /// Connects to the server and makes it read-only before anything else.
+    async fn make_read_only(&self, key: &str, quarantine: &Quarantine) -> Enforcement {
         let instance = &quarantine.instance;
         let mut session = match self
             .context
             .executor
-            .begin(&self.target(quarantine), Some(&quarantine.identity), DIAL_DEADLINE)
+            .begin(&self.target(quarantine), Some(&quarantine.identity), CONNECT_DEADLINE)
             .await
         {
             Ok(session) => session,
             Err(StepError::OtherIdentity { found, .. }) => {
-                self.judge(
+                self.record_standing(
                     key,
                     quarantine,
                     QuarantineState::Unknown {
-                        why: format!("at {instance} now stands {found}"),
+                        why: format!("the address {instance} belongs to another server: {found}"),
                     },
                 )
                 .await;
-                return Watch::Held;
+                return self.done();
             }
-            Err(_) => return Watch::Dialling,
+            Err(_) => return Enforcement::Pending,
         };
-        if let Err(why) = self.may_hold(key, quarantine).await {
-            warn!(instance = %instance, "{instance} is back and this member may not make it read-only: {why}");
+        if let Err(why) = self.confirm_quarantine(key, quarantine).await {
+            if self.is_new_failure(key, &why) {
+                warn!(instance = %instance, "{instance} returned and was not made read-only, because this member may not act: {why}");
+            }
             session.end().await;
-            return Watch::Dialling;
+            return Enforcement::Pending;
         }
         if let Err(error) = session.set_read_only(READ_ONLY_DEADLINE).await {
-            warn!(instance = %instance, "{instance} is back and was not made read-only: {error}");
-            return Watch::Dialling;
+            if self.is_new_failure(key, &error.to_string()) {
+                warn!(instance = %instance, "{instance} returned; failed to set super_read_only, will retry: {error}");
+            }
+            return Enforcement::Pending;
         }
-        let killed = session.kill_clients(DIAL_DEADLINE).await.unwrap_or(0);
-        info!(instance = %instance, "{instance} is back: read-only, {killed} client sessions ended (quarantined by recovery {})", quarantine.recovery);
-        let facts = session.facts(DIAL_DEADLINE).await;
+        let done = self.done();
+        self.failures().remove(key);
+        let killed = session.kill_clients(CONNECT_DEADLINE).await.unwrap_or(0);
+        info!(instance = %instance, "{instance} returned after recovery {}: set super_read_only, killed {killed} client sessions", quarantine.recovery);
+        let facts = session.facts(CONNECT_DEADLINE).await;
         session.end().await;
         match facts {
             Ok(facts) => self.compare(key, quarantine, &facts).await,
             Err(error) => {
-                self.judge(key, quarantine, QuarantineState::Unknown { why: error.to_string() })
+                self.record_standing(key, quarantine, QuarantineState::Unknown { why: error.to_string() })
                     .await;
             }
         }
-        Watch::Held
+        done
     }
 
-    /// Looks at a held server again: gone, writable, re-attached, or to be judged anew.
-    async fn review(&self, key: &str, quarantine: &Quarantine) -> Watch {
+    fn failures(&self) -> MutexGuard<'_, BTreeMap<String, String>> {
+        self.failures.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_new_failure(&self, key: &str, why: &str) -> bool {
+        self.failures().insert(key.to_owned(), why.to_owned()).as_deref() != Some(why)
+    }
+
+    fn done(&self) -> Enforcement {
+        Enforcement::Done(self.context.clock.monotonic())
+    }
+
+    /// Probes a server that was made read-only: it may be gone, writable, or a replica again; otherwise its GTID set
+    /// is compared again.
+    async fn review(&self, key: &str, quarantine: &Quarantine, since: MonotonicTime) -> Enforcement {
         let target = self.target(quarantine);
-        let observation = self.context.prober.probe(&target, Approach::Kept, DIAL_DEADLINE).await;
+        let observation = self
+            .context
+            .prober
+            .probe(&target, ProbeConnection::Kept, CONNECT_DEADLINE)
+            .await;
         let Ok(facts) = observation.outcome else {
-            return Watch::Dialling;
+            return Enforcement::Pending;
         };
         if facts.identity != quarantine.identity {
-            self.judge(
+            self.record_standing(
                 key,
                 quarantine,
                 QuarantineState::Unknown {
-                    why: format!("at {} now stands {}", quarantine.instance, facts.identity),
+                    why: format!(
+                        "the address {} belongs to another server: {}",
+                        quarantine.instance, facts.identity
+                    ),
                 },
             )
             .await;
-            return Watch::Held;
+            return Enforcement::Done(since);
         }
         if facts.is_writable() {
-            return Watch::Dialling;
+            return self.make_read_only(key, quarantine).await;
         }
-        if self.follows_the_primary(quarantine, &facts) {
+        if self.replicates_from_primary(quarantine, &facts) {
             self.release(key, quarantine, "it replicates from the primary").await;
-            return Watch::Held;
+            return Enforcement::Done(since);
         }
         self.compare(key, quarantine, &facts).await;
-        // On MariaDB read_only stops no account with SUPER: sessions are kept killed.
+        // On MariaDB, read_only does not stop an account with SUPER: its sessions are killed again and again.
         if facts.version.flavour.is_mariadb()
-            && self.may_hold(key, quarantine).await.is_ok()
+            && self.confirm_quarantine(key, quarantine).await.is_ok()
             && let Ok(mut session) = self
                 .context
                 .executor
-                .begin(&target, Some(&quarantine.identity), DIAL_DEADLINE)
+                .begin(&target, Some(&quarantine.identity), CONNECT_DEADLINE)
                 .await
         {
-            match session.kill_clients(DIAL_DEADLINE).await {
+            match session.kill_clients(CONNECT_DEADLINE).await {
                 Ok(0) | Err(_) => {}
                 Ok(killed) => {
-                    info!(instance = %quarantine.instance, "{}: {killed} client sessions ended", quarantine.instance);
+                    info!(instance = %quarantine.instance, "killed {killed} client sessions of {}, which is in quarantine", quarantine.instance);
                 }
             }
             session.end().await;
         }
-        Watch::Held
+        Enforcement::Done(since)
     }
 
     fn primary(&self, quarantine: &Quarantine) -> Option<Instance> {
@@ -262,7 +356,7 @@ impl QuarantineEnforcer {
             .map(|tracked| tracked.instance)
     }
 
-    fn follows_the_primary(&self, quarantine: &Quarantine, facts: &InstanceFacts) -> bool {
+    fn replicates_from_primary(&self, quarantine: &Quarantine, facts: &InstanceFacts) -> bool {
         let Some(primary) = self.primary(quarantine) else {
             return false;
         };
@@ -279,7 +373,7 @@ impl QuarantineEnforcer {
     async fn compare(&self, key: &str, quarantine: &Quarantine, facts: &InstanceFacts) {
         let Some(primary) = self.primary(quarantine) else {
             return self
-                .judge(
+                .record_standing(
                     key,
                     quarantine,
                     QuarantineState::Unknown {
@@ -292,10 +386,14 @@ impl QuarantineEnforcer {
             instance: primary.key.clone(),
             ..self.target(quarantine)
         };
-        let seen = self.context.prober.probe(&target, Approach::Kept, DIAL_DEADLINE).await;
+        let seen = self
+            .context
+            .prober
+            .probe(&target, ProbeConnection::Kept, CONNECT_DEADLINE)
+            .await;
         let Ok(present) = seen.outcome else {
             return self
-                .judge(
+                .record_standing(
                     key,
                     quarantine,
                     QuarantineState::Unknown {
@@ -306,7 +404,7 @@ impl QuarantineEnforcer {
         };
         let standing = compare(&present.executed, &facts.executed);
         let contained = standing == QuarantineState::Contained;
-        self.judge(key, quarantine, standing).await;
+        self.record_standing(key, quarantine, standing).await;
         if contained
             && let Some(view) = self.views.cluster(&quarantine.cluster)
             && view.policy.old_primary == OldPrimary::Rejoin
@@ -315,7 +413,7 @@ impl QuarantineEnforcer {
         }
     }
 
-    async fn judge(&self, key: &str, quarantine: &Quarantine, standing: QuarantineState) {
+    async fn record_standing(&self, key: &str, quarantine: &Quarantine, standing: QuarantineState) {
         let instance = &quarantine.instance;
         let same = |present: &Quarantine| present.standing == standing && present.instance == *instance;
         if self.views.state().quarantines.get(key).is_none_or(same) {
@@ -324,20 +422,22 @@ impl QuarantineEnforcer {
         match &standing {
             QuarantineState::Absent => {}
             QuarantineState::Contained => {
-                info!(instance = %instance, "{instance} holds nothing that the primary lacks");
+                info!(instance = %instance, "{instance} holds no transaction that the primary lacks");
             }
             QuarantineState::Errant { set } => {
-                warn!(instance = %instance, "{instance} holds transactions that the primary lacks: {set}; held read-only");
+                warn!(instance = %instance, "{instance} holds transactions that the primary lacks: {set}; it stays read-only");
             }
-            QuarantineState::Unknown { why } => warn!(instance = %instance, "{instance} cannot be judged: {why}; held"),
+            QuarantineState::Unknown { why } => {
+                warn!(instance = %instance, "cannot compare {instance} with the primary: {why}; it stays read-only");
+            }
         }
-        let command = Command::Judge {
+        let command = Command::SetQuarantineStanding {
             quarantine: key.to_owned(),
             instance: instance.clone(),
             standing,
         };
         if let Err(error) = self.context.consensus.propose(command).await {
-            warn!("judgement of {instance} not written: {error}");
+            warn!("failed to record the quarantine of {instance}: {error}");
         }
     }
 
@@ -348,15 +448,15 @@ impl QuarantineEnforcer {
         };
         match self.context.consensus.propose(command).await {
             Ok(Applied::Done | Applied::Number { .. } | Applied::Claimed { .. }) => {
-                info!(instance = %quarantine.instance, "{} leaves quarantine: {reason}", quarantine.instance);
+                info!(instance = %quarantine.instance, "released {} from quarantine: {reason}", quarantine.instance);
             }
-            Ok(Applied::Refused { why }) => warn!("release of {} refused: {why}", quarantine.instance),
-            Err(error) => warn!("release of {} not written: {error}", quarantine.instance),
+            Ok(Applied::Refused { why }) => warn!("refused to release {} from quarantine: {why}", quarantine.instance),
+            Err(error) => warn!("failed to release {} from quarantine: {error}", quarantine.instance),
         }
     }
 }
 
-/// Where a returned server stands, by what it and the primary executed.
+/// The result of the comparison of the GTID sets that the returned server and the primary executed.
 fn compare(primary: &GtidSet, returned: &GtidSet) -> QuarantineState {
     if primary.contains(returned) {
         QuarantineState::Contained

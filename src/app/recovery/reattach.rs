@@ -1,28 +1,29 @@
-//! Servers that a recovery left behind are made replicas again once they are back and hold nothing of their own, by the same policy
-//! and the same kind of recovery as a returned primary. Runs on the leader.
+//! Makes servers replicas again that a recovery left behind, when they are back and hold no transactions of their
+//! own. The policy and the kind of recovery are those of a returned primary. Runs on the leader.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use tracing::{info, warn};
 
+use crate::domain::cluster_view::ClusterView;
 use crate::domain::finding::{Code, Evidence, Finding};
-use crate::domain::intent::{Origin, Wish};
+use crate::domain::intent::{IntentDetails, Origin};
 use crate::domain::key::InstanceKey;
 use crate::domain::policy::OldPrimary;
-use crate::domain::recovery::lost;
+use crate::domain::recovery::left_behind;
 use crate::domain::recovery::plan::{Plan, PlanReport};
 use crate::domain::recovery::planner;
 use crate::domain::state;
 
-use crate::app::cluster::view::ClusterView;
-use crate::app::recovery::coordinator::RecoveryCoordinator;
+use crate::app::recovery::admission::RecoveryPriority;
+use crate::app::recovery::coordinator::{RecoveryCoordinator, automatic_priority};
 
 impl RecoveryCoordinator {
-    /// Attaches lost replicas that can be attached, one of a cluster at a time. Returns at once; the work goes on in tasks.
-    pub fn reattach(self: &Arc<Self>, views: &[ClusterView]) {
+    /// Starts to reattach lost replicas, one of each cluster at a time. Returns at once; tasks do the work.
+    pub(super) fn reattach_lost_replicas(self: &Arc<Self>, views: &[ClusterView]) {
         let state = self.views().state();
-        if state::lost(&state).next().is_none() {
+        if state::lost_replicas(&state).next().is_none() {
             return;
         }
         for view in views
@@ -30,7 +31,7 @@ impl RecoveryCoordinator {
             .filter(|view| view.policy.old_primary == OldPrimary::Rejoin)
             .filter(|view| planner::another_controller(&view.topology).is_none())
         {
-            let waiting = state::lost(&state).filter_map(|(key, _)| view.topology.get(key));
+            let waiting = state::lost_replicas(&state).filter_map(|(key, _)| view.topology.get(key));
             for lost in waiting {
                 let key = lost.key.clone();
                 let is_quarantined = state.quarantines.values().any(|held| {
@@ -39,34 +40,34 @@ impl RecoveryCoordinator {
                 });
                 let is_wanted_so = state.intents.values().any(|intent| {
                     intent.origin != Origin::Recovery
-                        && matches!(intent.wish, Wish::Downtime { .. })
-                        && intent.wish.is_active(self.context().clock.wall())
+                        && matches!(intent.details, IntentDetails::Downtime { .. })
+                        && intent.details.is_active(self.context().clock.wall())
                         && view.topology.resolve(&intent.instance) == &key
                 });
-                if is_quarantined || is_wanted_so || !lost.is_valid() || self.rests(&key) {
+                if is_quarantined || is_wanted_so || !lost.is_valid() || self.is_in_retry_pause(&key) {
                     continue;
                 }
-                self.attach(view, key);
+                self.reattach(view, key);
             }
         }
     }
 
-    /// Whether a server is left alone for a while after failed attempts to attach it.
-    pub(super) fn rests(&self, instance: &InstanceKey) -> bool {
+    /// Whether a server is not tried now because earlier attempts to attach it failed.
+    pub(super) fn is_in_retry_pause(&self, instance: &InstanceKey) -> bool {
         let now = self.context().clock.wall();
-        lost::rests_until(&self.views().state(), instance).is_some_and(|until| now < until)
+        left_behind::next_attempt_at(&self.views().state(), instance).is_some_and(|until| now < until)
     }
 
-    fn attach(self: &Arc<Self>, view: &ClusterView, key: InstanceKey) {
+    fn reattach(self: &Arc<Self>, view: &ClusterView, key: InstanceKey) {
         let (plan, report) = planner::plan_reattach(&key, &view.topology, &view.policy);
         let Some(plan) = plan else {
             let why = report.no_plan.unwrap_or_else(|| String::from("no reason given"));
-            if self.news(&key, "reattach", &why, 1000) {
-                warn!(instance = %key, "{key} was left behind and is not attached again: {why}");
+            if self.is_report_due(&key, "reattach", &why, 1000) {
+                warn!(instance = %key, "cannot reattach {key}, which a recovery left behind: {why}");
             }
             return;
         };
-        let Some(busy) = self.occupy(&view.cluster.id, true) else {
+        let Some(reservation) = self.admit_one(automatic_priority(view, plan.kind.gives_way())) else {
             return;
         };
         let finding = Finding {
@@ -74,52 +75,57 @@ impl RecoveryCoordinator {
             instance: key.clone(),
             cluster: view.cluster.id.clone(),
             description: format!(
-                "{key}, which a recovery left behind, is back and holds nothing that the primary lacks"
+                "{key}, which a recovery left behind, returned and holds no transaction that the primary lacks"
             ),
             evidence: Evidence::default(),
             structure: Vec::new(),
             downtimed: true,
             replicas_downtimed: false,
         };
-        info!(instance = %key, "{key} is attached to {} again", plan.successor);
+        info!(instance = %key, "reattaching {key} to {}", plan.successor);
         let (this, view) = (Arc::clone(self), view.clone());
         self.spawn(async move {
-            if let Err(why) = this.act(&view, finding, Vec::new(), plan, report).await {
-                warn!(instance = %key, "{key} is not attached again: {why}");
+            if let Err(why) = this.claim_and_run(&view, finding, Vec::new(), plan, report).await {
+                warn!(instance = %key, "failed to reattach {key}: {why}");
             }
-            drop(busy);
+            drop(reservation);
         });
     }
 
-    /// Carries out a plan that a person asked for, and waits for its end. Returns the uid of its record.
+    /// Runs a planned repair that an operator ordered, and waits for its end. Returns the id of the recovery.
     ///
     /// # Errors
     /// Why it was not claimed, or how it failed.
-    pub(crate) async fn carry_out(
+    pub(crate) async fn run_ordered_repair(
         self: &Arc<Self>,
         view: ClusterView,
         finding: Finding,
         plan: Plan,
         report: PlanReport,
     ) -> Result<String, String> {
-        let busy = self
-            .occupy(&view.cluster.id, true)
-            .ok_or_else(|| String::from("a recovery of the cluster runs"))?;
+        let priority = RecoveryPriority::unlimited(view.cluster.id.clone(), plan.kind.gives_way());
+        let reservation = self
+            .admit_one(priority)
+            .ok_or_else(|| String::from("a recovery of the cluster is running"))?;
         let before: BTreeSet<String> = self.views().state().recoveries.keys().cloned().collect();
         let (old_primary, kind) = (plan.old_primary.clone(), plan.kind);
         let this = Arc::clone(self);
         let (sender, receiver) = tokio::sync::oneshot::channel();
-        // A task of its own: whoever asked may go away half-way.
+        // A separate task: the caller may disconnect meanwhile.
         self.spawn(async move {
-            let result = this.act(&view, finding, Vec::new(), plan, report).await;
-            drop(busy);
-            // Nobody may be waiting any more.
+            let result = this.claim_and_run(&view, finding, Vec::new(), plan, report).await;
+            drop(reservation);
+            // The caller may not wait any more.
             drop(sender.send(result));
         });
         match receiver.await {
             Ok(Ok(_)) => {}
             Ok(Err(why)) => return Err(why.to_string()),
-            Err(_) => return Err(String::from("it ended badly: see the log")),
+            Err(_) => {
+                return Err(String::from(
+                    "the task of the recovery panicked or was cancelled: see the log",
+                ));
+            }
         }
         let state = self.views().state();
         let recovery = state
@@ -130,7 +136,7 @@ impl RecoveryCoordinator {
                     && recovery.plan.old_primary == old_primary
                     && recovery.plan.kind == kind
             })
-            .ok_or_else(|| String::from("nothing was recorded"))?;
+            .ok_or_else(|| String::from("no recovery was recorded"))?;
         if recovery.is_successful() {
             Ok(recovery.uid.clone())
         } else {

@@ -1,4 +1,4 @@
-//! A look at servers right before a plan is made of them: what a plan compares must be as new as what called for it.
+//! Probes servers right before a plan is made: what the plan compares has to be as new as the finding.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -11,10 +11,10 @@ use crate::domain::intent::Origin;
 use crate::domain::key::InstanceKey;
 use crate::domain::topology::Topology;
 
-use crate::app::ports::{Approach, Target};
+use crate::app::ports::{ProbeConnection, Target};
 use crate::app::recovery::steps::RecoveryContext;
 
-/// Asks these servers, side by side, and takes the answers in. Servers that nobody watches are left out.
+/// Probes these servers side by side and records the results. Servers that are not watched are left out.
 pub(super) async fn refresh(context: &RecoveryContext, keys: &BTreeSet<InstanceKey>) {
     let asked = keys.iter().filter_map(|key| {
         let origin: Origin = context.instance_cache.get(key)?.origin;
@@ -30,16 +30,16 @@ pub(super) async fn refresh(context: &RecoveryContext, keys: &BTreeSet<InstanceK
         let deadline = context.settings.opinion_deadline;
         Some(async move {
             let begun = clock.monotonic();
-            let observation = prober.probe(&target, Approach::Kept, deadline).await;
+            let observation = prober.probe(&target, ProbeConnection::Kept, deadline).await;
             instance_cache.record(&observation, begun, clock.monotonic());
         })
     });
     join_all(asked).await;
 }
 
-/// The servers that a repair around one server compares, in the two rounds in which they are to be asked: first its replicas, which
-/// nobody feeds, then itself and those that its replicas could follow. A source that is asked after a replica is not taken to lack
-/// what it only got in between.
+/// The servers that a repair of one server compares, in two rounds. First its replicas; then the server itself and
+/// those that the replicas could replicate from. A source that is probed after its replica is not taken to lack what
+/// it received in between.
 pub(super) fn neighbours(topology: &Topology, about: &InstanceKey) -> [BTreeSet<InstanceKey>; 2] {
     let about = topology.resolve(about);
     let replicas: BTreeSet<InstanceKey> = topology.replicas_of(about).map(|replica| replica.key.clone()).collect();

@@ -1,4 +1,4 @@
-//! Drives one claimed recovery to its end: asks what comes next, has it done, looks again.
+//! Runs one claimed recovery to its end: determines the next action, runs it, and reads the servers again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -10,17 +10,20 @@ use crate::domain::gtid::GtidSet;
 use crate::domain::hooks::{self, HookList};
 use crate::domain::instance::{InstanceFacts, ProbeFailure};
 use crate::domain::key::InstanceKey;
-use crate::domain::policy::{Policy, Unapplied};
-use crate::domain::recovery::plan::{RecoveryKind, Step};
-use crate::domain::recovery::progress::{self, Finish, Next, Outcome, StepResult, Undo};
+use crate::domain::policy::{Policy, UnappliedPolicy};
+use crate::domain::recovery::kind::RecoveryKind;
+use crate::domain::recovery::next_action::{Finish, NextAction, Undo};
+use crate::domain::recovery::progress::{self};
+use crate::domain::recovery::step::Step;
+use crate::domain::recovery::step_result::{Outcome, StepResult};
 use crate::domain::state::record::StepRecord;
 use crate::domain::state::{Applied, ClaimToken, Command, Ending, Phase, Recovery};
 use crate::domain::topology::Topology;
 
 use crate::app::cluster::view::ClusterViews;
 use crate::app::recovery::failpoint;
-use crate::app::recovery::hooks::Answer;
-use crate::app::recovery::steps::{Effect, Patience, RecoveryContext, StepExecutor};
+use crate::app::recovery::hooks::HookVerdict;
+use crate::app::recovery::steps::{RecoveryContext, StepEffect, StepExecutor, WaitLimit};
 
 mod delays;
 mod durability;
@@ -28,17 +31,18 @@ mod rollback;
 mod semi_sync;
 mod takeover;
 
-/// Before a step is tried again on a server on which it failed: a broken connection is there again at once, a restarting server is not.
-const TRY_AGAIN_PAUSE: Duration = Duration::from_millis(500);
+/// The pause before a step is repeated that failed on a server. A broken connection is restored at once; a restart
+/// takes time.
+const RETRY_PAUSE: Duration = Duration::from_millis(500);
 
-/// With `DelayMasterPromotionIfSQLThreadNotUpToDate`: as long as orchestrator waits.
-const WAIT_AT_MOST: Duration = Duration::from_hours(24);
+/// The limit with `DelayMasterPromotionIfSQLThreadNotUpToDate`, as in orchestrator.
+const MAX_APPLY_WAIT: Duration = Duration::from_hours(24);
 
-/// Why a drive stopped before the end: another actor goes on from what is committed.
-enum Stopped {
-    /// The right to act could not be proved.
+/// Why a run stopped before the end of the recovery. Another actor continues from what is committed.
+enum Interrupted {
+    /// The claim could not be confirmed.
     Unconfirmed(String),
-    /// An entry could not be committed, or it is unknown whether it was.
+    /// An entry was not committed, or it is unknown whether it was.
     NotCommitted(String),
 }
 
@@ -49,15 +53,15 @@ struct RecoveryRunner<'a> {
     step_executor: StepExecutor,
     done: Vec<StepResult>,
     lines: Vec<StepRecord>,
-    begun: bool,
-    /// After how many results it was last waited.
-    waited_after: usize,
+    is_start_logged: bool,
+    /// The number of results at the last pause.
+    paused_after: usize,
     /// Another actor began this recovery.
     resumed: bool,
 }
 
 /// Runs a recovery until it is over, or until this member may no longer act. `resumed`: another actor began it.
-pub(super) async fn drive(context: &RecoveryContext, views: &ClusterViews, token: &ClaimToken, resumed: bool) {
+pub(super) async fn run(context: &RecoveryContext, views: &ClusterViews, token: &ClaimToken, resumed: bool) {
     let state = views.state();
     let Some(plan) = state.recoveries.get(&token.uid).map(|recovery| &recovery.plan) else {
         return;
@@ -71,25 +75,25 @@ pub(super) async fn drive(context: &RecoveryContext, views: &ClusterViews, token
         .chain([(plan.successor.clone(), plan.successor_identity.clone())])
         .collect();
     let step_executor = StepExecutor::new(context.clone(), token.clone(), identities);
-    let mut drive = RecoveryRunner {
+    let mut runner = RecoveryRunner {
         context,
         views,
         token,
         step_executor,
         done: Vec::new(),
         lines: Vec::new(),
-        begun: false,
-        waited_after: 0,
+        is_start_logged: false,
+        paused_after: 0,
         resumed,
     };
-    if let Err(stopped) = drive.run().await {
+    if let Err(stopped) = runner.run().await {
         let why = match stopped {
-            Stopped::Unconfirmed(why) => format!("this member may not act any more: {why}"),
-            Stopped::NotCommitted(why) => format!("an entry was not committed: {why}"),
+            Interrupted::Unconfirmed(why) => format!("this member may no longer act: {why}"),
+            Interrupted::NotCommitted(why) => format!("an entry was not committed: {why}"),
         };
-        warn!("recovery {} stops here: {why}", token.uid);
+        warn!("recovery {} continues on another actor: {why}", token.uid);
     }
-    drive.step_executor.rest().await;
+    runner.step_executor.close_sessions().await;
 }
 
 impl RecoveryRunner<'_> {
@@ -102,7 +106,7 @@ impl RecoveryRunner<'_> {
             .cloned()
     }
 
-    fn say(&mut self, message: String) {
+    fn log(&mut self, message: String) {
         info!(recovery = %self.token.uid, epoch = self.token.epoch, "{message}");
         self.lines.push(StepRecord {
             id: 0,
@@ -111,55 +115,60 @@ impl RecoveryRunner<'_> {
         });
     }
 
-    async fn run(&mut self) -> Result<(), Stopped> {
-        // What is put back waits for nobody's command.
+    async fn run(&mut self) -> Result<(), Interrupted> {
+        // An undo waits for no hook.
         let only_undoes = self.resumed
             && self
                 .recovery()
                 .is_some_and(|recovery| progress::on_resume(&recovery.plan, &recovery.phase).is_some());
-        if !only_undoes && let Some(reason) = self.ask_hooks().await? {
+        if !only_undoes && let Some(reason) = self.run_hooks_before().await? {
             return self.abort(reason, Vec::new()).await;
         }
         loop {
             let Some(recovery) = self.recovery() else {
-                return Err(Stopped::Unconfirmed(format!(
+                return Err(Interrupted::Unconfirmed(format!(
                     "epoch {} is not current",
                     self.token.epoch
                 )));
             };
             let Some(view) = self.views.cluster(&self.token.cluster) else {
-                return Err(Stopped::Unconfirmed(format!("cluster {} is gone", self.token.cluster)));
+                return Err(Interrupted::Unconfirmed(format!(
+                    "cluster {} is gone",
+                    self.token.cluster
+                )));
             };
-            self.begin(&recovery);
-            let fresh = self.step_executor.look(&view.topology).await;
-            let policy = self.views.judge(&view.cluster, fresh.clone()).policy;
+            self.log_start(&recovery);
+            let fresh = self.step_executor.refresh(&view.topology).await;
+            let policy = self.views.view_of(&view.cluster, fresh.clone()).policy;
             let policy = recovery.plan.terms(policy);
             let on_resume = progress::on_resume(&recovery.plan, &recovery.phase).filter(|_| self.resumed);
-            let next = on_resume.or_else(|| self.taken_back(&recovery)).unwrap_or_else(|| {
-                progress::next(
-                    &recovery.plan,
-                    &recovery.phase,
-                    &self.done,
-                    &fresh,
-                    &policy,
-                    self.context.clock.wall(),
-                )
-            });
+            let next = on_resume
+                .or_else(|| self.next_if_cancelled(&recovery))
+                .unwrap_or_else(|| {
+                    progress::next(
+                        &recovery.plan,
+                        &recovery.phase,
+                        &self.done,
+                        &fresh,
+                        &policy,
+                        self.context.clock.wall(),
+                    )
+                });
             match next {
-                Next::Run(step) if self.is_again(&step) && self.waited_after < self.done.len() => {
-                    self.waited_after = self.done.len();
-                    tokio::time::sleep(TRY_AGAIN_PAUSE).await;
+                NextAction::Run(step) if self.is_repeated(&step) && self.paused_after < self.done.len() => {
+                    self.paused_after = self.done.len();
+                    tokio::time::sleep(RETRY_PAUSE).await;
                 }
-                Next::Run(step) => self.step(&recovery, &fresh, step).await?,
-                Next::CommitOpen {
+                NextAction::Run(step) => self.step(&recovery, &fresh, step).await?,
+                NextAction::CommitOpen {
                     plan,
                     successor,
                     position,
                     fencing_proof,
                 } => {
-                    self.say(format!("proof before the opening: {fencing_proof}"));
+                    self.log(format!("proof before the opening: {fencing_proof}"));
                     failpoint::reached("before-open-entry");
-                    self.say(format!("{successor} opens with at least {position}"));
+                    self.log(format!("{successor} opens with at least {position}"));
                     let opened = self.commit(Command::Open {
                         token: self.token.clone(),
                         successor,
@@ -168,32 +177,32 @@ impl RecoveryRunner<'_> {
                         fencing_proof: Some(fencing_proof),
                     });
                     let opened = opened.await;
-                    if opened.is_err() && self.taken_back(&recovery).is_some() {
+                    if opened.is_err() && self.next_if_cancelled(&recovery).is_some() {
                         continue;
                     }
                     opened?;
                     failpoint::reached("after-open-entry");
                 }
-                Next::Finish(finish) => return self.finish(&recovery, finish).await,
-                Next::Abort { reason, undo } => return self.abort(reason, undo).await,
-                Next::Over => return Ok(()),
+                NextAction::Finish(finish) => return self.finish(&recovery, finish).await,
+                NextAction::Abort { reason, undo } => return self.abort(reason, undo).await,
+                NextAction::AlreadyEnded => return Ok(()),
             }
         }
     }
 
-    fn begin(&mut self, recovery: &Recovery) {
-        if !self.begun {
-            self.begun = true;
-            self.say(format!(
+    fn log_start(&mut self, recovery: &Recovery) {
+        if !self.is_start_logged {
+            self.is_start_logged = true;
+            self.log(format!(
                 "recovery of {} for {} by {}, epoch {}",
                 recovery.plan.old_primary, recovery.plan.code, recovery.holder_name, recovery.epoch
             ));
         }
     }
 
-    /// Asks the hooks that may veto, before anything is touched; the answer is why the recovery is to end here, if it is. Where none is
-    /// due this waits for nothing.
-    async fn ask_hooks(&mut self) -> Result<Option<String>, Stopped> {
+    /// Runs the hooks that may veto, before anything is changed. Returns the reason to abort, if there is one. When
+    /// no hook is due this returns at once.
+    async fn run_hooks_before(&mut self) -> Result<Option<String>, Interrupted> {
         let Some(recovery) = self.recovery() else {
             return Ok(None);
         };
@@ -202,18 +211,18 @@ impl RecoveryRunner<'_> {
         {
             return Ok(None);
         }
-        self.begin(&recovery);
+        self.log_start(&recovery);
         let lines = std::mem::take(&mut self.lines);
-        match self.context.hooks.ask(self.token, lines).await {
-            Answer::NotAsked => Ok(None),
-            Answer::Vetoed(why) => Ok(Some(why)),
-            Answer::Stopped(why) => Err(Stopped::NotCommitted(why)),
-            Answer::Allowed => Ok(self.is_over_by_now(&recovery)),
+        match self.context.hooks.run_before(self.token, lines).await {
+            HookVerdict::NoHooks => Ok(None),
+            HookVerdict::Vetoed(why) => Ok(Some(why)),
+            HookVerdict::Interrupted(why) => Err(Interrupted::NotCommitted(why)),
+            HookVerdict::Allowed => Ok(self.resolved_meanwhile(&recovery)),
         }
     }
 
-    /// Commands take their time: what was broken when they began may be well by now, and then nothing is to be touched.
-    fn is_over_by_now(&self, recovery: &Recovery) -> Option<String> {
+    /// Hooks take time: the failure may have disappeared meanwhile, and then nothing may be changed.
+    fn resolved_meanwhile(&self, recovery: &Recovery) -> Option<String> {
         if !hooks::lists_of(recovery.plan.kind).repairs || recovery.plan.is_forced() {
             return None;
         }
@@ -231,8 +240,8 @@ impl RecoveryRunner<'_> {
         })
     }
 
-    /// Whether a step that only goes forward was tried before.
-    fn is_again(&self, step: &Step) -> bool {
+    /// Whether a step that is never undone was tried before.
+    fn is_repeated(&self, step: &Step) -> bool {
         self.done.iter().any(|result| match (&result.step, step) {
             (Step::Open { .. }, Step::Open { .. })
             | (Step::MakeWritable { .. }, Step::MakeWritable { .. })
@@ -249,16 +258,17 @@ impl RecoveryRunner<'_> {
         })
     }
 
-    async fn commit(&self, command: Command) -> Result<(), Stopped> {
+    async fn commit(&self, command: Command) -> Result<(), Interrupted> {
         match self.context.consensus.propose(command).await {
-            Ok(Applied::Refused { why }) => Err(Stopped::Unconfirmed(why.to_string())),
+            Ok(Applied::Refused { why }) => Err(Interrupted::Unconfirmed(why.to_string())),
             Ok(Applied::Done | Applied::Number { .. } | Applied::Claimed { .. }) => Ok(()),
-            Err(error) => Err(Stopped::NotCommitted(error.to_string())),
+            Err(error) => Err(Interrupted::NotCommitted(error.to_string())),
         }
     }
 
-    /// Writes the lines so far without waiting: the servers come first. Lines that are lost with this member stand in its log.
-    fn record_behind(&mut self) {
+    /// Records the lines so far without waiting, because the servers come first. Lines that are lost with this member
+    /// are in its log.
+    fn record_in_background(&mut self) {
         let command = Command::Record {
             token: self.token.clone(),
             lines: std::mem::take(&mut self.lines),
@@ -266,24 +276,25 @@ impl RecoveryRunner<'_> {
         let consensus = std::sync::Arc::clone(&self.context.consensus);
         tokio::spawn(async move {
             if let Err(error) = consensus.propose(command).await {
-                warn!("lines of a recovery's record were not written: {error}");
+                warn!("failed to record lines of a recovery: {error}");
             }
         });
     }
 
     /// How long a server may take to apply what it received.
-    fn catch_up(&self) -> Duration {
+    fn apply_deadline(&self) -> Duration {
         let view = self.views.cluster(&self.token.cluster);
         Duration::from_millis(view.map_or(60_000, |view| view.policy.catch_up_millis))
     }
 
-    async fn step(&mut self, recovery: &Recovery, fresh: &Topology, mut step: Step) -> Result<(), Stopped> {
-        let patience = self
+    #[expect(clippy::too_many_lines, reason = "one arm for each step")]
+    async fn step(&mut self, recovery: &Recovery, fresh: &Topology, mut step: Step) -> Result<(), Interrupted> {
+        let wait_limit = self
             .views
             .cluster(&self.token.cluster)
-            .map_or(Patience::of(Duration::from_mins(1)), |view| patience(&view.policy));
+            .map_or(WaitLimit::of(Duration::from_mins(1)), |view| wait_limit(&view.policy));
         let effects = match &mut step {
-            Step::ReconnectTest { old_primary, replicas } => or_all(
+            Step::ReconnectTest { old_primary, replicas } => effects_or_same_for_each(
                 self.step_executor
                     .test_reconnect(old_primary, replicas, recovery.plan.code == Code::StalledPrimary)
                     .await,
@@ -296,24 +307,28 @@ impl RecoveryRunner<'_> {
                 BTreeMap::from([(old_primary.clone(), self.demote(recovery, old_primary).await)])
             }
             Step::StopReceivers { replicas } if recovery.plan.is_forced() => {
-                self.stop_receivers_after_last_words(recovery, fresh, replicas).await
+                self.stop_receivers_after_last_transactions(recovery, fresh, replicas)
+                    .await
             }
-            Step::StopReceivers { replicas } => or_all(self.step_executor.stop_receivers(replicas).await, replicas),
-            Step::Drain { successor } if recovery.plan.kind == RecoveryKind::Takeover => {
-                BTreeMap::from([(successor.clone(), self.let_catch_up(recovery, fresh, successor).await)])
+            Step::StopReceivers { replicas } => {
+                effects_or_same_for_each(self.step_executor.stop_receivers(replicas).await, replicas)
             }
+            Step::Drain { successor } if recovery.plan.kind == RecoveryKind::Takeover => BTreeMap::from([(
+                successor.clone(),
+                self.wait_for_successor(recovery, fresh, successor).await,
+            )]),
             Step::Drain { successor } => {
                 let set = received(fresh, successor, recovery);
-                let effect = self.step_executor.drain(successor, &set, patience).await;
+                let effect = self.step_executor.drain(successor, &set, wait_limit).await;
                 BTreeMap::from([(successor.clone(), effect)])
             }
             Step::CatchUp { successor, from } => {
                 let set = received(fresh, from, recovery);
                 let both = BTreeSet::from([successor.clone(), from.clone()]);
                 self.step_executor
-                    .catch_up_from(successor, from, &set, patience)
+                    .catch_up_from(successor, from, &set, wait_limit)
                     .await
-                    .unwrap_or_else(|effect| to_all(&both, &effect))
+                    .unwrap_or_else(|effect| same_effect_for_each(&both, &effect))
             }
             Step::Redial { old_primary } => {
                 let may_stall = recovery.plan.code == Code::StalledPrimary;
@@ -331,11 +346,15 @@ impl RecoveryRunner<'_> {
             Step::ResetGtids { instance, keep } => {
                 BTreeMap::from([(instance.clone(), self.step_executor.reset_gtids(instance, keep).await)])
             }
-            Step::GoOn { replicas } => or_all(self.step_executor.go_on(replicas).await, replicas),
-            Step::Acknowledge { replicas, on } => or_all(self.step_executor.acknowledge(replicas, *on).await, replicas),
+            Step::GoOn { replicas } => {
+                effects_or_same_for_each(self.step_executor.start_replication(replicas).await, replicas)
+            }
+            Step::Acknowledge { replicas, on } => {
+                effects_or_same_for_each(self.step_executor.acknowledge(replicas, *on).await, replicas)
+            }
             Step::AcknowledgeReceived { replicas } => self.acknowledge_received(recovery, replicas).await,
             Step::SetSemiSyncSource { servers, terms } => {
-                or_all(self.step_executor.set_semi_sync_source(servers, *terms).await, servers)
+                effects_or_same_for_each(self.step_executor.set_semi_sync_source(servers, *terms).await, servers)
             }
             Step::MakeWritable { primary } => {
                 BTreeMap::from([(primary.clone(), self.step_executor.make_writable(primary).await)])
@@ -343,63 +362,68 @@ impl RecoveryRunner<'_> {
             Step::Repoint { successor, replicas } if recovery.plan.kind == RecoveryKind::Takeover => {
                 self.repoint_all(recovery, fresh, successor, replicas).await
             }
-            Step::PersistReadOnly { servers } => or_all(self.step_executor.persist_read_only(servers).await, servers),
+            Step::PersistReadOnly { servers } => {
+                effects_or_same_for_each(self.step_executor.persist_read_only(servers).await, servers)
+            }
             Step::CheckBoot { primary } => {
                 BTreeMap::from([(primary.clone(), self.step_executor.check_boot(primary).await)])
             }
             Step::Repoint { successor, replicas } => {
-                let durable = self.durable(recovery, fresh, successor);
+                let durable = self.durability_terms(recovery, fresh, successor);
                 let acknowledging = durable.as_ref().map(|(_, acknowledging)| acknowledging);
-                let mut effects = or_all(
+                let mut effects = effects_or_same_for_each(
                     self.step_executor.repoint_as(successor, replicas, acknowledging).await,
                     replicas,
                 );
-                self.delay_again(recovery, fresh, &mut effects).await;
+                self.restore_delays(recovery, fresh, &mut effects).await;
                 effects
             }
-            // In a recovery by GTID it is what an actor before this one left half done; in the others it stands in the plan.
+            // In a recovery by GTID an earlier actor left this step half done; in the others the plan has it.
             Step::ApplyAll { replicas }
                 if matches!(recovery.plan.kind, RecoveryKind::DeadPrimary | RecoveryKind::CoPrimary) =>
             {
-                or_all(
-                    self.step_executor.finish_applying(replicas, self.catch_up()).await,
+                effects_or_same_for_each(
+                    self.step_executor
+                        .finish_applying(replicas, self.apply_deadline())
+                        .await,
                     replicas,
                 )
             }
-            Step::ApplyAll { replicas } => {
-                or_all(self.step_executor.apply_all(replicas, self.catch_up()).await, replicas)
-            }
+            Step::ApplyAll { replicas } => effects_or_same_for_each(
+                self.step_executor.apply_all(replicas, self.apply_deadline()).await,
+                replicas,
+            ),
             Step::Locate { successor, replicas } => {
-                let deadline = self.catch_up();
+                let deadline = self.apply_deadline();
                 self.step_executor.locate(successor, replicas, deadline).await
             }
             Step::Match { successor, replicas } => {
-                let deadline = self.catch_up();
+                let deadline = self.apply_deadline();
                 self.step_executor.match_logs(successor, replicas, deadline).await
             }
             Step::RepointAt { successor, replicas } => self
                 .step_executor
                 .repoint_at(successor, replicas)
                 .await
-                .unwrap_or_else(|effect| to_all(&replicas.keys().cloned().collect(), &effect)),
+                .unwrap_or_else(|effect| same_effect_for_each(&replicas.keys().cloned().collect(), &effect)),
         };
-        self.conclude(step, effects)
+        self.record_result(step, effects)
     }
 
-    /// Takes down what became of a step. Nothing more may be done when the right to act could not be proved.
-    fn conclude(&mut self, step: Step, effects: BTreeMap<InstanceKey, Effect>) -> Result<(), Stopped> {
-        if let Some(why) = unconfirmed(&effects) {
-            return Err(Stopped::Unconfirmed(why));
+    /// Records the result of a step. The run stops when the claim could not be confirmed.
+    fn record_result(&mut self, step: Step, effects: BTreeMap<InstanceKey, StepEffect>) -> Result<(), Interrupted> {
+        if let Some(why) = unconfirmed_reason(&effects) {
+            return Err(Interrupted::Unconfirmed(why));
         }
-        self.say(format!("{}: {}", step.describe(), tell(&effects)));
+        self.log(format!("{}: {}", step.describe(), describe_effects(&effects)));
         if matches!(step, Step::ReconnectTest { .. }) {
             failpoint::reached("after-reconnect-test");
         }
         if matches!(step, Step::StopReceivers { .. }) {
-            failpoint::reached("after-freeze");
+            failpoint::reached("after-stop-receivers");
         }
         if matches!(step, Step::Open { .. }) {
-            self.record_behind();
+            self.record_in_background();
         }
         self.done.push(StepResult {
             step,
@@ -411,32 +435,33 @@ impl RecoveryRunner<'_> {
         Ok(())
     }
 
-    /// Done: it answered, and its facts are known. `NoAnswer`: not reached. Failed: it lives and could not be examined. One that is
-    /// replaced because it is stalled may be stalled.
-    async fn redial(&mut self, old_primary: &InstanceKey, may_stall: bool) -> Effect {
+    /// `Done`: the server answered, and its facts are known. `NoAnswer`: it was not reached. `Failed`: it is alive
+    /// and could not be read. With `may_stall`, a stalled server counts as not reached.
+    async fn redial(&mut self, old_primary: &InstanceKey, may_stall: bool) -> StepEffect {
         match self.step_executor.redial(old_primary).await.outcome {
-            Ok(_) => Effect::Done(format!("{old_primary} answers")),
-            Err(failure @ ProbeFailure::Stalled) if may_stall => Effect::NoAnswer(failure.to_string()),
-            Err(failure) if failure.proves_life() => Effect::Failed(failure.to_string()),
-            Err(failure) => Effect::NoAnswer(failure.to_string()),
+            Ok(_) => StepEffect::Done(format!("{old_primary} answers")),
+            Err(failure @ ProbeFailure::Stalled) if may_stall => StepEffect::NoAnswer(failure.to_string()),
+            Err(failure) if failure.proves_life() => StepEffect::Failed(failure.to_string()),
+            Err(failure) => StepEffect::NoAnswer(failure.to_string()),
         }
     }
 
-    /// What the user gave to fence servers is asked to make sure of one.
-    async fn call_fencer(&mut self, old_primary: &InstanceKey) -> Effect {
-        if let Err(effect) = self.step_executor.may_act().await {
+    /// Calls the configured fencer for the old primary.
+    async fn call_fencer(&mut self, old_primary: &InstanceKey) -> StepEffect {
+        if let Err(effect) = self.step_executor.confirm().await {
             return effect;
         }
-        self.record_behind();
+        self.record_in_background();
         let (lines, failure) = self.context.hooks.fence(self.token).await;
         self.lines.extend(lines);
         match failure {
-            None => Effect::Done(format!("{old_primary} is fenced from outside")),
-            Some(why) => Effect::Failed(why),
+            None => StepEffect::Done(format!("the fencer confirmed that {old_primary} takes no writes")),
+            Some(why) => StepEffect::Failed(why),
         }
     }
 
-    /// A server below the primary that was writable: back it would take writes that nobody gets.
+    /// Whether a server below the primary was writable: when it returns it would take writes that no other server
+    /// gets.
     fn was_writable(&self, old_primary: &InstanceKey) -> bool {
         let view = self.views.cluster(&self.token.cluster);
         view.as_ref()
@@ -453,7 +478,7 @@ impl RecoveryRunner<'_> {
         })
     }
 
-    async fn finish(&mut self, recovery: &Recovery, mut finish: Finish) -> Result<(), Stopped> {
+    async fn finish(&mut self, recovery: &Recovery, mut finish: Finish) -> Result<(), Interrupted> {
         let successor = finish
             .successor
             .as_ref()
@@ -464,7 +489,7 @@ impl RecoveryRunner<'_> {
             } else {
                 "new source"
             };
-            self.say(format!(
+            self.log(format!(
                 "recovery of {} is over; {role}: {successor}",
                 recovery.plan.old_primary
             ));
@@ -476,16 +501,16 @@ impl RecoveryRunner<'_> {
             && recovery.plan.kind.replaces_primary()
         {
             let effects = BTreeMap::from([(primary.clone(), self.step_executor.write_epoch(primary, &table).await)]);
-            if let Some(why) = unconfirmed(&effects) {
-                return Err(Stopped::Unconfirmed(why));
+            if let Some(why) = unconfirmed_reason(&effects) {
+                return Err(Interrupted::Unconfirmed(why));
             }
-            self.say(tell(&effects));
+            self.log(describe_effects(&effects));
         }
-        let follows = progress::follows_on(&recovery.plan, finish.successful, |key| {
+        let follows = progress::old_primary_follows(&recovery.plan, finish.successful, |key| {
             finish.lost_replicas.iter().any(|refusal| refusal.instance == *key)
         });
         let kind = recovery.plan.kind;
-        // A repair of a primary that answers leaves it what it is.
+        // A repair of a primary that answers leaves its role unchanged.
         let is_below = matches!(kind, RecoveryKind::IntermediatePrimary | RecoveryKind::GroupMember);
         let leaves_quarantine =
             !follows && (kind.replaces_primary() || (is_below && self.was_writable(&recovery.plan.old_primary)));
@@ -495,7 +520,7 @@ impl RecoveryRunner<'_> {
             }
             _ => None,
         };
-        finish.errors.extend(self.pay(recovery).await?);
+        finish.errors.extend(self.restart_stopped_replicas(recovery).await?);
         let ending = Ending {
             successful: finish.successful,
             successor: finish.successor,
@@ -514,14 +539,14 @@ impl RecoveryRunner<'_> {
         .await
     }
 
-    async fn abort(&mut self, reason: String, undo: Vec<Undo>) -> Result<(), Stopped> {
+    async fn abort(&mut self, reason: String, undo: Vec<Undo>) -> Result<(), Interrupted> {
         warn!(recovery = %self.token.uid, "recovery aborts: {reason}");
         let mut errors = vec![reason.clone()];
-        self.say(format!("aborts: {reason}"));
-        let (failed, owes_opening) = self.put_back(undo).await?;
+        self.log(format!("aborts: {reason}"));
+        let (failed, owes_opening) = self.undo_all(undo).await?;
         errors.extend(failed);
         if let Some(recovery) = self.recovery() {
-            errors.extend(self.pay(&recovery).await?);
+            errors.extend(self.restart_stopped_replicas(&recovery).await?);
         }
         let ending = Ending {
             successful: false,
@@ -549,11 +574,13 @@ fn received(fresh: &Topology, key: &InstanceKey, recovery: &Recovery) -> GtidSet
 }
 
 /// How long a successor may take to apply what it received.
-fn patience(policy: &Policy) -> Patience {
+fn wait_limit(policy: &Policy) -> WaitLimit {
     match policy.unapplied {
-        Unapplied::CatchUp | Unapplied::Refuse => Patience::of(Duration::from_millis(policy.catch_up_millis)),
-        Unapplied::Wait => Patience {
-            deadline: WAIT_AT_MOST,
+        UnappliedPolicy::CatchUp | UnappliedPolicy::Refuse => {
+            WaitLimit::of(Duration::from_millis(policy.catch_up_millis))
+        }
+        UnappliedPolicy::Wait => WaitLimit {
+            deadline: MAX_APPLY_WAIT,
             without_progress: Some(Duration::from_secs(policy.reasonable_lag_seconds.max(1))),
         },
     }
@@ -566,43 +593,43 @@ fn is_semi_sync(fresh: &Topology, old_primary: &InstanceKey, successor: &Instanc
         .any(|facts| facts.semi_sync.source_enabled || facts.semi_sync.replica_enabled)
 }
 
-/// Why nothing more may be done, if that is so.
-fn unconfirmed(effects: &BTreeMap<InstanceKey, Effect>) -> Option<String> {
+/// Why this actor must stop, if an effect says so.
+fn unconfirmed_reason(effects: &BTreeMap<InstanceKey, StepEffect>) -> Option<String> {
     effects.values().find_map(|effect| match effect {
-        Effect::Unconfirmed(why) => Some(why.clone()),
-        Effect::Done(_) | Effect::NoAnswer(_) | Effect::Failed(_) | Effect::Unknown(_) => None,
+        StepEffect::Unconfirmed(why) => Some(why.clone()),
+        StepEffect::Done(_) | StepEffect::NoAnswer(_) | StepEffect::Failed(_) | StepEffect::Unknown(_) => None,
     })
 }
 
-fn to_all(keys: &BTreeSet<InstanceKey>, effect: &Effect) -> BTreeMap<InstanceKey, Effect> {
+fn same_effect_for_each(keys: &BTreeSet<InstanceKey>, effect: &StepEffect) -> BTreeMap<InstanceKey, StepEffect> {
     keys.iter().map(|key| (key.clone(), effect.clone())).collect()
 }
 
-/// Where nothing could be begun at all, all of them tell why.
-fn or_all(
-    effects: Result<BTreeMap<InstanceKey, Effect>, Effect>,
+/// The effects on each server. When the step could not begin at all, each server gets the same effect.
+fn effects_or_same_for_each(
+    effects: Result<BTreeMap<InstanceKey, StepEffect>, StepEffect>,
     keys: &BTreeSet<InstanceKey>,
-) -> BTreeMap<InstanceKey, Effect> {
-    effects.unwrap_or_else(|effect| to_all(keys, &effect))
+) -> BTreeMap<InstanceKey, StepEffect> {
+    effects.unwrap_or_else(|effect| same_effect_for_each(keys, &effect))
 }
 
-fn outcome(effect: Effect) -> Outcome {
+fn outcome(effect: StepEffect) -> Outcome {
     match effect {
-        Effect::Done(_) => Outcome::Done,
-        Effect::NoAnswer(why) => Outcome::NoAnswer(why),
-        Effect::Failed(why) => Outcome::Failed(why),
-        Effect::Unknown(why) | Effect::Unconfirmed(why) => Outcome::Unknown(why),
+        StepEffect::Done(_) => Outcome::Done,
+        StepEffect::NoAnswer(why) => Outcome::NoAnswer(why),
+        StepEffect::Failed(why) => Outcome::Failed(why),
+        StepEffect::Unknown(why) | StepEffect::Unconfirmed(why) => Outcome::Unknown(why),
     }
 }
 
-fn tell(effects: &BTreeMap<InstanceKey, Effect>) -> String {
+fn describe_effects(effects: &BTreeMap<InstanceKey, StepEffect>) -> String {
     effects
         .iter()
         .map(|(key, effect)| match effect {
-            Effect::Done(remark) => remark.clone(),
-            Effect::NoAnswer(why) => format!("{key} does not answer ({why})"),
-            Effect::Failed(why) => format!("{key} failed: {why}"),
-            Effect::Unknown(why) | Effect::Unconfirmed(why) => format!("{key}: {why}"),
+            StepEffect::Done(remark) => remark.clone(),
+            StepEffect::NoAnswer(why) => format!("{key} does not answer ({why})"),
+            StepEffect::Failed(why) => format!("{key} failed: {why}"),
+            StepEffect::Unknown(why) | StepEffect::Unconfirmed(why) => format!("{key}: {why}"),
         })
         .collect::<Vec<_>>()
         .join("; ")

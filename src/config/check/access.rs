@@ -1,4 +1,4 @@
-//! Who may change something through the API, and where its health is asked for.
+//! The keys for write access to the API and for the health listener.
 
 use std::net::IpAddr;
 use std::path::Path;
@@ -14,7 +14,7 @@ pub(super) fn port(listen: &str) -> Option<u16> {
     listen.rsplit_once(':').and_then(|(_, port)| port.parse().ok())
 }
 
-/// What is said at the start about an API that takes changes from everybody on the network.
+/// The warning at startup about an API that accepts unauthenticated changes from the network.
 pub(super) fn open_api(file: &File) -> Option<String> {
     let keys = &file.listener;
     let host = keys.ListenAddress.rsplit_once(':').map_or("", |(host, _)| host);
@@ -23,7 +23,7 @@ pub(super) fn open_api(file: &File) -> Option<String> {
     let is_open = keys.APIWriteTokenFile.is_empty() && !keys.ReadOnly && !is_local;
     is_open.then(|| {
         format!(
-            "configuration: whoever reaches the API at {} can change something, as there is no APIWriteTokenFile",
+            "configuration: the API at {} accepts unauthenticated changes; set APIWriteTokenFile",
             keys.ListenAddress
         )
     })
@@ -54,7 +54,7 @@ impl Check<'_> {
         if port(address).is_none() {
             self.wrong(
                 "HealthListenAddress",
-                format!("`{address}` names no port; write host:port or :port"),
+                format!("`{address}` has no port; use host:port or :port"),
             );
         }
         Some(address.to_owned())

@@ -1,4 +1,4 @@
-//! The keys about the backend.
+//! The keys of the backend.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! Whether primaries commit anything.
+//! The keys for the detection of stalled commits.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ impl Check<'_> {
                     .ok()
             });
         CommitSettings {
-            patience: Duration::from_secs(self.positive("StalledCommitSeconds", keys.StalledCommitSeconds)),
+            max_commit_wait: Duration::from_secs(self.positive("StalledCommitSeconds", keys.StalledCommitSeconds)),
             canary,
         }
     }

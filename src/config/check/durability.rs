@@ -1,4 +1,4 @@
-//! The keys about which transactions survive the loss of a primary.
+//! The keys of the durability policy.
 
 use crate::config::file::File;
 use crate::domain::policy::{Durability, DurabilityMode};

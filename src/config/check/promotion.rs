@@ -1,10 +1,10 @@
-//! The keys about who may be promoted, and what may be lost by it.
+//! The keys for promotion and loss of transactions.
 
 use std::time::Duration;
 
 use crate::config::file::File;
 use crate::config::settings::PromotionSettings;
-use crate::domain::policy::{LossPolicy, Unapplied};
+use crate::domain::policy::{LossPolicy, UnappliedPolicy};
 
 use super::Check;
 
@@ -20,11 +20,11 @@ impl Check<'_> {
                     "FailMasterPromotionIfSQLThreadNotUpToDate",
                     "contradicts DelayMasterPromotionIfSQLThreadNotUpToDate; set one of them",
                 );
-                Unapplied::Refuse
+                UnappliedPolicy::Refuse
             }
-            (true, false) => Unapplied::Refuse,
-            (false, true) => Unapplied::Wait,
-            (false, false) => Unapplied::CatchUp,
+            (true, false) => UnappliedPolicy::Refuse,
+            (false, true) => UnappliedPolicy::Wait,
+            (false, false) => UnappliedPolicy::CatchUp,
         };
         let has_lag_query = !file.discovery.ReplicationLagQuery.is_empty() || !file.discovery.SlaveLagQuery.is_empty();
         if keys.FailMasterPromotionOnLagMinutes > 0 && !has_lag_query {
@@ -54,7 +54,7 @@ impl Check<'_> {
         }
     }
 
-    /// `ReplicationLagQuery`, or the same under its old name.
+    /// `ReplicationLagQuery`, or its old name.
     pub(super) fn lag_query(&mut self, file: &File) -> Option<String> {
         let keys = &file.discovery;
         let (new, old) = (&keys.ReplicationLagQuery, &keys.SlaveLagQuery);

@@ -1,23 +1,23 @@
-//! The keys about Pseudo-GTID.
+//! The keys of Pseudo-GTID.
 
 use crate::config::file::File;
 use crate::config::settings::PseudoGtidSettings;
-use crate::domain::recovery::pseudo_gtid::Marks;
+use crate::domain::recovery::pseudo_gtid::PseudoGtidPatterns;
 
 use super::Check;
 
 impl Check<'_> {
-    /// `AutoPseudoGTID` overrides what describes the entries of others, as in orchestrator.
+    /// `AutoPseudoGTID` overrides the keys for entries that another program writes, as in orchestrator.
     pub(super) fn pseudo_gtid(&mut self, file: &File) -> PseudoGtidSettings {
         let keys = &file.pseudo_gtid;
         let chunk = self.positive("BinlogEventsChunkSize", keys.BinlogEventsChunkSize);
         let chunk = usize::try_from(chunk).unwrap_or(usize::MAX);
         let marks = if keys.AutoPseudoGTID {
-            Some(Marks::automatic())
+            Some(PseudoGtidPatterns::automatic())
         } else if keys.PseudoGTIDPattern.is_empty() {
             None
         } else {
-            let read = Marks::matching(
+            let read = PseudoGtidPatterns::matching(
                 &keys.PseudoGTIDPattern,
                 keys.PseudoGTIDPatternIsFixedSubstring,
                 &keys.PseudoGTIDMonotonicHint,

@@ -1,4 +1,4 @@
-//! What a finding rests on: the instance itself, and counts over its direct replicas.
+//! The evidence of a finding: the instance itself, and counts over its direct replicas.
 
 use std::collections::BTreeSet;
 
@@ -10,9 +10,10 @@ use crate::domain::topology::Topology;
 
 use super::node::representative;
 
-/// Counts what is seen of an instance and of its direct replicas.
+/// Computes the evidence of an instance from its facts and those of its direct replicas.
 ///
-/// Only an answering replica counts as receiving, replicating or failing to connect: what an unreachable one said last is old.
+/// Only an answering replica counts as receiving, replicating or failing to connect: the last facts of an unreachable
+/// one are old.
 pub fn evidence(topology: &Topology, policy: &Policy, key: &InstanceKey) -> Evidence {
     let instance = topology.get(key);
     let facts = instance.and_then(|instance| instance.facts.as_ref());
@@ -20,16 +21,16 @@ pub fn evidence(topology: &Topology, policy: &Policy, key: &InstanceKey) -> Evid
     let count = |wanted: &dyn Fn(&Instance) -> bool| {
         u32::try_from(replicas.iter().filter(|replica| wanted(replica)).count()).unwrap_or(u32::MAX)
     };
-    let told = || replicas.iter().filter_map(|replica| replica.facts.as_ref());
+    let text = || replicas.iter().filter_map(|replica| replica.facts.as_ref());
     let logs = |facts: &&InstanceFacts| facts.log_bin && facts.log_replica_updates;
     let with_format = |format: &str| {
-        let wanted = told()
+        let wanted = text()
             .filter(logs)
             .filter(|facts| facts.binlog_format.eq_ignore_ascii_case(format));
         u32::try_from(wanted.count()).unwrap_or(u32::MAX)
     };
-    let versions: BTreeSet<String> = told().filter(logs).map(|facts| facts.version.major_version()).collect();
-    let modes: BTreeSet<String> = told().map(|facts| facts.gtid_mode.clone()).collect();
+    let versions: BTreeSet<String> = text().filter(logs).map(|facts| facts.version.major_version()).collect();
+    let modes: BTreeSet<String> = text().map(|facts| facts.gtid_mode.clone()).collect();
     let is_group_member = facts.is_some_and(InstanceFacts::is_group_member);
     Evidence {
         last_check_valid: instance.is_some_and(Instance::is_valid),
@@ -66,7 +67,7 @@ pub fn evidence(topology: &Topology, policy: &Policy, key: &InstanceKey) -> Evid
     }
 }
 
-/// Whether an instance is in downtime, by its address or one of its other addresses.
+/// Whether an instance is in downtime, under its address or one of its other addresses.
 pub fn is_downtimed(topology: &Topology, policy: &Policy, key: &InstanceKey) -> bool {
     let key = topology.resolve(key);
     policy.downtimes.contains_key(key)
@@ -76,33 +77,34 @@ pub fn is_downtimed(topology: &Topology, policy: &Policy, key: &InstanceKey) -> 
             .any(|downtimed| topology.resolve(downtimed) == key)
 }
 
-/// It answers, and gets changes from its source.
+/// The replica answers and receives from its source.
 pub fn is_receiving(replica: &Instance) -> bool {
     valid_channel(replica).is_some_and(Channel::is_receiving)
 }
 
-/// It answers, and both of its threads run.
+/// The replica answers and both of its replication threads run.
 pub fn is_replicating(replica: &Instance) -> bool {
     valid_channel(replica).is_some_and(|channel| channel.is_receiving() && channel.sql == ThreadState::Running)
 }
 
-/// It answers, and tries in vain to reach its source.
+/// The replica answers and fails to connect to its source.
 pub fn is_failing_to_connect(replica: &Instance) -> bool {
     valid_channel(replica).is_some_and(Channel::is_failing_to_connect)
 }
 
-/// It answers, and has not been connected to its source since its own start: it tries in vain, or was not told to try. MySQL says "Error
-/// connecting to source", MariaDB "error connecting to master"; once they were connected both say "reconnecting".
-pub fn never_met_its_source(replica: &Instance) -> bool {
+/// The replica answers and has not connected to its source since its own start: it fails to connect, or its receiver
+/// thread was not started. MySQL reports "Error connecting to source", MariaDB "error connecting to master"; after a
+/// lost connection both report "reconnecting".
+pub fn never_connected_to_source(replica: &Instance) -> bool {
     let Some(channel) = valid_channel(replica) else {
         return false;
     };
-    let tries_anew = channel.io_error.message.contains("rror connecting to ");
-    let was_not_told = channel.io == ThreadState::Stopped && channel.io_error.number == 0;
-    (tries_anew && channel.is_failing_to_connect()) || was_not_told
+    let fails_first_connect = channel.io_error.message.contains("rror connecting to ");
+    let was_not_started = channel.io == ThreadState::Stopped && channel.io_error.number == 0;
+    (fails_first_connect && channel.is_failing_to_connect()) || was_not_started
 }
 
-/// It lags more than is reasonable, beyond what it delays on purpose. Lag that the server does not tell is unknown, not lag.
+/// The replica lags more than the reasonable lag, beyond its configured delay. Unreported lag is unknown, not lag.
 fn is_lagging(replica: &Instance, policy: &Policy) -> bool {
     replica.channel().is_some_and(|channel| {
         channel

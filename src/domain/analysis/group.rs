@@ -1,7 +1,7 @@
 //! The code of members of a replication group.
 //!
-//! A group repairs itself: a member is never a dead primary, and nothing is said of its semi-sync or its `read_only`. What remains is
-//! the replicas outside the group that lost their source with a member, and a group of which nobody answers.
+//! A group repairs itself: a member is never a dead primary, and its semi-sync and `read_only` are not judged. What
+//! remains are replicas outside the group that lost their source with a member, and a group of which no member answers.
 
 use crate::domain::finding::{Code, Evidence, Finding};
 use crate::domain::instance::Instance;
@@ -11,9 +11,9 @@ use crate::domain::topology::Topology;
 
 use super::evidence;
 use super::node::{group_of, members, representative};
-use super::primary::{no_evidence_of_death, split};
+use super::primary::{doubt_about_death, split};
 
-/// The code of a group member, with one sentence for people.
+/// The code of a group member with one sentence for the operator.
 pub(super) fn judge(topology: &Topology, key: &InstanceKey, evidence: &Evidence) -> Option<(Code, String)> {
     let name = group_of(topology, key)?;
     if evidence.last_check_valid {
@@ -21,8 +21,7 @@ pub(super) fn judge(topology: &Topology, key: &InstanceKey, evidence: &Evidence)
     }
     let failure = evidence.failure.as_ref()?;
     let count = evidence.replica_count();
-    let lost_replicas =
-        count > 0 && evidence.receiving_replicas == 0 && no_evidence_of_death(failure, evidence).is_none();
+    let lost_replicas = count > 0 && evidence.receiving_replicas == 0 && doubt_about_death(failure, evidence).is_none();
     if lost_replicas {
         return Some((
             Code::DeadReplicationGroupMemberWithReplicas,
@@ -31,8 +30,8 @@ pub(super) fn judge(topology: &Topology, key: &InstanceKey, evidence: &Evidence)
             ),
         ));
     }
-    let is_silent = members(topology, name).all(|member: &Instance| member.failure.is_some());
-    (is_silent && representative(topology, key) == *key).then(|| {
+    let none_answers = members(topology, name).all(|member: &Instance| member.failure.is_some());
+    (none_answers && representative(topology, key) == *key).then(|| {
         (
             Code::UnreachableMaster,
             format!("no known member of the replication group {name} answers; {key}: {failure}"),
@@ -40,8 +39,8 @@ pub(super) fn judge(topology: &Topology, key: &InstanceKey, evidence: &Evidence)
     })
 }
 
-/// What is told when the primary of a cluster is another member of the replication group that the old one belongs to; `None` when the
-/// two are not members of one group. The group has chosen: there is nothing to repair.
+/// The finding for a primary that changed because its replication group chose another member; `None` when the two
+/// servers are not members of one group. There is nothing to repair.
 pub fn choice(topology: &Topology, policy: &Policy, from: &InstanceKey, to: &InstanceKey) -> Option<Finding> {
     let from = topology.resolve(from);
     let name = group_of(topology, from).filter(|name| group_of(topology, to) == Some(name))?;

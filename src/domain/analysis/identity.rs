@@ -1,14 +1,15 @@
-//! One server identity, live at two addresses: which of the two a statement or a GTID means cannot be told, so neither is touched.
+//! One server identity that is live at two addresses. A statement or a GTID cannot be attributed to one of the two
+//! servers, so neither is changed.
 
 use crate::domain::instance::Instance;
 use crate::domain::topology::Topology;
 
-/// Start times that lie so close together, milliseconds, may be one: uptimes are whole seconds, and the two were asked at different
-/// moments.
+/// Start times within this many milliseconds may be the same: uptimes are whole seconds, and the two servers were
+/// probed at different moments.
 const SAME_START_MILLIS: u64 = 3000;
 
-/// The other server of the topology that answers and has the identity of this one, with what proves that it is not the same server
-/// under another address: host name, data directory or start time differ.
+/// The other answering server with the identity of this one, and the evidence that it is another server and not another
+/// address of the same one: host name, data directory or start time differ.
 pub fn twin_of<'a>(topology: &'a Topology, instance: &Instance) -> Option<(&'a Instance, String)> {
     let own = instance.valid_facts()?;
     topology
@@ -34,12 +35,12 @@ pub fn twin_of<'a>(topology: &'a Topology, instance: &Instance) -> Option<(&'a I
         })
 }
 
-/// What is said of a server that has a twin.
+/// The description of a server that has a twin.
 pub(super) fn duplicate(topology: &Topology, instance: &Instance) -> Option<String> {
     let (twin, why) = twin_of(topology, instance)?;
     let identity = &instance.valid_facts()?.identity;
     Some(format!(
-        "{} and {} both are {identity}, and are two servers ({why}): neither is promoted, repointed or rejoined",
+        "{} and {} have the same identity {identity} and are two servers ({why}): neither is promoted, repointed or rejoined",
         instance.key, twin.key
     ))
 }

@@ -1,12 +1,13 @@
-//! The codes of servers in the middle of a topology, which replicate and have replicas.
+//! The codes of intermediate primaries: servers that replicate and have replicas.
 
 use crate::domain::finding::{Code, Evidence};
 use crate::domain::instance::ProbeFailure;
 use crate::domain::key::InstanceKey;
 
-use super::primary::{all_lag, no_evidence_of_death};
+use super::primary::{all_lag, doubt_about_death};
 
-/// The code of an intermediate primary, with one sentence for people; `None` when there is nothing to report, or no replica.
+/// The code of an intermediate primary with one sentence for the operator; `None` when there is nothing to report, or
+/// no replica.
 pub(super) fn judge(key: &InstanceKey, evidence: &Evidence) -> Option<(Code, String)> {
     if evidence.replicas.is_empty() {
         return None;
@@ -14,62 +15,62 @@ pub(super) fn judge(key: &InstanceKey, evidence: &Evidence) -> Option<(Code, Str
     if evidence.last_check_valid {
         return judge_reachable(key, evidence);
     }
-    // Not asked yet is not dead.
+    // A server that was not probed yet is not dead.
     let failure = evidence.failure.as_ref()?;
     Some(judge_unreachable(key, failure, evidence))
 }
 
 fn judge_unreachable(key: &InstanceKey, failure: &ProbeFailure, evidence: &Evidence) -> (Code, String) {
     let (count, valid) = (evidence.replica_count(), evidence.valid_replicas);
-    let told = format!("{key} is unreachable ({failure})");
+    let text = format!("{key} is unreachable ({failure})");
     if evidence.receiving_replicas > 0 {
-        let told = format!(
-            "{told}, but {} of {count} replicas receive from it",
+        let text = format!(
+            "{text}, but {} of {count} replicas receive from it",
             evidence.receiving_replicas
         );
         return if all_lag(evidence) {
             (
                 Code::UnreachableIntermediateMasterWithLaggingReplicas,
-                format!("{told}, and all of them lag"),
+                format!("{text}, and all of them lag"),
             )
         } else {
-            (Code::UnreachableIntermediateMaster, told)
+            (Code::UnreachableIntermediateMaster, text)
         };
     }
-    if let Some(doubt) = no_evidence_of_death(failure, evidence) {
-        // It lives and serves nobody: to its replicas it is the same as one that only they cannot reach.
+    if let Some(doubt) = doubt_about_death(failure, evidence) {
+        // It is alive and serves no replica: for its replicas that is the same as a server that only they cannot reach.
         if failure.proves_life() && all_fail_to_connect(evidence) {
             return (
                 Code::AllIntermediateMasterReplicasFailingToConnectOrDead,
-                format!("{told}, and no answering replica of {count} can connect to it"),
+                format!("{text}, and no answering replica of {count} can connect to it"),
             );
         }
-        return (Code::UnreachableIntermediateMaster, format!("{told}: {doubt}"));
+        return (Code::UnreachableIntermediateMaster, format!("{text}: {doubt}"));
     }
     match (count, valid) {
         (1, 0) => (
             Code::DeadIntermediateMasterAndReplicas,
-            format!("{told} and its only replica does not answer"),
+            format!("{text} and its only replica does not answer"),
         ),
         (_, 0) => (
             Code::DeadIntermediateMasterAndReplicas,
-            format!("{told} and none of its {count} replicas answers"),
+            format!("{text} and none of its {count} replicas answers"),
         ),
         (1, _) if evidence.replicas_failing_to_connect == 1 => (
             Code::DeadIntermediateMasterWithSingleReplicaFailingToConnect,
-            format!("{told} and its only replica cannot connect to it"),
+            format!("{text} and its only replica cannot connect to it"),
         ),
         (1, _) => (
             Code::DeadIntermediateMasterWithSingleReplica,
-            format!("{told} and its only replica does not receive"),
+            format!("{text} and its only replica does not receive"),
         ),
         (_, valid) if valid == count => (
             Code::DeadIntermediateMaster,
-            format!("{told} and none of its {count} replicas receives"),
+            format!("{text} and none of its {count} replicas receives"),
         ),
         (_, valid) => (
             Code::DeadIntermediateMasterAndSomeReplicas,
-            format!("{told}; {valid} of its {count} replicas answer and none of these receives"),
+            format!("{text}; {valid} of its {count} replicas answer and none of these receives"),
         ),
     }
 }
@@ -79,22 +80,22 @@ fn judge_reachable(key: &InstanceKey, evidence: &Evidence) -> Option<(Code, Stri
     if evidence.replicating_replicas > 0 {
         return None;
     }
-    let told = format!("{key} is reachable");
+    let text = format!("{key} is reachable");
     if all_fail_to_connect(evidence) && evidence.receiving_replicas == 0 {
         return Some((
             Code::AllIntermediateMasterReplicasFailingToConnectOrDead,
-            format!("{told}, and of its {count} replicas {valid} answer and none of these can connect to it"),
+            format!("{text}, and of its {count} replicas {valid} answer and none of these can connect to it"),
         ));
     }
     (valid > 0).then(|| {
         (
             Code::AllIntermediateMasterReplicasNotReplicating,
-            format!("{told}, and of its {count} replicas {valid} answer and none replicates"),
+            format!("{text}, and of its {count} replicas {valid} answer and none replicates"),
         )
     })
 }
 
-/// There are several replicas, and every one that answers tries in vain to connect.
+/// There are several replicas, and every answering one fails to connect.
 fn all_fail_to_connect(evidence: &Evidence) -> bool {
     evidence.replica_count() > 1
         && evidence.replicas_failing_to_connect > 0

@@ -1,28 +1,33 @@
 //! Topology → findings: a pure function over one cluster, run when that cluster changed.
 //!
-//! - [`node`]: who stands at the top, and who the primary is.
+//! - [`node`]: the nodes at the top of a topology, and the current primary.
 //! - [`primary`], [`semi_sync`]: the codes of servers at the top.
-//! - [`co_primary`], [`intermediate`], [`group`]: those of co-primaries, of servers in the middle, of members of a replication group.
-//! - [`evidence`]: what was counted over the direct replicas.
-//! - [`silence`]: what tells a primary that is cut off from everybody from one that only we do not reach.
-//! - [`structure`]: warnings about the shape of the topology.
-//! - `settings`, `identity`: what a server's own settings, rights and identity say; advice that triggers nothing.
-//! - `quorum`: where the members are that would have to agree; advice too.
-//! - [`startup`]: whether a primary is perhaps still starting.
-//! - [`opinion`]: what a member answers when it is asked about a suspect, and when the members agree.
+//! - [`co_primary`], [`intermediate`], [`group`]: the codes of co-primaries, of intermediate primaries, and of members
+//!   of a replication group.
+//! - [`evidence`]: the counts over the direct replicas.
+//! - [`partition`]: the difference between a primary that no server can reach and one that only the members cannot
+//!   reach.
+//! - [`structure`]: warnings about the structure of the topology.
+//! - `settings`, `identity`: findings about settings, privileges and identity of single servers; most are advice and
+//!   trigger nothing.
+//! - `quorum`: advice about the data centers of the members.
+//! - [`startup_grace`]: whether a primary may still be starting.
+//! - [`opinion`]: the verdict of a member about a suspect, and the agreement of the members.
 //!
-//! The codes are orchestrator's, and so are their conditions, but for these:
-//! - A replica *receives* when its receiving thread runs, whatever the applying thread does. Orchestrator wants both threads, and so
-//!   reports `DeadMaster` for a living primary whose replicas have their SQL threads stopped.
-//! - A failure that proves life (`Stalled`, `Saturated`, access denied, ...) is never a dead server.
-//! - A failure that is about ourselves is none either: missing credentials never; an unresolvable name (the DNS entry of a pod that
-//!   is gone) only when a replica answers and every one that answers cannot connect to the server either.
-//! - A primary without a single answering replica among several is `AllMasterReplicasNotReplicatingOrDead`; orchestrator says nothing.
-//! - An intermediate primary that lives and that none of its answering replicas can connect to is
-//!   `AllIntermediateMasterReplicasFailingToConnectOrDead` for a failure that proves life as well.
-//! - A co-primary that answered in part and whose replicas receive is `UnreachableCoMaster`; orchestrator says nothing.
-//! - A read-only primary is a failure only beside no other writable server, and not while a recovery has it in its hands.
-//! - A replication group of which no member answers is `UnreachableMaster`; orchestrator says nothing.
+//! The codes and their conditions are orchestrator's, with these exceptions:
+//! - A replica *receives* when its receiver thread runs, whatever its applier thread does. Orchestrator demands both
+//!   threads, and so reports `DeadMaster` for a living primary when the SQL threads of its replicas are stopped.
+//! - A failure that proves life (`Stalled`, `Saturated`, access denied, ...) never makes a dead server.
+//! - A failure on the side of the member does not either. Missing credentials never do. An unresolvable name (the DNS
+//!   entry of a deleted pod) does only when a replica answers and no answering replica can connect to the server.
+//! - A primary with several replicas of which none answers is `AllMasterReplicasNotReplicatingOrDead`; orchestrator
+//!   reports nothing.
+//! - A living intermediate primary to which no answering replica can connect is
+//!   `AllIntermediateMasterReplicasFailingToConnectOrDead`, also when the probe failed with a failure that proves life.
+//! - A co-primary that answered in part while its replicas receive is `UnreachableCoMaster`; orchestrator reports
+//!   nothing.
+//! - A read-only primary is a failure only when no other server is writable and no running recovery involves it.
+//! - A replication group of which no member answers is `UnreachableMaster`; orchestrator reports nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -41,27 +46,27 @@ pub mod identity;
 pub mod intermediate;
 pub mod node;
 pub mod opinion;
+pub mod partition;
 pub mod primary;
 mod quorum;
 pub mod semi_sync;
 mod servers;
 mod settings;
-pub mod silence;
-pub mod startup;
+pub mod startup_grace;
 pub mod structure;
 
 pub use node::{current_primary, group_primary, other_writable_tops};
-pub use opinion::{Agreement, OpinionContext, Suspicion, agreement, verdict};
-pub use silence::is_silent;
+pub use opinion::{Agreement, SuspectHistory, SuspectedFailure, agreement, verdict};
+pub use partition::may_be_partitioned;
 
 /// All findings of one cluster: at most one per instance, in order of precedence, then of address.
 ///
-/// A function of its arguments alone. They may be kept and shown again until one of the arguments changes, `now` apart; only when one
-/// of them says [`Code::changes_with_time`] they have to be made anew. Downtimes come from `policy`: an instance in downtime has its
-/// findings shown, marked as such.
+/// A function of its arguments alone. The result stays valid until one of the arguments other than `now` changes. Only
+/// when a finding has a code with [`Code::changes_with_time`] it must be computed again as time passes. Downtimes come
+/// from `policy`: the findings of an instance in downtime are shown and marked.
 pub fn findings(topology: &Topology, policy: &Policy, quarantines: &[Quarantine], now: WallTime) -> Vec<Finding> {
     let inputs = AnalysisInputs::of(topology, policy, quarantines, now);
-    let judged: Vec<(InstanceKey, Evidence, Assessment)> = inputs
+    let judged: Vec<(InstanceKey, Evidence, CodeAndDescription)> = inputs
         .subjects()
         .into_iter()
         .map(|key| {
@@ -85,7 +90,7 @@ pub fn findings(topology: &Topology, policy: &Policy, quarantines: &[Quarantine]
         let judged = judged
             .or_else(|| inputs.cannot_connect(&key, &evidence, &explained))
             .or_else(|| {
-                let no_problem = String::from("no problem but the shape of the topology");
+                let no_problem = String::from("no problem except the structure of the topology");
                 (!structure.is_empty()).then_some((Code::NoProblem, no_problem))
             });
         if let Some((code, description)) = judged {
@@ -97,10 +102,10 @@ pub fn findings(topology: &Topology, policy: &Policy, quarantines: &[Quarantine]
     found
 }
 
-/// A code with one sentence for people, or nothing to report.
-type Assessment = Option<(Code, String)>;
+/// A code with one sentence for the operator; `None` when there is nothing to report.
+type CodeAndDescription = Option<(Code, String)>;
 
-/// A cluster with what all judgements about it need.
+/// A cluster with the inputs of all judgements about it.
 struct AnalysisInputs<'a> {
     topology: &'a Topology,
     policy: &'a Policy,
@@ -108,7 +113,7 @@ struct AnalysisInputs<'a> {
     now: WallTime,
     tops: BTreeSet<InstanceKey>,
     current: Option<InstanceKey>,
-    /// What the servers below each top hold, and below the primary of co-primaries.
+    /// The received transactions below each top, and below the primary of co-primaries.
     received_transactions: BTreeMap<InstanceKey, ReceivedTransactions>,
 }
 
@@ -135,19 +140,19 @@ impl<'a> AnalysisInputs<'a> {
         }
     }
 
-    /// Everybody in the view, and those at the top that are only named or recorded.
+    /// All instances of the topology, and the tops that are only named by replicas or recorded.
     fn subjects(&self) -> BTreeSet<InstanceKey> {
         self.topology
             .instances
             .keys()
-            .filter(|key| !self.is_unplaced(key))
+            .filter(|key| !self.has_unknown_place(key))
             .chain(&self.tops)
             .cloned()
             .collect()
     }
 
-    /// Never asked with success, named by nobody and not recorded: nothing is known of its place.
-    fn is_unplaced(&self, key: &InstanceKey) -> bool {
+    /// The server never answered, no replica names it and it is not recorded, so its place in the topology is unknown.
+    fn has_unknown_place(&self, key: &InstanceKey) -> bool {
         !self.tops.contains(key) && self.topology.get(key).is_none_or(|instance| instance.facts.is_none())
     }
 
@@ -158,7 +163,7 @@ impl<'a> AnalysisInputs<'a> {
             .find(|quarantine| primary::is_quarantined_as(self.topology, key, quarantine))
     }
 
-    fn judge(&self, key: &InstanceKey, evidence: &Evidence) -> Assessment {
+    fn judge(&self, key: &InstanceKey, evidence: &Evidence) -> CodeAndDescription {
         let topology = self.topology;
         if !self.tops.contains(key) {
             if node::group_of(topology, key).is_some() {
@@ -176,7 +181,8 @@ impl<'a> AnalysisInputs<'a> {
         if node::group_of(topology, key).is_some() {
             return group::judge(topology, key, evidence);
         }
-        // A server of which nothing was ever seen, beside the real primary, is no primary: most likely it stands in the middle.
+        // A server that was never seen, beside the real primary, is not a primary. Most likely it is an intermediate
+        // primary.
         let was_seen = topology.get(key).is_some_and(|instance| instance.facts.is_some());
         if !was_seen && self.current.as_ref().is_some_and(|current| current != key) {
             return intermediate::judge(key, evidence);
@@ -184,15 +190,20 @@ impl<'a> AnalysisInputs<'a> {
         primary::judge(topology, self.policy, key, self.current.as_ref(), evidence, self.now)
     }
 
-    /// It cannot connect to its source, and no finding about the source says why.
-    fn cannot_connect(&self, key: &InstanceKey, evidence: &Evidence, explained: &BTreeSet<InstanceKey>) -> Assessment {
+    /// The instance cannot connect to its source, and no finding about the source explains that.
+    fn cannot_connect(
+        &self,
+        key: &InstanceKey,
+        evidence: &Evidence,
+        explained: &BTreeSet<InstanceKey>,
+    ) -> CodeAndDescription {
         let source = self.topology.source_of(self.topology.get(key)?)?;
         if !evidence.is_failing_to_connect || explained.contains(source) {
             return None;
         }
         if evidence.is_binlog_server {
-            let told = format!("the binlog server {key} cannot connect to its source {source}");
-            return Some((Code::BinlogServerFailingToConnectToMaster, told));
+            let text = format!("the binlog server {key} cannot connect to its source {source}");
+            return Some((Code::BinlogServerFailingToConnectToMaster, text));
         }
         let is_first_tier = self.current.as_ref() == Some(&node::representative(self.topology, source));
         is_first_tier.then(|| {
@@ -200,12 +211,12 @@ impl<'a> AnalysisInputs<'a> {
                 Some(name) => format!("{source} of the replication group {name}"),
                 None => format!("the primary {source}"),
             };
-            let told = format!("{key} replicates from {node} and cannot connect to it");
-            (Code::FirstTierReplicaFailingToConnectToMaster, told)
+            let text = format!("{key} replicates from {node} and cannot connect to it");
+            (Code::FirstTierReplicaFailingToConnectToMaster, text)
         })
     }
 
-    /// The warnings for an instance with replicas, or for the primary. The old primary in quarantine is no part of the shape.
+    /// The structure warnings for an instance with replicas, or for the primary. A quarantined old primary gets none.
     fn warnings(&self, key: &InstanceKey, evidence: &Evidence) -> Vec<StructureWarning> {
         let is_shaping = !evidence.replicas.is_empty() || self.current.as_ref() == Some(key);
         if !is_shaping {

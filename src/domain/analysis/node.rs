@@ -1,7 +1,8 @@
-//! Who stands at the top of a cluster, and who its primary is.
+//! The nodes at the top of a cluster, and its primary.
 //!
-//! What may be writable as one is a *node*: a server, or a whole replication group. A group is known by one of its members, its
-//! primary where that is known. Co-primaries replicate from each other, so no server of such a cluster is at the top by its own word.
+//! A *node* is what can be writable as one unit: a server, or a whole replication group. A group is represented by one
+//! member, its primary where that is known. Co-primaries replicate from each other, so by their own facts no server of
+//! such a cluster is at the top.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,9 +11,9 @@ use crate::domain::instance::{Instance, InstanceFacts};
 use crate::domain::key::InstanceKey;
 use crate::domain::topology::Topology;
 
-/// The tops of a topology that are known to be tops: by their own last word, because replicas name them, or because they are
-/// recorded as primary. An address that was never asked and that nobody names is left out: nothing is known of its place. Members of
-/// a group of which one replicates from a server outside it are no tops either.
+/// The known tops of a topology: by their own last facts, because replicas name them as source, or because they are
+/// recorded as primary. An address that was never probed successfully and that no replica names is left out, since its
+/// place is unknown. Members of a group of which one replicates from a server outside the group are not tops either.
 pub fn tops(topology: &Topology) -> BTreeSet<InstanceKey> {
     let recorded = recorded_primary(topology);
     topology
@@ -29,7 +30,7 @@ pub fn tops(topology: &Topology) -> BTreeSet<InstanceKey> {
         .collect()
 }
 
-/// It replicates from nobody, or from a member of its own group.
+/// The member has no source, or replicates from a member of its own group.
 fn is_outside(topology: &Topology, member: &Instance) -> bool {
     topology.source_of(member).is_none_or(|source| {
         group_of(topology, source).is_some_and(|name| group_of(topology, &member.key) == Some(name))
@@ -55,8 +56,9 @@ pub fn members<'a>(topology: &'a Topology, name: &'a str) -> impl Iterator<Item 
     })
 }
 
-/// The primary of a group as its answering members tell: by its own word, otherwise by theirs. In multi-primary mode the recorded
-/// primary of the cluster as long as it is one of them, otherwise the first by address. `None` while nobody tells.
+/// The primary of a group as its answering members report it: first a member that reports itself as primary, then the
+/// reports of the others. In multi-primary mode the recorded primary of the cluster if it is one of the primaries,
+/// otherwise the first by address. `None` when no member reports one.
 pub fn group_primary<'a>(topology: &'a Topology, name: &'a str) -> Option<&'a InstanceKey> {
     let by_their_word = |instance: &Instance| {
         instance
@@ -87,7 +89,7 @@ pub fn group_primary<'a>(topology: &'a Topology, name: &'a str) -> Option<&'a In
         .or_else(|| told.first().copied())
 }
 
-/// The nodes at the top, each by the address that stands for it, with its members.
+/// The nodes at the top, each with the address that represents it and its members.
 fn nodes(topology: &Topology) -> BTreeMap<InstanceKey, BTreeSet<InstanceKey>> {
     let mut nodes: BTreeMap<InstanceKey, BTreeSet<InstanceKey>> = BTreeMap::new();
     for key in tops(topology) {
@@ -97,8 +99,9 @@ fn nodes(topology: &Topology) -> BTreeMap<InstanceKey, BTreeSet<InstanceKey>> {
     nodes
 }
 
-/// The address that stands for the node of a server: of a group its primary, while nobody tells that the recorded primary of the
-/// cluster if it is a member, otherwise the first member; of a server outside a group its own.
+/// The address that represents the node of a server. For a server outside a group it is its own. For a group it is the
+/// primary; when no member reports one, the recorded primary of the cluster if it is a member; otherwise the first
+/// member.
 pub fn representative(topology: &Topology, key: &InstanceKey) -> InstanceKey {
     let key = topology.resolve(key);
     let Some(name) = group_of(topology, key) else {
@@ -113,12 +116,12 @@ pub fn representative(topology: &Topology, key: &InstanceKey) -> InstanceKey {
         .clone()
 }
 
-/// The primary of a cluster, dead or alive, or `None` when the view does not tell.
+/// The primary of a cluster, dead or alive, or `None` when the topology does not show one.
 ///
-/// The recorded one, as long as it still stands at the top and nothing speaks for another one; otherwise the only top, otherwise
-/// the only top that has replicas; where there is none, of a ring the recorded one, otherwise the only writable co-primary. So a dead
-/// server in the middle of the tree of which nothing is known but its replicas' word (all members restarted) is not taken for a dead
-/// primary while the recorded one is there.
+/// The recorded primary while it is at the top and nothing indicates another one; otherwise the only top; otherwise the
+/// only top that has replicas. When there is no top: of a ring the recorded one, otherwise the only writable
+/// co-primary. A dead intermediate server that is only known because replicas name it (all members restarted) is
+/// therefore not taken for a dead primary while the recorded primary is there.
 pub fn current_primary(topology: &Topology) -> Option<InstanceKey> {
     let nodes = nodes(topology);
     let has_replicas = |members: &BTreeSet<InstanceKey>| {
@@ -167,8 +170,9 @@ pub fn current_primary(topology: &Topology) -> Option<InstanceKey> {
         .cloned()
 }
 
-/// A server that replicates from itself through several others, none of which takes writes, is the primary of its ring: a co-primary that was
-/// lost while it was fed makes one of three with its feeder. Where others take writes too, nothing is lost with one of them.
+/// Whether a server is the primary of its ring: it replicates from itself through several others, and none of them
+/// takes writes. A co-primary that was lost while it caught up from another server forms a ring of three with that
+/// server. Where other servers of the ring take writes too, the loss of one loses nothing.
 pub(super) fn is_in_a_ring(topology: &Topology, key: &InstanceKey) -> bool {
     let is_in_ring = topology.get(key).is_some_and(|instance| topology.is_in_ring(instance));
     let is_writable = |instance: &Instance| instance.valid_facts().is_some_and(InstanceFacts::is_writable);
@@ -186,13 +190,14 @@ pub fn co_primaries(topology: &Topology) -> BTreeSet<&InstanceKey> {
         .collect()
 }
 
-/// Reachable writable nodes at the top other than this one: promoting below it while there is one makes two writable primaries.
+/// Reachable writable nodes at the top other than `than`: a promotion below `than` while there is one would make two
+/// writable primaries.
 pub fn other_writable_tops(topology: &Topology, than: &InstanceKey) -> BTreeSet<InstanceKey> {
     let than = representative(topology, than);
     writable_tops(topology).into_iter().filter(|key| *key != than).collect()
 }
 
-/// Reachable writable nodes at the top. A group is one, however many of its members take writes.
+/// Reachable writable nodes at the top. A group is one node, however many of its members take writes.
 pub(super) fn writable_tops(topology: &Topology) -> BTreeSet<InstanceKey> {
     let is_writable = |key: &InstanceKey| {
         topology
@@ -207,7 +212,7 @@ pub(super) fn writable_tops(topology: &Topology) -> BTreeSet<InstanceKey> {
         .collect()
 }
 
-/// The recorded primary by the address under which it stands in the view.
+/// The address of the recorded primary in the topology.
 pub(super) fn recorded_primary(topology: &Topology) -> Option<&InstanceKey> {
     topology.recorded_primary.as_ref().map(|key| topology.resolve(key))
 }

@@ -1,45 +1,48 @@
-//! What a member answers when it is asked about a suspect, and when the members' answers allow a failover.
+//! The verdict of a member about a suspect, and whether the verdicts of the members allow a failover.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::domain::finding::{Opinion, Verdict};
+use crate::domain::finding::{Opinion, OpinionVerdict};
 use crate::domain::instance::{Channel, InstanceFacts, Observation, ProbeFailure};
 use crate::domain::key::InstanceKey;
 use crate::domain::policy::RecoveryQuorum;
 
-use super::silence::is_silence;
+use super::partition::is_silent_failure;
 
-/// What a member knows beside the probes of its opinion.
+/// What a member knows of a suspect beside the probes of its opinion.
 #[derive(Clone, Debug, Default)]
-pub struct OpinionContext {
-    /// Replicas at which something has arrived since the suspect began to fail.
+pub struct SuspectHistory {
+    /// Replicas that received something since the suspect began to fail.
     pub receiving: BTreeSet<InstanceKey>,
     /// Other addresses of the suspect.
     pub aliases: BTreeSet<InstanceKey>,
 }
 
-/// What a member says of a suspect, from probes of the suspect and of its direct replicas that it began after it was asked.
+/// The verdict about a suspect, from probes of the suspect and of its direct replicas that began after the member was
+/// asked.
 ///
-/// - A suspect that answers, or whose failure proves life, is alive; so it is when a replica receives, unless that replica is seen
-///   to receive from another one of the listed replicas. A receiving replica whose source is written otherwise than the suspect is a
-///   veto all the same: addresses have aliases, and a veto costs less than a second primary.
-/// - Where the suspect's host gives no answer at all, a replica of it that says that it receives is believed only when something has
-///   arrived there since; otherwise the suspect is silent. The same for a suspect that accepts connections and answers none: stalled.
-/// - A member that has no credentials for the suspect, or that reached none of the replicas, sees too little and abstains. One that
-///   cannot resolve the suspect's name abstains too, unless replicas answer and all of these fail to connect to the suspect.
+/// - A suspect that answers is alive, and so is one with a failure that proves life, or with a receiving replica, unless
+///   that replica is seen to receive from another one of the listed replicas. A receiving replica with a source that has
+///   another name than the suspect is still a veto: addresses have aliases, and a veto costs less than a second
+///   primary.
+/// - When the suspect's host does not answer at all, a replica that reports that it receives counts only when it
+///   received something since then; otherwise the suspect is silent. The same holds for a suspect that accepts
+///   connections and does not answer: stalled.
+/// - A member without credentials for the suspect, or that reached none of the replicas, abstains. A member that cannot
+///   resolve the suspect's name abstains too, unless replicas answer and all of these fail to connect to the suspect.
 pub fn verdict(
     suspect: &InstanceKey,
     replicas: &BTreeSet<InstanceKey>,
     observations: &[Observation],
-    known: &OpinionContext,
-) -> Verdict {
+    known: &SuspectHistory,
+) -> OpinionVerdict {
     let Some(seen) = latest(observations, suspect) else {
-        return Verdict::Abstains(format!("{suspect} was not asked"));
+        return OpinionVerdict::Abstains(format!("{suspect} was not probed"));
     };
     let failure = match &seen.outcome {
-        Ok(_) => return Verdict::Alive(format!("{suspect} answers")),
+        Ok(_) => return OpinionVerdict::Alive(format!("{suspect} answers")),
         Err(failure) if failure.proves_life() && *failure != ProbeFailure::Stalled => {
-            return Verdict::Alive(format!("{suspect}: {failure}"));
+            return OpinionVerdict::Alive(format!("{suspect}: {failure}"));
         }
         Err(failure) => failure,
     };
@@ -54,7 +57,7 @@ pub fn verdict(
                 .map(|facts| (key, facts.as_ref()))
         })
         .collect();
-    let may_be_believed_wrongly = is_silence(failure) || *failure == ProbeFailure::Stalled;
+    let may_be_believed_wrongly = is_silent_failure(failure) || *failure == ProbeFailure::Stalled;
     let mut claims = Vec::new();
     for (key, facts) in &answering {
         let Some(channel) = facts.managed_channel() else {
@@ -66,52 +69,52 @@ pub fn verdict(
             continue;
         }
         if known.receiving.contains(*key) || !is_of_suspect || !may_be_believed_wrongly {
-            return Verdict::Alive(format!("{key} receives from {}", channel.source));
+            return OpinionVerdict::Alive(format!("{key} receives from {}", channel.source));
         }
         claims.push(key.to_string());
     }
     if *failure == ProbeFailure::Stalled {
-        return Verdict::Stalled(format!("{suspect}: {failure}"));
+        return OpinionVerdict::Stalled(format!("{suspect}: {failure}"));
     }
     if !claims.is_empty() {
-        return Verdict::Silent(format!(
-            "{suspect}: {failure}; {} says that it receives, and nothing has arrived there since",
+        return OpinionVerdict::Silent(format!(
+            "{suspect}: {failure}; {} reports that it receives, and it received nothing since then",
             claims.join(", ")
         ));
     }
     if replicas.is_empty() {
-        return Verdict::Abstains(format!("{suspect}: {failure}, and there is no replica to ask"));
+        return OpinionVerdict::Abstains(format!("{suspect}: {failure}, and it has no replica to probe"));
     }
     if answering.is_empty() {
-        return Verdict::Abstains(format!(
+        return OpinionVerdict::Abstains(format!(
             "{suspect}: {failure}, and none of its {} replicas answers either",
             replicas.len()
         ));
     }
     match failure {
-        ProbeFailure::NoCredentials(_) => Verdict::Abstains(format!("{suspect}: {failure}")),
+        ProbeFailure::NoCredentials(_) => OpinionVerdict::Abstains(format!("{suspect}: {failure}")),
         ProbeFailure::Name(_) => {
             let all_fail = answering
                 .values()
                 .all(|facts| facts.managed_channel().is_some_and(Channel::is_failing_to_connect));
             if all_fail {
-                Verdict::Dead
+                OpinionVerdict::Dead
             } else {
-                Verdict::Abstains(format!("{suspect}: {failure}"))
+                OpinionVerdict::Abstains(format!("{suspect}: {failure}"))
             }
         }
         ProbeFailure::Refused | ProbeFailure::Lost(_) | ProbeFailure::NoAnswer | ProbeFailure::Unreachable(_) => {
-            Verdict::Dead
+            OpinionVerdict::Dead
         }
         ProbeFailure::Stalled
         | ProbeFailure::Saturated
         | ProbeFailure::Denied(_)
         | ProbeFailure::Server { .. }
-        | ProbeFailure::Unreadable(_) => Verdict::Alive(format!("{suspect}: {failure}")),
+        | ProbeFailure::Unreadable(_) => OpinionVerdict::Alive(format!("{suspect}: {failure}")),
     }
 }
 
-/// The observation of an instance that ended last.
+/// The last observation of an instance.
 fn latest<'a>(observations: &'a [Observation], key: &InstanceKey) -> Option<&'a Observation> {
     observations
         .iter()
@@ -119,12 +122,12 @@ fn latest<'a>(observations: &'a [Observation], key: &InstanceKey) -> Option<&'a 
         .max_by_key(|observation| observation.ended)
 }
 
-/// What the members are asked to agree on.
+/// The failure that the members are asked to agree on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Suspicion {
-    /// The suspect is gone.
+pub enum SuspectedFailure {
+    /// The suspect is dead.
     Gone,
-    /// The suspect is stalled, and the policy lets it be replaced.
+    /// The suspect is stalled, and the policy allows its replacement.
     Stalled,
 }
 
@@ -133,27 +136,30 @@ pub enum Suspicion {
 pub enum Agreement {
     /// A failover.
     Failover,
-    /// A failover, when no replica can reach the suspect anew.
+    /// A failover, when a reconnect test shows that no replica can reach the suspect.
     Test,
 }
 
-/// Whether the opinions allow a failover: nobody sees life, and enough members say `Dead` or, for a test, `Silent`.
+/// Whether the opinions allow a failover: no member sees life, and enough members report `Dead` or, for a test,
+/// `Silent`.
 ///
-/// `voters` is the committed membership with the data centre of each voter (empty: unknown), whoever answered: abstaining and missing
-/// count as no. Several opinions of one member count once. With [`RecoveryQuorum::Leader`] one, the leader's own, is enough; a veto
-/// still holds.
+/// `voters` is the committed membership with the data center of each voter (empty: unknown), whether it answered or
+/// not: abstaining and missing voters count as no. Several opinions of one member count once. With
+/// [`RecoveryQuorum::Leader`] the leader's opinion is enough; a veto still holds.
 ///
-/// With [`RecoveryQuorum::MajorityOfDataCenters`] a majority of the voters is needed as well, and those who agree must be in more than
-/// half of the data centres that voters are in. A voter whose data centre is not known counts as a data centre more that does not agree,
-/// whatever it says: so the rule holds wherever it really is, and where nobody was told where it is, nobody is replaced.
+/// With [`RecoveryQuorum::MajorityOfDataCenters`] a majority of the voters is needed as well, and the agreeing voters
+/// must be in more than half of the data centers that have voters. A voter with an unknown data center counts as one
+/// more data center that does not agree, whatever its verdict. The rule therefore holds wherever that voter really is,
+/// and when no data center is known, no primary is replaced.
 ///
 /// # Errors
-/// Why not, in words for the record: the vetoes with their reasons, or the count with who said otherwise.
+/// The refusal in words for the record: the vetoes with their reasons, or the count with the members that did not
+/// agree.
 pub fn agreement(
     opinions: &[Opinion],
     voters: &BTreeMap<u64, String>,
     quorum: RecoveryQuorum,
-    suspicion: Suspicion,
+    suspicion: SuspectedFailure,
 ) -> Result<Agreement, String> {
     let mut dead = BTreeSet::new();
     let mut others = Vec::new();
@@ -161,20 +167,22 @@ pub fn agreement(
     let mut consent = Agreement::Failover;
     for opinion in opinions {
         match &opinion.verdict {
-            Verdict::Dead => {
+            OpinionVerdict::Dead => {
                 dead.insert(opinion.member);
             }
-            Verdict::Silent(_) => {
-                dead.insert(opinion.member);
-                consent = Agreement::Test;
-            }
-            Verdict::Stalled(_) if suspicion == Suspicion::Stalled => {
+            OpinionVerdict::Silent(_) => {
                 dead.insert(opinion.member);
                 consent = Agreement::Test;
             }
-            Verdict::Alive(why) | Verdict::Stalled(why) => vetoes.push(format!("{}: {why}", opinion.name)),
-            Verdict::Abstains(why) => others.push(format!("{} abstains: {why}", opinion.name)),
-            Verdict::Missing(why) => others.push(format!("{} did not answer: {why}", opinion.name)),
+            OpinionVerdict::Stalled(_) if suspicion == SuspectedFailure::Stalled => {
+                dead.insert(opinion.member);
+                consent = Agreement::Test;
+            }
+            OpinionVerdict::Alive(why) | OpinionVerdict::Stalled(why) => {
+                vetoes.push(format!("{}: {why}", opinion.name));
+            }
+            OpinionVerdict::Abstains(why) => others.push(format!("{} abstains: {why}", opinion.name)),
+            OpinionVerdict::Missing(why) => others.push(format!("{} did not answer: {why}", opinion.name)),
         }
     }
     if !vetoes.is_empty() {
@@ -211,7 +219,7 @@ pub fn agreement(
         if agreeing.len() < needed {
             let unknown = unknown_places(opinions, &unknown);
             return Err(format!(
-                "voters in {} of {all} data centres see it dead, {needed} are needed{unknown}{others}",
+                "voters in {} of {all} data centers see it dead, {needed} are needed{unknown}{others}",
                 agreeing.len(),
             ));
         }
@@ -219,7 +227,7 @@ pub fn agreement(
     Ok(consent)
 }
 
-/// Says of which members it is not known where they are; nothing when it is known of all.
+/// A text that names the members with an unknown data center; empty when all are known.
 fn unknown_places(opinions: &[Opinion], members: &[u64]) -> String {
     if members.is_empty() {
         return String::new();
@@ -230,7 +238,7 @@ fn unknown_places(opinions: &[Opinion], members: &[u64]) -> String {
     };
     let names: Vec<String> = members.iter().map(name).collect();
     format!(
-        "; the data centre of {} is not known and counts as one that does not (MemberDataCenter)",
+        "; the data center of {} is unknown and counts as one that does not agree (MemberDataCenter)",
         names.join(", ")
     )
 }

@@ -19,9 +19,9 @@ fn observed(instance: &Instance) -> Observation {
 }
 
 /// db1 is the suspect; db2 and db3 are known to replicate from it, db9 is another address of it.
-fn ask(failure: ProbeFailure, replicas: &[Instance], receiving: &[u32]) -> Verdict {
+fn ask(failure: ProbeFailure, replicas: &[Instance], receiving: &[u32]) -> OpinionVerdict {
     let suspect = primary(1, "1:1-100").failing(failure);
-    let known = OpinionContext {
+    let known = SuspectHistory {
         receiving: receiving.iter().copied().map(key).collect(),
         aliases: [key(9)].into(),
     };
@@ -38,14 +38,14 @@ fn cut(n: u32) -> Instance {
     connected(n).cut()
 }
 
-fn name(verdict: &Verdict) -> &'static str {
+fn name(verdict: &OpinionVerdict) -> &'static str {
     match verdict {
-        Verdict::Dead => "dead",
-        Verdict::Silent(_) => "silent",
-        Verdict::Stalled(_) => "stalled",
-        Verdict::Alive(_) => "alive",
-        Verdict::Abstains(_) => "abstains",
-        Verdict::Missing(_) => "missing",
+        OpinionVerdict::Dead => "dead",
+        OpinionVerdict::Silent(_) => "silent",
+        OpinionVerdict::Stalled(_) => "stalled",
+        OpinionVerdict::Alive(_) => "alive",
+        OpinionVerdict::Abstains(_) => "abstains",
+        OpinionVerdict::Missing(_) => "missing",
     }
 }
 
@@ -88,8 +88,8 @@ fn a_replicas_word_counts_for_nothing_but_a_test_where_the_suspect_is_silent() {
     }
 }
 
-fn opinions(verdicts: &[Verdict]) -> Vec<Opinion> {
-    let opinion = |(index, verdict): (usize, &Verdict)| Opinion {
+fn opinions(verdicts: &[OpinionVerdict]) -> Vec<Opinion> {
+    let opinion = |(index, verdict): (usize, &OpinionVerdict)| Opinion {
         member: u64::try_from(index).unwrap(),
         name: format!("m{index}"),
         at: NOW,
@@ -106,31 +106,31 @@ fn places(places: &[&str]) -> BTreeMap<u64, String> {
     (0..).zip(places.iter().map(|place| (*place).to_owned())).collect()
 }
 
-fn dead() -> Verdict {
-    Verdict::Dead
+fn dead() -> OpinionVerdict {
+    OpinionVerdict::Dead
 }
 
-fn silent() -> Verdict {
-    Verdict::Silent("nothing arrives".to_owned())
+fn silent() -> OpinionVerdict {
+    OpinionVerdict::Silent("nothing arrives".to_owned())
 }
 
-fn stalled() -> Verdict {
-    Verdict::Stalled("accepts and says nothing".to_owned())
+fn stalled() -> OpinionVerdict {
+    OpinionVerdict::Stalled("accepts and says nothing".to_owned())
 }
 
-fn missing() -> Verdict {
-    Verdict::Missing("500 ms".to_owned())
+fn missing() -> OpinionVerdict {
+    OpinionVerdict::Missing("500 ms".to_owned())
 }
 
 #[test]
 fn silence_allows_a_test_and_one_silent_member_makes_a_test_of_a_failover() {
-    let alive = || Verdict::Alive("db2 receives".to_owned());
-    let agree = |verdicts: &[Verdict]| {
+    let alive = || OpinionVerdict::Alive("db2 receives".to_owned());
+    let agree = |verdicts: &[OpinionVerdict]| {
         agreement(
             &opinions(verdicts),
             &places(&["", "", ""]),
             RecoveryQuorum::Majority,
-            Suspicion::Gone,
+            SuspectedFailure::Gone,
         )
     };
     assert_eq!(agree(&[silent(), silent(), silent()]), Ok(Agreement::Test));
@@ -150,7 +150,7 @@ fn silence_allows_a_test_and_one_silent_member_makes_a_test_of_a_failover() {
 
 #[test]
 fn a_stalled_suspect_is_a_veto_unless_that_is_what_was_asked() {
-    let agree = |verdicts: &[Verdict], suspicion| {
+    let agree = |verdicts: &[OpinionVerdict], suspicion| {
         agreement(
             &opinions(verdicts),
             &places(&["", "", ""]),
@@ -159,17 +159,17 @@ fn a_stalled_suspect_is_a_veto_unless_that_is_what_was_asked() {
         )
     };
     let all = [stalled(), stalled(), stalled()];
-    assert!(agree(&all, Suspicion::Gone).is_err());
-    assert_eq!(agree(&all, Suspicion::Stalled), Ok(Agreement::Test));
+    assert!(agree(&all, SuspectedFailure::Gone).is_err());
+    assert_eq!(agree(&all, SuspectedFailure::Stalled), Ok(Agreement::Test));
     assert_eq!(
-        agree(&[stalled(), silent(), missing()], Suspicion::Stalled),
+        agree(&[stalled(), silent(), missing()], SuspectedFailure::Stalled),
         Ok(Agreement::Test)
     );
-    assert!(agree(&[stalled(), missing(), missing()], Suspicion::Stalled).is_err());
+    assert!(agree(&[stalled(), missing(), missing()], SuspectedFailure::Stalled).is_err());
     assert!(
         agree(
-            &[stalled(), stalled(), Verdict::Alive("it answers".to_owned())],
-            Suspicion::Stalled
+            &[stalled(), stalled(), OpinionVerdict::Alive("it answers".to_owned())],
+            SuspectedFailure::Stalled
         )
         .is_err(),
         "an answer is a veto"
@@ -178,12 +178,12 @@ fn a_stalled_suspect_is_a_veto_unless_that_is_what_was_asked() {
 
 #[test]
 fn a_majority_of_data_centres_is_one_of_voters_too() {
-    let agree = |verdicts: &[Verdict], where_they_are: &[&str]| {
+    let agree = |verdicts: &[OpinionVerdict], where_they_are: &[&str]| {
         agreement(
             &opinions(verdicts),
             &places(where_they_are),
             RecoveryQuorum::MajorityOfDataCenters,
-            Suspicion::Gone,
+            SuspectedFailure::Gone,
         )
     };
     // Three of five, all in one of three places.
@@ -191,7 +191,7 @@ fn a_majority_of_data_centres_is_one_of_voters_too() {
     let votes = [dead(), dead(), dead(), missing(), missing()];
     assert_eq!(
         agree(&votes, &three_in_one).unwrap_err(),
-        "voters in 1 of 3 data centres see it dead, 2 are needed (m3 did not answer: 500 ms; m4 did not answer: 500 ms)"
+        "voters in 1 of 3 data centers see it dead, 2 are needed (m3 did not answer: 500 ms; m4 did not answer: 500 ms)"
     );
     let spread = [dead(), dead(), missing(), dead(), missing()];
     assert_eq!(agree(&spread, &three_in_one), Ok(Agreement::Failover));
@@ -207,8 +207,8 @@ fn a_majority_of_data_centres_is_one_of_voters_too() {
     // Nobody was told where it is.
     assert_eq!(
         agree(&[dead(), dead(), dead()], &["", "", ""]).unwrap_err(),
-        "voters in 0 of 3 data centres see it dead, 2 are needed; the data centre of m0, m1, m2 is not known and counts as one that \
-         does not (MemberDataCenter)"
+        "voters in 0 of 3 data centers see it dead, 2 are needed; the data center of m0, m1, m2 is unknown and counts as one that \
+         does not agree (MemberDataCenter)"
     );
     // One was not: it may be anywhere, also in a third place.
     assert_eq!(
@@ -217,8 +217,8 @@ fn a_majority_of_data_centres_is_one_of_voters_too() {
     );
     assert_eq!(
         agree(&[dead(), missing(), dead()], &["a", "b", ""]).unwrap_err(),
-        "voters in 1 of 3 data centres see it dead, 2 are needed; the data centre of m2 is not known and counts as one that does \
-         not (MemberDataCenter) (m1 did not answer: 500 ms)"
+        "voters in 1 of 3 data centers see it dead, 2 are needed; the data center of m2 is unknown and counts as one that does \
+         not agree (MemberDataCenter) (m1 did not answer: 500 ms)"
     );
     assert!(agree(&[dead(), dead(), dead()], &["a", "a", ""]).is_err());
     assert_eq!(

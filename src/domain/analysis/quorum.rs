@@ -1,15 +1,15 @@
-//! Where the members are that have to agree before anything is repaired.
+//! The data centers of the members that must agree before a repair.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::domain::policy::Policy;
 use crate::domain::topology::Topology;
 
-/// Says that the loss of one data centre takes the group its majority, and with it every repair of this cluster.
+/// Advice: the loss of one data center takes the majority of the group with it, and so every repair of this cluster.
 ///
-/// It does when more than half of the voters are in one data centre, while the members and the servers of the cluster are in two at
-/// least: what is in one place altogether fails altogether, and a lone member decides alone. Voters whose data centre is not known are
-/// voters, and in no data centre.
+/// That is the case when more than half of the voters are in one data center, while the members and the servers of the
+/// cluster are in two or more. Where everything is in one data center, everything fails together, and a single member
+/// decides alone. A voter with an unknown data center counts as a voter in no data center.
 pub(super) fn in_one_data_center(topology: &Topology, policy: &Policy) -> Option<String> {
     let voters = policy.voters.len();
     if voters < 2 {
@@ -27,8 +27,8 @@ pub(super) fn in_one_data_center(topology: &Topology, policy: &Policy) -> Option
     let places: BTreeSet<&str> = members.keys().copied().chain(servers).collect();
     (places.len() > 1).then(|| {
         format!(
-            "{count} of {voters} members are in data centre {place}: when it is lost, nothing is repaired elsewhere; put no more than \
-             half of them into one data centre"
+            "{count} of {voters} members are in data center {place}: when it is lost, nothing is repaired elsewhere; place at most \
+             half of them in one data center"
         )
     })
 }
@@ -41,7 +41,7 @@ mod tests {
     use crate::domain::fixture::{Adjust, NOW, key, primary, replica, topology};
 
     /// Members m0, m1, ... in these places, one server in each of those.
-    fn told(members: &[&str], servers: [&str; 2]) -> Option<String> {
+    fn text(members: &[&str], servers: [&str; 2]) -> Option<String> {
         let [first, second] = servers;
         let topology = topology([
             primary(1, "1:1-100").facts(|facts| first.clone_into(&mut facts.data_center)),
@@ -67,14 +67,14 @@ mod tests {
     #[test]
     fn a_majority_in_one_of_several_data_centres_is_told() {
         assert_eq!(
-            told(&["a", "a", "b"], ["a", "a"]).unwrap(),
-            "2 of 3 members are in data centre a: when it is lost, nothing is repaired elsewhere; put no more than half of them into \
-             one data centre"
+            text(&["a", "a", "b"], ["a", "a"]).unwrap(),
+            "2 of 3 members are in data center a: when it is lost, nothing is repaired elsewhere; place at most half of them \
+             in one data center"
         );
-        assert!(told(&["a", "a", "a"], ["a", "b"]).is_some(), "a server elsewhere");
-        assert!(told(&["a", "a", "a"], ["b", ""]).is_some());
+        assert!(text(&["a", "a", "a"], ["a", "b"]).is_some(), "a server elsewhere");
+        assert!(text(&["a", "a", "a"], ["b", ""]).is_some());
         assert!(
-            told(&["a", "a", ""], ["b", ""]).is_some(),
+            text(&["a", "a", ""], ["b", ""]).is_some(),
             "two are a majority of three"
         );
     }
@@ -91,7 +91,7 @@ mod tests {
             (&["a"], ["a", "b"]),
             (&[], ["a", "b"]),
         ] {
-            assert_eq!(told(members, servers), None, "{members:?} {servers:?}");
+            assert_eq!(text(members, servers), None, "{members:?} {servers:?}");
         }
     }
 }

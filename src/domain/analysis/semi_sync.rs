@@ -1,5 +1,5 @@
-//! Semi-sync codes of a primary: waiting for more acknowledgements than there are replicas to give them, or more replicas than
-//! it is to have.
+//! Semi-sync codes of a primary: it waits for more acknowledgements than replicas are connected, or more replicas are
+//! connected than configured.
 
 use crate::domain::finding::Code;
 use crate::domain::instance::Instance;
@@ -8,12 +8,13 @@ use crate::domain::time::WallTime;
 
 /// The semi-sync code of an answering primary.
 ///
-/// Commits wait while semi-sync is active (not fallen back to asynchronous replication) and fewer replicas are connected than
-/// acknowledgements are wanted. That this locks the primary is a hypothesis until its binary log stood still for a while; how long
-/// is counted from when this member first saw the log where it is.
+/// Commits wait while semi-sync is active (not fallen back to asynchronous replication) and fewer replicas are
+/// connected than acknowledgements are required. Whether that locks the primary is a hypothesis until its binary log
+/// has not moved for a while, counted from when this member first saw the log at its present end.
 ///
-/// The number of connected replicas is not enough: a source notices that a replica is gone when it next writes to it, and one that is
-/// connected may not answer. Then commits are seen to wait at every look while the log stands still.
+/// The number of connected replicas is not sufficient evidence: a source notices a lost replica at its next write to
+/// it, and a connected replica may not acknowledge. In these cases every probe sees waiting commits while the log does
+/// not move.
 pub(super) fn judge(primary: &Instance, policy: &Policy, now: WallTime) -> Option<(Code, String)> {
     let key = &primary.key;
     let semi_sync = &primary.valid_facts()?.semi_sync;
@@ -22,19 +23,19 @@ pub(super) fn judge(primary: &Instance, policy: &Policy, now: WallTime) -> Optio
         return None;
     }
     if clients < wanted {
-        let told = format!("commits on {key} wait for {wanted} semi-sync replicas, and {clients} are connected");
+        let text = format!("commits on {key} wait for {wanted} semi-sync replicas, and {clients} are connected");
         let still = primary.binlog_unmoved_since.map(|since| now.millis_since(since));
         return Some(match still {
             Some(still) if still >= policy.locked_semi_sync_millis => (
                 Code::LockedSemiSyncMaster,
-                format!("{told}; its binary log has not moved for {} s", still / 1000),
+                format!("{text}; its binary log has not moved for {} s", still / 1000),
             ),
-            Some(_) | None => (Code::LockedSemiSyncMasterHypothesis, told),
+            Some(_) | None => (Code::LockedSemiSyncMasterHypothesis, text),
         });
     }
     if let Some(since) = primary.acks_awaited_since {
         let awaited = now.millis_since(since);
-        let told = format!(
+        let text = format!(
             "{} commits on {key} wait for {wanted} semi-sync replicas; {clients} are connected, and nothing was acknowledged for {} s",
             semi_sync.wait_sessions,
             awaited / 1000
@@ -44,12 +45,12 @@ pub(super) fn judge(primary: &Instance, policy: &Policy, now: WallTime) -> Optio
         } else {
             Code::LockedSemiSyncMasterHypothesis
         };
-        return Some((code, told));
+        return Some((code, text));
     }
     (policy.enforce_exact_semi_sync && clients > wanted).then(|| {
         (
             Code::MasterWithTooManySemiSyncReplicas,
-            format!("{clients} semi-sync replicas are connected to {key}, and it is to have exactly {wanted}"),
+            format!("{clients} semi-sync replicas are connected to {key}, and exactly {wanted} are configured"),
         )
     })
 }

@@ -1,4 +1,5 @@
-//! Findings about servers one by one, whatever their place in the topology: identity, rights, settings, other controllers.
+//! Findings about single servers, whatever their place in the topology: identity, privileges, settings, other
+//! controllers.
 
 use crate::domain::dialect::OWNER_LOCK;
 use crate::domain::finding::{Code, Evidence, Finding};
@@ -8,7 +9,7 @@ use crate::domain::topology::Topology;
 
 use super::{current_primary, evidence, identity, quorum, settings};
 
-/// All of them, at most one per server and code.
+/// All findings, at most one for each server and code.
 pub(super) fn findings(topology: &Topology, policy: &Policy) -> Vec<Finding> {
     let current = current_primary(topology);
     let mut found = Vec::new();
@@ -18,15 +19,15 @@ pub(super) fn findings(topology: &Topology, policy: &Policy) -> Vec<Finding> {
             .another_controller
             .as_ref()
             .filter(|_| current.as_ref() == Some(&instance.key));
-        let controller = controller.map(|who| {
-            let told = format!(
-                "{} is owned by another controller ({who} holds {OWNER_LOCK}): this group does not repair the cluster",
+        let controller = controller.map(|holder| {
+            let text = format!(
+                "{} is owned by another controller ({holder} holds {OWNER_LOCK}): this group does not repair the cluster",
                 instance.key
             );
-            (Code::AnotherController, told)
+            (Code::AnotherController, text)
         });
         let quorum = (current.as_ref() == Some(&instance.key)).then(|| quorum::in_one_data_center(topology, policy));
-        let quorum = quorum.flatten().map(|told| (Code::QuorumInOneDataCenter, told));
+        let quorum = quorum.flatten().map(|text| (Code::QuorumInOneDataCenter, text));
         for (code, description) in controller
             .into_iter()
             .chain(duplicate)

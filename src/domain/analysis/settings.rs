@@ -1,6 +1,7 @@
-//! What a server's own settings and rights say about the next failure: advice, one finding per server and code. It triggers nothing.
+//! Advice from a server's own settings and privileges about the next failure, one finding for each server and code. It
+//! triggers nothing.
 //!
-//! Only what is known is judged, of servers that answer.
+//! Only known values of answering servers are judged.
 
 use crate::domain::dialect::Dialect;
 use crate::domain::finding::Code;
@@ -10,11 +11,11 @@ use crate::domain::policy::{BootReadOnly, Policy};
 use crate::domain::settings::{Boot, ServerSettings};
 use crate::domain::topology::Topology;
 
-/// `replica_net_timeout` up to this, seconds, is no delay worth a word: a member makes replicas reconnect by itself when it suspects
-/// a silent partition, and only what it does not suspect waits for the timeout. The server's default is 60.
+/// A `replica_net_timeout` up to this many seconds is not reported. A member makes replicas reconnect when it suspects
+/// a silent partition; only partitions that it does not suspect last until the timeout. The server's default is 60.
 const LONG_NET_TIMEOUT_SECONDS: u64 = 10;
 
-/// Everything that the settings of one server call for, in the order of the codes.
+/// All advice about one server, in the order of the codes.
 pub(super) fn advice(topology: &Topology, policy: &Policy, instance: &Instance) -> Vec<(Code, String)> {
     let Some(facts) = instance.valid_facts() else {
         return Vec::new();
@@ -38,7 +39,7 @@ pub(super) fn advice(topology: &Topology, policy: &Policy, instance: &Instance) 
     say(
         Code::BootsWritable,
         settings
-            // Whether a member of a replication group takes writes after its start is the group's business.
+            // Whether a member of a replication group is writable after its start is decided by the group.
             .filter(|_| !facts.is_group_member())
             .and_then(|settings| boots_writable(key, policy, settings)),
     );
@@ -47,39 +48,40 @@ pub(super) fn advice(topology: &Topology, policy: &Policy, instance: &Instance) 
     found
 }
 
-/// No account is configured for new channels, and this server has no channel that holds one: nothing could make it a replica.
+/// No account for new channels is configured, and this server has no channel with an account: nothing could make it a
+/// replica.
 fn missing_account(topology: &Topology, policy: &Policy, instance: &Instance, facts: &InstanceFacts) -> Option<String> {
     let has_one = facts.managed_channel().is_some_and(|channel| !channel.user.is_empty());
-    // A member of a replication group has a channel of the group's own.
+    // A member of a replication group has a channel of the group.
     if policy.replication_account != Some(false) || has_one || facts.is_group_member() || topology.instances.len() < 2 {
         return None;
     }
     Some(format!(
-        "{} has no replication channel with an account, and none is configured (replicationUser in the Secret, \
-         MySQLReplicationUser): it could not be made a replica",
+        "{} has no replication channel with an account, and no account is configured (replicationUser in the Secret, \
+         MySQLReplicationUser): it cannot be made a replica",
         instance.key
     ))
 }
 
-/// The policy needs semi-sync, and the server has not got it.
+/// The policy needs semi-sync, and the server does not have it.
 fn without_semi_sync(policy: &Policy, key: &InstanceKey, facts: &InstanceFacts) -> Option<String> {
     let needs = policy.durability.is_kept() && !facts.is_group_member() && !facts.is_binlog_server();
     if !needs || facts.semi_sync.available {
         return None;
     }
     let statements = Dialect::new(&facts.version).install_semi_sync();
-    let told = match statements {
+    let text = match statements {
         [] => "semi-sync is not available".to_owned(),
         statements => format!("the semi-sync plugins are not installed: {}", statements.join("; ")),
     };
-    Some(format!("{key}: {told}; the durability policy cannot be kept with it"))
+    Some(format!("{key}: {text}; the durability policy cannot be met with it"))
 }
 
 fn missing_privileges(key: &InstanceKey, facts: &InstanceFacts, settings: &ServerSettings) -> Option<String> {
     let privileges = settings.privileges.as_ref()?;
     let dialect = Dialect::new(&facts.version);
     let missing: Vec<_> = dialect
-        .needed_privileges()
+        .required_privileges()
         .into_iter()
         .filter(|need| !privileges.has(need.privilege) && !need.or.iter().any(|other| privileges.has(other)))
         .collect();
@@ -92,26 +94,26 @@ fn missing_privileges(key: &InstanceKey, facts: &InstanceFacts, settings: &Serve
         .map(|need| format!("{} for {}", need.privilege, need.purpose))
         .collect();
     Some(format!(
-        "a recovery on {key} would fail for want of privileges ({}): {}",
+        "a recovery on {key} would fail because of missing privileges ({}): {}",
         purposes.join("; "),
         dialect.grant(&names, &settings.account)
     ))
 }
 
-/// On `MariaDB` the fence is `read_only`, which these accounts pass. On `MySQL` it is `super_read_only`, which nobody does: there only
-/// a server that has one without the other takes their writes.
+/// The fence of `MariaDB` is `read_only`, which these accounts bypass. The fence of `MySQL` is `super_read_only`, which
+/// no account bypasses. On `MySQL` only a server that has `read_only` without `super_read_only` takes their writes.
 fn ineffective_fence(key: &InstanceKey, facts: &InstanceFacts, settings: &ServerSettings) -> Option<String> {
-    let accounts = settings.unstopped.as_ref().filter(|accounts| accounts.count > 0)?;
+    let accounts = settings.past_read_only.as_ref().filter(|accounts| accounts.count > 0)?;
     if facts.version.flavour.is_mariadb() {
         return Some(format!(
-            "read_only on {key} would not stop {} of its accounts ({accounts}): their sessions can only be ended",
+            "read_only on {key} would not stop {} of its accounts ({accounts}): ham4db can only kill their sessions",
             accounts.count
         ));
     }
     let is_half_closed = facts.read_only && facts.super_read_only == Some(false);
     is_half_closed.then(|| {
         format!(
-            "{key} is read_only and not super_read_only: {} of its accounts may write there ({accounts})",
+            "{key} is read_only and not super_read_only: {} of its accounts can write there ({accounts})",
             accounts.count
         )
     })
@@ -121,17 +123,17 @@ fn boots_writable(key: &InstanceKey, policy: &Policy, settings: &ServerSettings)
     let is_asked_for = policy.boot_read_only != BootReadOnly::Off;
     (is_asked_for && settings.boot == Boot::Writable).then(|| {
         format!(
-            "{key} is writable as soon as it starts: a failed primary takes writes until it is held; \
-             SET PERSIST_ONLY super_read_only = ON, or bootReadOnly: Enforce"
+            "{key} is writable right after a start: a failed primary takes writes until ham4db makes it read-only; \
+             use SET PERSIST_ONLY super_read_only = ON, or bootReadOnly: Enforce"
         )
     })
 }
 
-/// Each setting with its value, the wanted one, and why.
+/// Each unsafe setting with its value, the recommended one, and the reason.
 fn unsafe_settings(topology: &Topology, instance: &Instance, facts: &InstanceFacts) -> Option<String> {
     let mut complaints = Vec::new();
     let mut complain = |setting: &str, value: &dyn std::fmt::Display, wanted: &str, why: &str| {
-        complaints.push(format!("{setting} = {value}, wanted {wanted}: {why}"));
+        complaints.push(format!("{setting} = {value}, recommended {wanted}: {why}"));
     };
     let is_replica = facts.managed_channel().is_some();
     let semi_sync = &facts.semi_sync;
@@ -157,13 +159,13 @@ fn unsafe_settings(topology: &Topology, instance: &Instance, facts: &InstanceFac
                 "relay_log_recovery",
                 &"ON",
                 "OFF",
-                "with semi-sync, a restart drops what it acknowledged and had not applied",
+                "with semi-sync, a restart drops transactions that it acknowledged and had not applied",
             ),
             Some(false) if !semi_sync.replica_enabled => complain(
                 "relay_log_recovery",
                 &"OFF",
                 "ON",
-                "after a crash of its host replication may stop at a torn relay log",
+                "after a crash of its host replication may stop at a damaged relay log",
             ),
             Some(true | false) | None => {}
         }
@@ -173,7 +175,7 @@ fn unsafe_settings(topology: &Topology, instance: &Instance, facts: &InstanceFac
                     "replica_net_timeout",
                     &seconds,
                     &format!("{LONG_NET_TIMEOUT_SECONDS} or less"),
-                    "it takes so many seconds to notice that its source fell silent",
+                    "it takes so many seconds to notice a silent source",
                 );
             }
             match settings.heartbeat_millis {
@@ -181,13 +183,13 @@ fn unsafe_settings(topology: &Topology, instance: &Instance, facts: &InstanceFac
                     "heartbeat period",
                     &0,
                     "half of replica_net_timeout",
-                    "a quiet source looks like a lost one",
+                    "an idle source looks like a lost one",
                 ),
                 Some(millis) if millis >= seconds.saturating_mul(1000) => complain(
                     "heartbeat period",
                     &format!("{millis} ms"),
                     "half of replica_net_timeout",
-                    "a quiet source looks like a lost one",
+                    "an idle source looks like a lost one",
                 ),
                 Some(_) | None => {}
             }
@@ -199,7 +201,7 @@ fn unsafe_settings(topology: &Topology, instance: &Instance, facts: &InstanceFac
             "semi-sync source",
             &"enabled",
             "disabled on a replica",
-            "its applier waits for acknowledgements of replicas that it does not have",
+            "its applier waits for acknowledgements from replicas that it does not have",
         );
     }
     let twin = topology.instances.values().find(|other| {
@@ -210,9 +212,9 @@ fn unsafe_settings(topology: &Topology, instance: &Instance, facts: &InstanceFac
         complain(
             "server_id",
             &facts.server_id,
-            "one of its own",
+            "a unique value",
             &format!(
-                "{} has the same, and a source drops one of two replicas with one id",
+                "{} has the same, and a source disconnects one of two replicas with the same id",
                 twin.key
             ),
         );

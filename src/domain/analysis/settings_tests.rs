@@ -21,7 +21,7 @@ fn sound() -> ServerSettings {
             all: true,
             ..Privileges::default()
         }),
-        unstopped: Some(Accounts::default()),
+        past_read_only: Some(Accounts::default()),
     }
 }
 
@@ -36,7 +36,7 @@ fn app() -> Accounts {
 }
 
 /// The findings with this code, as text.
-fn told(topology: &Topology, policy: &Policy, code: Code) -> Vec<String> {
+fn text(topology: &Topology, policy: &Policy, code: Code) -> Vec<String> {
     findings(topology, policy, &[], NOW)
         .into_iter()
         .filter(|finding| finding.code == code)
@@ -57,32 +57,32 @@ fn servers_that_are_set_well_get_no_advice_and_unknown_is_none() {
 fn each_unsafe_setting_is_named_with_its_value_the_wanted_one_and_why() {
     type Change = fn(&mut ServerSettings);
     let table: [(Change, &str); 6] = [
-        (|set| set.sync_binlog = Some(0), "sync_binlog = 0, wanted 1: "),
+        (|set| set.sync_binlog = Some(0), "sync_binlog = 0, recommended 1: "),
         (
             |set| set.flush_log_at_commit = Some(2),
-            "innodb_flush_log_at_trx_commit = 2, wanted 1: ",
+            "innodb_flush_log_at_trx_commit = 2, recommended 1: ",
         ),
         (
             |set| set.relay_log_recovery = Some(false),
-            "relay_log_recovery = OFF, wanted ON: ",
+            "relay_log_recovery = OFF, recommended ON: ",
         ),
         (
             |set| set.replica_net_timeout_seconds = Some(60),
-            "replica_net_timeout = 60, wanted 10 or less: ",
+            "replica_net_timeout = 60, recommended 10 or less: ",
         ),
         (
             |set| set.heartbeat_millis = Some(0),
-            "heartbeat period = 0, wanted half of ",
+            "heartbeat period = 0, recommended half of ",
         ),
         (
             |set| set.heartbeat_millis = Some(4000),
-            "heartbeat period = 4000 ms, wanted half of ",
+            "heartbeat period = 4000 ms, recommended half of ",
         ),
     ];
     for (change, wanted) in table {
         let view = topology([set(primary(1, "1:1-9"), |_| {}), set(replica(2, 1, "1:1-9"), change)]);
-        let told = told(&view, &Policy::default(), Code::UnsafeSettings);
-        assert!(told.len() == 1 && told[0].contains(wanted), "{wanted}: {told:?}");
+        let text = text(&view, &Policy::default(), Code::UnsafeSettings);
+        assert!(text.len() == 1 && text[0].contains(wanted), "{wanted}: {text:?}");
     }
 }
 
@@ -92,12 +92,12 @@ fn a_semi_sync_replica_must_keep_its_relay_log_over_a_restart() {
         set(replica(2, 1, "1:1-9"), |set| set.relay_log_recovery = Some(recovery))
             .facts(|facts| facts.semi_sync.replica_enabled = true)
     };
-    let told = |recovery| {
+    let text = |recovery| {
         let view = topology([set(primary(1, "1:1-9"), |_| {}), semi_sync(recovery)]);
-        told(&view, &Policy::default(), Code::UnsafeSettings)
+        text(&view, &Policy::default(), Code::UnsafeSettings)
     };
-    assert!(told(true)[0].contains("relay_log_recovery = ON, wanted OFF"));
-    assert_eq!(told(false), [] as [String; 0]);
+    assert!(text(true)[0].contains("relay_log_recovery = ON, recommended OFF"));
+    assert_eq!(text(false), [] as [String; 0]);
 }
 
 #[test]
@@ -110,26 +110,26 @@ fn a_replica_whose_source_side_waits_for_nobody_is_named() {
             facts.semi_sync.clients = clients;
         })
     };
-    let told = |replica| {
-        told(
+    let text = |replica| {
+        text(
             &topology([primary(1, "1:1-9"), replica]),
             &Policy::default(),
             Code::UnsafeSettings,
         )
     };
-    assert!(told(waiting(0))[0].contains("semi-sync source = enabled"));
-    assert_eq!(told(waiting(1)), [] as [String; 0]);
+    assert!(text(waiting(0))[0].contains("semi-sync source = enabled"));
+    assert_eq!(text(waiting(1)), [] as [String; 0]);
 }
 
 #[test]
 fn two_servers_with_one_server_id_are_both_named() {
     let twin = replica(3, 1, "1:1-9").facts(|facts| facts.server_id = 2);
     let view = topology([primary(1, "1:1-9"), replica(2, 1, "1:1-9"), twin]);
-    let told = told(&view, &Policy::default(), Code::UnsafeSettings);
-    assert_eq!(told.len(), 2);
+    let text = text(&view, &Policy::default(), Code::UnsafeSettings);
+    assert_eq!(text.len(), 2);
     assert!(
-        told[0].contains("server_id = 2, wanted one of its own: db3:3306 has the same"),
-        "{told:?}"
+        text[0].contains("server_id = 2, recommended a unique value: db3:3306 has the same"),
+        "{text:?}"
     );
 }
 
@@ -142,11 +142,11 @@ fn a_missing_grant_is_a_statement_to_be_sent() {
         ]));
     };
     let view = topology([set(primary(1, "1:1-9"), poor), set(replica(2, 1, "1:1-9"), |_| {})]);
-    let told = told(&view, &Policy::default(), Code::MissingPrivileges);
-    assert_eq!(told.len(), 1);
+    let text = text(&view, &Policy::default(), Code::MissingPrivileges);
+    assert_eq!(text.len(), 1);
     assert!(
-        told[0].ends_with("GRANT SYSTEM_VARIABLES_ADMIN, CONNECTION_ADMIN ON *.* TO 'ham4db'@'%'"),
-        "{told:?}"
+        text[0].ends_with("GRANT SYSTEM_VARIABLES_ADMIN, CONNECTION_ADMIN ON *.* TO 'ham4db'@'%'"),
+        "{text:?}"
     );
     let by_super = |set: &mut ServerSettings| {
         set.privileges = Some(Privileges::of_grants([
@@ -168,7 +168,7 @@ fn super_stands_for_less_from_one_mariadb_to_the_next() {
         let poor = poor.facts(|facts| {
             facts.version = crate::domain::version::ServerVersion::parse(version, "").unwrap();
         });
-        told(&topology([poor]), &Policy::default(), Code::MissingPrivileges)
+        text(&topology([poor]), &Policy::default(), Code::MissingPrivileges)
     };
     assert_eq!(missing("10.6.5-MariaDB"), [] as [String; 0]);
     assert!(missing("10.11.5-MariaDB")[0].ends_with("GRANT READ_ONLY ADMIN ON *.* TO 'ham4db'@'%'"));
@@ -177,9 +177,9 @@ fn super_stands_for_less_from_one_mariadb_to_the_next() {
 
 #[test]
 fn a_fence_that_accounts_pass_is_said_before_it_is_needed() {
-    let told = |instances: Vec<Instance>| told(&topology(instances), &Policy::default(), Code::FenceIneffective);
-    let apps = |set: &mut ServerSettings| set.unstopped = Some(app());
-    let mariadb = told(vec![
+    let text = |instances: Vec<Instance>| text(&topology(instances), &Policy::default(), Code::FenceIneffective);
+    let apps = |set: &mut ServerSettings| set.past_read_only = Some(app());
+    let mariadb = text(vec![
         set(mariadb_primary(1, "0-1-9"), apps),
         set(mariadb_replica(2, 1, "0-1-9"), |_| {}),
     ]);
@@ -187,7 +187,7 @@ fn a_fence_that_accounts_pass_is_said_before_it_is_needed() {
     assert!(mariadb[0].contains("(app@%)"), "{mariadb:?}");
     // super_read_only stops them on MySQL; read_only alone does not.
     let with_super = |on| {
-        told(vec![
+        text(vec![
             set(primary(1, "1:1-9"), apps),
             set(replica(2, 1, "1:1-9"), apps).facts(|facts| facts.super_read_only = Some(on)),
         ])
@@ -204,7 +204,7 @@ fn a_server_that_boots_writable_is_named_unless_nobody_wants_to_know() {
             boot_read_only,
             ..Policy::default()
         };
-        told(&view, &policy, Code::BootsWritable).len()
+        text(&view, &policy, Code::BootsWritable).len()
     };
     assert_eq!(
         (
@@ -224,14 +224,14 @@ fn a_server_that_could_not_be_attached_for_want_of_an_account_is_named() {
             replication_account,
             ..Policy::default()
         };
-        told(&view, &policy, Code::MissingReplicationCredentials)
+        text(&view, &policy, Code::MissingReplicationCredentials)
     };
     assert_eq!(with(None), [] as [String; 0]);
     assert_eq!(with(Some(true)), [] as [String; 0]);
-    let told = with(Some(false));
+    let text = with(Some(false));
     assert!(
-        told.len() == 1 && told[0].starts_with("db1:3306 has no replication channel"),
-        "{told:?}"
+        text.len() == 1 && text[0].starts_with("db1:3306 has no replication channel"),
+        "{text:?}"
     );
 }
 

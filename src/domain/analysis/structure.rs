@@ -1,4 +1,4 @@
-//! Warnings about the shape of a topology. They never trigger anything.
+//! Warnings about the structure of a topology. They never trigger a recovery.
 
 use std::collections::BTreeMap;
 
@@ -11,11 +11,11 @@ use crate::domain::topology::Topology;
 
 use super::evidence::is_downtimed;
 
-/// The warnings for one instance, in the order in which they are declared. What rests on its own settings is left out while it does
-/// not answer: its last settings are no news.
+/// The warnings for one instance, in the order of their declaration. Warnings about its own settings are left out while
+/// it does not answer, since its last settings may be old.
 ///
-/// Most are about a primary and those that could succeed it. Errant transactions and differing GTID modes are told of any instance
-/// with replicas. `received_transactions` are what the servers below each top hold.
+/// Most are about a primary and its possible successors. Errant transactions and different GTID modes are reported for
+/// any instance with replicas. `received_transactions` holds the transactions of the servers below each top.
 pub(super) fn warnings(
     topology: &Topology,
     policy: &Policy,
@@ -27,7 +27,7 @@ pub(super) fn warnings(
     let replicas: Vec<&Instance> = topology.replicas_of(key).collect();
     let mut found = Vec::new();
     if evidence.is_primary && replicas.len() > 1 {
-        found.extend(warnings_about_successors(evidence, &replicas));
+        found.extend(successor_warnings(evidence, &replicas));
     }
     if facts.is_some_and(|facts| has_other_modes(facts, evidence)) {
         found.push(StructureWarning::DifferentGTIDModesStructureWarning);
@@ -53,7 +53,7 @@ pub(super) fn warnings(
     found
 }
 
-fn warnings_about_successors(evidence: &Evidence, replicas: &[&Instance]) -> impl Iterator<Item = StructureWarning> {
+fn successor_warnings(evidence: &Evidence, replicas: &[&Instance]) -> impl Iterator<Item = StructureWarning> {
     let (statement, mixed, row) = (
         evidence.statement_logging_replicas > 0,
         evidence.mixed_logging_replicas > 0,
@@ -91,13 +91,13 @@ fn warnings_about_successors(evidence: &Evidence, replicas: &[&Instance]) -> imp
         .map(|(_, warning)| warning)
 }
 
-/// A replica with another `gtid_mode` than the source has.
+/// Whether a replica has another `gtid_mode` than the source.
 fn has_other_modes(facts: &InstanceFacts, evidence: &Evidence) -> bool {
     evidence.replica_gtid_modes.iter().any(|mode| *mode != facts.gtid_mode)
 }
 
-/// Whether a replica has transactions that its source lacks and that were committed below the primary. Those of an errant intermediate
-/// primary reach its replicas as well, where they are nothing new.
+/// Whether a replica has transactions that its source lacks and that were committed below the primary. Errant
+/// transactions of an intermediate primary also reach its replicas, where they are not reported again.
 fn is_errant_below(
     topology: &Topology,
     source: &InstanceKey,
@@ -119,8 +119,8 @@ fn is_errant_below(
     errant.is_some_and(|errant| of_source().is_none_or(|source| !source.covers(errant)))
 }
 
-/// Whether one of the answering replicas could take over and have the others follow: all use GTIDs of MySQL's kind, or all of
-/// MariaDB's, or all are binlog servers. Without an answer there is nothing to warn of.
+/// Whether an answering replica could be promoted and the others could replicate from it: all use MySQL's GTIDs, or all
+/// MariaDB's, or all are binlog servers. True when no replica answers.
 fn support_failover(replicas: &[&Instance]) -> bool {
     #[derive(PartialEq)]
     enum Kind {

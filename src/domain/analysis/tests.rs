@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::domain::finding::{Opinion, StructureWarning, Verdict};
+use crate::domain::finding::{Opinion, OpinionVerdict, StructureWarning};
 use crate::domain::fixture::{Adjust, NOW, key, mysql_set, primary, replica, topology, uuid};
 use crate::domain::instance::{Identity, Instance, Observation, ProbeFailure, ThreadError, ThreadState};
 use crate::domain::policy::{HeldBack, RecoveryQuorum};
@@ -372,27 +372,30 @@ fn observed(instance: &Instance) -> Observation {
     }
 }
 
-fn ask(instances: &[Instance]) -> Verdict {
+fn ask(instances: &[Instance]) -> OpinionVerdict {
     let replicas = instances
         .iter()
         .map(|instance| instance.key.clone())
         .filter(|replica| *replica != key(1))
         .collect();
     let observations: Vec<Observation> = instances.iter().map(observed).collect();
-    verdict(&key(1), &replicas, &observations, &OpinionContext::default())
+    verdict(&key(1), &replicas, &observations, &SuspectHistory::default())
 }
 
 #[test]
 fn a_member_says_dead_only_with_a_replica_at_hand() {
     let cut = || replica(2, 1, "1:1-100").cut();
-    assert_eq!(ask(&[db1().dead(), cut()]), Verdict::Dead);
-    assert_eq!(ask(&[db1().dead(), cut(), replica(3, 1, "1:1").dead()]), Verdict::Dead);
+    assert_eq!(ask(&[db1().dead(), cut()]), OpinionVerdict::Dead);
+    assert_eq!(
+        ask(&[db1().dead(), cut(), replica(3, 1, "1:1").dead()]),
+        OpinionVerdict::Dead
+    );
     assert_eq!(
         ask(&[db1().failing(ProbeFailure::Name("db1".to_owned())), cut()]),
-        Verdict::Dead
+        OpinionVerdict::Dead
     );
     // One below another replica receives from there, which says nothing of the suspect.
-    assert_eq!(ask(&[db1().dead(), cut(), replica(3, 2, "1:1")]), Verdict::Dead);
+    assert_eq!(ask(&[db1().dead(), cut(), replica(3, 2, "1:1")]), OpinionVerdict::Dead);
     for alive in [
         vec![db1(), cut()],
         vec![db1().failing(ProbeFailure::Saturated), cut()],
@@ -403,7 +406,7 @@ fn a_member_says_dead_only_with_a_replica_at_hand() {
         ],
         vec![db1().dead(), cut(), replica(3, 9, "1:1")],
     ] {
-        assert!(matches!(ask(&alive), Verdict::Alive(_)), "{:?}", ask(&alive));
+        assert!(matches!(ask(&alive), OpinionVerdict::Alive(_)), "{:?}", ask(&alive));
     }
     for blind in [
         vec![db1().dead()],
@@ -415,12 +418,12 @@ fn a_member_says_dead_only_with_a_replica_at_hand() {
         ],
         vec![cut()],
     ] {
-        assert!(matches!(ask(&blind), Verdict::Abstains(_)), "{:?}", ask(&blind));
+        assert!(matches!(ask(&blind), OpinionVerdict::Abstains(_)), "{:?}", ask(&blind));
     }
 }
 
-fn opinions(verdicts: &[Verdict]) -> Vec<Opinion> {
-    let opinion = |(index, verdict): (usize, &Verdict)| Opinion {
+fn opinions(verdicts: &[OpinionVerdict]) -> Vec<Opinion> {
+    let opinion = |(index, verdict): (usize, &OpinionVerdict)| Opinion {
         member: u64::try_from(index).unwrap(),
         name: format!("m{index}"),
         at: NOW,
@@ -435,16 +438,16 @@ fn opinions(verdicts: &[Verdict]) -> Vec<Opinion> {
 
 fn agreed(opinions: &[Opinion], voters: u64, quorum: RecoveryQuorum) -> Result<Agreement, String> {
     let voters = (0..voters).map(|member| (member, String::new())).collect();
-    agreement(opinions, &voters, quorum, Suspicion::Gone)
+    agreement(opinions, &voters, quorum, SuspectedFailure::Gone)
 }
 
 #[test]
 fn a_majority_of_all_voters_must_say_dead_and_nobody_alive() {
-    let dead = || Verdict::Dead;
-    let alive = || Verdict::Alive("db2 receives".to_owned());
-    let missing = || Verdict::Missing("500 ms".to_owned());
-    let abstains = || Verdict::Abstains("blind".to_owned());
-    let agree = |verdicts: &[Verdict], count| agreed(&opinions(verdicts), count, RecoveryQuorum::Majority);
+    let dead = || OpinionVerdict::Dead;
+    let alive = || OpinionVerdict::Alive("db2 receives".to_owned());
+    let missing = || OpinionVerdict::Missing("500 ms".to_owned());
+    let abstains = || OpinionVerdict::Abstains("blind".to_owned());
+    let agree = |verdicts: &[OpinionVerdict], count| agreed(&opinions(verdicts), count, RecoveryQuorum::Majority);
     assert_eq!(agree(&[dead(), dead(), missing()], 3), Ok(Agreement::Failover));
     assert_eq!(agree(&[dead()], 1), Ok(Agreement::Failover));
     assert_eq!(
@@ -466,7 +469,7 @@ fn a_majority_of_all_voters_must_say_dead_and_nobody_alive() {
         agreed(&twice, 3, RecoveryQuorum::Majority).is_err(),
         "one member counts once"
     );
-    let alone = |verdicts: &[Verdict]| agreed(&opinions(verdicts), 3, RecoveryQuorum::Leader);
+    let alone = |verdicts: &[OpinionVerdict]| agreed(&opinions(verdicts), 3, RecoveryQuorum::Leader);
     assert_eq!(alone(&[dead()]), Ok(Agreement::Failover));
     assert!(alone(&[dead(), alive()]).is_err());
     assert!(alone(&[abstains()]).is_err());

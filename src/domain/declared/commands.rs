@@ -1,20 +1,20 @@
-//! What the state lacks of the documents, and what it has of documents that are gone.
+//! The commands for documents that were read, and for documents that are gone.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::domain::intent::{Intent, IntentId, Origin, Wish};
+use crate::domain::intent::{Intent, IntentDetails, IntentId, Origin};
 use crate::domain::key::InstanceKey;
 use crate::domain::state::{Cluster, Command, State};
 use crate::domain::time::WallTime;
 
 use super::document::DeclaredCluster;
 use super::requests;
-use super::{ClusterView, HOLD_MILLIS, Reading, Reconciliation, Seen};
+use super::{ClusterView, Completeness, HOLD_MILLIS, Reconciliation, SourceContents};
 
-/// The commands for one document that was read.
+/// Adds the commands for one document that was read.
 pub(super) fn of_document(
     answer: &mut Reconciliation,
-    reading: Reading,
+    completeness: Completeness,
     declared: &DeclaredCluster,
     state: &State,
     views: &[ClusterView],
@@ -23,32 +23,32 @@ pub(super) fn of_document(
     let origin = &declared.document.origin;
     if declared.is_outdated(state) {
         answer.warnings.push(format!(
-            "{origin}: generation {} was read and a newer one is recorded: this member's view of the document lags, nothing is changed",
+            "{origin}: generation {} was read and a newer one is recorded: this member's view of the document is delayed, nothing is changed",
             declared.document.generation
         ));
         return;
     }
     if let Some(owner) = declared.foreign_owner(state, now) {
         answer.warnings.push(format!(
-            "{origin}: OwnedByAnotherGroup: group {owner} writes its status, so it is only observed"
+            "{origin}: OwnedByAnotherGroup: group {owner} writes its status, so this group only observes it"
         ));
     }
     let older = older_document(declared, state, views);
     if let Some(winner) = older {
         answer.warnings.push(format!(
-            "{origin}: names a cluster that the older document {winner} owns; only that one counts"
+            "{origin}: names a cluster that the older document {winner} owns; only the older document is in effect"
         ));
     }
-    let wishes = if older.is_some() {
+    let requested_intents = if older.is_some() {
         Vec::new()
     } else {
-        declared.wishes(now)
+        declared.requested_intents(now)
     };
-    let (set, end) = intents(declared, wishes, state, now);
+    let (set, end) = intents(declared, requested_intents, state, now);
     let mut wanted = declared.wanted_record(state, now);
-    let is_stale = reading == Reading::Stale;
+    let is_stale = completeness == Completeness::Stale;
     if is_stale && (!end.is_empty() || requests::has_others_open(declared, state)) {
-        // Nothing is taken back by a reading that may be old, so its generation is not settled either.
+        // A stale view withdraws nothing, so the generation is not recorded as settled either.
         wanted.generation = declared.recorded(state).map_or(0, |recorded| recorded.generation);
     }
     if state.documents.get(origin) != Some(&wanted) {
@@ -62,14 +62,14 @@ pub(super) fn of_document(
     }
 }
 
-/// The older document that owns the cluster which this one names, when this one owns none.
+/// The older document that owns the cluster of this document's seeds, when this document owns none.
 pub(super) fn older_document<'a>(
     declared: &DeclaredCluster,
     state: &'a State,
     views: &[ClusterView],
 ) -> Option<&'a Origin> {
     let origin = &declared.document.origin;
-    // A seed may be another name of a server that is recorded: the view knows it.
+    // A seed may be another address of a recorded server: the topology resolves it.
     let has = |cluster: &Cluster, seed: &InstanceKey| {
         let mut shown = views.iter().filter(|view| view.cluster.id == cluster.id);
         cluster.instances.contains(seed) || shown.any(|view| view.topology.get(seed).is_some())
@@ -90,36 +90,37 @@ pub(super) fn older_document<'a>(
     })
 }
 
-/// The commands for what a document wishes and the state lacks, and for what the state has and the document does not wish.
+/// Adds the commands for intents that the document has and the state lacks, and for those that the state has and the
+/// document lacks.
 fn intents(
     declared: &DeclaredCluster,
-    wishes: Vec<(InstanceKey, Wish)>,
+    requested_intents: Vec<(InstanceKey, IntentDetails)>,
     state: &State,
     now: WallTime,
 ) -> (Vec<Command>, Vec<Command>) {
     let origin = &declared.document.origin;
     let mut set = Vec::new();
     let mut wanted: BTreeSet<IntentId> = BTreeSet::new();
-    for (instance, wish) in wishes {
+    for (instance, details) in requested_intents {
         let id = IntentId {
-            kind: wish.kind(),
+            kind: details.kind(),
             instance: instance.clone(),
             origin: origin.clone(),
         };
         let present = state.intents.get(&id);
-        if present.is_none_or(|present| !same_wish(&present.wish, &wish)) {
+        if present.is_none_or(|present| !same_details(&present.details, &details)) {
             set.push(Command::SetIntent {
                 intent: Intent {
                     instance,
                     origin: origin.clone(),
-                    wish,
+                    details,
                 },
             });
         }
         wanted.insert(id);
     }
-    // One whose time has passed stays recorded until its entry goes: it counts for nothing, and two clocks that differ would
-    // otherwise end and set it in turn.
+    // An expired downtime stays recorded until its entry is removed from the document. It has no effect, and two
+    // different clocks would otherwise end and set it in turn.
     let listed: BTreeSet<IntentId> = declared
         .downtime
         .iter()
@@ -130,42 +131,44 @@ fn intents(
         })
         .collect();
     let unwanted = state.intents.iter().filter(|(id, intent)| {
-        let is_over = listed.contains(id) && !intent.wish.is_active(now);
+        let is_over = listed.contains(id) && !intent.details.is_active(now);
         id.origin == *origin && !wanted.contains(id) && !is_over
     });
     let end = unwanted.map(|(id, _)| Command::EndIntent { id: id.clone() });
     (set, end.collect())
 }
 
-/// The same but for when it began, which the state keeps from the first time.
-fn same_wish(present: &Wish, wanted: &Wish) -> bool {
+/// Whether two intents are equal except for the start time, which the state keeps from the first record.
+fn same_details(present: &IntentDetails, wanted: &IntentDetails) -> bool {
     match (present, wanted) {
         (
-            Wish::Downtime {
+            IntentDetails::Downtime {
                 owner,
                 reason,
                 until,
                 since: _,
             },
-            Wish::Downtime {
+            IntentDetails::Downtime {
                 owner: wanted_owner,
                 reason: wanted_reason,
                 until: wanted_until,
                 since: _,
             },
         ) => owner == wanted_owner && reason == wanted_reason && until == wanted_until,
-        (Wish::Candidate { .. }, Wish::Candidate { .. }) => present == wanted,
-        (Wish::Downtime { .. }, Wish::Candidate { .. }) | (Wish::Candidate { .. }, Wish::Downtime { .. }) => false,
+        (IntentDetails::Candidate { .. }, IntentDetails::Candidate { .. }) => present == wanted,
+        (IntentDetails::Downtime { .. }, IntentDetails::Candidate { .. })
+        | (IntentDetails::Candidate { .. }, IntentDetails::Downtime { .. }) => false,
     }
 }
 
-/// The commands for documents that are gone.
+/// Adds the commands for documents that are gone.
 ///
-/// A deletion of one document is a deletion. That two or more documents of one namespace are gone and none is left looks the same as
-/// a namespace, a mount or a permission that went by mistake, so it is held for [`HOLD_MILLIS`].
+/// The deletion of one document is taken as a deletion. When two or more documents of one namespace are gone and none
+/// is left, a namespace, a mount or a permission may have been removed by mistake, so nothing is withdrawn for
+/// [`HOLD_MILLIS`].
 pub(super) fn withdrawals(
     answer: &mut Reconciliation,
-    seen: &Seen,
+    seen: &SourceContents,
     state: &State,
     vanished: &BTreeMap<Origin, WallTime>,
     now: WallTime,
@@ -189,8 +192,8 @@ pub(super) fn withdrawals(
             gone.entry(namespace).or_default().push(origin);
         }
     }
-    if seen.reading != Reading::Complete {
-        // Neither believed nor forgotten: a hold that began goes on.
+    if seen.completeness != Completeness::Complete {
+        // The absence is neither confirmed nor refuted, so a hold that began continues.
         answer.vanished = vanished
             .iter()
             .filter(|(origin, _)| !is_there(origin))
@@ -219,7 +222,7 @@ pub(super) fn withdrawals(
         }
         if !waiting.is_empty() {
             answer.warnings.push(format!(
-                "all documents of namespace {namespace} are gone at once ({}): what they ask for stays for {} minutes, in case that is a mistake",
+                "all documents of namespace {namespace} disappeared at once ({}): their settings stay in effect for {} minutes in case of a mistake",
                 waiting.join(", "),
                 HOLD_MILLIS / 60_000
             ));

@@ -1,16 +1,16 @@
-//! The conditions of a document, each with a reason that programs may compare and a sentence for people.
+//! The conditions of a document, each with a reason for programs and a message for the operator.
 
-use crate::domain::policy::Mode;
+use crate::domain::policy::RecoveryMode;
 
 use super::definition::{self, Definition};
-use super::document::{DeclaredCluster, SecretStanding};
+use super::document::{DeclaredCluster, SecretState};
 use super::endpoints;
 use super::reason::Reason;
-use super::status::{Condition, ConditionKind, InstanceStatus, RecoveryPhase, Role, StatusModel, Truth};
-use super::view::Found;
+use super::status::{Condition, ConditionKind, ConditionStatus, InstanceStatus, RecoveryPhase, Role, StatusModel};
+use super::status_builder::SeedMatch;
 
-/// All conditions, in the order of [`ConditionKind::ALL`]. `model` has everything but its conditions.
-pub(super) fn of(declared: &DeclaredCluster, found: &Found<'_>, model: &StatusModel) -> Vec<Condition> {
+/// All conditions in the order of [`ConditionKind::ALL`]. `model` is complete except for its conditions.
+pub(super) fn of(declared: &DeclaredCluster, found: &SeedMatch<'_>, model: &StatusModel) -> Vec<Condition> {
     let rest: Vec<Condition> = ConditionKind::ALL
         .into_iter()
         .filter_map(|kind| match kind {
@@ -26,178 +26,183 @@ pub(super) fn of(declared: &DeclaredCluster, found: &Found<'_>, model: &StatusMo
             ConditionKind::CredentialsMissing => Some(credentials_missing(declared)),
             ConditionKind::RaftHealthy => Some(raft_healthy(found)),
             ConditionKind::PrimaryServicePublished => Some(endpoints::condition(declared)),
-            // Until it is said what is known of it.
+            // Until the state of the Services is known.
             ConditionKind::DefinitionCurrent => Some(definition::condition(&Definition::NotReadYet, &[])),
         })
         .collect();
     let stalled = stalled(&rest);
-    let reconciling = reconciling(&rest, stalled.truth == Truth::True, model);
+    let reconciling = reconciling(&rest, stalled.status == ConditionStatus::True, model);
     let mut all = vec![ready(&rest)];
     all.extend(rest);
     all.extend([reconciling, stalled]);
     all
 }
 
-/// The most important problem, in a sentence: what is below the first line of a message is for who looks closer.
+/// The most important problem in one sentence: the first line of a condition's message.
 pub(super) fn worst(model: &StatusModel) -> String {
-    // Healthy when: true for the positive ones, false for the others.
+    // The healthy status: true for the positive conditions, false for the others.
     let order = [
-        (ConditionKind::CredentialsMissing, Truth::False),
-        (ConditionKind::Discovered, Truth::True),
-        (ConditionKind::RecoveryActive, Truth::False),
-        (ConditionKind::RecoveryBlocked, Truth::False),
-        (ConditionKind::PrimaryWritable, Truth::True),
-        (ConditionKind::ReplicationHealthy, Truth::True),
-        (ConditionKind::ErrantGtids, Truth::False),
-        (ConditionKind::Paused, Truth::False),
+        (ConditionKind::CredentialsMissing, ConditionStatus::False),
+        (ConditionKind::Discovered, ConditionStatus::True),
+        (ConditionKind::RecoveryActive, ConditionStatus::False),
+        (ConditionKind::RecoveryBlocked, ConditionStatus::False),
+        (ConditionKind::PrimaryWritable, ConditionStatus::True),
+        (ConditionKind::ReplicationHealthy, ConditionStatus::True),
+        (ConditionKind::ErrantGtids, ConditionStatus::False),
+        (ConditionKind::Paused, ConditionStatus::False),
     ];
     order
         .into_iter()
-        .find_map(|(kind, healthy)| model.condition(kind).filter(|condition| condition.truth != healthy))
+        .find_map(|(kind, healthy)| model.condition(kind).filter(|condition| condition.status != healthy))
         .and_then(|condition| condition.message.lines().next())
         .map_or_else(String::new, ToOwned::to_owned)
 }
 
-fn condition(kind: ConditionKind, truth: Truth, reason: Reason, message: impl Into<String>) -> Condition {
-    Condition::new(kind, truth, reason, message)
+fn condition(kind: ConditionKind, status: ConditionStatus, reason: Reason, message: impl Into<String>) -> Condition {
+    Condition::new(kind, status, reason, message)
 }
 
-/// What is said of a cluster that nobody has seen yet.
-fn unseen(kind: ConditionKind) -> Condition {
+/// The condition of a cluster that was not seen yet.
+fn not_seen_yet(kind: ConditionKind) -> Condition {
     condition(
         kind,
-        Truth::Unknown,
+        ConditionStatus::Unknown,
         Reason::NotSeenYet,
-        "no instance of the cluster was seen yet",
+        "no instance of the cluster has answered yet",
     )
 }
 
-/// The sum of the others: unusable documents first, then the primary.
+/// The summary of the other conditions: an unusable document first, then the primary.
 fn ready(rest: &[Condition]) -> Condition {
     let of = |kind| rest.iter().find(|condition| condition.kind == kind);
     let cause = unusable(rest).or_else(|| of(ConditionKind::PrimaryWritable));
     match cause {
         Some(cause) if cause.kind != ConditionKind::PrimaryWritable => Condition {
             kind: ConditionKind::Ready,
-            truth: Truth::False,
+            status: ConditionStatus::False,
             ..cause.clone()
         },
         Some(primary) => Condition {
             kind: ConditionKind::Ready,
             ..primary.clone()
         },
-        None => unseen(ConditionKind::Ready),
+        None => not_seen_yet(ConditionKind::Ready),
     }
 }
 
-/// Why the document cannot be used, if that is so.
+/// The condition that makes the document unusable, if there is one.
 fn unusable(rest: &[Condition]) -> Option<&Condition> {
-    let is = |kind: ConditionKind, truth: Truth| {
+    let is = |kind: ConditionKind, status: ConditionStatus| {
         rest.iter()
-            .find(move |condition| condition.kind == kind && condition.truth == truth)
+            .find(move |condition| condition.kind == kind && condition.status == status)
     };
-    is(ConditionKind::CredentialsMissing, Truth::True).or_else(|| is(ConditionKind::Discovered, Truth::False))
+    is(ConditionKind::CredentialsMissing, ConditionStatus::True)
+        .or_else(|| is(ConditionKind::Discovered, ConditionStatus::False))
 }
 
-/// Nothing gets better by waiting: a person has to do something.
+/// Whether an operator has to act before anything improves.
 fn stalled(rest: &[Condition]) -> Condition {
-    let blocked = rest
-        .iter()
-        .find(|condition| condition.kind == ConditionKind::RecoveryBlocked && condition.truth == Truth::True);
+    let blocked = rest.iter().find(|condition| {
+        condition.kind == ConditionKind::RecoveryBlocked && condition.status == ConditionStatus::True
+    });
     match unusable(rest).or(blocked) {
         Some(cause) => Condition {
             kind: ConditionKind::Stalled,
-            truth: Truth::True,
+            status: ConditionStatus::True,
             ..cause.clone()
         },
         None => condition(
             ConditionKind::Stalled,
-            Truth::False,
+            ConditionStatus::False,
             Reason::NotStalled,
-            "nothing waits for a person",
+            "no problem requires an operator",
         ),
     }
 }
 
-/// Something is on its way to what the document asks for.
+/// Whether something is in progress towards what the document asks for.
 fn reconciling(rest: &[Condition], is_stalled: bool, model: &StatusModel) -> Condition {
     let kind = ConditionKind::Reconciling;
-    let has = |kind: ConditionKind, truth: Truth| {
+    let has = |kind: ConditionKind, status: ConditionStatus| {
         rest.iter()
-            .any(|condition| condition.kind == kind && condition.truth == truth)
+            .any(|condition| condition.kind == kind && condition.status == status)
     };
     let hands_over = model.takeover.as_ref().filter(|takeover| takeover.finished.is_none());
     if is_stalled {
-        return condition(kind, Truth::False, Reason::Settled, "nothing is on its way");
+        return condition(kind, ConditionStatus::False, Reason::Settled, "nothing is in progress");
     }
     if let Some(takeover) = hands_over {
         return condition(
             kind,
-            Truth::True,
+            ConditionStatus::True,
             Reason::TakingOver,
             format!("takeover {} is {:?}", takeover.id, takeover.phase),
         );
     }
-    if has(ConditionKind::RecoveryActive, Truth::True) {
-        return condition(kind, Truth::True, Reason::Recovering, "a recovery runs");
+    if has(ConditionKind::RecoveryActive, ConditionStatus::True) {
+        return condition(kind, ConditionStatus::True, Reason::Recovering, "a recovery is running");
     }
-    if has(ConditionKind::Discovered, Truth::Unknown) || has(ConditionKind::CredentialsMissing, Truth::Unknown) {
+    if has(ConditionKind::Discovered, ConditionStatus::Unknown)
+        || has(ConditionKind::CredentialsMissing, ConditionStatus::Unknown)
+    {
         return condition(
             kind,
-            Truth::True,
+            ConditionStatus::True,
             Reason::Discovering,
             "the servers or their account are not known yet",
         );
     }
-    condition(kind, Truth::False, Reason::Settled, "nothing is on its way")
+    condition(kind, ConditionStatus::False, Reason::Settled, "nothing is in progress")
 }
 
-/// The group that writes this has proved a quorum a moment ago; one that cannot writes nothing.
-fn raft_healthy(found: &Found<'_>) -> Condition {
+/// The group that writes this status has just proved its quorum. A group without a quorum writes nothing.
+fn raft_healthy(found: &SeedMatch<'_>) -> Condition {
     let kind = ConditionKind::RaftHealthy;
     let Some(view) = found.view else {
-        return unseen(kind);
+        return not_seen_yet(kind);
     };
     let voters = &view.policy.voters;
     if voters.is_empty() {
         return condition(
             kind,
-            Truth::True,
+            ConditionStatus::True,
             Reason::SingleMember,
-            "one member, which decides alone",
+            "the group has a single member, which needs no quorum",
         );
     }
     let names: Vec<&str> = voters.keys().map(String::as_str).collect();
     condition(
         kind,
-        Truth::True,
+        ConditionStatus::True,
         Reason::Quorum,
-        format!("a majority of the voters {} agreed to this", names.join(", ")),
+        format!("a majority of the voters {} confirmed the leader", names.join(", ")),
     )
 }
 
-fn discovered(declared: &DeclaredCluster, found: &Found<'_>, model: &StatusModel) -> Condition {
+fn discovered(declared: &DeclaredCluster, found: &SeedMatch<'_>, model: &StatusModel) -> Condition {
     let kind = ConditionKind::Discovered;
     if let Some(older) = found.older {
         return condition(
             kind,
-            Truth::False,
+            ConditionStatus::False,
             Reason::OwnedByAnotherDocument,
-            format!("the seeds lead to a cluster that the older document {older} owns; only that one counts"),
+            format!(
+                "the seeds belong to a cluster that the older document {older} owns; only the older document is in effect"
+            ),
         );
     }
     let Some(view) = found.view else {
         return condition(
             kind,
-            Truth::Unknown,
+            ConditionStatus::Unknown,
             Reason::NotSeenYet,
-            "none of the seeds led to a cluster yet",
+            "no cluster was found from the seeds yet",
         );
     };
     if let Some((seed, owner)) = found.foreign_seed {
         return condition(
             kind,
-            Truth::False,
+            ConditionStatus::False,
             Reason::SeedBelongsToAnother,
             format!("seed {seed} belongs to the cluster of document {owner}"),
         );
@@ -205,10 +210,10 @@ fn discovered(declared: &DeclaredCluster, found: &Found<'_>, model: &StatusModel
     if let Some((seed, other)) = found.second_topology {
         return condition(
             kind,
-            Truth::False,
+            ConditionStatus::False,
             Reason::SeveralTopologies,
             format!(
-                "seed {seed} leads to another topology ({}) than the rest; give it a document of its own",
+                "seed {seed} belongs to another topology ({}) than the other seeds; create a separate document for it",
                 other.cluster.name
             ),
         );
@@ -221,51 +226,52 @@ fn discovered(declared: &DeclaredCluster, found: &Found<'_>, model: &StatusModel
     if let Some(seed) = lost {
         return condition(
             kind,
-            Truth::Unknown,
+            ConditionStatus::Unknown,
             Reason::SeedNotFound,
-            format!("seed {seed} is no instance of the cluster, or did not answer yet"),
+            format!("seed {seed} is not an instance of the cluster, or has not answered yet"),
         );
     }
     if model.instances.iter().all(|instance| instance.role == Role::Unknown) {
-        return unseen(kind);
+        return not_seen_yet(kind);
     }
     condition(
         kind,
-        Truth::True,
+        ConditionStatus::True,
         Reason::Discovered,
         "all seeds belong to one topology",
     )
 }
 
-fn primary_writable(found: &Found<'_>, model: &StatusModel) -> Condition {
+fn primary_writable(found: &SeedMatch<'_>, model: &StatusModel) -> Condition {
     let kind = ConditionKind::PrimaryWritable;
     if found.view.is_none() {
-        return unseen(kind);
+        return not_seen_yet(kind);
     }
     let Some(primary) = &model.primary else {
         return condition(
             kind,
-            Truth::Unknown,
+            ConditionStatus::Unknown,
             Reason::NoPrimaryKnown,
-            "no single writable primary was seen yet",
+            "no single writable primary has been seen yet",
         );
     };
     let seen = model.instances.iter().find(|instance| instance.role == Role::Primary);
     match seen.and_then(|instance| instance.read_only) {
         Some(false) => condition(
             kind,
-            Truth::True,
+            ConditionStatus::True,
             Reason::Writable,
             format!("{} answers and takes writes", primary.instance),
         ),
         Some(true) => condition(
             kind,
-            Truth::False,
+            ConditionStatus::False,
             Reason::ReadOnly,
             format!("{} answers and is read-only", primary.instance),
         ),
         None => {
-            let cause = found.view.into_iter().flat_map(|view| &view.findings).find(|finding| {
+            let findings = found.view.into_iter().flat_map(|view| &view.findings);
+            let cause = findings.map(|judged| &judged.finding).find(|finding| {
                 finding.evidence.is_primary
                     && !finding.evidence.last_check_valid
                     && finding.code != crate::domain::finding::Code::NoProblem
@@ -273,7 +279,7 @@ fn primary_writable(found: &Found<'_>, model: &StatusModel) -> Condition {
             let what = cause.map_or_else(|| "does not answer".to_owned(), |finding| finding.code.to_string());
             condition(
                 kind,
-                Truth::Unknown,
+                ConditionStatus::Unknown,
                 Reason::PrimaryUnreachable,
                 format!("{}: {what}", primary.instance),
             )
@@ -281,10 +287,10 @@ fn primary_writable(found: &Found<'_>, model: &StatusModel) -> Condition {
     }
 }
 
-fn replication_healthy(found: &Found<'_>, model: &StatusModel) -> Condition {
+fn replication_healthy(found: &SeedMatch<'_>, model: &StatusModel) -> Condition {
     let kind = ConditionKind::ReplicationHealthy;
     if found.view.is_none() {
-        return unseen(kind);
+        return not_seen_yet(kind);
     }
     let mut replicas = model
         .instances
@@ -294,7 +300,7 @@ fn replication_healthy(found: &Found<'_>, model: &StatusModel) -> Condition {
     if replicas.peek().is_none() {
         return condition(
             kind,
-            Truth::False,
+            ConditionStatus::False,
             Reason::NoReplicas,
             "the primary has no replica that is not in downtime",
         );
@@ -303,7 +309,7 @@ fn replication_healthy(found: &Found<'_>, model: &StatusModel) -> Condition {
     let Some(first) = ill.first() else {
         return condition(
             kind,
-            Truth::True,
+            ConditionStatus::True,
             Reason::AllReplicate,
             "all replicas answer and replicate",
         );
@@ -319,23 +325,23 @@ fn replication_healthy(found: &Found<'_>, model: &StatusModel) -> Condition {
     } else {
         Reason::ReplicaUnreachable
     };
-    let truth = if ill.iter().all(|instance| instance.role == Role::Unknown) {
-        Truth::Unknown
+    let status = if ill.iter().all(|instance| instance.role == Role::Unknown) {
+        ConditionStatus::Unknown
     } else {
-        Truth::False
+        ConditionStatus::False
     };
-    condition(kind, truth, reason, format!("{} {what}{others}", first.instance))
+    condition(kind, status, reason, format!("{} {what}{others}", first.instance))
 }
 
-fn recovery_active(found: &Found<'_>, model: &StatusModel) -> Condition {
+fn recovery_active(found: &SeedMatch<'_>, model: &StatusModel) -> Condition {
     let kind = ConditionKind::RecoveryActive;
     if found.view.is_none() {
-        return unseen(kind);
+        return not_seen_yet(kind);
     }
     match &model.recovery {
         Some(recovery) if !matches!(recovery.phase, RecoveryPhase::Blocked | RecoveryPhase::WouldBlock) => condition(
             kind,
-            Truth::True,
+            ConditionStatus::True,
             if recovery.phase == RecoveryPhase::Opened {
                 Reason::Opened
             } else {
@@ -343,19 +349,24 @@ fn recovery_active(found: &Found<'_>, model: &StatusModel) -> Condition {
             },
             format!("{} of {} is being repaired", recovery.failure, recovery.old_primary),
         ),
-        Some(_) | None => condition(kind, Truth::False, Reason::NoRecovery, "no recovery runs"),
+        Some(_) | None => condition(
+            kind,
+            ConditionStatus::False,
+            Reason::NoRecovery,
+            "no recovery is running",
+        ),
     }
 }
 
-fn recovery_blocked(found: &Found<'_>, model: &StatusModel) -> Condition {
+fn recovery_blocked(found: &SeedMatch<'_>, model: &StatusModel) -> Condition {
     let kind = ConditionKind::RecoveryBlocked;
     if found.view.is_none() {
-        return unseen(kind);
+        return not_seen_yet(kind);
     }
     match &model.recovery {
         Some(recovery) if recovery.phase == RecoveryPhase::Blocked => condition(
             kind,
-            Truth::True,
+            ConditionStatus::True,
             Reason::HeldBack,
             format!(
                 "{} of {} is not repaired: {}",
@@ -364,14 +375,19 @@ fn recovery_blocked(found: &Found<'_>, model: &StatusModel) -> Condition {
                 recovery.blocked_by.join("; ")
             ),
         ),
-        Some(_) | None => condition(kind, Truth::False, Reason::NothingHeldBack, "no recovery is held back"),
+        Some(_) | None => condition(
+            kind,
+            ConditionStatus::False,
+            Reason::NothingHeldBack,
+            "no recovery is held back",
+        ),
     }
 }
 
-fn errant_gtids(found: &Found<'_>, model: &StatusModel) -> Condition {
+fn errant_gtids(found: &SeedMatch<'_>, model: &StatusModel) -> Condition {
     let kind = ConditionKind::ErrantGtids;
     if found.view.is_none() {
-        return unseen(kind);
+        return not_seen_yet(kind);
     }
     let errant: Vec<String> = model
         .instances
@@ -382,7 +398,7 @@ fn errant_gtids(found: &Found<'_>, model: &StatusModel) -> Condition {
     if !errant.is_empty() {
         return condition(
             kind,
-            Truth::True,
+            ConditionStatus::True,
             Reason::ErrantTransactions,
             format!("{} has transactions that the primary lacks", errant.join(", ")),
         );
@@ -399,19 +415,24 @@ fn errant_gtids(found: &Found<'_>, model: &StatusModel) -> Condition {
     if compared {
         condition(
             kind,
-            Truth::False,
+            ConditionStatus::False,
             Reason::NoErrantTransactions,
             "no replica has transactions that the primary lacks",
         )
     } else {
-        condition(kind, Truth::Unknown, Reason::NotCompared, "not all instances answer")
+        condition(
+            kind,
+            ConditionStatus::Unknown,
+            Reason::NotCompared,
+            "not all instances answer",
+        )
     }
 }
 
-fn downtimed(found: &Found<'_>, model: &StatusModel) -> Condition {
+fn downtimed(found: &SeedMatch<'_>, model: &StatusModel) -> Condition {
     let kind = ConditionKind::Downtimed;
     if found.view.is_none() {
-        return unseen(kind);
+        return not_seen_yet(kind);
     }
     let down: Vec<String> = model
         .instances
@@ -420,11 +441,16 @@ fn downtimed(found: &Found<'_>, model: &StatusModel) -> Condition {
         .map(|instance| instance.instance.to_string())
         .collect();
     if down.is_empty() {
-        condition(kind, Truth::False, Reason::NoDowntime, "no instance is in downtime")
+        condition(
+            kind,
+            ConditionStatus::False,
+            Reason::NoDowntime,
+            "no instance is in downtime",
+        )
     } else {
         condition(
             kind,
-            Truth::True,
+            ConditionStatus::True,
             Reason::InDowntime,
             format!("in downtime: {}", down.join(", ")),
         )
@@ -436,24 +462,24 @@ fn paused(declared: &DeclaredCluster) -> Condition {
     if declared.document.paused {
         return condition(
             kind,
-            Truth::True,
+            ConditionStatus::True,
             Reason::Paused,
-            "spec.paused is true: nothing is repaired",
+            "spec.paused is true: failures are not repaired",
         );
     }
     match declared.document.mode {
-        Mode::Auto => condition(kind, Truth::False, Reason::Auto, "failures are repaired"),
-        Mode::DetectOnly => condition(
+        RecoveryMode::Auto => condition(kind, ConditionStatus::False, Reason::Auto, "failures are repaired"),
+        RecoveryMode::DetectOnly => condition(
             kind,
-            Truth::True,
+            ConditionStatus::True,
             Reason::DetectOnly,
-            "spec.recovery.mode is DetectOnly: nothing is repaired",
+            "spec.recovery.mode is DetectOnly: failures are reported and not repaired",
         ),
-        Mode::Off => condition(
+        RecoveryMode::Off => condition(
             kind,
-            Truth::True,
+            ConditionStatus::True,
             Reason::Off,
-            "spec.recovery.mode is Off: nothing is repaired",
+            "spec.recovery.mode is Off: failures are not repaired",
         ),
     }
 }
@@ -461,20 +487,27 @@ fn paused(declared: &DeclaredCluster) -> Condition {
 fn credentials_missing(declared: &DeclaredCluster) -> Condition {
     let kind = ConditionKind::CredentialsMissing;
     match &declared.secret {
-        SecretStanding::Unread => condition(kind, Truth::Unknown, Reason::NotReadYet, "the Secret was not read yet"),
-        SecretStanding::Read => condition(
+        SecretState::Unread => condition(
             kind,
-            Truth::False,
-            Reason::CredentialsRead,
-            "the Secret holds an account",
+            ConditionStatus::Unknown,
+            Reason::NotReadYet,
+            "the Secret has not been read yet",
         ),
-        SecretStanding::LastKnown(why) => condition(
+        SecretState::Read => condition(
             kind,
-            Truth::False,
+            ConditionStatus::False,
+            Reason::CredentialsRead,
+            "the Secret contains an account",
+        ),
+        SecretState::LastKnown(why) => condition(
+            kind,
+            ConditionStatus::False,
             Reason::LastKnownCredentials,
             format!("the account that was read last is used: {why}"),
         ),
-        SecretStanding::Missing(why) => condition(kind, Truth::True, Reason::CredentialsMissing, why.clone()),
-        SecretStanding::Forbidden(why) => condition(kind, Truth::True, Reason::CredentialsForbidden, why.clone()),
+        SecretState::Missing(why) => condition(kind, ConditionStatus::True, Reason::CredentialsMissing, why.clone()),
+        SecretState::Forbidden(why) => {
+            condition(kind, ConditionStatus::True, Reason::CredentialsForbidden, why.clone())
+        }
     }
 }

@@ -1,57 +1,59 @@
-//! The definition of the resource that the API server serves, and what documents lack because of it.
+//! The `CustomResourceDefinition` that the API server serves, and the fields that documents lack because of it.
 //!
-//! An API server shows a document without the fields that its definition does not have: at once, in what was stored before as well, and
-//! under the same generation. After the next write they are gone for good. So an absent field is a person's word only where the definition
-//! has it and the generation is another one than when it was recorded; otherwise what is recorded stays.
+//! An API server prunes the fields of a document that its definition does not have. It does so at once, also in what
+//! was stored before, and under the same generation. After the next write the fields are lost. An absent field
+//! therefore counts as a user's decision only when the definition has the field and the generation differs from the
+//! recorded one. Otherwise the recorded value stays.
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 
-use crate::domain::intent::{Intent, Wish};
+use crate::domain::intent::{Intent, IntentDetails};
 use crate::domain::state::{Command, Document, RequestKind, State};
 
-use super::Seen;
+use super::SourceContents;
 use super::document::{DeclaredCandidate, DeclaredCluster, DeclaredDowntime, DeclaredTakeover};
 use super::reason::Reason;
-use super::status::{Condition, ConditionKind, Truth};
+use super::status::{Condition, ConditionKind, ConditionStatus};
 
-/// Fields that a message names; the rest is counted.
+/// Number of fields that a message names; the rest is counted.
 const NAMED: usize = 6;
-/// What brings the definition of this version.
+/// The command that installs the definition of this version.
 const APPLY: &str = "ham4db crd | kubectl apply --server-side --force-conflicts -f -";
 
-/// What is known of the definition by which documents are served.
+/// State of the definition by which documents are served.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Definition {
-    /// Nobody cuts anything away: documents are files.
+    /// The definition of this version: documents are files, and nothing is pruned.
     #[default]
     Own,
-    /// It was not looked at yet.
+    /// Not read yet.
     NotReadYet,
-    /// It cannot be looked at.
+    /// Not readable.
     Unreadable(String),
-    /// It was read, and compared with the one of this version.
+    /// Read and compared with the definition of this version.
     Read {
-        /// Fields of this version that it lacks, as paths such as `spec.recovery.mode`; only the first of those inside of each other.
+        /// Fields of this version that it lacks, as paths such as `spec.recovery.mode`, without fields inside of a
+        /// missing field.
         lacks: BTreeSet<String>,
-        /// Fields that this version does not know.
+        /// Fields that this version does not have.
         has_more: BTreeSet<String>,
     },
 }
 
 impl Definition {
-    /// Whether a field is not served: it, or one that it is inside of.
+    /// Whether the definition lacks a field: the field itself, or one that contains it.
     fn lacks_field(&self, path: &str) -> bool {
         let Self::Read { lacks, .. } = self else { return false };
         let is_it = |lacking: &String| path == lacking || path.strip_prefix(lacking.as_str()).is_some_and(is_below);
         lacks.iter().any(is_it)
     }
 
-    /// What is wrong with it, for the log; `None` while all is well or nothing is known.
-    pub fn complaint(&self) -> Option<String> {
+    /// The problem of the definition for the log; `None` when there is none or nothing is known.
+    pub fn problem(&self) -> Option<String> {
         match self {
-            Self::Read { lacks, .. } if !lacks.is_empty() => Some(older(lacks)),
-            Self::Unreadable(why) => Some(unreadable(why)),
+            Self::Read { lacks, .. } if !lacks.is_empty() => Some(outdated_message(lacks)),
+            Self::Unreadable(why) => Some(unreadable_message(why)),
             Self::Own | Self::NotReadYet | Self::Read { .. } => None,
         }
     }
@@ -61,15 +63,15 @@ fn is_below(rest: &str) -> bool {
     rest.starts_with('.')
 }
 
-fn older(lacks: &BTreeSet<String>) -> String {
+fn outdated_message(lacks: &BTreeSet<String>) -> String {
     format!(
-        "the API server serves an older definition of MySQLCluster, without {}: what was recorded from such fields stays, and nobody can \
-         set them. Apply the one of this version: {APPLY}",
+        "the API server serves an older definition of MySQLCluster, without {}: recorded values of these fields stay in effect and cannot be \
+         changed. Apply the definition of this version: {APPLY}",
         listed(lacks.iter().map(String::as_str))
     )
 }
 
-fn unreadable(why: &str) -> String {
+fn unreadable_message(why: &str) -> String {
     format!("the definition that the API server serves cannot be read: {why}")
 }
 
@@ -84,12 +86,12 @@ fn listed<'a>(paths: impl Iterator<Item = &'a str>) -> String {
     }
 }
 
-/// Puts what is recorded from a field into a document that lacks it.
-type Keep = fn(&mut DeclaredCluster, &Document, &State);
+/// Copies the recorded value of a field into a document that lacks the field.
+type RestoreField = fn(&mut DeclaredCluster, &Document, &State);
 
-/// The fields that a document may lack, and how what was recorded from them stays. Without the others no document can be read, or they
-/// leave nothing behind.
-const FIELDS: &[(&str, Keep)] = &[
+/// The fields that a document may lack, each with the function that restores its recorded value. The other fields are
+/// required, or nothing is recorded from them.
+const FIELDS: &[(&str, RestoreField)] = &[
     ("spec.paused", |declared, recorded, _| {
         declared.document.paused = recorded.paused;
     }),
@@ -124,8 +126,8 @@ const FIELDS: &[(&str, Keep)] = &[
         declared.services.clone_from(&recorded.services);
     }),
     ("spec.primaryService.replicasName", |declared, recorded, _| {
-        if let (Some(asked), Some(recorded)) = (&mut declared.services, &recorded.services) {
-            asked.replicas.clone_from(&recorded.replicas);
+        if let (Some(declared_services), Some(recorded)) = (&mut declared.services, &recorded.services) {
+            declared_services.replicas.clone_from(&recorded.replicas);
         }
     }),
     ("spec.downtime", |declared, recorded, state| {
@@ -139,7 +141,7 @@ const FIELDS: &[(&str, Keep)] = &[
     }),
 ];
 
-/// The paths of the fields whose absence in a document is to be told.
+/// The paths of the fields that are recorded as absent when a document lacks them.
 pub fn optional_fields() -> impl Iterator<Item = &'static str> {
     FIELDS.iter().map(|(path, _)| *path)
 }
@@ -149,8 +151,8 @@ fn intents_of<'a>(recorded: &'a Document, state: &'a State) -> impl Iterator<Ite
 }
 
 fn downtime(intent: &Intent) -> Option<DeclaredDowntime> {
-    match &intent.wish {
-        Wish::Downtime {
+    match &intent.details {
+        IntentDetails::Downtime {
             owner, reason, until, ..
         } => Some(DeclaredDowntime {
             instance: intent.instance.clone(),
@@ -158,21 +160,21 @@ fn downtime(intent: &Intent) -> Option<DeclaredDowntime> {
             reason: reason.clone(),
             until: *until,
         }),
-        Wish::Candidate { .. } => None,
+        IntentDetails::Candidate { .. } => None,
     }
 }
 
 fn candidate(intent: &Intent) -> Option<DeclaredCandidate> {
-    match &intent.wish {
-        Wish::Candidate { rule, .. } => Some(DeclaredCandidate {
+    match &intent.details {
+        IntentDetails::Candidate { rule, .. } => Some(DeclaredCandidate {
             instance: intent.instance.clone(),
             rule: *rule,
         }),
-        Wish::Downtime { .. } => None,
+        IntentDetails::Downtime { .. } => None,
     }
 }
 
-/// The takeover that is asked for and not handled yet.
+/// The requested takeover that is not over yet.
 fn takeover(recorded: &Document, state: &State) -> Option<DeclaredTakeover> {
     let mut open = state
         .requests
@@ -193,18 +195,23 @@ fn takeover(recorded: &Document, state: &State) -> Option<DeclaredTakeover> {
     })
 }
 
-/// A document with what is recorded in place of what it lacks by no person's word.
-pub(super) struct Whole<'a> {
-    /// It.
+/// A document in which recorded values replace pruned fields.
+pub(super) struct CompletedDocument<'a> {
+    /// The document.
     pub(super) declared: Cow<'a, DeclaredCluster>,
-    /// What there is to say of the definition.
+    /// The condition about the definition.
     pub(super) condition: Condition,
-    /// Something is kept only until the definition was looked at: what this generation asks for is not known yet.
+    /// Whether values are restored only until the definition is checked: what this generation asks for is not known
+    /// yet.
     is_unsettled: bool,
 }
 
-/// Completes a document.
-pub(super) fn complete<'a>(declared: &'a DeclaredCluster, seen: &Seen, state: &State) -> Whole<'a> {
+/// Completes a document with recorded values.
+pub(super) fn complete<'a>(
+    declared: &'a DeclaredCluster,
+    seen: &SourceContents,
+    state: &State,
+) -> CompletedDocument<'a> {
     let mut whole = Cow::Borrowed(declared);
     let mut lost: Vec<&'static str> = Vec::new();
     let mut is_unsettled = false;
@@ -230,67 +237,78 @@ pub(super) fn complete<'a>(declared: &'a DeclaredCluster, seen: &Seen, state: &S
             }
         }
     }
-    Whole {
+    CompletedDocument {
         declared: whole,
         condition: condition(&seen.definition, &lost),
         is_unsettled,
     }
 }
 
-/// Whether a document that asks for no Services may do so behind the definition that is served.
-pub(super) fn may_hide_services(declared: &DeclaredCluster, seen: &Seen) -> bool {
+/// Whether the served definition may hide that a document asks for Services.
+pub(super) fn may_hide_services(declared: &DeclaredCluster, seen: &SourceContents) -> bool {
     let path = "spec.primaryService";
     let is_unknown = seen.unchecked || seen.definition == Definition::NotReadYet;
     declared.absent.contains(path) && (is_unknown || seen.definition.lacks_field(path))
 }
 
-/// What is said of the definition; `lost` are fields that it has, and that are kept.
+/// The condition about the definition. `lost` are fields that the definition has, and that keep their recorded values.
 pub(super) fn condition(definition: &Definition, lost: &[&'static str]) -> Condition {
-    let told =
-        |truth, reason, message: String| Condition::new(ConditionKind::DefinitionCurrent, truth, reason, message);
+    let condition_with =
+        |status, reason, message: String| Condition::new(ConditionKind::DefinitionCurrent, status, reason, message);
     match definition {
-        Definition::Read { lacks, .. } if !lacks.is_empty() => {
-            told(Truth::False, Reason::OlderThanThisVersion, older(lacks))
-        }
-        _ if !lost.is_empty() => told(
-            Truth::False,
+        Definition::Read { lacks, .. } if !lacks.is_empty() => condition_with(
+            ConditionStatus::False,
+            Reason::OlderThanThisVersion,
+            outdated_message(lacks),
+        ),
+        _ if !lost.is_empty() => condition_with(
+            ConditionStatus::False,
             Reason::FieldsLost,
             format!(
-                "{} went away without a change of the document, as happens under an older definition; what was recorded stays until the \
-                 document is changed: apply it again",
+                "{} disappeared without a change of the document, as happens under an older definition; the recorded values stay until the \
+                 document changes: apply it again",
                 listed(lost.iter().copied())
             ),
         ),
-        Definition::Read { has_more, .. } if !has_more.is_empty() => told(
-            Truth::True,
+        Definition::Read { has_more, .. } if !has_more.is_empty() => condition_with(
+            ConditionStatus::True,
             Reason::NewerThanThisVersion,
             format!(
-                "the API server serves a newer definition: {} mean nothing to this version",
+                "the API server serves a newer definition: this version ignores {}",
                 listed(has_more.iter().map(String::as_str))
             ),
         ),
-        Definition::Read { .. } => told(
-            Truth::True,
+        Definition::Read { .. } => condition_with(
+            ConditionStatus::True,
             Reason::Current,
             "the API server serves the definition of this version".to_owned(),
         ),
-        Definition::Own => told(
-            Truth::True,
+        Definition::Own => condition_with(
+            ConditionStatus::True,
             Reason::Current,
-            "a file is read by the definition of this version".to_owned(),
+            "files are parsed by the definition of this version".to_owned(),
         ),
-        Definition::NotReadYet => told(
-            Truth::Unknown,
+        Definition::NotReadYet => condition_with(
+            ConditionStatus::Unknown,
             Reason::NotReadYet,
-            "the definition that the API server serves was not read yet".to_owned(),
+            "the definition that the API server serves has not been read yet".to_owned(),
         ),
-        Definition::Unreadable(why) => told(Truth::Unknown, Reason::DefinitionUnreadable, unreadable(why)),
+        Definition::Unreadable(why) => condition_with(
+            ConditionStatus::Unknown,
+            Reason::DefinitionUnreadable,
+            unreadable_message(why),
+        ),
     }
 }
 
-/// Makes the generation of a document the last thing that is recorded of it: where it stands, everything was taken back that this
-/// generation does not ask for. `commands` from `first` on are those of this document.
-pub(super) fn date(commands: &mut Vec<Command>, first: usize, whole: &Whole<'_>, state: &State) {
+/// Records the generation of a document as its last command. A recorded generation means that everything was withdrawn
+/// that this generation does not ask for. The commands from `first` on belong to this document.
+pub(super) fn settle_generation(
+    commands: &mut Vec<Command>,
+    first: usize,
+    whole: &CompletedDocument<'_>,
+    state: &State,
+) {
     let of_it = commands.get(first..).unwrap_or_default();
     let takes_back = |command: &Command| matches!(command, Command::EndIntent { .. } | Command::CancelRequest { .. });
     let is_late = whole.is_unsettled || of_it.iter().any(takes_back);

@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::fixture::{NOW, document, key, origin, seen, state, state_with, view};
-use super::tests::{downtime, names, of, settle, truth};
+use super::tests::{condition_of, downtime, names, of, settle};
 use super::*;
 use crate::domain::intent::PromotionRule;
-use crate::domain::policy::{Mode, OldPrimary};
-use crate::domain::state::{RequestStanding, request_key};
+use crate::domain::policy::{OldPrimary, RecoveryMode};
+use crate::domain::state::{RequestProgress, request_key};
 
 const KIND: ConditionKind = ConditionKind::DefinitionCurrent;
 
@@ -22,7 +22,7 @@ fn lacking(fields: &[&str]) -> Definition {
 fn whole(generation: i64) -> DeclaredCluster {
     let mut declared = document("db", "orders");
     declared.document.generation = generation;
-    declared.document.mode = Mode::DetectOnly;
+    declared.document.mode = RecoveryMode::DetectOnly;
     declared.document.old_primary = OldPrimary::Rejoin;
     declared.document.durability = Some(crate::domain::policy::Durability::default());
     declared.downtime = vec![downtime("b", None)];
@@ -56,12 +56,12 @@ fn hidden(generation: i64) -> DeclaredCluster {
 fn stays(state: &State, answer: &Reconciliation) -> bool {
     let recorded = &state.documents[&origin("db", "orders")];
     let request = &state.requests[&request_key(&origin("db", "orders"), "takeover", "t")];
-    recorded.mode == Mode::DetectOnly
+    recorded.mode == RecoveryMode::DetectOnly
         && recorded.old_primary == OldPrimary::Rejoin
         && recorded.durability.is_some()
         && recorded.services == whole(1).services
         && state.intents.len() == 2
-        && request.standing == RequestStanding::Pending
+        && request.progress == RequestProgress::Pending
         && answer.publications[&origin("db", "orders")].services.len() == 2
         && of(answer, "orders").downtime.len() == 1
 }
@@ -72,14 +72,17 @@ fn what_an_older_definition_hides_stays_whatever_is_changed_meanwhile() {
     let mut state = state_with(&view);
     settle(&seen(vec![whole(1)]), &mut state, std::slice::from_ref(&view), NOW);
     for generation in [1, 2] {
-        let seen = Seen {
+        let seen = SourceContents {
             definition: lacking(&["spec", "status.takeover"]),
             ..seen(vec![hidden(generation)])
         };
         let answer = settle(&seen, &mut state, std::slice::from_ref(&view), NOW);
         assert!(stays(&state, &answer), "{state:#?}");
         let status = of(&answer, "orders");
-        assert_eq!(truth(status, KIND), (Truth::False, "OlderThanThisVersion"));
+        assert_eq!(
+            condition_of(status, KIND),
+            (ConditionStatus::False, "OlderThanThisVersion")
+        );
         let message = &status.condition(KIND).unwrap().message;
         assert!(
             message.contains("without spec, status.takeover:") && message.contains("ham4db crd | kubectl apply"),
@@ -94,16 +97,19 @@ fn a_field_that_goes_without_a_new_generation_was_removed_by_nobody() {
     let view = view(Some(origin("db", "orders")));
     let mut state = state_with(&view);
     settle(&seen(vec![whole(4)]), &mut state, std::slice::from_ref(&view), NOW);
-    let lost = Seen {
+    let lost = SourceContents {
         definition: lacking(&[]),
         ..seen(vec![hidden(4)])
     };
     let answer = settle(&lost, &mut state, std::slice::from_ref(&view), NOW);
     assert_eq!(names(&answer), Vec::<&str>::new());
     assert!(stays(&state, &answer), "{state:#?}");
-    assert_eq!(truth(of(&answer, "orders"), KIND), (Truth::False, "FieldsLost"));
+    assert_eq!(
+        condition_of(of(&answer, "orders"), KIND),
+        (ConditionStatus::False, "FieldsLost")
+    );
 
-    let removed = Seen {
+    let removed = SourceContents {
         definition: lacking(&[]),
         ..seen(vec![hidden(5)])
     };
@@ -119,7 +125,10 @@ fn a_field_that_goes_without_a_new_generation_was_removed_by_nobody() {
         ],
         "the generation is recorded last"
     );
-    assert_eq!(truth(of(&answer, "orders"), KIND), (Truth::True, "Current"));
+    assert_eq!(
+        condition_of(of(&answer, "orders"), KIND),
+        (ConditionStatus::True, "Current")
+    );
     assert_eq!(
         (state.intents.len(), state.documents[&origin("db", "orders")].generation),
         (0, 5)
@@ -131,7 +140,7 @@ fn a_field_that_goes_without_a_new_generation_was_removed_by_nobody() {
 fn what_was_half_taken_back_goes_on_being_taken_back() {
     let mut state = state();
     settle(&seen(vec![whole(1)]), &mut state, &[], NOW);
-    let removed = Seen {
+    let removed = SourceContents {
         definition: lacking(&[]),
         ..seen(vec![hidden(2)])
     };
@@ -155,11 +164,11 @@ fn nothing_is_believed_gone_before_the_definition_was_looked_at() {
     let mut state = state_with(&view);
     settle(&seen(vec![whole(1)]), &mut state, std::slice::from_ref(&view), NOW);
     for unknown in [
-        Seen {
+        SourceContents {
             definition: Definition::NotReadYet,
             ..seen(vec![hidden(2)])
         },
-        Seen {
+        SourceContents {
             definition: lacking(&[]),
             unchecked: true,
             ..seen(vec![hidden(2)])
@@ -170,7 +179,7 @@ fn nothing_is_believed_gone_before_the_definition_was_looked_at() {
         let recorded = &state.documents[&origin("db", "orders")];
         assert_eq!(recorded.generation, 1, "what the next one asks for is not known yet");
     }
-    let looked = Seen {
+    let looked = SourceContents {
         definition: lacking(&[]),
         ..seen(vec![hidden(2)])
     };
@@ -181,14 +190,14 @@ fn nothing_is_believed_gone_before_the_definition_was_looked_at() {
         (0, 2)
     );
     // Whoever may not look has to believe what is there.
-    let blind = Seen {
+    let blind = SourceContents {
         definition: Definition::Unreadable("no".to_owned()),
         ..seen(vec![hidden(2)])
     };
     let answer = settle(&blind, &mut state, std::slice::from_ref(&view), NOW);
     assert_eq!(
-        truth(of(&answer, "orders"), KIND),
-        (Truth::Unknown, "DefinitionUnreadable")
+        condition_of(of(&answer, "orders"), KIND),
+        (ConditionStatus::Unknown, "DefinitionUnreadable")
     );
     assert_eq!(state.intents.len(), 0);
 }
@@ -196,7 +205,7 @@ fn nothing_is_believed_gone_before_the_definition_was_looked_at() {
 #[test]
 fn services_that_were_made_before_they_were_recorded_are_not_touched_behind_an_older_definition() {
     let mut state = state();
-    let seen = Seen {
+    let seen = SourceContents {
         definition: lacking(&["spec.primaryService"]),
         ..seen(vec![hidden(1)])
     };
@@ -211,7 +220,7 @@ fn a_field_inside_of_one_that_is_there_stays_too() {
     let mut older = whole(2);
     older.services.as_mut().unwrap().replicas = None;
     older.absent = BTreeSet::from(["spec.primaryService.replicasName"]);
-    let seen = Seen {
+    let seen = SourceContents {
         definition: lacking(&["spec.primaryService.replicasName"]),
         ..seen(vec![older])
     };
@@ -226,16 +235,16 @@ fn a_newer_definition_is_no_trouble_and_a_file_has_none() {
         has_more: BTreeSet::from(["spec.mood".to_owned()]),
     };
     for (definition, expected) in [
-        (newer, (Truth::True, "NewerThanThisVersion")),
-        (Definition::Own, (Truth::True, "Current")),
-        (Definition::NotReadYet, (Truth::Unknown, "NotReadYet")),
+        (newer, (ConditionStatus::True, "NewerThanThisVersion")),
+        (Definition::Own, (ConditionStatus::True, "Current")),
+        (Definition::NotReadYet, (ConditionStatus::Unknown, "NotReadYet")),
     ] {
-        let seen = Seen {
+        let seen = SourceContents {
             definition,
             ..seen(vec![document("db", "orders")])
         };
         let answer = settle(&seen, &mut state(), &[], NOW);
-        assert_eq!(truth(of(&answer, "orders"), KIND), expected);
+        assert_eq!(condition_of(of(&answer, "orders"), KIND), expected);
     }
 }
 
@@ -243,7 +252,7 @@ fn a_newer_definition_is_no_trouble_and_a_file_has_none() {
 fn many_fields_are_counted() {
     let fields: Vec<String> = (0..9).map(|number| format!("spec.f{number}")).collect();
     let fields: Vec<&str> = fields.iter().map(String::as_str).collect();
-    let complaint = lacking(&fields).complaint().unwrap();
+    let complaint = lacking(&fields).problem().unwrap();
     assert!(complaint.contains("spec.f5 and 3 more:"), "{complaint}");
 }
 
@@ -253,7 +262,7 @@ fn an_older_definition_is_the_problem_where_there_is_no_worse_one() {
     for (paused, shown) in [(false, "the API server serves an older"), (true, "spec.paused is true")] {
         let mut declared = document("db", "orders");
         declared.document.paused = paused;
-        let seen = Seen {
+        let seen = SourceContents {
             definition: lacking(&["spec.takeover"]),
             ..seen(vec![declared])
         };

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use crate::domain::intent::{PromotionRule, Wish};
+use crate::domain::intent::{IntentDetails, PromotionRule};
 use crate::domain::key::InstanceKey;
-use crate::domain::policy::Mode;
+use crate::domain::policy::RecoveryMode;
 use crate::domain::state::{Document, State};
 use crate::domain::time::WallTime;
 
@@ -14,29 +14,30 @@ use super::endpoints::DeclaredServices;
 /// A `MySQLCluster` document.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeclaredCluster {
-    /// Its policy. `created` counts for nothing here, see [`Self::created`].
+    /// Its policy. The field `created` is not used here, see [`Self::created`].
     pub document: Document,
-    /// When the resource was created; `None` where the source does not know: then the moment when it was recorded first.
+    /// When the resource was created; `None` when the source does not know, and then the time of the first record
+    /// counts.
     pub created: Option<WallTime>,
-    /// Instances to leave alone.
+    /// Instances in downtime.
     pub downtime: Vec<DeclaredDowntime>,
     /// Promotion rules.
     pub candidates: Vec<DeclaredCandidate>,
-    /// A takeover that is asked for once.
+    /// The takeover that the document requests.
     pub takeover: Option<DeclaredTakeover>,
-    /// The recovery that a person has looked at, by its id.
+    /// The recovery that the document acknowledges, by its id.
     pub acknowledged: Option<String>,
-    /// The annotation that asks for a promotion whatever is lost, as it stands there.
+    /// The value of the annotation that forces a promotion.
     pub force: Option<String>,
-    /// Services that lead applications to its servers.
+    /// Services through which applications connect to the servers.
     pub services: Option<DeclaredServices>,
     /// TLS to the servers.
     pub tls: Tls,
-    /// What is known of its Secret.
-    pub secret: SecretStanding,
-    /// Paths of [`super::optional_fields`] where it says nothing.
+    /// State of its Secret.
+    pub secret: SecretState,
+    /// Paths of [`super::optional_fields`] that the document does not have.
     pub absent: BTreeSet<&'static str>,
-    /// Who wrote its status last.
+    /// The group that wrote its status last.
     pub observed_by: Option<ObservedBy>,
 }
 
@@ -54,75 +55,75 @@ pub enum Tls {
     Verify,
 }
 
-/// An instance to leave alone.
+/// An instance in downtime.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeclaredDowntime {
-    /// Which, as the document spells it.
+    /// Address of the instance as the document spells it.
     pub instance: InstanceKey,
-    /// Who asks.
+    /// Owner of the downtime.
     pub owner: String,
-    /// Why.
+    /// Reason of the downtime.
     pub reason: String,
-    /// Until when; `None` is until the entry is removed.
+    /// End of the downtime; `None` when it lasts until the entry is removed.
     pub until: Option<WallTime>,
 }
 
 impl DeclaredDowntime {
-    /// Its time has passed.
+    /// Whether the downtime has ended.
     pub fn is_expired(&self, now: WallTime) -> bool {
         self.until.is_some_and(|until| until <= now)
     }
 }
 
-/// A takeover that is asked for once.
+/// A requested takeover. It is done at most once.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeclaredTakeover {
-    /// Its name: it is acted on once.
+    /// Id of the request (`requestID`).
     pub id: String,
-    /// Who takes over, as the document spells it; `None`: whoever suits.
+    /// The successor as the document spells it; `None` when ham4db chooses.
     pub target: Option<InstanceKey>,
-    /// How far behind the target may be, and how long it may take to catch up, seconds; `None`: as the configuration says.
+    /// Highest lag of the target and longest time for its catch-up, seconds; `None` when the configuration decides.
     pub catch_up_seconds: Option<u64>,
-    /// Not begun after this.
+    /// The takeover is not started after this.
     pub deadline: WallTime,
 }
 
 /// A promotion rule for one instance.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeclaredCandidate {
-    /// Which, as the document spells it.
+    /// Address of the instance as the document spells it.
     pub instance: InstanceKey,
     /// The rule.
     pub rule: PromotionRule,
 }
 
-/// What is known of the Secret of a document.
+/// State of the Secret of a document.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum SecretStanding {
-    /// Not asked for yet.
+pub enum SecretState {
+    /// Not read yet.
     #[default]
     Unread,
-    /// Read, and complete.
+    /// Read and complete.
     Read,
-    /// Cannot be read now; the account that it held last is used.
+    /// Not readable at present; the account that was read last is used.
     LastKnown(String),
-    /// There is none of this name, or it lacks a key.
+    /// The Secret does not exist, or lacks a key.
     Missing(String),
-    /// It may not be read.
+    /// The permission to read it is missing.
     Forbidden(String),
 }
 
-/// Who wrote a status.
+/// The group that wrote a status.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ObservedBy {
     /// Uuid of the group.
     pub cluster_uuid: String,
-    /// Its last sign of life.
+    /// Time when that group renewed the status last.
     pub renewed: WallTime,
 }
 
 impl DeclaredCluster {
-    /// The uuid of another group that writes this document's status: then it is only observed.
+    /// Uuid of another group that writes this document's status. Such a document is only observed.
     pub fn foreign_owner(&self, state: &State, now: WallTime) -> Option<&str> {
         let ours = state.group.as_ref().map_or("", |group| group.uuid.as_str());
         self.observed_by
@@ -132,13 +133,13 @@ impl DeclaredCluster {
             .map(|observer| observer.cluster_uuid.as_str())
     }
 
-    /// The record of it.
+    /// The record of this document in the state.
     pub(super) fn recorded<'a>(&self, state: &'a State) -> Option<&'a Document> {
         let present = state.documents.get(&self.document.origin);
         present.filter(|present| present.uid == self.document.uid)
     }
 
-    /// The record that the state should have of it.
+    /// The record that the state should have of this document.
     pub(super) fn wanted_record(&self, state: &State, now: WallTime) -> Document {
         let mut wanted = self.document.clone();
         wanted.services.clone_from(&self.services);
@@ -147,39 +148,39 @@ impl DeclaredCluster {
             .created
             .or_else(|| present.map(|present| present.created))
             .unwrap_or(now);
-        // Another group repairs this cluster: two that repair are worse than one.
-        if wanted.mode == Mode::Auto && self.foreign_owner(state, now).is_some() {
-            wanted.mode = Mode::DetectOnly;
+        // Another group repairs this cluster, and two groups must not repair it at once.
+        if wanted.mode == RecoveryMode::Auto && self.foreign_owner(state, now).is_some() {
+            wanted.mode = RecoveryMode::DetectOnly;
         }
         wanted
     }
 
-    /// What is recorded is newer than what was read: this member's view of the API server lags behind.
+    /// Whether the recorded generation is newer than this one: this member's view of the API server is delayed.
     pub(super) fn is_outdated(&self, state: &State) -> bool {
         state.documents.get(&self.document.origin).is_some_and(|present| {
             !present.uid.is_empty() && present.uid == self.document.uid && present.generation > self.document.generation
         })
     }
 
-    /// What it wishes for single instances now; expired wishes are left out.
-    pub(super) fn wishes(&self, now: WallTime) -> Vec<(InstanceKey, Wish)> {
+    /// The intents that it asks for now, without expired ones.
+    pub(super) fn requested_intents(&self, now: WallTime) -> Vec<(InstanceKey, IntentDetails)> {
         let downtimes = self
             .downtime
             .iter()
             .filter(|entry| !entry.is_expired(now))
             .map(|entry| {
-                let wish = Wish::Downtime {
+                let details = IntentDetails::Downtime {
                     owner: entry.owner.clone(),
                     reason: entry.reason.clone(),
                     since: now,
                     until: entry.until,
                 };
-                (entry.instance.clone(), wish)
+                (entry.instance.clone(), details)
             });
         let candidates = self.candidates.iter().map(|entry| {
             (
                 entry.instance.clone(),
-                Wish::Candidate {
+                IntentDetails::Candidate {
                     rule: entry.rule,
                     until: None,
                 },

@@ -1,97 +1,103 @@
-//! A primary whose pod is about to go hands over before it does, when its document says so.
+//! Starts a takeover before the pod of a primary terminates, when the document asks for that.
 //!
-//! What is asked for is a request like those of documents, under an id that follows from the pod and the occasion, so that it is asked
-//! once, whoever leads. Nothing is concluded from what cannot be read now: then nothing is asked and nothing taken back.
+//! ham4db records a request like those of documents. The id of the request follows from the pod and the occurrence, so
+//! every leader makes the same request once. Unreadable pods or nodes lead to no conclusion: nothing is requested and
+//! nothing cancelled.
 
 use crate::domain::instance::Instance;
 use crate::domain::intent::Origin;
 use crate::domain::key::InstanceKey;
-use crate::domain::policy::{HeldBack, Leaving, Mode, OnDrain, Policy};
+use crate::domain::policy::{HeldBack, OnDrain, Policy, RecoveryMode, TerminationStage};
 use crate::domain::state::record::RecordedPrimary;
-use crate::domain::state::{Command, Document, Request, RequestKind, RequestOutcome, RequestStanding, State};
+use crate::domain::state::{Command, Document, Request, RequestKind, RequestOutcome, RequestProgress, State};
 use crate::domain::time::WallTime;
 use crate::domain::topology::Topology;
 
 use super::commands::older_document;
 use super::document::DeclaredCluster;
-use super::pods::{Departure, Pod, Pods, Sight};
+use super::pods::{Pod, PodTermination, Pods, WatchState};
 use super::status::{Role, StatusModel};
-use super::{ClusterView, Reading, Reconciliation, Seen};
+use super::{ClusterView, Completeness, Reconciliation, SourceContents};
 
-/// A handover is not begun later than this after it was asked for, milliseconds: then the pod is gone, or something has to change first.
+/// A takeover is not started later than this after its request, milliseconds: by then the pod is gone, or something
+/// must change first.
 const DEADLINE_MILLIS: i64 = 30_000;
-/// One that was not done is asked for again after this, milliseconds; each further time after twice as long.
+/// A takeover that was not done is requested again after this, milliseconds. The pause doubles each time.
 const FIRST_PAUSE_MILLIS: i64 = 5_000;
-/// The longest such pause, milliseconds.
+/// The longest pause, milliseconds.
 const MAX_PAUSE_MILLIS: i64 = 300_000;
-/// How many times it is asked for on one occasion.
+/// Number of requests for one occurrence.
 const MAX_ATTEMPTS: usize = 8;
 
-/// What is known of the primary's pod.
-enum Outlook<'a> {
-    /// Nothing that could be relied on.
+/// State of the primary's pod.
+enum PrimaryPodState<'a> {
+    /// Not known reliably.
     Unknown,
-    /// It stays, or the primary is in no pod.
-    Stays,
-    /// It is about to go.
-    Leaves(&'a Pod, Departure),
+    /// The pod keeps running, or the primary is in no pod.
+    Running,
+    /// The pod is about to terminate.
+    Terminating(&'a Pod, PodTermination),
 }
 
-fn outlook<'a>(pods: &'a Pods, origin: &Origin, state: &State, view: &ClusterView) -> Outlook<'a> {
+fn primary_pod_state<'a>(pods: &'a Pods, origin: &Origin, state: &State, view: &ClusterView) -> PrimaryPodState<'a> {
     let Origin::Document { namespace, .. } = origin else {
-        return Outlook::Unknown;
+        return PrimaryPodState::Unknown;
     };
     let primary = recorded(state, view).and_then(|recorded| {
         let instance = view.topology.get(&recorded.instance)?;
         let is_it = instance.valid_facts()?.identity == recorded.identity;
         is_it.then_some(instance)
     });
-    let Some(primary) = primary.filter(|_| pods.pods == Sight::Current && pods.nodes != Sight::Off) else {
-        return Outlook::Unknown;
+    let Some(primary) = primary.filter(|_| pods.pods == WatchState::Current && pods.nodes != WatchState::Off) else {
+        return PrimaryPodState::Unknown;
     };
     let Some(pod) = pods.of(namespace, primary) else {
-        return Outlook::Stays;
+        return PrimaryPodState::Running;
     };
-    match pods.departure(pod) {
-        Some(departure) if departure.leaving == Leaving::WithItsPod || pods.nodes == Sight::Current => {
-            Outlook::Leaves(pod, departure)
+    match pods.termination(pod) {
+        Some(termination)
+            if termination.stage == TerminationStage::PodTerminating || pods.nodes == WatchState::Current =>
+        {
+            PrimaryPodState::Terminating(pod, termination)
         }
-        None if pods.nodes == Sight::Current => Outlook::Stays,
-        Some(_) | None => Outlook::Unknown,
+        None if pods.nodes == WatchState::Current => PrimaryPodState::Running,
+        Some(_) | None => PrimaryPodState::Unknown,
     }
 }
 
-/// Asks for a handover that is missing, and takes back one that was not begun and is not called for any more.
+/// Requests a missing takeover, and cancels one that was not started and is no longer needed.
 pub(super) fn of_document(
     answer: &mut Reconciliation,
-    seen: &Seen,
+    seen: &SourceContents,
     declared: &DeclaredCluster,
     state: &State,
     views: &[ClusterView],
     now: WallTime,
 ) {
-    if seen.reading == Reading::Stale || declared.is_outdated(state) {
+    if seen.completeness == Completeness::Stale || declared.is_outdated(state) {
         return;
     }
     let origin = &declared.document.origin;
     if declared.foreign_owner(state, now).is_some() || older_document(declared, state, views).is_some() {
-        take_back(answer, origin, state, "the document does not count");
+        cancel_requests(answer, origin, state, "the document is not in effect");
         return;
     }
     if let Some(why) = forbidden(&declared.document, state) {
-        take_back(answer, origin, state, &why);
+        cancel_requests(answer, origin, state, &why);
         return;
     }
     let Some(view) = view_of(origin, views) else {
         return;
     };
-    match outlook(&seen.pods, origin, state, view) {
-        Outlook::Unknown => {}
-        Outlook::Stays => take_back(answer, origin, state, "the primary's pod is not leaving"),
-        Outlook::Leaves(pod, departure) => {
+    match primary_pod_state(&seen.pods, origin, state, view) {
+        PrimaryPodState::Unknown => {}
+        PrimaryPodState::Running => {
+            cancel_requests(answer, origin, state, "the primary's pod is not about to terminate");
+        }
+        PrimaryPodState::Terminating(pod, termination) => {
             let is_its_own =
                 |command: &Command| matches!(command, Command::Request { request } if request.origin == *origin);
-            let next = next(&declared.document, state, view, pod, &departure, now);
+            let next = next(&declared.document, state, view, pod, &termination, now);
             if let Ok(Some(request)) = next
                 && !answer.commands.iter().any(is_its_own)
             {
@@ -102,7 +108,7 @@ pub(super) fn of_document(
     }
 }
 
-/// The record of one moment: that in the view may be older.
+/// The records of one moment: the record in the view may be older.
 fn recorded<'a>(state: &'a State, view: &ClusterView) -> Option<&'a RecordedPrimary> {
     state.clusters.get(&view.cluster.id)?.primary.as_ref()
 }
@@ -113,13 +119,13 @@ fn view_of<'a>(origin: &Origin, views: &'a [ClusterView]) -> Option<&'a ClusterV
 }
 
 fn is_handover(request: &Request, origin: &Origin) -> bool {
-    request.origin == *origin && matches!(request.what, RequestKind::Drain { .. })
+    request.origin == *origin && request.what.is_drain()
 }
 
-fn take_back(answer: &mut Reconciliation, origin: &Origin, state: &State, why: &str) {
+fn cancel_requests(answer: &mut Reconciliation, origin: &Origin, state: &State, why: &str) {
     for (key, request) in &state.requests {
-        // One that runs goes to its end: to undo it takes as long.
-        if is_handover(request, origin) && request.standing == RequestStanding::Pending {
+        // A running takeover is completed, because its rollback takes as long.
+        if is_handover(request, origin) && request.progress == RequestProgress::Pending {
             answer.commands.push(Command::CancelRequest {
                 key: key.clone(),
                 why: why.to_owned(),
@@ -128,7 +134,7 @@ fn take_back(answer: &mut Reconciliation, origin: &Origin, state: &State, why: &
     }
 }
 
-/// Why a document has nothing done by itself when the primary's pod leaves.
+/// Why a document forbids the automatic takeover when the primary's pod terminates.
 fn forbidden(document: &Document, state: &State) -> Option<String> {
     if document.on_drain != OnDrain::TakeOver {
         Some("spec.recovery.onDrain is not TakeOver".to_owned())
@@ -136,28 +142,28 @@ fn forbidden(document: &Document, state: &State) -> Option<String> {
         Some(HeldBack::GloballyDisabled.to_string())
     } else if document.paused {
         Some("spec.paused is true".to_owned())
-    } else if document.mode != Mode::Auto {
+    } else if document.mode != RecoveryMode::Auto {
         Some(HeldBack::Mode(document.mode).to_string())
     } else {
         None
     }
 }
 
-/// The request to record now, if one is due; an error is why none ever is as things are.
+/// The request to record now, if one is due. The error is why no request is possible in the present state.
 fn next(
     document: &Document,
     state: &State,
     view: &ClusterView,
     pod: &Pod,
-    departure: &Departure,
+    termination: &PodTermination,
     now: WallTime,
 ) -> Result<Option<Request>, String> {
     let origin = &document.origin;
     let primary = recorded(state, view).map(|recorded| &recorded.instance);
     let primary = primary.ok_or_else(|| "the primary is not known".to_owned())?;
     check_downtime(&view.topology, &view.policy, primary)?;
-    check_others(&view.topology, &view.policy, departure.leaving)?;
-    let stem = format!("drain-{}-{}-", pod.uid, departure.occasion);
+    check_others(&view.topology, &view.policy, termination.stage)?;
+    let stem = format!("drain-{}-{}-", pod.uid, termination.occurrence);
     let mut attempts: Vec<&Request> = state
         .requests
         .values()
@@ -165,18 +171,18 @@ fn next(
         .collect();
     attempts.sort_by_key(|request| (request.seen, &request.id));
     if attempts.len() >= MAX_ATTEMPTS {
-        return Err(format!("it was tried {MAX_ATTEMPTS} times"));
+        return Err(format!("the takeover was tried {MAX_ATTEMPTS} times"));
     }
     let mut of_it = state.requests.values().filter(|request| request.origin == *origin);
     if of_it.any(|request| !request.is_over()) || view.policy.held_back_living.is_some() {
-        // What is being done comes first.
+        // A running recovery comes first.
         return Ok(None);
     }
     if let Some(last) = attempts.last()
-        && let RequestStanding::Over { outcome, at, .. } = &last.standing
+        && let RequestProgress::Over { outcome, at, .. } = &last.progress
     {
         if *outcome == RequestOutcome::Succeeded {
-            return Err("it has handed over before, and somebody made it the primary again".to_owned());
+            return Err("a takeover moved the primary away before, and it was made the primary again".to_owned());
         }
         let pause = pause_millis(attempts.len());
         if now < at.plus_millis(pause) {
@@ -186,13 +192,13 @@ fn next(
     let id = format!("{stem}{}", attempts.len() + 1);
     let what = RequestKind::Drain {
         primary: primary.clone(),
-        reason: departure.why.clone(),
+        reason: termination.why.clone(),
         deadline: now.plus_millis(DEADLINE_MILLIS),
     };
     Ok(Some(Request::new(origin.clone(), id, what)))
 }
 
-/// How long after so many attempts the next one waits.
+/// The pause after this many attempts, milliseconds.
 fn pause_millis(attempts: usize) -> i64 {
     let doublings = u32::try_from(attempts.saturating_sub(1)).unwrap_or(u32::MAX);
     let factor = 2_i64.checked_pow(doublings).unwrap_or(i64::MAX);
@@ -208,60 +214,60 @@ fn check_downtime(topology: &Topology, policy: &Policy, primary: &InstanceKey) -
     }
 }
 
-/// To hand over to a server that goes as soon would only begin a round.
-fn check_others(topology: &Topology, policy: &Policy, leaving: Leaving) -> Result<(), String> {
+/// A takeover to a server that stops as soon would only have to be repeated.
+fn check_others(topology: &Topology, policy: &Policy, primary_stage: TerminationStage) -> Result<(), String> {
     let stays_longer = |instance: &Instance| {
         let is_replica = instance.is_valid() && topology.source_of(instance).is_some();
-        is_replica && policy.leaving.get(&instance.key) < Some(&leaving)
+        is_replica && policy.terminating.get(&instance.key) < Some(&primary_stage)
     };
     if topology.instances.values().any(stays_longer) {
         Ok(())
     } else {
-        Err("no replica is there that stays longer".to_owned())
+        Err("no replica runs longer than the primary".to_owned())
     }
 }
 
-/// Whether what a request asks for may be begun: judged again when it is begun, on a fresh view.
+/// Whether the takeover of a request may start. This is checked again on a fresh view when it starts.
 ///
 /// # Errors
-/// What speaks against it.
+/// The reason against it.
 pub fn check(state: &State, request: &Request, topology: &Topology, policy: &Policy) -> Result<(), String> {
     let RequestKind::Drain { primary, .. } = &request.what else {
         return Ok(());
     };
     let document = state.documents.get(&request.origin);
-    let document = document.ok_or_else(|| "the document is gone".to_owned())?;
+    let document = document.ok_or_else(|| "the document was deleted".to_owned())?;
     if let Some(why) = forbidden(document, state) {
         return Err(why);
     }
     let key = topology.resolve(primary);
     if crate::domain::analysis::current_primary(topology).as_ref() != Some(key) {
-        return Err(format!("{key} is not the primary any more"));
+        return Err(format!("{key} is no longer the primary"));
     }
     check_downtime(topology, policy, key)?;
-    let leaving = policy.leaving.get(key);
-    let leaving = leaving.ok_or_else(|| format!("the pod of {key} is not leaving any more"))?;
-    check_others(topology, policy, *leaving)
+    let primary_stage = policy.terminating.get(key);
+    let primary_stage = primary_stage.ok_or_else(|| format!("the pod of {key} is no longer about to terminate"))?;
+    check_others(topology, policy, *primary_stage)
 }
 
-/// Whether who would take over is a gain.
+/// Whether a takeover to this successor is an improvement.
 ///
 /// # Errors
-/// When it goes as soon as the primary does.
+/// When the successor stops as soon as the old primary does.
 pub fn check_successor(policy: &Policy, old_primary: &InstanceKey, successor: &InstanceKey) -> Result<(), String> {
-    if policy.leaving.get(successor) < policy.leaving.get(old_primary) {
+    if policy.terminating.get(successor) < policy.terminating.get(old_primary) {
         Ok(())
     } else {
         Err(format!(
-            "only {successor} could take over, and its pod is leaving as well"
+            "only {successor} could take over, and its pod is about to terminate as well"
         ))
     }
 }
 
-/// Adds to a status that the primary's pod is about to go, or that this cannot be known, and what follows.
-pub(super) fn tell(
+/// Adds to a status that the primary's pod is about to terminate, or that this is not known, and what follows from it.
+pub(super) fn add_to_status(
     model: &mut StatusModel,
-    seen: &Seen,
+    seen: &SourceContents,
     declared: &DeclaredCluster,
     state: &State,
     view: Option<&ClusterView>,
@@ -278,25 +284,26 @@ pub(super) fn tell(
     };
     let wants = document.on_drain == OnDrain::TakeOver;
     let blind = match (&seen.pods.pods, &seen.pods.nodes) {
-        (Sight::Off, _) | (_, Sight::Off) => Some(
-            "nodes and pods are not watched: set drain.enabled of the chart (Kubernetes.Drain of the configuration)"
+        (WatchState::Off, _) | (_, WatchState::Off) => Some(
+            "nodes and pods are not watched: set drain.enabled in the chart (Kubernetes.Drain in the configuration)"
                 .to_owned(),
         ),
-        (Sight::Forbidden(why), _) | (_, Sight::Forbidden(why)) => Some(why.clone()),
+        (WatchState::Forbidden(why), _) | (_, WatchState::Forbidden(why)) => Some(why.clone()),
         _ => None,
     };
-    if let Outlook::Leaves(pod, departure) = outlook(&seen.pods, &document.origin, state, view) {
+    if let PrimaryPodState::Terminating(pod, termination) = primary_pod_state(&seen.pods, &document.origin, state, view)
+    {
         let told = match forbidden(document, state)
-            .map_or_else(|| next(document, state, view, pod, &departure, now).map(drop), Err)
+            .map_or_else(|| next(document, state, view, pod, &termination, now).map(drop), Err)
         {
-            Ok(()) => departure.why,
-            Err(why) => format!("{}; nothing is done about it: {why}", departure.why),
+            Ok(()) => termination.why,
+            Err(why) => format!("{}; no takeover is started: {why}", termination.why),
         };
         primary.problems.push(told);
     } else if let Some(why) = blind.filter(|_| wants) {
         primary
             .problems
-            .push(format!("whether its pod is leaving is not known: {why}"));
+            .push(format!("whether its pod is about to terminate is unknown: {why}"));
     }
 }
 

@@ -21,7 +21,7 @@ struct Scene {
 impl Scene {
     fn new() -> Self {
         let mut view = view(Some(origin("db", "orders")));
-        let mut pods = Pods::in_sight(Sight::Current, Sight::Current);
+        let mut pods = Pods::with_watch_states(WatchState::Current, WatchState::Current);
         for (instance, n) in view.topology.instances.values_mut().zip(1_u8..) {
             let ip = [192, 0, 2, n].into();
             instance.facts.as_mut().unwrap().peer = Some(ip);
@@ -63,8 +63,10 @@ impl Scene {
 
     /// Reconciles, applies, and shows that nothing is left.
     fn settle(&mut self, at: i64) -> Reconciliation {
-        self.view.policy.leaving = self.pods.leaving(&origin("db", "orders"), &self.view.topology);
-        let all = Seen {
+        self.view.policy.terminating = self
+            .pods
+            .terminating_instances(&origin("db", "orders"), &self.view.topology);
+        let all = SourceContents {
             pods: Arc::new(self.pods.clone()),
             ..seen(vec![self.declared.clone()])
         };
@@ -121,7 +123,7 @@ fn a_primary_whose_node_is_cordoned_is_asked_to_hand_over_once() {
     let request = scene.state.requests.values().next().unwrap().clone();
     assert_eq!(request.id, format!("{CORDONED}1"));
     assert!(request.id.len() <= 64, "what a status can hold");
-    let why = "pod orders-0 is leaving: its node n1 is cordoned".to_owned();
+    let why = "pod orders-0 is about to terminate: its node n1 is cordoned".to_owned();
     assert_eq!(
         request.what,
         RequestKind::Drain {
@@ -160,7 +162,7 @@ fn a_pod_that_is_deleted_after_the_cordon_is_another_occasion_and_its_own_replic
     others.cordon(2, true);
     others.delete(3);
     assert_eq!(others.asks(0), [""; 0]);
-    assert_eq!(others.view.policy.leaving.len(), 2);
+    assert_eq!(others.view.policy.terminating.len(), 2);
 }
 
 #[test]
@@ -179,7 +181,7 @@ fn what_was_refused_is_asked_for_again_after_growing_pauses_and_a_bounded_number
     assert_eq!(scene.asks(at + 3_600_000), [""; 0]);
     let problems = scene.problems(at + 3_600_000);
     assert!(
-        problems[0].contains("nothing is done about it: it was tried 8 times"),
+        problems[0].contains("no takeover is started: the takeover was tried 8 times"),
         "{problems:?}"
     );
     // Another cordon of the same node is another occasion.
@@ -198,7 +200,7 @@ fn one_that_handed_over_and_was_made_primary_again_by_somebody_stays_it() {
     scene.cordon(1, true);
     scene.asks(0);
     for request in scene.state.requests.values_mut() {
-        request.standing = RequestStanding::Over {
+        request.progress = RequestProgress::Over {
             outcome: RequestOutcome::Succeeded,
             why: String::new(),
             at: later(1),
@@ -220,10 +222,10 @@ fn what_the_document_says_holds_it_back_and_takes_back_what_was_not_begun() {
         ("paused", |scene| scene.declared.document.paused = true, "spec.paused"),
         (
             "mode",
-            |scene| scene.declared.document.mode = Mode::DetectOnly,
+            |scene| scene.declared.document.mode = RecoveryMode::DetectOnly,
             "DetectOnly",
         ),
-        ("off", |scene| scene.declared.document.mode = Mode::Off, "Off"),
+        ("off", |scene| scene.declared.document.mode = RecoveryMode::Off, "Off"),
         (
             "switch",
             |scene| scene.state.recoveries_disabled = true,
@@ -253,7 +255,7 @@ fn what_the_document_says_holds_it_back_and_takes_back_what_was_not_begun() {
         scene.cordon(1, true);
         scene.asks(0);
         for request in scene.state.requests.values_mut() {
-            request.standing = RequestStanding::Running {
+            request.progress = RequestProgress::Running {
                 uid: "r1".to_owned(),
                 cancelled: false,
             };
@@ -297,7 +299,7 @@ fn to_a_replica_that_goes_as_soon_nothing_is_handed_over() {
     assert_eq!(scene.asks(0), [""; 0]);
     let problems = scene.problems(0);
     assert!(
-        problems[0].contains("no replica is there that stays longer"),
+        problems[0].contains("no replica runs longer than the primary"),
         "{problems:?}"
     );
     // Before a pod that is deleted now, one on a cordoned node is better.
@@ -319,18 +321,18 @@ fn to_a_replica_that_goes_as_soon_nothing_is_handed_over() {
 #[test]
 fn nothing_is_concluded_from_what_cannot_be_read_now() {
     for (pods, nodes) in [
-        (Sight::Stale, Sight::Current),
-        (Sight::Current, Sight::Stale),
-        (Sight::Current, Sight::Off),
-        (Sight::Off, Sight::Off),
-        (Sight::Current, Sight::Forbidden("x".to_owned())),
+        (WatchState::Stale, WatchState::Current),
+        (WatchState::Current, WatchState::Stale),
+        (WatchState::Current, WatchState::Off),
+        (WatchState::Off, WatchState::Off),
+        (WatchState::Current, WatchState::Forbidden("x".to_owned())),
     ] {
         let mut scene = Scene::new();
         scene.cordon(1, true);
         (scene.pods.pods, scene.pods.nodes) = (pods.clone(), nodes.clone());
         assert_eq!(scene.asks(0), [""; 0], "{pods:?} {nodes:?}");
         // Nor is anything taken back.
-        (scene.pods.pods, scene.pods.nodes) = (Sight::Current, Sight::Current);
+        (scene.pods.pods, scene.pods.nodes) = (WatchState::Current, WatchState::Current);
         assert_eq!(scene.asks(1), ["request"]);
         scene.cordon(1, false);
         (scene.pods.pods, scene.pods.nodes) = (pods.clone(), nodes.clone());
@@ -339,7 +341,7 @@ fn nothing_is_concluded_from_what_cannot_be_read_now() {
     // A deletion is known without the nodes.
     let mut scene = Scene::new();
     scene.delete(1);
-    scene.pods.nodes = Sight::Stale;
+    scene.pods.nodes = WatchState::Stale;
     assert_eq!(scene.asks(0), ["request"]);
     // A primary that does not answer is the failover's.
     let mut scene = Scene::new();
@@ -351,16 +353,16 @@ fn nothing_is_concluded_from_what_cannot_be_read_now() {
 #[test]
 fn a_document_that_wants_it_is_told_when_nothing_can_be_seen_and_others_are_not() {
     for (pods, nodes, told) in [
-        (Sight::Off, Sight::Off, "drain.enabled"),
-        (Sight::Current, Sight::Off, "drain.enabled"),
+        (WatchState::Off, WatchState::Off, "drain.enabled"),
+        (WatchState::Current, WatchState::Off, "drain.enabled"),
         (
-            Sight::Forbidden("apply a Role".to_owned()),
-            Sight::Current,
+            WatchState::Forbidden("apply a Role".to_owned()),
+            WatchState::Current,
             "apply a Role",
         ),
         (
-            Sight::Current,
-            Sight::Forbidden("apply a ClusterRole".to_owned()),
+            WatchState::Current,
+            WatchState::Forbidden("apply a ClusterRole".to_owned()),
             "apply a ClusterRole",
         ),
     ] {
@@ -373,7 +375,7 @@ fn a_document_that_wants_it_is_told_when_nothing_can_be_seen_and_others_are_not(
     }
     // A moment without the API server is not worth a word, and a primary in no pod neither.
     let mut scene = Scene::new();
-    scene.pods.pods = Sight::Stale;
+    scene.pods.pods = WatchState::Stale;
     assert_eq!(scene.problems(0), [""; 0]);
     let mut scene = Scene::new();
     let facts = scene.view.topology.instances.get_mut(&key("a")).unwrap().facts.as_mut();
@@ -447,14 +449,14 @@ fn events_tell_why() {
     scene.asks(0);
     scene.refuse(1, &format!("{CORDONED}1"));
     let answer = scene.settle(2);
-    let told = &answer.notices[&origin("db", "orders")];
+    let told = &answer.events[&origin("db", "orders")];
     let refused = told
         .iter()
         .find(|it| it.reason == EventReason::TakeoverRefused)
         .unwrap();
     assert_eq!(
         refused.note,
-        format!("request {CORDONED}1 (pod orders-0 is leaving: its node n1 is cordoned): all lag")
+        format!("request {CORDONED}1 (pod orders-0 is about to terminate: its node n1 is cordoned): all lag")
     );
 }
 
@@ -473,9 +475,9 @@ fn it_is_judged_again_when_it_is_begun() {
     let why = judged(&scene, |state, _| state.recoveries_disabled = true).unwrap_err();
     assert!(why.contains("globally disabled"), "{why}");
     let why = judged(&scene, |state, _| state.documents.clear()).unwrap_err();
-    assert!(why.contains("document is gone"), "{why}");
-    let why = judged(&scene, |_, view| view.policy.leaving.clear()).unwrap_err();
-    assert!(why.contains("not leaving any more"), "{why}");
+    assert!(why.contains("document was deleted"), "{why}");
+    let why = judged(&scene, |_, view| view.policy.terminating.clear()).unwrap_err();
+    assert!(why.contains("no longer about to terminate"), "{why}");
     let why = judged(&scene, |_, view| {
         view.topology.recorded_primary = Some(key("b"));
         let facts = |view: &mut ClusterView, host: &str| -> Option<()> {
@@ -488,7 +490,7 @@ fn it_is_judged_again_when_it_is_begun() {
         facts(view, "b").unwrap();
     })
     .unwrap_err();
-    assert!(why.contains("a:3306 is not the primary any more"), "{why}");
+    assert!(why.contains("a:3306 is no longer the primary"), "{why}");
     let all = seen(vec![scene.declared.clone()]);
     let again = reconcile(&all, &scene.state, &[], &BTreeMap::new(), later(1));
     assert_eq!(

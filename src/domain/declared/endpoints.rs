@@ -1,8 +1,8 @@
-//! Where applications connect: which servers the Services of a document lead to.
+//! Where applications connect: the servers behind the Services of a document.
 //!
-//! A projection, never a source. Losing sight of a server withdraws nothing: an application that reaches a primary which ham4db does not
-//! see is better off than one that has nobody to ask. A primary is withdrawn when it is known that it is none any more: by the committed
-//! opening of another one, or by its own word that it is read-only while it is being replaced.
+//! A projection, never a source of truth. A server that does not answer is not withdrawn: ham4db may not see a primary
+//! that applications reach. A primary is withdrawn only on proof that it is no longer the primary: the committed
+//! opening of another one, or its own report that it is read-only while it is being replaced.
 
 use core::net::{IpAddr, SocketAddr};
 use std::collections::BTreeSet;
@@ -16,92 +16,94 @@ use crate::domain::topology::ClusterId;
 use super::ClusterView;
 use super::document::DeclaredCluster;
 use super::reason::Reason;
-use super::status::{Condition, ConditionKind, InstanceStatus, Role, StatusModel, Truth};
+use super::status::{Condition, ConditionKind, ConditionStatus, InstanceStatus, Role, StatusModel};
 
 /// The Services that a document asks for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct DeclaredServices {
-    /// Name of the one that leads to the primary.
+    /// Name of the Service for the primary.
     pub primary: String,
-    /// Port of both; the servers' own ports are behind it.
+    /// Port of both Services; the servers may listen on other ports.
     pub port: u16,
-    /// Name of the one that leads to healthy replicas; `None`: there is none.
+    /// Name of the Service for healthy replicas; `None` when there is none.
     #[serde(default)]
     pub replicas: Option<String>,
 }
 
-/// Where a Service leads.
+/// The endpoints of a Service.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Lead {
-    /// Where it leads now: nothing better is known.
-    AsItIs,
-    /// To these servers, which may be none.
-    To(BTreeSet<SocketAddr>),
+pub enum ServiceTarget {
+    /// The present endpoints stay: nothing better is known.
+    Unchanged,
+    /// These addresses, which may be none.
+    Addresses(BTreeSet<SocketAddr>),
 }
 
-/// One Service as it must be.
+/// One Service in its desired state.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WantedService {
     /// Its name.
     pub name: String,
     /// Its port.
     pub port: u16,
-    /// What its servers are: [`Role::Primary`] or [`Role::Replica`].
+    /// Role of its servers: [`Role::Primary`] or [`Role::Replica`].
     pub role: Role,
-    /// Where it leads.
-    pub lead: Lead,
+    /// Its endpoints.
+    pub target: ServiceTarget,
 }
 
-/// All Services of a document as they must be.
+/// All Services of a document in their desired state.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Publication {
-    /// Uid of the document, which owns them: they go when it goes.
+    /// Uid of the document, which owns the Services: they are deleted with it.
     pub uid: String,
-    /// The cluster that they are about; `None` while none was seen.
+    /// The cluster of the document; `None` while none was seen.
     pub cluster: Option<ClusterId>,
-    /// The epoch of that cluster. What was published for the same cluster with a higher one is never overwritten.
+    /// The epoch of that cluster. Endpoints that were published for the same cluster with a higher epoch are never
+    /// overwritten.
     pub epoch: Epoch,
-    /// The Services; empty when none is asked for: then there must be none.
+    /// The Services; when the document asks for none, none may exist.
     pub services: Vec<WantedService>,
-    /// An address of the primary that no Service can lead to.
+    /// An address of the primary that a Service cannot use as endpoint.
     pub unusable: Option<IpAddr>,
 }
 
-/// Where the Service for the primary leads by what stands there; `None` while nothing was ever published.
-pub type LeadsTo = Option<BTreeSet<SocketAddr>>;
+/// The published endpoints of the Service for the primary; `None` while nothing was published.
+pub type PublishedAddresses = Option<BTreeSet<SocketAddr>>;
 
-/// Why Services are not as they must be.
+/// Why Services are not in their desired state.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PublishError {
     /// The source of the documents has no Services.
     #[error("documents come from a folder, where there are no Services")]
     Unsupported,
-    /// Something of that name is there and is not this document's.
+    /// An object of that name exists and does not belong to this document.
     #[error("{0}")]
     NameTaken(String),
-    /// They may not be read or written.
+    /// The permission to read or write Services is missing.
     #[error("{0}")]
     Forbidden(String),
-    /// The API server does not take them.
+    /// The API server rejects them.
     #[error("{0}")]
     Refused(String),
-    /// A later leader has published with a higher epoch.
+    /// A later leader published with a higher epoch.
     #[error("{0}")]
     Superseded(String),
-    /// No answer, or one that says to try again: worth another attempt at once.
+    /// No answer, or an answer that asks for a retry.
     #[error("{0}")]
     Unanswered(String),
 }
 
-/// What the Services of a document must be now.
+/// The desired state of the Services of a document.
 pub(super) fn of(
     declared: &DeclaredCluster,
     state: &State,
     model: &StatusModel,
     view: Option<&ClusterView>,
 ) -> Publication {
-    // The records of one moment: those in the view may be older, and would lead back to a primary that was replaced meanwhile.
+    // The records of one moment: the records in the view may be older, and would publish a primary that was replaced
+    // meanwhile.
     let cluster = view.and_then(|view| state.clusters.get(&view.cluster.id));
     let mut publication = Publication {
         uid: declared.document.uid.clone(),
@@ -110,41 +112,43 @@ pub(super) fn of(
         services: Vec::new(),
         unusable: None,
     };
-    let Some(asked) = &declared.services else {
+    let Some(requested) = &declared.services else {
         return publication;
     };
     let seen = view.zip(cluster);
-    let primary = seen.map_or(Lead::AsItIs, |(view, cluster)| primary(view, cluster, state));
+    let primary = seen.map_or(ServiceTarget::Unchanged, |(view, cluster)| {
+        primary(view, cluster, state)
+    });
     let primary = match primary {
-        Lead::To(led) if led.iter().any(|at| !is_usable(at.ip())) => {
-            publication.unusable = led.first().map(SocketAddr::ip);
-            Lead::AsItIs
+        ServiceTarget::Addresses(published) if published.iter().any(|at| !is_usable(at.ip())) => {
+            publication.unusable = published.first().map(SocketAddr::ip);
+            ServiceTarget::Unchanged
         }
-        lead @ (Lead::AsItIs | Lead::To(_)) => lead,
+        lead @ (ServiceTarget::Unchanged | ServiceTarget::Addresses(_)) => lead,
     };
     publication.services.push(WantedService {
-        name: asked.primary.clone(),
-        port: asked.port,
+        name: requested.primary.clone(),
+        port: requested.port,
         role: Role::Primary,
-        lead: primary,
+        target: primary,
     });
-    if let Some(name) = &asked.replicas {
+    if let Some(name) = &requested.replicas {
         publication.services.push(WantedService {
             name: name.clone(),
-            port: asked.port,
+            port: requested.port,
             role: Role::Replica,
-            lead: seen.map_or(Lead::AsItIs, |(view, _)| replicas(view, model)),
+            target: seen.map_or(ServiceTarget::Unchanged, |(view, _)| replicas(view, model)),
         });
     }
     publication
 }
 
-fn nobody() -> Lead {
-    Lead::To(BTreeSet::new())
+fn no_addresses() -> ServiceTarget {
+    ServiceTarget::Addresses(BTreeSet::new())
 }
 
-/// Which server takes writes, as far as it is proved.
-pub(super) fn primary(view: &ClusterView, cluster: &Cluster, state: &State) -> Lead {
+/// The server that takes writes, as far as that is proved.
+pub(super) fn primary(view: &ClusterView, cluster: &Cluster, state: &State) -> ServiceTarget {
     let is_of_it = |recovery: &&Recovery| {
         recovery.is_active() && recovery.plan.cluster == cluster.id && recovery.plan.kind.replaces_primary()
     };
@@ -155,38 +159,44 @@ pub(super) fn primary(view: &ClusterView, cluster: &Cluster, state: &State) -> L
         ..
     }) = replacing
     {
-        // It is not writable yet, or was not seen to be: nobody else may take writes.
+        // The successor is not writable yet, or was not seen writable. No other server may take writes.
         return view
             .topology
             .get(successor)
             .filter(|instance| instance.is_valid())
-            .and_then(|instance| proved(instance, &plan.successor_identity))
-            .map_or_else(nobody, |at| Lead::To(BTreeSet::from([at])));
+            .and_then(|instance| proved_address(instance, &plan.successor_identity))
+            .map_or_else(no_addresses, |at| ServiceTarget::Addresses(BTreeSet::from([at])));
     }
     let Some(recorded) = &cluster.primary else {
-        return Lead::AsItIs;
+        return ServiceTarget::Unchanged;
     };
     let is_held = |identity: &Identity| {
         let mut held = state.quarantines.values();
         held.any(|quarantine| quarantine.cluster == cluster.id && quarantine.identity == *identity)
     };
     if is_held(&recorded.identity) {
-        return nobody();
+        return no_addresses();
     }
     let Some(instance) = view.topology.get(&recorded.instance) else {
-        return Lead::AsItIs;
+        return ServiceTarget::Unchanged;
     };
     if replacing.is_some() {
         let is_closed = instance
             .valid_facts()
             .is_some_and(|facts| facts.identity == recorded.identity && !facts.is_writable());
-        return if is_closed { nobody() } else { Lead::AsItIs };
+        return if is_closed {
+            no_addresses()
+        } else {
+            ServiceTarget::Unchanged
+        };
     }
-    proved(instance, &recorded.identity).map_or(Lead::AsItIs, |at| Lead::To(BTreeSet::from([at])))
+    proved_address(instance, &recorded.identity).map_or(ServiceTarget::Unchanged, |at| {
+        ServiceTarget::Addresses(BTreeSet::from([at]))
+    })
 }
 
-/// Where the connection went that last proved that this server is `identity` and takes writes.
-fn proved(instance: &Instance, identity: &Identity) -> Option<SocketAddr> {
+/// The peer address of the connection that last proved that this server is `identity` and takes writes.
+fn proved_address(instance: &Instance, identity: &Identity) -> Option<SocketAddr> {
     let facts = instance.facts.as_ref()?;
     let is_proof = facts.identity == *identity && facts.is_writable();
     facts
@@ -195,10 +205,11 @@ fn proved(instance: &Instance, identity: &Identity) -> Option<SocketAddr> {
         .map(|ip| SocketAddr::new(ip.to_canonical(), instance.key.port))
 }
 
-/// The replicas that are healthy and not far behind. A member that sees none of the servers says nothing about any.
-fn replicas(view: &ClusterView, model: &StatusModel) -> Lead {
+/// The healthy replicas that are not far behind. A member that reaches none of the servers leaves the endpoints
+/// unchanged.
+fn replicas(view: &ClusterView, model: &StatusModel) -> ServiceTarget {
     if !model.instances.iter().any(|instance| instance.answers) {
-        return Lead::AsItIs;
+        return ServiceTarget::Unchanged;
     }
     let is_healthy = |status: &&InstanceStatus| {
         status.role == Role::Replica
@@ -214,10 +225,10 @@ fn replicas(view: &ClusterView, model: &StatusModel) -> Lead {
         let ip = view.topology.get(&status.instance)?.valid_facts()?.peer?;
         Some(SocketAddr::new(ip.to_canonical(), status.instance.port)).filter(|at| is_usable(at.ip()))
     };
-    Lead::To(model.instances.iter().filter(is_healthy).filter_map(at).collect())
+    ServiceTarget::Addresses(model.instances.iter().filter(is_healthy).filter_map(at).collect())
 }
 
-/// Whether the API server takes the address as one of an endpoint.
+/// Whether the API server accepts the address as an endpoint.
 fn is_usable(ip: IpAddr) -> bool {
     let is_link_local = match ip {
         IpAddr::V4(ip) => ip.is_link_local(),
@@ -226,55 +237,69 @@ fn is_usable(ip: IpAddr) -> bool {
     !(ip.is_unspecified() || ip.is_loopback() || ip.is_multicast() || is_link_local)
 }
 
-/// The condition before anything is known of what became of the Services.
+/// The condition before the result of a publication is known.
 pub(super) fn condition(declared: &DeclaredCluster) -> Condition {
     match declared.services {
-        None => told(Truth::False, Reason::NotAskedFor, "spec.primaryService is not set"),
-        Some(_) => told(
-            Truth::Unknown,
+        None => condition_of_service(
+            ConditionStatus::False,
+            Reason::NotAskedFor,
+            "spec.primaryService is not set",
+        ),
+        Some(_) => condition_of_service(
+            ConditionStatus::Unknown,
             Reason::NotPublishedYet,
-            "the primary was not seen to take writes yet",
+            "the primary has not been seen writable yet",
         ),
     }
 }
 
-fn told(truth: Truth, reason: Reason, message: impl Into<String>) -> Condition {
-    Condition::new(ConditionKind::PrimaryServicePublished, truth, reason, message)
+fn condition_of_service(status: ConditionStatus, reason: Reason, message: impl Into<String>) -> Condition {
+    Condition::new(ConditionKind::PrimaryServicePublished, status, reason, message)
 }
 
 impl Publication {
-    /// Writes into a status what became of the last attempt to publish.
-    pub fn tell(&self, outcome: &Result<LeadsTo, PublishError>, model: &mut StatusModel) {
+    /// Writes the result of the last publication into a status.
+    pub fn add_to_status(&self, outcome: &Result<PublishedAddresses, PublishError>, model: &mut StatusModel) {
         let Some(service) = self.services.iter().find(|service| service.role == Role::Primary) else {
             return;
         };
         let name = &service.name;
         let condition = match (outcome, self.unusable) {
-            (Err(PublishError::NameTaken(why)), _) => told(Truth::False, Reason::NameTaken, why),
-            (Err(PublishError::Forbidden(why)), _) => told(Truth::False, Reason::ServicesForbidden, why),
-            (Err(why @ PublishError::Unsupported), _) => told(Truth::False, Reason::NoServicesHere, why.to_string()),
-            (Err(PublishError::Refused(why)), _) => told(Truth::False, Reason::NotWritten, why),
-            (Err(PublishError::Superseded(why)), _) => told(Truth::Unknown, Reason::NotWritten, why),
-            // While nobody answers, nobody reads this either.
+            (Err(PublishError::NameTaken(why)), _) => {
+                condition_of_service(ConditionStatus::False, Reason::NameTaken, why)
+            }
+            (Err(PublishError::Forbidden(why)), _) => {
+                condition_of_service(ConditionStatus::False, Reason::ServicesForbidden, why)
+            }
+            (Err(why @ PublishError::Unsupported), _) => {
+                condition_of_service(ConditionStatus::False, Reason::NoServicesHere, why.to_string())
+            }
+            (Err(PublishError::Refused(why)), _) => {
+                condition_of_service(ConditionStatus::False, Reason::NotWritten, why)
+            }
+            (Err(PublishError::Superseded(why)), _) => {
+                condition_of_service(ConditionStatus::Unknown, Reason::NotWritten, why)
+            }
+            // While the API server does not answer, no status can be written either.
             (Err(PublishError::Unanswered(_)) | Ok(None), None) => return,
-            (Err(PublishError::Unanswered(_)) | Ok(_), Some(ip)) => told(
-                Truth::False,
+            (Err(PublishError::Unanswered(_)) | Ok(_), Some(ip)) => condition_of_service(
+                ConditionStatus::False,
                 Reason::AddressNotUsable,
-                format!("the primary was reached at {ip}, and no Service can lead there"),
+                format!("the primary was reached at {ip}, which a Service cannot use as endpoint"),
             ),
-            (Ok(Some(led)), None) => match led.first() {
-                Some(at) => told(
-                    Truth::True,
+            (Ok(Some(published)), None) => match published.first() {
+                Some(at) => condition_of_service(
+                    ConditionStatus::True,
                     Reason::Published,
-                    format!("Service {name} leads to the primary at {at}"),
+                    format!("Service {name} has the endpoint {at}, the primary"),
                 ),
-                None => told(
-                    Truth::False,
+                None => condition_of_service(
+                    ConditionStatus::False,
                     Reason::Withdrawn,
-                    format!("Service {name} leads to nobody: the primary is being replaced"),
+                    format!("Service {name} has no endpoint: the primary is being replaced"),
                 ),
             },
         };
-        model.say(condition);
+        model.set_condition(condition);
     }
 }

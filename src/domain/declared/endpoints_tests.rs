@@ -3,13 +3,13 @@
 use core::net::SocketAddr;
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::endpoints::{DeclaredServices, Lead, LeadsTo, Publication, PublishError};
+use super::endpoints::{DeclaredServices, Publication, PublishError, PublishedAddresses, ServiceTarget};
 use super::fixture::{A, B, NOW, document, key, origin, seen, state_with, view};
-use super::tests::{downtime, later, truth};
+use super::tests::{condition_of, downtime, later};
 use super::*;
 use crate::domain::instance::{Identity, InstanceFacts, ProbeFailure};
 use crate::domain::policy::Policy;
-use crate::domain::recovery::plan::RecoveryKind;
+use crate::domain::recovery::kind::RecoveryKind;
 use crate::domain::state::sample::{claim, plan};
 use crate::domain::state::{Ending, Phase, Proposal, apply};
 
@@ -68,12 +68,12 @@ impl Scene {
         self.answer().publications[&origin("db", "orders")].clone()
     }
 
-    fn primary(&self) -> Lead {
-        self.publication().services[0].lead.clone()
+    fn primary(&self) -> ServiceTarget {
+        self.publication().services[0].target.clone()
     }
 
-    fn replicas(&self) -> Lead {
-        self.publication().services[1].lead.clone()
+    fn replicas(&self) -> ServiceTarget {
+        self.publication().services[1].target.clone()
     }
 
     /// A recovery of the primary `a` by `b` is claimed.
@@ -141,8 +141,8 @@ impl Scene {
 /// Makes something wrong with `b`.
 type Fault = fn(&mut Scene);
 
-fn to(addresses: &[&str]) -> Lead {
-    Lead::To(set(addresses))
+fn to(addresses: &[&str]) -> ServiceTarget {
+    ServiceTarget::Addresses(set(addresses))
 }
 
 fn set(addresses: &[&str]) -> BTreeSet<SocketAddr> {
@@ -169,8 +169,8 @@ fn without_the_field_there_must_be_none_and_paused_changes_nothing() {
     assert_eq!(scene.publication().services, []);
     let status = &scene.answer().statuses[&origin("db", "orders")];
     assert_eq!(
-        truth(status, ConditionKind::PrimaryServicePublished),
-        (Truth::False, "NotAskedFor")
+        condition_of(status, ConditionKind::PrimaryServicePublished),
+        (ConditionStatus::False, "NotAskedFor")
     );
 }
 
@@ -187,25 +187,29 @@ fn a_document_that_another_group_acts_on_publishes_nothing() {
 #[test]
 fn a_view_of_the_documents_that_cannot_be_relied_on_removes_no_service() {
     let mut scene = Scene::new();
-    let answer = |scene: &Scene, reading| {
-        let all = Seen {
-            reading,
+    let answer = |scene: &Scene, completeness| {
+        let all = SourceContents {
+            completeness,
             ..seen(vec![scene.declared.clone()])
         };
         let views = std::slice::from_ref(&scene.view);
         reconcile(&all, &scene.state, views, &BTreeMap::new(), later(9)).publications
     };
-    assert_eq!(answer(&scene, Reading::Stale).len(), 1, "the primary still follows");
+    assert_eq!(
+        answer(&scene, Completeness::Stale).len(),
+        1,
+        "the primary still follows"
+    );
     scene.declared.services = None;
-    assert_eq!(answer(&scene, Reading::Stale), BTreeMap::new());
-    assert_eq!(answer(&scene, Reading::Partial).len(), 1);
+    assert_eq!(answer(&scene, Completeness::Stale), BTreeMap::new());
+    assert_eq!(answer(&scene, Completeness::Partial).len(), 1);
     let recorded = crate::domain::state::Document {
         generation: 2,
         ..scene.declared.document.clone()
     };
     scene.state.documents.insert(recorded.origin.clone(), recorded);
     assert_eq!(
-        answer(&scene, Reading::Complete),
+        answer(&scene, Completeness::Complete),
         BTreeMap::new(),
         "a newer one is on record"
     );
@@ -217,23 +221,23 @@ fn losing_sight_withdraws_no_primary() {
     scene.fails("a");
     assert_eq!(scene.primary(), to(&[PRIMARY]), "the last proof stands");
     scene.facts("a").peer = None;
-    assert_eq!(scene.primary(), Lead::AsItIs, "nothing better is known");
+    assert_eq!(scene.primary(), ServiceTarget::Unchanged, "nothing better is known");
     scene.view.topology.instances.remove(&key("a"));
     scene.declared.document.seeds = BTreeSet::from([key("b")]);
-    assert_eq!(scene.primary(), Lead::AsItIs);
+    assert_eq!(scene.primary(), ServiceTarget::Unchanged);
     scene.state.clusters.clear();
-    assert_eq!(scene.primary(), Lead::AsItIs);
-    assert_eq!(scene.replicas(), Lead::AsItIs);
+    assert_eq!(scene.primary(), ServiceTarget::Unchanged);
+    assert_eq!(scene.replicas(), ServiceTarget::Unchanged);
 }
 
 #[test]
 fn a_primary_that_is_read_only_or_somebody_else_proves_nothing_new() {
     let mut scene = Scene::new();
     scene.facts("a").read_only = true;
-    assert_eq!(scene.primary(), Lead::AsItIs);
+    assert_eq!(scene.primary(), ServiceTarget::Unchanged);
     scene.facts("a").read_only = false;
     scene.facts("a").identity = Identity::ServerUuid("another".to_owned());
-    assert_eq!(scene.primary(), Lead::AsItIs);
+    assert_eq!(scene.primary(), ServiceTarget::Unchanged);
 }
 
 #[test]
@@ -241,7 +245,7 @@ fn a_failover_withdraws_at_the_opening_and_leads_to_the_successor_once_it_takes_
     let mut scene = Scene::new();
     scene.fails("a");
     scene.claimed(RecoveryKind::DeadPrimary);
-    assert_eq!(scene.primary(), Lead::AsItIs, "it may still be put back");
+    assert_eq!(scene.primary(), ServiceTarget::Unchanged, "it may still be put back");
     let epoch = scene.publication().epoch;
     assert!(epoch > 3, "{epoch}");
     scene.opened();
@@ -267,7 +271,7 @@ fn an_old_primary_that_says_it_is_read_only_is_withdrawn_and_comes_back_with_the
     for kind in [RecoveryKind::DeadPrimary, RecoveryKind::Takeover] {
         let mut scene = Scene::new();
         scene.claimed(kind);
-        assert_eq!(scene.primary(), Lead::AsItIs);
+        assert_eq!(scene.primary(), ServiceTarget::Unchanged);
         scene.facts("a").read_only = true;
         assert_eq!(scene.primary(), to(&[]));
         scene.facts("a").read_only = false;
@@ -326,7 +330,7 @@ fn who_sees_none_of_the_servers_withdraws_none() {
     for host in ["a", "b", "c"] {
         scene.fails(host);
     }
-    assert_eq!(scene.replicas(), Lead::AsItIs);
+    assert_eq!(scene.replicas(), ServiceTarget::Unchanged);
     assert_eq!(scene.primary(), to(&[PRIMARY]));
 }
 
@@ -336,12 +340,12 @@ fn addresses_to_which_no_service_can_lead_are_shown_and_not_written() {
         let mut scene = Scene::new();
         scene.facts("a").peer = Some(ip.parse().unwrap());
         let publication = scene.publication();
-        assert_eq!(publication.services[0].lead, Lead::AsItIs, "{ip}");
+        assert_eq!(publication.services[0].target, ServiceTarget::Unchanged, "{ip}");
         let mut model = scene.answer().statuses[&origin("db", "orders")].clone();
-        publication.tell(&Ok(None), &mut model);
+        publication.add_to_status(&Ok(None), &mut model);
         assert_eq!(
-            truth(&model, ConditionKind::PrimaryServicePublished),
-            (Truth::False, "AddressNotUsable"),
+            condition_of(&model, ConditionKind::PrimaryServicePublished),
+            (ConditionStatus::False, "AddressNotUsable"),
             "{ip}"
         );
         scene.facts("b").peer = Some(ip.parse().unwrap());
@@ -359,28 +363,37 @@ fn the_condition_says_what_stands_there_or_why_not() {
     let scene = Scene::new();
     let publication = scene.publication();
     let before = scene.answer().statuses[&origin("db", "orders")].clone();
-    let told = |outcome: Result<LeadsTo, PublishError>| {
+    let told = |outcome: Result<PublishedAddresses, PublishError>| {
         let mut model = before.clone();
-        publication.tell(&outcome, &mut model);
-        truth(&model, ConditionKind::PrimaryServicePublished)
+        publication.add_to_status(&outcome, &mut model);
+        condition_of(&model, ConditionKind::PrimaryServicePublished)
     };
     let why = || "so".to_owned();
-    assert_eq!(told(Ok(None)), (Truth::Unknown, "NotPublishedYet"));
-    assert_eq!(told(Ok(Some(set(&[PRIMARY])))), (Truth::True, "Published"));
-    assert_eq!(told(Ok(Some(BTreeSet::new()))), (Truth::False, "Withdrawn"));
-    assert_eq!(told(Err(PublishError::NameTaken(why()))), (Truth::False, "NameTaken"));
+    assert_eq!(told(Ok(None)), (ConditionStatus::Unknown, "NotPublishedYet"));
+    assert_eq!(told(Ok(Some(set(&[PRIMARY])))), (ConditionStatus::True, "Published"));
+    assert_eq!(told(Ok(Some(BTreeSet::new()))), (ConditionStatus::False, "Withdrawn"));
+    assert_eq!(
+        told(Err(PublishError::NameTaken(why()))),
+        (ConditionStatus::False, "NameTaken")
+    );
     assert_eq!(
         told(Err(PublishError::Forbidden(why()))),
-        (Truth::False, "ServicesForbidden")
+        (ConditionStatus::False, "ServicesForbidden")
     );
-    assert_eq!(told(Err(PublishError::Refused(why()))), (Truth::False, "NotWritten"));
+    assert_eq!(
+        told(Err(PublishError::Refused(why()))),
+        (ConditionStatus::False, "NotWritten")
+    );
     assert_eq!(
         told(Err(PublishError::Superseded(why()))),
-        (Truth::Unknown, "NotWritten")
+        (ConditionStatus::Unknown, "NotWritten")
     );
-    assert_eq!(told(Err(PublishError::Unsupported)), (Truth::False, "NoServicesHere"));
+    assert_eq!(
+        told(Err(PublishError::Unsupported)),
+        (ConditionStatus::False, "NoServicesHere")
+    );
     assert_eq!(
         told(Err(PublishError::Unanswered(why()))),
-        (Truth::Unknown, "NotPublishedYet")
+        (ConditionStatus::Unknown, "NotPublishedYet")
     );
 }

@@ -5,14 +5,14 @@ use std::collections::BTreeMap;
 use super::fixture::{document, key, origin, seen, state_with, view};
 use super::tests::{downtime, later, of, settle};
 use super::*;
-use crate::domain::intent::{Intent, IntentId, IntentKind, Wish};
+use crate::domain::intent::{Intent, IntentDetails, IntentId, IntentKind};
 use crate::domain::state::{Proposal, apply};
 
 /// Reason and note of everything that is to be told of the document now.
-fn told(seen: &Seen, state: &State, view: &ClusterView, now: WallTime) -> Vec<(EventReason, String)> {
+fn told(seen: &SourceContents, state: &State, view: &ClusterView, now: WallTime) -> Vec<(EventReason, String)> {
     let answer = reconcile(seen, state, std::slice::from_ref(view), &BTreeMap::new(), now);
-    let notices = &answer.notices[&origin("db", "orders")];
-    notices
+    let events = &answer.events[&origin("db", "orders")];
+    events
         .iter()
         .map(|notice| (notice.reason, notice.note.clone()))
         .collect()
@@ -41,7 +41,7 @@ fn a_downtime_of_a_document_ends_once_at_its_time_or_when_its_entry_goes() {
     assert_eq!(begun(&now), 1);
     let ended = (
         EventReason::DowntimeEnded,
-        "b:3306 is no longer left alone: its time has passed".to_owned(),
+        "b:3306 is no longer in downtime: the downtime expired".to_owned(),
     );
     assert!(now.contains(&ended), "{now:?}");
 
@@ -55,7 +55,7 @@ fn a_downtime_of_a_document_ends_once_at_its_time_or_when_its_entry_goes() {
         now,
         [(
             EventReason::DowntimeEnded,
-            "c:3306 is no longer left alone: by cr:db/orders".to_owned()
+            "c:3306 is no longer in downtime: by cr:db/orders".to_owned()
         )]
     );
     assert_eq!(told(&none, &state, &view, later(70_000 + 11 * 60_000)), []);
@@ -71,7 +71,7 @@ fn a_downtime_through_the_api_ends_once_too() {
         intent: Intent {
             instance: key(instance),
             origin: Origin::Api,
-            wish: Wish::Downtime {
+            details: IntentDetails::Downtime {
                 owner: "alice".to_owned(),
                 reason: "disk".to_owned(),
                 since: later(0),
@@ -100,8 +100,8 @@ fn a_downtime_through_the_api_ends_once_too() {
     assert_eq!(
         notes,
         [
-            "DowntimeEnded b:3306 is no longer left alone: its time has passed",
-            "DowntimeEnded c:3306 is no longer left alone: ended by a person",
+            "DowntimeEnded b:3306 is no longer in downtime: the downtime expired",
+            "DowntimeEnded c:3306 is no longer in downtime: ended by an operator",
         ]
     );
 }
@@ -148,16 +148,16 @@ fn a_name_that_is_taken_is_told_each_hour() {
     );
     let publication = &answer.publications[&origin("db", "orders")];
     let taken = Err(PublishError::NameTaken("Service orders-primary is not ours".to_owned()));
-    let [now, soon, hours] = [0, 60_000, 7_200_000].map(|at| publication.notice(&taken, later(at)).unwrap());
+    let [now, soon, hours] = [0, 60_000, 7_200_000].map(|at| publication.event(&taken, later(at)).unwrap());
     assert_eq!(
         (now.reason, &now.uid),
         (EventReason::NameTaken, &"uid-orders".to_owned())
     );
     assert_eq!(now.key, soon.key);
     assert_ne!(now.key, hours.key);
-    assert_eq!(publication.notice(&Ok(None), later(0)), None);
+    assert_eq!(publication.event(&Ok(None), later(0)), None);
     assert_eq!(
-        publication.notice(&Err(PublishError::Forbidden("no".to_owned())), later(0)),
+        publication.event(&Err(PublishError::Forbidden("no".to_owned())), later(0)),
         None
     );
 }
@@ -187,7 +187,7 @@ fn the_status_says_what_became_of_the_annotation() {
     assert_eq!(shown(&declared, &mut state), None);
     declared.force = Some("yes".to_owned());
     let wrong = shown(&declared, &mut state).unwrap();
-    assert_eq!((wrong.asked.as_str(), wrong.phase), ("yes", ForcePhase::Refused));
+    assert_eq!((wrong.value.as_str(), wrong.phase), ("yes", ForcePhase::Refused));
     assert!(wrong.message.contains("write HOST:PORT/ID"), "{}", wrong.message);
 
     declared.force = Some("a:3306/5-1".to_owned());
@@ -200,7 +200,7 @@ fn the_status_says_what_became_of_the_annotation() {
     };
     propose(&mut state, later(1), refused);
     let expected = ForceStatus {
-        asked: "a:3306/5-1".to_owned(),
+        value: "a:3306/5-1".to_owned(),
         phase: ForcePhase::Refused,
         message: "a:3306 answers and takes writes".to_owned(),
     };

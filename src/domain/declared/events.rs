@@ -1,66 +1,67 @@
-//! What is told of a document once: its transitions, made from what is recorded, so that every leader tells the same under the same key
-//! and what was told is known again.
+//! Events of documents, derived from recorded transitions. Every leader derives the same Events with the same keys, so
+//! that an Event that was already written is recognised.
 
-use crate::domain::intent::{IntentKind, Origin, Wish};
+use crate::domain::intent::{IntentDetails, IntentKind, Origin};
 use crate::domain::key::InstanceKey;
-use crate::domain::recovery::plan::RecoveryKind;
+use crate::domain::recovery::kind::RecoveryKind;
 use crate::domain::state::audit::{END_DOWNTIME, FORGET};
-use crate::domain::state::{Recovery, Request, RequestKind, RequestOutcome, RequestStanding, State};
+use crate::domain::state::{Recovery, Request, RequestKind, RequestOutcome, RequestProgress, State};
 use crate::domain::time::WallTime;
 
 use super::ClusterView;
 use super::document::DeclaredCluster;
-use super::endpoints::{LeadsTo, Publication, PublishError};
+use super::endpoints::{Publication, PublishError, PublishedAddresses};
 use super::status::{RecoveryPhase, StatusModel};
 
-/// What is further back is history: a new leader does not tell it again, milliseconds.
+/// Older transitions produce no Event on a new leader, milliseconds.
 const RECENT_MILLIS: u64 = 10 * 60 * 1000;
-/// What lasts is told again after this, so that who is alarmed by it is alarmed as long as it lasts, milliseconds.
+/// The Event of a lasting problem repeats after this, milliseconds, so that an alert on it stays active as long as the
+/// problem lasts.
 const AGAIN_MILLIS: i64 = 5 * 60 * 1000;
-/// What stays until somebody deals with it, and stops no application, is told of less often, milliseconds.
+/// The same for a problem that stays until an operator acts and stops no application, milliseconds.
 const SELDOM_AGAIN_MILLIS: i64 = 60 * 60 * 1000;
 
-/// What happened, as a word that programs may compare.
+/// The reason of an Event, for programs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum EventReason {
-    /// A takeover was begun.
+    /// A takeover was started.
     TakeoverStarted,
-    /// It is done.
+    /// A takeover succeeded.
     TakeoverSucceeded,
-    /// It was begun and undone.
+    /// A takeover was started and rolled back.
     TakeoverFailed,
-    /// Something spoke against it.
+    /// A takeover was refused.
     TakeoverRefused,
-    /// It was not begun in time.
+    /// A takeover was not started before its deadline.
     TakeoverExpired,
-    /// It was taken back.
+    /// A takeover was cancelled.
     TakeoverCancelled,
-    /// A failed primary is being replaced.
+    /// A failover was started.
     FailoverStarted,
-    /// It was replaced.
+    /// A failover succeeded.
     FailoverSucceeded,
-    /// It was not.
+    /// A failover failed.
     FailoverFailed,
-    /// It is not: something holds that back.
+    /// A failover is held back.
     FailoverBlocked,
-    /// A person has a primary replaced whatever is lost.
+    /// A forced promotion was started.
     FailoverForced,
-    /// A person asked for that, and it was not done.
+    /// A forced promotion was refused.
     ForceRefused,
-    /// A replica has transactions of its own.
+    /// A replica has errant transactions.
     ErrantGtidDetected,
-    /// An instance is left alone from now on.
+    /// A downtime began.
     DowntimeBegun,
-    /// It is no longer: its time has passed, or who asked took it back.
+    /// A downtime ended: it expired, or its owner ended it.
     DowntimeEnded,
-    /// A person had an instance forgotten.
+    /// An operator had an instance forgotten.
     InstanceForgotten,
-    /// A Service cannot be had: the name is somebody else's.
+    /// A Service cannot be created because its name is taken.
     NameTaken,
 }
 
 impl EventReason {
-    /// All of them.
+    /// All reasons.
     pub const ALL: [Self; 17] = [
         Self::TakeoverStarted,
         Self::TakeoverSucceeded,
@@ -104,7 +105,7 @@ impl EventReason {
         }
     }
 
-    /// What was being done when it happened, in a word.
+    /// The action that was in progress, in one word.
     pub fn action(self) -> &'static str {
         match self {
             Self::TakeoverStarted
@@ -126,7 +127,7 @@ impl EventReason {
         }
     }
 
-    /// Somebody should look.
+    /// Whether an operator may have to act.
     pub fn is_warning(self) -> bool {
         match self {
             Self::TakeoverStarted
@@ -150,20 +151,20 @@ impl EventReason {
     }
 }
 
-/// Something that happened to the cluster of a document.
+/// An Event of the cluster of a document.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ClusterEvent {
     /// Uid of the document.
     pub uid: String,
-    /// What.
+    /// The reason.
     pub reason: EventReason,
-    /// Which time: one of the same reason and key is the same.
+    /// Key of the occurrence: Events with the same reason and key are the same.
     pub key: String,
-    /// For people.
+    /// Text for the operator.
     pub note: String,
 }
 
-/// What is to be told of a document now; most of it was told before.
+/// All present Events of a document; most of them were written before.
 pub(super) fn of(
     declared: &DeclaredCluster,
     state: &State,
@@ -171,17 +172,17 @@ pub(super) fn of(
     view: Option<&ClusterView>,
     now: WallTime,
 ) -> Vec<ClusterEvent> {
-    let mut told = Told {
+    let mut collector = EventCollector {
         uid: &declared.document.uid,
         now,
-        notices: Vec::new(),
+        events: Vec::new(),
     };
     let origin = &declared.document.origin;
     for request in state.requests.values().filter(|request| request.origin == *origin) {
-        told.request(request);
+        collector.request(request);
     }
     let Some(view) = view else {
-        return told.notices;
+        return collector.events;
     };
     let is_of_it = |recovery: &&Recovery| {
         recovery.plan.cluster == view.cluster.id
@@ -189,10 +190,10 @@ pub(super) fn of(
             && recovery.plan.kind != RecoveryKind::Takeover
     };
     for recovery in state.recoveries.values().filter(is_of_it) {
-        told.recovery(recovery);
+        collector.recovery(recovery);
     }
     if let Some(blocked) = model.recovery.as_ref().filter(|it| it.phase == RecoveryPhase::Blocked) {
-        told.lasting(
+        collector.lasting(
             EventReason::FailoverBlocked,
             &format!("{} {}", blocked.old_primary, blocked.failure),
             AGAIN_MILLIS,
@@ -206,7 +207,7 @@ pub(super) fn of(
     }
     for instance in &model.instances {
         if let Some(set) = &instance.errant {
-            told.lasting(
+            collector.lasting(
                 EventReason::ErrantGtidDetected,
                 &instance.instance.to_string(),
                 SELDOM_AGAIN_MILLIS,
@@ -214,38 +215,38 @@ pub(super) fn of(
             );
         }
     }
-    told.downtimes(view, state);
-    told.audited(view, state);
-    told.notices
+    collector.downtimes(view, state);
+    collector.audited(view, state);
+    collector.events
 }
 
 impl Publication {
-    /// What is to be told of the last attempt to publish.
-    pub fn notice(&self, outcome: &Result<LeadsTo, PublishError>, now: WallTime) -> Option<ClusterEvent> {
-        let mut told = Told {
+    /// The Event of the last publication, if it has one.
+    pub fn event(&self, outcome: &Result<PublishedAddresses, PublishError>, now: WallTime) -> Option<ClusterEvent> {
+        let mut collector = EventCollector {
             uid: &self.uid,
             now,
-            notices: Vec::new(),
+            events: Vec::new(),
         };
         if let Err(PublishError::NameTaken(why)) = outcome {
-            // The words say whose name it is.
-            told.lasting(EventReason::NameTaken, why, SELDOM_AGAIN_MILLIS, why.clone());
+            // The text names the owner of the name.
+            collector.lasting(EventReason::NameTaken, why, SELDOM_AGAIN_MILLIS, why.clone());
         }
-        told.notices.pop()
+        collector.events.pop()
     }
 }
 
-struct Told<'a> {
+struct EventCollector<'a> {
     uid: &'a str,
     now: WallTime,
-    notices: Vec<ClusterEvent>,
+    events: Vec<ClusterEvent>,
 }
 
-impl Told<'_> {
-    /// Something that happened at one moment.
+impl EventCollector<'_> {
+    /// Adds an Event of one moment.
     fn once(&mut self, reason: EventReason, key: String, at: WallTime, note: String) {
         if self.now.millis_since(at) <= RECENT_MILLIS {
-            self.notices.push(ClusterEvent {
+            self.events.push(ClusterEvent {
                 uid: self.uid.to_owned(),
                 reason,
                 key,
@@ -254,21 +255,21 @@ impl Told<'_> {
         }
     }
 
-    /// Something that lasts: told once in each stretch of so long.
+    /// Adds the Event of a lasting problem, once in each period of `every_millis`.
     fn lasting(&mut self, reason: EventReason, about: &str, every_millis: i64, note: String) {
         let stretch = self.now.0.div_euclid(every_millis);
         self.once(reason, format!("{about} {stretch}"), self.now, note);
     }
 
-    /// Downtimes that are recorded. One of a document stays recorded until its entry goes, also when its time has passed.
+    /// Recorded downtimes. A downtime of a document stays recorded until its entry is removed, also after its end.
     fn downtimes(&mut self, view: &ClusterView, state: &State) {
         for (id, intent) in state.intents.iter().filter(|(id, _)| id.kind == IntentKind::Downtime) {
-            let Wish::Downtime {
+            let IntentDetails::Downtime {
                 owner,
                 reason,
                 since,
                 until,
-            } = &intent.wish
+            } = &intent.details
             else {
                 continue;
             };
@@ -280,24 +281,24 @@ impl Told<'_> {
                     EventReason::DowntimeBegun,
                     format!("{} {} {}", id.instance, id.origin, since.0),
                     *since,
-                    format!("{} is left alone: {reason} ({owner})", id.instance),
+                    format!("{} is in downtime: {reason} ({owner})", id.instance),
                 ),
                 Some(until) if matches!(id.origin, Origin::Document { .. }) => {
-                    self.ended(&id.instance, until, "its time has passed");
+                    self.ended(&id.instance, until, "the downtime expired");
                 }
-                // The audit tells of it when it is removed.
+                // The audit has an entry when it is removed.
                 Some(_) => {}
             }
         }
     }
 
     fn ended(&mut self, instance: &InstanceKey, at: WallTime, why: &str) {
-        let why = if why.is_empty() { "ended by a person" } else { why };
-        let note = format!("{instance} is no longer left alone: {why}");
+        let why = if why.is_empty() { "ended by an operator" } else { why };
+        let note = format!("{instance} is no longer in downtime: {why}");
         self.once(EventReason::DowntimeEnded, format!("{instance} {}", at.0), at, note);
     }
 
-    /// What leaves nothing behind but a line of the audit.
+    /// Events of actions that leave only an entry in the audit.
     fn audited(&mut self, view: &ClusterView, state: &State) {
         for entry in state.audit.values().rev() {
             if self.now.millis_since(entry.at) > RECENT_MILLIS {
@@ -311,14 +312,14 @@ impl Told<'_> {
                     EventReason::InstanceForgotten,
                     format!("{instance} {}", entry.at.0),
                     entry.at,
-                    format!("{instance} was forgotten: it is found again only where it is named, or after a while"),
+                    format!("{instance} was forgotten: it is discovered again only as a seed, or after a while"),
                 );
             }
         }
     }
 
     fn request(&mut self, request: &Request) {
-        let is_forced = matches!(request.what, RequestKind::Force { .. });
+        let is_forced = request.what.is_force();
         let key = request.key();
         let because = match &request.what {
             RequestKind::Drain { reason, .. } => format!(" ({reason})"),
@@ -326,14 +327,14 @@ impl Told<'_> {
         };
         if let Some(begun) = request.begun {
             let (reason, what) = if is_forced {
-                (EventReason::FailoverForced, "a promotion whatever is lost was begun")
+                (EventReason::FailoverForced, "a forced promotion was started")
             } else {
-                (EventReason::TakeoverStarted, "a takeover was begun")
+                (EventReason::TakeoverStarted, "a takeover was started")
             };
             let note = format!("{what}: request {}{because}", request.id);
             self.once(reason, key.clone(), begun, note);
         }
-        let RequestStanding::Over { outcome, why, at, .. } = &request.standing else {
+        let RequestProgress::Over { outcome, why, at, .. } = &request.progress else {
             return;
         };
         let reason = match (outcome, is_forced) {
@@ -345,7 +346,7 @@ impl Told<'_> {
             (RequestOutcome::Refused | RequestOutcome::Expired | RequestOutcome::Cancelled, true) => {
                 EventReason::ForceRefused
             }
-            // Its recovery tells how it ended.
+            // The Event of its recovery has the result.
             (RequestOutcome::Succeeded | RequestOutcome::Failed, true) => return,
         };
         self.once(reason, key, *at, format!("request {}{because}: {why}", request.id));
@@ -357,14 +358,14 @@ impl Told<'_> {
             EventReason::FailoverStarted,
             recovery.uid.clone(),
             recovery.started,
-            format!("{code} of {old_primary}: recovery {} was begun", recovery.uid),
+            format!("{code} of {old_primary}: recovery {} was started", recovery.uid),
         );
         let Some(ended) = recovery.ended() else { return };
         let (reason, note) = if recovery.is_successful() {
             let successor = recovery.successor().map_or_else(String::new, ToString::to_string);
             (
                 EventReason::FailoverSucceeded,
-                format!("{successor} is the primary in place of {old_primary}"),
+                format!("{successor} replaced {old_primary} as the primary"),
             )
         } else {
             (

@@ -11,7 +11,7 @@ use crate::domain::time::WallTime;
 use crate::domain::topology::{ClusterId, Topology};
 use crate::domain::version::Flavour;
 
-use super::{ClusterView, DeclaredCluster, Reading, SecretStanding, Seen, Tls};
+use super::{ClusterView, Completeness, DeclaredCluster, SecretState, SourceContents, Tls};
 
 pub(crate) const NOW: WallTime = WallTime(1_800_000_000_000);
 pub(crate) const A: &str = "3e11fa47-71ca-11e1-9e33-c80aa9429562";
@@ -39,7 +39,7 @@ pub(crate) fn document(namespace: &str, name: &str) -> DeclaredCluster {
             seeds: BTreeSet::from([key("a")]),
             credentials_secret: "secret".to_owned(),
             paused: false,
-            mode: crate::domain::policy::Mode::Auto,
+            mode: crate::domain::policy::RecoveryMode::Auto,
             block_millis: 1_800_000,
             loss: crate::domain::policy::LossPolicy::Allow,
             loss_timeout_millis: 60_000,
@@ -58,17 +58,17 @@ pub(crate) fn document(namespace: &str, name: &str) -> DeclaredCluster {
         force: None,
         services: None,
         tls: Tls::Off,
-        secret: SecretStanding::Read,
+        secret: SecretState::Read,
         absent: BTreeSet::new(),
         observed_by: None,
     }
 }
 
-pub(crate) fn seen(documents: Vec<DeclaredCluster>) -> Seen {
-    Seen {
-        reading: Reading::Complete,
+pub(crate) fn seen(documents: Vec<DeclaredCluster>) -> SourceContents {
+    SourceContents {
+        completeness: Completeness::Complete,
         documents,
-        ..Seen::default()
+        ..SourceContents::default()
     }
 }
 
@@ -133,7 +133,7 @@ pub(crate) fn view(owner: Option<Origin>) -> ClusterView {
         .collect();
     let cluster = Cluster {
         id: id.clone(),
-        minted: WallTime(NOW.0 - 500_000),
+        created_at: WallTime(NOW.0 - 500_000),
         name: "a:3306".to_owned(),
         alias: String::new(),
         epoch: 3,
@@ -162,7 +162,7 @@ pub(crate) fn view(owner: Option<Origin>) -> ClusterView {
         topology,
         policy: crate::domain::policy::Policy::default(),
         findings: Vec::new(),
-        held_back: Vec::new(),
+        automated_recovery: false,
     }
 }
 

@@ -1,7 +1,8 @@
-//! The one reconcile: what documents ask for, held against the replicated state, gives commands that are missing and a status.
+//! The reconcile of documents: from documents and replicated state it computes the missing commands and the statuses.
 //!
-//! Pure and level-triggered: the same documents and the same state give the same answer, and once its commands are applied there are
-//! none left. Nothing here waits for a server. Every source of documents (API server, directory) ends in a [`Seen`].
+//! Pure and level-triggered: the same documents and the same state give the same result, and once its commands are
+//! applied there are none left. Nothing here waits for a server. Every source of documents (API server, folder)
+//! delivers a [`SourceContents`].
 
 mod commands;
 mod conditions;
@@ -10,13 +11,13 @@ mod document;
 pub mod drain;
 mod endpoints;
 mod events;
-pub mod incident;
+pub mod incident_id;
 mod pod_labels;
 pub mod pods;
 mod reason;
 mod requests;
 mod status;
-mod view;
+mod status_builder;
 
 #[cfg(test)]
 mod definition_tests;
@@ -38,132 +39,117 @@ use std::sync::Arc;
 
 pub use definition::{Definition, optional_fields};
 pub use document::{
-    DeclaredCandidate, DeclaredCluster, DeclaredDowntime, DeclaredTakeover, ObservedBy, SecretStanding, Tls,
+    DeclaredCandidate, DeclaredCluster, DeclaredDowntime, DeclaredTakeover, ObservedBy, SecretState, Tls,
 };
-pub use endpoints::{DeclaredServices, Lead, LeadsTo, Publication, PublishError, WantedService};
+pub use endpoints::{DeclaredServices, Publication, PublishError, PublishedAddresses, ServiceTarget, WantedService};
 pub use events::{ClusterEvent, EventReason};
 pub use pod_labels::{LabelError, PodLabel, PodRole};
 pub use reason::Reason;
 pub use requests::FORCE_ANNOTATION;
 pub use status::{
-    Condition, ConditionKind, DowntimeAsker, DowntimeEnd, DowntimePhase, DowntimeStatus, ForcePhase, ForceStatus,
-    InstanceStatus, LastRecovery, Observer, PrimaryStatus, Promotable, RecoveryPhase, RecoveryStatus, Role,
-    StatusModel, TakeoverPhase, TakeoverStatus, Truth,
+    Condition, ConditionKind, ConditionStatus, DowntimeEnd, DowntimeOrigin, DowntimePhase, DowntimeStatus, ForcePhase,
+    ForceStatus, InstanceStatus, LastRecovery, Observer, PrimaryStatus, Promotable, RecoveryPhase, RecoveryStatus,
+    Role, StatusModel, TakeoverPhase, TakeoverStatus,
 };
 
 use self::pods::Pods;
-use crate::domain::finding::Finding;
+use crate::domain::cluster_view::ClusterView;
 use crate::domain::intent::Origin;
-use crate::domain::policy::Policy;
-use crate::domain::state::{Cluster, Command, State};
+use crate::domain::state::{Command, State};
 use crate::domain::time::WallTime;
-use crate::domain::topology::Topology;
 
-/// How long all documents of a namespace may be gone before that is believed: time to notice that a namespace, a folder or a
-/// permission went by mistake.
+/// How long the absence of all documents of a namespace is not acted on. This leaves time to notice that a namespace, a
+/// folder or a permission was removed by mistake.
 pub const HOLD_MILLIS: u64 = 10 * 60 * 1000;
 
-/// How long another group's sign of life in a status keeps this one from acting on the document.
+/// How long a renewal time of another group in a status keeps this group from acting on the document.
 pub const FOREIGN_MILLIS: u64 = 90 * 1000;
 
-/// How far what was read can be relied on.
+/// How complete and current the contents of a source are.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Reading {
-    /// Nothing was read yet, or the last attempt failed: what is there may be old, and what is absent may be there.
+pub enum Completeness {
+    /// Nothing was read yet, or the last attempt failed: present documents may be old, and absent ones may exist.
     #[default]
     Stale,
-    /// The documents are as they are now, and there may be others.
+    /// The documents are current, and there may be others.
     Partial,
-    /// These are all documents, as they are now.
+    /// These are all documents, and they are current.
     Complete,
 }
 
-/// What a source of documents saw.
+/// What a source of documents delivered.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Seen {
-    /// How far it can be relied on.
-    pub reading: Reading,
-    /// Documents that could be read.
+pub struct SourceContents {
+    /// How complete and current it is.
+    pub completeness: Completeness,
+    /// Documents that could be parsed.
     pub documents: Vec<DeclaredCluster>,
-    /// Documents that are there and cannot be read, with the reason: what they last asked for stays.
+    /// Documents that exist and cannot be parsed, with the reason. What they last asked for stays.
     pub unreadable: BTreeMap<Origin, String>,
-    /// The pods that servers may run in, and their nodes.
+    /// The pods of the servers, and their nodes.
     pub pods: Arc<Pods>,
-    /// The definition by which they are served.
+    /// The definition by which the documents are served.
     pub definition: Definition,
-    /// It was not looked at since documents changed: what they lack may have been cut away by another one.
+    /// Whether the definition was not checked since documents changed: absent fields may have been pruned by another
+    /// definition.
     pub unchecked: bool,
 }
 
-/// A cluster as this member sees it now.
-#[derive(Clone, Debug)]
-pub struct ClusterView {
-    /// Its record.
-    pub cluster: Cluster,
-    /// Its instances.
-    pub topology: Topology,
-    /// What may be done to it.
-    pub policy: Policy,
-    /// What is wrong with it.
-    pub findings: Vec<Finding>,
-    /// Why a recovery that a finding calls for does not run; empty when none is called for.
-    pub held_back: Vec<String>,
-}
-
-/// What a reconcile answers.
+/// The result of a reconcile.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Reconciliation {
-    /// What is missing in the state, in order; empty when nothing is.
+    /// Commands that bring the state in line with the documents, in order; empty when none is needed.
     pub commands: Vec<Command>,
-    /// The status of every document that this group may write one for.
+    /// The status of every document, where this group may write it.
     pub statuses: BTreeMap<Origin, StatusModel>,
-    /// What happened to the clusters of documents a short while ago, or lasts.
-    pub notices: BTreeMap<Origin, Vec<ClusterEvent>>,
+    /// Events of the clusters of documents: recent transitions and lasting problems.
+    pub events: BTreeMap<Origin, Vec<ClusterEvent>>,
     /// The Services of every document that this group may act on.
     pub publications: BTreeMap<Origin, Publication>,
-    /// Labels of pods that are not as they must be, by the document that they are about, in the order in which they are put right.
+    /// Pod labels that must change, by document, in the order of the writes.
     pub pod_labels: BTreeMap<Origin, Vec<PodLabel>>,
-    /// Documents that are gone and held, with the moment when that was seen first: the next reconcile wants it back.
+    /// Documents that are absent and not withdrawn yet, with the time when that was first seen. The next reconcile
+    /// takes this as an argument.
     pub vanished: BTreeMap<Origin, WallTime>,
-    /// What a person should know; the same words as long as it lasts.
+    /// Warnings for the operator. The text stays the same as long as the cause lasts.
     pub warnings: Vec<String>,
 }
 
-/// Holds documents against the state.
+/// Compares documents with the state.
 ///
-/// `vanished` is what the last answer gave; empty on a new leader, which only makes the hold longer.
+/// `vanished` comes from the last result. It is empty on a new leader, which only makes the hold longer.
 pub fn reconcile(
-    seen: &Seen,
+    seen: &SourceContents,
     state: &State,
     views: &[ClusterView],
     vanished: &BTreeMap<Origin, WallTime>,
     now: WallTime,
 ) -> Reconciliation {
     let mut answer = Reconciliation::default();
-    let documents: Vec<definition::Whole<'_>> = seen
+    let documents: Vec<definition::CompletedDocument<'_>> = seen
         .documents
         .iter()
         .map(|declared| definition::complete(declared, seen, state))
         .collect();
     for whole in &documents {
         let (first, declared) = (answer.commands.len(), &whole.declared);
-        commands::of_document(&mut answer, seen.reading, declared, state, views, now);
-        requests::of_document(&mut answer, seen.reading, declared, state, views, now);
+        commands::of_document(&mut answer, seen.completeness, declared, state, views, now);
+        requests::of_document(&mut answer, seen.completeness, declared, state, views, now);
         drain::of_document(&mut answer, seen, declared, state, views, now);
-        definition::date(&mut answer.commands, first, whole, state);
+        definition::settle_generation(&mut answer.commands, first, whole, state);
     }
     commands::withdrawals(&mut answer, seen, state, vanished, now);
-    for definition::Whole {
+    for definition::CompletedDocument {
         declared, condition, ..
     } in &documents
     {
         if declared.foreign_owner(state, now).is_none() {
-            let (mut status, view) = view::status(declared, state, views, now);
-            drain::tell(&mut status, seen, declared, state, view, now);
-            status.say(condition.clone());
-            let notices = events::of(declared, state, &status, view, now);
-            // A view that lags behind does not know what is asked for, and an old one not that nothing is.
-            let is_unsure = seen.reading == Reading::Stale || definition::may_hide_services(declared, seen);
+            let (mut status, view) = status_builder::status(declared, state, views, now);
+            drain::add_to_status(&mut status, seen, declared, state, view, now);
+            status.set_condition(condition.clone());
+            let events = events::of(declared, state, &status, view, now);
+            // A delayed view may lack the document's Services, and an outdated definition may hide them.
+            let is_unsure = seen.completeness == Completeness::Stale || definition::may_hide_services(declared, seen);
             let may_be_asked = is_unsure && declared.services.is_none();
             if !may_be_asked && !declared.is_outdated(state) {
                 let publication = endpoints::of(declared, state, &status, view);
@@ -172,14 +158,14 @@ pub fn reconcile(
                 let origin = declared.document.origin.clone();
                 answer.publications.insert(origin, publication);
             }
-            answer.notices.insert(declared.document.origin.clone(), notices);
+            answer.events.insert(declared.document.origin.clone(), events);
             answer.statuses.insert(declared.document.origin.clone(), status);
         }
     }
     pod_labels::of_withdrawn(&mut answer, seen, state);
     for (origin, why) in &seen.unreadable {
         let mut status = StatusModel::unreadable(why);
-        status.say(definition::condition(&seen.definition, &[]));
+        status.set_condition(definition::condition(&seen.definition, &[]));
         answer.statuses.insert(origin.clone(), status);
     }
     answer

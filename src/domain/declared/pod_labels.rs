@@ -1,28 +1,29 @@
-//! The roles of servers as labels of the pods that they run in.
+//! The roles of servers as labels of their pods.
 //!
-//! A projection like the Services, by the same word on who the primary is. Losing sight of a server takes no label away: the primary keeps
-//! its own until another one is opened, or it says itself that it is read-only while it is being replaced.
+//! A projection like the Services, with the same proof of the primary. A server that does not answer keeps its label:
+//! the primary keeps its own until another one is opened, or until it reports that it is read-only while it is being
+//! replaced.
 
 use crate::domain::instance::Instance;
 use crate::domain::intent::Origin;
 use crate::domain::state::State;
 
 use super::document::DeclaredCluster;
-use super::endpoints::{self, Lead};
-use super::pods::{Pod, Pods, Sight};
+use super::endpoints::{self, ServiceTarget};
+use super::pods::{Pod, Pods, WatchState};
 use super::status::{InstanceStatus, Role, StatusModel};
-use super::{ClusterView, Reading, Reconciliation, Seen};
+use super::{ClusterView, Completeness, Reconciliation, SourceContents};
 
-/// What the server in a pod is, as its label tells.
+/// The role of the server in a pod, as the label value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PodRole {
-    /// The primary, which was seen to take writes.
+    /// The primary, which was seen writable.
     Primary,
     /// A replica.
     Replica,
-    /// It has transactions that the primary lacks.
+    /// A server with transactions that the primary lacks.
     Errant,
-    /// Neither: it is being replaced, is kept read-only, or replicates from nobody.
+    /// None of these: it is being replaced, is kept read-only, or has no source.
     Unknown,
 }
 
@@ -38,37 +39,38 @@ impl PodRole {
     }
 }
 
-/// The labels of one pod as they must be.
+/// The labels of one pod in their desired state.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PodLabel {
-    /// Its name.
+    /// Name of the pod.
     pub pod: String,
-    /// Its uid: another pod of that name is left alone.
+    /// Uid of the pod: another pod of that name is not labelled.
     pub uid: String,
-    /// The role; `None`: it has no such labels.
+    /// The role; `None` when the pod must not have these labels.
     pub role: Option<PodRole>,
-    /// Nobody else is called primary before this is written, or the pod is gone.
+    /// Whether no other pod may be labelled primary before this label is written or the pod is gone.
     pub ends_primary: bool,
 }
 
 /// Why a label was not written.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LabelError {
-    /// The source of the documents has no pods, or is not to label them.
-    #[error("pods are not labelled here")]
+    /// The source of the documents has no pods, or labels are disabled.
+    #[error("labels of pods are not supported here")]
     Unsupported,
-    /// The pod is gone: there is nothing to write.
-    #[error("the pod is gone")]
+    /// The pod no longer exists.
+    #[error("the pod no longer exists")]
     Gone,
-    /// It may not be written.
+    /// The permission to write labels is missing.
     #[error("{0}")]
     Forbidden(String),
-    /// It failed and is worth another attempt.
+    /// The write failed and can be retried.
     #[error("{0}")]
     Failed(String),
 }
 
-/// The labels of a document's pods that are not as they must be. What takes `primary` away comes first, what gives it last.
+/// The labels of a document's pods that must change. Labels that remove the role primary come first, the label that
+/// assigns it last.
 pub(super) fn of(
     declared: &DeclaredCluster,
     pods: &Pods,
@@ -80,18 +82,19 @@ pub(super) fn of(
         return Vec::new();
     };
     let seen = view.and_then(|view| Some((view, state.clusters.get(&view.cluster.id)?)));
-    let Some((view, cluster)) = seen.filter(|_| pods.pods == Sight::Current) else {
+    let Some((view, cluster)) = seen.filter(|_| pods.pods == WatchState::Current) else {
         return Vec::new();
     };
-    let led = match endpoints::primary(view, cluster, state) {
-        Lead::AsItIs => None,
-        Lead::To(led) => Some(led),
+    let published = match endpoints::primary(view, cluster, state) {
+        ServiceTarget::Unchanged => None,
+        ServiceTarget::Addresses(published) => Some(published),
     };
     let leads_to = |instance: &Instance| {
         let ip = instance.facts.as_ref().and_then(|facts| facts.peer);
         let is_it = |at: &core::net::SocketAddr| ip.map(|ip| ip.to_canonical()) == Some(at.ip());
-        led.as_ref()
-            .is_some_and(|led| led.iter().any(|at| is_it(at) && at.port() == instance.key.port))
+        published
+            .as_ref()
+            .is_some_and(|published| published.iter().any(|at| is_it(at) && at.port() == instance.key.port))
     };
     let mut wrong = Vec::new();
     for pod in pods.all().filter(|pod| pod.namespace == *namespace) {
@@ -104,14 +107,14 @@ pub(super) fn of(
         });
         let role = match inside.next() {
             Some((instance, _)) if leads_to(instance) => Some(PodRole::Primary),
-            // Who is the primary is not known better than the label says.
-            _ if was_primary && led.is_none() => None,
-            // What does not answer may have given its address to another pod.
+            // The primary is not known better than by the label.
+            _ if was_primary && published.is_none() => None,
+            // The address of a server that does not answer may belong to another pod by now.
             Some((instance, status)) if instance.is_valid() => role_of(status),
             _ => None,
         };
-        // Somebody else is the primary, or nobody is.
-        let role = role.or((was_primary && led.is_some()).then_some(PodRole::Unknown));
+        // Another server is the primary, or none is.
+        let role = role.or((was_primary && published.is_some()).then_some(PodRole::Unknown));
         if let Some(role) = role
             && !(is_ours && pod.labelled_role.as_deref() == Some(role.as_str()))
         {
@@ -131,7 +134,7 @@ fn label(pod: &Pod, role: Option<PodRole>, ends_primary: bool) -> PodLabel {
     }
 }
 
-/// The role of a server that answers and is not the one that takes writes; `None`: what its label says stays.
+/// The role of a server that answers and is not the proved primary; `None` when its label stays.
 fn role_of(status: &InstanceStatus) -> Option<PodRole> {
     if status.errant.is_some() {
         return Some(PodRole::Errant);
@@ -139,14 +142,14 @@ fn role_of(status: &InstanceStatus) -> Option<PodRole> {
     match status.role {
         Role::Replica => Some(PodRole::Replica),
         Role::Quarantined | Role::Detached | Role::Unknown => Some(PodRole::Unknown),
-        // It answered and was not proved: read-only for a moment, perhaps.
+        // The recorded primary answered without proof that it is writable: it may be read-only for a moment.
         Role::Primary => None,
     }
 }
 
 /// The labels of documents that are gone and withdrawn.
-pub(super) fn of_withdrawn(answer: &mut Reconciliation, seen: &Seen, state: &State) {
-    if seen.reading != Reading::Complete || seen.pods.pods != Sight::Current {
+pub(super) fn of_withdrawn(answer: &mut Reconciliation, seen: &SourceContents, state: &State) {
+    if seen.completeness != Completeness::Complete || seen.pods.pods != WatchState::Current {
         return;
     }
     for pod in seen.pods.all() {

@@ -26,7 +26,7 @@ struct Scene {
 impl Scene {
     fn new() -> Self {
         let mut view = view(Some(origin("db", "orders")));
-        let mut pods = Pods::in_sight(Sight::Current, Sight::Off);
+        let mut pods = Pods::with_watch_states(WatchState::Current, WatchState::Off);
         for (instance, n) in view.topology.instances.values_mut().zip(1_u8..) {
             let ip = [192, 0, 2, n].into();
             instance.facts.as_mut().unwrap().peer = Some(ip);
@@ -56,7 +56,7 @@ impl Scene {
     }
 
     fn wrong(&self) -> Vec<PodLabel> {
-        let all = Seen {
+        let all = SourceContents {
             pods: Arc::new(self.pods.clone()),
             ..seen(vec![document("db", "orders")])
         };
@@ -125,7 +125,11 @@ fn losing_sight_takes_no_label_away() {
     assert_eq!(scene.told(), [""; 0]);
     // And without a view that can be relied on, nothing is written.
     let mut scene = Scene::new();
-    for sight in [Sight::Off, Sight::Stale, Sight::Forbidden("x".to_owned())] {
+    for sight in [
+        WatchState::Off,
+        WatchState::Stale,
+        WatchState::Forbidden("x".to_owned()),
+    ] {
         scene.pods.pods = sight;
         assert_eq!(scene.told(), [""; 0]);
     }
@@ -208,11 +212,11 @@ fn pods_of_other_documents_and_namespaces_are_left_alone() {
 fn the_labels_of_a_document_that_is_gone_are_removed_once_it_is_withdrawn() {
     let mut scene = Scene::new();
     scene.put_right();
-    let mut all = Seen {
+    let mut all = SourceContents {
         pods: Arc::new(scene.pods.clone()),
         ..seen(Vec::new())
     };
-    let of = |all: &Seen, state: &State| {
+    let of = |all: &SourceContents, state: &State| {
         let answer = reconcile(all, state, &[], &BTreeMap::new(), later(9));
         answer.pod_labels.get(&origin("db", "orders")).map_or(0, |labels| {
             assert!(labels.iter().all(|label| label.role.is_none()));
@@ -228,6 +232,6 @@ fn the_labels_of_a_document_that_is_gone_are_removed_once_it_is_withdrawn() {
     all.unreadable.insert(origin("db", "orders"), "x".to_owned());
     assert_eq!(of(&all, &scene.state), 0);
     all.unreadable.clear();
-    all.reading = Reading::Stale;
+    all.completeness = Completeness::Stale;
     assert_eq!(of(&all, &scene.state), 0);
 }

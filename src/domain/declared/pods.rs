@@ -1,4 +1,4 @@
-//! Pods and nodes, as far as they matter here: which pod an instance runs in, and whether that pod is about to go.
+//! Pods and nodes: which pod an instance runs in, and whether that pod is about to terminate.
 
 use core::net::IpAddr;
 use std::collections::{BTreeMap, BTreeSet};
@@ -6,71 +6,72 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::domain::instance::Instance;
 use crate::domain::intent::Origin;
 use crate::domain::key::InstanceKey;
-use crate::domain::policy::Leaving;
+use crate::domain::policy::TerminationStage;
 use crate::domain::time::WallTime;
 use crate::domain::topology::Topology;
 
-/// How far what is known of pods, or of nodes, can be relied on.
+/// How current the known pods or nodes are.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum Sight {
+pub enum WatchState {
     /// They are not watched.
     #[default]
     Off,
-    /// Nothing was read yet, or the last attempt failed: what is known may be old.
+    /// Nothing was read yet, or the last attempt failed: known objects may be old.
     Stale,
-    /// They may not be read, with what would help.
+    /// The permission to read them is missing; the text names the missing rule.
     Forbidden(String),
-    /// They are as they are now.
+    /// They are current.
     Current,
 }
 
 /// A running pod.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Pod {
-    /// Its namespace.
+    /// Namespace of the pod.
     pub namespace: String,
-    /// Its name.
+    /// Name of the pod.
     pub name: String,
-    /// Its uid: a pod that is made anew under its name has another one.
+    /// Uid of the pod: a recreated pod of the same name has another one.
     pub uid: String,
     /// All its addresses.
     pub addresses: BTreeSet<IpAddr>,
-    /// The ports that its containers declare, when it shares the addresses of its node: what else listens there is in no pod, or in
-    /// another one. `None`: its addresses are its own.
+    /// The ports of its containers when it uses the host network: other ports of that address belong to other pods or
+    /// to none. `None` when its addresses are its own.
     pub ports_on_node: Option<BTreeSet<u16>>,
-    /// Where it runs.
+    /// Name of its node.
     pub node: String,
-    /// It has a deletionTimestamp.
+    /// Whether it has a deletionTimestamp.
     pub is_deleted: bool,
-    /// The reason of its condition `DisruptionTarget`, when that is true: it was evicted or preempted and is deleted next.
+    /// The reason of its condition `DisruptionTarget` when that is true: the pod was evicted or preempted and is
+    /// deleted next.
     pub disruption: Option<String>,
-    /// Which taints do not drive it away.
+    /// Its tolerations.
     pub tolerations: Vec<Toleration>,
     /// The document that its labels name.
     pub labelled_cluster: Option<String>,
-    /// The role that its labels tell.
+    /// The role that its label has.
     pub labelled_role: Option<String>,
 }
 
-/// A taint that a pod endures.
+/// A toleration of a pod.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Toleration {
-    /// Of which key; empty: of every key.
+    /// Key of the taint; empty for every key.
     pub key: String,
-    /// With which value; `None`: with every value.
+    /// Value of the taint; `None` for every value.
     pub value: Option<String>,
-    /// With which effect; empty: with every effect.
+    /// Effect of the taint; empty for every effect.
     pub effect: String,
-    /// Only for a while: then it goes all the same.
+    /// Whether the pod tolerates the taint only for a limited time.
     pub is_limited: bool,
 }
 
-/// What makes a node lose its pods.
+/// What can make a node lose its pods.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Node {
-    /// `spec.unschedulable`: it was cordoned, which is how a drain begins.
+    /// `spec.unschedulable`: the node was cordoned, which is the first step of a drain.
     pub is_cordoned: bool,
-    /// When, as its taint says.
+    /// When it was cordoned, by the time of the taint.
     pub cordoned: Option<WallTime>,
     /// Its other taints.
     pub taints: Vec<Taint>,
@@ -83,46 +84,46 @@ pub struct Taint {
     pub key: String,
     /// Its value; often empty.
     pub value: String,
-    /// What it does to pods that do not tolerate it.
+    /// Its effect on pods without a toleration.
     pub effect: String,
-    /// Since when.
+    /// When it was added.
     pub added: Option<WallTime>,
 }
 
-/// The taint that `spec.unschedulable` brings along.
+/// The taint that comes with `spec.unschedulable`.
 pub const CORDON_TAINT: &str = "node.kubernetes.io/unschedulable";
-/// Taints by which Kubernetes says how a node is, and not what shall become of it: a primary on a node whose kubelet is silent may be
-/// well, and if it is not, that is seen at the primary itself. If the pods are driven away in the end, they are deleted.
-const HEALTH: [&str; 2] = ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"];
-/// Taints with which autoscalers begin to empty a node. They only keep new pods away; the evictions follow one by one.
-const SCALED_DOWN: [&str; 2] = ["ToBeDeletedByClusterAutoscaler", "karpenter.sh/disrupted"];
+/// Taints that describe the state of a node and are no decision to empty it. A primary on a node with a silent kubelet
+/// may be healthy, and if not, the probes of the primary show it. If the pods are evicted in the end, they are deleted.
+const NODE_HEALTH_TAINTS: [&str; 2] = ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"];
+/// Taints with which autoscalers start to empty a node. They only keep new pods away; the evictions follow one by one.
+const AUTOSCALER_TAINTS: [&str; 2] = ["ToBeDeletedByClusterAutoscaler", "karpenter.sh/disrupted"];
 
-/// That a pod is about to go.
+/// The pending termination of a pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Departure {
-    /// How soon.
-    pub leaving: Leaving,
-    /// Why, for people.
+pub struct PodTermination {
+    /// How soon the pod terminates.
+    pub stage: TerminationStage,
+    /// The reason, for the operator.
     pub why: String,
-    /// Which time: the same for as long as the same wish lasts, whoever looks.
-    pub occasion: String,
+    /// Id of the occurrence, which stays the same as long as the same cause lasts, on every member.
+    pub occurrence: String,
 }
 
 /// The running pods and the nodes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Pods {
-    /// How far the pods can be relied on.
-    pub pods: Sight,
-    /// How far the nodes can be relied on.
-    pub nodes: Sight,
+    /// How current the pods are.
+    pub pods: WatchState,
+    /// How current the nodes are.
+    pub nodes: WatchState,
     by_uid: BTreeMap<String, Pod>,
     at: BTreeMap<(String, IpAddr), BTreeSet<String>>,
     node: BTreeMap<String, Node>,
 }
 
 impl Pods {
-    /// Nobody yet, in a view that can be relied on so far.
-    pub fn in_sight(pods: Sight, nodes: Sight) -> Self {
+    /// An empty collection with these watch states.
+    pub fn with_watch_states(pods: WatchState, nodes: WatchState) -> Self {
         Self {
             pods,
             nodes,
@@ -130,7 +131,7 @@ impl Pods {
         }
     }
 
-    /// Takes in a pod as it is now. Says whether that is news.
+    /// Adds or replaces a pod. Returns whether anything changed.
     pub fn put(&mut self, pod: Pod) -> bool {
         if self.by_uid.get(&pod.uid) == Some(&pod) {
             return false;
@@ -144,7 +145,7 @@ impl Pods {
         true
     }
 
-    /// Forgets a pod that is gone or does not run any more. Says whether it was known.
+    /// Removes a pod that is gone or no longer runs. Returns whether it was known.
     pub fn remove(&mut self, uid: &str) -> bool {
         let Some(pod) = self.by_uid.remove(uid) else {
             return false;
@@ -161,12 +162,12 @@ impl Pods {
         true
     }
 
-    /// Takes in a node as it is now. Says whether that is news.
+    /// Adds or replaces a node. Returns whether anything changed.
     pub fn put_node(&mut self, name: String, node: Node) -> bool {
         self.node.insert(name, node.clone()) != Some(node)
     }
 
-    /// Forgets a node. Says whether it was known.
+    /// Removes a node. Returns whether it was known.
     pub fn remove_node(&mut self, name: &str) -> bool {
         self.node.remove(name).is_some()
     }
@@ -191,8 +192,8 @@ impl Pods {
         self.node.keys()
     }
 
-    /// The pod of a namespace that a server runs in, by the address at which the connection ended on which the server told who it is.
-    /// `None` also when several could be meant.
+    /// The pod of a namespace that a server runs in, by the peer address of the connection on which the server reported
+    /// its identity. `None` also when several pods match.
     pub fn of(&self, namespace: &str, instance: &Instance) -> Option<&Pod> {
         let address = instance.facts.as_ref()?.peer?.to_canonical();
         let here = self.at.get(&(namespace.to_owned(), address))?;
@@ -204,52 +205,64 @@ impl Pods {
         fitting.next().is_none().then_some(pod)
     }
 
-    /// Whether a pod is about to go.
-    pub fn departure(&self, pod: &Pod) -> Option<Departure> {
-        let leaving = |leaving, why: String, occasion: String| Departure {
-            leaving,
-            why: format!("pod {} is leaving: {why}", pod.name),
-            occasion,
+    /// The pending termination of a pod, if it is about to terminate.
+    pub fn termination(&self, pod: &Pod) -> Option<PodTermination> {
+        let termination = |stage, why: String, occurrence: String| PodTermination {
+            stage,
+            why: format!("pod {} is about to terminate: {why}", pod.name),
+            occurrence,
         };
-        // An eviction sets the condition and deletes a moment later: one occasion.
+        // An eviction sets the condition and deletes the pod a moment later: both are one occurrence.
         if pod.is_deleted {
-            return Some(leaving(
-                Leaving::WithItsPod,
+            return Some(termination(
+                TerminationStage::PodTerminating,
                 "it is being deleted".to_owned(),
                 "d".to_owned(),
             ));
         }
         if let Some(reason) = &pod.disruption {
             let why = format!("it is about to be deleted ({reason})");
-            return Some(leaving(Leaving::WithItsPod, why, "d".to_owned()));
+            return Some(termination(TerminationStage::PodTerminating, why, "d".to_owned()));
         }
         let (name, node) = (&pod.node, self.node.get(&pod.node)?);
         let since = |at: Option<WallTime>| at.map_or_else(String::new, |at| at.0.div_euclid(1000).to_string());
         if node.is_cordoned {
             let why = format!("its node {name} is cordoned");
-            return Some(leaving(Leaving::WithItsNode, why, format!("c{}", since(node.cordoned))));
+            return Some(termination(
+                TerminationStage::NodeDraining,
+                why,
+                format!("c{}", since(node.cordoned)),
+            ));
         }
         let taint = node.taints.iter().find(|taint| drives_away(taint, &pod.tolerations))?;
         let why = format!("its node {name} has the taint {}:{}", taint.key, taint.effect);
-        Some(leaving(Leaving::WithItsNode, why, format!("t{}", since(taint.added))))
+        Some(termination(
+            TerminationStage::NodeDraining,
+            why,
+            format!("t{}", since(taint.added)),
+        ))
     }
 
-    /// The servers of a document's cluster that are about to go.
-    pub fn leaving(&self, document: &Origin, topology: &Topology) -> BTreeMap<InstanceKey, Leaving> {
+    /// The servers of a document's cluster that run in pods which are about to terminate.
+    pub fn terminating_instances(
+        &self,
+        document: &Origin,
+        topology: &Topology,
+    ) -> BTreeMap<InstanceKey, TerminationStage> {
         let Origin::Document { namespace, .. } = document else {
             return BTreeMap::new();
         };
-        let leaving = |instance: &Instance| {
-            let departure = self.departure(self.of(namespace, instance)?)?;
-            Some((instance.key.clone(), departure.leaving))
+        let terminating = |instance: &Instance| {
+            let termination = self.termination(self.of(namespace, instance)?)?;
+            Some((instance.key.clone(), termination.stage))
         };
-        topology.instances.values().filter_map(leaving).collect()
+        topology.instances.values().filter_map(terminating).collect()
     }
 }
 
-/// Whether a taint is a wish that pods go, and these tolerations are no reason to stay for good.
+/// Whether a taint evicts pods, and these tolerations do not tolerate it without a time limit.
 fn drives_away(taint: &Taint, tolerations: &[Toleration]) -> bool {
-    if SCALED_DOWN.contains(&taint.key.as_str()) {
+    if AUTOSCALER_TAINTS.contains(&taint.key.as_str()) {
         return true;
     }
     let endures = |toleration: &Toleration| {
@@ -258,7 +271,7 @@ fn drives_away(taint: &Taint, tolerations: &[Toleration]) -> bool {
             && toleration.value.as_ref().is_none_or(|value| *value == taint.value)
             && !toleration.is_limited
     };
-    taint.effect == "NoExecute" && !HEALTH.contains(&taint.key.as_str()) && !tolerations.iter().any(endures)
+    taint.effect == "NoExecute" && !NODE_HEALTH_TAINTS.contains(&taint.key.as_str()) && !tolerations.iter().any(endures)
 }
 
 #[cfg(test)]

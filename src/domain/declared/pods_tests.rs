@@ -31,20 +31,20 @@ fn toleration(key: &str, value: Option<&str>, effect: &str, is_limited: bool) ->
 }
 
 /// What is told of a pod on a node.
-fn departure(pod: Pod, node: Node) -> Option<(Leaving, String, String)> {
+fn termination(pod: Pod, node: Node) -> Option<(TerminationStage, String, String)> {
     let mut pods = Pods::default();
     pods.put_node("n2".to_owned(), node);
     let shown = pod.clone();
     pods.put(pod);
-    pods.departure(&shown)
-        .map(|departure| (departure.leaving, departure.why, departure.occasion))
+    pods.termination(&shown)
+        .map(|termination| (termination.stage, termination.why, termination.occurrence))
 }
 
 #[test]
 fn a_pod_that_is_deleted_or_disrupted_is_leaving_and_one_of_these_is_one_occasion() {
     let orders = pod("orders-0", "192.0.2.1");
-    assert_eq!(departure(orders.clone(), Node::default()), None);
-    let (leaving, why, occasion) = departure(
+    assert_eq!(termination(orders.clone(), Node::default()), None);
+    let (leaving, why, occurrence) = termination(
         Pod {
             disruption: Some("EvictionByEvictionAPI".to_owned()),
             ..orders.clone()
@@ -52,12 +52,12 @@ fn a_pod_that_is_deleted_or_disrupted_is_leaving_and_one_of_these_is_one_occasio
         Node::default(),
     )
     .unwrap();
-    assert_eq!(leaving, Leaving::WithItsPod);
+    assert_eq!(leaving, TerminationStage::PodTerminating);
     assert_eq!(
         why,
-        "pod orders-0 is leaving: it is about to be deleted (EvictionByEvictionAPI)"
+        "pod orders-0 is about to terminate: it is about to be deleted (EvictionByEvictionAPI)"
     );
-    let deleted = departure(
+    let deleted = termination(
         Pod {
             is_deleted: true,
             disruption: Some("EvictionByEvictionAPI".to_owned()),
@@ -69,8 +69,8 @@ fn a_pod_that_is_deleted_or_disrupted_is_leaving_and_one_of_these_is_one_occasio
         },
     );
     let deleted = deleted.unwrap();
-    assert_eq!((deleted.0, &deleted.2), (Leaving::WithItsPod, &occasion));
-    assert_eq!(deleted.1, "pod orders-0 is leaving: it is being deleted");
+    assert_eq!((deleted.0, &deleted.2), (TerminationStage::PodTerminating, &occurrence));
+    assert_eq!(deleted.1, "pod orders-0 is about to terminate: it is being deleted");
 }
 
 #[test]
@@ -80,19 +80,19 @@ fn a_cordoned_node_takes_its_pods_along_and_each_cordon_is_an_occasion() {
         cordoned: at,
         taints: Vec::new(),
     };
-    let of = |at| departure(pod("orders-0", "192.0.2.1"), cordoned(at)).unwrap();
-    let (leaving, why, occasion) = of(Some(WallTime(1_800_000_000_999)));
-    assert_eq!(leaving, Leaving::WithItsNode);
-    assert_eq!(why, "pod orders-0 is leaving: its node n2 is cordoned");
-    assert_eq!(occasion, "c1800000000");
-    assert_ne!(of(Some(WallTime(1_800_000_060_000))).2, occasion);
+    let of = |at| termination(pod("orders-0", "192.0.2.1"), cordoned(at)).unwrap();
+    let (leaving, why, occurrence) = of(Some(WallTime(1_800_000_000_999)));
+    assert_eq!(leaving, TerminationStage::NodeDraining);
+    assert_eq!(why, "pod orders-0 is about to terminate: its node n2 is cordoned");
+    assert_eq!(occurrence, "c1800000000");
+    assert_ne!(of(Some(WallTime(1_800_000_060_000))).2, occurrence);
     assert_eq!(of(None).2, "c");
     // Of a node that is not known nothing is concluded.
     let stranger = Pod {
         node: "elsewhere".to_owned(),
         ..pod("orders-0", "192.0.2.1")
     };
-    assert_eq!(departure(stranger, cordoned(None)), None);
+    assert_eq!(termination(stranger, cordoned(None)), None);
 }
 
 #[test]
@@ -138,12 +138,12 @@ fn taints_that_drive_pods_away_count_unless_they_are_endured_for_good() {
             tolerations,
             ..pod("orders-0", "192.0.2.1")
         };
-        let departure = departure(pod, node);
-        assert_eq!(departure.is_some(), wanted, "{told}");
-        if let Some((leaving, why, occasion)) = departure {
+        let termination = termination(pod, node);
+        assert_eq!(termination.is_some(), wanted, "{told}");
+        if let Some((leaving, why, occurrence)) = termination {
             assert_eq!(
-                (leaving, occasion.as_str()),
-                (Leaving::WithItsNode, "t1800000000"),
+                (leaving, occurrence.as_str()),
+                (TerminationStage::NodeDraining, "t1800000000"),
                 "{told}"
             );
             assert!(why.contains(&format!("the taint {key}:{effect}")), "{why}");

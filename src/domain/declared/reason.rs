@@ -1,8 +1,8 @@
-//! The reasons of conditions, as words that programs may compare. What each means, and what to do, is in docs/kubernetes.md.
+//! The reasons of conditions, for programs. Their meanings are in docs/kubernetes.md.
 
 macro_rules! reasons {
     ($($name:ident,)*) => {
-        /// Why a condition is as it is.
+        /// Why a condition has its status.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
         #[expect(missing_docs, reason = "docs/kubernetes.md explains each, and a test compares")]
         pub enum Reason {
@@ -10,7 +10,7 @@ macro_rules! reasons {
         }
 
         impl Reason {
-            /// All of them.
+            /// All reasons.
             pub const ALL: &'static [Self] = &[$(Self::$name,)*];
 
             /// The reason as it is written.

@@ -5,7 +5,7 @@ use super::tests::{later, names, of, settle};
 use super::*;
 use crate::domain::state::sample::plan;
 use crate::domain::state::{
-    Phase, Proposal, Request, RequestKind, RequestOutcome, RequestStanding, apply, request_key,
+    Phase, Proposal, Request, RequestKind, RequestOutcome, RequestProgress, apply, request_key,
 };
 
 const HOUR: i64 = 3_600_000;
@@ -110,7 +110,7 @@ fn what_is_cleared_or_replaced_is_taken_back() {
 #[test]
 fn nothing_is_asked_or_taken_back_by_a_reading_that_cannot_be_relied_on() {
     let mut stale = seen(vec![asking("a", later(HOUR))]);
-    stale.reading = Reading::Stale;
+    stale.completeness = Completeness::Stale;
     let mut state = state();
     assert_eq!(names(&settle(&stale, &mut state, &[], NOW)), ["put-document"]);
     settle(&seen(vec![asking("a", later(HOUR))]), &mut state, &[], later(1));
@@ -151,7 +151,7 @@ fn another_target_under_the_same_name_is_not_what_is_done() {
     other.takeover.as_mut().unwrap().target = Some(key("c"));
     let answer = settle(&seen(vec![other]), &mut state, &[], later(1));
     assert_eq!(names(&answer), [""; 0]);
-    assert!(shown(&answer).1.contains("first, and that counts"));
+    assert!(shown(&answer).1.contains("was different and stays in effect"));
 }
 
 #[test]
@@ -180,10 +180,10 @@ fn the_status_follows_a_takeover_to_its_end() {
     claimed.cluster = view.cluster.id.clone();
     claimed.old_primary = key("a");
     claimed.successor = key("b");
-    claimed.kind = crate::domain::recovery::plan::RecoveryKind::Takeover;
-    claimed.order = Some(crate::domain::recovery::plan::Order {
+    claimed.kind = crate::domain::recovery::kind::RecoveryKind::Takeover;
+    claimed.manual_request = Some(crate::domain::recovery::manual_request::ManualRequest {
         request: Some(key_of.clone()),
-        ..crate::domain::recovery::plan::Order::default()
+        ..crate::domain::recovery::manual_request::ManualRequest::default()
     });
     let claim = Box::new(crate::domain::state::sample::claim("r1", claimed));
     let applied = apply(&mut state, &Proposal::new(later(5), Command::Claim { claim })).0;
@@ -213,7 +213,7 @@ fn the_status_follows_a_takeover_to_its_end() {
         (RequestOutcome::Cancelled, TakeoverPhase::Cancelled),
     ] {
         let request: &mut Request = state.requests.get_mut(&key_of).unwrap();
-        request.standing = RequestStanding::Over {
+        request.progress = RequestProgress::Over {
             outcome,
             why: "so".to_owned(),
             at: later(7),
@@ -231,7 +231,10 @@ fn the_conditions_for_waiting_follow_a_takeover() {
     let declared = asking("a", later(HOUR));
     let answer = settle(&seen(vec![declared]), &mut state, std::slice::from_ref(&view), NOW);
     let reconciling = of(&answer, "orders").condition(ConditionKind::Reconciling).unwrap();
-    assert_eq!((reconciling.truth, reconciling.reason), (Truth::True, "TakingOver"));
+    assert_eq!(
+        (reconciling.status, reconciling.reason),
+        (ConditionStatus::True, "TakingOver")
+    );
     let key_of = request_key(&origin("db", "orders"), "takeover", "a");
     let command = Command::SettleRequest {
         key: key_of,
@@ -242,11 +245,14 @@ fn the_conditions_for_waiting_follow_a_takeover() {
     let all = seen(vec![asking("a", later(HOUR))]);
     let answer = reconcile(&all, &state, &[view], &BTreeMap::new(), later(2));
     let reconciling = of(&answer, "orders").condition(ConditionKind::Reconciling).unwrap();
-    assert_eq!((reconciling.truth, reconciling.reason), (Truth::False, "Settled"));
+    assert_eq!(
+        (reconciling.status, reconciling.reason),
+        (ConditionStatus::False, "Settled")
+    );
     // It is told once, as long as it is news.
     let told = |now: WallTime| -> Vec<EventReason> {
         let answer = reconcile(&all, &state, &[], &BTreeMap::new(), now);
-        answer.notices[&origin("db", "orders")]
+        answer.events[&origin("db", "orders")]
             .iter()
             .map(|notice| notice.reason)
             .collect()

@@ -1,35 +1,35 @@
-//! What a document asks for once: recorded when it is first seen, taken back when it is gone, shown as far as it is.
+//! Requests of documents: recorded when they are first seen, cancelled when they are removed, and shown in the status.
 
 use std::collections::BTreeMap;
 
 use crate::domain::key::InstanceKey;
 use crate::domain::state::record::Acknowledgement;
 use crate::domain::state::{
-    Command, Phase, Recovery, Request, RequestKind, RequestOutcome, RequestStanding, State, request_key,
+    Command, Phase, Recovery, Request, RequestKind, RequestOutcome, RequestProgress, State, request_key,
 };
 use crate::domain::time::WallTime;
 
 use super::commands::older_document;
 use super::document::{DeclaredCluster, DeclaredTakeover};
 use super::status::{ForcePhase, ForceStatus, TakeoverPhase, TakeoverStatus};
-use super::{ClusterView, Reading, Reconciliation};
+use super::{ClusterView, Completeness, Reconciliation};
 
-/// The annotation that asks for a promotion whatever is lost.
+/// The annotation that forces a promotion.
 pub const FORCE_ANNOTATION: &str = "ham4db.io/force-promote";
-/// Length of its value.
+/// Longest value of the annotation.
 const MAX_FORCE: usize = 400;
 
-/// The requests that the state lacks, and those that the document does not make any more.
+/// Adds the commands for requests that the state lacks, and for requests that the document no longer makes.
 pub(super) fn of_document(
     answer: &mut Reconciliation,
-    reading: Reading,
+    completeness: Completeness,
     declared: &DeclaredCluster,
     state: &State,
     views: &[ClusterView],
     now: WallTime,
 ) {
-    // What may be old may have been taken back: nothing is begun, and nothing ended, by a reading that cannot be relied on.
-    if reading == Reading::Stale || declared.is_outdated(state) {
+    // A stale document may have been changed: it neither starts nor ends a request.
+    if completeness == Completeness::Stale || declared.is_outdated(state) {
         return;
     }
     let origin = &declared.document.origin;
@@ -50,29 +50,29 @@ pub(super) fn of_document(
         }
     }
     for (key, request) in &state.requests {
-        // A handover is not the document's: what takes it back is in its own place.
-        let is_its_own = request.origin == *origin && !matches!(request.what, RequestKind::Drain { .. });
+        // A takeover before a drain is not the document's request: `drain` cancels it.
+        let is_its_own = request.origin == *origin && !request.what.is_drain();
         if is_its_own && !wanted.contains_key(key) && request.can_be_cancelled(state) {
             answer.commands.push(Command::CancelRequest {
                 key: key.clone(),
-                why: "the document does not ask for it any more".to_owned(),
+                why: "the document no longer asks for it".to_owned(),
             });
         }
     }
 }
 
-/// Whether a takeover is open that the document does not ask for any more.
+/// Whether a takeover is open that the document no longer asks for.
 pub(super) fn has_others_open(declared: &DeclaredCluster, state: &State) -> bool {
-    let asked = declared.takeover.as_ref().map(|asked| &asked.id);
+    let requested = declared.takeover.as_ref().map(|requested| &requested.id);
     state.requests.values().any(|request| {
         request.origin == declared.document.origin
-            && matches!(request.what, RequestKind::Takeover { .. })
+            && request.what.is_takeover()
             && !request.is_over()
-            && asked != Some(&request.id)
+            && requested != Some(&request.id)
     })
 }
 
-/// The person's word on the recovery that the document names: one of its cluster, when it is over.
+/// Acknowledges the recovery that the document names, when it belongs to its cluster and is over.
 fn acknowledge(answer: &mut Reconciliation, declared: &DeclaredCluster, state: &State, now: WallTime) {
     let origin = &declared.document.origin;
     let named = declared.acknowledged.as_ref().and_then(|uid| state.recoveries.get(uid));
@@ -104,15 +104,15 @@ fn made_by(answer: &mut Reconciliation, declared: &DeclaredCluster) -> Vec<Reque
     let takeover = declared
         .takeover
         .as_ref()
-        .map(|asked| Request::new(declared.document.origin.clone(), asked.id.clone(), what(asked)));
+        .map(|requested| Request::new(declared.document.origin.clone(), requested.id.clone(), what(requested)));
     takeover.into_iter().chain(force).collect()
 }
 
-/// The annotation: `HOST:PORT/INCIDENT`.
+/// Parses the annotation: `HOST:PORT/INCIDENT`.
 fn force(text: &str) -> Result<RequestKind, String> {
     let refused = || {
         format!(
-            "{FORCE_ANNOTATION}: `{text}` is no old primary and incident: write HOST:PORT/ID, from status.recovery.old primary and status.recovery.id"
+            "{FORCE_ANNOTATION}: `{text}` does not name an old primary and an incident: write HOST:PORT/ID, from status.recovery.victim and status.recovery.id"
         )
     };
     let (old_primary, incident) = text.rsplit_once('/').ok_or_else(refused)?;
@@ -126,35 +126,36 @@ fn force(text: &str) -> Result<RequestKind, String> {
     })
 }
 
-fn what(asked: &DeclaredTakeover) -> RequestKind {
+fn what(requested: &DeclaredTakeover) -> RequestKind {
     RequestKind::Takeover {
-        target: asked.target.clone(),
-        catch_up_seconds: asked.catch_up_seconds,
-        deadline: asked.deadline,
+        target: requested.target.clone(),
+        catch_up_seconds: requested.catch_up_seconds,
+        deadline: requested.deadline,
     }
 }
 
-/// How far the takeover is that the document asks for; once that is over, and without one, the last that was asked for.
+/// The takeover of the document in the status. When it is over, and when the document has none, the last requested
+/// takeover.
 pub(super) fn takeover(
     declared: &DeclaredCluster,
     state: &State,
     view: Option<&ClusterView>,
 ) -> Option<TakeoverStatus> {
     let origin = &declared.document.origin;
-    let is_one = |request: &&Request| request.origin == *origin && !matches!(request.what, RequestKind::Force { .. });
+    let is_one = |request: &&Request| request.origin == *origin && !request.what.is_force();
     let last = state
         .requests
         .values()
         .filter(is_one)
         .max_by_key(|request| (request.seen, &request.id));
-    let Some(asked) = &declared.takeover else {
+    let Some(requested) = &declared.takeover else {
         return last.map(|request| told(request, state, view));
     };
     let recorded = state
         .requests
-        .get(&request_key(origin, what(asked).as_str(), &asked.id));
+        .get(&request_key(origin, what(requested).as_str(), &requested.id));
     if let Some(last) = last
-        && matches!(last.what, RequestKind::Drain { .. })
+        && last.what.is_drain()
         && recorded.is_some_and(Request::is_over)
     {
         return Some(told(last, state, view));
@@ -162,16 +163,16 @@ pub(super) fn takeover(
     Some(match recorded {
         Some(request) => {
             let mut status = told(request, state, view);
-            if request.what != what(asked) {
+            if request.what != what(requested) {
                 status.message = format!(
-                    "{} (the document asked for something else under this requestID first, and that counts)",
+                    "{} (the first request under this requestID was different and stays in effect)",
                     status.message
                 );
             }
             status
         }
         None => TakeoverStatus {
-            id: asked.id.clone(),
+            id: requested.id.clone(),
             phase: TakeoverPhase::Pending,
             message: "not recorded yet".to_owned(),
             started: None,
@@ -180,10 +181,10 @@ pub(super) fn takeover(
     })
 }
 
-/// What became of the annotation, or of the last one.
+/// The forced promotion in the status: the present annotation, or the last one.
 pub(super) fn forced(declared: &DeclaredCluster, state: &State) -> Option<ForceStatus> {
     let origin = &declared.document.origin;
-    let is_one = |request: &&Request| request.origin == *origin && matches!(request.what, RequestKind::Force { .. });
+    let is_one = |request: &&Request| request.origin == *origin && request.what.is_force();
     let request = match &declared.force {
         None => state
             .requests
@@ -191,29 +192,29 @@ pub(super) fn forced(declared: &DeclaredCluster, state: &State) -> Option<ForceS
             .filter(is_one)
             .max_by_key(|request| (request.seen, &request.id))?,
         Some(text) => {
-            let asked = |phase, message: String| ForceStatus {
-                asked: text.clone(),
+            let requested = |phase, message: String| ForceStatus {
+                value: text.clone(),
                 phase,
                 message,
             };
             let what = match force(text) {
                 Ok(what) => what,
-                Err(why) => return Some(asked(ForcePhase::Refused, why)),
+                Err(why) => return Some(requested(ForcePhase::Refused, why)),
             };
             let recorded = state.requests.get(&request_key(origin, what.as_str(), text));
             match recorded {
                 Some(request) => request,
-                None => return Some(asked(ForcePhase::Pending, "not recorded yet".to_owned())),
+                None => return Some(requested(ForcePhase::Pending, "not recorded yet".to_owned())),
             }
         }
     };
-    let (phase, message) = match &request.standing {
-        RequestStanding::Pending => (
+    let (phase, message) = match &request.progress {
+        RequestProgress::Pending => (
             ForcePhase::Pending,
-            "waits until all servers of the cluster were looked at".to_owned(),
+            "waiting until all servers of the cluster are probed".to_owned(),
         ),
-        RequestStanding::Running { uid, .. } => (ForcePhase::Running, format!("recovery {uid}")),
-        RequestStanding::Over { outcome, why, .. } => (
+        RequestProgress::Running { uid, .. } => (ForcePhase::Running, format!("recovery {uid}")),
+        RequestProgress::Over { outcome, why, .. } => (
             match outcome {
                 RequestOutcome::Succeeded => ForcePhase::Succeeded,
                 RequestOutcome::Failed => ForcePhase::Failed,
@@ -225,34 +226,34 @@ pub(super) fn forced(declared: &DeclaredCluster, state: &State) -> Option<ForceS
         ),
     };
     Some(ForceStatus {
-        asked: request.id.clone(),
+        value: request.id.clone(),
         phase,
         message,
     })
 }
 
 fn told(request: &Request, state: &State, view: Option<&ClusterView>) -> TakeoverStatus {
-    let (phase, message, finished) = match &request.standing {
-        RequestStanding::Pending if view.is_none() => (
+    let (phase, message, finished) = match &request.progress {
+        RequestProgress::Pending if view.is_none() => (
             TakeoverPhase::Pending,
-            "waits until the cluster is seen".to_owned(),
+            "waiting until the cluster is discovered".to_owned(),
             None,
         ),
-        RequestStanding::Pending => (
+        RequestProgress::Pending => (
             TakeoverPhase::Pending,
-            "waits until all servers of the cluster were looked at".to_owned(),
+            "waiting until all servers of the cluster are probed".to_owned(),
             None,
         ),
-        RequestStanding::Running { uid, cancelled } => {
+        RequestProgress::Running { uid, cancelled } => {
             let phase = phase_of(uid, state, view);
             let message = if *cancelled && phase != TakeoverPhase::Promoting {
-                format!("recovery {uid}: taken back, and being undone")
+                format!("recovery {uid}: cancelled, rollback in progress")
             } else {
                 format!("recovery {uid}")
             };
             (phase, message, None)
         }
-        RequestStanding::Over { outcome, why, at, .. } => {
+        RequestProgress::Over { outcome, why, at, .. } => {
             let phase = match outcome {
                 RequestOutcome::Succeeded => TakeoverPhase::Succeeded,
                 RequestOutcome::Failed => TakeoverPhase::Failed,
@@ -276,7 +277,7 @@ fn told(request: &Request, state: &State, view: Option<&ClusterView>) -> Takeove
     }
 }
 
-/// By what is committed; before the opening, by what the old primary was last seen to be.
+/// The phase by committed records; before the successor is opened, by the last known state of the old primary.
 fn phase_of(uid: &str, state: &State, view: Option<&ClusterView>) -> TakeoverPhase {
     let Some(recovery) = state.recoveries.get(uid) else {
         return TakeoverPhase::Draining;

@@ -1,4 +1,4 @@
-//! The status of a document, before it is written in anybody's format.
+//! The status of a document, independent of its format.
 
 use crate::domain::finding::Code;
 use crate::domain::gtid::GtidSet;
@@ -9,23 +9,23 @@ use crate::domain::time::WallTime;
 
 use super::reason::Reason;
 
-/// Who writes a status.
+/// The author of a status.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Observer {
     /// Uuid of the group.
     pub cluster_uuid: String,
     /// Name of the member.
     pub member: String,
-    /// Term in which it leads.
+    /// Raft term in which the member leads.
     pub term: u64,
-    /// Its sign of life.
+    /// Time of the last renewal.
     pub renewed: WallTime,
 }
 
-/// What a document's status says.
+/// The content of a document's status.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StatusModel {
-    /// Generation that it is about; `None` for a document that cannot be read.
+    /// The generation that the status is about; `None` for a document that cannot be parsed.
     pub observed_generation: Option<i64>,
     /// The primary.
     pub primary: Option<PrimaryStatus>,
@@ -33,13 +33,13 @@ pub struct StatusModel {
     pub instances: Vec<InstanceStatus>,
     /// Downtimes.
     pub downtime: Vec<DowntimeStatus>,
-    /// The recovery that runs or is held back.
+    /// The recovery that is running or held back.
     pub recovery: Option<RecoveryStatus>,
     /// The recovery that ended last.
     pub last_recovery: Option<LastRecovery>,
-    /// The takeover that the document asks for, or the last one that it asked for.
+    /// The takeover that the document requests, or the last one that it requested.
     pub takeover: Option<TakeoverStatus>,
-    /// The same of a promotion whatever is lost.
+    /// The forced promotion that the document requests, or the last one.
     pub force: Option<ForceStatus>,
     /// All of [`ConditionKind::ALL`], in that order.
     pub conditions: Vec<Condition>,
@@ -50,78 +50,79 @@ pub struct StatusModel {
 /// The primary.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PrimaryStatus {
-    /// Address.
+    /// Address of the primary.
     pub instance: InstanceKey,
     /// Epoch of the cluster when it became primary.
     pub epoch: Epoch,
-    /// Since when.
+    /// Since when it is the primary.
     pub since: WallTime,
 }
 
-/// What a server is in its topology.
+/// The role of a server in its topology.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Role {
     /// The recorded primary.
     Primary,
-    /// Replicates.
+    /// It replicates.
     Replica,
     /// A failed primary that is kept read-only.
     Quarantined,
-    /// Replicates from nobody and is not the primary.
+    /// It has no source and is not the primary.
     Detached,
-    /// Never seen.
+    /// It never answered.
     Unknown,
 }
 
-/// One server.
+/// Status of one server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InstanceStatus {
-    /// Address.
+    /// Address of the server.
     pub instance: InstanceKey,
-    /// What it is.
+    /// Its role.
     pub role: Role,
-    /// Its last probe succeeded.
+    /// Whether its last probe succeeded.
     pub answers: bool,
-    /// Seconds behind; `None` when it is unknown.
+    /// Lag, seconds; `None` when it is unknown.
     pub lag_seconds: Option<u64>,
-    /// Refuses writes; `None` when it is unknown.
+    /// Whether it is read-only; `None` when it is unknown.
     pub read_only: Option<bool>,
     /// Transactions that the primary lacks.
     pub errant: Option<GtidSet>,
-    /// How willingly it is promoted.
+    /// Its promotion rule.
     pub promotion_rule: PromotionRule,
     /// Whether it could be promoted; `None` for the primary.
     pub promotable: Option<Promotable>,
-    /// In downtime, and how long.
+    /// End of its downtime; `None` when it is in none.
     pub downtime: Option<DowntimeEnd>,
-    /// What is wrong with it, worst first.
+    /// Its problems, worst first.
     pub problems: Vec<String>,
 }
 
-/// Whether a server could be promoted if the primary died now.
+/// Whether a server could be promoted if the primary failed now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Promotable {
-    /// It could; another one may be preferred at the moment.
+    /// It could be promoted; another server may be preferred at the moment.
     pub ok: bool,
-    /// Why it could not; empty when it could: who is preferred changes with every transaction.
+    /// Why it could not; empty when it could. Which server is preferred changes with every transaction and is not
+    /// shown.
     pub why: String,
 }
 
-/// How long a downtime lasts; the longest is the greatest.
+/// The end of a downtime; the longest downtime is the greatest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum DowntimeEnd {
-    /// Until then.
+    /// It ends at this time.
     At(WallTime),
-    /// Until it is ended.
+    /// It lasts until it is ended.
     Indefinite,
 }
 
-/// What became of a downtime.
+/// The phase of a downtime.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DowntimePhase {
-    /// Counts.
+    /// In effect.
     Active,
-    /// Its time has passed.
+    /// Expired.
     Expired,
     /// No instance of the cluster has this address.
     NotFound,
@@ -129,9 +130,9 @@ pub enum DowntimePhase {
     Pending,
 }
 
-/// Who asked for a downtime.
+/// The origin of a downtime.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DowntimeAsker {
+pub enum DowntimeOrigin {
     /// The document.
     Document,
     /// The API.
@@ -143,43 +144,43 @@ pub enum DowntimeAsker {
 /// A downtime.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DowntimeStatus {
-    /// Which instance, as it was spelled.
+    /// The instance as the request spells it.
     pub instance: InstanceKey,
-    /// What became of it.
+    /// Its phase.
     pub phase: DowntimePhase,
-    /// Who asked.
-    pub asker: DowntimeAsker,
-    /// On whose behalf.
+    /// Its origin.
+    pub origin: DowntimeOrigin,
+    /// Its owner.
     pub owner: String,
-    /// Until when.
+    /// Its end.
     pub until: Option<WallTime>,
 }
 
-/// How far a recovery is.
+/// The phase of a recovery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RecoveryPhase {
-    /// Nothing failed; a recovery would be held back.
+    /// Nothing failed; a recovery would be held back now.
     WouldBlock,
-    /// Called for and held back.
+    /// A recovery is needed and held back.
     Blocked,
-    /// Nothing is promoted yet.
+    /// Claimed; no successor is opened yet.
     Claimed,
     /// The successor may be writable.
     Opened,
 }
 
-/// The recovery that runs or is held back, or that would be.
+/// A recovery that is running, is held back, or would be held back.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RecoveryStatus {
-    /// Its id; while it is held back, that of the failure that lasts ([`super::incident`]).
+    /// Id of the recovery; of a recovery that is held back the id of the failure ([`super::incident_id`]).
     pub uid: Option<String>,
-    /// How far it is.
+    /// Its phase.
     pub phase: RecoveryPhase,
-    /// What failed.
+    /// The analysis code of the failure.
     pub failure: Code,
-    /// Who failed.
+    /// The failed primary.
     pub old_primary: InstanceKey,
-    /// Who is promoted.
+    /// The server that is promoted.
     pub successor: Option<InstanceKey>,
     /// Why it is held back.
     pub blocked_by: Vec<String>,
@@ -188,146 +189,146 @@ pub struct RecoveryStatus {
 /// A recovery that ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LastRecovery {
-    /// Its id.
+    /// Id of the recovery.
     pub uid: String,
-    /// What failed.
+    /// The analysis code of the failure.
     pub failure: Code,
-    /// Who failed.
+    /// The failed primary.
     pub old_primary: InstanceKey,
     /// The new primary.
     pub successor: Option<InstanceKey>,
-    /// When it began.
+    /// When it started.
     pub started: WallTime,
     /// When it ended.
     pub ended: WallTime,
-    /// Whether it did what it was for.
+    /// Whether it succeeded.
     pub successful: bool,
-    /// What is known to be lost.
+    /// Transactions that are known to be lost.
     pub lost: Option<GtidSet>,
-    /// Which proof allowed the opening, in words.
+    /// The fencing proof that allowed the opening, in words.
     pub fencing: Option<String>,
-    /// Whose word allowed it whatever was lost.
+    /// How the possible loss of transactions was accepted.
     pub accepted_via: Option<String>,
-    /// A person has looked at it.
+    /// Whether it is acknowledged.
     pub acknowledged: bool,
 }
 
-/// How far a takeover is.
+/// The phase of a takeover.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TakeoverPhase {
-    /// Not begun.
+    /// Not started.
     Pending,
-    /// Something spoke against it; nothing was touched.
+    /// Refused; nothing was changed.
     Refused,
-    /// The old primary still takes writes, or ends its transactions.
+    /// The old primary still takes writes, or completes its transactions.
     Draining,
     /// The old primary is read-only, and the target applies what it lacks.
     CatchingUp,
     /// The target may be writable.
     Promoting,
-    /// Done.
+    /// Succeeded.
     Succeeded,
-    /// Begun, and not done.
+    /// Started and failed.
     Failed,
-    /// Not begun before its deadline.
+    /// Not started before its deadline.
     Expired,
-    /// Taken back.
+    /// Cancelled.
     Cancelled,
 }
 
-/// A takeover that a document asks for.
+/// A requested takeover.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TakeoverStatus {
-    /// Its name.
+    /// Id of the request.
     pub id: String,
-    /// How far it is.
+    /// Its phase.
     pub phase: TakeoverPhase,
-    /// Why, for people.
+    /// Details for the operator.
     pub message: String,
-    /// When it was begun.
+    /// When it started.
     pub started: Option<WallTime>,
-    /// When it was handled.
+    /// When it ended.
     pub finished: Option<WallTime>,
 }
 
-/// How far a promotion whatever is lost is.
+/// The phase of a forced promotion.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ForcePhase {
-    /// Not begun.
+    /// Not started.
     Pending,
-    /// A recovery does it.
+    /// A recovery is running for it.
     Running,
-    /// Done.
+    /// Succeeded.
     Succeeded,
-    /// Begun, and not done.
+    /// Started and failed.
     Failed,
-    /// Something spoke against it; nothing was touched.
+    /// Refused; nothing was changed.
     Refused,
-    /// Not begun in time.
+    /// Not started in time.
     Expired,
-    /// Taken back before it was begun.
+    /// Cancelled before it was started.
     Cancelled,
 }
 
-/// A promotion whatever is lost that a person asked for by the annotation.
+/// A forced promotion that is requested by the annotation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ForceStatus {
-    /// The annotation's value.
-    pub asked: String,
-    /// How far it is.
+    /// Value of the annotation.
+    pub value: String,
+    /// Its phase.
     pub phase: ForcePhase,
-    /// Why, for people.
+    /// Details for the operator.
     pub message: String,
 }
 
-/// Whether a condition holds.
+/// The status of a condition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Truth {
-    /// It holds.
+pub enum ConditionStatus {
+    /// The condition holds.
     True,
-    /// It does not.
+    /// The condition does not hold.
     False,
-    /// It cannot be said.
+    /// It is unknown whether the condition holds.
     Unknown,
 }
 
-/// The conditions, in the order in which they are shown.
+/// The types of conditions, in the order in which they are shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ConditionKind {
-    /// A writable primary is there, is the one that is recorded, and the document counts.
+    /// A writable primary is known and is the recorded one, and the document is in effect.
     Ready,
-    /// The seeds led to one topology that is this document's.
+    /// The seeds belong to one topology, which this document owns.
     Discovered,
-    /// The primary answers and takes writes.
+    /// The primary answers and is writable.
     PrimaryWritable,
     /// All replicas that are not in downtime answer and replicate.
     ReplicationHealthy,
-    /// A recovery runs.
+    /// A recovery is running.
     RecoveryActive,
-    /// A recovery is called for and held back.
+    /// A recovery is needed and held back.
     RecoveryBlocked,
     /// A replica has transactions that the primary lacks.
     ErrantGtids,
     /// An instance is in downtime.
     Downtimed,
-    /// The document asks for no repair.
+    /// The document disables repairs.
     Paused,
-    /// The account of the document cannot be had.
+    /// The account of the document is not available.
     CredentialsMissing,
     /// The group has a quorum.
     RaftHealthy,
-    /// The Service that the document asks for leads to the primary.
+    /// The Service of the document has the primary as endpoint.
     PrimaryServicePublished,
-    /// Documents are served by the definition of this version, or a newer one.
+    /// The documents are served by the definition of this version or a newer one.
     DefinitionCurrent,
-    /// Something is on its way to what the document asks for (a convention of kstatus).
+    /// Something is in progress towards what the document asks for (a convention of kstatus).
     Reconciling,
-    /// Nothing gets better by waiting (a convention of kstatus).
+    /// Nothing improves without an operator (a convention of kstatus).
     Stalled,
 }
 
 impl ConditionKind {
-    /// All of them.
+    /// All types.
     pub const ALL: [Self; 15] = [
         Self::Ready,
         Self::Discovered,
@@ -346,7 +347,7 @@ impl ConditionKind {
         Self::Stalled,
     ];
 
-    /// The condition's type as it is written.
+    /// The type as it is written.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Ready => "Ready",
@@ -371,21 +372,26 @@ impl ConditionKind {
 /// One condition.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Condition {
-    /// Which.
+    /// Its type.
     pub kind: ConditionKind,
-    /// Whether it holds.
-    pub truth: Truth,
-    /// Why, as a word that programs may compare.
+    /// Its status.
+    pub status: ConditionStatus,
+    /// Its reason, for programs.
     pub reason: &'static str,
-    /// Why, as a sentence. Without numbers that change all the time.
+    /// Its message, for the operator. It contains no numbers that change all the time.
     pub message: String,
 }
 
 impl Condition {
-    pub(super) fn new(kind: ConditionKind, truth: Truth, reason: Reason, message: impl Into<String>) -> Self {
+    pub(super) fn new(
+        kind: ConditionKind,
+        status: ConditionStatus,
+        reason: Reason,
+        message: impl Into<String>,
+    ) -> Self {
         Self {
             kind,
-            truth,
+            status,
             reason: reason.as_str(),
             message: message.into(),
         }
@@ -393,15 +399,15 @@ impl Condition {
 }
 
 impl StatusModel {
-    /// The status of a document that is there and cannot be read.
+    /// The status of a document that exists and cannot be parsed.
     pub fn unreadable(why: &str) -> Self {
         let conditions = ConditionKind::ALL
             .into_iter()
             .map(|kind| match kind {
-                ConditionKind::Ready => Condition::new(kind, Truth::False, Reason::Unreadable, why),
-                ConditionKind::Stalled => Condition::new(kind, Truth::True, Reason::Unreadable, why),
+                ConditionKind::Ready => Condition::new(kind, ConditionStatus::False, Reason::Unreadable, why),
+                ConditionKind::Stalled => Condition::new(kind, ConditionStatus::True, Reason::Unreadable, why),
                 ConditionKind::Reconciling => {
-                    Condition::new(kind, Truth::False, Reason::Settled, "nothing is on its way")
+                    Condition::new(kind, ConditionStatus::False, Reason::Settled, "nothing is in progress")
                 }
                 ConditionKind::Discovered
                 | ConditionKind::PrimaryWritable
@@ -414,9 +420,12 @@ impl StatusModel {
                 | ConditionKind::CredentialsMissing
                 | ConditionKind::RaftHealthy
                 | ConditionKind::PrimaryServicePublished
-                | ConditionKind::DefinitionCurrent => {
-                    Condition::new(kind, Truth::Unknown, Reason::Unreadable, "the document cannot be read")
-                }
+                | ConditionKind::DefinitionCurrent => Condition::new(
+                    kind,
+                    ConditionStatus::Unknown,
+                    Reason::Unreadable,
+                    "the document cannot be read",
+                ),
             })
             .collect();
         Self {
@@ -426,14 +435,16 @@ impl StatusModel {
         }
     }
 
-    /// The condition of a kind.
+    /// The condition of a type.
     pub fn condition(&self, kind: ConditionKind) -> Option<&Condition> {
         self.conditions.iter().find(|condition| condition.kind == kind)
     }
 
-    /// Puts a condition in the place of the one of its kind. It is the problem to show where there is no other and it is not healthy.
-    pub(super) fn say(&mut self, condition: Condition) {
-        let is_problem = condition.kind == ConditionKind::DefinitionCurrent && condition.truth == Truth::False;
+    /// Replaces the condition of the same type. Its message becomes the shown problem when there is no other and the
+    /// condition is unhealthy.
+    pub(super) fn set_condition(&mut self, condition: Condition) {
+        let is_problem =
+            condition.kind == ConditionKind::DefinitionCurrent && condition.status == ConditionStatus::False;
         if is_problem && self.problem.is_empty() {
             self.problem.clone_from(&condition.message);
         }
@@ -446,7 +457,7 @@ impl StatusModel {
         }
     }
 
-    /// How many instances answer, of how many.
+    /// Number of answering instances, and of all instances.
     pub fn answering(&self) -> (usize, usize) {
         (
             self.instances.iter().filter(|instance| instance.answers).count(),
@@ -454,7 +465,7 @@ impl StatusModel {
         )
     }
 
-    /// Lag of the replica that lags most, seconds; `None` when no replica tells one.
+    /// Lag of the replica that lags most, seconds; `None` when no replica reports its lag.
     pub fn worst_lag(&self) -> Option<u64> {
         self.instances
             .iter()
@@ -463,8 +474,8 @@ impl StatusModel {
             .max()
     }
 
-    /// Whether the difference to `other` is worth writing at once: roles, primary, recoveries, downtimes, conditions. Lag and words
-    /// are not.
+    /// Whether the difference to `other` must be written at once: roles, primary, recoveries, downtimes, conditions.
+    /// Lag and texts can wait.
     pub fn differs_in_substance(&self, other: &Self) -> bool {
         let roles = |model: &Self| {
             let part = |instance: &InstanceStatus| {
@@ -479,11 +490,11 @@ impl StatusModel {
             };
             model.instances.iter().map(part).collect::<Vec<_>>()
         };
-        let conditions = |model: &Self| -> Vec<(ConditionKind, Truth, &'static str)> {
+        let conditions = |model: &Self| -> Vec<(ConditionKind, ConditionStatus, &'static str)> {
             model
                 .conditions
                 .iter()
-                .map(|condition| (condition.kind, condition.truth, condition.reason))
+                .map(|condition| (condition.kind, condition.status, condition.reason))
                 .collect()
         };
         let recovery = |model: &Self| {

@@ -3,12 +3,14 @@
 use std::collections::BTreeMap;
 
 use super::fixture::{A, B, NOW, document, key, origin, seen, state, state_with, view};
-use super::tests::{downtime, later, names, of, settle, truth};
+use super::tests::{condition_of, downtime, later, names, of, settle};
 use super::*;
-use crate::domain::finding::{Code, Evidence};
+use crate::domain::cluster_view::JudgedFinding;
+use crate::domain::finding::{Code, Evidence, Finding};
 use crate::domain::gtid::GtidSet;
 use crate::domain::instance::ProbeFailure;
-use crate::domain::intent::{Intent, PromotionRule, Wish};
+use crate::domain::intent::{Intent, IntentDetails, PromotionRule};
+use crate::domain::policy::HeldBack;
 use crate::domain::version::Flavour;
 
 #[test]
@@ -24,13 +26,13 @@ fn of_two_documents_on_one_cluster_the_owner_counts_and_the_other_says_so() {
     assert_eq!(state.intents, BTreeMap::new(), "only the owner's wishes count");
     let answer = reconcile(&both, &state, &[view], &BTreeMap::new(), NOW);
     assert_eq!(
-        truth(of(&answer, "orders"), ConditionKind::Ready),
-        (Truth::True, "Writable")
+        condition_of(of(&answer, "orders"), ConditionKind::Ready),
+        (ConditionStatus::True, "Writable")
     );
     let other = of(&answer, "users");
     assert_eq!(
-        truth(other, ConditionKind::Ready),
-        (Truth::False, "OwnedByAnotherDocument")
+        condition_of(other, ConditionKind::Ready),
+        (ConditionStatus::False, "OwnedByAnotherDocument")
     );
     assert!(other.problem.contains("cr:db/orders"), "{}", other.problem);
     assert_eq!(other.instances, Vec::new());
@@ -50,8 +52,8 @@ fn a_seed_that_is_another_name_of_a_server_leads_to_the_same_cluster() {
     assert_eq!(state.intents, BTreeMap::new(), "only the owner's wishes count");
     let answer = reconcile(&both, &state, &[view], &BTreeMap::new(), NOW);
     assert_eq!(
-        truth(of(&answer, "users"), ConditionKind::Discovered),
-        (Truth::False, "OwnedByAnotherDocument")
+        condition_of(of(&answer, "users"), ConditionKind::Discovered),
+        (ConditionStatus::False, "OwnedByAnotherDocument")
     );
 }
 
@@ -73,8 +75,8 @@ fn seeds_that_lead_astray_are_named() {
         NOW,
     );
     assert_eq!(
-        truth(of(&answer, "orders"), ConditionKind::Discovered),
-        (Truth::False, "SeedBelongsToAnother")
+        condition_of(of(&answer, "orders"), ConditionKind::Discovered),
+        (ConditionStatus::False, "SeedBelongsToAnother")
     );
 
     theirs.cluster.document = Some(origin("db", "orders"));
@@ -86,20 +88,20 @@ fn seeds_that_lead_astray_are_named() {
         NOW,
     );
     assert_eq!(
-        truth(of(&answer, "orders"), ConditionKind::Discovered),
-        (Truth::False, "SeveralTopologies")
+        condition_of(of(&answer, "orders"), ConditionKind::Discovered),
+        (ConditionStatus::False, "SeveralTopologies")
     );
 
     let mut declared = document("db", "orders");
     declared.document.seeds.insert(key("nobody"));
     let answer = reconcile(&seen(vec![declared]), &state, &[mine], &BTreeMap::new(), NOW);
     assert_eq!(
-        truth(of(&answer, "orders"), ConditionKind::Discovered),
-        (Truth::Unknown, "SeedNotFound")
+        condition_of(of(&answer, "orders"), ConditionKind::Discovered),
+        (ConditionStatus::Unknown, "SeedNotFound")
     );
     assert_eq!(
-        truth(of(&answer, "orders"), ConditionKind::Ready),
-        (Truth::True, "Writable")
+        condition_of(of(&answer, "orders"), ConditionKind::Ready),
+        (ConditionStatus::True, "Writable")
     );
 }
 
@@ -110,26 +112,26 @@ fn a_healthy_cluster_reads_as_healthy() {
     let answer = settle(&seen(vec![document("db", "orders")]), &mut state, &[view], NOW);
     let model = of(&answer, "orders");
     let expected = [
-        (ConditionKind::Ready, Truth::True),
-        (ConditionKind::Discovered, Truth::True),
-        (ConditionKind::PrimaryWritable, Truth::True),
-        (ConditionKind::ReplicationHealthy, Truth::True),
-        (ConditionKind::RecoveryActive, Truth::False),
-        (ConditionKind::RecoveryBlocked, Truth::False),
-        (ConditionKind::ErrantGtids, Truth::False),
-        (ConditionKind::Downtimed, Truth::False),
-        (ConditionKind::Paused, Truth::False),
-        (ConditionKind::CredentialsMissing, Truth::False),
-        (ConditionKind::RaftHealthy, Truth::True),
-        (ConditionKind::PrimaryServicePublished, Truth::False),
-        (ConditionKind::DefinitionCurrent, Truth::True),
-        (ConditionKind::Reconciling, Truth::False),
-        (ConditionKind::Stalled, Truth::False),
+        (ConditionKind::Ready, ConditionStatus::True),
+        (ConditionKind::Discovered, ConditionStatus::True),
+        (ConditionKind::PrimaryWritable, ConditionStatus::True),
+        (ConditionKind::ReplicationHealthy, ConditionStatus::True),
+        (ConditionKind::RecoveryActive, ConditionStatus::False),
+        (ConditionKind::RecoveryBlocked, ConditionStatus::False),
+        (ConditionKind::ErrantGtids, ConditionStatus::False),
+        (ConditionKind::Downtimed, ConditionStatus::False),
+        (ConditionKind::Paused, ConditionStatus::False),
+        (ConditionKind::CredentialsMissing, ConditionStatus::False),
+        (ConditionKind::RaftHealthy, ConditionStatus::True),
+        (ConditionKind::PrimaryServicePublished, ConditionStatus::False),
+        (ConditionKind::DefinitionCurrent, ConditionStatus::True),
+        (ConditionKind::Reconciling, ConditionStatus::False),
+        (ConditionKind::Stalled, ConditionStatus::False),
     ];
-    let told: Vec<(ConditionKind, Truth)> = model
+    let told: Vec<(ConditionKind, ConditionStatus)> = model
         .conditions
         .iter()
-        .map(|condition| (condition.kind, condition.truth))
+        .map(|condition| (condition.kind, condition.status))
         .collect();
     assert_eq!(told, expected);
     assert_eq!(model.problem, "");
@@ -152,18 +154,27 @@ fn what_was_not_seen_is_unknown_and_never_healthy() {
         ConditionKind::ErrantGtids,
         ConditionKind::RaftHealthy,
     ] {
-        assert_eq!(truth(model, kind), (Truth::Unknown, "NotSeenYet"), "{kind:?}");
+        assert_eq!(
+            condition_of(model, kind),
+            (ConditionStatus::Unknown, "NotSeenYet"),
+            "{kind:?}"
+        );
     }
-    assert_eq!(truth(model, ConditionKind::Reconciling), (Truth::True, "Discovering"));
-    assert_eq!(truth(model, ConditionKind::Stalled), (Truth::False, "NotStalled"));
+    assert_eq!(
+        condition_of(model, ConditionKind::Reconciling),
+        (ConditionStatus::True, "Discovering")
+    );
+    assert_eq!(
+        condition_of(model, ConditionKind::Stalled),
+        (ConditionStatus::False, "NotStalled")
+    );
 }
 
 #[test]
 fn a_primary_that_does_not_answer_is_not_ready_and_a_held_back_recovery_says_why() {
     let mut view = view(Some(origin("db", "orders")));
     view.topology.instances.get_mut(&key("a")).unwrap().failure = Some(ProbeFailure::Refused);
-    view.held_back = vec!["the document says paused: true".to_owned()];
-    view.findings = vec![Finding {
+    let finding = Finding {
         code: Code::DeadMaster,
         instance: key("a"),
         cluster: view.cluster.id.clone(),
@@ -175,7 +186,8 @@ fn a_primary_that_does_not_answer_is_not_ready_and_a_held_back_recovery_says_why
         structure: Vec::new(),
         downtimed: false,
         replicas_downtimed: false,
-    }];
+    };
+    view.findings = vec![JudgedFinding::new(finding, Some(HeldBack::Paused))];
     let state = state_with(&view);
     let answer = reconcile(
         &seen(vec![document("db", "orders")]),
@@ -186,10 +198,13 @@ fn a_primary_that_does_not_answer_is_not_ready_and_a_held_back_recovery_says_why
     );
     let model = of(&answer, "orders");
     assert_eq!(
-        truth(model, ConditionKind::Ready),
-        (Truth::Unknown, "PrimaryUnreachable")
+        condition_of(model, ConditionKind::Ready),
+        (ConditionStatus::Unknown, "PrimaryUnreachable")
     );
-    assert_eq!(truth(model, ConditionKind::RecoveryBlocked), (Truth::True, "HeldBack"));
+    assert_eq!(
+        condition_of(model, ConditionKind::RecoveryBlocked),
+        (ConditionStatus::True, "HeldBack")
+    );
     let recovery = model.recovery.as_ref().unwrap();
     assert_eq!(
         (recovery.phase, recovery.failure, &recovery.old_primary),
@@ -197,19 +212,25 @@ fn a_primary_that_does_not_answer_is_not_ready_and_a_held_back_recovery_says_why
     );
     assert_eq!(model.instances[0].read_only, None);
     assert!(model.problem.contains("paused"), "{}", model.problem);
-    assert_eq!(truth(model, ConditionKind::Stalled), (Truth::True, "HeldBack"));
-    assert_eq!(truth(model, ConditionKind::Reconciling), (Truth::False, "Settled"));
+    assert_eq!(
+        condition_of(model, ConditionKind::Stalled),
+        (ConditionStatus::True, "HeldBack")
+    );
+    assert_eq!(
+        condition_of(model, ConditionKind::Reconciling),
+        (ConditionStatus::False, "Settled")
+    );
 }
 
 #[test]
 fn a_missing_account_is_the_first_thing_to_mend() {
     for (secret, reason) in [
         (
-            SecretStanding::Missing("Secret s does not exist".to_owned()),
+            SecretState::Missing("Secret s does not exist".to_owned()),
             "CredentialsMissing",
         ),
         (
-            SecretStanding::Forbidden("apply a Role".to_owned()),
+            SecretState::Forbidden("apply a Role".to_owned()),
             "CredentialsForbidden",
         ),
     ] {
@@ -218,16 +239,16 @@ fn a_missing_account_is_the_first_thing_to_mend() {
         let mut state = state();
         let answer = settle(&seen(vec![declared]), &mut state, &[], NOW);
         assert_eq!(
-            truth(of(&answer, "orders"), ConditionKind::Ready),
-            (Truth::False, reason)
+            condition_of(of(&answer, "orders"), ConditionKind::Ready),
+            (ConditionStatus::False, reason)
         );
         assert_eq!(
-            truth(of(&answer, "orders"), ConditionKind::CredentialsMissing),
-            (Truth::True, reason)
+            condition_of(of(&answer, "orders"), ConditionKind::CredentialsMissing),
+            (ConditionStatus::True, reason)
         );
         assert_eq!(
-            truth(of(&answer, "orders"), ConditionKind::Stalled),
-            (Truth::True, reason)
+            condition_of(of(&answer, "orders"), ConditionKind::Stalled),
+            (ConditionStatus::True, reason)
         );
     }
 }
@@ -239,7 +260,7 @@ fn downtimes_say_what_became_of_them() {
     let api = Intent {
         instance: key("c"),
         origin: Origin::Api,
-        wish: Wish::Downtime {
+        details: IntentDetails::Downtime {
             owner: "bob".to_owned(),
             reason: "test".to_owned(),
             since: NOW,
@@ -257,18 +278,18 @@ fn downtimes_say_what_became_of_them() {
     settle(&documents, &mut state, std::slice::from_ref(&view), NOW);
     let answer = reconcile(&documents, &state, std::slice::from_ref(&view), &BTreeMap::new(), NOW);
     let model = of(&answer, "orders");
-    let phases: Vec<(String, DowntimePhase, DowntimeAsker)> = model
+    let phases: Vec<(String, DowntimePhase, DowntimeOrigin)> = model
         .downtime
         .iter()
-        .map(|entry| (entry.instance.hostname.clone(), entry.phase, entry.asker))
+        .map(|entry| (entry.instance.hostname.clone(), entry.phase, entry.origin))
         .collect();
     assert_eq!(
         phases,
         [
-            ("b.alias".to_owned(), DowntimePhase::Active, DowntimeAsker::Document),
-            ("nobody".to_owned(), DowntimePhase::NotFound, DowntimeAsker::Document),
-            ("a".to_owned(), DowntimePhase::Expired, DowntimeAsker::Document),
-            ("c".to_owned(), DowntimePhase::Active, DowntimeAsker::Api),
+            ("b.alias".to_owned(), DowntimePhase::Active, DowntimeOrigin::Document),
+            ("nobody".to_owned(), DowntimePhase::NotFound, DowntimeOrigin::Document),
+            ("a".to_owned(), DowntimePhase::Expired, DowntimeOrigin::Document),
+            ("c".to_owned(), DowntimePhase::Active, DowntimeOrigin::Api),
         ]
     );
     let ends: Vec<Option<DowntimeEnd>> = model.instances.iter().map(|instance| instance.downtime).collect();
@@ -280,7 +301,10 @@ fn downtimes_say_what_became_of_them() {
             Some(DowntimeEnd::Indefinite)
         ]
     );
-    assert_eq!(truth(model, ConditionKind::Downtimed), (Truth::True, "InDowntime"));
+    assert_eq!(
+        condition_of(model, ConditionKind::Downtimed),
+        (ConditionStatus::True, "InDowntime")
+    );
 
     // Its time passes: no command, and it is shown.
     let answer = reconcile(&documents, &state, &[view], &BTreeMap::new(), later(60_000));
@@ -317,14 +341,20 @@ fn errant_transactions_are_shown_and_a_later_look_at_a_replica_is_no_error() {
     let state = state_with(&view);
     let documents = seen(vec![document("db", "orders")]);
     let answer = reconcile(&documents, &state, std::slice::from_ref(&view), &BTreeMap::new(), NOW);
-    assert_eq!(truth(of(&answer, "orders"), ConditionKind::ErrantGtids).0, Truth::False);
+    assert_eq!(
+        condition_of(of(&answer, "orders"), ConditionKind::ErrantGtids).0,
+        ConditionStatus::False
+    );
     executed(&mut view, "b", &format!("{A}:1-110,{B}:1-2"));
     let answer = reconcile(&documents, &state, &[view], &BTreeMap::new(), NOW);
     assert_eq!(
         of(&answer, "orders").instances[1].errant,
         Some(set(&format!("{B}:1-2")))
     );
-    assert_eq!(truth(of(&answer, "orders"), ConditionKind::ErrantGtids).0, Truth::True);
+    assert_eq!(
+        condition_of(of(&answer, "orders"), ConditionKind::ErrantGtids).0,
+        ConditionStatus::True
+    );
 }
 
 #[test]
@@ -340,7 +370,7 @@ fn promotion_rules_prefer_never_then_documents_then_the_api() {
             let intent = Intent {
                 instance: key("b"),
                 origin,
-                wish: Wish::Candidate { rule, until: None },
+                details: IntentDetails::Candidate { rule, until: None },
             };
             state.intents.insert(intent.id(), intent);
         }
@@ -433,12 +463,12 @@ fn a_status_says_who_could_be_promoted_and_what_would_hold_a_recovery_back_befor
     assert_eq!(recovery.phase, RecoveryPhase::WouldBlock);
     assert_eq!(
         recovery.blocked_by,
-        ["the document says paused: true", "no replica can be promoted"]
+        ["the document has paused: true", "no replica can be promoted"]
     );
     assert!(blocked.differs_in_substance(&healthy));
     assert_eq!(
-        truth(&blocked, ConditionKind::RecoveryBlocked),
-        (Truth::False, "NothingHeldBack"),
+        condition_of(&blocked, ConditionKind::RecoveryBlocked),
+        (ConditionStatus::False, "NothingHeldBack"),
         "nothing calls for a recovery"
     );
 }

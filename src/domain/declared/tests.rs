@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use super::fixture::{NOW, document, key, origin, seen, state};
 use super::*;
-use crate::domain::intent::{Intent, IntentId, IntentKind, PromotionRule, Wish};
-use crate::domain::policy::Mode;
+use crate::domain::intent::{Intent, IntentDetails, IntentId, IntentKind, PromotionRule};
+use crate::domain::policy::RecoveryMode;
 use crate::domain::state::{Proposal, apply, command::COMMAND_VERSION};
 
 pub(super) fn later(millis: i64) -> WallTime {
@@ -13,7 +13,7 @@ pub(super) fn later(millis: i64) -> WallTime {
 }
 
 /// Reconciles, applies, and says what was proposed; then shows that nothing is left to do.
-pub(super) fn settle(seen: &Seen, state: &mut State, views: &[ClusterView], now: WallTime) -> Reconciliation {
+pub(super) fn settle(seen: &SourceContents, state: &mut State, views: &[ClusterView], now: WallTime) -> Reconciliation {
     let answer = reconcile(seen, state, views, &BTreeMap::new(), now);
     for command in &answer.commands {
         apply(
@@ -47,9 +47,9 @@ pub(super) fn of<'a>(answer: &'a Reconciliation, name: &str) -> &'a StatusModel 
     &answer.statuses[&origin("db", name)]
 }
 
-pub(super) fn truth(model: &StatusModel, kind: ConditionKind) -> (Truth, &'static str) {
+pub(super) fn condition_of(model: &StatusModel, kind: ConditionKind) -> (ConditionStatus, &'static str) {
     let condition = model.condition(kind).unwrap();
-    (condition.truth, condition.reason)
+    (condition.status, condition.reason)
 }
 
 #[test]
@@ -69,8 +69,8 @@ fn a_new_document_is_put_once_with_its_wishes() {
         origin: origin("db", "orders"),
     };
     assert_eq!(
-        state.intents[&id].wish,
-        Wish::Downtime {
+        state.intents[&id].details,
+        IntentDetails::Downtime {
             owner: "alice".to_owned(),
             reason: "disk".to_owned(),
             since: NOW,
@@ -106,7 +106,7 @@ fn an_entry_that_goes_is_withdrawn_and_only_its_own() {
     let api = Intent {
         instance: key("b"),
         origin: Origin::Api,
-        wish: Wish::Candidate {
+        details: IntentDetails::Candidate {
             rule: PromotionRule::Must,
             until: None,
         },
@@ -126,10 +126,10 @@ fn a_document_that_goes_is_withdrawn_after_a_complete_reading_and_not_before() {
     let both = vec![document("db", "orders"), document("db", "users")];
     settle(&seen(both.clone()), &mut state, &[], NOW);
     let rest = vec![both[0].clone()];
-    for reading in [Reading::Stale, Reading::Partial] {
+    for completeness in [Completeness::Stale, Completeness::Partial] {
         let answer = reconcile(
-            &Seen {
-                reading,
+            &SourceContents {
+                completeness,
                 ..seen(rest.clone())
             },
             &state,
@@ -137,7 +137,7 @@ fn a_document_that_goes_is_withdrawn_after_a_complete_reading_and_not_before() {
             &BTreeMap::new(),
             NOW,
         );
-        assert_eq!(answer.commands, Vec::new(), "{reading:?}");
+        assert_eq!(answer.commands, Vec::new(), "{completeness:?}");
     }
     let answer = settle(&seen(rest), &mut state, &[], NOW);
     assert_eq!(
@@ -180,8 +180,8 @@ fn all_documents_of_a_namespace_at_once_are_held_for_ten_minutes() {
     assert_eq!(almost.commands, Vec::new());
     // An outage in between neither ends the hold nor starts it again.
     let outage = reconcile(
-        &Seen {
-            reading: Reading::Stale,
+        &SourceContents {
+            completeness: Completeness::Stale,
             ..other.clone()
         },
         &state,
@@ -211,8 +211,8 @@ fn what_cannot_be_read_keeps_what_it_last_asked_for() {
     let answer = settle(&broken, &mut state, &[], later(1));
     assert_eq!(answer.commands, Vec::new());
     assert_eq!(
-        truth(of(&answer, "orders"), ConditionKind::Ready),
-        (Truth::False, "Unreadable")
+        condition_of(of(&answer, "orders"), ConditionKind::Ready),
+        (ConditionStatus::False, "Unreadable")
     );
     assert_eq!(of(&answer, "orders").conditions.len(), ConditionKind::ALL.len());
 }
@@ -232,7 +232,7 @@ fn a_member_whose_view_lags_does_not_turn_the_state_back() {
         NOW,
     );
     assert_eq!(answer.commands, Vec::new());
-    assert!(answer.warnings[0].contains("lags"), "{:?}", answer.warnings);
+    assert!(answer.warnings[0].contains("is delayed"), "{:?}", answer.warnings);
 
     // Deleted and made again: a new uid is a new document, whatever its generation is.
     let mut again = document("db", "orders");
@@ -268,9 +268,9 @@ fn another_groups_document_is_only_observed_until_it_falls_silent() {
         "{:?}",
         answer.warnings
     );
-    assert_eq!(state.documents[&origin("db", "orders")].mode, Mode::DetectOnly);
+    assert_eq!(state.documents[&origin("db", "orders")].mode, RecoveryMode::DetectOnly);
     let answer = settle(&seen, &mut state, &[], later(90_000));
     assert_eq!(names(&answer), ["put-document"]);
-    assert_eq!(state.documents[&origin("db", "orders")].mode, Mode::Auto);
+    assert_eq!(state.documents[&origin("db", "orders")].mode, RecoveryMode::Auto);
     assert_eq!(answer.statuses.len(), 1);
 }

@@ -1,11 +1,11 @@
-//! Statements about errant transactions. MySQL only: MariaDB's positions have no holes that could be filled or left out.
+//! Statements for errant transactions. MySQL only: MariaDB's positions have no gaps that could be filled or left out.
 
 use super::Dialect;
 use crate::domain::quote::quote_string;
 
 impl Dialect {
-    /// An empty transaction under a GTID. The server skips it when it has executed that already. Needs `REPLICATION_APPLIER` or
-    /// `SYSTEM_VARIABLES_ADMIN`, for a tagged GTID `TRANSACTION_GTID_TAG` as well.
+    /// Commits an empty transaction with a GTID. The server skips it when it has already executed that GTID. Needs
+    /// `REPLICATION_APPLIER` or `SYSTEM_VARIABLES_ADMIN`, for a tagged GTID also `TRANSACTION_GTID_TAG`.
     pub fn empty_transaction(&self, gtid: &str) -> [String; 3] {
         [
             format!("SET SESSION gtid_next = {}", quote_string(gtid)),
@@ -14,13 +14,13 @@ impl Dialect {
         ]
     }
 
-    /// From now on the session's transactions get their GTIDs from the server again.
+    /// Makes the server assign the GTIDs of the session's transactions again.
     pub fn automatic_gtids(&self) -> &'static str {
         "SET SESSION gtid_next = 'AUTOMATIC'"
     }
 
-    /// Removes all binary logs and GTIDs, and sets what was executed. Needs RELOAD and `SYSTEM_VARIABLES_ADMIN`. The statement got its
-    /// name in 8.2; 8.4 knows no other.
+    /// Removes all binary logs and GTIDs, and sets the executed GTID set. Needs RELOAD and `SYSTEM_VARIABLES_ADMIN`.
+    /// The statement got this name in 8.2; 8.4 has no other.
     pub fn forget_gtids(&self, keep: &str) -> [String; 2] {
         let reset = if self.version.has_binary_log_status() {
             "RESET BINARY LOGS AND GTIDS"

@@ -162,7 +162,7 @@ fn list_semi_sync_statements(dialect: &Dialect, to: &mut Listing) {
 }
 
 fn list_privileges(dialect: &Dialect, to: &mut Listing) {
-    for Need { privilege, or, purpose } in dialect.needed_privileges() {
+    for PrivilegeRequirement { privilege, or, purpose } in dialect.required_privileges() {
         let either = [&[privilege], or].concat().join(" or ");
         to.line("needs", format!("{either}: {purpose}"));
     }
@@ -175,8 +175,8 @@ fn list_privileges(dialect: &Dialect, to: &mut Listing) {
     to.maybe("select_persisted_read_only", dialect.select_persisted_read_only());
     to.maybe("select_read_only_sources", dialect.select_read_only_sources());
     to.line("select_heartbeat_period", dialect.select_heartbeat_period());
-    to.line("look_at_owner", dialect.look_at_owner("c0ffee"));
-    to.line("take_ownership", dialect.take_ownership("c0ffee"));
+    to.line("look_at_owner", dialect.select_owner("c0ffee"));
+    to.line("take_ownership", dialect.acquire_ownership("c0ffee"));
     to.line("select_connection", dialect.select_connection(42));
     to.line("grant", dialect.grant(&["RELOAD", "PROCESS"], "ham'4db@10.%"));
 }

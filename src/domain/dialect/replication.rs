@@ -1,4 +1,4 @@
-//! Replication threads: starting, stopping, resetting, waiting, rescuing.
+//! Statements for replication threads: start, stop, reset, wait, rescue.
 
 use super::Dialect;
 use crate::domain::gtid::{GtidSet, MariaDbGtidSet};
@@ -10,20 +10,18 @@ impl Dialect {
         self.on_channel("START", "", channel)
     }
 
-    /// Stops both threads of a channel. On MariaDB with GTID a start after this **deletes relay
-    /// log that was not applied**: stop the IO thread, wait for the applier, or use
-    /// [`relay_log_rescue`](Self::relay_log_rescue).
+    /// Stops both threads of a channel. On MariaDB with GTID a later start **deletes relay log that was not applied**:
+    /// stop the IO thread and wait for the applier instead, or use [`relay_log_rescue`](Self::relay_log_rescue).
     pub fn stop_replica(&self, channel: &str) -> String {
         self.on_channel("STOP", "", channel)
     }
 
-    /// Starts the thread that reads from the source.
+    /// Starts the receiver (IO) thread.
     pub fn start_io_thread(&self, channel: &str) -> String {
         self.on_channel("START", " IO_THREAD", channel)
     }
 
-    /// Stops the thread that reads from the source. Takes about 2 s while it connects into the
-    /// void.
+    /// Stops the receiver (IO) thread. Takes about 2 s while it tries to connect to an address that does not answer.
     pub fn stop_io_thread(&self, channel: &str) -> String {
         self.on_channel("STOP", " IO_THREAD", channel)
     }
@@ -39,7 +37,7 @@ impl Dialect {
         self.on_channel("STOP", " SQL_THREAD", channel)
     }
 
-    /// Makes a stopped channel forget its source, its credentials and its relay log.
+    /// Removes source, credentials and relay log of a stopped channel.
     pub fn reset_replica_all(&self, channel: &str) -> String {
         self.on_channel("RESET", " ALL", channel)
     }
@@ -54,7 +52,7 @@ impl Dialect {
         )
     }
 
-    /// MariaDB's place for the channel's name, behind the statement's first words.
+    /// The channel name in MariaDB's syntax, after the first words of the statement.
     pub(super) fn connection_name(&self, channel: &str) -> String {
         if self.is_mariadb() && !channel.is_empty() {
             format!(" {}", quote_literal(channel))
@@ -63,8 +61,8 @@ impl Dialect {
         }
     }
 
-    /// MySQL's place for the channel's name, at the end; also for the default channel, see the
-    /// module's comment.
+    /// The channel name in MySQL's syntax, at the end of the statement; also for the default channel, see the module's
+    /// comment.
     pub(super) fn channel_clause(&self, channel: &str) -> String {
         if !self.is_mariadb() && self.version.has_named_channels() {
             format!(" FOR CHANNEL {}", quote_literal(channel))
@@ -73,8 +71,8 @@ impl Dialect {
         }
     }
 
-    /// The account of a channel: `user`, `password`. `None` on MariaDB, which keeps it in a file. Needs SELECT on the table, and on
-    /// MySQL 5.7 `master_info_repository = TABLE`.
+    /// Selects the account of a channel: `user`, `password`. `None` on MariaDB, which keeps it in a file. Needs SELECT
+    /// on the table, and on MySQL 5.7 `master_info_repository = TABLE`.
     pub fn select_replication_account(&self, channel: &str) -> Option<String> {
         (!self.is_mariadb()).then(|| {
             format!(
@@ -84,12 +82,11 @@ impl Dialect {
         })
     }
 
-    /// Waits until a replica has applied a set, at most this long (at least 1 s, for 0 means for
-    /// ever). MySQL answers 0 when it has and 1 on timeout; MariaDB 0 and -1.
+    /// Waits until a replica has applied a set, at most `seconds` (at least 1 s, because 0 waits for ever). MySQL
+    /// returns 0 when applied and 1 on timeout; MariaDB returns 0 and -1.
     ///
-    /// The set's flavour chooses the function. MariaDB waits for the position of the set in each
-    /// domain, in `gtid_slave_pos`: a domain the replica never received from its source is waited
-    /// for until the timeout.
+    /// The flavour of the set decides the function. MariaDB waits in each domain for the position of the set in
+    /// `gtid_slave_pos`. For a domain that the replica never received from its source it waits until the timeout.
     pub fn wait_for_executed_gtid_set(&self, set: &GtidSet, seconds: u32) -> String {
         let seconds = seconds.max(1);
         match set {
@@ -108,12 +105,10 @@ impl Dialect {
         }
     }
 
-    /// The relay-log rescue of MariaDB, for a replica found with both threads stopped and relay
-    /// log unapplied: the next start under GTID would delete it. Switches GTID off at the given
-    /// relay-log coordinates (`Relay_Log_File`, `Relay_Log_Pos` of the status) and starts the
-    /// applier, which applies everything and advances `gtid_slave_pos`; afterwards GTID is
-    /// switched on again by pointing the replica at its source. `None` on MySQL, which keeps its
-    /// relay log.
+    /// The relay-log rescue of MariaDB, for a replica with both threads stopped and unapplied relay log, which the next
+    /// start under GTID would delete. It disables GTID at the given relay-log coordinates (`Relay_Log_File`,
+    /// `Relay_Log_Pos` of the status) and starts the applier, which applies everything and advances `gtid_slave_pos`.
+    /// The next CHANGE MASTER enables GTID again. `None` on MySQL, which keeps its relay log.
     pub fn relay_log_rescue(&self, channel: &str, file: &str, position: u64) -> Option<Vec<String>> {
         self.is_mariadb().then(|| {
             vec![
@@ -149,8 +144,8 @@ impl Dialect {
         ]
     }
 
-    /// Lets a channel go by GTID, and its applier wait so many seconds before it applies. Both threads are stopped, and everything
-    /// received is applied: the relay log is deleted.
+    /// Enables GTID on a channel and sets the delay of its applier, seconds. Both threads must be stopped and
+    /// everything received must be applied, since the relay log is deleted.
     pub fn delay_by(&self, channel: &str, seconds: u64) -> String {
         let (verb, side) = self.change_words();
         let by_gtid = if self.is_mariadb() {
@@ -165,18 +160,17 @@ impl Dialect {
         )
     }
 
-    /// Changes the delay of a MySQL channel whose receiving thread runs, with its applying thread stopped: the relay log stays then. MariaDB
-    /// wants both threads stopped.
+    /// Changes the delay of a MySQL channel while its receiver thread runs and its applier thread is stopped, which keeps
+    /// the relay log. MariaDB requires both threads to be stopped.
     pub fn delay_while_receiving(&self, channel: &str, seconds: u64) -> Option<String> {
         let (verb, side) = self.change_words();
         let clause = self.channel_clause(channel);
         (!self.is_mariadb()).then(|| format!("{verb} TO {side}_DELAY = {seconds}{clause}"))
     }
 
-    /// Sets the position a MariaDB replica will continue from: what a former primary needs
-    /// before it can follow with `slave_pos`, since its own transactions never entered
-    /// `gtid_slave_pos`. All replication threads must be stopped. `None` on MySQL, where the
-    /// executed set is the position.
+    /// Sets the position from which a MariaDB replica continues. An old primary needs this before it can replicate with
+    /// `slave_pos`, since its own transactions never entered `gtid_slave_pos`. All replication threads must be stopped.
+    /// `None` on MySQL, where the executed set is the position.
     pub fn set_gtid_slave_position(&self, set: &MariaDbGtidSet) -> Option<String> {
         self.is_mariadb()
             .then(|| format!("SET GLOBAL gtid_slave_pos = {}", quote_string(&set.position_text())))

@@ -1,39 +1,39 @@
-//! Semi-synchronous replication: which names its variables have on a server.
+//! Semi-synchronous replication: the names of its variables on a server.
 //!
-//! Since MySQL 8.0.26 the *installed plugin* decides, not the version: `semisync_source.so` and
-//! `semisync_replica.so` bring the new names, the old pair the old ones, and the two sides of one
-//! server may differ. So the probe reads all `rpl_semi_sync_%` variables and
-//! the functions here say which set it met. MariaDB has it built in, under the old names.
+//! Since MySQL 8.0.26 the *installed plugin* decides, not the version: `semisync_source.so` and `semisync_replica.so`
+//! use the new names, the old plugins the old names, and the two sides of one server may differ. The probe therefore
+//! reads all `rpl_semi_sync_%` variables, and the functions here find the names that it read. MariaDB has semi-sync
+//! built in, under the old names.
 
 use super::Dialect;
 
-/// The names of the source's side.
+/// The names on the source side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SemiSyncSourceNames {
     /// Variable, boolean: commits wait for acknowledgements.
     pub enabled: &'static str,
-    /// Variable, milliseconds until a commit stops waiting and semi-sync switches itself off.
+    /// Variable, milliseconds until a commit stops waiting and semi-sync is switched off.
     pub timeout: &'static str,
-    /// Variable: acknowledgements a commit waits for. `None` on MariaDB, which waits for one.
+    /// Variable: number of acknowledgements that a commit waits for. `None` on MariaDB, which waits for one.
     pub wait_for_replica_count: Option<&'static str>,
-    /// Variable, boolean: go on waiting when too few replicas are connected.
+    /// Variable, boolean: commits keep waiting when too few replicas are connected.
     pub wait_no_replica: &'static str,
     /// Variable: `AFTER_SYNC` or `AFTER_COMMIT`.
     pub wait_point: &'static str,
-    /// Status, ON or OFF: commits do wait at present.
+    /// Status, ON or OFF: commits wait at present.
     pub status: &'static str,
-    /// Status: connected semi-sync replicas.
+    /// Status: number of connected semi-sync replicas.
     pub clients: &'static str,
-    /// Status: commits that wait now.
+    /// Status: number of commits that wait now.
     pub wait_sessions: &'static str,
 }
 
-/// The names of the replica's side.
+/// The names on the replica side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SemiSyncReplicaNames {
-    /// Variable, boolean: the replica acknowledges, from the next start of its IO thread on.
+    /// Variable, boolean: the replica acknowledges from the next start of its IO thread.
     pub enabled: &'static str,
-    /// Status, ON or OFF: it does so at present.
+    /// Status, ON or OFF: the replica acknowledges at present.
     pub status: &'static str,
 }
 
@@ -75,17 +75,17 @@ const OLD_REPLICA: SemiSyncReplicaNames = SemiSyncReplicaNames {
 };
 
 impl Dialect {
-    /// Reads every semi-sync variable there is: `Variable_name`, `Value`.
+    /// Shows all semi-sync variables: `Variable_name`, `Value`.
     pub fn show_semi_sync_variables(&self) -> &'static str {
         "SHOW GLOBAL VARIABLES LIKE 'rpl_semi_sync_%'"
     }
 
-    /// Reads every semi-sync status value there is: `Variable_name`, `Value`.
+    /// Shows all semi-sync status variables: `Variable_name`, `Value`.
     pub fn show_semi_sync_status(&self) -> &'static str {
         "SHOW GLOBAL STATUS LIKE 'Rpl_semi_sync_%'"
     }
 
-    /// The sets of source names a server of this version may have, the newest first.
+    /// The names that the source side of a server of this version may have, newest first.
     pub fn semi_sync_source_candidates(&self) -> &'static [SemiSyncSourceNames] {
         if self.is_mariadb() {
             &[MARIADB_SOURCE]
@@ -96,7 +96,7 @@ impl Dialect {
         }
     }
 
-    /// The sets of replica names a server of this version may have, the newest first.
+    /// The names that the replica side of a server of this version may have, newest first.
     pub fn semi_sync_replica_candidates(&self) -> &'static [SemiSyncReplicaNames] {
         if self.version.has_semi_sync_source_plugin() {
             &[CURRENT_REPLICA, OLD_REPLICA]
@@ -105,16 +105,16 @@ impl Dialect {
         }
     }
 
-    /// The source names a server has, given a test whether a variable was seen; `None` when the
-    /// plugin is not installed.
+    /// The names on the source side of a server, given a test whether a variable exists; `None` when the plugin is not
+    /// installed.
     pub fn semi_sync_source(&self, mut has_variable: impl FnMut(&str) -> bool) -> Option<&'static SemiSyncSourceNames> {
         self.semi_sync_source_candidates()
             .iter()
             .find(|names| has_variable(names.enabled))
     }
 
-    /// The replica names a server has, given a test whether a variable was seen; `None` when the
-    /// plugin is not installed.
+    /// The names on the replica side of a server, given a test whether a variable exists; `None` when the plugin is not
+    /// installed.
     pub fn semi_sync_replica(
         &self,
         mut has_variable: impl FnMut(&str) -> bool,
@@ -124,7 +124,8 @@ impl Dialect {
             .find(|names| has_variable(names.enabled))
     }
 
-    /// What installs the plugins of both sides, where they have to be installed: under the new names from MySQL 8.0.26 on.
+    /// The statements that install the plugins of both sides, where plugins are needed; under the new names since MySQL
+    /// 8.0.26.
     pub fn install_semi_sync(&self) -> &'static [&'static str] {
         if self.is_mariadb() {
             &[]
@@ -141,8 +142,9 @@ impl Dialect {
         }
     }
 
-    /// Makes commits wait for so many replicas, whoever is connected and as good as for ever (the longest time that all versions
-    /// take, 49 days), before the client is told and others see them; in the order to be sent, with the switch last.
+    /// Makes commits wait for `count` replicas, however many are connected and practically for ever (the longest
+    /// timeout that all versions accept, 49 days), before the client gets its answer and other sessions see the data.
+    /// The statements are sent in this order, the switch last.
     pub fn wait_for_acknowledgements(&self, names: &SemiSyncSourceNames, count: u16) -> Vec<String> {
         let mut statements = vec![
             format!("SET GLOBAL {} = 'AFTER_SYNC'", names.wait_point),
@@ -159,19 +161,19 @@ impl Dialect {
         format!("SET GLOBAL {} = {}", names.enabled, u8::from(enabled))
     }
 
-    /// How long a commit waits before semi-sync switches itself off, in milliseconds.
+    /// Sets how long a commit waits before semi-sync is switched off, milliseconds.
     pub fn set_semi_sync_timeout(&self, names: &SemiSyncSourceNames, milliseconds: u32) -> String {
         format!("SET GLOBAL {} = {milliseconds}", names.timeout)
     }
 
-    /// How many acknowledgements a commit waits for; `None` where the server has no such choice.
+    /// Sets the number of acknowledgements that a commit waits for; `None` where the server has no such setting.
     pub fn set_semi_sync_wait_for_replica_count(&self, names: &SemiSyncSourceNames, count: u16) -> Option<String> {
         names
             .wait_for_replica_count
             .map(|variable| format!("SET GLOBAL {variable} = {count}"))
     }
 
-    /// Makes the replica acknowledge, or not, from the next start of its IO thread on.
+    /// Makes the replica acknowledge, or not, from the next start of its IO thread.
     pub fn set_semi_sync_replica(&self, names: &SemiSyncReplicaNames, enabled: bool) -> String {
         format!("SET GLOBAL {} = {}", names.enabled, u8::from(enabled))
     }

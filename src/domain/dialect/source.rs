@@ -1,4 +1,4 @@
-//! Pointing a replica at a source: CHANGE REPLICATION SOURCE TO, and what it was called before.
+//! CHANGE REPLICATION SOURCE TO and its older form CHANGE MASTER TO.
 
 use std::fmt;
 use std::time::Duration;
@@ -6,11 +6,11 @@ use std::time::Duration;
 use super::Dialect;
 use crate::domain::quote::quote_literal;
 
-/// What a printed statement shows in the place of a password.
+/// Replaces a password in a printed statement.
 const MASK: &str = "'***'";
 
-/// A statement that may hold a password. `Display` and `Debug` show it masked;
-/// [`expose`](Self::expose) is for the wire.
+/// A statement that may contain a password. `Display` and `Debug` mask it; [`expose`](Self::expose) returns the text
+/// for the server.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Statement {
     text: String,
@@ -18,7 +18,7 @@ pub struct Statement {
 }
 
 impl Statement {
-    /// The text to be sent, with the password in it: never log it.
+    /// The text with the password, for the connection only: never log it.
     pub fn expose(&self) -> &str {
         &self.text
     }
@@ -41,42 +41,41 @@ impl fmt::Debug for Statement {
     }
 }
 
-/// Where a replica continues reading.
+/// The position from which a replica continues.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SourcePosition {
     /// By GTID: MySQL's auto-position; on MariaDB from `gtid_slave_pos`.
     Gtid,
-    /// By GTID; on MariaDB from `gtid_current_pos`, which includes what the server wrote itself.
-    /// A former primary follows with it as it is, but every errant transaction then counts as
-    /// received, and MariaDB deprecated it in 10.10: see
-    /// [`Dialect::set_gtid_slave_position`].
+    /// By GTID; on MariaDB from `gtid_current_pos`, which includes the transactions that the server wrote itself. An
+    /// old primary can replicate with it at once, but every errant transaction then counts as received, and MariaDB
+    /// deprecated it in 10.10: see [`Dialect::set_gtid_slave_position`].
     GtidCurrent,
-    /// By binlog file and offset on the source.
+    /// By binary log file and position on the source.
     File {
-        /// Name of the source's binlog file.
+        /// Name of the source's binary log file.
         file: String,
-        /// Offset in it, in bytes.
+        /// Position in that file, bytes.
         position: u64,
     },
-    /// As it is. MySQL and MariaDB forget file and offset when host or port change.
+    /// Unchanged. MySQL and MariaDB reset file and position when host or port change.
     Keep,
 }
 
 /// Whether the replica's connection to its source is encrypted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SourceTls {
-    /// As it is. A fresh channel has none on MySQL; on MariaDB 11.4 and later a fresh channel
-    /// demands TLS with a certificate it can verify.
+    /// Unchanged. A new channel has none on MySQL. On MariaDB 11.4 and later a new channel requires TLS with a
+    /// verifiable certificate.
     Keep,
-    /// TLS; whether the certificate is verified stays as it is.
+    /// TLS; whether the certificate is verified is unchanged.
     On,
     /// No TLS.
     Off,
 }
 
-/// The source a replica is pointed at. What is `None` stays as the replica has it.
+/// The new source of a replica. A `None` leaves the present value.
 ///
-/// Borrowed, and without `Debug`, because it holds a password.
+/// Borrowed and without `Debug`, because it contains a password.
 #[derive(Clone)]
 pub struct ChangeSource<'a> {
     /// The channel; empty for the default one.
@@ -95,22 +94,21 @@ pub struct ChangeSource<'a> {
     pub tls: SourceTls,
     /// Seconds between attempts to connect; the server's default is 60, too long for a failover.
     pub connect_retry: Option<u32>,
-    /// Attempts before the IO thread gives up; 0 is for ever. MySQL only: before version 12
-    /// MariaDB has it as a start option alone, and it is left out there.
+    /// Attempts before the IO thread gives up; 0 is for ever. MySQL only: before version 12 MariaDB has it only as a
+    /// start option, so it is left out there.
     pub retry_count: Option<u32>,
-    /// How often an idle source says it is there; milliseconds count, 0 switches it off, at most
-    /// 4294967 s. It has to be below `replica_net_timeout` to be of use.
+    /// Heartbeat period of an idle source, in milliseconds; 0 disables heartbeats, at most 4294967 s. It must be below
+    /// `replica_net_timeout` to be useful.
     pub heartbeat_period: Option<Duration>,
 }
 
 impl Dialect {
-    /// Points a channel at a source; its IO thread has to be stopped, and for file positions its
-    /// applier too.
+    /// Points a channel at a source. Its IO thread must be stopped, and for file positions its applier too.
     ///
-    /// Without TLS, or where that is unknown, MySQL 8 is told to fetch the source's public key:
-    /// otherwise a `caching_sha2_password` account fails with error 2061 on a source that has not
-    /// seen the password since its start, which is just the case of a new primary. A configured
-    /// `SOURCE_PUBLIC_KEY_PATH` takes precedence, and over TLS it is not used.
+    /// Without TLS, or where that is unknown, MySQL 8 is told to request the source's public key. Otherwise a
+    /// `caching_sha2_password` account fails with error 2061 on a source that has not seen the password since its
+    /// start, which is the case for a new primary. A configured `SOURCE_PUBLIC_KEY_PATH` takes precedence, and over TLS
+    /// the key is not used.
     pub fn change_source(&self, change: &ChangeSource<'_>) -> Statement {
         let (verb, side) = self.change_words();
         let mut statement = Statement {
@@ -157,7 +155,7 @@ impl Dialect {
         statement
     }
 
-    /// How the statement begins, and the prefix of its options: `SOURCE_HOST` or `MASTER_HOST`.
+    /// The first words of the statement, and the prefix of its options: `SOURCE_HOST` or `MASTER_HOST`.
     pub(super) fn change_words(&self) -> (&'static str, &'static str) {
         if self.version.has_change_replication_source() {
             ("CHANGE REPLICATION SOURCE", "SOURCE")
@@ -174,8 +172,7 @@ impl Dialect {
             SourceTls::Off => {
                 options.push(format!("{side}_SSL = 0"));
                 if self.is_mariadb() {
-                    // On by default since 11.4, and while it is on TLS is demanded whatever
-                    // MASTER_SSL says.
+                    // Enabled by default since 11.4. While it is enabled, TLS is required whatever MASTER_SSL is.
                     options.push(format!("{side}_SSL_VERIFY_SERVER_CERT = 0"));
                 }
             }

@@ -1,7 +1,9 @@
-//! Why: what would be done if the primary of a cluster died now, what would be lost, and what stands in the way. Computed all the
-//! time from the same functions that a recovery uses ([`planner::rehearse`]), and nothing is touched.
+//! What would be done if the primary of a cluster failed now, what would be lost, and what prevents it. It is
+//! computed continuously by the functions that a recovery uses ([`planner::preview_failover`]), and nothing is
+//! touched.
 //!
-//! One text for API, client, document status and metric: who reads it before a failure decides as ham4db will decide in it.
+//! API, client, document status and metric use the same result: what it shows before a failure is what ham4db decides
+//! in one.
 
 use std::collections::BTreeMap;
 
@@ -9,23 +11,24 @@ use serde::{Deserialize, Serialize};
 
 use super::analysis::current_primary;
 use super::analysis::evidence::is_receiving;
-use super::analysis::startup::startup_grace;
+use super::analysis::startup_grace::startup_grace;
 use super::finding::{Code, Finding};
 use super::gtid::GtidSet;
 use super::instance::Instance;
 use super::key::InstanceKey;
 use super::policy::{HeldBack, LossPolicy, Policy};
-use super::recovery::candidate::excerpt;
 use super::recovery::fencing_proof;
 use super::recovery::loss;
-use super::recovery::plan::{Plan, PlanReport, RefusalReason};
+use super::recovery::plan::{Plan, PlanReport};
 use super::recovery::planner;
 use super::time::WallTime;
 use super::topology::Topology;
+use crate::domain::recovery::refusal::RefusalReason;
+use crate::domain::recovery::refusal::excerpt;
 
 mod text;
 
-/// What would be done about the death of a cluster's primary, and why not.
+/// What would be done about a failure of a cluster's primary, and what prevents it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Explanation {
@@ -37,19 +40,19 @@ pub struct Explanation {
     pub alias: String,
     /// When the view was taken, milliseconds since 1970 UTC.
     pub taken: WallTime,
-    /// The present primary, if the view tells.
+    /// The current primary, if the view shows one.
     pub primary: Option<InstanceKey>,
-    /// If the primary died now, and the members agreed on it, another server would be made writable.
+    /// If the primary failed now, and the members agreed on it, another server would be made writable.
     pub ready: bool,
     /// Why not, worst first; empty exactly when `ready`.
     pub obstacles: Vec<String>,
-    /// Who would be promoted. There may be one although an obstacle holds the recovery back.
+    /// The server that would be promoted. There may be one although an obstacle holds the recovery back.
     pub successor: Option<InstanceKey>,
     /// What would be done, in order.
     pub steps: Vec<String>,
-    /// What would be lost, as of the last look.
+    /// What would be lost, as of the last probe.
     pub loss: Loss,
-    /// Which proof would allow the opening if the primary did not answer any more; empty when nobody would be promoted.
+    /// Which proof would allow the opening if the primary no longer answered; empty when no server would be promoted.
     pub fencing: String,
     /// Every other server of the cluster, by address.
     pub replicas: Vec<PromotionOutlook>,
@@ -63,19 +66,19 @@ pub struct Explanation {
     pub findings: Vec<HeldBackFinding>,
 }
 
-/// What the successor lacks of what the primary had, as of the last look.
+/// What the successor lacks of what the primary had, as of the last probe.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Loss {
     /// How many transactions.
     pub transactions: u64,
-    /// Which, cut to what a person reads.
+    /// Which, cut to 200 characters.
     pub set: String,
-    /// The successor receives, so it probably has them by now: it was asked a moment earlier or later than the primary.
+    /// The successor receives, so it probably has them by now: it was probed a moment earlier or later than the primary.
     pub arriving: bool,
 }
 
-/// What stands between one server and its promotion.
+/// Whether one server could be promoted, and why not.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PromotionOutlook {
@@ -95,9 +98,9 @@ pub struct HeldBackFinding {
     pub instance: InstanceKey,
     /// Analysis code.
     pub code: String,
-    /// In a sentence.
+    /// The description of the finding.
     pub description: String,
-    /// The rule; `None` when nothing holds a recovery back: it runs, or will in a moment.
+    /// The rule; `None` when nothing holds a recovery back: it runs, or starts soon.
     pub held_back: Option<String>,
 }
 
@@ -109,13 +112,13 @@ pub fn explain<'a>(
     now: WallTime,
 ) -> Explanation {
     let primary = current_primary(topology);
-    let rehearsal = FailoverPreview::of(topology, policy, now);
+    let preview = FailoverPreview::of(topology, policy, now);
     let mut obstacles: Vec<String> = primary
         .as_ref()
         .map(|primary| held(primary, topology, policy))
         .unwrap_or_default();
-    obstacles.extend(rehearsal.obstacle.clone());
-    let plan = rehearsal.plan.as_ref();
+    obstacles.extend(preview.obstacle.clone());
+    let plan = preview.plan.as_ref();
     let findings: Vec<_> = findings.into_iter().collect();
     // Its first step on the successor would be refused.
     obstacles.extend(findings.iter().filter_map(|(finding, _)| {
@@ -135,21 +138,21 @@ pub fn explain<'a>(
         obstacles,
         successor: plan.map(|plan| plan.successor.clone()),
         steps: plan
-            .map(|plan| plan.steps.iter().map(super::recovery::plan::Step::describe).collect())
+            .map(|plan| plan.steps.iter().map(super::recovery::step::Step::describe).collect())
             .unwrap_or_default(),
-        loss: rehearsal.loss(),
+        loss: preview.loss(),
         fencing: plan
             .map(|plan| fencing_proof::predict(plan, topology, policy.acks_changed_at, now).to_string())
             .unwrap_or_default(),
-        replicas: outlooks(topology, primary.as_ref(), &rehearsal),
+        replicas: outlooks(topology, primary.as_ref(), &preview),
         left_behind: plan
             .map(|plan| {
-                let told = |lost: &super::recovery::plan::Refusal| (lost.instance.clone(), lost.reason.to_string());
-                plan.lost_replicas.iter().map(told).collect()
+                let text = |lost: &super::recovery::refusal::Refusal| (lost.instance.clone(), lost.reason.to_string());
+                plan.lost_replicas.iter().map(text).collect()
             })
             .unwrap_or_default(),
         unknown: unknown(topology),
-        remarks: rehearsal.remarks(topology, policy),
+        remarks: preview.remarks(topology, policy),
         findings: findings
             .into_iter()
             .filter(|(finding, _)| finding.code != Code::NoProblem || !finding.structure.is_empty())
@@ -165,13 +168,13 @@ pub fn explain<'a>(
 }
 
 impl Explanation {
-    /// What stands between a server and its promotion; `None` for the primary and for strangers.
+    /// Whether a server could be promoted; `None` for the primary and for unknown servers.
     pub fn outlook(&self, instance: &InstanceKey) -> Option<&PromotionOutlook> {
         self.replicas.iter().find(|outlook| outlook.instance == *instance)
     }
 }
 
-/// What would hold back a recovery of the present primary, whoever could be promoted.
+/// What would hold back a recovery of the current primary, whichever server could be promoted.
 fn held(primary: &InstanceKey, topology: &Topology, policy: &Policy) -> Vec<String> {
     let downtime = policy
         .downtimes
@@ -190,41 +193,43 @@ fn held(primary: &InstanceKey, topology: &Topology, policy: &Policy) -> Vec<Stri
         .collect()
 }
 
-/// That the present primary takes no writes, and who would have to change that. What a recovery has in its hands is that one's affair.
+/// That the current primary takes no writes, and what has to change. A primary in a running recovery is left to that
+/// recovery.
 fn read_only(primary: &InstanceKey, topology: &Topology, policy: &Policy) -> Option<String> {
     let facts = topology.get(primary)?.valid_facts()?;
     let is_recorded = topology.recorded_primary.as_ref().map(|key| topology.resolve(key)) == Some(primary);
     if facts.is_writable() || !is_recorded || policy.in_recovery.iter().any(|held| topology.resolve(held) == primary) {
         return None;
     }
-    let told = format!("{primary} is read-only: the cluster takes no writes");
+    let text = format!("{primary} is read-only: the cluster takes no writes");
     let booted = policy.booted_read_only.as_ref() == Some(primary);
     if !booted && !policy.recover_non_writable_primary {
         return Some(format!(
-            "{told}, and RecoverNonWriteableMaster is not set for a primary that was made so"
+            "{text}, and RecoverNonWriteableMaster is not set for a primary that was made read-only"
         ));
     }
     Some(match planner::check_non_writable(primary, topology, policy) {
-        Ok(_) => format!("{told} until it is made writable again"),
-        Err(why) => format!("{told}, and it is not made writable again: {why}"),
+        Ok(_) => format!("{text} until it is made writable again"),
+        Err(why) => format!("{text}, and it is not made writable again: {why}"),
     })
 }
 
-/// What the planner says about the death of the present primary.
+/// What the planner decides about a failure of the current primary.
 struct FailoverPreview {
     plan: Option<Plan>,
     report: PlanReport,
-    /// Why nobody would be promoted.
+    /// Why no server would be promoted.
     obstacle: Option<String>,
-    /// The successor gets changes from the primary now.
+    /// The successor receives from the primary now.
     arriving: bool,
 }
 
 impl FailoverPreview {
-    /// Under load the primary's set is always a little ahead of what its replicas were seen to have. Such a difference is no loss
-    /// yet, and must not make the answer flicker: while the successor receives, the loss policy is not asked.
+    /// Under load the primary's set is always a little ahead of what its replicas were seen to have. Such a
+    /// difference is no loss yet, and must not make the result change with each probe: while the successor receives,
+    /// the loss policy is not applied.
     fn of(topology: &Topology, policy: &Policy, now: WallTime) -> Self {
-        let (plan, report) = planner::rehearse(topology, policy, now);
+        let (plan, report) = planner::preview_failover(topology, policy, now);
         let is_arriving = |plan: &Plan| topology.get(&plan.successor).is_some_and(is_receiving);
         if let Some(plan) = plan {
             return Self {
@@ -243,7 +248,7 @@ impl FailoverPreview {
             loss: LossPolicy::Allow,
             ..policy.clone()
         };
-        match planner::rehearse(topology, &lenient, now) {
+        match planner::preview_failover(topology, &lenient, now) {
             (Some(plan), report) if counts != LossPolicy::Allow => Self {
                 arriving: is_arriving(&plan),
                 obstacle: (counts == LossPolicy::Refuse && !is_arriving(&plan)).then_some(why),
@@ -272,7 +277,7 @@ impl FailoverPreview {
     }
 
     fn remarks(&self, topology: &Topology, policy: &Policy) -> Vec<String> {
-        // What would be lost has a place of its own.
+        // What would be lost is reported separately.
         let mut remarks: Vec<String> = self
             .report
             .remarks
@@ -287,11 +292,11 @@ impl FailoverPreview {
             .is_some_and(|facts| facts.semi_sync.source_active);
         match effective_loss(topology, policy) {
             LossPolicy::Refuse if !is_acknowledged => remarks.push(
-                "lossPolicy is Refuse and commits wait for no replica: what has not arrived when the primary dies stops the failover"
+                "lossPolicy is Refuse and commits wait for no replica: what has not arrived when the primary fails prevents the failover"
                     .to_owned(),
             ),
             LossPolicy::AllowAfterTimeout => remarks.push(format!(
-                "lossPolicy is AllowAfterTimeout: if something would be lost, the old primary has {} s to come back first",
+                "lossPolicy is AllowAfterTimeout: if something would be lost, the old primary has {} s to return first",
                 policy.loss_timeout_millis / 1000
             )),
             LossPolicy::Refuse | LossPolicy::Allow | LossPolicy::Auto => {}
@@ -300,27 +305,46 @@ impl FailoverPreview {
     }
 }
 
-/// What the loss policy comes to for the present primary.
+/// The loss policy that is effective for the current primary.
 fn effective_loss(topology: &Topology, policy: &Policy) -> LossPolicy {
     current_primary(topology).map_or(policy.loss, |primary| loss::effective(topology, &primary, policy))
 }
 
-/// Whether a reason only says that another one is preferred at the moment.
+/// Whether a reason only means that another server is preferred now.
 fn is_preference(reason: &RefusalReason) -> bool {
-    matches!(
-        reason,
-        RefusalReason::RankedLower(_) | RefusalReason::Behind(_) | RefusalReason::Incomparable(_)
-    )
+    match reason {
+        RefusalReason::RankedLower(_) | RefusalReason::Behind(_) | RefusalReason::Incomparable(_) => true,
+        RefusalReason::Unreachable(_)
+        | RefusalReason::NoBinlog
+        | RefusalReason::NoReplicaUpdates
+        | RefusalReason::BinlogServer
+        | RefusalReason::Filtered
+        | RefusalReason::MustNot
+        | RefusalReason::Ignored
+        | RefusalReason::Downtimed
+        | RefusalReason::Errant(_)
+        | RefusalReason::ApplierFailed(_)
+        | RefusalReason::NoGtid
+        | RefusalReason::Delayed(_)
+        | RefusalReason::Lagging(_)
+        | RefusalReason::NotUpToDate(_)
+        | RefusalReason::Geography(_)
+        | RefusalReason::Purged(_)
+        | RefusalReason::Version(_)
+        | RefusalReason::Claimed(_)
+        | RefusalReason::Unknown(_)
+        | RefusalReason::NotReplicating(_) => false,
+    }
 }
 
-fn outlooks(topology: &Topology, primary: Option<&InstanceKey>, rehearsal: &FailoverPreview) -> Vec<PromotionOutlook> {
-    let successor = rehearsal.plan.as_ref().map(|plan| &plan.successor);
+fn outlooks(topology: &Topology, primary: Option<&InstanceKey>, preview: &FailoverPreview) -> Vec<PromotionOutlook> {
+    let successor = preview.plan.as_ref().map(|plan| &plan.successor);
     topology
         .instances
         .values()
         .filter(|instance| Some(&instance.key) != primary)
         .map(|instance| {
-            let refused = rehearsal
+            let refused = preview
                 .report
                 .refused
                 .iter()
@@ -328,7 +352,7 @@ fn outlooks(topology: &Topology, primary: Option<&InstanceKey>, rehearsal: &Fail
             let (ok, why) = match refused {
                 _ if successor == Some(&instance.key) => (true, "would be promoted".to_owned()),
                 Some(refusal) => (is_preference(&refusal.reason), refusal.reason.to_string()),
-                None => (false, not_considered(instance, primary, rehearsal)),
+                None => (false, not_considered(instance, primary, preview)),
             };
             PromotionOutlook {
                 instance: instance.key.clone(),
@@ -339,11 +363,11 @@ fn outlooks(topology: &Topology, primary: Option<&InstanceKey>, rehearsal: &Fail
         .collect()
 }
 
-fn not_considered(instance: &Instance, primary: Option<&InstanceKey>, rehearsal: &FailoverPreview) -> String {
-    match (primary, &rehearsal.obstacle) {
+fn not_considered(instance: &Instance, primary: Option<&InstanceKey>, preview: &FailoverPreview) -> String {
+    match (primary, &preview.obstacle) {
         _ if !instance.is_valid() => RefusalReason::Unreachable(why_unreachable(instance)).to_string(),
-        (None, _) => "the view does not tell who the primary is".to_owned(),
-        (Some(_), Some(why)) if rehearsal.plan.is_none() && instance.source().is_some() => why.clone(),
+        (None, _) => "the view does not show which server is the primary".to_owned(),
+        (Some(_), Some(why)) if preview.plan.is_none() && instance.source().is_some() => why.clone(),
         (Some(primary), _) => format!("does not replicate from {primary}, nor from a replica of it"),
     }
 }

@@ -37,15 +37,15 @@ fn a_healthy_cluster_is_ready_and_says_who_would_be_promoted() {
     assert_eq!(
         healthy.to_string(),
         "cluster shop (db1:3306)\n\
-         READY: if db1:3306 died now, db2:3306 would be promoted\n\
-         would be lost: nothing that is known of\n\
-         proof, if the primary does not answer: none, the members' agreement has to do: db1:3306 was last seen without semi-sync \
-         that waits whoever is connected (AFTER_SYNC, wait_no_replica)\n\
+         READY: if db1:3306 failed now, db2:3306 would be promoted\n\
+         would be lost: nothing that is known\n\
+         proof, if the primary does not answer: none, only the agreement of the members: db1:3306 was last seen without semi-sync \
+         that waits however many replicas are connected (AFTER_SYNC, wait_no_replica)\n\
          what would be done:\n\
-         \u{20} 1. fence db1:3306: read-only and end client sessions, if it answers\n\
-         \u{20} 2. freeze: stop receiving on db2:3306, db3:3306\n\
-         \u{20} 3. drain: db2:3306 applies all that it received\n\
-         \u{20} 4. redial db1:3306: is it back?\n\
+         \u{20} 1. fence db1:3306: set super_read_only and end client sessions, if it answers\n\
+         \u{20} 2. stop receivers on db2:3306, db3:3306\n\
+         \u{20} 3. drain: db2:3306 applies everything that it received\n\
+         \u{20} 4. reconnect to db1:3306: check whether it is back\n\
          \u{20} 5. open: make db2:3306 the writable primary\n\
          \u{20} 6. repoint db3:3306 to db2:3306\n\
          the other servers:\n\
@@ -61,7 +61,7 @@ fn every_reason_against_a_replica_and_against_acting_is_told() {
         promotion_rules: [(key(2), PromotionRule::MustNot)].into(),
         ..Policy::default()
     };
-    let told = explained(
+    let explanation = explained(
         [
             primary(1, "1:1-100"),
             replica(2, 1, "1:1-100"),
@@ -71,11 +71,11 @@ fn every_reason_against_a_replica_and_against_acting_is_told() {
         ],
         &policy,
     );
-    assert!(!told.ready);
-    let text = told.to_string();
+    assert!(!explanation.ready);
+    let text = explanation.to_string();
     for line in [
-        "NOT READY: if db1:3306 died now, nobody would be promoted",
-        "  - the document says paused: true",
+        "NOT READY: if db1:3306 failed now, no server would be promoted",
+        "  - the document has paused: true",
         "  - no replica can be promoted",
         "  db2:3306  cannot be promoted: promotion rule must_not",
         "  db3:3306  cannot be promoted: unreachable: connection refused",
@@ -98,8 +98,8 @@ fn what_is_on_its_way_is_no_obstacle_even_where_nothing_may_be_lost() {
     assert!(busy.loss.arriving);
     assert_eq!(busy.loss.transactions, 20);
     let text = busy.to_string();
-    assert!(text.contains("at the last look 20 transactions"), "{text}");
-    assert!(text.contains("stops the failover"), "{text}");
+    assert!(text.contains("at the last probe 20 transactions"), "{text}");
+    assert!(text.contains("prevents the failover"), "{text}");
 
     let stopped = explained([primary(1, "1:1-120"), replica(2, 1, "1:1-100").cut()], &refuse);
     assert!(!stopped.ready);
@@ -132,15 +132,19 @@ fn a_downtime_of_the_primary_and_a_general_reason_are_both_told() {
         downtimes: [(key(1), downtimed)].into(),
         ..Policy::default()
     };
-    let told = explained([primary(1, "1:1-9"), replica(2, 1, "1:1-9")], &policy);
+    let explanation = explained([primary(1, "1:1-9"), replica(2, 1, "1:1-9")], &policy);
     assert_eq!(
-        told.obstacles,
+        explanation.obstacles,
         [
             "recoveries are globally disabled (enable-global-recoveries)",
             "db1:3306 is in downtime by alice: disk"
         ]
     );
-    assert_eq!(told.successor, Some(key(2)), "who it would be is told all the same");
+    assert_eq!(
+        explanation.successor,
+        Some(key(2)),
+        "the successor is shown all the same"
+    );
 }
 
 #[test]
@@ -150,9 +154,9 @@ fn a_finding_that_leads_to_no_recovery_names_the_rule() {
         ..Policy::default()
     };
     let cluster = [primary(1, "1:1-9").dead(), replica(2, 1, "1:1-9").cut()];
-    let told = explained(cluster.clone(), &paused);
-    let held = told.findings.first().expect("the primary is dead");
-    assert_eq!(held.held_back.as_deref(), Some("the document says paused: true"));
+    let explanation = explained(cluster.clone(), &paused);
+    let held = explanation.findings.first().expect("the primary is dead");
+    assert_eq!(held.held_back.as_deref(), Some("the document has paused: true"));
     let acts = explained(cluster, &Policy::default());
     assert!(acts.to_string().contains("; a recovery follows"), "{acts}");
 }
@@ -160,32 +164,35 @@ fn a_finding_that_leads_to_no_recovery_names_the_rule() {
 #[test]
 fn servers_beside_the_tree_are_named_and_cannot_be_promoted() {
     let beside = replica(3, 9, "1:1-5");
-    let told = explained(
+    let explanation = explained(
         [primary(1, "1:1-9"), replica(2, 1, "1:1-9"), beside],
         &Policy::default(),
     );
-    let outlook = told.outlook(&key(3)).expect("it is in the view");
+    let outlook = explanation.outlook(&key(3)).expect("it is in the view");
     assert!(!outlook.ok);
     assert_eq!(
         outlook.why,
         "does not replicate from db1:3306, nor from a replica of it"
     );
-    assert!(told.outlook(&key(1)).is_none());
+    assert!(explanation.outlook(&key(1)).is_none());
 }
 
 #[test]
 fn an_explanation_is_read_back_as_it_was_written_and_tolerates_what_it_does_not_know() {
-    let told = explained([primary(1, "1:1-100"), replica(2, 1, "1:1-90")], &Policy::default());
-    let mut json = serde_json::to_value(&told).unwrap();
-    assert_eq!(serde_json::from_value::<Explanation>(json.clone()).unwrap(), told);
+    let explanation = explained([primary(1, "1:1-100"), replica(2, 1, "1:1-90")], &Policy::default());
+    let mut json = serde_json::to_value(&explanation).unwrap();
+    assert_eq!(
+        serde_json::from_value::<Explanation>(json.clone()).unwrap(),
+        explanation
+    );
     json["somethingNewer"] = 1.into();
-    assert_eq!(serde_json::from_value::<Explanation>(json).unwrap(), told);
+    assert_eq!(serde_json::from_value::<Explanation>(json).unwrap(), explanation);
 }
 
 #[test]
 fn a_read_only_primary_is_an_obstacle_with_its_reason() {
     let read_only = || primary(1, "1:1-100").facts(|facts| facts.read_only = true);
-    let told = |policy: &Policy, other: Instance| {
+    let text = |policy: &Policy, other: Instance| {
         let explanation = explained([read_only(), other], policy);
         assert!(!explanation.ready, "{explanation}");
         explanation.obstacles.join("; ")
@@ -195,14 +202,14 @@ fn a_read_only_primary_is_an_obstacle_with_its_reason() {
         ..Policy::default()
     };
     let behind = || replica(2, 1, "1:1-90");
-    assert!(told(&Policy::default(), behind()).contains("RecoverNonWriteableMaster is not set"));
-    assert!(told(&booted, behind()).contains("until it is made writable again"));
-    assert!(told(&booted, replica(2, 1, "1:1-101")).contains("db2:3306 holds what db1:3306 lacks"));
+    assert!(text(&Policy::default(), behind()).contains("RecoverNonWriteableMaster is not set"));
+    assert!(text(&booted, behind()).contains("until it is made writable again"));
+    assert!(text(&booted, replica(2, 1, "1:1-101")).contains("db2:3306 holds what db1:3306 lacks"));
     let asked = Policy {
         recover_non_writable_primary: true,
         ..Policy::default()
     };
-    assert!(told(&asked, behind()).contains("until it is made writable again"));
+    assert!(text(&asked, behind()).contains("until it is made writable again"));
     // What a recovery has in its hands is that one's affair.
     let held = Policy {
         in_recovery: [key(1)].into(),
@@ -217,11 +224,11 @@ fn another_controller_and_missing_privileges_are_named_before_anything_breaks() 
         another_controller: Some("ham4db@10.0.0.9".to_owned()),
         ..primary(1, "1:1-100")
     };
-    let told = explained([owned, replica(2, 1, "1:1-100")], &Policy::default());
-    assert!(!told.ready);
+    let explanation = explained([owned, replica(2, 1, "1:1-100")], &Policy::default());
+    assert!(!explanation.ready);
     assert!(
-        told.obstacles.iter().any(|why| why.contains("ham4db@10.0.0.9")),
-        "{told}"
+        explanation.obstacles.iter().any(|why| why.contains("ham4db@10.0.0.9")),
+        "{explanation}"
     );
 
     let poor = |n: u32| {
@@ -233,24 +240,27 @@ fn another_controller_and_missing_privileges_are_named_before_anything_breaks() 
             });
         })
     };
-    let told = explained(
+    let explanation = explained(
         [primary(1, "1:1-100"), poor(2), replica(3, 1, "1:1-90")],
         &Policy::default(),
     );
-    assert_eq!((told.ready, &told.successor), (false, &Some(key(2))));
+    assert_eq!((explanation.ready, &explanation.successor), (false, &Some(key(2))));
     assert!(
-        told.obstacles.iter().any(|why| why.contains("SYSTEM_VARIABLES_ADMIN")),
-        "{told}"
+        explanation
+            .obstacles
+            .iter()
+            .any(|why| why.contains("SYSTEM_VARIABLES_ADMIN")),
+        "{explanation}"
     );
     // One that would only follow is said among what is wrong, and stops nothing.
-    let told = explained(
+    let explanation = explained(
         [primary(1, "1:1-100"), replica(2, 1, "1:1-100"), poor(3)],
         &Policy::default(),
     );
-    assert!(told.ready, "{told}");
+    assert!(explanation.ready, "{explanation}");
     assert!(
-        told.findings.iter().any(|held| held.code == "MissingPrivileges"),
-        "{told}"
+        explanation.findings.iter().any(|held| held.code == "MissingPrivileges"),
+        "{explanation}"
     );
 }
 
@@ -264,10 +274,13 @@ fn a_primary_that_may_still_be_starting_is_said_to_have_its_time() {
                 channel.io_error.message = "Error connecting to source 'repl@db1:3306'".to_owned();
             })
     };
-    let told = explained(
+    let explanation = explained(
         [Instance::unseen(key(1)), restarted(2), restarted(3)],
         &Policy::default(),
     );
-    assert!(!told.ready);
-    assert!(told.obstacles.iter().any(|why| why.contains("start")), "{told}");
+    assert!(!explanation.ready);
+    assert!(
+        explanation.obstacles.iter().any(|why| why.contains("start")),
+        "{explanation}"
+    );
 }

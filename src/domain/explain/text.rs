@@ -1,4 +1,4 @@
-//! An explanation for somebody who was woken up: the answer first, then the reasons.
+//! An explanation as text for an operator on call: the answer first, then the reasons.
 
 use std::fmt;
 
@@ -47,27 +47,27 @@ impl fmt::Display for Explanation {
             );
             format!("{} on {}: {}{rule}", held.code, held.instance, held.description)
         });
-        list(f, "wrong now:", findings)
+        list(f, "findings:", findings)
     }
 }
 
 impl Explanation {
     fn write_verdict(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Some(primary) = &self.primary else {
-            writeln!(f, "NOT READY: nobody knows who the primary is")?;
+            writeln!(f, "NOT READY: it is not known which server is the primary")?;
             return list(f, "because:", self.obstacles.iter().cloned());
         };
         match (&self.successor, self.ready) {
-            (Some(successor), true) => writeln!(f, "READY: if {primary} died now, {successor} would be promoted"),
+            (Some(successor), true) => writeln!(f, "READY: if {primary} failed now, {successor} would be promoted"),
             (Some(successor), false) => {
                 writeln!(
                     f,
-                    "NOT READY: if {primary} died now, it would not be replaced; {successor} could be promoted"
+                    "NOT READY: if {primary} failed now, it would not be replaced; {successor} could be promoted"
                 )?;
                 list(f, "because:", self.obstacles.iter().cloned())
             }
             (None, _) => {
-                writeln!(f, "NOT READY: if {primary} died now, nobody would be promoted")?;
+                writeln!(f, "NOT READY: if {primary} failed now, no server would be promoted")?;
                 list(f, "because:", self.obstacles.iter().cloned())
             }
         }
@@ -77,10 +77,10 @@ impl Explanation {
         let loss = &self.loss;
         match (&self.successor, loss.transactions) {
             (None, _) => Ok(()),
-            (Some(_), 0) => writeln!(f, "would be lost: nothing that is known of"),
+            (Some(_), 0) => writeln!(f, "would be lost: nothing that is known"),
             (Some(_), count) if loss.arriving => writeln!(
                 f,
-                "would be lost: what is on its way in that moment; at the last look {count} transactions ({})",
+                "would be lost: what has not arrived at that moment; at the last probe {count} transactions ({})",
                 loss.set
             ),
             (Some(_), count) => writeln!(f, "would be lost: at least {count} transactions ({})", loss.set),

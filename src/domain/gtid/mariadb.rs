@@ -8,13 +8,12 @@
 //! servers get).
 //!
 //! # What the numbers do not say
-//! Sequence numbers count up per *domain*, not per server: after server 2 took over from server 1
-//! at 100 its first transaction is `0-2-101`, and `0-2-1` to `0-2-100` never existed. So a set
-//! names more than exists, [`MariaDbGtidSet::transaction_count`] is an upper bound, and
-//! [`MariaDbGtidSet::missing_from`] takes the surplus out of a difference. And a position
-//! `0-2-200` says that everything before 200 in the domain was received too, whoever wrote it,
-//! although it names server 2 only: [`MariaDbGtidSet::covers`] draws that conclusion,
-//! [`MariaDbGtidSet::contains`] does not.
+//! Sequence numbers count up per *domain*, not per server: after server 2 took over from server 1 at 100, its first
+//! transaction is `0-2-101`, and `0-2-1` to `0-2-100` never existed. A set therefore contains more numbers than
+//! transactions exist, [`MariaDbGtidSet::transaction_count`] is an upper bound, and [`MariaDbGtidSet::missing_from`]
+//! removes the surplus from a difference. A position `0-2-200` implies that all earlier transactions of the domain were
+//! received too, from whatever server, although it names server 2 only: [`MariaDbGtidSet::covers`] draws that
+//! conclusion, [`MariaDbGtidSet::contains`] does not.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -42,10 +41,9 @@ pub struct MariaDbGtidSet {
 }
 
 impl MariaDbGtidSet {
-    /// Reads a position or binlog state (`0-1-100,0-2-105,1-1-7`) or a remainder printed by
-    /// [`Display`](fmt::Display) (`0-2-101..105`), in any order, with whitespace anywhere around
-    /// the entries. Entries of one server and domain are united; a sequence of 0 names no
-    /// transaction.
+    /// Parses a position or binlog state (`0-1-100,0-2-105,1-1-7`) or a remainder printed by [`Display`](fmt::Display)
+    /// (`0-2-101..105`), in any order, with whitespace anywhere around the entries. Entries of one server and domain
+    /// are united; a sequence of 0 stands for no transaction.
     ///
     /// # Errors
     /// Names the first entry that is not of these forms.
@@ -92,7 +90,7 @@ impl MariaDbGtidSet {
         }
     }
 
-    /// Whether the set holds no transaction.
+    /// Whether the set has no transaction.
     pub fn is_empty(&self) -> bool {
         self.series.is_empty()
     }
@@ -124,11 +122,10 @@ impl MariaDbGtidSet {
         }))
     }
 
-    /// Whether this set names every transaction of `other`: the strict question, for binlog
-    /// states. Errant transactions are looked for with this one, never with
-    /// [`covers`](Self::covers). On a server provisioned from a backup it errs towards "no":
-    /// such a server names none of the servers that wrote before it was made, so a replica's
-    /// full history looks errant against it, which needs a look by a person and loses nothing.
+    /// Whether this set contains every transaction of `other`: the strict test, for binlog states. Errant transactions
+    /// are found with this test, never with [`covers`](Self::covers). On a server that was provisioned from a backup it
+    /// errs towards "no": such a server has no entry for the servers that wrote before the backup, so the full history
+    /// of a replica looks errant against it. An operator has to look at that, and nothing is lost.
     pub fn contains(&self, other: &Self) -> bool {
         other
             .series
@@ -141,7 +138,7 @@ impl MariaDbGtidSet {
     /// name at all in a domain counts as held when this set is further on in that domain, because
     /// a replica receives a domain in order of its sequence numbers.
     ///
-    /// Safe for ranking received sets along one line of replication (who is further?). Not safe
+    /// Safe for ranking received sets along one line of replication (which replica is further?). Not safe
     /// for finding errant transactions: what was written on a replica itself, and is missing
     /// here, hides below any later number. Where this set names the server but with a lower
     /// number, the answer stays "no": the two servers then saw different histories.

@@ -1,15 +1,14 @@
 //! Sets of transactions, named by global transaction ids, in MySQL's and MariaDB's form.
 //!
-//! Pure values: parse, print, union, subtract, contains, compare. Sets are *partially* ordered:
-//! two servers may each hold something the other lacks, and `compare` then says `None`. The
-//! planner ranks replicas with this, errant transactions are found with it, and probes hand it
-//! the strings they read.
+//! Pure values: parse, print, union, subtract, contains, compare. Sets are *partially* ordered: two servers may each
+//! hold transactions that the other lacks, and `compare` then returns `None`. The planner ranks replicas by these sets,
+//! the analysis finds errant transactions with them, and probes parse the strings that servers report.
 //!
 //! # Mixed flavours
-//! A set of one flavour met with a set of the other is a mistake of the caller, since MySQL and
-//! MariaDB do not replicate GTIDs to each other. The operations stay total: an empty set of the
-//! other flavour is neutral, any other mix is unrelated (`contains` false, `compare` `None`,
-//! `union` and `subtract` return the left set unchanged), so a mix can never make a server look
+//! An operation on sets of different flavours is a mistake of the caller, since MySQL and MariaDB do not replicate
+//! GTIDs to each other. The operations are still total: an empty set of the other flavour is neutral, and any other mix
+//! is unrelated (`contains` false, `compare` `None`, `union` and `subtract` return the left set unchanged). A mix can
+//! therefore never make a server look more complete than it is.
 //! more complete than it is.
 
 mod interval;
@@ -39,19 +38,19 @@ pub enum GtidSet {
     MariaDb(MariaDbGtidSet),
 }
 
-/// Where a transaction was committed first.
+/// The server that committed a transaction first.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub enum Origin {
+pub enum TransactionOrigin {
     /// MySQL names the server by its `server_uuid`, in any case.
     ServerUuid(String),
     /// MariaDB names the server by its `server_id`.
     ServerId(u32),
 }
 
-/// Why a text is no GTID set. The offending part is quoted, cut to 80 characters.
+/// Why a text is not a GTID set. The offending part is quoted, cut to 80 characters.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum GtidParseError {
-    /// The part before the first colon of a MySQL entry is no uuid.
+    /// The part before the first colon of a MySQL entry is not a uuid.
     #[error("cannot read GTID set: `{0}` is not a server uuid")]
     Uuid(String),
     /// A part of a MySQL entry is neither an interval within 1 to 2^63 - 2 nor a tag.
@@ -106,11 +105,10 @@ impl GtidSet {
         }
     }
 
-    /// Reads the text of a GTID variable of a server of this flavour.
+    /// Parses the text of a GTID variable of a server of this flavour.
     ///
-    /// # Errors
-    /// [`GtidParseError`], with the part that could not be read. An unreadable set is unknown;
-    /// it must never be taken as empty.
+    /// [`GtidParseError`] with the part that cannot be parsed. A set that cannot be parsed is unknown; it must never be
+    /// taken as empty.
     pub fn parse(flavour: Flavour, text: &str) -> Result<Self, GtidParseError> {
         if flavour.is_mariadb() {
             MariaDbGtidSet::parse(text).map(Self::MariaDb)
@@ -119,7 +117,7 @@ impl GtidSet {
         }
     }
 
-    /// Whether the set holds no transaction.
+    /// Whether the set has no transaction.
     pub fn is_empty(&self) -> bool {
         match self {
             Self::MySql(set) => set.is_empty(),
@@ -162,9 +160,8 @@ impl GtidSet {
         }
     }
 
-    /// Whether a server that holds this set lacks nothing of `other`, for ranking what replicas
-    /// received. The same as [`contains`](Self::contains) for MySQL;
-    /// [`MariaDbGtidSet::covers`] for MariaDB, with its warning.
+    /// Whether a server with this set lacks nothing of `other`, for ranking replicas by received transactions. The same
+    /// as [`contains`](Self::contains) for MySQL, and [`MariaDbGtidSet::covers`] with its limits for MariaDB.
     pub fn covers(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::MariaDb(ours), Self::MariaDb(theirs)) => ours.covers(theirs),
@@ -181,10 +178,9 @@ impl GtidSet {
         }
     }
 
-    /// The transactions of this set that `other` lacks, as a loss to be shown and counted:
-    /// [`subtract`](Self::subtract), and for MariaDB without the numbers that this set names
-    /// only because a server's sequence is written from 1
-    /// ([`MariaDbGtidSet::missing_from`]).
+    /// The transactions of this set that `other` lacks, as a loss that is shown and counted. The same as
+    /// [`subtract`](Self::subtract) for MySQL. For MariaDB without the numbers that this set contains only because the
+    /// sequence of a server is written from 1 ([`MariaDbGtidSet::missing_from`]).
     #[must_use]
     pub fn missing_from(&self, other: &Self) -> Self {
         match (self, other) {
@@ -193,8 +189,8 @@ impl GtidSet {
         }
     }
 
-    /// Equal, Greater when this set strictly contains `other`, Less when it is strictly
-    /// contained, `None` when each holds something the other lacks.
+    /// Equal; Greater when this set strictly contains `other`; Less when it is strictly contained; `None` when each set
+    /// has transactions that the other lacks.
     pub fn compare(&self, other: &Self) -> Option<Ordering> {
         match (self.contains(other), other.contains(self)) {
             (true, true) => Some(Ordering::Equal),
@@ -207,12 +203,12 @@ impl GtidSet {
     /// The transactions committed first by the given server: of MySQL by uuid, any tag; of
     /// MariaDB by server id, any domain. An origin of the other flavour gives the empty set.
     #[must_use]
-    pub fn originating_at(&self, origin: &Origin) -> Self {
+    pub fn originating_at(&self, origin: &TransactionOrigin) -> Self {
         match (self, origin) {
-            (Self::MySql(set), Origin::ServerUuid(uuid)) => Self::MySql(set.originating_at(uuid)),
-            (Self::MariaDb(set), Origin::ServerId(id)) => Self::MariaDb(set.originating_at(*id)),
-            (Self::MySql(_), Origin::ServerId(_)) => Self::MySql(MySqlGtidSet::default()),
-            (Self::MariaDb(_), Origin::ServerUuid(_)) => Self::MariaDb(MariaDbGtidSet::default()),
+            (Self::MySql(set), TransactionOrigin::ServerUuid(uuid)) => Self::MySql(set.originating_at(uuid)),
+            (Self::MariaDb(set), TransactionOrigin::ServerId(id)) => Self::MariaDb(set.originating_at(*id)),
+            (Self::MySql(_), TransactionOrigin::ServerId(_)) => Self::MySql(MySqlGtidSet::default()),
+            (Self::MariaDb(_), TransactionOrigin::ServerUuid(_)) => Self::MariaDb(MariaDbGtidSet::default()),
         }
     }
 }
@@ -293,11 +289,20 @@ mod tests {
     #[test]
     fn originating_at_wants_the_flavours_own_kind_of_origin() {
         let set = mysql(&format!("{UUID}:1-5:tag:7"));
-        assert_eq!(set.originating_at(&Origin::ServerUuid(UUID.to_uppercase())), set);
-        assert!(set.originating_at(&Origin::ServerId(1)).is_empty());
+        assert_eq!(
+            set.originating_at(&TransactionOrigin::ServerUuid(UUID.to_uppercase())),
+            set
+        );
+        assert!(set.originating_at(&TransactionOrigin::ServerId(1)).is_empty());
         let set = mariadb("0-1-100,1-1-7,0-2-105");
-        assert_eq!(set.originating_at(&Origin::ServerId(1)), mariadb("0-1-100,1-1-7"));
-        assert!(set.originating_at(&Origin::ServerUuid(UUID.into())).is_empty());
+        assert_eq!(
+            set.originating_at(&TransactionOrigin::ServerId(1)),
+            mariadb("0-1-100,1-1-7")
+        );
+        assert!(
+            set.originating_at(&TransactionOrigin::ServerUuid(UUID.into()))
+                .is_empty()
+        );
     }
 
     #[test]

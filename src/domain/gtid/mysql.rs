@@ -16,7 +16,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use super::interval::Intervals;
 use super::{GtidParseError, parse_number};
 
-/// The highest transaction number MySQL hands out: its exclusive upper bound is 2^63 - 1.
+/// The highest transaction number of MySQL: its exclusive upper bound is 2^63 - 1.
 const HIGHEST_NUMBER: u64 = (1 << 63) - 2;
 
 /// MySQL's limit on the length of a tag.
@@ -39,13 +39,13 @@ pub struct MySqlGtidSet {
 }
 
 impl MySqlGtidSet {
-    /// Reads a GTID set as a server prints it or as a person types it: whitespace and newlines
-    /// around any part, upper or lower case, any order, overlapping intervals, stray commas, and
-    /// uuids with or without dashes or in braces.
+    /// Parses a GTID set as a server prints it or as an operator types it: whitespace and newlines around any part,
+    /// upper or lower case, any order, overlapping intervals, stray commas, and uuids with or without dashes or in
+    /// braces.
     ///
     /// # Errors
-    /// Names the first part that is no uuid, tag or interval. An interval that runs backwards,
-    /// which the server silently takes as empty, is refused: no server prints one.
+    /// Names the first part that is not a uuid, tag or interval. An interval that runs backwards, which the server
+    /// silently takes as empty, is refused: no server prints one.
     pub fn parse(text: &str) -> Result<Self, GtidParseError> {
         let mut ranges: BTreeMap<Series, Vec<(u64, u64)>> = BTreeMap::new();
         for entry in text.split(',').map(str::trim).filter(|entry| !entry.is_empty()) {
@@ -82,7 +82,7 @@ impl MySqlGtidSet {
         })
     }
 
-    /// Whether the set holds no transaction.
+    /// Whether the set has no transaction.
     pub fn is_empty(&self) -> bool {
         self.series.is_empty()
     }
@@ -151,7 +151,7 @@ impl MySqlGtidSet {
         uuids
     }
 
-    /// The transactions one by one, as `GTID_NEXT` takes them, at most so many.
+    /// The transactions one by one, as `GTID_NEXT` takes them, at most `most`.
     pub fn each(&self, most: usize) -> Vec<String> {
         let all = self.series.iter().flat_map(|(key, intervals)| {
             let tag = if key.tag.is_empty() {

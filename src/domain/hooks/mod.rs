@@ -1,52 +1,53 @@
-//! Hooks: which lists of commands run when, and what they are told. Running them is an adapter's work.
+//! Hooks: which lists of commands run when, and which values they get. An adapter runs them.
 //!
-//! - this file: the lists, and which of them a recovery of each kind calls, before and after;
-//! - [`ledger`]: what is still to be run for a recovery or detection and what was, part of the replicated state;
-//! - [`occasion`]: the values that a command is told, as placeholders, variables and one JSON document;
-//! - [`template`]: a command's text with values in place of placeholders, so that no value is ever read as shell text.
+//! - this file: the lists, and the lists that a recovery of each kind runs before and after;
+//! - [`progress`]: which lists of a recovery or detection are pending and which ran, part of the replicated state;
+//! - [`invocation`]: the values for a command as placeholders, variables and one JSON document;
+//! - [`template`]: the text of a command with values in place of placeholders, so that a shell never interprets a
+//!   value.
 //!
-//! Names, placeholders and variables are orchestrator's; the list says so where ours differ.
+//! Names, placeholders and variables are orchestrator's; the list marks those that are not.
 
 use serde::{Deserialize, Serialize};
 
 use super::finding::{Code, Finding};
-use super::recovery::plan::RecoveryKind;
 use super::state::State;
 use super::time::WallTime;
+use crate::domain::recovery::kind::RecoveryKind;
 
-pub mod ledger;
-pub mod occasion;
+pub mod invocation;
+pub mod progress;
 pub mod template;
 
-pub use ledger::{HookLedger, HookRun, HookSubject};
-pub use occasion::{AutoRecovery, Occasion, Subject};
+pub use invocation::{AutoRecovery, HookInvocation, SubjectRecord};
+pub use progress::{HookProgress, HookRun, HookSubject};
 pub use template::{Rendered, render};
 
-/// One list of commands of the configuration.
+/// A configured list of commands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum HookList {
-    /// When a failure is new, before anything is done about it.
+    /// After the detection of a new failure, before any recovery.
     OnFailureDetection,
-    /// Before a takeover that a person asked for.
+    /// Before a takeover that an operator requested.
     PreGracefulTakeover,
     /// Before any recovery.
     PreFailover,
     /// In the middle of a failover, where nothing else proves that the old primary takes no writes.
     Fencing,
-    /// After a primary, or a co-primary, was replaced.
+    /// After a primary or a co-primary was replaced.
     PostMasterFailover,
-    /// After an intermediate source was replaced.
+    /// After an intermediate primary was replaced.
     PostIntermediateMasterFailover,
-    /// After any recovery that did what it was for.
+    /// After any successful recovery.
     PostFailover,
-    /// After a recovery that did not.
+    /// After any failed recovery.
     PostUnsuccessfulFailover,
-    /// After a takeover that a person asked for.
+    /// After a takeover that an operator requested.
     PostGracefulTakeover,
 }
 
 impl HookList {
-    /// All of them.
+    /// All lists.
     pub const ALL: [Self; 9] = [
         Self::OnFailureDetection,
         Self::PreGracefulTakeover,
@@ -59,7 +60,7 @@ impl HookList {
         Self::PostGracefulTakeover,
     ];
 
-    /// The configuration key that holds its commands.
+    /// The configuration key of the list.
     pub fn key(self) -> &'static str {
         match self {
             Self::OnFailureDetection => "OnFailureDetectionProcesses",
@@ -74,8 +75,8 @@ impl HookList {
         }
     }
 
-    /// Whether a command of it that fails, or takes too long, stops the recovery: the user's veto. The others are told what happened,
-    /// and their failure changes nothing.
+    /// Whether a failing or timed-out command of the list aborts the recovery: a veto. The failure of other lists is
+    /// only reported.
     pub fn may_veto(self) -> bool {
         match self {
             Self::OnFailureDetection | Self::PreGracefulTakeover | Self::PreFailover | Self::Fencing => true,
@@ -94,22 +95,24 @@ impl std::fmt::Display for HookList {
     }
 }
 
-/// What a recovery of one kind calls.
+/// The lists that a recovery of one kind runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KindLists {
-    /// Before anything is touched, in this order. Each may veto.
+    /// Before anything is changed, in this order. Each may veto.
     pub before: &'static [HookList],
-    /// After it did what it was for, in this order.
+    /// After a successful recovery, in this order.
     pub succeeded: &'static [HookList],
-    /// After it did not. A vetoed recovery calls nothing more, as in orchestrator.
+    /// After a failed recovery. A vetoed recovery runs no further lists, as in orchestrator.
     pub failed: &'static [HookList],
-    /// It repairs a failure: when that is over by the time that the commands before it have ended, there is nothing left to repair.
+    /// Whether the recovery repairs a failure: when the failure has ended by the time the lists before it have run,
+    /// there is nothing left to repair.
     pub repairs: bool,
-    /// `{command}`: how orchestrator tells a person's recovery from one that began by itself.
+    /// `{command}`: by this value orchestrator distinguishes a recovery that an operator requested from an automatic
+    /// one.
     pub command: &'static str,
 }
 
-/// The lists of each kind of recovery. A new kind must find its place here.
+/// The lists of each kind of recovery.
 pub fn lists_of(kind: RecoveryKind) -> KindLists {
     match kind {
         RecoveryKind::DeadPrimary | RecoveryKind::DeadPrimaryByPosition | RecoveryKind::CoPrimary => KindLists {
@@ -126,7 +129,7 @@ pub fn lists_of(kind: RecoveryKind) -> KindLists {
             repairs: true,
             command: "",
         },
-        // The primary stays who it is: nothing was failed over.
+        // The primary stays the same: there was no failover.
         RecoveryKind::NonWritablePrimary => KindLists {
             before: &[HookList::PreFailover],
             succeeded: &[HookList::PostFailover],
@@ -134,7 +137,7 @@ pub fn lists_of(kind: RecoveryKind) -> KindLists {
             repairs: true,
             command: "",
         },
-        // Commits wait meanwhile: no command is asked before, as in orchestrator.
+        // Commits are blocked meanwhile, so no list runs before, as in orchestrator.
         RecoveryKind::SemiSync => KindLists {
             before: &[],
             succeeded: &[HookList::PostFailover],
@@ -142,7 +145,7 @@ pub fn lists_of(kind: RecoveryKind) -> KindLists {
             repairs: true,
             command: "",
         },
-        // A planned change calls those of a failover as well, as in orchestrator; its command tells the two apart.
+        // A planned takeover also runs the lists of a failover, as in orchestrator; the command distinguishes the two.
         RecoveryKind::Takeover => KindLists {
             before: &[HookList::PreGracefulTakeover, HookList::PreFailover],
             succeeded: &[
@@ -154,7 +157,8 @@ pub fn lists_of(kind: RecoveryKind) -> KindLists {
             repairs: false,
             command: "graceful-master-takeover",
         },
-        // Orchestrator never attaches an old primary by itself, and calls nothing when a replica is moved: its scripts expect no call.
+        // Orchestrator never attaches an old primary automatically, and runs no hooks when a replica is moved: its
+        // scripts expect no call.
         RecoveryKind::Rejoin
         | RecoveryKind::ResolveErrant
         | RecoveryKind::MatchBelow
@@ -170,25 +174,25 @@ pub fn lists_of(kind: RecoveryKind) -> KindLists {
     }
 }
 
-/// What a recovery calls once it is over.
-pub fn lists_after(kind: RecoveryKind, ledger: &HookLedger, successful: bool) -> &'static [HookList] {
+/// The lists that run after a recovery.
+pub fn lists_after(kind: RecoveryKind, progress: &HookProgress, successful: bool) -> &'static [HookList] {
     let lists = lists_of(kind);
-    match (ledger.veto(), successful) {
+    match (progress.veto(), successful) {
         (Some(_), _) => &[],
         (None, true) => lists.succeeded,
         (None, false) => lists.failed,
     }
 }
 
-/// What is called when a replication group has chosen another primary: scripts that follow a failover have the same to do. Nothing is
-/// asked before, for nobody could be stopped. Orchestrator calls nothing (its issue 1239).
+/// The lists that run when a replication group has chosen another primary: scripts for a failover have the same work to
+/// do. No list runs before, because nothing could be vetoed. Orchestrator runs no hooks then (its issue 1239).
 pub const AFTER_GROUP_CHOICE: &[HookList] = &[HookList::PostMasterFailover, HookList::PostFailover];
 
-/// Whether a finding of this code is told to `OnFailureDetectionProcesses`: failures of servers that others replicate from, and what
-/// keeps such a one from being repaired. Advice about settings is not, nor is a single replica's trouble. Orchestrator leaves out
-/// `DeadMasterWithoutReplicas`, dead intermediate sources with one replica, and unreachable intermediate and co-primaries: a failure
-/// that nobody heard of.
-pub fn is_told(code: Code) -> bool {
+/// Whether a finding of this code runs `OnFailureDetectionProcesses`: failures of servers that have replicas, and
+/// problems that prevent the repair of such a failure. Advice about settings and problems of a single replica do not.
+/// Orchestrator leaves out `DeadMasterWithoutReplicas`, dead intermediate primaries with one replica, and unreachable
+/// intermediate and co-primaries, so these failures stay unnoticed there.
+pub fn runs_hooks_on_detection(code: Code) -> bool {
     match code {
         Code::DeadMasterWithoutReplicas
         | Code::DeadMaster
@@ -241,24 +245,29 @@ pub fn is_told(code: Code) -> bool {
     }
 }
 
-/// Whether a finding is to be told to `OnFailureDetectionProcesses` now: its code is one that is told, and the same instance was not
-/// told of within the last `block_millis`, once as something that is repaired and once as something that is not. Who stopped the
-/// recovery that followed is asked again.
-pub fn is_news(state: &State, finding: &Finding, block_millis: u64, now: WallTime) -> bool {
+/// Whether a finding runs `OnFailureDetectionProcesses` now: its code does so, and the list did not run for the same
+/// instance within the last `block_millis`. Repairable and other codes count separately. After a recovery that this
+/// list vetoed it runs again.
+pub fn is_detection_hook_due(state: &State, finding: &Finding, block_millis: u64, now: WallTime) -> bool {
     let block = i64::try_from(block_millis).unwrap_or(i64::MAX);
     let list = HookList::OnFailureDetection;
-    let refused = |ledger: &HookLedger| ledger.runs.iter().any(|run| run.list == list && run.failure.is_some());
-    is_told(finding.code)
+    let refused = |progress: &HookProgress| {
+        progress
+            .runs
+            .iter()
+            .any(|run| run.list == list && run.failure.is_some())
+    };
+    runs_hooks_on_detection(finding.code)
         && !state.detections.values().any(|detection| {
             detection.finding.instance == finding.instance
                 && detection.finding.code.is_actionable() == finding.code.is_actionable()
                 && now < detection.at.plus_millis(block)
-                && (detection.hooks.concerns(list)
+                && (detection.hooks.contains(list)
                     || detection
                         .recovery
                         .as_ref()
                         .and_then(|uid| state.recoveries.get(uid))
-                        .is_some_and(|recovery| recovery.hooks.concerns(list) && !refused(&recovery.hooks)))
+                        .is_some_and(|recovery| recovery.hooks.contains(list) && !refused(&recovery.hooks)))
         })
 }
 

@@ -1,8 +1,9 @@
-//! A command's text with values in place of placeholders.
+//! The text of a command with values in place of its placeholders.
 //!
-//! Orchestrator pastes values into the text that a shell then reads: an alias or a description with a quote, a `;` or a `$(` in it
-//! runs as a command. Here a value of plain characters is pasted, which reads the same in every place of a command; any other is
-//! referred to by the variable that holds it, quoted as the place needs it, so that a shell never reads it as text:
+//! Orchestrator pastes values into text that a shell interprets: a quote, a `;` or a `$(` in an alias or a description
+//! runs as a command. ham4db pastes a value only when it consists of plain characters, which mean the same everywhere
+//! in a command. Any other value is replaced by a reference to the variable that holds it, quoted as its place
+//! requires, so that a shell never interprets it:
 //!
 //! | place | `{failureClusterAlias}` with the value `my shop` becomes |
 //! |---|---|
@@ -10,23 +11,23 @@
 //! | within `"..."` | `${ORC_FAILURE_CLUSTER_ALIAS}` |
 //! | within `'...'` | `'"${ORC_FAILURE_CLUSTER_ALIAS}"'` |
 //!
-//! Where the place is told wrongly (a here-document, a `case` pattern) the value may show quotes too many, or fall apart at blanks; it
-//! is still not run.
+//! Where the place is not recognised (a here-document, a `case` pattern), the value may have additional quotes or be
+//! split at blanks. It is still never executed.
 
 use std::collections::BTreeMap;
 
-use super::occasion::variable_of;
+use super::invocation::variable_of;
 
-/// A command as a shell gets it.
+/// A command for a shell.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rendered {
     /// For `sh -c`.
     pub text: String,
-    /// It ended in `&`, which is taken off: it is begun and not waited for.
+    /// Whether the command ended in `&`, which is removed: the command is started in the background.
     pub detached: bool,
 }
 
-/// Where in a shell command a character stands.
+/// The syntactic place of a character in a shell command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Place {
     /// Unquoted: the outermost place, and within `(...)` or `$(...)`.
@@ -41,10 +42,10 @@ enum Place {
     Backtick,
 }
 
-/// Puts values in place of the placeholders of a command. `variables` are those that the command will have in its environment.
+/// Replaces the placeholders of a command by values. `variables` are the variables in the environment of the command.
 ///
-/// `{name}` of an unknown name stays as it is, and so does `${name}`, which is the shell's. A placeholder without a value becomes an
-/// empty word, so that what follows keeps its number.
+/// `{name}` of an unknown name is unchanged, and so is `${name}`, which belongs to the shell. A placeholder without a
+/// value becomes an empty word, so that later arguments keep their position.
 pub fn render(command: &str, variables: &BTreeMap<&'static str, String>) -> Rendered {
     let trimmed = command.trim();
     let detached = trimmed.ends_with('&') && !trimmed.ends_with("&&") && !trimmed.ends_with("\\&");
@@ -76,13 +77,13 @@ pub fn render(command: &str, variables: &BTreeMap<&'static str, String>) -> Rend
     Rendered { text, detached }
 }
 
-/// Notes what the characters at the beginning of `rest` mean for the place of what follows; returns how many bytes they are.
+/// Updates the place from the characters at the beginning of `rest`; returns how many bytes were read.
 fn step(place: Place, places: &mut Vec<Place>, before: &str, rest: &str) -> usize {
     let mut chars = rest.chars();
     let (first, second) = (chars.next().unwrap_or_default(), chars.next());
     let pair = || first.len_utf8() + second.map_or(0, char::len_utf8);
     match (place, first) {
-        // What a backslash escapes has no meaning of its own.
+        // An escaped character has no meaning of its own.
         (Place::Plain | Place::Double | Place::Ansi | Place::Backtick, '\\') => return pair(),
         (Place::Plain | Place::Backtick, '\'') => places.push(Place::Single),
         (Place::Plain | Place::Backtick, '$') if second == Some('\'') => {
@@ -95,7 +96,7 @@ fn step(place: Place, places: &mut Vec<Place>, before: &str, rest: &str) -> usiz
         }
         (Place::Plain | Place::Backtick, '"') => places.push(Place::Double),
         (Place::Plain | Place::Double, '`') => {
-            // Within backticks that a quote opened there is no way to nest, so the next one ends them.
+            // Backticks inside quotes cannot nest, so the next one ends them.
             places.push(Place::Backtick);
         }
         (Place::Plain | Place::Backtick, '(') => places.push(Place::Plain),

@@ -5,15 +5,15 @@ use std::sync::LazyLock;
 
 use proptest::prelude::*;
 
-use super::ledger::DueList;
-use super::occasion::PLACEHOLDERS;
+use super::invocation::PLACEHOLDERS;
+use super::progress::PendingHookList;
 use super::*;
 use crate::domain::finding::Evidence;
 use crate::domain::fixture::{NOW, key, mysql_set};
 use crate::domain::instance::BinlogCoordinates;
 use crate::domain::intent::Origin;
 use crate::domain::key::InstanceKey;
-use crate::domain::recovery::plan::{Refusal, RefusalReason};
+use crate::domain::recovery::refusal::{Refusal, RefusalReason};
 use crate::domain::state::record::Detection;
 use crate::domain::state::sample::{claim, plan};
 use crate::domain::state::{Applied, Cluster, Command, Phase, Proposal, Recovery, apply};
@@ -23,7 +23,7 @@ fn recovery() -> Recovery {
     let plan = plan(1, 1, 2, &[1, 2, 3]);
     let cluster = Cluster {
         id: plan.cluster.clone(),
-        minted: NOW,
+        created_at: NOW,
         name: "db1:3306".to_owned(),
         alias: "my shop".to_owned(),
         epoch: 4,
@@ -72,11 +72,11 @@ fn orders() -> &'static Origin {
     &ORDERS
 }
 
-fn occasion(recovery: &Recovery) -> Occasion<'_> {
-    Occasion {
+fn invocation(recovery: &Recovery) -> HookInvocation<'_> {
+    HookInvocation {
         list: HookList::PostMasterFailover,
         attempt: 2,
-        subject: Subject::Recovery(recovery),
+        subject: SubjectRecord::Recovery(recovery),
         member: "member1:10008",
         auto: AutoRecovery {
             primary: true,
@@ -97,9 +97,9 @@ fn what_a_group_has_chosen_is_told_as_a_failover_is() {
         ..detection()
     };
     let recovery = recovery();
-    let told = Occasion {
-        subject: Subject::Detection(&detection),
-        ..occasion(&recovery)
+    let told = HookInvocation {
+        subject: SubjectRecord::Detection(&detection),
+        ..invocation(&recovery)
     };
     let variables = told.variables();
     assert_eq!(variables["ORC_SUCCESSOR_HOST"], "db2");
@@ -119,7 +119,7 @@ fn detection() -> Detection {
         held_back: None,
         recovery: None,
         successor: None,
-        hooks: HookLedger::default(),
+        hooks: HookProgress::default(),
     }
 }
 
@@ -162,13 +162,13 @@ fn what_stands_before_a_recovery_may_veto_and_what_stands_after_it_may_not() {
 #[test]
 fn the_ending_decides_which_lists_run() {
     let kind = RecoveryKind::DeadPrimary;
-    let agreed = HookLedger::default();
+    let agreed = HookProgress::default();
     assert_eq!(
         lists_after(kind, &agreed, true),
         [HookList::PostMasterFailover, HookList::PostFailover]
     );
     assert_eq!(lists_after(kind, &agreed, false), [HookList::PostUnsuccessfulFailover]);
-    let mut vetoed = HookLedger::of(&[HookList::PreFailover]);
+    let mut vetoed = HookProgress::of(&[HookList::PreFailover]);
     vetoed.finish(run(HookList::PreFailover, Some("no")));
     assert_eq!(lists_after(kind, &vetoed, false), []);
     assert_eq!(lists_after(RecoveryKind::Rejoin, &agreed, true), []);
@@ -193,34 +193,34 @@ fn run(list: HookList, failure: Option<&str>) -> HookRun {
 
 #[test]
 fn a_list_is_due_until_it_has_run_and_each_begin_is_another_attempt() {
-    let mut ledger = HookLedger::of(&[HookList::PostMasterFailover, HookList::PostFailover]);
-    assert_eq!(ledger.next_due(), Some(HookList::PostMasterFailover));
-    assert_eq!(ledger.begin(HookList::PostMasterFailover), Some(1));
-    assert_eq!(ledger.begin(HookList::PostMasterFailover), Some(2));
-    assert_eq!(ledger.begin(HookList::PreFailover), None);
-    assert!(ledger.finish(run(HookList::PostMasterFailover, None)));
-    assert!(!ledger.finish(run(HookList::PostMasterFailover, Some("late"))));
-    assert_eq!(ledger.runs, [run(HookList::PostMasterFailover, None)]);
+    let mut progress = HookProgress::of(&[HookList::PostMasterFailover, HookList::PostFailover]);
+    assert_eq!(progress.next_due(), Some(HookList::PostMasterFailover));
+    assert_eq!(progress.begin(HookList::PostMasterFailover), Some(1));
+    assert_eq!(progress.begin(HookList::PostMasterFailover), Some(2));
+    assert_eq!(progress.begin(HookList::PreFailover), None);
+    assert!(progress.finish(run(HookList::PostMasterFailover, None)));
+    assert!(!progress.finish(run(HookList::PostMasterFailover, Some("late"))));
+    assert_eq!(progress.runs, [run(HookList::PostMasterFailover, None)]);
     // What has run does not become due again.
-    ledger.add(&[HookList::PostMasterFailover, HookList::PostFailover]);
+    progress.add(&[HookList::PostMasterFailover, HookList::PostFailover]);
     assert_eq!(
-        ledger.due,
-        [DueList {
+        progress.due,
+        [PendingHookList {
             list: HookList::PostFailover,
             attempts: 0
         }]
     );
-    ledger.close_with(&[HookList::PostUnsuccessfulFailover]);
-    assert_eq!(ledger.next_due(), Some(HookList::PostUnsuccessfulFailover));
+    progress.replace_pending(&[HookList::PostUnsuccessfulFailover]);
+    assert_eq!(progress.next_due(), Some(HookList::PostUnsuccessfulFailover));
 }
 
 #[test]
 fn a_failure_is_a_veto_only_beforehand() {
-    let mut ledger = HookLedger::of(&HookList::ALL);
-    assert!(ledger.finish(run(HookList::PostFailover, Some("no"))));
-    assert_eq!(ledger.veto(), None);
-    assert!(ledger.finish(run(HookList::PreFailover, Some("no"))));
-    assert_eq!(ledger.veto().unwrap().list, HookList::PreFailover);
+    let mut progress = HookProgress::of(&HookList::ALL);
+    assert!(progress.finish(run(HookList::PostFailover, Some("no"))));
+    assert_eq!(progress.veto(), None);
+    assert!(progress.finish(run(HookList::PreFailover, Some("no"))));
+    assert_eq!(progress.veto().unwrap().list, HookList::PreFailover);
 }
 
 #[test]
@@ -228,7 +228,7 @@ fn records_from_before_there_were_hooks_are_read() {
     let mut recovery = serde_json::to_value(recovery()).unwrap();
     recovery.as_object_mut().unwrap().remove("hooks").unwrap();
     let read: Recovery = serde_json::from_value(recovery).unwrap();
-    assert_eq!(read.hooks, HookLedger::default());
+    assert_eq!(read.hooks, HookProgress::default());
     let mut claim = serde_json::to_value(claim("u1", plan(1, 1, 2, &[1, 2]))).unwrap();
     claim.as_object_mut().unwrap().remove("hooks").unwrap();
     let read: crate::domain::state::Claim = serde_json::from_value(claim).unwrap();
@@ -243,33 +243,33 @@ fn a_failure_is_news_once_in_a_while_and_again_after_a_veto() {
     let later = |millis| NOW.plus_millis(millis);
     let mut state = State::default();
     let finding = detection().finding;
-    assert!(is_news(&state, &finding, hour, NOW));
+    assert!(is_detection_hook_due(&state, &finding, hour, NOW));
     state.detections.insert(
         9,
         Detection {
-            hooks: HookLedger::of(&[HookList::OnFailureDetection]),
+            hooks: HookProgress::of(&[HookList::OnFailureDetection]),
             ..detection()
         },
     );
-    assert!(!is_news(&state, &finding, hour, later(1000)));
-    assert!(is_news(&state, &finding, hour, later(3_600_000)));
+    assert!(!is_detection_hook_due(&state, &finding, hour, later(1000)));
+    assert!(is_detection_hook_due(&state, &finding, hour, later(3_600_000)));
     // Another instance, or a failure of the other sort.
     let elsewhere = Finding {
         instance: key(7),
         ..finding.clone()
     };
-    assert!(is_news(&state, &elsewhere, hour, later(1000)));
+    assert!(is_detection_hook_due(&state, &elsewhere, hour, later(1000)));
     let unreachable = Finding {
         code: Code::UnreachableMaster,
         ..finding.clone()
     };
-    assert!(is_news(&state, &unreachable, hour, later(1000)));
+    assert!(is_detection_hook_due(&state, &unreachable, hour, later(1000)));
     // A detection that nobody was told of hides nothing.
     state.detections.insert(9, detection());
-    assert!(is_news(&state, &finding, hour, later(1000)));
+    assert!(is_detection_hook_due(&state, &finding, hour, later(1000)));
     // Who was told by the recovery that followed, was told; who said no is asked again.
     let mut recovery = recovery();
-    recovery.hooks = HookLedger::of(&[HookList::OnFailureDetection]);
+    recovery.hooks = HookProgress::of(&[HookList::OnFailureDetection]);
     state.recoveries.insert("u1".to_owned(), recovery.clone());
     state.detections.insert(
         9,
@@ -278,16 +278,16 @@ fn a_failure_is_news_once_in_a_while_and_again_after_a_veto() {
             ..detection()
         },
     );
-    assert!(!is_news(&state, &finding, hour, later(1000)));
+    assert!(!is_detection_hook_due(&state, &finding, hour, later(1000)));
     recovery.hooks.finish(run(HookList::OnFailureDetection, Some("no")));
     state.recoveries.insert("u1".to_owned(), recovery);
-    assert!(is_news(&state, &finding, hour, later(1000)));
+    assert!(is_detection_hook_due(&state, &finding, hour, later(1000)));
     // Advice is no failure.
     let advice = Finding {
         code: Code::UnsafeSettings,
         ..finding
     };
-    assert!(!is_news(&State::default(), &advice, hour, NOW));
+    assert!(!is_detection_hook_due(&State::default(), &advice, hour, NOW));
 }
 
 // === what a command is told ===
@@ -295,7 +295,7 @@ fn a_failure_is_news_once_in_a_while_and_again_after_a_veto() {
 #[test]
 fn every_placeholder_and_variable_has_its_value() {
     let recovery = recovery();
-    let variables = occasion(&recovery).variables();
+    let variables = invocation(&recovery).variables();
     for (name, value) in [
         ("failureType", "DeadMaster"),
         ("instanceType", "master"),
@@ -326,7 +326,7 @@ fn every_placeholder_and_variable_has_its_value() {
         ("successorBinlogCoordinates", "bin.000007:680"),
         ("successorAlias", ""),
     ] {
-        let variable = occasion::variable_of(name).unwrap();
+        let variable = invocation::variable_of(name).unwrap();
         assert_eq!(variables[variable], value, "{name}");
     }
     for (name, value) in [
@@ -360,9 +360,9 @@ fn every_placeholder_and_variable_has_its_value() {
 fn nobody_is_named_as_successor_before_there_is_one() {
     let mut recovery = recovery();
     recovery.phase = Phase::Claimed;
-    let before = Occasion {
+    let before = HookInvocation {
         list: HookList::PreFailover,
-        ..occasion(&recovery)
+        ..invocation(&recovery)
     };
     let variables = before.variables();
     for name in [
@@ -380,9 +380,9 @@ fn nobody_is_named_as_successor_before_there_is_one() {
         "swap \"${ORC_SUCCESSOR_HOST}\" db1"
     );
     // A person has named the one to be promoted.
-    let takeover = Occasion {
+    let takeover = HookInvocation {
         list: HookList::PreGracefulTakeover,
-        ..occasion(&recovery)
+        ..invocation(&recovery)
     };
     assert_eq!(takeover.variables()["ORC_SUCCESSOR_HOST"], "db2");
 }
@@ -391,11 +391,11 @@ fn nobody_is_named_as_successor_before_there_is_one() {
 fn a_detection_is_told_without_a_recovery() {
     let detection = detection();
     let recovery = recovery();
-    let told = Occasion {
+    let told = HookInvocation {
         list: HookList::OnFailureDetection,
         attempt: 1,
-        subject: Subject::Detection(&detection),
-        ..occasion(&recovery)
+        subject: SubjectRecord::Detection(&detection),
+        ..invocation(&recovery)
     };
     let variables = told.variables();
     assert_eq!(variables["ORC_RECOVERY_UID"], "");
@@ -413,7 +413,7 @@ fn a_detection_is_told_without_a_recovery() {
 #[test]
 fn the_document_has_what_the_variables_have_and_more() {
     let recovery = recovery();
-    let document = occasion(&recovery).document();
+    let document = invocation(&recovery).document();
     for (path, value) in [
         ("/version", serde_json::json!(1)),
         ("/hook", "PostMasterFailoverProcesses".into()),
@@ -445,7 +445,7 @@ fn values_stay_within_what_a_program_can_be_started_with() {
     recovery.finding.description = "ä".repeat(100_000);
     recovery.finding.evidence.replicas = (0..10_000).map(|n| InstanceKey::new(format!("db{n}"), 3306)).collect();
     recovery.cluster_alias = "a\0b".to_owned();
-    let variables = occasion(&recovery).variables();
+    let variables = invocation(&recovery).variables();
     assert!(variables.values().all(|value| value.len() <= 32 * 1024));
     assert!(variables["ORC_FAILURE_DESCRIPTION"].len() > 32 * 1024 - 4);
     assert_eq!(variables["ORC_COUNT_REPLICAS"], "10000");
@@ -462,7 +462,7 @@ fn the_kinds_of_instances_have_orchestrators_names() {
     ] {
         recovery.finding.evidence.is_primary = is_primary;
         recovery.finding.evidence.is_co_primary = is_co_primary;
-        assert_eq!(occasion(&recovery).variables()["ORC_INSTANCE_TYPE"], name);
+        assert_eq!(invocation(&recovery).variables()["ORC_INSTANCE_TYPE"], name);
     }
 }
 

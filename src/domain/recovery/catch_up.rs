@@ -1,31 +1,25 @@
-//! Who can give a successor what it did not receive.
+//! The replicas from which a successor can receive what it lacks.
 //!
-//! The replica that received most is not always the one to promote: a rule, a data centre or a filter speaks against it. Then the
-//! one that is wanted is first fed from it, by GTID, and nothing is lost. The feeder need not be eligible itself; it must answer, log
-//! what it replicates, and hold nothing errant: errant transactions would travel to the new primary. One that delays on
-//! purpose has to apply at once, since a server passes on only what it has applied; it delays again afterwards.
+//! The replica that received most is not always the one to promote: a rule, its data centre or a filter speaks
+//! against it. Then the preferred replica first catches up from it, by GTID, and nothing is lost. The replica to
+//! catch up from does not have to be eligible. It must answer, log what it replicates, and hold nothing errant:
+//! errant transactions would travel to the new primary. If it delays on purpose, it has to apply at once, since a
+//! server passes on only what it has applied. It delays again afterwards.
 
 use std::collections::BTreeSet;
 
 use crate::domain::gtid::GtidSet;
 use crate::domain::instance::{Instance, InstanceFacts};
 use crate::domain::key::InstanceKey;
+use crate::domain::recovery::choice_inputs::ChoiceInputs;
+use crate::domain::recovery::compatibility::can_follow;
+use crate::domain::recovery::eligibility::check_source_by_gtid;
+use crate::domain::recovery::position::{ReceivedTransactions, ReplicaPosition, purged};
+use crate::domain::recovery::promotion_option::{Candidate, CatchUpSource};
+use crate::domain::recovery::refusal::{Refusal, RefusalReason, excerpt};
 use crate::domain::topology::Topology;
 
-use super::candidate::{ChoiceInputs, excerpt, purged};
-use super::eligibility::judge_source;
-use super::plan::{Refusal, RefusalReason};
-use super::position::{ReceivedTransactions, ReplicaPosition};
-use super::rank::{Candidate, can_follow};
-
-/// A replica that others could be fed from.
-pub(super) struct CatchUpSource<'a> {
-    pub(super) instance: &'a Instance,
-    pub(super) facts: &'a InstanceFacts,
-    pub(super) position: &'a GtidSet,
-}
-
-/// All below `old_primary` that could feed others.
+/// All replicas below `old_primary` from which others could catch up.
 pub(super) fn catch_up_sources<'a>(
     topology: &'a Topology,
     old_primary: &'a InstanceKey,
@@ -35,12 +29,12 @@ pub(super) fn catch_up_sources<'a>(
     topology
         .descendants_of(old_primary)
         .into_iter()
-        .filter_map(|instance| judge_catch_up_source(topology, instance, received_transactions, inputs).ok())
+        .filter_map(|instance| check_catch_up_source(topology, instance, received_transactions, inputs).ok())
         .collect()
 }
 
-/// Whether others could be fed from a server at all, or why not.
-fn judge_catch_up_source<'a>(
+/// Whether others could catch up from a server at all, or why not.
+fn check_catch_up_source<'a>(
     topology: &'a Topology,
     instance: &'a Instance,
     received_transactions: &'a ReceivedTransactions,
@@ -49,7 +43,7 @@ fn judge_catch_up_source<'a>(
     if let Some(reason) = inputs.excluded.get(&instance.key) {
         return Err(reason.clone());
     }
-    let facts = judge_source(topology, instance)?;
+    let facts = check_source_by_gtid(topology, instance)?;
     let never_seen = || RefusalReason::Unknown("never seen".to_owned());
     let holding = received_transactions.get(&instance.key).ok_or_else(never_seen)?;
     if let Some(set) = &holding.errant {
@@ -62,7 +56,7 @@ fn judge_catch_up_source<'a>(
     })
 }
 
-/// Why one of two servers cannot be fed from the other one.
+/// Why one of two servers cannot catch up from the other one.
 fn mismatch(
     catch_up_source: &CatchUpSource<'_>,
     caught_up: &Instance,
@@ -71,7 +65,7 @@ fn mismatch(
     inputs: &ChoiceInputs,
 ) -> Option<RefusalReason> {
     let key = &caught_up.key;
-    // One below it gets its own from it: the two would form a ring that hangs on nobody.
+    // A server below it receives from it: the two would form a ring without a source.
     if below.contains(&catch_up_source.instance.key) {
         return Some(RefusalReason::Unknown(format!("it replicates from {key}")));
     }
@@ -88,11 +82,11 @@ fn mismatch(
         return Some(RefusalReason::Purged(excerpt(&set)));
     }
     let pair = (key.clone(), catch_up_source.instance.key.clone());
-    let failed = || RefusalReason::Unknown("that was tried, and failed".to_owned());
+    let failed = || RefusalReason::Unknown("catching up from it failed before".to_owned());
     inputs.not_caught_up.contains(&pair).then(failed)
 }
 
-/// Who gets what it has from `key`, without those who get it through the old primary only.
+/// The servers that replicate from `key`, directly or not, without those that do so through the old primary only.
 fn below<'a>(topology: &'a Topology, key: &'a InstanceKey, old_primary: &'a InstanceKey) -> BTreeSet<&'a InstanceKey> {
     topology
         .descendants_beside(key, old_primary)
@@ -101,8 +95,8 @@ fn below<'a>(topology: &'a Topology, key: &'a InstanceKey, old_primary: &'a Inst
         .collect()
 }
 
-/// The best of those that hold `position` to feed a candidate from: one that has applied it already, one in the same place, the
-/// first by address.
+/// The best replica that holds `position` for a candidate to catch up from: one that has applied it already, then one
+/// in the same data centre, then the first by address.
 pub(super) fn catch_up_source_for<'f, 'a>(
     catch_up_sources: &'f [CatchUpSource<'a>],
     candidate: &Candidate<'_>,
@@ -130,7 +124,7 @@ pub(super) fn catch_up_source_for<'f, 'a>(
         })
 }
 
-/// Why a server that lacks something is fed from nobody: one reason for each that has more, in the order of their addresses.
+/// Why a server that lacks something cannot catch up: one reason for each server that has more, ordered by address.
 pub(super) fn why_not_caught_up(
     topology: &Topology,
     old_primary: &InstanceKey,
@@ -158,7 +152,7 @@ pub(super) fn why_not_caught_up(
             received_transactions.get(&other.key).is_some_and(has_more)
         })
         .filter_map(|other| {
-            let reason = match judge_catch_up_source(topology, other, &received_transactions, inputs) {
+            let reason = match check_catch_up_source(topology, other, &received_transactions, inputs) {
                 Ok(catch_up_source) => mismatch(&catch_up_source, caught_up, facts, &below, inputs)?,
                 Err(reason) => reason,
             };

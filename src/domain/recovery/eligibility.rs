@@ -1,39 +1,38 @@
 //! Whether a replica may be promoted, whatever it holds.
 
 use crate::domain::analysis::evidence::is_downtimed;
+use crate::domain::analysis::other_writable_tops;
 use crate::domain::instance::{Instance, InstanceFacts, ThreadState};
 use crate::domain::intent::PromotionRule;
 use crate::domain::key::InstanceKey;
-use crate::domain::policy::{HeldBack, Policy, Unapplied};
+use crate::domain::policy::{HeldBack, Policy, UnappliedPolicy};
+use crate::domain::recovery::refusal::{RefusalReason, excerpt};
 use crate::domain::state::LOST_IN_RECOVERY;
 use crate::domain::topology::Topology;
-
-use super::candidate::excerpt;
-use super::plan::RefusalReason;
 
 /// Parts of a probe without which a server cannot be judged as a successor; other missing parts do not matter for that.
 const NEEDED_PARTS: [&str; 5] = ["identity", "variables", "replication status", "channels", "gtid"];
 
 /// Whether a replica may be promoted, but for what others hold: its facts, or the reason why not.
-pub(super) fn judge<'a>(
+pub(super) fn check_promotable<'a>(
     topology: &Topology,
     old_primary: &InstanceKey,
     replica: &'a Instance,
     policy: &Policy,
 ) -> Result<&'a InstanceFacts, RefusalReason> {
-    let facts = judge_without_gtid(topology, old_primary, replica, policy)?;
+    let facts = check_promotable_without_gtid(topology, old_primary, replica, policy)?;
     check_gtid(facts)?;
     Ok(facts)
 }
 
-/// The same for a replica whose channel needs no GTIDs.
-pub(super) fn judge_without_gtid<'a>(
+/// The same for a replica that does not need GTIDs on its channel.
+pub(super) fn check_promotable_without_gtid<'a>(
     topology: &Topology,
     old_primary: &InstanceKey,
     replica: &'a Instance,
     policy: &Policy,
 ) -> Result<&'a InstanceFacts, RefusalReason> {
-    let facts = judge_server(topology, replica)?;
+    let facts = check_server(topology, replica)?;
     if policy.promotion_rules.get(&replica.key) == Some(&PromotionRule::MustNot) {
         return Err(RefusalReason::MustNot);
     }
@@ -48,9 +47,13 @@ pub(super) fn judge_without_gtid<'a>(
     Ok(facts)
 }
 
-/// Whether others could replicate by GTID from a replica, whoever wants it to be promoted: its facts, or the reason why not.
-pub(super) fn judge_source<'a>(topology: &Topology, replica: &'a Instance) -> Result<&'a InstanceFacts, RefusalReason> {
-    let facts = judge_server(topology, replica)?;
+/// Whether others could replicate by GTID from a replica, whether or not it may be promoted: its facts, or the reason
+/// why not.
+pub(super) fn check_source_by_gtid<'a>(
+    topology: &Topology,
+    replica: &'a Instance,
+) -> Result<&'a InstanceFacts, RefusalReason> {
+    let facts = check_server(topology, replica)?;
     check_gtid(facts)?;
     Ok(facts)
 }
@@ -68,14 +71,14 @@ fn check_gtid(facts: &InstanceFacts) -> Result<(), RefusalReason> {
 }
 
 /// What every source needs, with GTIDs or without.
-fn judge_server<'a>(topology: &Topology, replica: &'a Instance) -> Result<&'a InstanceFacts, RefusalReason> {
+fn check_server<'a>(topology: &Topology, replica: &'a Instance) -> Result<&'a InstanceFacts, RefusalReason> {
     let facts = replica
         .valid_facts()
         .ok_or_else(|| RefusalReason::Unreachable(why_unreachable(replica)))?;
     if facts.is_binlog_server() {
         return Err(RefusalReason::BinlogServer);
     }
-    judge_parts(topology, replica)?;
+    check_facts_complete(topology, replica)?;
     if !facts.group_name.is_empty() {
         return Err(RefusalReason::Unknown(format!(
             "member of the replication group {}",
@@ -104,7 +107,7 @@ fn judge_server<'a>(topology: &Topology, replica: &'a Instance) -> Result<&'a In
 }
 
 /// Whether what is known of an answering server is complete enough to judge by, and is about one server.
-pub(super) fn judge_parts(topology: &Topology, replica: &Instance) -> Result<(), RefusalReason> {
+pub(super) fn check_facts_complete(topology: &Topology, replica: &Instance) -> Result<(), RefusalReason> {
     let facts = replica
         .valid_facts()
         .ok_or_else(|| RefusalReason::Unreachable(why_unreachable(replica)))?;
@@ -135,7 +138,7 @@ fn check_lag(facts: &InstanceFacts, policy: &Policy) -> Result<(), RefusalReason
             Some(_) => {}
         }
     }
-    if policy.unapplied == Unapplied::Refuse {
+    if policy.unapplied == UnappliedPolicy::Refuse {
         let left = facts.received().missing_from(&facts.executed);
         if !left.is_empty() && !facts.executed.covers(&facts.received()) {
             return Err(RefusalReason::NotUpToDate(excerpt(&left)));
@@ -189,7 +192,7 @@ fn check_geography(
     Ok(())
 }
 
-/// It is in downtime because an earlier recovery left it behind: nobody asked to leave it out, and it is judged by what it holds.
+/// It is in downtime because an earlier recovery left it behind: no operator excluded it, and it is judged by what it holds.
 fn is_only_lost(topology: &Topology, policy: &Policy, key: &InstanceKey) -> bool {
     policy
         .downtimes
@@ -202,10 +205,21 @@ fn is_needed_part(problem: &str) -> bool {
     NEEDED_PARTS.iter().any(|part| problem.starts_with(part))
 }
 
-/// How the last attempt to ask an instance failed.
+/// How the last probe of an instance failed.
 pub(super) fn why_unreachable(instance: &Instance) -> String {
     instance
         .failure
         .as_ref()
         .map_or_else(|| "never seen".to_owned(), ToString::to_string)
+}
+
+/// Why no server may succeed a primary: another one is writable, or a replication group chooses for itself.
+pub(super) fn why_no_successor(topology: &Topology, old_primary: &InstanceKey) -> Option<String> {
+    if let Some(other) = other_writable_tops(topology, old_primary).first() {
+        return Some(format!("{other} is a writable primary of the same cluster already"));
+    }
+    let group = &topology.get(old_primary)?.facts.as_ref()?.group_name;
+    (!group.is_empty()).then(|| {
+        format!("{old_primary} was a member of the replication group {group}, which chooses its primary itself")
+    })
 }

@@ -1,5 +1,5 @@
-//! Which proof allowed a successor to be opened: that the old primary can take no write any more, or that somebody accepted that it
-//! might.
+//! Which proof allowed a successor to be opened: that the old primary can no longer take a write, or that the policy
+//! accepts that it might.
 
 use std::fmt;
 
@@ -7,18 +7,19 @@ use serde::{Deserialize, Serialize};
 
 use crate::domain::instance::{Instance, InstanceFacts, SemiSync};
 use crate::domain::key::InstanceKey;
+use crate::domain::recovery::loss::promises_no_loss;
+use crate::domain::recovery::plan::Plan;
+use crate::domain::recovery::replica_state::is_receiver_stopped;
+use crate::domain::recovery::step::Step;
+use crate::domain::recovery::step_result::{Outcome, StepResult};
 use crate::domain::time::WallTime;
 use crate::domain::topology::Topology;
-
-use super::loss::promises_no_loss;
-use super::outcome::{Outcome, StepResult};
-use super::plan::{Plan, Step};
 
 /// The proof. Recorded with the Open entry.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", tag = "receipt")]
 pub enum FencingProof {
-    /// The old primary said OK to becoming read-only.
+    /// The old primary confirmed that it is read-only: the statement returned OK.
     OldPrimaryReadOnly,
     /// It waits for acknowledgements that cannot come: no commit of it succeeds.
     #[serde(rename_all = "camelCase")]
@@ -29,13 +30,13 @@ pub enum FencingProof {
         of: u32,
         /// How many must be stopped at least: N - w + 1.
         needed: u32,
-        /// Until when it holds: then the old primary's `timeout` may have passed, and it commits alone. Counted from the last time
-        /// that it was seen waiting.
+        /// Until when the proof holds: then the old primary's `timeout` may have passed, and it commits alone.
+        /// Counted from the last time that it was seen waiting.
         until: WallTime,
     },
-    /// The user's own fencer said that it is done: a command of `FencingProcesses` ended with 0.
+    /// A command of `FencingProcesses` ended with exit status 0.
     FencedOutside,
-    /// Nothing proves it; the members' agreement that it is dead had to do.
+    /// Nothing proves it; the agreement of the members that it is dead was accepted instead.
     #[serde(rename_all = "camelCase")]
     AcceptedByPolicy {
         /// Why there is no better proof.
@@ -51,16 +52,16 @@ impl fmt::Display for FencingProof {
                 stopped, of, needed, ..
             } => write!(
                 f,
-                "the old primary waits for acknowledgements that cannot come: {stopped} of {of} semi-sync replicas stopped, {needed} are enough"
+                "the old primary waits for acknowledgements that cannot come: {stopped} of {of} semi-sync replicas are stopped, {needed} are needed"
             ),
-            Self::FencedOutside => f.write_str("the word of FencingProcesses that the old primary takes no writes"),
-            Self::AcceptedByPolicy { why } => write!(f, "none, the members' agreement has to do: {why}"),
+            Self::FencedOutside => f.write_str("FencingProcesses reported that the old primary takes no writes"),
+            Self::AcceptedByPolicy { why } => write!(f, "none, only the agreement of the members: {why}"),
         }
     }
 }
 
-/// What allows the opening now: `done` are the actor's steps, `fresh` the view after them, and nothing of semi-sync that was seen
-/// until `acks_changed_at` ([`super::super::policy::Policy::acks_changed_at`]) counts.
+/// What allows the opening now: `done` are the actor's steps, `fresh` the view after them, and nothing of semi-sync
+/// that was seen until `acks_changed_at` ([`super::super::policy::Policy::acks_changed_at`]) counts.
 pub fn fencing_proof(
     plan: &Plan,
     done: &[StepResult],
@@ -76,10 +77,9 @@ pub fn fencing_proof(
     if last(|step| matches!(step, Step::Fence { .. })) == Some(&Outcome::Done) {
         return FencingProof::OldPrimaryReadOnly;
     }
-    // One that does not answer may start and acknowledge again.
+    // A replica that does not answer may start and acknowledge again.
     let is_stopped = |replica: &Instance| {
-        replica.is_valid()
-            && (super::planner::is_receivers_stopped(replica) || fresh.source_of(replica) != Some(old_primary))
+        replica.is_valid() && (is_receiver_stopped(replica) || fresh.source_of(replica) != Some(old_primary))
     };
     let fenced_outside = last(|step| matches!(step, Step::CallFencer { .. })) == Some(&Outcome::Done);
     acks_revoked(plan, fresh, acks_changed_at, now, is_stopped).unwrap_or_else(|why| {
@@ -91,8 +91,8 @@ pub fn fencing_proof(
     })
 }
 
-/// What would allow the opening if the present primary died now and did not answer any more: all replicas that answer would be
-/// stopped, and the fencer would do its work.
+/// Which proof would allow the opening if the current primary failed now and no longer answered: all replicas that
+/// answer would be stopped, and the fencing commands would succeed.
 pub fn predict(plan: &Plan, topology: &Topology, acks_changed_at: Option<WallTime>, now: WallTime) -> FencingProof {
     let calls_fencer = plan.steps.iter().any(|step| matches!(step, Step::CallFencer { .. }));
     acks_revoked(plan, topology, acks_changed_at, now, Instance::is_valid).unwrap_or_else(|why| {
@@ -120,19 +120,19 @@ fn acks_revoked(
     let is_outdated = |seen: WallTime| acks_changed_at.is_some_and(|changed| seen <= changed);
     if is_outdated(seen) {
         return Err(format!(
-            "{old_primary} was not seen since it was changed what its commits wait for"
+            "{old_primary} was not seen since the acknowledgements that its commits wait for changed"
         ));
     }
     let semi_sync: &SemiSync = &facts.semi_sync;
     if !promises_no_loss(semi_sync) {
         return Err(format!(
-            "{old_primary} was last seen without semi-sync that waits whoever is connected (AFTER_SYNC, wait_no_replica)"
+            "{old_primary} was last seen without semi-sync that waits however many replicas are connected (AFTER_SYNC, wait_no_replica)"
         ));
     }
     let until = seen.plus_millis(i64::try_from(semi_sync.timeout_millis).unwrap_or(i64::MAX));
     if now >= until {
         return Err(format!(
-            "{old_primary} stops waiting for acknowledgements after {} ms, and they are over since it was seen",
+            "{old_primary} stops waiting for acknowledgements after {} ms, which have passed since it was last seen",
             semi_sync.timeout_millis
         ));
     }

@@ -1,7 +1,7 @@
-//! What must hold of any plan, checked against the view that it was made from: a second pair of eyes over the planner.
+//! What must hold of any plan, checked against the view that it was made from, independently of the planner.
 //!
-//! It shares no code with the choice beyond the sets themselves, and knows no policy: it asks whether the plan is safe, not whether
-//! it is the best one.
+//! It shares no code with the choice beyond the sets themselves, and uses no policy: it checks whether the plan is
+//! safe, not whether it is the best one.
 
 use std::collections::BTreeSet;
 
@@ -11,19 +11,22 @@ use crate::domain::finding::Code;
 use crate::domain::gtid::GtidSet;
 use crate::domain::instance::Instance;
 use crate::domain::key::InstanceKey;
+use crate::domain::recovery::kind::RecoveryKind;
+use crate::domain::recovery::plan::Plan;
+use crate::domain::recovery::planner::topology_for;
+use crate::domain::recovery::position::ReceivedTransactions;
+use crate::domain::recovery::refusal::excerpt;
+use crate::domain::recovery::replica_state::is_receiver_stopped;
+use crate::domain::recovery::step::Step;
 use crate::domain::topology::Topology;
 
-use super::plan::{Plan, RecoveryKind, Step};
-use super::planner::{is_receivers_stopped, view};
-use super::position::ReceivedTransactions;
-
-mod living;
-mod relocate;
+mod moved_replicas;
+mod primary_repair;
 
 /// Everything that is wrong with a plan, each in a sentence; empty when it is sound.
 #[must_use = "a plan that fails its check must not be carried out"]
 pub fn lint(plan: &Plan, topology: &Topology) -> Vec<String> {
-    let topology = &*view(plan.code, topology, &plan.old_primary);
+    let topology = &*topology_for(plan.code, topology, &plan.old_primary);
     let mut wrong = Vec::new();
     check_instances(plan, &mut wrong);
     match plan.kind {
@@ -43,21 +46,21 @@ pub fn lint(plan: &Plan, topology: &Topology) -> Vec<String> {
         }
         RecoveryKind::Rejoin => check_rejoin(plan, topology, &mut wrong),
         RecoveryKind::IntermediatePrimary | RecoveryKind::GroupMember => {
-            relocate::check_relocation(plan, topology, &mut wrong);
+            moved_replicas::check_relocation(plan, topology, &mut wrong);
         }
         RecoveryKind::ResolveErrant => check_errant(plan, topology, &mut wrong),
         RecoveryKind::Takeover => check_takeover(plan, topology, &mut wrong),
-        RecoveryKind::SemiSync => living::check_semi_sync(plan, topology, &mut wrong),
-        RecoveryKind::Durability => living::check_durability(plan, topology, &mut wrong),
-        RecoveryKind::NonWritablePrimary => living::check_make_writable(plan, topology, &mut wrong),
-        RecoveryKind::MatchBelow => relocate::check_match(plan, topology, &mut wrong),
+        RecoveryKind::SemiSync => primary_repair::check_semi_sync(plan, topology, &mut wrong),
+        RecoveryKind::Durability => primary_repair::check_durability(plan, topology, &mut wrong),
+        RecoveryKind::NonWritablePrimary => primary_repair::check_make_writable(plan, topology, &mut wrong),
+        RecoveryKind::MatchBelow => moved_replicas::check_match(plan, topology, &mut wrong),
         RecoveryKind::BootReadOnly => check_boot_read_only(plan, topology, &mut wrong),
         RecoveryKind::ReopenPrimary => check_reopening(plan, topology, &mut wrong),
     }
     wrong
 }
 
-/// Whom a step touches.
+/// The servers that a step touches.
 fn touched(step: &Step) -> BTreeSet<&InstanceKey> {
     match step {
         Step::Fence { old_primary }
@@ -94,31 +97,23 @@ fn check_instances(plan: &Plan, wrong: &mut Vec<String>) {
             ));
         }
     }
-    let stays = matches!(
-        plan.kind,
-        RecoveryKind::SemiSync
-            | RecoveryKind::NonWritablePrimary
-            | RecoveryKind::BootReadOnly
-            | RecoveryKind::ReopenPrimary
-            | RecoveryKind::Durability
-    );
-    if plan.successor == plan.old_primary && !stays {
+    if plan.successor == plan.old_primary && !plan.kind.keeps_its_server() {
         wrong.push(format!("{} would succeed itself", plan.old_primary));
     }
 }
 
-/// The place of a kind of step in the order in which they must come.
+/// The position of a kind of step in the required order, and its name.
 fn place(step: &Step) -> (u8, &'static str) {
     match step {
         Step::ReconnectTest { .. } => (0, "reconnect test"),
         Step::Fence { .. } => (1, "fence"),
         Step::Demote { .. } => (1, "demote"),
-        Step::StopReceivers { .. } => (2, "freeze"),
-        Step::CatchUp { .. } => (3, "feed"),
+        Step::StopReceivers { .. } => (2, "stop receivers"),
+        Step::CatchUp { .. } => (3, "catch up"),
         Step::Drain { .. } | Step::ApplyAll { .. } => (4, "drain"),
         Step::Locate { .. } => (5, "locate"),
         Step::Match { .. } => (5, "match"),
-        Step::Redial { .. } => (6, "redial"),
+        Step::Redial { .. } => (6, "reconnect"),
         Step::CallFencer { .. } => (7, "call fencer"),
         Step::Open { .. } => (8, "open"),
         Step::Repoint { .. } | Step::RepointAt { .. } => (9, "repoint"),
@@ -141,7 +136,7 @@ fn check_order(plan: &Plan, wrong: &mut Vec<String>) {
             wrong.push(format!("{} must not come before {}", earlier.1, later.1));
         }
     }
-    for needed in ["fence", "drain", "redial", "open"] {
+    for needed in ["fence", "drain", "reconnect", "open"] {
         if !places.iter().any(|(_, name)| *name == needed) {
             wrong.push(format!("the step {needed} is missing"));
         }
@@ -187,14 +182,14 @@ fn check_roles(plan: &Plan, topology: &Topology, wrong: &mut Vec<String>) {
             }
             Step::RepointAt { successor, replicas } => {
                 if replicas.contains_key(old_primary) || replicas.contains_key(successor) {
-                    wrong.push(format!("{old_primary} or {successor} is among those that follow"));
+                    wrong.push(format!("{old_primary} or {successor} is among the followers"));
                 }
                 (successor, None)
             }
             Step::StopReceivers { replicas } | Step::ApplyAll { replicas } => {
                 if replicas.contains(old_primary) {
                     wrong.push(format!(
-                        "the old primary {old_primary} is among those to freeze or to wait for"
+                        "the old primary {old_primary} is among the replicas to stop or to wait for"
                     ));
                 }
                 continue;
@@ -207,7 +202,7 @@ fn check_roles(plan: &Plan, topology: &Topology, wrong: &mut Vec<String>) {
             .into_iter()
             .filter(|key| follow.is_some_and(|replicas| replicas.contains(*key)))
         {
-            wrong.push(format!("{key} is among those that follow"));
+            wrong.push(format!("{key} is among the followers"));
         }
     }
     match topology.get(successor).and_then(Instance::valid_facts) {
@@ -239,7 +234,8 @@ fn check_roles(plan: &Plan, topology: &Topology, wrong: &mut Vec<String>) {
     }
 }
 
-/// Where replicas say that they receive, nothing but their own try proves that they do not: each of them has to make one.
+/// Where replicas report that they receive, only their own attempt to reconnect proves that they do not: each of them
+/// has to try.
 fn check_silence(plan: &Plan, topology: &Topology, wrong: &mut Vec<String>) {
     let tested: BTreeSet<&InstanceKey> = plan
         .steps
@@ -261,13 +257,13 @@ fn check_silence(plan: &Plan, topology: &Topology, wrong: &mut Vec<String>) {
         .filter(|replica| is_receiving(replica) && !tested.contains(&replica.key))
     {
         wrong.push(format!(
-            "{} says that it receives from {}, and is not asked to prove it",
+            "{} reports that it receives from {}, and is not tested",
             replica.key, plan.old_primary
         ));
     }
 }
 
-/// Nobody who could still receive from the old primary, and answers, may be left running.
+/// No answering server that could still receive from the old primary may keep its receiver running.
 fn check_stop_receivers(plan: &Plan, topology: &Topology, wrong: &mut Vec<String>) {
     let is_planned = |key: &InstanceKey| {
         plan.steps
@@ -289,13 +285,13 @@ fn check_stop_receivers(plan: &Plan, topology: &Topology, wrong: &mut Vec<String
         .chain(topology.get(&plan.successor))
         .chain(catch_up_source);
     for replica in involved.filter(|replica| replica.is_valid() && plan.instances.contains(&replica.key)) {
-        if !is_receivers_stopped(replica) && !is_planned(&replica.key) {
-            wrong.push(format!("{} is not frozen", replica.key));
+        if !is_receiver_stopped(replica) && !is_planned(&replica.key) {
+            wrong.push(format!("the receiver of {} is not stopped", replica.key));
         }
     }
 }
 
-/// Who feeds the successor, if somebody does.
+/// The replica from which the successor catches up, if it does.
 fn caught_up_from(plan: &Plan) -> Option<&InstanceKey> {
     plan.steps.iter().find_map(|step| {
         if let Step::CatchUp { from, .. } = step {
@@ -306,7 +302,7 @@ fn caught_up_from(plan: &Plan) -> Option<&InstanceKey> {
     })
 }
 
-/// Nothing travels from the feeder that must not, and both stay below the old primary.
+/// The successor receives nothing errant, and both servers stay below the old primary.
 fn check_catching_up(plan: &Plan, topology: &Topology, wrong: &mut Vec<String>) {
     let Some(from) = caught_up_from(plan) else { return };
     let successor = &plan.successor;
@@ -314,25 +310,26 @@ fn check_catching_up(plan: &Plan, topology: &Topology, wrong: &mut Vec<String>) 
         ReceivedTransactions::remembering(topology, &plan.old_primary, plan.remembered.as_ref());
     if let Some(errant) = received_transactions.errant(from) {
         wrong.push(format!(
-            "{successor} would be fed from {from}, which has errant transactions {}",
-            super::candidate::excerpt(errant)
+            "{successor} would catch up from {from}, which has errant transactions {}",
+            excerpt(errant)
         ));
     }
     if received_transactions.get(from).is_none() || !topology.get(from).is_some_and(Instance::is_valid) {
         wrong.push(format!(
-            "{successor} would be fed from {from}, which does not answer or is no replica"
+            "{successor} would catch up from {from}, which does not answer or is no replica"
         ));
     }
     // Co-primaries are below each other, and with one of them dead nothing comes from there.
     let below = topology.descendants_beside(successor, &plan.old_primary);
     if from == successor || below.iter().any(|instance| instance.key == *from) {
         wrong.push(format!(
-            "{successor} would be fed from {from}, which replicates from it"
+            "{successor} would catch up from {from}, which replicates from it"
         ));
     }
 }
 
-/// The successor holds what the plan says; everything that is known to be lost is declared; every direct replica has a place.
+/// The successor holds what the plan says; everything that is known to be lost is declared; every direct replica
+/// follows or is left behind.
 fn check_positions(plan: &Plan, topology: &Topology, wrong: &mut Vec<String>) {
     let received_transactions =
         ReceivedTransactions::remembering(topology, &plan.old_primary, plan.remembered.as_ref());
@@ -355,8 +352,8 @@ fn check_positions(plan: &Plan, topology: &Topology, wrong: &mut Vec<String>) {
         && !declared(&missing)
     {
         wrong.push(format!(
-            "the plan does not say that {} would be lost",
-            super::candidate::excerpt(&missing)
+            "the plan does not declare that {} would be lost",
+            excerpt(&missing)
         ));
     }
     for replica in topology
@@ -369,12 +366,12 @@ fn check_positions(plan: &Plan, topology: &Topology, wrong: &mut Vec<String>) {
             .any(|step| matches!(step, Step::Repoint { replicas, .. } if replicas.contains(&replica.key)));
         let is_left = plan.lost_replicas.iter().any(|refusal| refusal.instance == replica.key);
         if follows == is_left {
-            let told = if follows {
+            let text = if follows {
                 "both follows and is left behind"
             } else {
                 "neither follows nor is left behind"
             };
-            wrong.push(format!("{} {told}", replica.key));
+            wrong.push(format!("{} {text}", replica.key));
         }
         let ahead = received_transactions
             .get(&replica.key)
@@ -401,7 +398,9 @@ fn check_rejoin(plan: &Plan, topology: &Topology, wrong: &mut Vec<String>) {
                 && *successor == plan.successor && replicas.len() == 1 && replicas.contains(&plan.old_primary)
     );
     if !is_as_wanted {
-        wrong.push("a rejoin is: fence the returned server, then point it, and nobody else, at the primary".to_owned());
+        wrong.push(
+            "a rejoin is: fence the returned server, then point it, and no other server, at the primary".to_owned(),
+        );
     }
     if current_primary(topology).as_ref() != Some(&plan.successor) {
         wrong.push(format!("{} is not the primary", plan.successor));
@@ -422,7 +421,7 @@ fn check_errant(plan: &Plan, topology: &Topology, wrong: &mut Vec<String>) {
     }
 }
 
-/// A takeover touches the primary first, waits, opens one that follows it directly, and leaves nobody out unsaid.
+/// A takeover touches the primary first, waits, opens a direct replica of it, and reports every replica that is left behind.
 fn check_takeover(plan: &Plan, topology: &Topology, wrong: &mut Vec<String>) {
     let Plan {
         old_primary, successor, ..
@@ -495,7 +494,7 @@ fn check_reopening(plan: &Plan, topology: &Topology, wrong: &mut Vec<String>) {
         [Step::CheckBoot { primary }, Step::Open { successor }] if *primary == plan.old_primary && *successor == plan.old_primary
     );
     if !is_as_wanted || plan.successor != plan.old_primary || plan.old_primary_identity.is_some() {
-        wrong.push("a reopening is: check the primary, then open it, and nobody takes its place".to_owned());
+        wrong.push("a reopening is: check the primary, then open it, and no other server takes its place".to_owned());
     }
     if current_primary(topology).as_ref() != Some(&plan.successor) {
         wrong.push(format!("{} is not the primary", plan.successor));

@@ -1,24 +1,25 @@
 //! Whether what would be lost may be lost.
 //!
-//! Without a word of the user ([`LossPolicy::Auto`]) the primary's own promise decides: when its semi-synchronous replication says
-//! that no client was ever told of a transaction which only the primary had, then a promotion that loses one means that the replica
-//! that has it is away, and it is waited for. An asynchronous primary promises nothing, and an outage is worse.
+//! Unless the policy is set ([`LossPolicy::Auto`] otherwise), the promise of the primary decides. When its
+//! semi-synchronous replication confirms no commit that only the primary has, a promotion that loses one means that
+//! the replica that has it is away; the recovery waits for that replica. An asynchronous primary promises nothing,
+//! and an outage is worse than a loss.
 
 use crate::domain::gtid::GtidSet;
 use crate::domain::instance::{Instance, SemiSync};
 use crate::domain::key::InstanceKey;
 use crate::domain::policy::{LossPolicy, Policy};
+use crate::domain::recovery::plan::PlanReport;
+use crate::domain::recovery::refusal::excerpt;
 use crate::domain::time::WallTime;
 use crate::domain::topology::Topology;
 
-use super::candidate::excerpt;
-use super::plan::PlanReport;
-
-/// Whether a source promises that each transaction that a client was told of is on another server too: `AFTER_SYNC`, so that nobody
-/// sees it before, and it waits for acknowledgements whoever is connected, and has not given up waiting.
+/// Whether a source promises that each transaction that it confirmed to a client is on another server too:
+/// `AFTER_SYNC`, so that no client sees it before, it waits for acknowledgements however many replicas are connected,
+/// and it has not stopped waiting.
 ///
-/// MySQL manual, "Semisynchronous Replication": with `wait_no_replica` off, the source goes on alone at once when fewer replicas than
-/// it waits for are connected.
+/// MySQL manual, "Semisynchronous Replication": with `wait_no_replica` off, the source goes on alone at once when
+/// fewer replicas than it waits for are connected.
 pub fn promises_no_loss(semi_sync: &SemiSync) -> bool {
     semi_sync.source_enabled
         && semi_sync.source_active
@@ -29,8 +30,8 @@ pub fn promises_no_loss(semi_sync: &SemiSync) -> bool {
 
 /// The policy about loss that counts for a primary: the given one, or what its last facts call for.
 ///
-/// `MariaDB` counts as asynchronous here: its `gtid_binlog_state` names transactions before they are acknowledged, so what is remembered
-/// of it is no proof that a client was told.
+/// `MariaDB` counts as asynchronous here: its `gtid_binlog_state` names transactions before they are acknowledged, so
+/// what is remembered of it is no proof that a commit was confirmed to a client.
 pub fn effective(topology: &Topology, old_primary: &InstanceKey, policy: &Policy) -> LossPolicy {
     if policy.loss != LossPolicy::Auto {
         return policy.loss;
@@ -54,16 +55,16 @@ pub(super) fn accept(
     now: WallTime,
     report: &mut PlanReport,
 ) -> Result<(), String> {
-    let told = excerpt(lost);
+    let text = excerpt(lost);
     match effective(topology, old_primary, policy) {
         LossPolicy::Refuse if policy.loss == LossPolicy::Auto => Err(format!(
-            "transactions would be lost, and {old_primary} had promised by semi-sync that none can be (lossPolicy is not set): {told}"
+            "transactions would be lost, and semi-sync of {old_primary} promised that none can be (lossPolicy is not set): {text}"
         )),
-        LossPolicy::Refuse => Err(format!("transactions would be lost, and lossPolicy is Refuse: {told}")),
+        LossPolicy::Refuse => Err(format!("transactions would be lost, and lossPolicy is Refuse: {text}")),
         LossPolicy::Allow | LossPolicy::Auto => {
-            report
-                .remarks
-                .push(format!("lossPolicy Allow: lost are at least {told}"));
+            report.remarks.push(format!(
+                "lossPolicy Allow: at least these transactions are lost: {text}"
+            ));
             Ok(())
         }
         LossPolicy::AllowAfterTimeout => {
@@ -75,11 +76,11 @@ pub(super) fn accept(
             if away.is_some_and(|away| away < policy.loss_timeout_millis) {
                 let seconds = policy.loss_timeout_millis / 1000;
                 return Err(format!(
-                    "transactions would be lost, and the old primary has {seconds} s to come back (lossTimeout): {told}"
+                    "transactions would be lost, and the old primary has {seconds} s to return (lossTimeout): {text}"
                 ));
             }
             report.remarks.push(format!(
-                "lossPolicy AllowAfterTimeout, and the time is over: lost are at least {told}"
+                "lossPolicy AllowAfterTimeout, and lossTimeout has passed: at least these transactions are lost: {text}"
             ));
             Ok(())
         }

@@ -1,42 +1,61 @@
-//! Repairing: finding + topology + policy → plan and report → (claim) → step by step.
+//! Recoveries: from a finding, a topology and a policy to a plan with its report, and then step by step.
 //!
-//! - [`position`]: what each replica received, and what of it is errant.
-//! - [`candidate`]: who may be promoted, and who is.
-//! - [`equivalence`]: positions in one log told from another, where there are no GTIDs.
-//! - [`pseudo_gtid`], [`matching`]: the same between servers that share nothing but entries with a text of their own.
-//! - `rank`, `catch_up_from`, `loss`, `eligibility`: the parts of that choice.
-//! - [`planner`]: the plan with its report, and the second choice after the freeze.
-//! - `acknowledging`: which replicas should acknowledge a semi-sync primary's commits.
-//! - `positioning`: by what a replica finds its place below another server.
-//! - `relocation`: where the replicas of a dead intermediate server can go.
-//! - [`lost`]: servers that recoveries left behind.
-//! - [`lint`]: what must hold of any plan.
-//! - `order`: what a person asked for.
-//! - [`outcome`]: what became of a step, and what comes next, as values.
-//! - [`fencing_proof`]: which proof allowed the opening.
+//! Planning:
+//! - [`kind`], [`step`], [`plan`], [`refusal`]: what a plan consists of.
+//! - [`planner`]: the plans of all kinds, and the second choice after the receivers were stopped.
+//! - [`lint`]: the check of a plan against the rules of recovery, independent of the planner.
+//! - [`manual_request`]: what a person or a document requested.
+//!
+//! The choice of a successor:
+//! - [`position`]: what each replica received, and which part of it is errant.
+//! - [`choice`], [`choice_inputs`]: which replicas may be promoted, and which one is.
+//! - `eligibility`, `catch_up`, `promotion_option`, `rank`, `compatibility`, [`loss`]: the parts of that choice.
+//! - `binlog_readers`: the replicas that can be compared by file and position, where there are no GTIDs.
+//!
+//! New sources for replicas:
+//! - `positioning`: the method by which a replica continues below another server.
+//! - `new_sources`: where the replicas of a dead intermediate primary can go.
+//! - [`relay_log_match`]: positions in the successor's binary log, found by comparison with a relay log.
+//! - [`pseudo_gtid`], [`pseudo_gtid_match`]: the same by Pseudo-GTID, between servers that share nothing else.
+//! - [`left_behind`]: servers that recoveries left behind.
+//!
+//! Execution:
 //! - [`progress`]: what comes next, given what was done.
+//! - [`step_result`], [`next_action`]: what passes between the executor and [`progress`].
+//! - [`fencing_proof`]: which proof allowed a successor to be opened.
+//! - [`replica_state`]: what an undo restores.
+//!
+//! Settings: [`semi_sync`].
 
-pub(crate) mod acknowledging;
-pub mod candidate;
+mod binlog_readers;
 mod catch_up;
-pub mod durability;
+pub mod choice;
+pub mod choice_inputs;
+mod compatibility;
 mod eligibility;
-pub mod equivalence;
 pub mod fencing_proof;
+pub mod kind;
+pub mod left_behind;
 pub mod lint;
 pub mod loss;
-pub mod lost;
-pub mod matching;
-mod order;
-pub mod outcome;
+pub mod manual_request;
+mod new_sources;
+pub mod next_action;
 pub mod plan;
 pub mod planner;
 pub mod position;
 mod positioning;
 pub mod progress;
+mod promotion_option;
 pub mod pseudo_gtid;
+pub mod pseudo_gtid_match;
 mod rank;
-mod relocation;
+pub mod refusal;
+pub mod relay_log_match;
+pub mod replica_state;
+pub mod semi_sync;
+pub mod step;
+pub mod step_result;
 
 #[cfg(test)]
 mod tests;

@@ -3,15 +3,17 @@
 //! The *position* of a replica is all that it received or executed, without its errant transactions: promotion ranks by it.
 //!
 //! # Errant
-//! A transaction is errant when it was committed first at a server below the primary, and nobody outside that server's own branch
-//! has it: neither the primary by its last facts, nor any other replica. What was committed first at the primary is never errant, so
-//! the transactions that only one replica could still fetch from a dying primary count in its favour; nor is anything that a
-//! former primary wrote and that travelled on from it. A branch (a replica with all below it) counts as one, because an intermediate
-//! replica passes its errant transactions on.
+//! A transaction is errant when it was committed first at a server below the primary, and no server outside that
+//! server's own branch has it: neither the primary by its last facts, nor any other replica. What was committed first
+//! at the primary is never errant, so the transactions that only one replica could still fetch from a dying primary
+//! count in its favour; nor is anything that a former primary wrote and that travelled on from it. A branch (a
+//! replica with all below it) counts as one, because an intermediate replica passes its errant transactions on.
 //!
-//! When nothing is known of the primary's set and no other replica was ever seen, there is nothing to compare with, and nothing
-//! counts as errant. Nor is what the source of the top committed: of co-primaries each replicates from the other one. MariaDB's positions do not name the servers that wrote before a replica was provisioned; so, while the primary's
-//! set is unknown, only a server that names the origin at all can testify that something of that origin is missing elsewhere.
+//! When nothing is known of the primary's set and no other replica was ever seen, there is nothing to compare with,
+//! and nothing counts as errant. Nor is what the source of the top committed: of co-primaries each replicates from
+//! the other one. MariaDB's positions do not name the servers that wrote before a replica was provisioned; so, while
+//! the primary's set is unknown, only a server that names the origin at all can testify that something of that origin
+//! is missing elsewhere.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -36,7 +38,7 @@ pub struct ReplicaPosition {
 pub struct ReceivedTransactions {
     /// The top's own, seen or remembered.
     top: Option<GtidSet>,
-    origins: Vec<crate::domain::gtid::Origin>,
+    origins: Vec<crate::domain::gtid::TransactionOrigin>,
     replicas: BTreeMap<InstanceKey, ReplicaPosition>,
 }
 
@@ -52,8 +54,8 @@ impl ReceivedTransactions {
         Self::remembering(topology, top, None)
     }
 
-    /// What is below `top`, which is also `remembered` to have held this: members remember what they saw of a primary, whatever the
-    /// view of this one shows.
+    /// What is below `top`, which is also `remembered` to have held this: members remember what they saw of a
+    /// primary, whatever the view of this one shows.
     pub fn remembering(topology: &Topology, top: &InstanceKey, remembered: Option<&GtidSet>) -> Self {
         let top_facts = topology.get(top).and_then(|instance| instance.facts.as_ref());
         let branches: BTreeMap<&InstanceKey, Branch<'_>> = topology
@@ -131,8 +133,9 @@ impl ReceivedTransactions {
         self.replicas.get(key)?.errant.as_ref()
     }
 
-    /// What the top is known to have had and `position` lacks, or `None` when that is nothing: a lower bound of what is lost when a
-    /// server with this position takes over. Known from the top's own last facts, and from whatever any replica got from it.
+    /// What the top is known to have had and `position` lacks, or `None` when that is nothing: a lower bound of what
+    /// is lost when a server with this position takes over. Known from the top's own last facts, and from whatever
+    /// any replica got from it.
     pub fn lacking(&self, position: &GtidSet) -> Option<GtidSet> {
         let sets = self
             .top
@@ -144,8 +147,8 @@ impl ReceivedTransactions {
 
     /// What of `known` a server with `position` lacks, or `None` when that is nothing.
     ///
-    /// A MariaDB server that was provisioned from a backup does not name those who wrote before; what it covers by later numbers of
-    /// the same domain is not missing.
+    /// A MariaDB server that was provisioned from a backup does not name the servers that wrote before; what it
+    /// covers by later sequence numbers of the same domain is not missing.
     pub fn missing(&self, known: &GtidSet, position: &GtidSet) -> Option<GtidSet> {
         if position.covers(known) {
             return None;
@@ -161,7 +164,7 @@ impl ReceivedTransactions {
     }
 }
 
-/// What of `received` was committed first at the root of a branch and is held by nobody outside it.
+/// What of `received` was committed first at the root of a branch and is held by no server outside it.
 fn errant_of(
     origin: &Branch<'_>,
     received: &GtidSet,
@@ -186,4 +189,11 @@ fn errant_of(
         suspicious = suspicious.subtract(witness);
     }
     (!suspicious.is_empty()).then_some(suspicious)
+}
+
+/// What the source has purged and the replica has not executed. Received is not enough: pointing a replica at another
+/// source drops its relay log.
+pub(super) fn purged(source: &InstanceFacts, replica: &InstanceFacts) -> Option<GtidSet> {
+    let needed = source.purged.subtract(&replica.executed);
+    (!needed.is_empty()).then_some(needed)
 }

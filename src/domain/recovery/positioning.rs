@@ -1,30 +1,31 @@
-//! How a replica gets below another server without losing its place.
+//! How a replica continues below another server without losing its position.
 
-use crate::domain::instance::{Instance, InstanceFacts};
+use crate::domain::instance::{Instance, InstanceFacts, ThreadState};
+use crate::domain::key::InstanceKey;
 use crate::domain::policy::Policy;
+use crate::domain::recovery::binlog_readers::follows_by_gtid;
+use crate::domain::recovery::eligibility::why_unreachable;
+use crate::domain::recovery::position::purged;
+use crate::domain::recovery::refusal::{RefusalReason, excerpt};
 
-use super::candidate::{excerpt, purged};
-use super::eligibility::why_unreachable;
-use super::plan::RefusalReason;
-use super::planner::by_position::follows_by_gtid;
-use super::planner::check_match;
-
-/// By what a replica finds its place below another server.
+/// The method by which a replica continues below another server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum PositioningMethod {
-    /// It replicates by GTID, and goes on so.
+    /// It replicates by GTID, and continues to do so.
     Gtid,
-    /// It replicates by position, and both servers have GTIDs: once it has applied all that it received, it goes on by these.
+    /// It replicates by position, and both servers have GTIDs: once it has applied everything that it received, it
+    /// continues by GTID.
     GtidFromNowOn,
-    /// There are no GTIDs: its place is found by Pseudo-GTID, once it has applied all that it received.
+    /// There are no GTIDs: its position is found by Pseudo-GTID, once it has applied everything that it received.
     PseudoGtid,
 }
 
-/// By what a replica can be put below a source, or why it cannot.
+/// The method by which a replica can continue below a source, or why it cannot.
 ///
-/// Unlike orchestrator, which compares positions when it moves, everything that is needed is on both servers' word beforehand. A
-/// replica that holds what the source lacks is refused whoever wrote it: MariaDB would stop with error 1236, and so would MySQL for
-/// transactions of the source's own. Only with Pseudo-GTID nothing but the logs themselves tells it, when they are compared.
+/// Unlike orchestrator, which compares positions when it moves a replica, this uses only what both servers reported
+/// before. A replica that holds what the source lacks is refused, whichever server wrote it: MariaDB would stop with
+/// error 1236, and so would MySQL for transactions that the source wrote itself. With Pseudo-GTID only the comparison
+/// of the logs shows it.
 pub(super) fn positioning(
     replica: &Instance,
     source: &Instance,
@@ -93,11 +94,89 @@ pub(super) fn positioning(
     }
 }
 
-/// STATEMENT, MIXED, ROW: events of a higher one cannot be logged by a server with a lower one. Unknown formats are not judged.
+/// STATEMENT, MIXED, ROW: events of a higher one cannot be logged by a server with a lower one. Unknown formats are
+/// not judged.
 fn format_rank(facts: &InstanceFacts) -> u8 {
     match facts.binlog_format.as_str() {
         "STATEMENT" => 1,
         "MIXED" => 2,
         _ => 3,
     }
+}
+
+/// Whether Pseudo-GTID could find the position of a replica in a server's log, whatever the logs hold.
+pub(super) fn check_match(
+    replica: &InstanceKey,
+    own: &InstanceFacts,
+    target: &InstanceKey,
+    source: &InstanceFacts,
+) -> Result<(), String> {
+    check_replica(replica, own)?;
+    check_target(replica, own, target, source)
+}
+
+fn check_replica(replica: &InstanceKey, own: &InstanceFacts) -> Result<(), String> {
+    let channel = own
+        .managed_channel()
+        .ok_or_else(|| format!("{replica} has no replication channel, or several"))?;
+    if own.is_binlog_server() {
+        return Err(format!(
+            "{replica} is a binlog server: its log is its source's, there is nothing to match"
+        ));
+    }
+    if own.is_group_member() {
+        return Err(format!("{replica} is a member of a replication group"));
+    }
+    if channel.positioning.is_gtid() {
+        return Err(format!(
+            "{replica} replicates by GTID and would no longer do so: relocate it by GTID"
+        ));
+    }
+    if channel.delay_seconds > 0 {
+        return Err(format!(
+            "{replica} is delayed on purpose by {} s: end the delay first",
+            channel.delay_seconds
+        ));
+    }
+    if channel.sql == ThreadState::Stopped && channel.sql_error.number != 0 {
+        return Err(format!(
+            "the applier thread of {replica} stopped with error {}: {}",
+            channel.sql_error.number, channel.sql_error.message
+        ));
+    }
+    Ok(())
+}
+
+fn check_target(
+    replica: &InstanceKey,
+    own: &InstanceFacts,
+    target: &InstanceKey,
+    source: &InstanceFacts,
+) -> Result<(), String> {
+    if source.is_binlog_server() {
+        return Err(format!(
+            "{target} is a binlog server: its positions are its source's, so {replica} needs no match"
+        ));
+    }
+    if !source.log_bin {
+        return Err(format!("{target} has no binary log (log_bin)"));
+    }
+    if source.managed_channel().is_some() && !source.log_replica_updates {
+        return Err(format!(
+            "{target} does not log what it replicates (log_replica_updates)"
+        ));
+    }
+    if own.server_id == source.server_id || own.identity == source.identity {
+        return Err(format!("{replica} and {target} have the same server_id or server_uuid"));
+    }
+    let is_filtered = |facts: &InstanceFacts| facts.managed_channel().is_some_and(|channel| channel.filtered);
+    if is_filtered(source) && !is_filtered(own) {
+        return Err(format!("{target} filters what it replicates, and {replica} does not"));
+    }
+    let (have, wanted) = (&own.version, &source.version);
+    let is_older = (have.major, have.minor) < (wanted.major, wanted.minor);
+    if have.flavour.is_mariadb() != wanted.flavour.is_mariadb() || is_older {
+        return Err(format!("{replica} runs {have}, and {target} {wanted}"));
+    }
+    Ok(())
 }

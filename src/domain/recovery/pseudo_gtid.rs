@@ -1,23 +1,22 @@
-//! Pseudo-GTID: statements without effect that are written on the primary again and again, each with a text of its own, so that the
-//! same place can be found in the logs of every server below it.
+//! Pseudo-GTID: statements without effect that are written on the primary repeatedly, each with a unique text, so
+//! that the same position can be found in the logs of every server below it.
 //!
-//! An entry is what orchestrator writes, and reads, too: ``drop view if exists `_pseudo_gtid_`.`_asc:TIME:SERVER:RANDOM` ``. Any
-//! other statement serves as well when `PseudoGTIDPattern` finds it. Entries whose text grows with time carry a hint that says so,
-//! which spares reading files that are all too new.
+//! An entry is what orchestrator writes, and reads, too: ``drop view if exists
+//! `_pseudo_gtid_`.`_asc:TIME:SERVER:RANDOM` ``. Any other statement serves as well when `PseudoGTIDPattern` matches
+//! it. Entries that sort by time are marked, so that files that begin with a later entry do not have to be read.
 
 use regex::Regex;
 
 use crate::domain::instance::{BinlogCoordinates, InstanceFacts};
+use crate::domain::recovery::relay_log_match::{LogEvent, is_after};
 use crate::domain::time::WallTime;
-
-use super::equivalence::{LogEvent, is_after};
 
 /// The schema that entries of orchestrator's making name; it need not exist.
 const SCHEMA: &str = "_pseudo_gtid_";
-/// What says that an entry's text grows with time.
+/// What marks an entry that sorts by time.
 const GROWING: &str = "asc:";
 
-/// How entries are told from other statements.
+/// How entries are distinguished from other statements.
 #[derive(Clone, Debug)]
 enum Pattern {
     Text(String),
@@ -26,17 +25,17 @@ enum Pattern {
 
 /// How entries are found in logs, and how much is read at once.
 #[derive(Clone, Debug)]
-pub struct Marks {
+pub struct PseudoGtidPatterns {
     pattern: Pattern,
     /// Entries that hold this text grow; empty: none does.
     growing: String,
     /// Events that hold one of these are not compared.
     skip: Vec<String>,
-    /// Events that are asked for at once, at least 1.
+    /// Events that are read with one statement, at least 1.
     pub chunk: usize,
 }
 
-impl Marks {
+impl PseudoGtidPatterns {
     /// The entries that ham4db and orchestrator write themselves.
     pub fn automatic() -> Self {
         Self {
@@ -47,7 +46,8 @@ impl Marks {
         }
     }
 
-    /// Entries that somebody else writes: a text that they hold, or a regular expression. `growing` marks those whose text grows.
+    /// Entries that another program writes: a text that they contain, or a regular expression. `growing` marks
+    /// entries that sort by time.
     ///
     /// # Errors
     /// When the expression cannot be read.
@@ -102,8 +102,8 @@ pub fn statement_of(info: &str) -> &str {
     info.split(" /* xid=").next().unwrap_or_default().trim()
 }
 
-/// The statement that writes an entry, as orchestrator's: seconds since 1970 and the server's id in eight hexadecimal digits, and
-/// sixteen digits that are its own.
+/// The statement that writes an entry, as orchestrator's: seconds since 1970 and the server's id in eight hexadecimal
+/// digits, and sixteen digits that are its own.
 pub fn entry_statement(now: WallTime, server_id: u32, own: u64) -> String {
     format!(
         "drop view if exists `{SCHEMA}`.`_{GROWING}{:08x}:{server_id:08x}:{own:016x}`",
@@ -111,8 +111,9 @@ pub fn entry_statement(now: WallTime, server_id: u32, own: u64) -> String {
     )
 }
 
-/// Whether entries help on a server: it has a binary log, and neither it nor its replicas can follow by GTID. MariaDB always has GTIDs.
-pub fn helps(facts: &InstanceFacts) -> bool {
+/// Whether entries help on a server: it has a binary log, and neither it nor its replicas can follow by GTID. MariaDB
+/// always has GTIDs.
+pub fn needs_entries(facts: &InstanceFacts) -> bool {
     facts.log_bin && !facts.version.flavour.is_mariadb() && !matches!(facts.gtid_mode.as_str(), "ON" | "ON_PERMISSIVE")
 }
 
@@ -128,15 +129,15 @@ pub struct Entry {
 /// Finds the last entry of one file of a log, event by event.
 #[derive(Debug)]
 pub struct LastEntry<'a> {
-    marks: &'a Marks,
+    marks: &'a PseudoGtidPatterns,
     until: Option<BinlogCoordinates>,
     begin: Option<u64>,
     last: Option<Entry>,
 }
 
 impl<'a> LastEntry<'a> {
-    /// Before this place, where one is given.
-    pub fn before(marks: &'a Marks, until: Option<BinlogCoordinates>) -> Self {
+    /// Before this position, where one is given.
+    pub fn before(marks: &'a PseudoGtidPatterns, until: Option<BinlogCoordinates>) -> Self {
         Self {
             marks,
             until,
@@ -169,7 +170,7 @@ impl<'a> LastEntry<'a> {
 pub enum EntryLocation {
     /// Further on in this file, or in another one.
     Unknown,
-    /// Here: its transaction begins at this place.
+    /// Its transaction begins at this position.
     Here(BinlogCoordinates),
     /// In an earlier file: this one begins with a later entry.
     Earlier,
@@ -178,7 +179,7 @@ pub enum EntryLocation {
 /// Looks for one entry in one file of a log, event by event.
 #[derive(Debug)]
 pub struct FindEntry<'a> {
-    marks: &'a Marks,
+    marks: &'a PseudoGtidPatterns,
     wanted: &'a str,
     /// Entries are compared by their text; otherwise all are read.
     by_order: bool,
@@ -187,7 +188,7 @@ pub struct FindEntry<'a> {
 
 impl<'a> FindEntry<'a> {
     /// The one with this text. `by_order`: a file that begins with a later entry is not read to its end.
-    pub fn new(marks: &'a Marks, wanted: &'a str, by_order: bool) -> Self {
+    pub fn new(marks: &'a PseudoGtidPatterns, wanted: &'a str, by_order: bool) -> Self {
         Self {
             marks,
             wanted,
@@ -219,8 +220,8 @@ pub fn begins_transaction(event: &LogEvent) -> bool {
     matches!(event.kind.as_str(), "Gtid" | "Anonymous_Gtid" | "Gtid_tagged")
 }
 
-/// Whether a transaction that begins with this event lies before a place in its log, which is between two. PlanRequest of what begins only:
-/// the events of a compressed transaction are all listed at its end.
+/// Whether a transaction that begins with this event lies before a position in its log, which is between two. This
+/// holds for the beginning of a transaction only: the events of a compressed transaction are all listed at its end.
 pub(super) fn is_before(event: &LogEvent, until: Option<&BinlogCoordinates>) -> bool {
     until.is_none_or(|until| {
         let here = BinlogCoordinates {
@@ -260,7 +261,7 @@ mod tests {
             statement,
             "drop view if exists `_pseudo_gtid_`.`_asc:5a5aa70e:00000011:c7b8154ff5c3c6d8`"
         );
-        let marks = Marks::automatic();
+        let marks = PseudoGtidPatterns::automatic();
         let listed = query(100, &format!("{statement} /* xid=8 */"));
         assert_eq!(marks.entry(&listed), Some(statement.clone()));
         assert!(marks.grows(&statement));
@@ -269,21 +270,21 @@ mod tests {
 
     #[test]
     fn entries_of_others_are_found_by_text_or_expression() {
-        let by_text = Marks::matching("meta.mark(", true, "").unwrap();
+        let by_text = PseudoGtidPatterns::matching("meta.mark(", true, "").unwrap();
         assert!(by_text.entry(&query(4, "call meta.mark('x')")).is_some());
         assert!(!by_text.grows("asc:1"));
-        let by_expression = Marks::matching("drop view if exists .meta.[.].+", false, "asc:").unwrap();
+        let by_expression = PseudoGtidPatterns::matching("drop view if exists .meta.[.].+", false, "asc:").unwrap();
         assert!(
             by_expression
                 .entry(&query(4, "drop view if exists `meta`.`m`"))
                 .is_some()
         );
-        assert!(Marks::matching("(", false, "").is_err());
+        assert!(PseudoGtidPatterns::matching("(", false, "").is_err());
     }
 
     #[test]
     fn the_last_entry_before_a_place_counts() {
-        let marks = Marks::automatic();
+        let marks = PseudoGtidPatterns::automatic();
         let entry = |own| entry_statement(WallTime(1000), 1, own);
         let events = [
             begin(100),
@@ -309,7 +310,7 @@ mod tests {
 
     #[test]
     fn a_file_that_begins_with_a_later_entry_is_left_at_once() {
-        let marks = Marks::automatic();
+        let marks = PseudoGtidPatterns::automatic();
         let entry = |seconds: i64| entry_statement(WallTime(seconds * 1000), 1, 9);
         let wanted = entry(20);
         let mut by_order = FindEntry::new(&marks, &wanted, true);

@@ -1,99 +1,61 @@
-//! Which of several servers that would hold the same after a promotion is promoted: a struct that derives its order.
+//! Which of several servers that would hold as much is promoted: a struct that derives its order.
+//!
+//! Selection by GTID and by position use the same order.
 
 use crate::domain::instance::{Instance, InstanceFacts, ThreadState};
 use crate::domain::intent::PromotionRule;
 use crate::domain::key::InstanceKey;
-use crate::domain::policy::{Leaving, Policy};
+use crate::domain::policy::{Policy, TerminationStage};
+use crate::domain::recovery::choice_inputs::ChoiceInputs;
+use crate::domain::recovery::compatibility::{FormatRank, can_follow};
+use crate::domain::recovery::promotion_option::{Candidate, PromotionOption};
 use crate::domain::topology::Topology;
 
-use super::candidate::ChoiceInputs;
-use super::catch_up::CatchUpSource;
-
-/// A replica that may be promoted.
-pub(super) struct Candidate<'a> {
-    pub(super) instance: &'a Instance,
-    pub(super) facts: &'a InstanceFacts,
-    pub(super) position: &'a crate::domain::gtid::GtidSet,
-    /// Only when there is nobody better: delayed, or with errant transactions.
-    pub(super) is_last_resort: bool,
-}
-
-/// A way to a primary: a candidate as it is, or fed first.
-pub(super) struct PromotionOption<'c, 'a> {
-    pub(super) candidate: &'c Candidate<'a>,
-    pub(super) catch_up_source: Option<&'c CatchUpSource<'a>>,
-    /// What it would hold.
-    pub(super) position: crate::domain::gtid::GtidSet,
-}
-
-/// Order among those that would hold a maximal position: lower is better, the order of the fields is the policy. What stands before
-/// `caught_up` is worth the time that it takes to feed a server.
+/// The order among servers that would hold a maximal position: lower is better, and the order of the fields is the
+/// policy. The fields before `caught_up` are worth the time that it takes a server to catch up.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[expect(clippy::struct_excessive_bools, reason = "each is one field of the order")]
 pub(super) struct Rank<'a> {
-    /// Another one has to be promoted if that one can hold as much.
-    not_wanted: bool,
+    /// Another server is preferred, if that one can hold as much.
+    not_preferred: bool,
     /// Delayed, or with errant transactions.
     last_resort: bool,
-    /// Its pod, or its node, is about to go, and the cluster would need another primary soon.
-    leaving: Option<Leaving>,
-    /// A feeding failed already, and this one needs one.
+    /// Its pod, or its node, is being terminated, and the cluster would need another primary soon.
+    leaving: Option<TerminationStage>,
+    /// It would have to catch up first, and catching up failed before in this recovery.
     caught_up_again: bool,
     /// More than half of the replicas could not replicate from it, by version or binlog format.
     strands_most: bool,
     /// Not in the failed primary's data centre.
-    elsewhere: bool,
+    other_data_center: bool,
     /// Not in its region.
     other_region: bool,
     /// Not in its environment.
     other_environment: bool,
-    /// As asked for.
+    /// Its promotion rule.
     rule: PromotionRule,
-    /// It must be fed first.
+    /// It would have to catch up first.
     caught_up: bool,
     /// Lower first: a newer server can replicate from an older one, not the other way round.
     version: (u16, u16, u16),
     /// STATEMENT, MIXED, ROW: a replica that logs rows cannot follow one that logs statements only in the other order.
     format: FormatRank,
-    /// Its applying thread must be started first.
+    /// Its applier thread must be started first.
     applier_stopped: bool,
     /// How much of what it received it still has to apply before it opens, as a power of ten: see [`backlog`].
     backlog: u32,
     /// Not a direct replica of the primary: more has to be moved.
     indirect: bool,
-    /// So that ties are broken alike everywhere.
+    /// Every member breaks ties alike.
     key: &'a InstanceKey,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum FormatRank {
-    Statement,
-    Mixed,
-    Row,
-    Unknown,
-}
-
-impl FormatRank {
-    pub(super) fn of(facts: &InstanceFacts) -> Self {
-        match facts.binlog_format.as_str() {
-            "STATEMENT" => Self::Statement,
-            "MIXED" => Self::Mixed,
-            "ROW" => Self::Row,
-            _ => Self::Unknown,
-        }
-    }
-
-    /// Whether a server that logs in this format can replicate from one that logs in the other: statements can be logged as rows,
-    /// rows not as statements. An unknown format is no obstacle: it is what they replicate with already.
-    pub(super) fn can_follow(self, source: Self) -> bool {
-        self == Self::Unknown || source == Self::Unknown || self >= source
-    }
-}
-
-/// What ranks need beyond the bid.
+/// What ranks depend on beyond the option.
 pub(super) struct Ranking<'a> {
     topology: &'a Topology,
     old_primary: &'a InstanceKey,
+    /// The servers that would have to replicate from the one that is promoted.
+    replicas: Vec<&'a Instance>,
     home: Option<&'a InstanceFacts>,
     policy: &'a Policy,
     inputs: &'a ChoiceInputs,
@@ -106,10 +68,23 @@ impl<'a> Ranking<'a> {
         policy: &'a Policy,
         inputs: &'a ChoiceInputs,
     ) -> Self {
+        let replicas = topology.replicas_of(old_primary).collect();
+        Self::among(topology, old_primary, replicas, policy, inputs)
+    }
+
+    /// The same where other servers than the direct replicas of the old primary have to follow.
+    pub(super) fn among(
+        topology: &'a Topology,
+        old_primary: &'a InstanceKey,
+        replicas: Vec<&'a Instance>,
+        policy: &'a Policy,
+        inputs: &'a ChoiceInputs,
+    ) -> Self {
         let home = topology.get(old_primary).and_then(|instance| instance.facts.as_ref());
         Self {
             topology,
             old_primary,
+            replicas,
             home,
             policy,
             inputs,
@@ -124,12 +99,12 @@ impl<'a> Ranking<'a> {
             !home.is_empty() && place(facts) != home
         };
         Rank {
-            not_wanted: self.inputs.wanted.is_some() && !self.inputs.wants(&candidate.instance.key),
+            not_preferred: self.inputs.preferred.is_some() && !self.inputs.prefers(&candidate.instance.key),
             last_resort: candidate.is_last_resort,
-            leaving: self.policy.leaving.get(&candidate.instance.key).copied(),
+            leaving: self.policy.terminating.get(&candidate.instance.key).copied(),
             caught_up_again: caught_up && !self.inputs.not_caught_up.is_empty(),
             strands_most: self.strands_most(candidate),
-            elsewhere: is_away(|facts| &facts.data_center),
+            other_data_center: is_away(|facts| &facts.data_center),
             other_region: is_away(|facts| &facts.region),
             other_environment: is_away(|facts| &facts.environment),
             rule: self
@@ -150,11 +125,11 @@ impl<'a> Ranking<'a> {
         }
     }
 
-    /// Why a bid that would hold as much as the best one comes after it, in words.
+    /// Why an option that would hold as much as the best one comes after it.
     pub(super) fn why_lower(&self, option: &PromotionOption<'_, 'a>, best: &PromotionOption<'_, 'a>) -> String {
         let (rank, best) = (self.rank(option), self.rank(best));
-        match &self.inputs.wanted {
-            Some(wanted) if rank.not_wanted != best.not_wanted => format!("{} {}", best.key, wanted.why),
+        match &self.inputs.preferred {
+            Some(preferred) if rank.not_preferred != best.not_preferred => format!("{} {}", best.key, preferred.why),
             Some(_) | None => rank.why_lower(&best),
         }
     }
@@ -162,10 +137,10 @@ impl<'a> Ranking<'a> {
     /// Whether more than half of the failed primary's replicas could not replicate from this one.
     fn strands_most(&self, candidate: &Candidate<'_>) -> bool {
         let others: Vec<&InstanceFacts> = self
-            .topology
-            .replicas_of(self.old_primary)
+            .replicas
+            .iter()
             .filter(|replica| replica.key != candidate.instance.key)
-            .filter_map(Instance::valid_facts)
+            .filter_map(|replica| replica.valid_facts())
             .collect();
         let stranded = others
             .iter()
@@ -175,8 +150,9 @@ impl<'a> Ranking<'a> {
     }
 }
 
-/// The outage lasts until what was received is applied. Fewer than a hundred transactions are no difference: who is chosen should not
-/// change with each that is applied while the choice is made. Then 1 for hundreds, 2 for thousands, and so on.
+/// How much is left to apply, as a power of ten: the outage lasts until what was received is applied. 0 is fewer than
+/// a hundred transactions, because the choice should not change with each one that is applied meanwhile; 1 is
+/// hundreds, 2 thousands, and so on.
 fn backlog(candidate: &Candidate<'_>) -> u32 {
     let waiting = candidate.position.missing_from(&candidate.facts.executed);
     (waiting.transaction_count() / 100)
@@ -184,27 +160,19 @@ fn backlog(candidate: &Candidate<'_>) -> u32 {
         .map_or(0, |digits| digits + 1)
 }
 
-/// Whether a server understands what another one writes into its binary log.
-pub(super) fn can_follow(replica: &InstanceFacts, source: &InstanceFacts) -> bool {
-    let release = |facts: &InstanceFacts| (facts.version.major, facts.version.minor);
-    replica.version.flavour.is_mariadb() == source.version.flavour.is_mariadb()
-        && release(replica) >= release(source)
-        && FormatRank::of(replica).can_follow(FormatRank::of(source))
-}
-
 impl Rank<'_> {
-    /// The first field of the servers themselves in which this rank is worse, in words.
+    /// The first field of the servers themselves in which this rank is worse, as text.
     fn why_lower(&self, best: &Rank<'_>) -> String {
         let best_key = best.key;
         if self.last_resort != best.last_resort {
-            format!("{best_key} is neither delayed nor has it errant transactions")
+            format!("{best_key} is not delayed and has no errant transactions")
         } else if self.leaving != best.leaving {
-            format!("its pod or node is about to go, sooner than that of {best_key}")
+            format!("its pod or node is terminated sooner than that of {best_key}")
         } else if self.caught_up_again != best.caught_up_again {
-            "it would have to be fed first, and that failed before".to_owned()
+            "it would have to catch up first, and that failed before".to_owned()
         } else if self.strands_most != best.strands_most {
-            "most of the others could not replicate from it (version or binlog_format)".to_owned()
-        } else if self.elsewhere != best.elsewhere {
+            "most other replicas could not replicate from it (version or binlog_format)".to_owned()
+        } else if self.other_data_center != best.other_data_center {
             format!("{best_key} is in the failed primary's data centre")
         } else if self.other_region != best.other_region {
             format!("{best_key} is in the failed primary's region")
@@ -217,15 +185,15 @@ impl Rank<'_> {
                 best.rule.as_str()
             )
         } else if self.caught_up != best.caught_up {
-            format!("{best_key} need not be fed first")
+            format!("{best_key} does not have to catch up first")
         } else if self.version != best.version {
-            format!("{best_key} runs an older version, which all others can replicate from")
+            format!("{best_key} runs an older version, from which all others can replicate")
         } else if self.format != best.format {
-            format!("{best_key} has the smaller binlog_format")
+            format!("more servers can replicate from the binlog_format of {best_key}")
         } else if self.applier_stopped != best.applier_stopped {
-            format!("its applying thread is stopped, {best_key}'s is not")
+            format!("its applier thread is stopped, that of {best_key} is not")
         } else if self.backlog != best.backlog {
-            format!("{best_key} has less left to apply of what it received")
+            format!("{best_key} has less left to apply")
         } else if self.indirect != best.indirect {
             format!("{best_key} is a direct replica of the failed primary")
         } else {

@@ -1,8 +1,8 @@
-//! Applying a command: (state, proposal) → (state, what became of it, which records changed).
+//! Applying a command: (state, proposal) → (state, result, changed records).
 
 use std::collections::BTreeSet;
 
-use crate::domain::hooks::HookLedger;
+use crate::domain::hooks::HookProgress;
 use crate::domain::intent::{IntentId, IntentKind, Origin};
 use crate::domain::key::InstanceKey;
 use crate::domain::time::WallTime;
@@ -14,12 +14,12 @@ use super::record::{Cluster, Detection, Epoch, MemberId, QuarantineState, Record
 use super::{MAX_SEEDS, bounds};
 use super::{audit, hooks};
 
-/// A record that a command touched: the store writes it when the state still has it, and deletes its row when not.
+/// A record that a command changed. The store writes it when the state has it, and deletes its row otherwise.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Change {
     /// Group, clock, numbers, switches.
     Meta,
-    /// The seeds, all of them.
+    /// All seeds.
     Seeds,
     /// A forgotten address.
     Forgotten(InstanceKey),
@@ -37,7 +37,7 @@ pub enum Change {
     Detection(u64),
     /// A request of a document.
     Request(String),
-    /// A refused recovery.
+    /// A blocked recovery.
     Blocked(InstanceKey),
     /// A member.
     Member(MemberId),
@@ -45,9 +45,9 @@ pub enum Change {
     Audit(u64),
 }
 
-/// Applies a proposal. Every member that applies the same proposals in the same order has the same state.
+/// Applies a proposal. Members that apply the same proposals in the same order have the same state.
 ///
-/// The changes are complete and ordered: writing them (and nothing else) brings a stored copy to the new state.
+/// The changes are complete and ordered: writing them, and nothing else, brings a stored copy to the new state.
 pub fn apply(state: &mut State, proposal: &Proposal) -> (Applied, BTreeSet<Change>) {
     let mut changes = BTreeSet::new();
     if proposal.version > COMMAND_VERSION {
@@ -61,13 +61,13 @@ pub fn apply(state: &mut State, proposal: &Proposal) -> (Applied, BTreeSet<Chang
     state.clock = state.clock.max(proposal.at);
     state.version = state.version.max(proposal.version);
     changes.insert(Change::Meta);
-    let told = audit::tell(state, &proposal.command);
+    let text = audit::draft_for_command(state, &proposal.command);
     let applied = match run(state, &proposal.command, &mut changes) {
         Ok(applied) => applied,
         Err(why) => Applied::Refused { why },
     };
-    if let Some(told) = told.filter(|_| audit::did_something(&applied)) {
-        audit::write(state, told, &mut changes);
+    if let Some(text) = text.filter(|_| audit::had_effect(&applied)) {
+        audit::write(state, text, &mut changes);
     }
     expire(state, &mut changes);
     (applied, changes)
@@ -77,7 +77,7 @@ pub fn apply(state: &mut State, proposal: &Proposal) -> (Applied, BTreeSet<Chang
 fn run(state: &mut State, command: &Command, changes: &mut BTreeSet<Change>) -> Result<Applied, RefusedCommand> {
     let now = state.clock;
     match command {
-        Command::Found { group } => match &state.group {
+        Command::FoundGroup { group } => match &state.group {
             Some(present) if present != group => return Err(RefusedCommand::OtherGroup(present.uuid.clone())),
             _ => state.group = Some(group.clone()),
         },
@@ -87,7 +87,7 @@ fn run(state: &mut State, command: &Command, changes: &mut BTreeSet<Change>) -> 
                 number: next_number(state),
             });
         }
-        Command::Hello { member } => {
+        Command::AnnounceMember { member } => {
             state.members.insert(member.id, member.clone());
             changes.insert(Change::Member(member.id));
         }
@@ -121,7 +121,7 @@ fn run(state: &mut State, command: &Command, changes: &mut BTreeSet<Change>) -> 
             }
         }
         Command::ForceQuorum { .. } => force_quorum(state, changes),
-        Command::Detect {
+        Command::RecordDetection {
             finding,
             member_name,
             held_back,
@@ -139,7 +139,7 @@ fn run(state: &mut State, command: &Command, changes: &mut BTreeSet<Change>) -> 
                 held_back: held_back.clone(),
                 recovery: None,
                 successor: None,
-                hooks: HookLedger::of(hooks),
+                hooks: HookProgress::of(hooks),
             };
             state.detections.insert(id, detection);
             changes.insert(Change::Detection(id));
@@ -166,7 +166,7 @@ fn run(state: &mut State, command: &Command, changes: &mut BTreeSet<Change>) -> 
             record(state, &token.uid, lines, changes);
         }
         Command::End { token, ending } => end(state, token, ending, changes)?,
-        Command::Judge {
+        Command::SetQuarantineStanding {
             quarantine,
             instance,
             standing,
@@ -177,7 +177,7 @@ fn run(state: &mut State, command: &Command, changes: &mut BTreeSet<Change>) -> 
                 .ok_or_else(|| RefusedCommand::Unknown(quarantine.clone()))?;
             record.instance = instance.clone();
             record.standing = standing.clone();
-            // What the returned primary alone holds is what was lost, now exactly known.
+            // The transactions that only the returned primary has are exactly what was lost.
             if let QuarantineState::Errant { set } = standing
                 && let Some(recovery) = state.recoveries.get_mut(&record.recovery)
             {
@@ -191,8 +191,9 @@ fn run(state: &mut State, command: &Command, changes: &mut BTreeSet<Change>) -> 
                 .quarantines
                 .remove(quarantine)
                 .ok_or_else(|| RefusedCommand::Unknown(quarantine.clone()))?;
-            // In the same entry: the primary may die the moment after, and this be the only one to take over.
-            super::lost::regain(state, &released.instance, changes);
+            // In the same entry, because the primary may fail a moment later when this server is the only possible
+            // successor.
+            super::lost_replicas::clear_lost(state, &released.instance, changes);
             changes.insert(Change::Quarantine(quarantine.clone()));
         }
         Command::Acknowledge { uids, acknowledgement } => {
@@ -223,15 +224,16 @@ fn run(state: &mut State, command: &Command, changes: &mut BTreeSet<Change>) -> 
     Ok(Applied::Done)
 }
 
-/// How far numbers and epochs are raised when a majority is lost with its log: above what it may have given out unseen.
-const FORCED_LEAP: u64 = 1000;
+/// How far numbers and epochs are raised when the majority is lost with its log: above what it may have assigned
+/// unseen.
+const FORCED_QUORUM_GAP: u64 = 1000;
 
-/// What the lost members had committed may be missing here, so numbers and epochs leap over theirs, and a person looks before anything is
-/// repaired.
+/// Transactions of the lost members may be missing in this log. Numbers and epochs are therefore raised above theirs,
+/// and recoveries stay disabled until an operator enables them.
 fn force_quorum(state: &mut State, changes: &mut BTreeSet<Change>) {
-    state.last_number = state.last_number.saturating_add(FORCED_LEAP);
+    state.last_number = state.last_number.saturating_add(FORCED_QUORUM_GAP);
     for cluster in state.clusters.values_mut() {
-        cluster.epoch = cluster.epoch.saturating_add(FORCED_LEAP);
+        cluster.epoch = cluster.epoch.saturating_add(FORCED_QUORUM_GAP);
         changes.insert(Change::Cluster(cluster.id.clone()));
     }
     state.recoveries_disabled = true;
@@ -259,7 +261,7 @@ pub(super) fn labels(state: &State, cluster: &ClusterId) -> (String, String) {
     )
 }
 
-/// Refused while a recovery needs the server: it would go on without knowing where.
+/// Refused while a recovery involves the server, because the recovery would lose its record.
 fn forget(
     state: &mut State,
     instance: &InstanceKey,
@@ -314,15 +316,15 @@ fn describe_cluster(state: &mut State, command: &Command, changes: &mut BTreeSet
         return;
     };
     let now = state.clock;
-    let mut minted = now;
+    let mut created_at = now;
     let mut epoch: Epoch = 0;
     for absorbed in absorbs {
         if let Some(cluster) = state.clusters.remove(absorbed) {
-            minted = minted.min(cluster.minted);
+            created_at = created_at.min(cluster.created_at);
             epoch = epoch.max(cluster.epoch);
             changes.insert(Change::Cluster(absorbed.clone()));
         }
-        hand_on(state, absorbed, id, changes);
+        move_to_cluster(state, absorbed, id, changes);
     }
     for cluster in state.clusters.values_mut().filter(|cluster| cluster.id != *id) {
         let before = cluster.instances.len();
@@ -335,12 +337,12 @@ fn describe_cluster(state: &mut State, command: &Command, changes: &mut BTreeSet
         .recoveries
         .values()
         .any(|recovery| recovery.is_active() && recovery.plan.cluster == *id);
-    // The names under which the cluster was known before.
+    // Earlier names of the cluster.
     let known_as = labels(state, id);
     let mut replaced = None;
     let cluster = state.clusters.entry(id.clone()).or_insert_with(|| Cluster {
         id: id.clone(),
-        minted,
+        created_at,
         name: String::new(),
         alias: String::new(),
         epoch,
@@ -348,14 +350,14 @@ fn describe_cluster(state: &mut State, command: &Command, changes: &mut BTreeSet
         primary: None,
         document: None,
     });
-    cluster.minted = cluster.minted.min(minted);
+    cluster.created_at = cluster.created_at.min(created_at);
     cluster.epoch = cluster.epoch.max(epoch);
     cluster.instances.clone_from(instances);
     cluster.document.clone_from(document);
     if !alias.is_empty() {
         cluster.alias.clone_from(alias);
     }
-    // While a recovery runs, only its own entries say who the primary is.
+    // While a recovery runs, only its own entries change the recorded primary.
     if let Some((instance, identity)) = primary
         && !recovering
     {
@@ -382,12 +384,13 @@ fn describe_cluster(state: &mut State, command: &Command, changes: &mut BTreeSet
     }
     changes.insert(Change::Cluster(id.clone()));
     if let (Some(_), Some(choice), Some((successor, _))) = (replaced, chosen, primary) {
-        note_choice(state, choice, known_as, successor, changes);
+        record_group_choice(state, choice, known_as, successor, changes);
     }
 }
 
-/// Tells of the primary that a replication group has chosen: in the entry that records it, so that it is told once.
-fn note_choice(
+/// Records the detection that a replication group chose another primary, in the entry that records the primary, so that
+/// it is reported once.
+fn record_group_choice(
     state: &mut State,
     choice: &GroupChoice,
     (cluster_name, cluster_alias): (String, String),
@@ -405,14 +408,14 @@ fn note_choice(
         held_back: None,
         recovery: None,
         successor: Some(successor.clone()),
-        hooks: HookLedger::of(&choice.hooks),
+        hooks: HookProgress::of(&choice.hooks),
     };
     state.detections.insert(id, detection);
     changes.insert(Change::Detection(id));
 }
 
-/// Recoveries and quarantines of a cluster that turned out to be another one go on under that one's id.
-fn hand_on(state: &mut State, from: &ClusterId, to: &ClusterId, changes: &mut BTreeSet<Change>) {
+/// Moves recoveries and quarantines of a merged cluster to the id of the remaining cluster.
+fn move_to_cluster(state: &mut State, from: &ClusterId, to: &ClusterId, changes: &mut BTreeSet<Change>) {
     for recovery in state
         .recoveries
         .values_mut()
@@ -445,8 +448,8 @@ fn end_intent(state: &mut State, id: &IntentId, changes: &mut BTreeSet<Change>) 
         return Ok(());
     }
     if id.origin == Origin::Api && id.kind == IntentKind::Downtime {
-        // What a recovery asked for is anybody's to end: a recovery cannot be asked to.
-        super::lost::regain(state, &id.instance, changes);
+        // The intent of a recovery can be ended through any origin, because a recovery cannot be asked to end it.
+        super::lost_replicas::clear_lost(state, &id.instance, changes);
     }
     let others = state
         .intents
@@ -482,7 +485,7 @@ fn withdraw(state: &mut State, origin: &Origin, changes: &mut BTreeSet<Change>) 
     }
 }
 
-/// Drops what is over: bounded lists, forgotten addresses whose time has come. Intents stay until their origin ends them or they expire.
+/// Drops expired records: bounded lists, forgotten addresses, intents. Other intents stay until their origin ends them.
 fn expire(state: &mut State, changes: &mut BTreeSet<Change>) {
     let now = state.clock;
     let over: Vec<InstanceKey> = state
@@ -498,16 +501,16 @@ fn expire(state: &mut State, changes: &mut BTreeSet<Change>) {
     let stale: Vec<IntentId> = state
         .intents
         .values()
-        .filter(|intent| matches!(intent.origin, Origin::Api | Origin::Recovery) && !intent.wish.is_active(now))
+        .filter(|intent| matches!(intent.origin, Origin::Api | Origin::Recovery) && !intent.details.is_active(now))
         .map(crate::domain::intent::Intent::id)
         .collect();
     for id in stale {
-        if let Some(told) = state
+        if let Some(text) = state
             .intents
             .remove(&id)
-            .and_then(|intent| audit::expired(state, &intent))
+            .and_then(|intent| audit::draft_for_expired(state, &intent))
         {
-            audit::write(state, told, changes);
+            audit::write(state, text, changes);
         }
         changes.insert(Change::Intent(id));
     }

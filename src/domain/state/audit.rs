@@ -1,10 +1,11 @@
-//! The audit: what commands did to which server, in orchestrator's words where it has them. No decision rests on it.
+//! The audit: the actions of commands on servers, with orchestrator's names where it has them. No decision depends on
+//! it.
 
 use std::collections::BTreeSet;
 
-use crate::domain::intent::{Intent, IntentKind, Origin, Wish};
+use crate::domain::intent::{Intent, IntentDetails, IntentKind, Origin};
 use crate::domain::key::InstanceKey;
-use crate::domain::recovery::plan::RecoveryKind;
+use crate::domain::recovery::kind::RecoveryKind;
 use crate::domain::topology::ClusterId;
 
 use super::apply::Change;
@@ -12,76 +13,80 @@ use super::command::{Applied, Command, Ending};
 use super::record::{AuditEntry, Recovery, State};
 use super::request::Request;
 
-/// A message is cut after so many characters: what a hook or a server said may be long.
-const MOST_CHARACTERS: usize = 1000;
+/// Longest message, characters: output of hooks and servers may be long.
+const MAX_CHARACTERS: usize = 1000;
 
-/// Kind of the entry about a downtime that is over.
+/// Kind of the entry for the end of a downtime.
 pub(crate) const END_DOWNTIME: &str = "end-downtime";
-/// Kind of the entry about an instance that was forgotten.
+/// Kind of the entry for a forgotten instance.
 pub(crate) const FORGET: &str = "forget";
 
-/// What an entry says, but for its number and time.
-pub(super) struct Told {
+/// The content of an entry without its number and time.
+pub(super) struct AuditDraft {
     kind: &'static str,
     instance: Option<InstanceKey>,
     cluster_name: String,
     message: String,
 }
 
-/// What the audit has to say of a command that is about to be applied to this state; `None` when it is nobody's doing (records of what
-/// was seen, of members and of steps) or has records of its own (detections, hooks).
-pub(super) fn tell(state: &State, command: &Command) -> Option<Told> {
+/// The audit entry of a command that is about to be applied to this state. `None` for observations and records of
+/// members and steps, which are no actions, and for detections and hooks, which have records of their own.
+pub(super) fn draft_for_command(state: &State, command: &Command) -> Option<AuditDraft> {
     match command {
         Command::Discover { seed } => {
             let is_new = !state.seeds.contains(seed);
-            is_new.then(|| about(state, "discover", &seed.instance, by(&seed.origin)))
+            is_new.then(|| draft_for(state, "discover", &seed.instance, origin_note(&seed.origin)))
         }
-        Command::Forget { instance, .. } => Some(about(state, FORGET, instance, String::new())),
-        Command::SetIntent { intent } => Some(asked(state, intent)),
+        Command::Forget { instance, .. } => Some(draft_for(state, FORGET, instance, String::new())),
+        Command::SetIntent { intent } => Some(intent_draft(state, intent)),
         Command::EndIntent { id } => {
             let present = state.intents.get(id)?;
             let kind = match id.kind {
-                // One whose time has passed was over before.
-                IntentKind::Downtime if !present.wish.is_active(state.clock) => return None,
+                // An expired downtime had already ended.
+                IntentKind::Downtime if !present.details.is_active(state.clock) => return None,
                 IntentKind::Downtime => END_DOWNTIME,
                 IntentKind::Candidate => "end-candidate",
             };
-            Some(about(state, kind, &id.instance, by(&present.origin)))
+            Some(draft_for(state, kind, &id.instance, origin_note(&present.origin)))
         }
         Command::PutDocument { document } => {
             let is_new = !state.documents.contains_key(&document.origin);
             let kind = if is_new { "put-document" } else { "change-document" };
-            Some(about_all(kind, document.origin.to_string()))
+            Some(draft_for_all(kind, document.origin.to_string()))
         }
-        Command::WithdrawDocument { origin } => Some(about_all("withdraw-document", origin.to_string())),
-        Command::SetGlobalRecoveries { enabled: true } => Some(about_all("enable-global-recoveries", String::new())),
-        Command::SetGlobalRecoveries { enabled: false } => Some(about_all("disable-global-recoveries", String::new())),
+        Command::WithdrawDocument { origin } => Some(draft_for_all("withdraw-document", origin.to_string())),
+        Command::SetGlobalRecoveries { enabled: true } => {
+            Some(draft_for_all("enable-global-recoveries", String::new()))
+        }
+        Command::SetGlobalRecoveries { enabled: false } => {
+            Some(draft_for_all("disable-global-recoveries", String::new()))
+        }
         Command::ForceQuorum {
             survivor_name, lost, ..
-        } => Some(about_all(
+        } => Some(draft_for_all(
             "force-quorum",
-            format!("{survivor_name} goes on without {}", lost.join(", ")),
+            format!("{survivor_name} continues without {}", lost.join(", ")),
         )),
         Command::Claim { claim } => {
             let message = format!(
                 "{}: recovery {} by {}",
                 claim.finding.code, claim.uid, claim.holder_name
             );
-            let mut told = about(state, recovers(claim.plan.kind), &claim.plan.old_primary, message);
-            told.cluster_name = name_of(state, &claim.plan.cluster);
-            Some(told)
+            let mut draft = draft_for(state, recovers(claim.plan.kind), &claim.plan.old_primary, message);
+            draft.cluster_name = name_of(state, &claim.plan.cluster);
+            Some(draft)
         }
         Command::Resume { uid, holder_name, .. } => {
             let recovery = state.recoveries.get(uid)?;
-            Some(of(
+            Some(draft_for_recovery(
                 state,
                 recovery,
-                format!("recovery {uid} is taken over by {holder_name}"),
+                format!("recovery {uid} was resumed by {holder_name}"),
             ))
         }
         Command::Open { token, successor, .. } => {
             let recovery = state.recoveries.get(&token.uid)?;
-            Some(of(
+            Some(draft_for_recovery(
                 state,
                 recovery,
                 format!("recovery {}: {successor} becomes writable", token.uid),
@@ -89,11 +94,15 @@ pub(super) fn tell(state: &State, command: &Command) -> Option<Told> {
         }
         Command::End { token, ending } => {
             let recovery = state.recoveries.get(&token.uid)?;
-            Some(of(state, recovery, format!("recovery {} {}", token.uid, ended(ending))))
+            Some(draft_for_recovery(
+                state,
+                recovery,
+                format!("recovery {} {}", token.uid, ended(ending)),
+            ))
         }
         Command::Release { quarantine, reason } => {
             let held = state.quarantines.get(quarantine)?;
-            Some(about(state, "release-quarantine", &held.instance, reason.clone()))
+            Some(draft_for(state, "release-quarantine", &held.instance, reason.clone()))
         }
         Command::Acknowledge { uids, acknowledgement } => {
             let message = format!(
@@ -104,34 +113,34 @@ pub(super) fn tell(state: &State, command: &Command) -> Option<Told> {
             );
             let recovery = uids.first().and_then(|uid| state.recoveries.get(uid));
             Some(match recovery.filter(|_| uids.len() == 1) {
-                Some(recovery) => about(state, "acknowledge-recovery", &recovery.plan.old_primary, message),
-                None => about_all("acknowledge-recovery", message),
+                Some(recovery) => draft_for(state, "acknowledge-recovery", &recovery.plan.old_primary, message),
+                None => draft_for_all("acknowledge-recovery", message),
             })
         }
-        Command::Request { request } => asked_once(state, request),
-        Command::CancelRequest { key, why } => Some(about_all("cancel-request", format!("{key}: {why}"))),
-        Command::SettleRequest { key, why, .. } => Some(about_all("settle-request", format!("{key}: {why}"))),
-        Command::Found { .. }
+        Command::Request { request } => request_draft(state, request),
+        Command::CancelRequest { key, why } => Some(draft_for_all("cancel-request", format!("{key}: {why}"))),
+        Command::SettleRequest { key, why, .. } => Some(draft_for_all("settle-request", format!("{key}: {why}"))),
+        Command::FoundGroup { .. }
         | Command::AllocateMember { .. }
-        | Command::Hello { .. }
+        | Command::AnnounceMember { .. }
         | Command::DescribeCluster { .. }
-        | Command::Detect { .. }
+        | Command::RecordDetection { .. }
         | Command::Record { .. }
-        | Command::Judge { .. }
+        | Command::SetQuarantineStanding { .. }
         | Command::HooksBegin { .. }
         | Command::HooksRan { .. }
         | Command::Block { .. } => None,
     }
 }
 
-/// What there is to say of an intent whose time has passed.
-pub(super) fn expired(state: &State, intent: &Intent) -> Option<Told> {
-    let is_downtime = matches!(intent.wish, Wish::Downtime { .. });
-    is_downtime.then(|| about(state, END_DOWNTIME, &intent.instance, "its time has passed".to_owned()))
+/// The audit entry of an expired intent.
+pub(super) fn draft_for_expired(state: &State, intent: &Intent) -> Option<AuditDraft> {
+    let is_downtime = matches!(intent.details, IntentDetails::Downtime { .. });
+    is_downtime.then(|| draft_for(state, END_DOWNTIME, &intent.instance, "the downtime expired".to_owned()))
 }
 
-/// Whether a command changed what it is about.
-pub(super) fn did_something(applied: &Applied) -> bool {
+/// Whether a command changed anything.
+pub(super) fn had_effect(applied: &Applied) -> bool {
     match applied {
         Applied::Done | Applied::Claimed { .. } => true,
         Applied::Number { number } => *number > 0,
@@ -139,27 +148,27 @@ pub(super) fn did_something(applied: &Applied) -> bool {
     }
 }
 
-/// Adds an entry at the state's present time.
-pub(super) fn write(state: &mut State, told: Told, changes: &mut BTreeSet<Change>) {
+/// Adds an entry with the present time of the state.
+pub(super) fn write(state: &mut State, draft: AuditDraft, changes: &mut BTreeSet<Change>) {
     let id = state.audit.last_key_value().map_or(0, |(id, _)| *id) + 1;
     let entry = AuditEntry {
         id,
         at: state.clock,
-        kind: told.kind.to_owned(),
-        instance: told.instance,
-        cluster_name: told.cluster_name,
-        message: told.message.chars().take(MOST_CHARACTERS).collect(),
+        kind: draft.kind.to_owned(),
+        instance: draft.instance,
+        cluster_name: draft.cluster_name,
+        message: draft.message.chars().take(MAX_CHARACTERS).collect(),
     };
     state.audit.insert(id, entry);
     changes.insert(Change::Audit(id));
 }
 
-fn about(state: &State, kind: &'static str, instance: &InstanceKey, message: String) -> Told {
+fn draft_for(state: &State, kind: &'static str, instance: &InstanceKey, message: String) -> AuditDraft {
     let cluster = state
         .clusters
         .values()
         .find(|cluster| cluster.instances.contains(instance));
-    Told {
+    AuditDraft {
         kind,
         instance: Some(instance.clone()),
         cluster_name: cluster.map(|cluster| cluster.name.clone()).unwrap_or_default(),
@@ -167,8 +176,8 @@ fn about(state: &State, kind: &'static str, instance: &InstanceKey, message: Str
     }
 }
 
-fn about_all(kind: &'static str, message: String) -> Told {
-    Told {
+fn draft_for_all(kind: &'static str, message: String) -> AuditDraft {
+    AuditDraft {
         kind,
         instance: None,
         cluster_name: String::new(),
@@ -176,10 +185,10 @@ fn about_all(kind: &'static str, message: String) -> Told {
     }
 }
 
-fn of(state: &State, recovery: &Recovery, message: String) -> Told {
-    Told {
+fn draft_for_recovery(state: &State, recovery: &Recovery, message: String) -> AuditDraft {
+    AuditDraft {
         cluster_name: recovery.cluster_name.clone(),
-        ..about(state, recovers(recovery.plan.kind), &recovery.plan.old_primary, message)
+        ..draft_for(state, recovers(recovery.plan.kind), &recovery.plan.old_primary, message)
     }
 }
 
@@ -188,34 +197,36 @@ fn name_of(state: &State, cluster: &ClusterId) -> String {
     cluster.map(|cluster| cluster.name.clone()).unwrap_or_default()
 }
 
-/// Who asked, when it was not a person: nothing of the API's own.
-fn by(origin: &Origin) -> String {
+/// The origin, unless the request came through the API.
+fn origin_note(origin: &Origin) -> String {
     match origin {
         Origin::Api => String::new(),
         Origin::Document { .. } | Origin::Recovery => format!("by {origin}"),
     }
 }
 
-fn asked(state: &State, intent: &Intent) -> Told {
-    let (kind, what) = match &intent.wish {
-        Wish::Downtime { owner, reason, .. } => ("begin-downtime", format!("owner: {owner}, reason: {reason}")),
-        Wish::Candidate { rule, .. } => ("register-candidate", format!("promotion rule: {}", rule.as_str())),
+fn intent_draft(state: &State, intent: &Intent) -> AuditDraft {
+    let (kind, what) = match &intent.details {
+        IntentDetails::Downtime { owner, reason, .. } => {
+            ("begin-downtime", format!("owner: {owner}, reason: {reason}"))
+        }
+        IntentDetails::Candidate { rule, .. } => ("register-candidate", format!("promotion rule: {}", rule.as_str())),
     };
-    let parts = [what, by(&intent.origin)];
+    let parts = [what, origin_note(&intent.origin)];
     let parts: Vec<String> = parts.into_iter().filter(|part| !part.is_empty()).collect();
-    about(state, kind, &intent.instance, parts.join(", "))
+    draft_for(state, kind, &intent.instance, parts.join(", "))
 }
 
-/// A request that was recorded before is no news.
-fn asked_once(state: &State, request: &Request) -> Option<Told> {
+/// A request that was recorded before gets no second entry.
+fn request_draft(state: &State, request: &Request) -> Option<AuditDraft> {
     let is_new = !state.requests.contains_key(&request.key());
-    is_new.then(|| about_all("request", request.key()))
+    is_new.then(|| draft_for_all("request", request.key()))
 }
 
 fn ended(ending: &Ending) -> String {
     match (&ending.successor, ending.successful) {
-        (Some((successor, _)), true) => format!("is over: {successor} is the primary"),
-        (None, true) => "is over".to_owned(),
+        (Some((successor, _)), true) => format!("ended: {successor} is the primary"),
+        (None, true) => "ended".to_owned(),
         (successor, false) => {
             let opened = successor.as_ref().map(|(key, _)| format!(" after {key} was opened"));
             let why = ending.errors.first().map(|why| format!(": {why}"));

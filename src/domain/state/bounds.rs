@@ -1,4 +1,4 @@
-//! Lists that grow with what happens are bounded: what is oldest goes first.
+//! Limits of the lists that grow over time: the oldest records are dropped first.
 
 use std::collections::BTreeSet;
 
@@ -8,7 +8,7 @@ use super::apply::Change;
 use super::record::{Recovery, State};
 use super::{MAX_AUDIT, MAX_BLOCKED, MAX_DETECTIONS, MAX_ERRORS, MAX_FORGOTTEN, MAX_MEMBERS, MAX_RECOVERIES};
 
-/// Brings every list back within its bound. Seeds are refused instead when there are too many: each is somebody's wish.
+/// Trims every list to its limit. Too many seeds are refused instead, because each was requested.
 pub(super) fn trim(state: &mut State, changes: &mut BTreeSet<Change>) {
     while state.detections.len() > MAX_DETECTIONS {
         if let Some((id, _)) = state.detections.pop_first() {
@@ -51,14 +51,14 @@ pub(super) fn trim(state: &mut State, changes: &mut BTreeSet<Change>) {
         }
     }
     while state.members.len() > MAX_MEMBERS {
-        // Ids only grow: the lowest is the one that joined first.
+        // Ids only grow: the lowest belongs to the member that joined first.
         if let Some((id, _)) = state.members.pop_first() {
             changes.insert(Change::Member(id));
         }
     }
 }
 
-/// Adds errors to a recovery's record as long as there is room.
+/// Adds errors to the record of a recovery up to the limit.
 pub(super) fn add_errors(recovery: &mut Recovery, errors: impl IntoIterator<Item = String>) {
     let room = MAX_ERRORS.saturating_sub(recovery.errors.len());
     recovery.errors.extend(errors.into_iter().take(room));

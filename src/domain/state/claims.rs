@@ -1,13 +1,15 @@
-//! Claims: who may act on which instances, how far a recovery got, and whom it leaves in quarantine.
+//! Claims: the right to act on a set of instances, the phases of a recovery, and the quarantine that it leaves.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::domain::gtid::GtidSet;
-use crate::domain::hooks::HookLedger;
+use crate::domain::hooks::HookProgress;
 use crate::domain::instance::Identity;
 use crate::domain::key::InstanceKey;
 use crate::domain::recovery::fencing_proof::FencingProof;
-use crate::domain::recovery::plan::{Plan, RecoveryKind, Step};
+use crate::domain::recovery::kind::RecoveryKind;
+use crate::domain::recovery::plan::Plan;
+use crate::domain::recovery::step::Step;
 use crate::domain::topology::ClusterId;
 
 use super::MAX_STEPS;
@@ -29,7 +31,7 @@ pub(super) fn grant(
         return Err(RefusedCommand::StaleClaim(claim.uid.clone()));
     }
     super::request::check_claim(state, &claim.plan)?;
-    let ended = in_the_way(state, &claim.plan)?;
+    let ended = preempted_recoveries(state, &claim.plan)?;
     let cluster = state
         .clusters
         .get_mut(&claim.plan.cluster)
@@ -41,7 +43,7 @@ pub(super) fn grant(
     if claim.plan.kind == RecoveryKind::NonWritablePrimary && !may_open(cluster, &state.quarantines, &claim.plan) {
         return Err(RefusedCommand::NotPrimary(claim.plan.old_primary.clone()));
     }
-    // When nobody saw the old primary, its record still says who it is; without that it could not be quarantined.
+    // When no member saw the old primary, its record still has its identity; without that it could not be quarantined.
     let mut plan = claim.plan.clone();
     if plan.old_primary_identity.is_none() && plan.kind.replaces_primary() {
         let recorded = cluster.primary.as_ref();
@@ -49,7 +51,7 @@ pub(super) fn grant(
             .filter(|primary| primary.instance == plan.old_primary)
             .map(|primary| primary.identity.clone());
     }
-    // Whoever is held must not be opened, whatever a member that lags behind believes.
+    // A quarantined server must not be opened, whatever a delayed member assumes.
     let held = quarantine_key(&claim.plan.cluster, &claim.plan.successor_identity);
     if claim.plan.kind == RecoveryKind::ReopenPrimary && state.quarantines.contains_key(&held) {
         return Err(RefusedCommand::NotPrimary(claim.plan.old_primary.clone()));
@@ -59,7 +61,7 @@ pub(super) fn grant(
     changes.insert(Change::Cluster(cluster.id.clone()));
     let mut owed = BTreeSet::new();
     for uid in ended {
-        owed.extend(give_way(state, &uid, &claim.uid, changes));
+        owed.extend(preempt(state, &uid, &claim.uid, changes));
     }
     let (cluster_name, cluster_alias) = labels(state, &claim.plan.cluster);
     let id = next_number(state);
@@ -83,13 +85,13 @@ pub(super) fn grant(
         steps: Vec::new(),
         fencing_proof: None,
         acknowledged: None,
-        hooks: HookLedger::of(&claim.hooks),
+        hooks: HookProgress::of(&claim.hooks),
         owed,
     };
     state.recoveries.insert(claim.uid.clone(), recovery);
     super::request::begin(state, &claim.plan, &claim.uid, changes);
     changes.insert(Change::Recovery(claim.uid.clone()));
-    // The claim is the detection as well: one entry less stands between a failure and its repair.
+    // The claim is also the detection: one entry less delays the repair of a failure.
     let detection = next_number(state);
     let record = state.recoveries.get(&claim.uid);
     let (cluster_name, cluster_alias) = record
@@ -107,7 +109,7 @@ pub(super) fn grant(
             held_back: None,
             recovery: Some(claim.uid.clone()),
             successor: None,
-            hooks: HookLedger::default(),
+            hooks: HookProgress::default(),
         },
     );
     changes.insert(Change::Detection(detection));
@@ -120,7 +122,7 @@ pub(super) fn grant(
     Ok(Applied::Claimed { token })
 }
 
-/// What is kept read-only on purpose is not opened by a repair.
+/// A server that is read-only on purpose is not opened by a repair.
 fn may_open(cluster: &Cluster, quarantines: &BTreeMap<String, Quarantine>, plan: &Plan) -> bool {
     let old_primary = plan.old_primary_identity.as_ref();
     let is_recorded = cluster
@@ -132,8 +134,8 @@ fn may_open(cluster: &Cluster, quarantines: &BTreeMap<String, Quarantine>, plan:
     is_recorded && !is_held
 }
 
-/// The running recoveries that a claim of this plan ends; none may be there that it cannot end.
-fn in_the_way(state: &State, plan: &Plan) -> Result<Vec<String>, RefusedCommand> {
+/// The running recoveries that a claim of this plan ends. An error when one is running that it cannot end.
+fn preempted_recoveries(state: &State, plan: &Plan) -> Result<Vec<String>, RefusedCommand> {
     let mut ended = Vec::new();
     for recovery in state.recoveries.values().filter(|recovery| recovery.is_active()) {
         let shared = plan
@@ -155,14 +157,11 @@ fn in_the_way(state: &State, plan: &Plan) -> Result<Vec<String>, RefusedCommand>
     Ok(ended)
 }
 
-/// Replicas that a recovery stops before it moves them, without those that somebody had stopped before.
+/// Replicas that a recovery stops before it moves them, without those that were stopped before.
 fn may_have_stopped(plan: &Plan) -> Vec<InstanceKey> {
-    let stops = matches!(
-        plan.kind,
-        RecoveryKind::IntermediatePrimary | RecoveryKind::GroupMember | RecoveryKind::MatchBelow
-    );
-    let had_stopped = |key: &InstanceKey| plan.prior_states.get(key).is_some_and(|manner| manner.stopped);
-    let moved = plan.steps.iter().filter(|_| stops).filter_map(Step::points);
+    let stops = stops_replicas_before_move(plan.kind);
+    let had_stopped = |key: &InstanceKey| plan.prior_states.get(key).is_some_and(|prior| prior.stopped);
+    let moved = plan.steps.iter().filter(|_| stops).filter_map(Step::new_source);
     moved
         .flat_map(|(_, replicas)| replicas)
         .filter(|key| !had_stopped(key))
@@ -170,9 +169,28 @@ fn may_have_stopped(plan: &Plan) -> Vec<InstanceKey> {
         .collect()
 }
 
-/// Ends a recovery in favour of another one. Its actor finds its claim gone at the next proof, and its sessions are ended by the other
-/// actor's, server by server, before anything is done there. Returns whom it may have stopped.
-fn give_way(state: &mut State, uid: &str, to: &str, changes: &mut BTreeSet<Change>) -> Vec<InstanceKey> {
+/// Whether a recovery of this kind stops replicas before it moves them.
+fn stops_replicas_before_move(kind: RecoveryKind) -> bool {
+    match kind {
+        RecoveryKind::IntermediatePrimary | RecoveryKind::GroupMember | RecoveryKind::MatchBelow => true,
+        RecoveryKind::DeadPrimary
+        | RecoveryKind::DeadPrimaryByPosition
+        | RecoveryKind::CoPrimary
+        | RecoveryKind::Rejoin
+        | RecoveryKind::ResolveErrant
+        | RecoveryKind::Takeover
+        | RecoveryKind::SemiSync
+        | RecoveryKind::NonWritablePrimary
+        | RecoveryKind::BootReadOnly
+        | RecoveryKind::ReopenPrimary
+        | RecoveryKind::Durability => false,
+    }
+}
+
+/// Ends a recovery in favour of another one. Its actor finds its claim invalid at the next confirmation. The actor of
+/// the other recovery kills its sessions server by server before it acts there. Returns the replicas that it may have
+/// stopped.
+fn preempt(state: &mut State, uid: &str, to: &str, changes: &mut BTreeSet<Change>) -> Vec<InstanceKey> {
     let now = state.clock;
     let recovery = state.recoveries.get(uid);
     let owed = recovery.map_or_else(Vec::new, |recovery| may_have_stopped(&recovery.plan));
@@ -184,10 +202,10 @@ fn give_way(state: &mut State, uid: &str, to: &str, changes: &mut BTreeSet<Chang
         };
         add_errors(
             recovery,
-            [format!("gave way to recovery {to}, which replaces the primary")],
+            [format!("ended in favour of recovery {to}, which replaces the primary")],
         );
-        // The other one's hooks tell what follows.
-        recovery.hooks.close_with(&[]);
+        // The hooks of the other recovery report what follows.
+        recovery.hooks.replace_pending(&[]);
         changes.insert(Change::Recovery(uid.to_owned()));
     }
     owed
@@ -226,7 +244,7 @@ pub(super) fn resume(
     Ok(Applied::Claimed { token })
 }
 
-/// The recovery that a token still gives the right to act on.
+/// The recovery for which a token is still the current claim.
 pub(super) fn current<'a>(state: &'a mut State, token: &ClaimToken) -> Result<&'a mut Recovery, RefusedCommand> {
     state
         .recoveries
@@ -247,8 +265,9 @@ pub(super) fn record(state: &mut State, uid: &str, lines: &[StepRecord], changes
     changes.insert(Change::Recovery(uid.to_owned()));
 }
 
-/// Notes whom a recovery opens, before it does. From here two primaries are possible: the old one is in quarantine before the new one
-/// is opened. Another successor under the same claim is refused: the first one may be writable already.
+/// Records the successor before it is opened. From here on two primaries are possible, so the old primary is in
+/// quarantine before the new one is opened. Another successor under the same claim is refused, because the first one
+/// may be writable already.
 pub(super) fn open(
     state: &mut State,
     token: &ClaimToken,
@@ -264,13 +283,13 @@ pub(super) fn open(
     let recovery = current(state, token)?;
     let uid = &token.uid;
     if !recovery.plan.kind.opens_a_server() {
-        return Err(RefusedCommand::OutOfOrder(format!("recovery {uid} opens nobody")));
+        return Err(RefusedCommand::OutOfOrder(format!("recovery {uid} opens no successor")));
     }
     match &recovery.phase {
         Phase::Opened { successor: present, .. } if present == successor => return Ok(()),
         Phase::Opened { successor: present, .. } => {
             return Err(RefusedCommand::OutOfOrder(format!(
-                "recovery {uid} has opened {present}"
+                "recovery {uid} has already opened {present}"
             )));
         }
         Phase::Claimed | Phase::Ended { .. } => {}
@@ -283,17 +302,17 @@ pub(super) fn open(
     recovery.plan = plan.clone();
     recovery.fencing_proof = fencing_proof.cloned();
     changes.insert(Change::Recovery(token.uid.clone()));
-    // In a takeover the old primary is known to be read-only by its own word, and is needed as a replica.
+    // In a takeover the old primary is proved read-only, and is needed as a replica.
     if plan.kind != RecoveryKind::Takeover
         && let Some(identity) = &plan.old_primary_identity
     {
         quarantine(state, token, &plan.old_primary, identity, changes);
     }
-    pardon(state, token, &plan.successor_identity, changes);
+    release_opened_server(state, token, &plan.successor_identity, changes);
     Ok(())
 }
 
-/// A new primary is the one of the Open entry, and there is none without it.
+/// The new primary is the server of the Open entry, and there is none without that entry.
 fn check_end(recovery: &Recovery, ending: &Ending) -> Result<(), RefusedCommand> {
     if !recovery.plan.kind.replaces_primary() {
         return Ok(());
@@ -306,12 +325,12 @@ fn check_end(recovery: &Recovery, ending: &Ending) -> Result<(), RefusedCommand>
     if ended == opened {
         return Ok(());
     }
-    let told = |key: Option<&InstanceKey>| key.map_or_else(|| "nobody".to_owned(), ToString::to_string);
+    let text = |key: Option<&InstanceKey>| key.map_or_else(|| "no server".to_owned(), ToString::to_string);
     Err(RefusedCommand::OutOfOrder(format!(
         "recovery {} has opened {} and would end with {} as primary",
         recovery.uid,
-        told(opened),
-        told(ended)
+        text(opened),
+        text(ended)
     )))
 }
 
@@ -335,14 +354,14 @@ pub(super) fn end(
     recovery.lost_replicas.clone_from(&ending.lost_replicas);
     recovery.lost.clone_from(&ending.lost);
     add_errors(recovery, ending.errors.iter().cloned());
-    recovery.hooks.close_with(&ending.hooks);
+    recovery.hooks.replace_pending(&ending.hooks);
     let cluster_id = recovery.plan.cluster.clone();
     let old_primary = recovery.plan.old_primary.clone();
     let replaces_primary = recovery.plan.kind.replaces_primary();
     let opens_again = recovery.plan.kind == RecoveryKind::NonWritablePrimary;
     if ending.successful && recovery.plan.kind == RecoveryKind::Rejoin {
         let attached = recovery.plan.old_primary.clone();
-        super::lost::regain(state, &attached, changes);
+        super::lost_replicas::clear_lost(state, &attached, changes);
     }
     if let Some((instance, identity)) = &ending.successor
         && replaces_primary
@@ -358,14 +377,15 @@ pub(super) fn end(
         });
         cluster.name = instance.to_string();
         changes.insert(Change::Cluster(cluster_id.clone()));
-        pardon(state, token, identity, changes);
+        release_opened_server(state, token, identity, changes);
     }
     let is_recorded = |primary: &RecordedPrimary| primary.instance == old_primary;
     if ending.owes_opening
         && let Some(cluster) = state.clusters.get_mut(&cluster_id)
         && let Some(primary) = cluster.primary.as_mut().filter(|primary| is_recorded(primary))
     {
-        // As if it had been opened and never been seen to take writes since: when it is back and takes none, it is opened.
+        // The record is that of a server that was opened and never seen writable since: when it answers and is
+        // read-only, it is opened.
         primary.opened_by = Some(token.uid.clone());
         primary.process = None;
         changes.insert(Change::Cluster(cluster_id.clone()));
@@ -381,18 +401,23 @@ pub(super) fn end(
     }
     if let Some((instance, identity)) = &ending.quarantine {
         quarantine(state, token, instance, identity, changes);
-        super::lost::lose(state, [instance], now, changes);
+        super::lost_replicas::mark_lost(state, [instance], now, changes);
     }
     if let Some((successor, _)) = &ending.successor {
         let left = ending.lost_replicas.iter().map(|refusal| &refusal.instance);
-        super::lost::lose(state, left, now, changes);
-        super::lost::regain(state, successor, changes);
+        super::lost_replicas::mark_lost(state, left, now, changes);
+        super::lost_replicas::clear_lost(state, successor, changes);
     }
     Ok(())
 }
 
-/// A server that is opened is no longer held, whatever it was before.
-pub(super) fn pardon(state: &mut State, token: &ClaimToken, identity: &Identity, changes: &mut BTreeSet<Change>) {
+/// Ends the quarantine of a server that is opened.
+pub(super) fn release_opened_server(
+    state: &mut State,
+    token: &ClaimToken,
+    identity: &Identity,
+    changes: &mut BTreeSet<Change>,
+) {
     let key = quarantine_key(&token.cluster, identity);
     if state.quarantines.remove(&key).is_some() {
         changes.insert(Change::Quarantine(key));
@@ -420,7 +445,7 @@ pub(super) fn quarantine(
     changes.insert(Change::Quarantine(key));
 }
 
-/// The key under which a server of a cluster stands in [`State::quarantines`].
+/// The key of a quarantined server of a cluster in [`State::quarantines`].
 pub fn quarantine_key(cluster: &ClusterId, identity: &Identity) -> String {
     format!("{cluster}/{identity}")
 }

@@ -12,33 +12,34 @@ use crate::domain::intent::{Intent, IntentId, Origin};
 use crate::domain::key::InstanceKey;
 use crate::domain::policy::{HeldBack, OnDrain};
 use crate::domain::recovery::fencing_proof::FencingProof;
-use crate::domain::recovery::plan::{Plan, PlanReport, Refusal};
+use crate::domain::recovery::plan::{Plan, PlanReport};
+use crate::domain::recovery::refusal::Refusal;
 use crate::domain::time::WallTime;
 use crate::domain::topology::ClusterId;
 
 use super::record::{
     Acknowledgement, ClaimToken, Document, Epoch, Group, MemberId, MemberRecord, QuarantineState, Seed, StepRecord,
 };
-use super::request::{Request, RequestKind, RequestOutcome};
+use super::request::{Request, RequestOutcome};
 
-/// The highest version of commands that this program understands ([`Command::since`]). A member that meets a higher one stops with a
-/// sentence.
+/// The highest command version that this program understands ([`Command::since`]). A member that meets a higher version
+/// exits with an explanatory error.
 pub const COMMAND_VERSION: u32 = 3;
 
-/// A command with its version and the proposer's clock.
+/// A command with its version and the clock of the proposer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Proposal {
-    /// [`Command::since`]: who applies it must understand this version.
+    /// [`Command::since`]: a member must understand this version to apply the command.
     pub version: u32,
     /// When it was proposed.
     pub at: WallTime,
-    /// What.
+    /// The command.
     pub command: Command,
 }
 
 impl Proposal {
-    /// A command, proposed at this time.
+    /// Proposes a command at this time.
     pub fn new(at: WallTime, command: Command) -> Self {
         Self {
             version: command.since(),
@@ -54,250 +55,255 @@ impl std::fmt::Display for Proposal {
     }
 }
 
-/// What is told of the primary that a replication group has chosen.
+/// The report that a replication group has chosen another primary.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct GroupChoice {
-    /// About the one that was the primary.
+    /// The finding about the previous primary.
     pub finding: Finding,
-    /// Who saw it.
+    /// The member that observed it.
     pub member_name: String,
-    /// Lists of hooks to be run for it.
+    /// Lists of hooks to run for it.
     #[serde(default)]
     pub hooks: Vec<HookList>,
 }
 
-/// Everything that changes the replicated state.
+/// Every change of the replicated state.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", tag = "op")]
 pub enum Command {
     /// Names the group. Applied once; another name is refused.
-    Found {
+    #[serde(rename = "found")]
+    FoundGroup {
         /// The group.
         group: Group,
     },
-    /// Allocates a member id above all that ever were.
+    /// Allocates a member id above all earlier ids.
     #[serde(rename_all = "camelCase")]
     AllocateMember {
         /// Name of the member.
         name: String,
-        /// Ids that the bootstrap handed out; the counter starts above them.
+        /// Ids that the bootstrap assigned; the counter starts above them.
         above: MemberId,
     },
-    /// A member says what it understands.
-    Hello {
+    /// Announces a member and the command version that it understands.
+    #[serde(rename = "hello")]
+    AnnounceMember {
         /// The member.
         member: MemberRecord,
     },
-    /// Discovery starts here too.
+    /// Adds a seed.
     Discover {
         /// The seed.
         seed: Seed,
     },
-    /// The instance is no longer wanted.
+    /// Forgets an instance.
     Forget {
-        /// Which.
+        /// The instance.
         instance: InstanceKey,
-        /// Not discovered again before this.
+        /// It is not discovered again before this time.
         until: WallTime,
     },
-    /// A cluster is named, or its members or primary changed. Also merges: `absorbs` end in this one.
+    /// Records a cluster, or changes of its members or primary. Also merges clusters: those in `absorbs` end in this
+    /// one.
     #[serde(rename_all = "camelCase")]
     DescribeCluster {
-        /// Its id: new for a cluster never seen.
+        /// Its id: new for a new cluster.
         id: ClusterId,
         /// Its instances.
         instances: BTreeSet<InstanceKey>,
-        /// Its primary: only when exactly one top was seen writable and no recovery runs.
+        /// Its primary, only when exactly one writable top was observed and no recovery is running.
         primary: Option<(InstanceKey, Identity)>,
-        /// When the process of this primary began, as it tells; `None` when it does not.
+        /// Start time of the process of this primary as the server reports it; `None` when it does not.
         #[serde(default)]
         process: Option<i64>,
         /// Alias; empty leaves the present one.
         alias: String,
-        /// Clusters that turned out to be the same one.
+        /// Clusters that are merged into this one.
         absorbs: Vec<ClusterId>,
         /// The document that owns it.
         document: Option<Origin>,
-        /// The primary is another one because its replication group has chosen so.
+        /// Present when the primary changed because its replication group chose another one.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         chosen: Option<Box<GroupChoice>>,
     },
-    /// Asks for something.
+    /// Sets an intent.
     SetIntent {
-        /// What.
+        /// The intent.
         intent: Intent,
     },
-    /// Ends what one origin asked for.
+    /// Ends an intent of one origin.
     EndIntent {
-        /// Which.
+        /// The intent.
         id: IntentId,
     },
-    /// A document as last read.
+    /// Records a document as last read.
     PutDocument {
-        /// It.
+        /// The document.
         document: Box<Document>,
     },
-    /// A document is gone: withdraws it and all intents of its origin. `MySQL` is left alone.
+    /// Withdraws a deleted document and all intents of its origin. `MySQL` is not changed.
     WithdrawDocument {
-        /// Which.
+        /// The document.
         origin: Origin,
     },
-    /// Switches recoveries on or off everywhere.
+    /// Enables or disables recoveries for all clusters.
     SetGlobalRecoveries {
-        /// On.
+        /// Whether they are enabled.
         enabled: bool,
     },
-    /// The group goes on with one member, since the majority is lost for good: a person said so. What the others had committed may be
-    /// missing, so nothing is repaired until recoveries are enabled again.
+    /// Lets the group continue with one member because an operator declared the majority lost. Entries that the others
+    /// had committed may be missing, so nothing is repaired until recoveries are enabled again.
     #[serde(rename_all = "camelCase")]
     ForceQuorum {
-        /// The member that is left.
+        /// The remaining member.
         survivor: MemberId,
         /// Its name.
         survivor_name: String,
-        /// The members that are lost.
+        /// The lost members.
         lost: Vec<String>,
     },
-    /// A finding was seen first.
-    #[serde(rename_all = "camelCase")]
-    Detect {
-        /// It.
+    /// Records the first observation of a finding.
+    #[serde(rename = "detect", rename_all = "camelCase")]
+    RecordDetection {
+        /// The finding.
         finding: Box<Finding>,
-        /// By.
+        /// The member that observed it.
         member_name: String,
-        /// What held a recovery back.
+        /// The reason that held a recovery back.
         held_back: Option<HeldBack>,
-        /// Lists of hooks to be run for it.
+        /// Lists of hooks to run for it.
         #[serde(default)]
         hooks: Vec<HookList>,
     },
-    /// Takes the right to run one recovery (design §4.2).
+    /// Claims the right to run one recovery.
     Claim {
-        /// What is claimed.
+        /// The claim.
         claim: Box<Claim>,
     },
-    /// A new actor takes over an unfinished recovery: same uid, higher epoch.
+    /// Resumes an unfinished recovery with a new actor: same uid, higher epoch.
     #[serde(rename_all = "camelCase")]
     Resume {
-        /// Which.
+        /// The recovery.
         uid: String,
-        /// New actor.
+        /// The new actor.
         holder: MemberId,
-        /// Its name.
+        /// Name of the new actor.
         holder_name: String,
-        /// The epoch must become higher than this (found on the servers).
+        /// The epoch must become higher than this one, which was found on the servers.
         above: Epoch,
     },
-    /// The successor may become writable: committed before it does.
+    /// Permits that the successor becomes writable; committed before it does.
     Open {
         /// The claim.
         token: ClaimToken,
-        /// Who.
+        /// The successor.
         successor: InstanceKey,
-        /// With at least this.
+        /// The GTID set that it has at least.
         position: GtidSet,
-        /// The plan as chosen again after the freeze.
+        /// The plan of the second choice, after the receivers are stopped.
         plan: Box<Plan>,
-        /// Which proof allows it.
+        /// The proof that permits it.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         #[serde(rename = "receipt")]
         fencing_proof: Option<FencingProof>,
     },
-    /// Lines for the record of a recovery.
+    /// Adds lines to the record of a recovery.
     Record {
         /// The claim.
         token: ClaimToken,
-        /// Lines, numbers are given when applied.
+        /// The lines; numbers are assigned when the command is applied.
         lines: Vec<StepRecord>,
     },
-    /// A recovery is over.
+    /// Ends a recovery.
     End {
         /// The claim.
         token: ClaimToken,
-        /// How.
+        /// The result.
         ending: Box<Ending>,
     },
-    /// What is known of a quarantined server changed.
-    #[serde(rename_all = "camelCase")]
-    Judge {
+    /// Records a change of what is known of a quarantined server.
+    #[serde(rename = "judge", rename_all = "camelCase")]
+    SetQuarantineStanding {
         /// Its key in [`super::State::quarantines`].
         quarantine: String,
-        /// Address at which it is back.
+        /// The address at which it answers.
         instance: InstanceKey,
-        /// Where it stands.
+        /// Its standing.
         standing: QuarantineState,
     },
-    /// A server leaves quarantine: it is a replica again, or a person let it go.
+    /// Ends the quarantine of a server: it is a replica again, or an operator released it.
     Release {
         /// Its key in [`super::State::quarantines`].
         quarantine: String,
-        /// Why.
+        /// The reason.
         reason: String,
     },
-    /// A person has looked at recoveries.
+    /// Acknowledges recoveries.
     Acknowledge {
-        /// Which recoveries, by uid.
+        /// The recoveries, by uid.
         uids: Vec<String>,
-        /// The word.
+        /// The acknowledgement.
         acknowledgement: Acknowledgement,
     },
-    /// A list of hooks is about to be run. Answered with the number of the attempt; refused when the list is not due.
+    /// Records that a list of hooks is about to run. The answer is the number of the attempt; refused when the list is
+    /// not pending.
     #[serde(rename_all = "camelCase")]
     HooksBegin {
-        /// What for.
+        /// The recovery or detection.
         subject: HookSubject,
-        /// Which.
+        /// The list.
         list: HookList,
     },
-    /// A list of hooks was run to its end, well or not. Nothing when it was not due any more.
+    /// Records that a list of hooks ran to its end, successful or not. No effect when the list is no longer pending.
     #[serde(rename_all = "camelCase")]
     HooksRan {
-        /// What for.
+        /// The recovery or detection.
         subject: HookSubject,
-        /// How it ended.
+        /// The run.
         run: HookRun,
         /// Lines for the record of a recovery.
         lines: Vec<StepRecord>,
     },
-    /// A document asks for something that is done once. Nothing when it was recorded before.
+    /// Records a request of a document. No effect when it was recorded before.
     Request {
-        /// What.
+        /// The request.
         request: Box<Request>,
     },
-    /// A document takes a request back.
+    /// Cancels a request.
     #[serde(rename_all = "camelCase")]
     CancelRequest {
         /// Its key in [`super::State::requests`].
         key: String,
-        /// Why, for people.
+        /// The reason, for the operator.
         why: String,
     },
-    /// A pending request is not begun any more.
+    /// Settles a pending request that will not be started.
     #[serde(rename_all = "camelCase")]
     SettleRequest {
         /// Its key in [`super::State::requests`].
         key: String,
-        /// How it ended.
+        /// Its outcome.
         outcome: RequestOutcome,
-        /// Why, for people.
+        /// The reason, for the operator.
         why: String,
     },
-    /// A recovery was refused because of a recent one.
+    /// Records that a recovery was held back because of a recent one.
     Block {
-        /// Which.
+        /// The record.
         blocked: super::record::Blocked,
     },
 }
 
 impl Command {
-    /// The first version whose members read this command as it is meant. Older ones would not know the command, or not a value in it, or
-    /// would leave a field away: then their state would differ from everybody else's.
+    /// The first version with members that apply this command correctly. Older members do not know the command, or not a
+    /// value in it, or ignore a field, so their state would differ from that of the other members.
     ///
-    /// A new command, and a new field or value that changes the state, is of a version above the last released one.
+    /// A new command, and a new field or value that changes the state, belongs to a version above the last released
+    /// one.
     pub fn since(&self) -> u32 {
         match self {
-            Self::Found { .. }
+            Self::FoundGroup { .. }
             | Self::AllocateMember { .. }
             | Self::Discover { .. }
             | Self::Forget { .. }
@@ -307,20 +313,23 @@ impl Command {
             | Self::SetGlobalRecoveries { .. }
             | Self::Resume { .. }
             | Self::Record { .. }
-            | Self::Judge { .. }
+            | Self::SetQuarantineStanding { .. }
             | Self::Release { .. }
             | Self::Acknowledge { .. }
             | Self::Block { .. } => 1,
-            // Where a member is.
-            Self::Hello { member } => 1 + u32::from(!member.data_center.is_empty()),
-            // When the primary's process began, and why a replication group has another one.
+            // Since the data center of a member is known.
+            Self::AnnounceMember { member } => 1 + u32::from(!member.data_center.is_empty()),
+            // Since the start time of the primary's process is known, and the reason for another primary of a
+            // replication group.
             Self::DescribeCluster { process, chosen, .. } => 1 + u32::from(process.is_some() || chosen.is_some()),
-            // Whether a primary whose pod is about to go hands over. Services are no reason: who does not know them keeps the rest of the
-            // policy, which must not wait for an upgrade, and whoever leads records them again.
+            // Since a takeover before a drain exists. Services are no reason for a newer version: a member that does
+            // not know them keeps the rest of the policy, which must not wait for an upgrade, and the next leader
+            // records them again.
             Self::PutDocument { document } => 2 + u32::from(document.on_drain != OnDrain::default()),
-            Self::Request { request } => 2 + u32::from(matches!(request.what, RequestKind::Drain { .. })),
-            // Plans of more kinds with more steps, more findings and verdicts, more policies of documents, lists of hooks.
-            Self::Detect { .. }
+            Self::Request { request } => 2 + u32::from(request.what.is_drain()),
+            // Plans of more kinds with more steps, more findings and verdicts, more policies of documents, lists of
+            // hooks.
+            Self::RecordDetection { .. }
             | Self::Claim { .. }
             | Self::Open { .. }
             | Self::End { .. }
@@ -335,9 +344,9 @@ impl Command {
     /// Short name for logs.
     pub fn name(&self) -> &'static str {
         match self {
-            Self::Found { .. } => "found",
+            Self::FoundGroup { .. } => "found",
             Self::AllocateMember { .. } => "allocate-member",
-            Self::Hello { .. } => "hello",
+            Self::AnnounceMember { .. } => "hello",
             Self::Discover { .. } => "discover",
             Self::Forget { .. } => "forget",
             Self::DescribeCluster { .. } => "describe-cluster",
@@ -347,13 +356,13 @@ impl Command {
             Self::WithdrawDocument { .. } => "withdraw-document",
             Self::SetGlobalRecoveries { .. } => "set-global-recoveries",
             Self::ForceQuorum { .. } => "force-quorum",
-            Self::Detect { .. } => "detect",
+            Self::RecordDetection { .. } => "detect",
             Self::Claim { .. } => "claim",
             Self::Resume { .. } => "resume",
             Self::Open { .. } => "open",
             Self::Record { .. } => "record",
             Self::End { .. } => "end",
-            Self::Judge { .. } => "judge",
+            Self::SetQuarantineStanding { .. } => "judge",
             Self::Release { .. } => "release",
             Self::Acknowledge { .. } => "acknowledge",
             Self::HooksBegin { .. } => "hooks-begin",
@@ -366,66 +375,67 @@ impl Command {
     }
 }
 
-/// What a claim asks for.
+/// The content of a claim.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Claim {
-    /// Name of the recovery, minted by the claimant.
+    /// Id of the recovery, assigned by the claimant.
     pub uid: String,
-    /// Who acts.
+    /// The member that acts.
     pub holder: MemberId,
-    /// Its name.
+    /// Name of that member.
     pub holder_name: String,
     /// The finding.
     pub finding: Finding,
-    /// What the members said.
+    /// The opinions of the members.
     pub opinions: Vec<Opinion>,
-    /// What is to be done.
+    /// The plan.
     pub plan: Plan,
-    /// What was considered.
+    /// The report of the plan.
     pub report: PlanReport,
-    /// The epoch must become higher than this (found on the servers).
+    /// The epoch must become higher than this one, which was found on the servers.
     pub above: Epoch,
-    /// Lists of hooks to be run before anything is touched.
+    /// Lists of hooks to run before anything is changed.
     #[serde(default)]
     pub hooks: Vec<HookList>,
 }
 
-/// How a recovery ended.
+/// The result of a recovery.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Ending {
-    /// Whether it did what it was for.
+    /// Whether it succeeded.
     pub successful: bool,
     /// The new primary with its identity, if one was opened.
     pub successor: Option<(InstanceKey, Identity)>,
-    /// The failed primary's identity, to be quarantined.
+    /// The identity of the failed primary, for its quarantine.
     pub quarantine: Option<(InstanceKey, Identity)>,
     /// Replicas left behind.
     pub lost_replicas: Vec<Refusal>,
-    /// What is known to be lost.
+    /// Transactions that are known to be lost.
     pub lost: Option<GtidSet>,
-    /// What went wrong.
+    /// Errors.
     pub errors: Vec<String>,
     /// Last lines of the record.
     pub lines: Vec<StepRecord>,
-    /// Lists of hooks to be run now that it is over.
+    /// Lists of hooks to run after the end.
     #[serde(default)]
     pub hooks: Vec<HookList>,
-    /// It may have made the old primary read-only, and could not make it writable again: that is still to be done.
+    /// Whether the recovery may have made the old primary read-only and could not make it writable again, so that it
+    /// must still be opened.
     #[serde(default)]
     pub owes_opening: bool,
 }
 
-/// What became of a command.
+/// The result of a command.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", tag = "result")]
 pub enum Applied {
-    /// Done, or already so.
+    /// Done, or already done before.
     Done,
     /// A number was allocated.
     Number {
-        /// It.
+        /// The number.
         number: u64,
     },
     /// A claim or resume was granted.
@@ -461,37 +471,37 @@ pub enum RefusedCommand {
     /// Instances take part in another recovery.
     #[error("{instance} takes part in recovery {uid}")]
     Locked {
-        /// Which.
+        /// The instance.
         instance: InstanceKey,
-        /// In which recovery.
+        /// The recovery.
         uid: String,
     },
-    /// A recovery of the cluster ended a short while ago.
-    #[error("recovery {0} of this cluster is recent and not acknowledged")]
+    /// A recovery of the cluster ended recently.
+    #[error("recovery {0} of this cluster ended recently and is not acknowledged")]
     Recent(String),
-    /// Recoveries are switched off.
+    /// Recoveries are disabled.
     #[error("recoveries are globally disabled")]
     Disabled,
     /// The old primary is no longer the cluster's primary.
-    #[error("{0} is not the recorded primary of the cluster any more")]
+    #[error("{0} is no longer the recorded primary of the cluster")]
     NotPrimary(InstanceKey),
-    /// Nothing of that name.
-    #[error("{0} is unknown")]
+    /// The named object does not exist.
+    #[error("{0} does not exist")]
     Unknown(String),
     /// A higher epoch exists, or another holder, or the recovery is over.
     #[error("the claim on recovery {0} is not current")]
     StaleClaim(String),
-    /// An entry that has no place at this point of the recovery.
+    /// The entry is not valid in this phase of the recovery.
     #[error("out of order: {0}")]
     OutOfOrder(String),
     /// A list is full.
     #[error("too many: {0}")]
     TooMany(String),
-    /// The intent is another origin's.
-    #[error("set by {0}; end it there")]
+    /// The intent belongs to another origin.
+    #[error("set by {0}, which must end it")]
     OwnedBy(Origin),
     /// The command is newer than this program.
-    #[error("command version {0} is newer than this program understands")]
+    #[error("command version {0} is newer than this program supports")]
     TooNew(u32),
 }
 

@@ -3,12 +3,13 @@
 use std::collections::BTreeSet;
 
 use super::*;
+use crate::domain::state::RequestKind;
 use crate::domain::state::record::MemberRecord;
 use crate::domain::state::sample::{Sample, cluster_id, document, identity, key};
 use crate::domain::state::{State, apply};
 
 fn hello(data_center: &str) -> Command {
-    Command::Hello {
+    Command::AnnounceMember {
         member: MemberRecord {
             id: 1,
             name: "a".to_owned(),

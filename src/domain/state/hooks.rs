@@ -1,8 +1,8 @@
-//! Hooks in the replicated state: who begins a list says so first, and says how it ended.
+//! Hooks in the replicated state: the start of a list is recorded before it runs, and its result afterwards.
 
 use std::collections::BTreeSet;
 
-use crate::domain::hooks::{HookLedger, HookList, HookRun, HookSubject};
+use crate::domain::hooks::{HookList, HookProgress, HookRun, HookSubject};
 
 use super::apply::Change;
 use super::bounds::add_errors;
@@ -10,8 +10,8 @@ use super::claims::record;
 use super::command::{Applied, RefusedCommand};
 use super::record::{State, StepRecord};
 
-/// The ledger of what hooks are run for. A recovery that is not over belongs to the holder of its latest epoch.
-fn ledger<'a>(state: &'a mut State, subject: &HookSubject) -> Result<(&'a mut HookLedger, Change), RefusedCommand> {
+/// The hook progress of a recovery or detection. A running recovery belongs to the holder of its latest epoch.
+fn progress<'a>(state: &'a mut State, subject: &HookSubject) -> Result<(&'a mut HookProgress, Change), RefusedCommand> {
     match subject {
         HookSubject::Recovery { uid, epoch } => {
             let recovery = state
@@ -39,10 +39,10 @@ pub(super) fn begin(
     list: HookList,
     changes: &mut BTreeSet<Change>,
 ) -> Result<Applied, RefusedCommand> {
-    let (ledger, change) = ledger(state, subject)?;
-    let attempt = ledger
+    let (progress, change) = progress(state, subject)?;
+    let attempt = progress
         .begin(list)
-        .ok_or_else(|| RefusedCommand::Unknown(format!("a run of {list} that is due")))?;
+        .ok_or_else(|| RefusedCommand::Unknown(format!("a pending run of {list}")))?;
     changes.insert(change);
     Ok(Applied::Number {
         number: u64::from(attempt),
@@ -56,8 +56,8 @@ pub(super) fn ran(
     lines: &[StepRecord],
     changes: &mut BTreeSet<Change>,
 ) -> Result<(), RefusedCommand> {
-    let (ledger, change) = ledger(state, subject)?;
-    if !ledger.finish(run.clone()) {
+    let (progress, change) = progress(state, subject)?;
+    if !progress.finish(run.clone()) {
         return Ok(());
     }
     changes.insert(change);
@@ -65,7 +65,8 @@ pub(super) fn ran(
         return Ok(());
     };
     record(state, uid, lines, changes);
-    // What is told afterwards does not undo a recovery, and its failure must be seen. A veto stands among the errors of the ending.
+    // A failed list after the end does not undo a recovery, and the failure must be visible. A veto is among the errors
+    // of the ending.
     if let Some(why) = run.failure.as_ref().filter(|_| !run.list.may_veto())
         && let Some(recovery) = state.recoveries.get_mut(uid)
     {

@@ -1,7 +1,7 @@
-//! The replicated state: what every member knows alike, and the commands that change it.
+//! The replicated state, which is the same on every member, and the commands that change it.
 //!
-//! Applying a command is a pure function of state and command: no clock, no probe, no HTTP. The store writes the changed records into
-//! the backend's tables in the same transaction as the log position.
+//! Applying a command is a pure function of state and command: no clock, no probe, no HTTP. The store writes the
+//! changed records into the backend's tables in the same transaction as the log position.
 
 pub mod apply;
 #[cfg(test)]
@@ -11,7 +11,7 @@ mod bounds;
 pub mod claims;
 pub mod command;
 mod hooks;
-mod lost;
+mod lost_replicas;
 pub mod policy;
 pub mod record;
 pub mod request;
@@ -20,35 +20,36 @@ pub(crate) mod sample;
 
 pub use apply::{Change, apply};
 pub use command::{Applied, Claim, Command, Ending, Proposal, RefusedCommand};
-pub use lost::{LOST_IN_RECOVERY, lost};
+pub use lost_replicas::{LOST_IN_RECOVERY, lost_replicas};
 pub use policy::{ClusterFilter, ClusterFilterError, PolicySettings, policy_of};
 pub use record::{
     ClaimToken, Cluster, Document, Epoch, Group, MemberId, Phase, Quarantine, QuarantineState, Recovery, Seed, State,
 };
-pub use request::{Request, RequestKind, RequestOutcome, RequestStanding, request_key};
+pub use request::{Request, RequestKind, RequestOutcome, RequestProgress, request_key};
 
-/// Lines kept of one recovery: enough for any recovery that ends, bounded for one that does not.
+/// Most record lines of one recovery: enough for any recovery that ends, and a limit for one that does not.
 pub const MAX_STEPS: usize = 500;
-/// Ended recoveries kept.
+/// Most ended recoveries.
 pub const MAX_RECOVERIES: usize = 1000;
-/// Entries of the audit kept.
+/// Most audit entries.
 pub const MAX_AUDIT: usize = 1000;
-/// Detections kept.
+/// Most detections.
 pub const MAX_DETECTIONS: usize = 1000;
-/// Refused recoveries kept.
+/// Most records of blocked recoveries.
 pub const MAX_BLOCKED: usize = 1000;
-/// Forgotten addresses kept; the one whose time comes first is discovered again.
+/// Most forgotten addresses; the one with the earliest expiry is dropped first.
 pub const MAX_FORGOTTEN: usize = 10_000;
-/// Requests of documents kept, more than any fleet has documents; only those whose time is over are forgotten.
+/// Most requests of documents, more than any fleet has documents; only requests that cannot be acted on again are
+/// dropped.
 pub const MAX_REQUESTS: usize = 10_000;
-/// Seeds accepted, more than any fleet has clusters.
+/// Most seeds, more than any fleet has clusters.
 pub const MAX_SEEDS: usize = 10_000;
-/// Members remembered, those that left included.
+/// Most members, including those that left.
 pub const MAX_MEMBERS: usize = 1000;
-/// Errors kept of one recovery: one for each replica of a large cluster.
+/// Most errors of one recovery: one for each replica of a large cluster.
 pub const MAX_ERRORS: usize = 200;
 
-/// Intents as a list in JSON: their key is a struct.
+/// Intents as a list in JSON, because their key is a struct.
 pub(crate) mod intents_as_list {
     use std::collections::BTreeMap;
 

@@ -5,24 +5,25 @@ use std::collections::{BTreeMap, BTreeSet};
 use regex::Regex;
 
 use crate::domain::instance::{Identity, is_same_process};
-use crate::domain::intent::{Intent, Origin, PromotionRule, Wish};
+use crate::domain::intent::{Intent, IntentDetails, Origin, PromotionRule};
 use crate::domain::key::InstanceKey;
 use crate::domain::policy::{
-    BootReadOnly, Durability, HeldBack, LossPolicy, Mode, OldPrimary, Policy, RecentRepair, StalledPrimary,
-    TakeoverTerms, Unapplied,
+    BootReadOnly, Durability, HeldBack, LossPolicy, OldPrimary, Policy, RecoveryMode, RepairBlock, StalledPrimary,
+    TakeoverTerms, UnappliedPolicy,
 };
-use crate::domain::recovery::plan::{RecoveryKind, Step};
+use crate::domain::recovery::kind::RecoveryKind;
+use crate::domain::recovery::step::Step;
 use crate::domain::time::WallTime;
 use crate::domain::topology::Topology;
 
 use super::record::{Cluster, Document, Recovery, State};
 
-/// How long a recovery that promoted nobody blocks the next one, milliseconds. The block of a real failover keeps a cluster from
-/// flapping and is made for a person's attention; here nothing changed, and a primary that was back for ten minutes may well die in
-/// earnest. Long enough that a plan that cannot succeed does not stop and start the replicas all the time.
+/// How long a recovery that promoted no server blocks the next one, milliseconds. The block after a failover prevents
+/// flapping and gives an operator time. Here nothing changed, and the next failure of the primary may be real. The time
+/// is long enough that a plan that cannot succeed does not stop and start the replicas all the time.
 const RETRY_MILLIS: u64 = 30_000;
 
-/// One entry of `RecoverMasterClusterFilters`: which clusters without a document are recovered.
+/// An entry of `RecoverMasterClusterFilters`: the clusters without a document that are recovered.
 #[derive(Clone, Debug)]
 pub enum ClusterFilter {
     /// `*`.
@@ -31,23 +32,23 @@ pub enum ClusterFilter {
     Alias(String),
     /// `alias~=PATTERN`: an alias that matches, anywhere in it.
     AliasPattern(Regex),
-    /// Anything else: exactly this cluster name or alias, or a pattern for the name, anywhere in it.
+    /// Any other entry: this cluster name or alias exactly, or a pattern that matches anywhere in the name.
     Name(String, Regex),
 }
 
-/// A filter whose pattern cannot be read.
+/// A filter with an invalid pattern.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("cluster filter `{filter}` is no valid pattern: {why}")]
+#[error("cluster filter `{filter}` is not a valid pattern: {why}")]
 pub struct ClusterFilterError {
     filter: String,
     why: String,
 }
 
 impl ClusterFilter {
-    /// Reads an entry. An empty one matches nothing and is `None`, as in orchestrator.
+    /// Parses an entry. An empty one matches nothing and is `None`, as in orchestrator.
     ///
     /// # Errors
-    /// When the pattern is no regular expression; `*` stands for itself and needs none.
+    /// When the pattern is not a regular expression; `*` alone is not a pattern.
     pub fn parse(filter: &str) -> Result<Option<Self>, ClusterFilterError> {
         let pattern = |text: &str| {
             Regex::new(text).map_err(|error| ClusterFilterError {
@@ -68,7 +69,7 @@ impl ClusterFilter {
         }))
     }
 
-    /// Whether it matches a cluster. Without an alias of its own a cluster's name is its alias.
+    /// Whether the filter matches a cluster. The alias of a cluster without one is its name.
     pub fn matches(&self, name: &str, alias: &str) -> bool {
         let alias = if alias.is_empty() { name } else { alias };
         match self {
@@ -80,7 +81,7 @@ impl ClusterFilter {
     }
 }
 
-/// The part of the configuration that policies are made of.
+/// The part of the configuration that determines policies.
 #[derive(Clone, Debug)]
 #[expect(
     clippy::struct_excessive_bools,
@@ -95,13 +96,13 @@ pub struct PolicySettings {
     pub recover_locked_semi_sync: bool,
     /// `PromotionIgnoreHostnameFilters`: patterns, anywhere in `host:port`.
     pub promotion_ignore: Vec<Regex>,
-    /// `RecoveryPeriodBlockSeconds`, milliseconds: without a document.
+    /// `RecoveryPeriodBlockSeconds`, milliseconds, for clusters without a document.
     pub block_millis: u64,
-    /// What to do about loss, without a document.
+    /// What to do when a promotion loses transactions, for clusters without a document.
     pub loss: LossPolicy,
-    /// With [`LossPolicy::AllowAfterTimeout`], without a document: how long to wait, milliseconds.
+    /// With [`LossPolicy::AllowAfterTimeout`]: how long to wait, milliseconds, for clusters without a document.
     pub loss_timeout_millis: u64,
-    /// What to do with a returned primary, without a document.
+    /// What to do with an old primary that answers again, for clusters without a document.
     pub old_primary: OldPrimary,
     /// `RecoverNonWriteableMaster`.
     pub recover_non_writable_primary: bool,
@@ -115,7 +116,7 @@ pub struct PolicySettings {
     pub stalled: StalledPrimary,
     /// `StalledPrimarySeconds`, milliseconds.
     pub stalled_timeout_millis: u64,
-    /// What to do about servers that start writable, without a document.
+    /// What to do about servers that start writable, for clusters without a document.
     pub boot_read_only: BootReadOnly,
     /// `Durability` and its keys.
     pub durability: Durability,
@@ -123,24 +124,24 @@ pub struct PolicySettings {
     pub reasonable_lag_seconds: u64,
     /// How long a successor may take to apply what it received, milliseconds.
     pub catch_up_millis: u64,
-    /// `FailMasterPromotionOnLagMinutes`, seconds; 0: whatever the lag.
+    /// `FailMasterPromotionOnLagMinutes`, seconds; 0 is no limit.
     pub max_promotion_lag_seconds: u64,
     /// `FailMasterPromotionIfSQLThreadNotUpToDate`, `DelayMasterPromotionIfSQLThreadNotUpToDate`.
-    pub unapplied: Unapplied,
+    pub unapplied: UnappliedPolicy,
     /// `PreventCrossDataCenterMasterFailover`.
     pub prevent_cross_data_center: bool,
     /// `PreventCrossRegionMasterFailover`.
     pub prevent_cross_region: bool,
-    /// How a living primary hands over.
+    /// The terms of a takeover.
     pub takeover: TakeoverTerms,
-    /// Pseudo-GTID entries are written, or somebody else's are known.
+    /// Whether Pseudo-GTID entries are written by ham4db or by another program.
     pub pseudo_gtid: bool,
-    /// `FencingProcesses` has commands.
+    /// Whether `FencingProcesses` has commands.
     pub fences_outside: bool,
 }
 
 impl Default for PolicySettings {
-    /// Orchestrator's defaults: no cluster is recovered without being named.
+    /// Orchestrator's defaults: a cluster is recovered only when a filter names it.
     fn default() -> Self {
         Self {
             recover_primary_filters: Vec::new(),
@@ -162,7 +163,7 @@ impl Default for PolicySettings {
             reasonable_lag_seconds: 10,
             catch_up_millis: 60_000,
             max_promotion_lag_seconds: 0,
-            unapplied: Unapplied::CatchUp,
+            unapplied: UnappliedPolicy::CatchUp,
             prevent_cross_data_center: false,
             prevent_cross_region: false,
             takeover: TakeoverTerms::default(),
@@ -174,8 +175,8 @@ impl Default for PolicySettings {
 
 /// The policy of a cluster.
 ///
-/// What holds a recovery back is the first of: the global switch, the document (paused, mode) or without one the filters, a running
-/// recovery, a recent one that nobody acknowledged (counted from its end).
+/// A recovery is held back by the first of: the global switch, the document (paused, mode) or without a document the
+/// filters, a running recovery, a recent unacknowledged recovery (counted from its end).
 pub fn policy_of(
     state: &State,
     cluster: &Cluster,
@@ -198,11 +199,11 @@ pub fn policy_of(
         held_back_living: switched_off(state, cluster, document, &settings.recover_primary_filters)
             .or_else(|| runs(state, cluster, false)),
         recover_locked_semi_sync: settings.recover_locked_semi_sync,
-        recent_repairs: recent_repairs(state, cluster, topology, block_millis, now),
+        repair_blocks: repair_blocks(state, cluster, topology, block_millis, now),
         recent_test: recent_test(state, cluster, block_millis, now),
         downtimes: downtimes(state, topology, now),
         promotion_rules: promotion_rules(state, topology, now),
-        leaving: BTreeMap::new(),
+        terminating: BTreeMap::new(),
         promotion_ignored: topology.instances.keys().filter(ignored).cloned().collect(),
         loss: document.map_or(settings.loss, |document| document.loss),
         loss_timeout_millis: document.map_or(settings.loss_timeout_millis, |document| document.loss_timeout_millis),
@@ -261,14 +262,33 @@ fn held_back(
     })
 }
 
-/// When the last recovery of the cluster ended; each may have switched semi-sync. Those that do nothing else are at it while they run.
+/// When the last recovery of the cluster ended, since each may have changed semi-sync settings. For a running recovery
+/// of that kind the present moment.
 fn acks_changed_at(state: &State, cluster: &Cluster, now: WallTime) -> Option<WallTime> {
-    let switches = |kind| matches!(kind, RecoveryKind::Durability | RecoveryKind::SemiSync);
     let changed = |recovery: &Recovery| {
-        let at_it = (recovery.is_active() && switches(recovery.plan.kind)).then_some(now);
+        let at_it = (recovery.is_active() && only_changes_semi_sync(recovery.plan.kind)).then_some(now);
         at_it.or_else(|| recovery.ended())
     };
     recoveries_of(state, cluster).filter_map(changed).max()
+}
+
+/// Whether a recovery of this kind does nothing but change semi-sync settings.
+fn only_changes_semi_sync(kind: RecoveryKind) -> bool {
+    match kind {
+        RecoveryKind::SemiSync | RecoveryKind::Durability => true,
+        RecoveryKind::DeadPrimary
+        | RecoveryKind::DeadPrimaryByPosition
+        | RecoveryKind::CoPrimary
+        | RecoveryKind::Rejoin
+        | RecoveryKind::IntermediatePrimary
+        | RecoveryKind::GroupMember
+        | RecoveryKind::ResolveErrant
+        | RecoveryKind::Takeover
+        | RecoveryKind::NonWritablePrimary
+        | RecoveryKind::MatchBelow
+        | RecoveryKind::BootReadOnly
+        | RecoveryKind::ReopenPrimary => false,
+    }
 }
 
 /// The reconnect test that holds back the next one.
@@ -280,7 +300,7 @@ fn recent_test(state: &State, cluster: &Cluster, block_millis: u64, now: WallTim
     })
 }
 
-/// The block that ends last, and the recovery that it is for: of failed tests, or of everything else.
+/// The block that ends last, and its recovery: of failed tests, or of all other recoveries.
 fn last_block<'a>(
     state: &'a State,
     cluster: &'a Cluster,
@@ -293,14 +313,14 @@ fn last_block<'a>(
         .max()
 }
 
-/// Whether a recovery began with a reconnect test and promoted nobody: that a silent primary was reached again says nothing about one
-/// that is dead. What a hook forbade stays forbidden.
+/// Whether a recovery began with a reconnect test and promoted no server: a silent primary that was reached again
+/// proves nothing about a dead one. A vetoed recovery stays vetoed.
 fn is_failed_test(recovery: &Recovery) -> bool {
     let is_test = |step: &Step| matches!(step, Step::ReconnectTest { .. });
     recovery.successor().is_none() && recovery.hooks.veto().is_none() && recovery.plan.steps.iter().any(is_test)
 }
 
-/// Global switch, then the document, or without one the filters.
+/// Checks the global switch, then the document, or without one the filters.
 fn switched_off(
     state: &State,
     cluster: &Cluster,
@@ -312,7 +332,7 @@ fn switched_off(
     }
     match document {
         Some(document) if document.paused => Some(HeldBack::Paused),
-        Some(document) if document.mode != Mode::Auto => Some(HeldBack::Mode(document.mode)),
+        Some(document) if document.mode != RecoveryMode::Auto => Some(HeldBack::Mode(document.mode)),
         Some(_) => None,
         None => {
             let matches = |filter: &ClusterFilter| filter.matches(&cluster.name, &cluster.alias);
@@ -328,7 +348,8 @@ fn recoveries_of<'a>(state: &'a State, cluster: &'a Cluster) -> impl Iterator<It
         .filter(|recovery| recovery.plan.cluster == cluster.id)
 }
 
-/// A running recovery of the cluster. A replacement of the primary waits for no other repair: its claim ends that one.
+/// A running recovery of the cluster. A replacement of the primary does not wait for other repairs: its claim ends
+/// them.
 fn runs(state: &State, cluster: &Cluster, replaces_primary: bool) -> Option<HeldBack> {
     let waits_for =
         |recovery: &&Recovery| recovery.is_active() && !(replaces_primary && recovery.plan.kind.gives_way());
@@ -339,15 +360,15 @@ fn runs(state: &State, cluster: &Cluster, replaces_primary: bool) -> Option<Held
         })
 }
 
-/// Repairs other than replacements of the primary: each blocks its own kind on its own instance. One that did nothing, or whose
-/// repetition harms nobody, only briefly. A primary that started again since is no repetition.
-fn recent_repairs(
+/// Repairs block the next repair of their own kind and instance. A repair that did nothing, or that can be repeated
+/// without harm, blocks only briefly. A primary that restarted since then is not blocked.
+fn repair_blocks(
     state: &State,
     cluster: &Cluster,
     topology: &Topology,
     block_millis: u64,
     now: WallTime,
-) -> Vec<RecentRepair> {
+) -> Vec<RepairBlock> {
     let booted = booted_read_only(cluster, topology);
     let recent = |recovery: &Recovery| {
         let kind = recovery.plan.kind;
@@ -362,7 +383,7 @@ fn recent_repairs(
             block_millis.min(RETRY_MILLIS)
         };
         let until = recovery.ended()?.plus_millis(i64::try_from(millis).unwrap_or(i64::MAX));
-        (now < until).then(|| RecentRepair {
+        (now < until).then(|| RepairBlock {
             kind,
             instance: recovery.plan.old_primary.clone(),
             uid: recovery.uid.clone(),
@@ -372,7 +393,7 @@ fn recent_repairs(
     recoveries_of(state, cluster).filter_map(recent).collect()
 }
 
-/// The servers in quarantine, by identity, by the addresses under which they stand in the view.
+/// The quarantined servers, by identity, as addresses of the topology.
 fn quarantined(state: &State, cluster: &Cluster, topology: &Topology) -> BTreeSet<InstanceKey> {
     let identities: BTreeSet<&Identity> = state
         .quarantines
@@ -393,9 +414,9 @@ fn quarantined(state: &State, cluster: &Cluster, topology: &Topology) -> BTreeSe
         .collect()
 }
 
-/// The recorded primary, when ham4db made it writable, it takes no writes now, and its process is another one than was last seen to
-/// take some. A person who makes a server read-only does not start it again; and once the new process was seen to take writes, whoever
-/// makes it read-only is no configuration file.
+/// The recorded primary, when ham4db made it writable, it is read-only now, and its process started after the server
+/// was last seen writable. An operator that makes a server read-only does not restart it. Once the new process was seen
+/// writable, its read-only state is not the work of a configuration file.
 fn booted_read_only(cluster: &Cluster, topology: &Topology) -> Option<InstanceKey> {
     let recorded = cluster.primary.as_ref().filter(|primary| primary.opened_by.is_some())?;
     let key = topology.resolve(&recorded.instance);
@@ -405,7 +426,7 @@ fn booted_read_only(cluster: &Cluster, topology: &Topology) -> Option<InstanceKe
     (is_it && is_another_process).then(|| key.clone())
 }
 
-/// The instances that running recoveries of the cluster hold.
+/// The instances of running recoveries of the cluster.
 fn in_recovery(state: &State, cluster: &Cluster) -> BTreeSet<InstanceKey> {
     recoveries_of(state, cluster)
         .filter(|recovery| recovery.is_active())
@@ -413,8 +434,8 @@ fn in_recovery(state: &State, cluster: &Cluster) -> BTreeSet<InstanceKey> {
         .collect()
 }
 
-/// Until when an ended recovery blocks the next one; `None` for one that blocks nothing. One whose successor was lost before it was
-/// opened is not over for the cluster: who comes next belongs to it.
+/// Until when an ended recovery blocks the next one; `None` for a recovery that blocks nothing. After a
+/// recovery that lost its successor before opening it, the next one continues at once.
 fn blocked_until(recovery: &Recovery, block_millis: u64) -> Option<WallTime> {
     let kind = recovery.plan.kind;
     if recovery.acknowledged.is_some() || !kind.replaces_primary() || kind == RecoveryKind::Takeover {
@@ -427,7 +448,7 @@ fn blocked_until(recovery: &Recovery, block_millis: u64) -> Option<WallTime> {
     let millis = if recovery.successor().is_some() {
         block_millis
     } else if is_failed_test(recovery) {
-        // Each test interrupts replicas that may be fine, so it has its pace whatever the block is.
+        // Each test interrupts replicas that may be healthy, so it has its own interval whatever the block is.
         RETRY_MILLIS
     } else {
         block_millis.min(RETRY_MILLIS)
@@ -435,7 +456,8 @@ fn blocked_until(recovery: &Recovery, block_millis: u64) -> Option<WallTime> {
     Some(ended.plus_millis(i64::try_from(millis).unwrap_or(i64::MAX)))
 }
 
-/// The address in the view that an intent means: its own, a resolved alias, or the one that an instance reports.
+/// The address in the topology of the instance of an intent: the same address, a resolved alias, or the address that an
+/// instance reports.
 fn instance_of(topology: &Topology, wanted: &InstanceKey) -> InstanceKey {
     let resolved = topology.resolve(wanted);
     if topology.instances.contains_key(resolved) {
@@ -457,18 +479,18 @@ fn active<'a>(
     state
         .intents
         .values()
-        .filter(move |intent| intent.wish.is_active(now))
+        .filter(move |intent| intent.details.is_active(now))
         .map(|intent| (instance_of(topology, &intent.instance), intent))
         .filter(|(key, _)| topology.instances.contains_key(key))
 }
 
-/// Of several downtimes of an instance, the one that lasts longest.
+/// Of several downtimes of an instance the one that lasts longest.
 fn downtimes(state: &State, topology: &Topology, now: WallTime) -> BTreeMap<InstanceKey, HeldBack> {
     let mut longest: BTreeMap<InstanceKey, (bool, Option<WallTime>, HeldBack)> = BTreeMap::new();
     for (key, intent) in active(state, topology, now) {
-        let Wish::Downtime {
+        let IntentDetails::Downtime {
             owner, reason, until, ..
-        } = &intent.wish
+        } = &intent.details
         else {
             continue;
         };
@@ -486,11 +508,12 @@ fn downtimes(state: &State, topology: &Topology, now: WallTime) -> BTreeMap<Inst
     longest.into_iter().map(|(key, (_, _, held))| (key, held)).collect()
 }
 
-/// Of several promotion rules of an instance: `must_not` whoever says so, then a document's, then the API's.
+/// Of several promotion rules of an instance: `must_not` of any origin first, then the rule of a document, then of the
+/// API.
 fn promotion_rules(state: &State, topology: &Topology, now: WallTime) -> BTreeMap<InstanceKey, PromotionRule> {
     let mut strongest: BTreeMap<InstanceKey, ((bool, u8), PromotionRule)> = BTreeMap::new();
     for (key, intent) in active(state, topology, now) {
-        let Wish::Candidate { rule, .. } = &intent.wish else {
+        let IntentDetails::Candidate { rule, .. } = &intent.details else {
             continue;
         };
         let voice = match intent.origin {

@@ -3,9 +3,9 @@ use std::collections::BTreeSet;
 use super::*;
 use crate::domain::finding::{Code, Evidence, Finding};
 use crate::domain::fixture::{Adjust, NOW, key, primary, replica, topology, uuid};
-use crate::domain::hooks::{HookLedger, HookList, HookRun};
+use crate::domain::hooks::{HookList, HookProgress, HookRun};
 use crate::domain::instance::{Identity, Instance};
-use crate::domain::recovery::plan::RecoveryKind;
+use crate::domain::recovery::kind::RecoveryKind;
 use crate::domain::recovery::plan::{Plan, PlanReport};
 use crate::domain::state::Phase;
 use crate::domain::state::record::{Acknowledgement, Quarantine, QuarantineState, RecordedPrimary};
@@ -14,7 +14,7 @@ use crate::domain::topology::ClusterId;
 fn cluster() -> Cluster {
     Cluster {
         id: ClusterId("c1".to_owned()),
-        minted: NOW,
+        created_at: NOW,
         name: "db1:3306".to_owned(),
         alias: "shop".to_owned(),
         epoch: 1,
@@ -47,7 +47,7 @@ fn document() -> Document {
         seeds: BTreeSet::new(),
         credentials_secret: String::new(),
         paused: false,
-        mode: Mode::Auto,
+        mode: RecoveryMode::Auto,
         block_millis: 60_000,
         loss: LossPolicy::Refuse,
         loss_timeout_millis: 0,
@@ -128,7 +128,7 @@ fn recovery(uid: &str, phase: Phase) -> Recovery {
         sources: std::collections::BTreeMap::new(),
         prior_states: std::collections::BTreeMap::new(),
         remembered: None,
-        order: None,
+        manual_request: None,
     };
     Recovery {
         id: 1,
@@ -150,7 +150,7 @@ fn recovery(uid: &str, phase: Phase) -> Recovery {
         steps: Vec::new(),
         fencing_proof: None,
         acknowledged: None,
-        hooks: HookLedger::default(),
+        hooks: HookProgress::default(),
         owed: BTreeSet::new(),
     }
 }
@@ -211,7 +211,7 @@ fn filters_match_as_in_orchestrator() {
         ClusterFilter::parse("alias~=(")
             .unwrap_err()
             .to_string()
-            .starts_with("cluster filter `alias~=(` is no valid pattern")
+            .starts_with("cluster filter `alias~=(` is not a valid pattern")
     );
 }
 
@@ -250,7 +250,7 @@ fn the_switch_comes_before_the_document_and_the_document_before_recoveries() {
         origin("shop"),
         Document {
             paused: true,
-            mode: Mode::DetectOnly,
+            mode: RecoveryMode::DetectOnly,
             ..document()
         },
     );
@@ -261,11 +261,11 @@ fn the_switch_comes_before_the_document_and_the_document_before_recoveries() {
     state.documents.insert(
         origin("shop"),
         Document {
-            mode: Mode::DetectOnly,
+            mode: RecoveryMode::DetectOnly,
             ..document()
         },
     );
-    assert_eq!(hold(&state), Some(HeldBack::Mode(Mode::DetectOnly)));
+    assert_eq!(hold(&state), Some(HeldBack::Mode(RecoveryMode::DetectOnly)));
     state.documents.insert(origin("shop"), document());
     assert_eq!(hold(&state), Some(HeldBack::RecoveryRuns { uid: "r1".to_owned() }));
     state.recoveries.clear();
@@ -335,7 +335,7 @@ fn a_recovery_that_promoted_nobody_blocks_only_shortly() {
 #[test]
 fn a_recovery_that_a_hook_stopped_blocks_with_what_the_hook_said() {
     let mut stopped = ended("r1", false);
-    stopped.hooks = HookLedger::of(&[HookList::PreFailover]);
+    stopped.hooks = HookProgress::of(&[HookList::PreFailover]);
     stopped.hooks.finish(HookRun {
         list: HookList::PreFailover,
         attempt: 1,
@@ -344,16 +344,20 @@ fn a_recovery_that_a_hook_stopped_blocks_with_what_the_hook_said() {
     });
     let state = with([stopped]);
     let held_back = hold(&state, &cluster(), &settings(&["*"]), 1000).unwrap();
-    assert_eq!(held_back.to_string(), "a hook stopped recovery r1: not today");
+    assert_eq!(held_back.to_string(), "a hook vetoed recovery r1: not today");
     assert_eq!(hold(&state, &cluster(), &settings(&["*"]), 30_000), None);
 }
 
-fn intent(instance: InstanceKey, origin: Origin, wish: Wish) -> Intent {
-    Intent { instance, origin, wish }
+fn intent(instance: InstanceKey, origin: Origin, details: IntentDetails) -> Intent {
+    Intent {
+        instance,
+        origin,
+        details,
+    }
 }
 
-fn downtime(owner: &str, until: Option<WallTime>) -> Wish {
-    Wish::Downtime {
+fn downtime(owner: &str, until: Option<WallTime>) -> IntentDetails {
+    IntentDetails::Downtime {
         owner: owner.to_owned(),
         reason: "disk".to_owned(),
         since: NOW,
@@ -401,7 +405,7 @@ fn the_longest_active_downtime_counts_for_the_instance_that_is_meant() {
 
 #[test]
 fn of_promotion_rules_must_not_counts_first_then_the_documents() {
-    let rule = |rule| Wish::Candidate { rule, until: None };
+    let rule = |rule| IntentDetails::Candidate { rule, until: None };
     let policy = asked([
         intent(key(1), Origin::Api, rule(PromotionRule::MustNot)),
         intent(key(1), origin("shop"), rule(PromotionRule::Prefer)),
@@ -410,7 +414,7 @@ fn of_promotion_rules_must_not_counts_first_then_the_documents() {
         intent(
             key(3),
             Origin::Api,
-            Wish::Candidate {
+            IntentDetails::Candidate {
                 rule: PromotionRule::Must,
                 until: Some(NOW),
             },

@@ -6,79 +6,81 @@ use serde::{Deserialize, Serialize};
 
 use crate::domain::finding::{Finding, Opinion};
 use crate::domain::gtid::GtidSet;
-use crate::domain::hooks::HookLedger;
+use crate::domain::hooks::HookProgress;
 use crate::domain::instance::Identity;
 use crate::domain::intent::Origin;
 use crate::domain::key::InstanceKey;
-use crate::domain::policy::{BootReadOnly, HeldBack, LossPolicy, Mode, OldPrimary, OnDrain, StalledPrimary};
+use crate::domain::policy::{BootReadOnly, HeldBack, LossPolicy, OldPrimary, OnDrain, RecoveryMode, StalledPrimary};
 use crate::domain::recovery::fencing_proof::FencingProof;
-use crate::domain::recovery::plan::{Plan, PlanReport, Refusal};
+use crate::domain::recovery::plan::{Plan, PlanReport};
+use crate::domain::recovery::refusal::Refusal;
 use crate::domain::time::WallTime;
 use crate::domain::topology::ClusterId;
 
-/// A member id: one log for ever, never reused (design §4.10).
+/// A member id: it belongs to one log for ever and is never reused.
 pub type MemberId = u64;
 
-/// The fencing counter of a cluster: raised by every claim and every resume.
+/// The fencing counter of a cluster, which every claim and every resume raises.
 pub type Epoch = u64;
 
 /// A group of members and the history of its state.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Group {
-    /// Minted at the bootstrap.
+    /// Assigned at the bootstrap.
     pub uuid: String,
-    /// New at a forced recovery of the quorum.
+    /// Assigned again at a forced recovery of the quorum.
     pub history: String,
 }
 
-/// A seed: an address to begin discovery at.
+/// A seed: an address at which discovery begins.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Seed {
     /// Address.
     pub instance: InstanceKey,
-    /// Who asked: also says which credentials open it.
+    /// The origin, which also determines the credentials.
     pub origin: Origin,
 }
 
-/// The primary of a cluster as last opened or first seen.
+/// The primary of a cluster, as last opened or first seen.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RecordedPrimary {
     /// Address.
     pub instance: InstanceKey,
-    /// Who it is.
+    /// Its identity.
     pub identity: Identity,
-    /// Since when.
+    /// Since when it is the primary.
     pub since: WallTime,
     /// Epoch of the cluster when it became primary.
     pub epoch: Epoch,
-    /// Id of the recovery by which ham4db made it writable last; `None` for one that it found writable.
+    /// Id of the recovery in which ham4db made it writable last; `None` when it was found writable.
     #[serde(default)]
     pub opened_by: Option<String>,
-    /// When the server's process began that was last seen to take writes, by [`InstanceFacts::started`]; `None` while none was seen
-    /// since it was opened.
+    /// Start time of the server process that was last seen writable, as [`InstanceFacts::started`]; `None` while none
+    /// was seen since it was opened.
     ///
     /// [`InstanceFacts::started`]: crate::domain::instance::InstanceFacts::started
     #[serde(default)]
     pub process: Option<i64>,
 }
 
-/// A cluster, minted once.
+/// A cluster.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Cluster {
     /// Stable id.
     pub id: ClusterId,
-    /// When it was minted; of two that merge the older survives.
-    pub minted: WallTime,
-    /// `host:port` of the primary: orchestrator's cluster name. A label.
+    /// When its record was created; of two merged clusters the older remains.
+    #[serde(rename = "minted")]
+    pub created_at: WallTime,
+    /// `host:port` of the primary: orchestrator's cluster name, a label.
     pub name: String,
-    /// Alias; the name when none was given.
+    /// Alias; the name when it has none.
     #[serde(default)]
     pub alias: String,
-    /// Raised by every claim and resume.
+    /// Raised by every claim and every resume.
     #[serde(default)]
     pub epoch: Epoch,
     /// Addresses of its instances.
@@ -87,7 +89,7 @@ pub struct Cluster {
     /// Its primary.
     #[serde(default)]
     pub primary: Option<RecordedPrimary>,
-    /// The document that owns it (the older of two), or `None`: then API and configuration decide.
+    /// The document that owns it (the older of two); `None` when API and configuration decide.
     #[serde(default)]
     pub document: Option<Origin>,
 }
@@ -106,7 +108,7 @@ pub struct Document {
     /// `metadata.generation`.
     #[serde(default)]
     pub generation: i64,
-    /// Where discovery starts.
+    /// Addresses at which discovery begins.
     pub seeds: BTreeSet<InstanceKey>,
     /// Name of the Secret with the account.
     #[serde(default)]
@@ -116,7 +118,7 @@ pub struct Document {
     pub paused: bool,
     /// `spec.recovery.mode`.
     #[serde(default)]
-    pub mode: Mode,
+    pub mode: RecoveryMode,
     /// `spec.recovery.blockFor`, milliseconds.
     pub block_millis: u64,
     /// `spec.recovery.lossPolicy`.
@@ -131,13 +133,13 @@ pub struct Document {
     /// `spec.recovery.bootReadOnly`.
     #[serde(default)]
     pub boot_read_only: BootReadOnly,
-    /// `spec.recovery.stalledPrimary`; `None`: the configuration decides.
+    /// `spec.recovery.stalledPrimary`; `None` when the configuration decides.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stalled: Option<StalledPrimary>,
     /// `spec.recovery.onDrain`.
     #[serde(default)]
     pub on_drain: OnDrain,
-    /// `spec.durability`; without it the configuration's.
+    /// `spec.durability`; `None` when the configuration decides.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub durability: Option<crate::domain::policy::Durability>,
     /// `spec.primaryService`.
@@ -145,43 +147,43 @@ pub struct Document {
     pub services: Option<crate::domain::declared::DeclaredServices>,
 }
 
-/// How far a recovery got. Claimed and Opened are committed before their effects (design §4.2).
+/// The phase of a recovery. Claimed and Opened are committed before their effects.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", tag = "phase")]
 pub enum Phase {
-    /// The instances are locked for this recovery; nothing is promoted yet. Everything can be put back.
+    /// The instances are locked for this recovery. No successor is opened, and everything can be rolled back.
     Claimed,
-    /// The successor may be, or is, writable: from here only forward.
+    /// The successor is or may be writable: the recovery only goes forward.
     #[serde(rename_all = "camelCase")]
     Opened {
-        /// Who.
+        /// The successor.
         successor: InstanceKey,
-        /// With at least this.
+        /// The GTID set that it has at least.
         position: GtidSet,
-        /// When the entry was made.
+        /// When the entry was committed.
         at: WallTime,
     },
-    /// Over.
+    /// Ended.
     #[serde(rename_all = "camelCase")]
     Ended {
-        /// When.
+        /// When it ended.
         at: WallTime,
         /// The new primary, if one was opened.
         successor: Option<InstanceKey>,
-        /// Whether it did what it was for.
+        /// Whether it succeeded.
         successful: bool,
     },
 }
 
-/// A person's word that a recovery was looked at.
+/// The acknowledgement of a recovery by an operator.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Acknowledgement {
-    /// When.
+    /// When it was given.
     pub at: WallTime,
-    /// By whom.
+    /// The operator.
     pub by: String,
-    /// With which comment.
+    /// Comment.
     pub comment: String,
 }
 
@@ -192,19 +194,19 @@ pub struct StepRecord {
     /// Number within the whole state, growing.
     #[serde(default)]
     pub id: u64,
-    /// When.
+    /// When it was recorded.
     pub at: WallTime,
-    /// What.
+    /// The text.
     pub message: String,
 }
 
-/// A recovery: running, or over.
+/// A recovery, running or ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Recovery {
-    /// Number, growing.
+    /// Growing number.
     pub id: u64,
-    /// The name that everything uses.
+    /// The id of the recovery.
     pub uid: String,
     /// Cluster name when it began.
     pub cluster_name: String,
@@ -212,51 +214,52 @@ pub struct Recovery {
     pub cluster_alias: String,
     /// The finding that called for it.
     pub finding: Finding,
-    /// What the members said.
+    /// The opinions of the members.
     pub opinions: Vec<Opinion>,
-    /// What is, or was, done. A resumed recovery may carry a newer one.
+    /// The plan. A resumed recovery may have a newer one.
     pub plan: Plan,
-    /// What was considered.
+    /// The report of the plan.
     pub report: PlanReport,
-    /// Who acts.
+    /// The member that acts.
     pub holder: MemberId,
-    /// The holder's name.
+    /// Name of that member.
     pub holder_name: String,
-    /// The claim's epoch; a resume raises it.
+    /// Epoch of the claim; a resume raises it.
     pub epoch: Epoch,
-    /// How far it got.
+    /// Phase of the recovery.
     pub phase: Phase,
     /// When it was claimed.
     pub started: WallTime,
     /// Replicas left behind.
     #[serde(default)]
     pub lost_replicas: Vec<Refusal>,
-    /// What was lost: at least this. Filled when the old primary's set is known.
+    /// Transactions that are known to be lost. Known when the set of the old primary is known.
     #[serde(default)]
     pub lost: Option<GtidSet>,
-    /// What went wrong.
+    /// Errors.
     #[serde(default)]
     pub errors: Vec<String>,
     /// The record, at most [`crate::domain::state::MAX_STEPS`] lines.
     #[serde(default)]
     pub steps: Vec<StepRecord>,
-    /// Which proof allowed the opening.
+    /// The proof that permitted the opening.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[serde(rename = "receipt")]
     pub fencing_proof: Option<FencingProof>,
-    /// A person's word.
+    /// The acknowledgement of an operator.
     #[serde(default)]
     pub acknowledged: Option<Acknowledgement>,
-    /// Lists of hooks that are still to be run for it, and that were.
+    /// Pending and finished lists of hooks.
     #[serde(default)]
-    pub hooks: HookLedger,
-    /// Replicas that a recovery which gave way to this one may have left stopped: at its end they go on where they are.
+    pub hooks: HookProgress,
+    /// Replicas that may have been stopped by a recovery that ended in favour of this one: at the end they are started
+    /// again.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub owed: BTreeSet<InstanceKey>,
 }
 
 impl Recovery {
-    /// Not over yet: its instances are locked.
+    /// Whether it is running: its instances are locked.
     pub fn is_active(&self) -> bool {
         !matches!(self.phase, Phase::Ended { .. })
     }
@@ -278,88 +281,89 @@ impl Recovery {
         }
     }
 
-    /// Whether it ended well.
+    /// Whether it succeeded.
     pub fn is_successful(&self) -> bool {
         matches!(self.phase, Phase::Ended { successful: true, .. })
     }
 }
 
-/// The right of one member to run one recovery; useless once a higher epoch exists.
+/// The right of one member to run one recovery. It is void once a higher epoch exists.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ClaimToken {
-    /// Which recovery.
+    /// The recovery.
     pub uid: String,
-    /// In which cluster.
+    /// Its cluster.
     pub cluster: ClusterId,
-    /// Who may act.
+    /// The member that may act.
     pub holder: MemberId,
-    /// With which epoch.
+    /// The epoch of the claim.
     pub epoch: Epoch,
 }
 
-/// Where a quarantined server stands.
+/// The standing of a quarantined server.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", tag = "state")]
 pub enum QuarantineState {
-    /// Not seen since it failed.
+    /// It has not answered since it failed.
     Absent,
-    /// Back, read-only, and holds nothing that the new primary lacks.
+    /// It answers, is read-only, and has no transaction that the new primary lacks.
     Contained,
-    /// Back, read-only, with transactions of its own.
+    /// It answers, is read-only, and has errant transactions.
     #[serde(rename_all = "camelCase")]
     Errant {
-        /// These.
+        /// The errant transactions.
         set: GtidSet,
     },
-    /// Back, and what it holds could not be compared yet.
+    /// It answers, and its transactions could not be compared yet.
     #[serde(rename_all = "camelCase")]
     Unknown {
-        /// Why.
+        /// The reason.
         why: String,
     },
 }
 
-/// A failed or demoted primary, by identity: kept read-only until it is a replica again or a person lets it go.
+/// A failed or demoted primary, by identity. It is kept read-only until it is a replica again or an operator releases
+/// it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Quarantine {
-    /// Who.
+    /// Its identity.
     pub identity: Identity,
-    /// Where it was, or is.
+    /// Its address.
     pub instance: InstanceKey,
-    /// In which cluster.
+    /// Its cluster.
     pub cluster: ClusterId,
-    /// By which recovery.
+    /// The recovery that quarantined it.
     pub recovery: String,
-    /// With which epoch.
+    /// The epoch of that recovery.
     pub epoch: Epoch,
-    /// Since when.
+    /// Since when it is in quarantine.
     pub since: WallTime,
-    /// Where it stands.
+    /// Its standing.
     pub standing: QuarantineState,
 }
 
-/// A member of the group as the state knows it.
+/// A member of the group in the state.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct MemberRecord {
     /// Id.
     pub id: MemberId,
-    /// Name: what `RaftNodes` or the StatefulSet calls it.
+    /// Its name in `RaftNodes` or of the StatefulSet's pod.
     pub name: String,
-    /// Highest command version that it understands.
+    /// The highest command version that it understands.
     pub understands: u32,
-    /// Data centre that it is in; empty: not known, as of members before this was told.
+    /// Its data center; empty when unknown, as for members of versions that did not announce it.
     #[serde(default)]
     pub data_center: String,
 }
 
-/// A detection: the first sight of a finding.
+/// A detection: the first observation of a finding.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Detection {
-    /// Number, growing.
+    /// Growing number.
     pub id: u64,
     /// The finding.
     pub finding: Finding,
@@ -367,25 +371,25 @@ pub struct Detection {
     pub cluster_name: String,
     /// Cluster alias at that moment.
     pub cluster_alias: String,
-    /// When.
+    /// When it was recorded.
     pub at: WallTime,
-    /// By which member.
+    /// The member that observed it.
     pub member_name: String,
-    /// What held a recovery back, if something did.
+    /// The reason that held a recovery back, if there was one.
     #[serde(default)]
     pub held_back: Option<HeldBack>,
     /// The recovery that followed.
     #[serde(default)]
     pub recovery: Option<String>,
-    /// Who is the primary instead, where that is what was detected: a replication group has chosen another one.
+    /// The new primary, when the detection is that a replication group has chosen one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub successor: Option<InstanceKey>,
-    /// Lists of hooks that are still to be run for it, and that were; those of a claim stand in its recovery.
+    /// Pending and finished lists of hooks; those of a claim are in its recovery.
     #[serde(default)]
-    pub hooks: HookLedger,
+    pub hooks: HookProgress,
 }
 
-/// A refused recovery, the latest for its instance.
+/// A recovery that was held back, the latest for its instance.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Blocked {
@@ -393,75 +397,77 @@ pub struct Blocked {
     pub instance: InstanceKey,
     /// Cluster name.
     pub cluster_name: String,
-    /// Code.
+    /// Analysis code.
     pub analysis: String,
-    /// Last time.
+    /// When it was last held back.
     pub at: WallTime,
     /// Number of the recovery that blocks it.
     pub blocking_recovery: u64,
 }
 
-/// An entry of the audit: what was done, when, and to which server.
+/// An entry of the audit: an action, its time, and its server.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct AuditEntry {
-    /// Number, growing, of the audit alone.
+    /// Growing number of the audit.
     pub id: u64,
-    /// When.
+    /// When it was recorded.
     pub at: WallTime,
-    /// What, in orchestrator's words where it has them: `begin-downtime`, `recover-dead-master`.
+    /// The action, with orchestrator's name where it has one: `begin-downtime`, `recover-dead-master`.
     pub kind: String,
-    /// To which server; `None` when it is about all of them.
+    /// The server; `None` when the action is about all servers.
     #[serde(default)]
     pub instance: Option<InstanceKey>,
-    /// Name of its cluster at that moment; empty when it was in none.
+    /// Name of its cluster at that moment; empty when it had none.
     #[serde(default)]
     pub cluster_name: String,
-    /// The rest, for people.
+    /// Details for the operator.
     #[serde(default)]
     pub message: String,
 }
 
-/// Everything a decision needs, replicated, the same on every member.
+/// The replicated state, the same on every member: everything that decisions need.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct State {
     /// The group; `None` before the bootstrap entry.
     pub group: Option<Group>,
-    /// The state's clock: the maximum of all times that commands carried.
+    /// The clock of the state: the maximum of all times in commands.
     pub clock: WallTime,
-    /// The highest version of the commands that made it: who takes it over must understand that. 0 in states from before this was kept.
+    /// The highest version of the commands that made it: a member must understand that version to load the state. 0 in
+    /// states from before this was recorded.
     pub version: u32,
     /// Source of numbers: recoveries, detections, steps, member ids.
     pub last_number: u64,
-    /// Addresses where discovery starts, as asked through API and configuration (documents carry their own).
+    /// Addresses at which discovery begins, from API and configuration; documents have their own.
     pub seeds: BTreeSet<Seed>,
-    /// Forgotten addresses and until when they are not discovered again.
+    /// Forgotten addresses, each with the time before which it is not discovered again.
     pub forgotten: BTreeMap<InstanceKey, WallTime>,
     /// Clusters.
     pub clusters: BTreeMap<ClusterId, Cluster>,
-    /// Intents; serialised as a list since its key is no string.
+    /// Intents; serialised as a list because their key is not a string.
     #[serde(with = "super::intents_as_list")]
     pub intents: BTreeMap<crate::domain::intent::IntentId, crate::domain::intent::Intent>,
     /// Documents by origin.
     pub documents: BTreeMap<Origin, Document>,
-    /// What documents ask for once, by [`super::Request::key`], handled ones too.
+    /// Requests of documents by [`super::Request::key`], including handled ones.
     pub requests: BTreeMap<String, super::request::Request>,
-    /// Recoveries are switched off everywhere.
+    /// Whether recoveries are disabled for all clusters.
     pub recoveries_disabled: bool,
-    /// When the group was made to go on without its majority; `None` once recoveries were enabled again. Until then what other members
-    /// had begun is left where it is, and nothing that documents ask for once is begun: it may have been done.
+    /// When an operator forced the group to continue without its majority; `None` once recoveries were enabled again.
+    /// Until then, recoveries of other members are not resumed, and requests of documents are not started, because they
+    /// may have been done already.
     pub quorum_forced: Option<WallTime>,
     /// Recoveries by uid.
     pub recoveries: BTreeMap<String, Recovery>,
-    /// Quarantined servers, by the text of their identity and cluster.
+    /// Quarantined servers by the text of their identity and cluster.
     pub quarantines: BTreeMap<String, Quarantine>,
     /// Detections by number.
     pub detections: BTreeMap<u64, Detection>,
-    /// Refused recoveries by instance.
+    /// Blocked recoveries by instance.
     pub blocked: BTreeMap<InstanceKey, Blocked>,
     /// Members by id.
     pub members: BTreeMap<MemberId, MemberRecord>,
-    /// The audit by number, at most [`crate::domain::state::MAX_AUDIT`] entries. No decision rests on it.
+    /// The audit by number, at most [`crate::domain::state::MAX_AUDIT`] entries. No decision depends on it.
     pub audit: BTreeMap<u64, AuditEntry>,
 }

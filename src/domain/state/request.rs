@@ -1,5 +1,5 @@
-//! What documents ask for once: takeovers and forced promotions. A request is recorded the first time that it is seen and never acted on
-//! again, whatever becomes of the document, its status, or the leader.
+//! Requests of documents: takeovers and forced promotions. A request is recorded when it is first seen and never acted
+//! on again, whatever happens to the document, its status, or the leader.
 
 use std::collections::BTreeSet;
 
@@ -15,51 +15,75 @@ use super::apply::Change;
 use super::command::{Applied, Ending, RefusedCommand};
 use super::record::{Phase, Recovery, State};
 
-/// How far ahead the deadline of a takeover may be when it is first seen, milliseconds: a manifest that lies around for longer is not
-/// meant for today.
+/// How far ahead the deadline of a takeover may be when it is first seen, milliseconds. A manifest with a later
+/// deadline is refused.
 pub const MAX_AHEAD_MILLIS: u64 = 24 * 60 * 60 * 1000;
-/// How long a forced promotion is tried to be begun, milliseconds: it is about an outage of now.
+/// How long ham4db tries to start a forced promotion, milliseconds: it is about a present outage.
 const FORCE_MILLIS: i64 = 60_000;
 
-/// What is asked for.
+/// The kind of a request, with its parameters.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", tag = "kind")]
 pub enum RequestKind {
     /// A takeover.
     #[serde(rename_all = "camelCase")]
     Takeover {
-        /// Who takes over, as the document spells it; `None`: whoever suits.
+        /// The successor as the document spells it; `None` when ham4db chooses.
         #[serde(default)]
         target: Option<InstanceKey>,
-        /// How far behind the target may be, and how long it may take to catch up, seconds; `None`: as the configuration says.
+        /// Highest lag of the target and longest time for its catch-up, seconds; `None` when the configuration decides.
         #[serde(default)]
         catch_up_seconds: Option<u64>,
-        /// Not begun after this.
+        /// The takeover is not started after this.
         deadline: WallTime,
     },
-    /// A takeover that ham4db asks for itself, because the primary is about to go.
+    /// A takeover that ham4db requests itself because the primary is about to stop.
     #[serde(rename_all = "camelCase")]
     Drain {
-        /// Who hands over.
+        /// The present primary.
         primary: InstanceKey,
-        /// Why, for people.
+        /// The reason, for the operator.
         reason: String,
-        /// Not begun after this.
+        /// The takeover is not started after this.
         deadline: WallTime,
     },
-    /// A promotion whatever is lost, in one incident.
+    /// A forced promotion for one incident.
     #[serde(rename_all = "camelCase")]
     Force {
         /// The primary that failed, as the document spells it.
         #[serde(rename = "victim")]
         old_primary: InstanceKey,
-        /// The incident, by the id that the status gives it.
+        /// Id of the incident in the status.
         incident: String,
     },
 }
 
 impl RequestKind {
-    /// The kind in a word.
+    /// Whether a document asks for a takeover.
+    pub fn is_takeover(&self) -> bool {
+        match self {
+            Self::Takeover { .. } => true,
+            Self::Drain { .. } | Self::Force { .. } => false,
+        }
+    }
+
+    /// Whether ham4db asks for a takeover because the primary is about to stop.
+    pub fn is_drain(&self) -> bool {
+        match self {
+            Self::Drain { .. } => true,
+            Self::Takeover { .. } | Self::Force { .. } => false,
+        }
+    }
+
+    /// Whether a document forces a promotion.
+    pub fn is_force(&self) -> bool {
+        match self {
+            Self::Force { .. } => true,
+            Self::Takeover { .. } | Self::Drain { .. } => false,
+        }
+    }
+
+    /// The kind in one word.
     pub fn as_str(&self) -> &'static str {
         match self {
             Self::Takeover { .. } => "takeover",
@@ -69,68 +93,69 @@ impl RequestKind {
     }
 }
 
-/// How a request ended.
+/// The outcome of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum RequestOutcome {
-    /// Done.
+    /// Succeeded.
     Succeeded,
-    /// Begun, and not done.
+    /// Started and failed.
     Failed,
-    /// Not begun: something spoke against it.
+    /// Refused before the start.
     Refused,
-    /// Not begun in time.
+    /// Not started in time.
     Expired,
-    /// Taken back before anything irrevocable was done.
+    /// Cancelled before anything irrevocable was done.
     Cancelled,
 }
 
-/// How far a request is.
+/// The progress of a request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", tag = "standing")]
-pub enum RequestStanding {
-    /// Not begun.
+pub enum RequestProgress {
+    /// Not started.
     Pending,
-    /// A recovery does it.
+    /// A recovery is running for it.
     Running {
-        /// Which.
+        /// The recovery.
         uid: String,
-        /// It was taken back: the recovery is to be undone.
+        /// Whether it was cancelled, so that the recovery must be rolled back.
         #[serde(default)]
         cancelled: bool,
     },
-    /// Handled.
+    /// Over.
     Over {
-        /// How.
+        /// The outcome.
         outcome: RequestOutcome,
-        /// Why, for people.
+        /// The reason, for the operator.
         why: String,
-        /// When.
+        /// When it ended.
         at: WallTime,
-        /// The recovery, if one was begun.
+        /// The recovery, if one was started.
         #[serde(default)]
         uid: Option<String>,
     },
 }
 
-/// Something that a document asks for once.
+/// A request of a document, which is done once.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Request {
     /// The document.
     pub origin: Origin,
-    /// Its name for the request.
+    /// Id of the request within the document.
     pub id: String,
-    /// What.
+    /// The kind and its parameters.
     pub what: RequestKind,
     /// When it was first seen.
     #[serde(default)]
     pub seen: WallTime,
-    /// When it was begun.
+    /// When it was started.
     #[serde(default)]
     pub begun: Option<WallTime>,
-    /// How far it is.
-    pub standing: RequestStanding,
+    /// Its progress.
+    #[serde(rename = "standing")]
+    pub progress: RequestProgress,
 }
 
 /// The key of a request in [`State::requests`]. Ids have no spaces.
@@ -139,7 +164,7 @@ pub fn request_key(origin: &Origin, kind: &str, id: &str) -> String {
 }
 
 impl Request {
-    /// A request that nobody has recorded yet.
+    /// A request that is not recorded yet.
     pub fn new(origin: Origin, id: String, what: RequestKind) -> Self {
         Self {
             origin,
@@ -147,7 +172,7 @@ impl Request {
             what,
             seen: WallTime::default(),
             begun: None,
-            standing: RequestStanding::Pending,
+            progress: RequestProgress::Pending,
         }
     }
 
@@ -156,7 +181,7 @@ impl Request {
         request_key(&self.origin, self.what.as_str(), &self.id)
     }
 
-    /// It is not begun after this.
+    /// The request is not started after this.
     pub fn until(&self) -> WallTime {
         match &self.what {
             RequestKind::Takeover { deadline, .. } | RequestKind::Drain { deadline, .. } => *deadline,
@@ -164,35 +189,35 @@ impl Request {
         }
     }
 
-    /// It is handled.
+    /// Whether the request is over.
     pub fn is_over(&self) -> bool {
-        matches!(self.standing, RequestStanding::Over { .. })
+        matches!(self.progress, RequestProgress::Over { .. })
     }
 
-    /// The recovery that does it, or did.
+    /// The recovery that does or did it.
     pub fn recovery(&self) -> Option<&str> {
-        match &self.standing {
-            RequestStanding::Pending => None,
-            RequestStanding::Running { uid, .. } => Some(uid),
-            RequestStanding::Over { uid, .. } => uid.as_deref(),
+        match &self.progress {
+            RequestProgress::Pending => None,
+            RequestProgress::Running { uid, .. } => Some(uid),
+            RequestProgress::Over { uid, .. } => uid.as_deref(),
         }
     }
 
-    /// It can be taken back: nothing irrevocable was done.
+    /// Whether it can be cancelled: nothing irrevocable was done.
     pub fn can_be_cancelled(&self, state: &State) -> bool {
-        match &self.standing {
-            RequestStanding::Pending => true,
-            RequestStanding::Running { uid, cancelled } => {
-                let is_takeover = !matches!(self.what, RequestKind::Force { .. });
+        match &self.progress {
+            RequestProgress::Pending => true,
+            RequestProgress::Running { uid, cancelled } => {
+                let is_takeover = !self.what.is_force();
                 let recovery = state.recoveries.get(uid);
                 is_takeover && !cancelled && recovery.is_some_and(|recovery| recovery.phase == Phase::Claimed)
             }
-            RequestStanding::Over { .. } => false,
+            RequestProgress::Over { .. } => false,
         }
     }
 
     fn end(&mut self, outcome: RequestOutcome, why: impl Into<String>, at: WallTime) {
-        self.standing = RequestStanding::Over {
+        self.progress = RequestProgress::Over {
             outcome,
             why: why.into(),
             at,
@@ -201,7 +226,7 @@ impl Request {
     }
 }
 
-/// Records a request. One that was recorded before stays as it is, whatever it says now.
+/// Records a request. A request that was recorded before is not changed.
 pub(super) fn ask(
     state: &mut State,
     request: &Request,
@@ -215,7 +240,7 @@ pub(super) fn ask(
     let mut recorded = Request {
         seen: now,
         begun: None,
-        standing: RequestStanding::Pending,
+        progress: RequestProgress::Pending,
         ..request.clone()
     };
     if let RequestKind::Takeover { deadline, .. } | RequestKind::Drain { deadline, .. } = &recorded.what {
@@ -229,7 +254,7 @@ pub(super) fn ask(
         } else if deadline.millis_since(now) > MAX_AHEAD_MILLIS {
             recorded.end(
                 RequestOutcome::Refused,
-                "its deadline is more than 24 h ahead: ask again, with another requestID and a nearer one",
+                "its deadline is more than 24 h ahead: use another requestID and an earlier deadline",
                 now,
             );
         }
@@ -239,7 +264,8 @@ pub(super) fn ask(
     Ok(Applied::Done)
 }
 
-/// Forgets the request that was seen first among those that could not be acted on if they came again: their time is over.
+/// Drops the request that was seen first among those that could not be acted on again because their deadline has
+/// passed.
 fn make_room(state: &mut State, changes: &mut BTreeSet<Change>) -> Result<(), RefusedCommand> {
     if state.requests.len() < MAX_REQUESTS {
         return Ok(());
@@ -258,7 +284,7 @@ fn make_room(state: &mut State, changes: &mut BTreeSet<Change>) -> Result<(), Re
     Ok(())
 }
 
-/// Takes a request back; what runs is left to its actor to undo.
+/// Cancels a request. The actor of a running one rolls it back.
 pub(super) fn cancel(
     state: &mut State,
     key: &str,
@@ -272,11 +298,11 @@ pub(super) fn cancel(
         .ok_or_else(|| RefusedCommand::Unknown(format!("request {key}")))?;
     if !present.can_be_cancelled(state) {
         return Err(RefusedCommand::OutOfOrder(format!(
-            "request {key} cannot be taken back any more"
+            "request {key} can no longer be cancelled"
         )));
     }
     if let Some(request) = state.requests.get_mut(key) {
-        if let RequestStanding::Running { cancelled, .. } = &mut request.standing {
+        if let RequestProgress::Running { cancelled, .. } = &mut request.progress {
             *cancelled = true;
         } else {
             request.end(RequestOutcome::Cancelled, why, now);
@@ -286,7 +312,7 @@ pub(super) fn cancel(
     Ok(Applied::Done)
 }
 
-/// A request that was not begun is handled all the same.
+/// Settles a request that was not started.
 pub(super) fn settle(
     state: &mut State,
     key: &str,
@@ -299,7 +325,7 @@ pub(super) fn settle(
         .requests
         .get_mut(key)
         .ok_or_else(|| RefusedCommand::Unknown(format!("request {key}")))?;
-    if request.standing != RequestStanding::Pending {
+    if request.progress != RequestProgress::Pending {
         return Err(RefusedCommand::OutOfOrder(format!("request {key} is not pending")));
     }
     request.end(outcome, why, now);
@@ -308,10 +334,10 @@ pub(super) fn settle(
 }
 
 fn key_of(plan: &Plan) -> Option<&String> {
-    plan.order.as_ref()?.request.as_ref()
+    plan.manual_request.as_ref()?.request.as_ref()
 }
 
-/// A claim for a request is granted once, and in time.
+/// A request is claimed at most once, and before its deadline.
 pub(super) fn check_claim(state: &State, plan: &Plan) -> Result<(), RefusedCommand> {
     let Some(key) = key_of(plan) else {
         return Ok(());
@@ -320,7 +346,7 @@ pub(super) fn check_claim(state: &State, plan: &Plan) -> Result<(), RefusedComma
         .requests
         .get(key)
         .ok_or_else(|| RefusedCommand::Unknown(format!("request {key}")))?;
-    if request.standing != RequestStanding::Pending {
+    if request.progress != RequestProgress::Pending {
         return Err(RefusedCommand::OutOfOrder(format!("request {key} was handled before")));
     }
     if request.until() <= state.clock {
@@ -331,14 +357,14 @@ pub(super) fn check_claim(state: &State, plan: &Plan) -> Result<(), RefusedComma
     Ok(())
 }
 
-/// The claim for a request was granted.
+/// Records that a claim for a request was granted.
 pub(super) fn begin(state: &mut State, plan: &Plan, uid: &str, changes: &mut BTreeSet<Change>) {
     let now = state.clock;
     if let Some(key) = key_of(plan)
         && let Some(request) = state.requests.get_mut(key)
     {
         request.begun = Some(now);
-        request.standing = RequestStanding::Running {
+        request.progress = RequestProgress::Running {
             uid: uid.to_owned(),
             cancelled: false,
         };
@@ -346,23 +372,23 @@ pub(super) fn begin(state: &mut State, plan: &Plan, uid: &str, changes: &mut BTr
     }
 }
 
-/// What was taken back opens nobody.
+/// A cancelled request opens no successor.
 pub(super) fn check_open(state: &State, plan: &Plan) -> Result<(), RefusedCommand> {
     match key_of(plan) {
         Some(key) if is_cancelled(state, plan) => {
-            Err(RefusedCommand::OutOfOrder(format!("request {key} was taken back")))
+            Err(RefusedCommand::OutOfOrder(format!("request {key} was cancelled")))
         }
         Some(_) | None => Ok(()),
     }
 }
 
-/// The request that a recovery does was taken back while it ran.
+/// Whether a request was cancelled while its recovery ran.
 pub fn is_cancelled(state: &State, plan: &Plan) -> bool {
     let request = key_of(plan).and_then(|key| state.requests.get(key));
-    request.is_some_and(|request| matches!(request.standing, RequestStanding::Running { cancelled: true, .. }))
+    request.is_some_and(|request| matches!(request.progress, RequestProgress::Running { cancelled: true, .. }))
 }
 
-/// The recovery that did a request is over.
+/// Records the end of the recovery of a request.
 pub(super) fn finish(state: &mut State, recovery: &Recovery, ending: &Ending, changes: &mut BTreeSet<Change>) {
     let now = state.clock;
     let Some(key) = key_of(&recovery.plan) else {
@@ -371,14 +397,14 @@ pub(super) fn finish(state: &mut State, recovery: &Recovery, ending: &Ending, ch
     let Some(request) = state.requests.get_mut(key) else {
         return;
     };
-    let RequestStanding::Running { cancelled, .. } = &request.standing else {
+    let RequestProgress::Running { cancelled, .. } = &request.progress else {
         return;
     };
     let cancelled = *cancelled;
     let (outcome, why) = if ending.successful {
         let successor = ending.successor.as_ref();
-        let told = successor.map(|(key, _)| format!("{key} is the primary"));
-        (RequestOutcome::Succeeded, told.unwrap_or_default())
+        let text = successor.map(|(key, _)| format!("{key} is the primary"));
+        (RequestOutcome::Succeeded, text.unwrap_or_default())
     } else if cancelled && recovery.phase == Phase::Claimed {
         (RequestOutcome::Cancelled, ending.errors.join("; "))
     } else {
@@ -388,7 +414,8 @@ pub(super) fn finish(state: &mut State, recovery: &Recovery, ending: &Ending, ch
     changes.insert(Change::Request(key.clone()));
 }
 
-/// A document is gone, and takes back what was not done yet. What it asked for stays on record: made anew, it does not ask again.
+/// Cancels the open requests of a deleted document. They stay on record, so that a recreated document does not repeat
+/// them.
 pub(super) fn withdraw(state: &mut State, origin: &Origin, changes: &mut BTreeSet<Change>) {
     let open: Vec<String> = state
         .requests
@@ -397,8 +424,8 @@ pub(super) fn withdraw(state: &mut State, origin: &Origin, changes: &mut BTreeSe
         .map(|(key, _)| key.clone())
         .collect();
     for key in open {
-        // Whether it can be was just asked.
-        drop(cancel(state, &key, "the document is gone", changes));
+        // This was just checked.
+        drop(cancel(state, &key, "the document was deleted", changes));
     }
 }
 

@@ -1,5 +1,6 @@
 use super::*;
-use crate::domain::recovery::plan::{Order, RecoveryKind};
+use crate::domain::recovery::kind::RecoveryKind;
+use crate::domain::recovery::manual_request::ManualRequest;
 use crate::domain::state::sample::{claim, cluster_id, document, identity, key, plan, takeover_request};
 use crate::domain::state::{Claim, Command, Proposal, apply};
 
@@ -38,9 +39,9 @@ fn ask_for(state: &mut State, at: i64, request: Request) -> Applied {
 fn claim_for(key: &str, uid: &str) -> Claim {
     let mut plan = plan(1, 1, 2, &[1, 2, 3]);
     plan.kind = RecoveryKind::Takeover;
-    plan.order = Some(Order {
+    plan.manual_request = Some(ManualRequest {
         request: Some(key.to_owned()),
-        ..Order::default()
+        ..ManualRequest::default()
     });
     claim(uid, plan)
 }
@@ -95,9 +96,9 @@ fn end(state: &mut State, token: &crate::domain::state::ClaimToken, opened: bool
 }
 
 fn outcome(state: &State, key: &str) -> Option<RequestOutcome> {
-    match &state.requests[key].standing {
-        RequestStanding::Over { outcome, .. } => Some(*outcome),
-        RequestStanding::Pending | RequestStanding::Running { .. } => None,
+    match &state.requests[key].progress {
+        RequestProgress::Over { outcome, .. } => Some(*outcome),
+        RequestProgress::Pending | RequestProgress::Running { .. } => None,
     }
 }
 
@@ -152,7 +153,7 @@ fn what_was_not_done_ends_with_its_reason() {
     let (mut state, key) = asked();
     let first = token(begin(&mut state, NOW + 10, &key, "one"));
     end(&mut state, &first, false, &["db2 does not answer", "not undone"]);
-    let RequestStanding::Over { outcome, why, uid, at } = &state.requests[&key].standing else {
+    let RequestProgress::Over { outcome, why, uid, at } = &state.requests[&key].progress else {
         panic!("{state:?}");
     };
     assert_eq!(
@@ -182,7 +183,7 @@ fn a_request_is_taken_back_until_its_opening_is_committed() {
     assert_eq!(outcome(&state, &key), None, "it is undone first");
     assert!(is_cancelled(&state, &state.recoveries["one"].plan));
     let refused = open(&mut state, &first);
-    assert!(refused.to_string().contains("was taken back"), "{refused}");
+    assert!(refused.to_string().contains("was cancelled"), "{refused}");
     end(&mut state, &first, false, &["taken back"]);
     assert_eq!(outcome(&state, &key), Some(RequestOutcome::Cancelled));
 
@@ -190,7 +191,7 @@ fn a_request_is_taken_back_until_its_opening_is_committed() {
     let first = token(begin(&mut state, NOW + 10, &key, "one"));
     open(&mut state, &first);
     let late = cancel(&mut state, &key);
-    assert!(late.to_string().contains("cannot be taken back any more"), "{late}");
+    assert!(late.to_string().contains("can no longer be cancelled"), "{late}");
     end(&mut state, &first, true, &[]);
     assert_eq!(outcome(&state, &key), Some(RequestOutcome::Succeeded));
 }

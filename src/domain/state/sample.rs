@@ -8,14 +8,18 @@ use super::{
     Applied, Change, Claim, Command, Document, Ending, Group, Phase, Proposal, QuarantineState, Request, RequestKind,
     RequestOutcome, Seed, State, apply,
 };
-use crate::domain::finding::{Code, Evidence, Finding, Opinion, Verdict};
+use crate::domain::finding::{Code, Evidence, Finding, Opinion, OpinionVerdict};
 use crate::domain::fixture::{mysql_set, uuid};
 use crate::domain::hooks::{HookList, HookRun, HookSubject};
 use crate::domain::instance::{Identity, Observation, ProbeFailure};
-use crate::domain::intent::{Intent, Origin, PromotionRule, Wish};
+use crate::domain::intent::{Intent, IntentDetails, Origin, PromotionRule};
 use crate::domain::key::InstanceKey;
-use crate::domain::policy::{HeldBack, LossPolicy, Mode, OldPrimary};
-use crate::domain::recovery::plan::{Order, Plan, PlanReport, RecoveryKind, Refusal, RefusalReason, Step};
+use crate::domain::policy::{HeldBack, LossPolicy, OldPrimary, RecoveryMode};
+use crate::domain::recovery::kind::RecoveryKind;
+use crate::domain::recovery::manual_request::ManualRequest;
+use crate::domain::recovery::plan::{Plan, PlanReport};
+use crate::domain::recovery::refusal::{Refusal, RefusalReason};
+use crate::domain::recovery::step::Step;
 use crate::domain::time::WallTime;
 use crate::domain::topology::ClusterId;
 
@@ -60,7 +64,7 @@ pub(crate) fn plan(cluster: u32, old_primary: u32, successor: u32, instances: &[
         instances: instances.iter().copied().map(key).collect(),
         lost_replicas: Vec::new(),
         lost: None,
-        order: None,
+        manual_request: None,
         steps: vec![
             Step::StopReceivers {
                 replicas: BTreeSet::from([key(successor)]),
@@ -89,7 +93,7 @@ pub(crate) fn claim(uid: &str, plan: Plan) -> Claim {
         at: WallTime(2),
         millis: 1,
         data_center: String::new(),
-        verdict: Verdict::Dead,
+        verdict: OpinionVerdict::Dead,
         observations: vec![observation],
         remembered: None,
     };
@@ -114,7 +118,7 @@ pub(crate) fn claim(uid: &str, plan: Plan) -> Claim {
 }
 
 pub(crate) fn downtime(n: u32, origin: Origin, until: Option<i64>) -> Intent {
-    let wish = Wish::Downtime {
+    let details = IntentDetails::Downtime {
         owner: origin.to_string(),
         reason: "disk".to_owned(),
         since: WallTime(500),
@@ -123,7 +127,7 @@ pub(crate) fn downtime(n: u32, origin: Origin, until: Option<i64>) -> Intent {
     Intent {
         instance: key(n),
         origin,
-        wish,
+        details,
     }
 }
 
@@ -131,7 +135,7 @@ pub(crate) fn candidate(n: u32, origin: Origin, rule: PromotionRule) -> Intent {
     Intent {
         instance: key(n),
         origin,
-        wish: Wish::Candidate { rule, until: None },
+        details: IntentDetails::Candidate { rule, until: None },
     }
 }
 
@@ -147,7 +151,7 @@ pub(crate) fn document(name: &str) -> Document {
         seeds: BTreeSet::from([key(1)]),
         credentials_secret: "secret".to_owned(),
         paused: false,
-        mode: Mode::Auto,
+        mode: RecoveryMode::Auto,
         block_millis: 60_000,
         loss: LossPolicy::Allow,
         loss_timeout_millis: 0,
@@ -262,7 +266,7 @@ impl Sample {
 
     fn command(&mut self, dice: &mut Dice) -> Command {
         match dice.roll(30) {
-            0 => Command::Found {
+            0 => Command::FoundGroup {
                 group: Group {
                     uuid: format!("g{}", dice.roll(2)),
                     history: "h".to_owned(),
@@ -272,7 +276,7 @@ impl Sample {
                 name: "m".to_owned(),
                 above: u64::from(dice.roll(9)),
             },
-            2 => Command::Hello {
+            2 => Command::AnnounceMember {
                 member: MemberRecord {
                     id: u64::from(dice.roll(4)),
                     name: "m".to_owned(),
@@ -300,7 +304,7 @@ impl Sample {
                 },
                 switch => Command::SetGlobalRecoveries { enabled: switch == 1 },
             },
-            16 => Command::Detect {
+            16 => Command::RecordDetection {
                 finding: Box::new(finding(1 + dice.roll(3), dice.server())),
                 member_name: "m".to_owned(),
                 held_back: (dice.roll(2) == 0).then_some(HeldBack::NoFilterMatches),
@@ -324,7 +328,7 @@ impl Sample {
                 },
             },
             19 => match self.state.quarantines.iter().next() {
-                Some((name, held)) => Command::Judge {
+                Some((name, held)) => Command::SetQuarantineStanding {
                     quarantine: name.clone(),
                     instance: held.instance.clone(),
                     standing: QuarantineState::Errant { set: mysql_set("1:10") },
@@ -446,9 +450,9 @@ impl Sample {
             .and_then(|cluster| cluster.primary.as_ref());
         let mut plan = plan(cluster, dice.server(), dice.server(), &[]);
         if dice.roll(3) == 0 {
-            plan.order = Some(Order {
+            plan.manual_request = Some(ManualRequest {
                 request: self.state.requests.keys().next().cloned(),
-                ..Order::default()
+                ..ManualRequest::default()
             });
         }
         if let Some(primary) = recorded.filter(|_| dice.roll(5) > 0) {

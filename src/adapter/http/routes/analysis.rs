@@ -1,19 +1,19 @@
-//! What is wrong now.
+//! The current findings.
 
+use crate::domain::cluster_view::{ClusterView, JudgedFinding};
 use axum::Json;
 use axum::extract::{Path, State};
 
 use crate::adapter::http::api_view::ApiView;
+use crate::adapter::http::context::Shared;
 use crate::adapter::http::parameters;
-use crate::adapter::http::reply::{Enveloped, done};
-use crate::adapter::http::server::Shared;
+use crate::adapter::http::reply::{Enveloped, success};
 use crate::adapter::http::shape::analysis::{AnalysisShape, ChangesShape, is_shown};
-use crate::app::api::{ApiCluster, ApiFinding};
 
 fn analysis(
     shared: &Shared,
     api_view: &ApiView<'_>,
-    wanted: impl Fn(&ApiCluster, &ApiFinding) -> bool,
+    wanted: impl Fn(&ClusterView, &JudgedFinding) -> bool,
 ) -> Vec<AnalysisShape> {
     let me = shared.app.consensus.me();
     let mut shapes = Vec::new();
@@ -29,37 +29,37 @@ fn analysis(
     shapes
 }
 
-pub(in crate::adapter::http) async fn all(State(shared): State<Shared>) -> Enveloped<Vec<AnalysisShape>> {
+pub(crate) async fn all(State(shared): State<Shared>) -> Enveloped<Vec<AnalysisShape>> {
     let api_view = ApiView::now(&shared.app);
-    Ok(done("Analysis", analysis(&shared, &api_view, |_, _| true)))
+    Ok(success("Analysis", analysis(&shared, &api_view, |_, _| true)))
 }
 
-pub(in crate::adapter::http) async fn of_cluster(
+pub(crate) async fn of_cluster(
     State(shared): State<Shared>,
     Path(hint): Path<String>,
 ) -> Enveloped<Vec<AnalysisShape>> {
     let api_view = ApiView::now(&shared.app);
     let cluster = &api_view.find_cluster(&hint)?.cluster.id;
-    Ok(done(
+    Ok(success(
         "Analysis",
         analysis(&shared, &api_view, |view, _| view.cluster.id == *cluster),
     ))
 }
 
-pub(in crate::adapter::http) async fn of_instance(
+pub(crate) async fn of_instance(
     State(shared): State<Shared>,
     Path((host, port)): Path<(String, String)>,
 ) -> Enveloped<Vec<AnalysisShape>> {
     let key = parameters::instance(&host, &port)?;
     let api_view = ApiView::now(&shared.app);
     let key = api_view.find_instance(&key)?.1.key.clone();
-    Ok(done(
+    Ok(success(
         "Analysis",
         analysis(&shared, &api_view, |_, judged| judged.finding.instance == key),
     ))
 }
 
 /// `[{"AnalyzedInstanceKey", "Changelog": ["TIME;CODE"]}]`, the oldest change first.
-pub(in crate::adapter::http) async fn changes(State(shared): State<Shared>) -> Json<Vec<ChangesShape>> {
+pub(crate) async fn changes(State(shared): State<Shared>) -> Json<Vec<ChangesShape>> {
     Json(shared.app.api.analysis_changes().iter().map(ChangesShape::of).collect())
 }

@@ -3,49 +3,44 @@
 use axum::Json;
 use axum::extract::{Path, State};
 
-use crate::app::api::{ApiCluster, ApiError};
+use crate::app::api::ApiError;
 use crate::domain::case::Case;
+use crate::domain::cluster_view::ClusterView;
 use crate::domain::instance::InstanceFacts;
 
 use crate::adapter::http::api_view::ApiView;
-use crate::adapter::http::ascii::{self, Style};
+use crate::adapter::http::context::Shared;
 use crate::adapter::http::parameters;
-use crate::adapter::http::reply::{Enveloped, Reply, done};
-use crate::adapter::http::server::Shared;
+use crate::adapter::http::reply::{Enveloped, Reply, success};
 use crate::adapter::http::shape::cluster::ClusterInfo;
 use crate::adapter::http::shape::instance::InstanceShape;
+use crate::adapter::http::topology_text::{self, Style};
 
 type Host = Path<(String, String)>;
 
-pub(in crate::adapter::http) async fn names(State(shared): State<Shared>) -> Json<Vec<String>> {
+pub(crate) async fn names(State(shared): State<Shared>) -> Json<Vec<String>> {
     let api_view = ApiView::now(&shared.app);
     let mut names: Vec<String> = api_view.views.iter().map(|view| view.cluster.name.clone()).collect();
     names.sort();
     Json(names)
 }
 
-pub(in crate::adapter::http) async fn infos(State(shared): State<Shared>) -> Json<Vec<ClusterInfo>> {
+pub(crate) async fn infos(State(shared): State<Shared>) -> Json<Vec<ClusterInfo>> {
     let api_view = ApiView::now(&shared.app);
     let mut infos: Vec<ClusterInfo> = api_view.views.iter().map(ClusterInfo::of).collect();
     infos.sort_by(|left, right| left.cluster_name.cmp(&right.cluster_name));
     Json(infos)
 }
 
-pub(in crate::adapter::http) async fn info(
-    State(shared): State<Shared>,
-    Path(hint): Path<String>,
-) -> Reply<ClusterInfo> {
+pub(crate) async fn info(State(shared): State<Shared>, Path(hint): Path<String>) -> Reply<ClusterInfo> {
     Ok(Json(ClusterInfo::of(ApiView::now(&shared.app).find_cluster(&hint)?)))
 }
 
-pub(in crate::adapter::http) async fn info_by_alias(
-    State(shared): State<Shared>,
-    Path(alias): Path<String>,
-) -> Reply<ClusterInfo> {
+pub(crate) async fn info_by_alias(State(shared): State<Shared>, Path(alias): Path<String>) -> Reply<ClusterInfo> {
     Ok(Json(ClusterInfo::of(ApiView::now(&shared.app).find_alias(&alias)?)))
 }
 
-fn members(api_view: &ApiView<'_>, view: &ApiCluster) -> Vec<InstanceShape> {
+fn members(api_view: &ApiView<'_>, view: &ClusterView) -> Vec<InstanceShape> {
     view.topology
         .instances
         .values()
@@ -53,15 +48,12 @@ fn members(api_view: &ApiView<'_>, view: &ApiCluster) -> Vec<InstanceShape> {
         .collect()
 }
 
-pub(in crate::adapter::http) async fn instances(
-    State(shared): State<Shared>,
-    Path(hint): Path<String>,
-) -> Reply<Vec<InstanceShape>> {
+pub(crate) async fn instances(State(shared): State<Shared>, Path(hint): Path<String>) -> Reply<Vec<InstanceShape>> {
     let api_view = ApiView::now(&shared.app);
     Ok(Json(members(&api_view, api_view.find_cluster(&hint)?)))
 }
 
-pub(in crate::adapter::http) async fn instances_by_alias(
+pub(crate) async fn instances_by_alias(
     State(shared): State<Shared>,
     Path(alias): Path<String>,
 ) -> Reply<Vec<InstanceShape>> {
@@ -69,7 +61,7 @@ pub(in crate::adapter::http) async fn instances_by_alias(
     Ok(Json(members(&api_view, api_view.find_alias(&alias)?)))
 }
 
-pub(in crate::adapter::http) async fn instances_beside(
+pub(crate) async fn instances_beside(
     State(shared): State<Shared>,
     Path((host, port)): Host,
 ) -> Reply<Vec<InstanceShape>> {
@@ -79,8 +71,8 @@ pub(in crate::adapter::http) async fn instances_beside(
     Ok(Json(members(&api_view, view)))
 }
 
-/// The writable primaries: by its last facts each, reachable or not, so that a failed one stays in the list until it is replaced.
-pub(in crate::adapter::http) async fn primaries(State(shared): State<Shared>) -> Json<Vec<InstanceShape>> {
+/// The primaries that are writable by their last known facts. A failed primary stays in the list until it is replaced.
+pub(crate) async fn primaries(State(shared): State<Shared>) -> Json<Vec<InstanceShape>> {
     let api_view = ApiView::now(&shared.app);
     let shapes = api_view.views.iter().filter_map(|view| {
         let primary = ApiView::primary_of(view)?;
@@ -90,10 +82,7 @@ pub(in crate::adapter::http) async fn primaries(State(shared): State<Shared>) ->
     Json(shapes.collect())
 }
 
-pub(in crate::adapter::http) async fn primary(
-    State(shared): State<Shared>,
-    Path(hint): Path<String>,
-) -> Reply<InstanceShape> {
+pub(crate) async fn primary(State(shared): State<Shared>, Path(hint): Path<String>) -> Reply<InstanceShape> {
     let api_view = ApiView::now(&shared.app);
     let view = api_view.find_cluster(&hint)?;
     let primary = ApiView::primary_of(view)
@@ -104,9 +93,9 @@ pub(in crate::adapter::http) async fn primary(
 fn text_by_hint(shared: &Shared, hint: &str, style: Style) -> Enveloped<String> {
     let api_view = ApiView::now(&shared.app);
     let view = api_view.find_cluster(hint)?;
-    Ok(done(
+    Ok(success(
         format!("Topology for cluster {}", view.cluster.name),
-        ascii::topology(&api_view, view, style),
+        topology_text::print(&api_view, view, style),
     ))
 }
 
@@ -114,42 +103,30 @@ fn text_by_instance(shared: &Shared, host: &str, port: &str, style: Style) -> En
     let key = parameters::instance(host, port)?;
     let api_view = ApiView::now(&shared.app);
     let (view, _) = api_view.find_instance(&key)?;
-    Ok(done(
+    Ok(success(
         format!("Topology for cluster {}", view.cluster.name),
-        ascii::topology(&api_view, view, style),
+        topology_text::print(&api_view, view, style),
     ))
 }
 
-pub(in crate::adapter::http) async fn topology(
-    State(shared): State<Shared>,
-    Path(hint): Path<String>,
-) -> Enveloped<String> {
+pub(crate) async fn topology(State(shared): State<Shared>, Path(hint): Path<String>) -> Enveloped<String> {
     text_by_hint(&shared, &hint, Style::Brackets)
 }
 
-pub(in crate::adapter::http) async fn topology_of(
-    State(shared): State<Shared>,
-    Path((host, port)): Host,
-) -> Enveloped<String> {
+pub(crate) async fn topology_of(State(shared): State<Shared>, Path((host, port)): Host) -> Enveloped<String> {
     text_by_instance(&shared, &host, &port, Style::Brackets)
 }
 
-pub(in crate::adapter::http) async fn tabulated(
-    State(shared): State<Shared>,
-    Path(hint): Path<String>,
-) -> Enveloped<String> {
+pub(crate) async fn tabulated(State(shared): State<Shared>, Path(hint): Path<String>) -> Enveloped<String> {
     text_by_hint(&shared, &hint, Style::Tabulated)
 }
 
-pub(in crate::adapter::http) async fn tabulated_of(
-    State(shared): State<Shared>,
-    Path((host, port)): Host,
-) -> Enveloped<String> {
+pub(crate) async fn tabulated_of(State(shared): State<Shared>, Path((host, port)): Host) -> Enveloped<String> {
     text_by_instance(&shared, &host, &port, Style::Tabulated)
 }
 
-/// A topology for `ham4db simulate` (own route).
-pub(in crate::adapter::http) async fn case(State(shared): State<Shared>, Path(hint): Path<String>) -> Reply<Case> {
+/// A topology for `ham4db simulate`. The route is specific to ham4db.
+pub(crate) async fn case(State(shared): State<Shared>, Path(hint): Path<String>) -> Reply<Case> {
     let api_view = ApiView::now(&shared.app);
     let view = api_view.find_cluster(&hint)?;
     Ok(Json(shared.app.api.save_case(&view.cluster.id)?))

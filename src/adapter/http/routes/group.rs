@@ -7,26 +7,23 @@ use axum::response::{IntoResponse, Response};
 
 use crate::app::ports::{Health, Leadership};
 
-use crate::adapter::http::reply::{Failure, Reply, done};
-use crate::adapter::http::server::Shared;
+use crate::adapter::http::context::Shared;
+use crate::adapter::http::reply::{Failure, Reply, success};
 use crate::adapter::http::shape::health::{HealthStatus, Process, RaftStatus};
 
-/// The process serves. Touches nothing.
-pub(in crate::adapter::http) async fn ok() -> Json<&'static str> {
+/// The process serves requests. Reads nothing.
+pub(crate) async fn ok() -> Json<&'static str> {
     Json("OK")
 }
 
 /// 200 on the leader, 404 elsewhere.
-pub(in crate::adapter::http) async fn leader_check(State(shared): State<Shared>) -> Response {
+pub(crate) async fn leader_check(State(shared): State<Shared>) -> Response {
     answer_leader_check(&shared, StatusCode::NOT_FOUND).await
 }
 
-/// 200 on the leader, the asked-for code elsewhere; what is no code means 404.
-pub(in crate::adapter::http) async fn leader_check_with(
-    State(shared): State<Shared>,
-    Path(code): Path<String>,
-) -> Response {
-    // Codes below 200 are interim answers: a client would wait for the real one.
+/// 200 on the leader, elsewhere the requested code, or 404 when it is not a valid code.
+pub(crate) async fn leader_check_with(State(shared): State<Shared>, Path(code): Path<String>) -> Response {
+    // Codes below 200 are interim responses: a client would wait for the final one.
     let status = code
         .parse::<u16>()
         .ok()
@@ -44,7 +41,7 @@ async fn answer_leader_check(shared: &Shared, otherwise: StatusCode) -> Response
 }
 
 /// The health of this member with what it knows of the group: 200 or 500.
-pub(in crate::adapter::http) async fn health(State(shared): State<Shared>) -> Response {
+pub(crate) async fn health(State(shared): State<Shared>) -> Response {
     let consensus = shared.app.consensus.as_ref();
     let health = consensus.health();
     let leadership = consensus.leadership().borrow().clone();
@@ -55,7 +52,7 @@ pub(in crate::adapter::http) async fn health(State(shared): State<Shared>) -> Re
     };
     let status = HealthStatus::of(consensus, &leadership, &health, &process);
     match health {
-        Health::Healthy => done("Application node is healthy", status).into_response(),
+        Health::Healthy => success("Application node is healthy", status).into_response(),
         Health::Unhealthy(why) => Failure::new(
             StatusCode::INTERNAL_SERVER_ERROR,
             format!("Application node is unhealthy: {why}"),
@@ -92,15 +89,15 @@ fn leader_address(leadership: &Leadership) -> String {
         .unwrap_or_default()
 }
 
-pub(in crate::adapter::http) async fn raft_state(State(shared): State<Shared>) -> Reply<&'static str> {
+pub(crate) async fn raft_state(State(shared): State<Shared>) -> Reply<&'static str> {
     Ok(Json(state_name(&in_raft(&shared, "raft-state")?)))
 }
 
-pub(in crate::adapter::http) async fn raft_leader(State(shared): State<Shared>) -> Reply<String> {
+pub(crate) async fn raft_leader(State(shared): State<Shared>) -> Reply<String> {
     Ok(Json(leader_address(&in_raft(&shared, "raft-leader")?)))
 }
 
-pub(in crate::adapter::http) async fn raft_peers(State(shared): State<Shared>) -> Reply<Vec<String>> {
+pub(crate) async fn raft_peers(State(shared): State<Shared>) -> Reply<Vec<String>> {
     in_raft(&shared, "raft-peers")?;
     Ok(Json(
         shared
@@ -113,7 +110,7 @@ pub(in crate::adapter::http) async fn raft_peers(State(shared): State<Shared>) -
     ))
 }
 
-pub(in crate::adapter::http) async fn raft_status(State(shared): State<Shared>) -> Reply<RaftStatus> {
+pub(crate) async fn raft_status(State(shared): State<Shared>) -> Reply<RaftStatus> {
     let leadership = in_raft(&shared, "raft-status")?;
     let consensus = shared.app.consensus.as_ref();
     let healthy = consensus.health() == Health::Healthy;
@@ -133,8 +130,8 @@ pub(in crate::adapter::http) async fn raft_status(State(shared): State<Shared>) 
     }))
 }
 
-/// Whether this member can be trusted with traffic: what readiness probes and load balancers ask.
-pub(in crate::adapter::http) async fn raft_health(State(shared): State<Shared>) -> Reply<&'static str> {
+/// Whether this member may receive traffic: for readiness probes and load balancers.
+pub(crate) async fn raft_health(State(shared): State<Shared>) -> Reply<&'static str> {
     in_raft(&shared, "raft-health")?;
     match shared.app.consensus.health() {
         Health::Healthy => Ok(Json("healthy")),

@@ -6,31 +6,26 @@ use axum::Json;
 use axum::extract::{Path, Query, State};
 
 use crate::app::api::ApiError;
+use crate::domain::cluster_view::ClusterView;
 use crate::domain::key::InstanceKey;
 
 use crate::adapter::http::api_view::ApiView;
+use crate::adapter::http::context::Shared;
 use crate::adapter::http::parameters;
-use crate::adapter::http::reply::{Enveloped, Reply, done};
-use crate::adapter::http::server::Shared;
+use crate::adapter::http::reply::{Enveloped, Reply, success};
 use crate::adapter::http::shape::Key;
 use crate::adapter::http::shape::instance::InstanceShape;
 
 type Host = Path<(String, String)>;
 
-pub(in crate::adapter::http) async fn one(
-    State(shared): State<Shared>,
-    Path((host, port)): Host,
-) -> Reply<InstanceShape> {
+pub(crate) async fn one(State(shared): State<Shared>, Path((host, port)): Host) -> Reply<InstanceShape> {
     let key = parameters::instance(&host, &port)?;
     let api_view = ApiView::now(&shared.app);
     let (view, instance) = api_view.find_instance(&key)?;
     Ok(Json(InstanceShape::of(&api_view, view, instance)))
 }
 
-pub(in crate::adapter::http) async fn replicas(
-    State(shared): State<Shared>,
-    Path((host, port)): Host,
-) -> Reply<Vec<InstanceShape>> {
+pub(crate) async fn replicas(State(shared): State<Shared>, Path((host, port)): Host) -> Reply<Vec<InstanceShape>> {
     let key = parameters::instance(&host, &port)?;
     let api_view = ApiView::now(&shared.app);
     let (view, instance) = api_view.find_instance(&key)?;
@@ -42,11 +37,11 @@ pub(in crate::adapter::http) async fn replicas(
     ))
 }
 
-pub(in crate::adapter::http) async fn all(State(shared): State<Shared>) -> Json<Vec<InstanceShape>> {
-    Json(ApiView::now(&shared.app).shapes(|_, _, _| true))
+pub(crate) async fn all(State(shared): State<Shared>) -> Json<Vec<InstanceShape>> {
+    Json(InstanceShape::all_where(&ApiView::now(&shared.app), |_, _, _| true))
 }
 
-pub(in crate::adapter::http) async fn keys(State(shared): State<Shared>) -> Json<Vec<Key>> {
+pub(crate) async fn keys(State(shared): State<Shared>) -> Json<Vec<Key>> {
     Json(
         ApiView::now(&shared.app)
             .instances()
@@ -55,44 +50,44 @@ pub(in crate::adapter::http) async fn keys(State(shared): State<Shared>) -> Json
     )
 }
 
-pub(in crate::adapter::http) async fn search_path(
-    State(shared): State<Shared>,
-    Path(text): Path<String>,
-) -> Json<Vec<InstanceShape>> {
+pub(crate) async fn search_path(State(shared): State<Shared>, Path(text): Path<String>) -> Json<Vec<InstanceShape>> {
     search(&shared, &text)
 }
 
-pub(in crate::adapter::http) async fn search_query(
+pub(crate) async fn search_query(
     State(shared): State<Shared>,
     Query(query): Query<BTreeMap<String, String>>,
 ) -> Json<Vec<InstanceShape>> {
     search(&shared, query.get("s").map_or("", String::as_str))
 }
 
-/// By a part of address, cluster, version or comment, or by the whole server id or port.
+/// Searches for a part of address, cluster, version or version comment, or for the whole server id or port.
 fn search(shared: &Shared, text: &str) -> Json<Vec<InstanceShape>> {
-    Json(ApiView::now(&shared.app).shapes(|view, instance, _| {
-        let facts = instance.facts.as_ref();
-        instance.key.to_string().contains(text)
-            || view.cluster.name.contains(text)
-            || view.cluster.alias.contains(text)
-            || facts.is_some_and(|facts| facts.version.text.contains(text) || facts.version_comment.contains(text))
-            || facts.is_some_and(|facts| facts.server_id.to_string() == text)
-            || instance.key.port.to_string() == text
-    }))
+    Json(InstanceShape::all_where(
+        &ApiView::now(&shared.app),
+        |view, instance, _| {
+            let facts = instance.facts.as_ref();
+            instance.key.to_string().contains(text)
+                || view.cluster.name.contains(text)
+                || view.cluster.alias.contains(text)
+                || facts.is_some_and(|facts| facts.version.text.contains(text) || facts.version_comment.contains(text))
+                || facts.is_some_and(|facts| facts.server_id.to_string() == text)
+                || instance.key.port.to_string() == text
+        },
+    ))
 }
 
-pub(in crate::adapter::http) async fn problems(State(shared): State<Shared>) -> Json<Vec<InstanceShape>> {
-    Json(ApiView::now(&shared.app).shapes(|_, instance, shape| is_problem(&shared, &instance.key, shape)))
+pub(crate) async fn problems(State(shared): State<Shared>) -> Json<Vec<InstanceShape>> {
+    Json(InstanceShape::all_where(
+        &ApiView::now(&shared.app),
+        |_, instance, shape| is_problem(&shared, &instance.key, shape),
+    ))
 }
 
-pub(in crate::adapter::http) async fn problems_of(
-    State(shared): State<Shared>,
-    Path(hint): Path<String>,
-) -> Reply<Vec<InstanceShape>> {
+pub(crate) async fn problems_of(State(shared): State<Shared>, Path(hint): Path<String>) -> Reply<Vec<InstanceShape>> {
     let api_view = ApiView::now(&shared.app);
     let cluster = &api_view.find_cluster(&hint)?.cluster.id;
-    Ok(Json(api_view.shapes(|view, instance, shape| {
+    Ok(Json(InstanceShape::all_where(&api_view, |view, instance, shape| {
         view.cluster.id == *cluster && is_problem(&shared, &instance.key, shape)
     })))
 }
@@ -101,30 +96,27 @@ fn is_problem(shared: &Shared, key: &InstanceKey, shape: &InstanceShape) -> bool
     !shape.problems.is_empty() && !shape.is_downtimed && !shared.app.options.problem_ignore.matches(key)
 }
 
-// === what changes something ===
+// === changes ===
 
-pub(in crate::adapter::http) async fn discover(
-    State(shared): State<Shared>,
-    Path((host, port)): Host,
-) -> Enveloped<InstanceShape> {
+pub(crate) async fn discover(State(shared): State<Shared>, Path((host, port)): Host) -> Enveloped<InstanceShape> {
     let key = parameters::instance(&host, &port)?;
     let probed = shared.app.api.discover(&key).await?;
     let api_view = ApiView::now(&shared.app);
-    // A server just discovered may not be in a topology yet: then it stands alone for this answer.
+    // A server that was just discovered may not be in a topology yet: this response shows it as a cluster of one.
     let shape = match api_view.find_instance(&key) {
         Ok((view, instance)) => InstanceShape::of(&api_view, view, instance),
         Err(_) => InstanceShape::of(&api_view, &alone(&api_view, probed.clone()), &probed),
     };
-    Ok(done(format!("Instance discovered: {key}"), shape))
+    Ok(success(format!("Instance discovered: {key}"), shape))
 }
 
-fn alone(api_view: &ApiView<'_>, instance: crate::domain::instance::Instance) -> crate::app::api::ApiCluster {
+fn alone(api_view: &ApiView<'_>, instance: crate::domain::instance::Instance) -> ClusterView {
     use crate::domain::state::Cluster;
     use crate::domain::topology::{ClusterId, Topology};
     let id = ClusterId(String::new());
     let cluster = Cluster {
         id: id.clone(),
-        minted: api_view.now,
+        created_at: api_view.now,
         name: instance.key.to_string(),
         alias: String::new(),
         epoch: 0,
@@ -141,7 +133,7 @@ fn alone(api_view: &ApiView<'_>, instance: crate::domain::instance::Instance) ->
         instances: BTreeMap::from([(instance.key.clone(), instance)]),
         aliases: BTreeMap::new(),
     };
-    crate::app::api::ApiCluster {
+    ClusterView {
         cluster,
         topology,
         findings: Vec::new(),
@@ -150,59 +142,47 @@ fn alone(api_view: &ApiView<'_>, instance: crate::domain::instance::Instance) ->
     }
 }
 
-pub(in crate::adapter::http) async fn discover_later(
-    State(shared): State<Shared>,
-    Path((host, port)): Host,
-) -> Enveloped<()> {
+pub(crate) async fn discover_later(State(shared): State<Shared>, Path((host, port)): Host) -> Enveloped<()> {
     let key = parameters::instance(&host, &port)?;
     shared.app.api.discover_later(&key).await?;
-    Ok(done(
+    Ok(success(
         format!("Asynchronous discovery initiated for Instance: {key}"),
         (),
     ))
 }
 
-pub(in crate::adapter::http) async fn refresh(
-    State(shared): State<Shared>,
-    Path((host, port)): Host,
-) -> Enveloped<Key> {
+pub(crate) async fn refresh(State(shared): State<Shared>, Path((host, port)): Host) -> Enveloped<Key> {
     let key = parameters::instance(&host, &port)?;
     shared.app.api.refresh(&key).await?;
-    Ok(done(format!("Instance refreshed: {key}"), Key::from(&key)))
+    Ok(success(format!("Instance refreshed: {key}"), Key::from(&key)))
 }
 
-pub(in crate::adapter::http) async fn forget(State(shared): State<Shared>, Path((host, port)): Host) -> Enveloped<Key> {
+pub(crate) async fn forget(State(shared): State<Shared>, Path((host, port)): Host) -> Enveloped<Key> {
     let key = parameters::instance(&host, &port)?;
     shared.app.api.forget(&key).await?;
-    Ok(done(format!("Instance forgotten: {key}"), Key::from(&key)))
+    Ok(success(format!("Instance forgotten: {key}"), Key::from(&key)))
 }
 
-/// Own route: a failed primary that a person looked at is no longer held read-only.
-pub(in crate::adapter::http) async fn release_quarantine(
-    State(shared): State<Shared>,
-    Path((host, port)): Host,
-) -> Enveloped<Key> {
+/// Ends the quarantine of a failed primary. The route is specific to ham4db.
+pub(crate) async fn release_quarantine(State(shared): State<Shared>, Path((host, port)): Host) -> Enveloped<Key> {
     let key = parameters::instance(&host, &port)?;
     shared.app.api.release_quarantine(&key).await?;
-    Ok(done(format!("Quarantine released: {key}"), Key::from(&key)))
+    Ok(success(format!("Quarantine released: {key}"), Key::from(&key)))
 }
 
-pub(in crate::adapter::http) async fn forget_cluster(
-    State(shared): State<Shared>,
-    Path(hint): Path<String>,
-) -> Enveloped<String> {
+pub(crate) async fn forget_cluster(State(shared): State<Shared>, Path(hint): Path<String>) -> Enveloped<String> {
     let (id, name) = {
         let api_view = ApiView::now(&shared.app);
         let view = api_view.find_cluster(&hint)?;
         (view.cluster.id.clone(), view.cluster.name.clone())
     };
     shared.app.api.forget_cluster(&id).await?;
-    Ok(done(format!("Cluster forgotten: {name}"), name))
+    Ok(success(format!("Cluster forgotten: {name}"), name))
 }
 
-/// The address under which an instance is known, for what is written about it. Known is also what only the records name: after a
-/// restart they are there before the first probe ends.
-pub(in crate::adapter::http) fn known(api_view: &ApiView<'_>, key: &InstanceKey) -> Result<InstanceKey, ApiError> {
+/// The address under which an instance is known, for records about it. An instance that only the recorded clusters or the seeds name
+/// is known too: after a restart these exist before the first probe ends.
+pub(crate) fn known(api_view: &ApiView<'_>, key: &InstanceKey) -> Result<InstanceKey, ApiError> {
     if let Ok((_, instance)) = api_view.find_instance(key) {
         return Ok(instance.key.clone());
     }

@@ -6,51 +6,50 @@ use axum::Json;
 use axum::extract::{Path, State};
 use serde::Serialize;
 
-use crate::domain::intent::{Intent, IntentId, IntentKind, Origin, PromotionRule, Wish};
+use crate::domain::intent::{Intent, IntentDetails, IntentId, IntentKind, Origin, PromotionRule};
 use crate::domain::time::WallTime;
 
 use crate::adapter::http::api_view::ApiView;
+use crate::adapter::http::context::Shared;
 use crate::adapter::http::parameters;
-use crate::adapter::http::reply::{Enveloped, Failure, Reply, done};
-use crate::adapter::http::server::Shared;
+use crate::adapter::http::reply::{Enveloped, Failure, Reply, success};
 use crate::adapter::http::shape::instance::InstanceShape;
 use crate::adapter::http::shape::{ENDLESS, Key, time_text};
 
 use super::instances::known;
 
-/// A downtime without a duration lasts so long. Orchestrator's own default of nothing made the call succeed without effect.
-const USUAL_DOWNTIME: Duration = Duration::from_mins(10);
+/// Length of a downtime without a duration. In orchestrator the call succeeded without an effect.
+const DEFAULT_DOWNTIME: Duration = Duration::from_mins(10);
 
-/// Longest text of an owner or a reason, bytes: it goes into every member's log.
+/// Maximum length of an owner or a reason, bytes: both are stored in the log of every member.
 const MAX_TEXT: usize = 1024;
 
 fn later(now: WallTime, duration: Duration) -> WallTime {
     now.plus_millis(i64::try_from(duration.as_millis()).unwrap_or(i64::MAX))
 }
 
-pub(in crate::adapter::http) async fn downtimed(State(shared): State<Shared>) -> Json<Vec<InstanceShape>> {
-    Json(ApiView::now(&shared.app).shapes(|_, _, shape| shape.is_downtimed))
+pub(crate) async fn downtimed(State(shared): State<Shared>) -> Json<Vec<InstanceShape>> {
+    Json(InstanceShape::all_where(&ApiView::now(&shared.app), |_, _, shape| {
+        shape.is_downtimed
+    }))
 }
 
-pub(in crate::adapter::http) async fn downtimed_of(
-    State(shared): State<Shared>,
-    Path(hint): Path<String>,
-) -> Reply<Vec<InstanceShape>> {
+pub(crate) async fn downtimed_of(State(shared): State<Shared>, Path(hint): Path<String>) -> Reply<Vec<InstanceShape>> {
     let api_view = ApiView::now(&shared.app);
     let cluster = &api_view.find_cluster(&hint)?.cluster.id;
-    Ok(Json(api_view.shapes(|view, _, shape| {
+    Ok(Json(InstanceShape::all_where(&api_view, |view, _, shape| {
         view.cluster.id == *cluster && shape.is_downtimed
     })))
 }
 
-pub(in crate::adapter::http) async fn begin_downtime(
+pub(crate) async fn begin_downtime(
     State(shared): State<Shared>,
     Path((host, port, owner, reason)): Path<(String, String, String, String)>,
 ) -> Enveloped<Key> {
-    begin(&shared, &host, &port, owner, reason, USUAL_DOWNTIME).await
+    begin(&shared, &host, &port, owner, reason, DEFAULT_DOWNTIME).await
 }
 
-pub(in crate::adapter::http) async fn begin_downtime_for(
+pub(crate) async fn begin_downtime_for(
     State(shared): State<Shared>,
     Path((host, port, owner, reason, duration)): Path<(String, String, String, String, String)>,
 ) -> Enveloped<Key> {
@@ -76,7 +75,7 @@ async fn begin(
         let api_view = ApiView::now(&shared.app);
         (known(&api_view, &key)?, api_view.now)
     };
-    let wish = Wish::Downtime {
+    let details = IntentDetails::Downtime {
         owner,
         reason,
         since: now,
@@ -88,14 +87,14 @@ async fn begin(
         .set_intent(Intent {
             instance: instance.clone(),
             origin: Origin::Api,
-            wish,
+            details,
         })
         .await?;
-    Ok(done(format!("Downtime begun: {instance}"), Key::from(&instance)))
+    Ok(success(format!("Downtime begun: {instance}"), Key::from(&instance)))
 }
 
-/// Ends the API's own downtime. One that a document asks for stays, and the answer says so.
-pub(in crate::adapter::http) async fn end_downtime(
+/// Ends the downtime of the API. A downtime that a document asks for stays, and the response names it.
+pub(crate) async fn end_downtime(
     State(shared): State<Shared>,
     Path((host, port)): Path<(String, String)>,
 ) -> Enveloped<Key> {
@@ -105,10 +104,10 @@ pub(in crate::adapter::http) async fn end_downtime(
         let instance = known(&api_view, &key)?;
         let active = api_view.state.intents.values().filter(|intent| {
             intent.instance == instance
-                && matches!(intent.wish, Wish::Downtime { .. })
-                && intent.wish.is_active(api_view.now)
+                && matches!(intent.details, IntentDetails::Downtime { .. })
+                && intent.details.is_active(api_view.now)
         });
-        // What a recovery asked for ends with it: that is nobody's in particular.
+        // A downtime that a recovery set ends too: it has no other owner.
         let (own, others): (Vec<&Intent>, Vec<&Intent>) =
             active.partition(|intent| matches!(intent.origin, Origin::Api | Origin::Recovery));
         let others: Vec<String> = others.iter().map(|intent| intent.origin.to_string()).collect();
@@ -125,10 +124,10 @@ pub(in crate::adapter::http) async fn end_downtime(
         (true, true) => format!("Downtime ended: {instance}"),
         (false, true) => format!("Not in downtime: {instance}"),
     };
-    Ok(done(message, Key::from(&instance)))
+    Ok(success(message, Key::from(&instance)))
 }
 
-pub(in crate::adapter::http) async fn register_candidate(
+pub(crate) async fn register_candidate(
     State(shared): State<Shared>,
     Path((host, port, rule)): Path<(String, String, String)>,
 ) -> Enveloped<Key> {
@@ -142,7 +141,7 @@ pub(in crate::adapter::http) async fn register_candidate(
         let api_view = ApiView::now(&shared.app);
         (known(&api_view, &key)?, api_view.now)
     };
-    let wish = Wish::Candidate {
+    let details = IntentDetails::Candidate {
         rule,
         until: shared.app.options.candidate_expiry.map(|expiry| later(now, expiry)),
     };
@@ -152,16 +151,16 @@ pub(in crate::adapter::http) async fn register_candidate(
         .set_intent(Intent {
             instance: instance.clone(),
             origin: Origin::Api,
-            wish,
+            details,
         })
         .await?;
-    Ok(done("Registered candidate", Key::from(&instance)))
+    Ok(success("Registered candidate", Key::from(&instance)))
 }
 
 /// A promotion rule as `bulk-promotion-rules` lists it.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "PascalCase")]
-pub(in crate::adapter::http) struct PromotionRuleShape {
+pub(crate) struct PromotionRuleShape {
     hostname: String,
     port: u16,
     promotion_rule: &'static str,
@@ -169,22 +168,22 @@ pub(in crate::adapter::http) struct PromotionRuleShape {
     promotion_rule_expiry: String,
 }
 
-pub(in crate::adapter::http) async fn promotion_rules(State(shared): State<Shared>) -> Json<Vec<PromotionRuleShape>> {
+pub(crate) async fn promotion_rules(State(shared): State<Shared>) -> Json<Vec<PromotionRuleShape>> {
     let api_view = ApiView::now(&shared.app);
     let rules = api_view
         .state
         .intents
         .values()
-        .filter(|intent| intent.wish.is_active(api_view.now))
-        .filter_map(|intent| match &intent.wish {
-            Wish::Candidate { rule, until } => Some(PromotionRuleShape {
+        .filter(|intent| intent.details.is_active(api_view.now))
+        .filter_map(|intent| match &intent.details {
+            IntentDetails::Candidate { rule, until } => Some(PromotionRuleShape {
                 hostname: intent.instance.hostname.clone(),
                 port: intent.instance.port,
                 promotion_rule: rule.as_str(),
                 last_suggested_string: String::new(),
                 promotion_rule_expiry: until.map_or_else(|| ENDLESS.to_owned(), time_text),
             }),
-            Wish::Downtime { .. } => None,
+            IntentDetails::Downtime { .. } => None,
         });
     Json(rules.collect())
 }

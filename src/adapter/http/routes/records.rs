@@ -9,9 +9,9 @@ use crate::domain::state::record::Detection;
 use crate::domain::state::{Recovery, State as Replicated};
 
 use crate::adapter::http::api_view::ApiView;
+use crate::adapter::http::context::Shared;
 use crate::adapter::http::parameters::{self, paged};
 use crate::adapter::http::reply::{Failure, Reply};
-use crate::adapter::http::server::Shared;
 use crate::adapter::http::shape::cluster::alias_or_name;
 use crate::adapter::http::shape::recovery::{BlockedShape, RecoveryShape, StepShape};
 use crate::app::api::ApiError;
@@ -20,7 +20,7 @@ type Filters = Query<BTreeMap<String, String>>;
 type Page = Path<String>;
 type NameAndPage = Path<(String, String)>;
 
-/// The recoveries that a predicate takes, the latest first.
+/// The recoveries for which `wanted` holds, the latest first.
 fn recoveries<'s>(
     state: &'s Replicated,
     wanted: impl Fn(&Recovery) -> bool + 's,
@@ -47,14 +47,11 @@ fn only_unacknowledged(filters: &BTreeMap<String, String>) -> impl Fn(&Recovery)
 
 // === recoveries ===
 
-pub(in crate::adapter::http) async fn all(
-    State(shared): State<Shared>,
-    Query(filters): Filters,
-) -> Json<Vec<RecoveryShape>> {
+pub(crate) async fn all(State(shared): State<Shared>, Query(filters): Filters) -> Json<Vec<RecoveryShape>> {
     shapes(&shared, only_unacknowledged(&filters), 0)
 }
 
-pub(in crate::adapter::http) async fn page(
+pub(crate) async fn page(
     State(shared): State<Shared>,
     Path(page): Page,
     Query(filters): Filters,
@@ -62,18 +59,12 @@ pub(in crate::adapter::http) async fn page(
     Ok(shapes(&shared, only_unacknowledged(&filters), parameters::page(&page)?))
 }
 
-pub(in crate::adapter::http) async fn by_id(
-    State(shared): State<Shared>,
-    Path(id): Path<String>,
-) -> Reply<Vec<RecoveryShape>> {
+pub(crate) async fn by_id(State(shared): State<Shared>, Path(id): Path<String>) -> Reply<Vec<RecoveryShape>> {
     let id = number(&id)?;
     Ok(shapes(&shared, |recovery| recovery.id == id, 0))
 }
 
-pub(in crate::adapter::http) async fn by_uid(
-    State(shared): State<Shared>,
-    Path(uid): Path<String>,
-) -> Json<Vec<RecoveryShape>> {
+pub(crate) async fn by_uid(State(shared): State<Shared>, Path(uid): Path<String>) -> Json<Vec<RecoveryShape>> {
     shapes(&shared, |recovery| recovery.uid == uid, 0)
 }
 
@@ -82,7 +73,7 @@ fn number(text: &str) -> Result<u64, Failure> {
         .map_err(|_| Failure::bad_request(format!("Invalid id: {text}")))
 }
 
-/// Whether a recovery is a cluster's: by the name that it had then, or because it is the same cluster still.
+/// Selects the recoveries of a cluster, by the name it had then or by its id.
 fn of_cluster(shared: &Shared, name: &str) -> impl Fn(&Recovery) -> bool + use<> {
     let id = ApiView::now(&shared.app)
         .find_cluster(name)
@@ -104,54 +95,51 @@ fn of_alias(shared: &Shared, alias: &str) -> impl Fn(&Recovery) -> bool + use<> 
     }
 }
 
-pub(in crate::adapter::http) async fn by_cluster(
+pub(crate) async fn by_cluster(
     State(shared): State<Shared>,
     Path(name): Path<String>,
     Query(filters): Filters,
 ) -> Json<Vec<RecoveryShape>> {
-    let (theirs, open) = (of_cluster(&shared, &name), only_unacknowledged(&filters));
-    shapes(&shared, |recovery| theirs(recovery) && open(recovery), 0)
+    let (is_of_cluster, open) = (of_cluster(&shared, &name), only_unacknowledged(&filters));
+    shapes(&shared, |recovery| is_of_cluster(recovery) && open(recovery), 0)
 }
 
-pub(in crate::adapter::http) async fn by_cluster_page(
+pub(crate) async fn by_cluster_page(
     State(shared): State<Shared>,
     Path((name, page)): NameAndPage,
     Query(filters): Filters,
 ) -> Reply<Vec<RecoveryShape>> {
-    let (theirs, open) = (of_cluster(&shared, &name), only_unacknowledged(&filters));
+    let (is_of_cluster, open) = (of_cluster(&shared, &name), only_unacknowledged(&filters));
     Ok(shapes(
         &shared,
-        |recovery| theirs(recovery) && open(recovery),
+        |recovery| is_of_cluster(recovery) && open(recovery),
         parameters::page(&page)?,
     ))
 }
 
-pub(in crate::adapter::http) async fn by_alias(
+pub(crate) async fn by_alias(
     State(shared): State<Shared>,
     Path(alias): Path<String>,
     Query(filters): Filters,
 ) -> Json<Vec<RecoveryShape>> {
-    let (theirs, open) = (of_alias(&shared, &alias), only_unacknowledged(&filters));
-    shapes(&shared, |recovery| theirs(recovery) && open(recovery), 0)
+    let (is_of_cluster, open) = (of_alias(&shared, &alias), only_unacknowledged(&filters));
+    shapes(&shared, |recovery| is_of_cluster(recovery) && open(recovery), 0)
 }
 
-pub(in crate::adapter::http) async fn by_alias_page(
+pub(crate) async fn by_alias_page(
     State(shared): State<Shared>,
     Path((alias, page)): NameAndPage,
     Query(filters): Filters,
 ) -> Reply<Vec<RecoveryShape>> {
-    let (theirs, open) = (of_alias(&shared, &alias), only_unacknowledged(&filters));
+    let (is_of_cluster, open) = (of_alias(&shared, &alias), only_unacknowledged(&filters));
     Ok(shapes(
         &shared,
-        |recovery| theirs(recovery) && open(recovery),
+        |recovery| is_of_cluster(recovery) && open(recovery),
         parameters::page(&page)?,
     ))
 }
 
-pub(in crate::adapter::http) async fn steps(
-    State(shared): State<Shared>,
-    Path(uid): Path<String>,
-) -> Json<Vec<StepShape>> {
+pub(crate) async fn steps(State(shared): State<Shared>, Path(uid): Path<String>) -> Json<Vec<StepShape>> {
     let state = shared.app.api.state();
     let steps = state
         .recoveries
@@ -160,16 +148,13 @@ pub(in crate::adapter::http) async fn steps(
     Json(steps.unwrap_or_default())
 }
 
-/// The recoveries of a cluster that run now.
-pub(in crate::adapter::http) async fn active(
-    State(shared): State<Shared>,
-    Path(name): Path<String>,
-) -> Json<Vec<RecoveryShape>> {
-    let theirs = of_cluster(&shared, &name);
-    shapes(&shared, |recovery| theirs(recovery) && recovery.is_active(), 0)
+/// The running recoveries of a cluster.
+pub(crate) async fn active(State(shared): State<Shared>, Path(name): Path<String>) -> Json<Vec<RecoveryShape>> {
+    let is_of_cluster = of_cluster(&shared, &name);
+    shapes(&shared, |recovery| is_of_cluster(recovery) && recovery.is_active(), 0)
 }
 
-/// Whether a recovery runs, or ended so short a time ago that it still blocks the next one.
+/// Whether a recovery runs, or ended recently enough to block the next one.
 fn is_recent(shared: &Shared, recovery: &Recovery) -> bool {
     let api_view = ApiView::now(&shared.app);
     let block = api_view
@@ -182,15 +167,19 @@ fn is_recent(shared: &Shared, recovery: &Recovery) -> bool {
         .is_none_or(|ended| api_view.now.millis_since(ended) < block)
 }
 
-pub(in crate::adapter::http) async fn recently_active(
+pub(crate) async fn recently_active(
     State(shared): State<Shared>,
     Path(name): Path<String>,
 ) -> Json<Vec<RecoveryShape>> {
-    let theirs = of_cluster(&shared, &name);
-    shapes(&shared, |recovery| theirs(recovery) && is_recent(&shared, recovery), 0)
+    let is_of_cluster = of_cluster(&shared, &name);
+    shapes(
+        &shared,
+        |recovery| is_of_cluster(recovery) && is_recent(&shared, recovery),
+        0,
+    )
 }
 
-pub(in crate::adapter::http) async fn recently_active_instance(
+pub(crate) async fn recently_active_instance(
     State(shared): State<Shared>,
     Path((host, port)): Path<(String, String)>,
 ) -> Reply<Vec<RecoveryShape>> {
@@ -202,7 +191,7 @@ pub(in crate::adapter::http) async fn recently_active_instance(
     ))
 }
 
-pub(in crate::adapter::http) async fn blocked(State(shared): State<Shared>) -> Json<Vec<BlockedShape>> {
+pub(crate) async fn blocked(State(shared): State<Shared>) -> Json<Vec<BlockedShape>> {
     Json(
         shared
             .app
@@ -215,10 +204,7 @@ pub(in crate::adapter::http) async fn blocked(State(shared): State<Shared>) -> J
     )
 }
 
-pub(in crate::adapter::http) async fn blocked_of(
-    State(shared): State<Shared>,
-    Path(name): Path<String>,
-) -> Json<Vec<BlockedShape>> {
+pub(crate) async fn blocked_of(State(shared): State<Shared>, Path(name): Path<String>) -> Json<Vec<BlockedShape>> {
     let name = ApiView::now(&shared.app)
         .find_cluster(&name)
         .map_or(name.clone(), |view| view.cluster.name.clone());
@@ -248,21 +234,15 @@ fn detections(shared: &Shared, wanted: impl Fn(&Detection) -> bool, page: usize)
     )
 }
 
-pub(in crate::adapter::http) async fn detected(State(shared): State<Shared>) -> Json<Vec<RecoveryShape>> {
+pub(crate) async fn detected(State(shared): State<Shared>) -> Json<Vec<RecoveryShape>> {
     detections(&shared, |_| true, 0)
 }
 
-pub(in crate::adapter::http) async fn detected_page(
-    State(shared): State<Shared>,
-    Path(page): Page,
-) -> Reply<Vec<RecoveryShape>> {
+pub(crate) async fn detected_page(State(shared): State<Shared>, Path(page): Page) -> Reply<Vec<RecoveryShape>> {
     Ok(detections(&shared, |_| true, parameters::page(&page)?))
 }
 
-pub(in crate::adapter::http) async fn detected_by_id(
-    State(shared): State<Shared>,
-    Path(id): Path<String>,
-) -> Reply<Vec<RecoveryShape>> {
+pub(crate) async fn detected_by_id(State(shared): State<Shared>, Path(id): Path<String>) -> Reply<Vec<RecoveryShape>> {
     let id = number(&id)?;
     Ok(detections(&shared, |detection| detection.id == id, 0))
 }
@@ -272,21 +252,21 @@ fn detected_in(alias: &str) -> impl Fn(&Detection) -> bool + use<> {
     move |detection| alias_or_name(&detection.cluster_alias, &detection.cluster_name) == alias
 }
 
-pub(in crate::adapter::http) async fn detected_by_alias(
+pub(crate) async fn detected_by_alias(
     State(shared): State<Shared>,
     Path(alias): Path<String>,
 ) -> Json<Vec<RecoveryShape>> {
     detections(&shared, detected_in(&alias), 0)
 }
 
-pub(in crate::adapter::http) async fn detected_by_alias_page(
+pub(crate) async fn detected_by_alias_page(
     State(shared): State<Shared>,
     Path((alias, page)): NameAndPage,
 ) -> Reply<Vec<RecoveryShape>> {
     Ok(detections(&shared, detected_in(&alias), parameters::page(&page)?))
 }
 
-/// The unacknowledged recoveries that a predicate takes, by uid.
+/// The uids of the unacknowledged recoveries for which `wanted` holds.
 pub(super) fn open_uids(state: &Replicated, wanted: impl Fn(&Recovery) -> bool) -> Vec<String> {
     recoveries(state, |recovery| {
         recovery.acknowledged.is_none() && !recovery.is_active() && wanted(recovery)
@@ -295,7 +275,7 @@ pub(super) fn open_uids(state: &Replicated, wanted: impl Fn(&Recovery) -> bool) 
     .collect()
 }
 
-/// The recovery with this number or uid.
+/// The uid of the recovery for which `wanted` holds; `name` is for the error.
 pub(super) fn find(state: &Replicated, wanted: impl Fn(&Recovery) -> bool, name: &str) -> Result<String, ApiError> {
     let found = state.recoveries.values().find(|recovery| wanted(recovery));
     found

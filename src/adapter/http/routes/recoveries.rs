@@ -1,4 +1,4 @@
-//! Recovering by hand, acknowledging, and the switches.
+//! Manual recoveries, acknowledgements, and the global switch.
 
 use std::collections::BTreeMap;
 
@@ -11,46 +11,43 @@ use crate::app::api::RecoveryOutcome;
 use crate::domain::key::InstanceKey;
 
 use crate::adapter::http::api_view::ApiView;
+use crate::adapter::http::context::Shared;
 use crate::adapter::http::parameters;
-use crate::adapter::http::reply::{Enveloped, Failure, done};
-use crate::adapter::http::server::Shared;
+use crate::adapter::http::reply::{Enveloped, Failure, success};
 use crate::adapter::http::shape::Key;
 
 use super::records;
 
-type Words = Query<BTreeMap<String, String>>;
+type QueryParameters = Query<BTreeMap<String, String>>;
 
-// === recovering by hand ===
+// === manual recoveries ===
 
 type Pair = Path<(String, String)>;
 type TwoPairs = Path<(String, String, String, String)>;
 
-pub(in crate::adapter::http) async fn recover(
+pub(crate) async fn recover(
     State(shared): State<Shared>,
     Path((host, port)): Pair,
-    Query(words): Words,
+    Query(query): QueryParameters,
 ) -> Enveloped<Key> {
-    run(&shared, parameters::instance(&host, &port)?, None, skips_hooks(&words)).await
+    run(&shared, parameters::instance(&host, &port)?, None, skips_hooks(&query)).await
 }
 
-pub(in crate::adapter::http) async fn recover_to(
+pub(crate) async fn recover_to(
     State(shared): State<Shared>,
     Path((host, port, candidate_host, candidate_port)): TwoPairs,
-    Query(words): Words,
+    Query(query): QueryParameters,
 ) -> Enveloped<Key> {
     let candidate = parameters::instance(&candidate_host, &candidate_port)?;
     let instance = parameters::instance(&host, &port)?;
-    run(&shared, instance, Some(candidate), skips_hooks(&words)).await
+    run(&shared, instance, Some(candidate), skips_hooks(&query)).await
 }
 
-pub(in crate::adapter::http) async fn recover_lite(
-    State(shared): State<Shared>,
-    Path((host, port)): Pair,
-) -> Enveloped<Key> {
+pub(crate) async fn recover_lite(State(shared): State<Shared>, Path((host, port)): Pair) -> Enveloped<Key> {
     run(&shared, parameters::instance(&host, &port)?, None, true).await
 }
 
-pub(in crate::adapter::http) async fn recover_lite_to(
+pub(crate) async fn recover_lite_to(
     State(shared): State<Shared>,
     Path((host, port, candidate_host, candidate_port)): TwoPairs,
 ) -> Enveloped<Key> {
@@ -58,14 +55,19 @@ pub(in crate::adapter::http) async fn recover_lite_to(
     run(&shared, parameters::instance(&host, &port)?, Some(candidate), true).await
 }
 
-fn skips_hooks(words: &BTreeMap<String, String>) -> bool {
-    words.get("skipProcesses").is_some_and(|word| word == "true")
+fn skips_hooks(query: &BTreeMap<String, String>) -> bool {
+    query.get("skipProcesses").is_some_and(|value| value == "true")
 }
 
-async fn run(shared: &Shared, asked: InstanceKey, candidate: Option<InstanceKey>, skips_hooks: bool) -> Enveloped<Key> {
+async fn run(
+    shared: &Shared,
+    requested: InstanceKey,
+    candidate: Option<InstanceKey>,
+    skips_hooks: bool,
+) -> Enveloped<Key> {
     let (instance, candidate) = {
         let api_view = ApiView::now(&shared.app);
-        let instance = api_view.find_instance(&asked)?.1.key.clone();
+        let instance = api_view.find_instance(&requested)?.1.key.clone();
         let candidate = candidate
             .map(|key| api_view.find_instance(&key).map(|(_, found)| found.key.clone()))
             .transpose()?;
@@ -77,9 +79,10 @@ async fn run(shared: &Shared, asked: InstanceKey, candidate: Option<InstanceKey>
         .recover(&instance, candidate.as_ref(), skips_hooks)
         .await?
     {
-        RecoveryOutcome::Promoted { uid: _, successor } => {
-            Ok(done(format!("Recovery executed on {instance}"), Key::from(&successor)))
-        }
+        RecoveryOutcome::Promoted { uid: _, successor } => Ok(success(
+            format!("Recovery executed on {instance}"),
+            Key::from(&successor),
+        )),
         RecoveryOutcome::NotAttempted { why } => Err(Failure::new(
             StatusCode::CONFLICT,
             format!("Recovery not attempted: {why}"),
@@ -92,10 +95,10 @@ async fn run(shared: &Shared, asked: InstanceKey, candidate: Option<InstanceKey>
     }
 }
 
-// === acknowledging ===
+// === acknowledgements ===
 
-fn comment(words: &BTreeMap<String, String>) -> Result<String, Failure> {
-    let comment = words.get("comment").map_or("", String::as_str).trim();
+fn comment(query: &BTreeMap<String, String>) -> Result<String, Failure> {
+    let comment = query.get("comment").map_or("", String::as_str).trim();
     if comment.is_empty() {
         Err(Failure::bad_request("No acknowledge comment given"))
     } else {
@@ -107,16 +110,16 @@ async fn acknowledge(shared: &Shared, uids: Vec<String>, comment: &str) -> Resul
     if uids.is_empty() {
         return Ok(0);
     }
-    // Nobody is authenticated yet, so nobody is named.
+    // Write tokens do not identify a user, so no name is recorded.
     Ok(shared.app.api.acknowledge(uids, "", comment).await?)
 }
 
-pub(in crate::adapter::http) async fn ack_cluster(
+pub(crate) async fn ack_cluster(
     State(shared): State<Shared>,
     Path(hint): Path<String>,
-    Query(words): Words,
+    Query(query): QueryParameters,
 ) -> Enveloped<String> {
-    let comment = comment(&words)?;
+    let comment = comment(&query)?;
     let (id, name) = {
         let api_view = ApiView::now(&shared.app);
         let view = api_view.find_cluster(&hint)?;
@@ -124,104 +127,104 @@ pub(in crate::adapter::http) async fn ack_cluster(
     };
     let uids = records::open_uids(&shared.app.api.state(), |recovery| recovery.plan.cluster == id);
     acknowledge(&shared, uids, &comment).await?;
-    Ok(done("Acknowledged cluster recoveries", name))
+    Ok(success("Acknowledged cluster recoveries", name))
 }
 
-pub(in crate::adapter::http) async fn ack_alias(
+pub(crate) async fn ack_alias(
     State(shared): State<Shared>,
     Path(alias): Path<String>,
-    Query(words): Words,
+    Query(query): QueryParameters,
 ) -> Enveloped<String> {
-    let comment = comment(&words)?;
+    let comment = comment(&query)?;
     let id = ApiView::now(&shared.app).find_alias(&alias)?.cluster.id.clone();
     let uids = records::open_uids(&shared.app.api.state(), |recovery| recovery.plan.cluster == id);
     acknowledge(&shared, uids, &comment).await?;
-    Ok(done("Acknowledged cluster recoveries", alias))
+    Ok(success("Acknowledged cluster recoveries", alias))
 }
 
-pub(in crate::adapter::http) async fn ack_instance(
+pub(crate) async fn ack_instance(
     State(shared): State<Shared>,
     Path((host, port)): Path<(String, String)>,
-    Query(words): Words,
+    Query(query): QueryParameters,
 ) -> Enveloped<Key> {
     let key = parameters::instance(&host, &port)?;
-    let comment = comment(&words)?;
+    let comment = comment(&query)?;
     let uids = records::open_uids(&shared.app.api.state(), |recovery| recovery.plan.old_primary == key);
     acknowledge(&shared, uids, &comment).await?;
-    Ok(done("Acknowledged instance recoveries", Key::from(&key)))
+    Ok(success("Acknowledged instance recoveries", Key::from(&key)))
 }
 
-pub(in crate::adapter::http) async fn ack_id(
+pub(crate) async fn ack_id(
     State(shared): State<Shared>,
     Path(id): Path<String>,
-    Query(words): Words,
+    Query(query): QueryParameters,
 ) -> Enveloped<String> {
     let number: u64 = id
         .parse()
         .map_err(|_| Failure::bad_request(format!("Invalid id: {id}")))?;
-    let comment = comment(&words)?;
+    let comment = comment(&query)?;
     let uid = records::find(&shared.app.api.state(), |recovery| recovery.id == number, &id)?;
     acknowledge(&shared, vec![uid], &comment).await?;
-    Ok(done("Acknowledged recovery", id))
+    Ok(success("Acknowledged recovery", id))
 }
 
-pub(in crate::adapter::http) async fn ack_uid(
+pub(crate) async fn ack_uid(
     State(shared): State<Shared>,
     Path(uid): Path<String>,
-    Query(words): Words,
+    Query(query): QueryParameters,
 ) -> Enveloped<String> {
-    let comment = comment(&words)?;
+    let comment = comment(&query)?;
     let found = records::find(&shared.app.api.state(), |recovery| recovery.uid == uid, &uid)?;
     acknowledge(&shared, vec![found], &comment).await?;
-    Ok(done("Acknowledged recovery", uid))
+    Ok(success("Acknowledged recovery", uid))
 }
 
-pub(in crate::adapter::http) async fn ack_all(State(shared): State<Shared>, Query(words): Words) -> Enveloped<String> {
-    let comment = comment(&words)?;
+pub(crate) async fn ack_all(State(shared): State<Shared>, Query(query): QueryParameters) -> Enveloped<String> {
+    let comment = comment(&query)?;
     let uids = records::open_uids(&shared.app.api.state(), |_| true);
     acknowledge(&shared, uids, &comment).await?;
-    Ok(done("Acknowledged all recoveries", comment))
+    Ok(success("Acknowledged all recoveries", comment))
 }
 
-// === the switches ===
+// === the global switch ===
 
-pub(in crate::adapter::http) async fn disable(State(shared): State<Shared>) -> Enveloped<&'static str> {
+pub(crate) async fn disable(State(shared): State<Shared>) -> Enveloped<&'static str> {
     shared.app.api.set_global_recoveries(false).await?;
-    Ok(done("Globally disabled recoveries", "disabled"))
+    Ok(success("Globally disabled recoveries", "disabled"))
 }
 
-pub(in crate::adapter::http) async fn enable(State(shared): State<Shared>) -> Enveloped<&'static str> {
+pub(crate) async fn enable(State(shared): State<Shared>) -> Enveloped<&'static str> {
     shared.app.api.set_global_recoveries(true).await?;
-    Ok(done("Globally enabled recoveries", "enabled"))
+    Ok(success("Globally enabled recoveries", "enabled"))
 }
 
-pub(in crate::adapter::http) async fn check(State(shared): State<Shared>) -> Enveloped<&'static str> {
-    let word = if shared.app.api.state().recoveries_disabled {
+pub(crate) async fn check(State(shared): State<Shared>) -> Enveloped<&'static str> {
+    let state = if shared.app.api.state().recoveries_disabled {
         "disabled"
     } else {
         "enabled"
     };
-    Ok(done(format!("Global recoveries {word}"), word))
+    Ok(success(format!("Global recoveries {state}"), state))
 }
 
-/// The filters as configured. Clusters with a document are opted in by it, whatever stands here.
+/// The configured filters. A cluster with a document is enabled by its document, whatever the filters are.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "PascalCase")]
 #[expect(clippy::struct_field_names, reason = "the names are the contract")]
-pub(in crate::adapter::http) struct Configured {
+pub(crate) struct RecoveryFilters {
     recover_intermediate_master_cluster_filters: Vec<String>,
     recover_master_cluster_filters: Vec<String>,
     recovery_ignore_hostname_filters: Vec<String>,
 }
 
-pub(in crate::adapter::http) async fn filters(
+pub(crate) async fn filters(
     State(shared): State<Shared>,
-) -> Json<crate::adapter::http::reply::Envelope<Configured>> {
+) -> Json<crate::adapter::http::reply::Envelope<RecoveryFilters>> {
     let options = &shared.app.options;
-    let filters = Configured {
+    let filters = RecoveryFilters {
         recover_intermediate_master_cluster_filters: options.intermediate_filters.clone(),
         recover_master_cluster_filters: options.primary_filters.clone(),
         recovery_ignore_hostname_filters: options.recovery_ignore.clone(),
     };
-    done("Automated recovery configuration details", filters)
+    success("Automated recovery configuration details", filters)
 }

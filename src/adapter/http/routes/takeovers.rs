@@ -1,20 +1,20 @@
-//! Changing a primary at a person's word: takeovers, and primaries that are declared dead.
+//! Manual changes of a primary: takeovers and forced failovers.
 //!
-//! Each has up to four forms, told apart by the number of their parts: a cluster by hint, or by one of its instances, and the same
-//! with the server that is to take over.
+//! Each has up to four forms, which differ in the number of path segments: the cluster by hint or by one of its instances, each with or
+//! without the designated successor.
 
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 
-use crate::app::api::{OrderOutcome, OrderRequest};
+use crate::app::api::{PrimaryChange, PrimaryChangeOutcome};
 use crate::domain::key::InstanceKey;
-use crate::domain::recovery::plan::Order;
+use crate::domain::recovery::manual_request::ManualRequest;
 use crate::domain::topology::ClusterId;
 
 use crate::adapter::http::api_view::ApiView;
+use crate::adapter::http::context::Shared;
 use crate::adapter::http::parameters;
-use crate::adapter::http::reply::{Enveloped, Failure, done};
-use crate::adapter::http::server::Shared;
+use crate::adapter::http::reply::{Enveloped, Failure, success};
 use crate::adapter::http::shape::recovery::RecoveryShape;
 
 type Hint = Path<String>;
@@ -22,55 +22,52 @@ type Pair = Path<(String, String)>;
 type HintAndPair = Path<(String, String, String)>;
 type TwoPairs = Path<(String, String, String, String)>;
 
-/// Which change, with what orchestrator says when it worked and when it did not.
+/// A kind of change, with orchestrator's messages for success and failure.
 #[derive(Clone, Copy)]
-struct Kind {
+struct ChangeKind {
     command: &'static str,
     forced: bool,
     starts_old_primary: bool,
-    worked: &'static str,
-    failed: &'static str,
+    success: &'static str,
+    failure: &'static str,
 }
 
-const TAKEOVER: Kind = Kind {
+const TAKEOVER: ChangeKind = ChangeKind {
     command: "graceful-master-takeover",
     forced: false,
     starts_old_primary: false,
-    worked: "graceful-master-takeover: successor promoted",
-    failed: "graceful-master-takeover: no successor promoted",
+    success: "graceful-master-takeover: successor promoted",
+    failure: "graceful-master-takeover: no successor promoted",
 };
 
-const TAKEOVER_AUTO: Kind = Kind {
+const TAKEOVER_AUTO: ChangeKind = ChangeKind {
     command: "graceful-master-takeover-auto",
     starts_old_primary: true,
     ..TAKEOVER
 };
 
-const FORCED_FAILOVER: Kind = Kind {
+const FORCED_FAILOVER: ChangeKind = ChangeKind {
     command: "force-master-failover",
     forced: true,
     starts_old_primary: false,
-    worked: "Master failed over",
-    failed: "Master not failed over",
+    success: "Master failed over",
+    failure: "Master not failed over",
 };
 
-const FORCED_TAKEOVER: Kind = Kind {
+const FORCED_TAKEOVER: ChangeKind = ChangeKind {
     command: "force-master-takeover",
     ..FORCED_FAILOVER
 };
 
-/// The four forms of one change.
+/// The forms of one change without a designated successor.
 macro_rules! forms {
     ($kind:expr, $by_hint:ident, $by_instance:ident) => {
-        pub(in crate::adapter::http) async fn $by_hint(
-            State(shared): State<Shared>,
-            Path(hint): Hint,
-        ) -> Enveloped<RecoveryShape> {
+        pub(crate) async fn $by_hint(State(shared): State<Shared>, Path(hint): Hint) -> Enveloped<RecoveryShape> {
             let cluster = by_hint(&shared, &hint)?;
             change(&shared, $kind, cluster, None).await
         }
 
-        pub(in crate::adapter::http) async fn $by_instance(
+        pub(crate) async fn $by_instance(
             State(shared): State<Shared>,
             Path((host, port)): Pair,
         ) -> Enveloped<RecoveryShape> {
@@ -80,10 +77,10 @@ macro_rules! forms {
     };
 }
 
-/// The same with the server that is to take over.
+/// The forms of one change with a designated successor.
 macro_rules! designated_forms {
     ($kind:expr, $by_hint:ident, $by_instance:ident) => {
-        pub(in crate::adapter::http) async fn $by_hint(
+        pub(crate) async fn $by_hint(
             State(shared): State<Shared>,
             Path((hint, target_host, target_port)): HintAndPair,
         ) -> Enveloped<RecoveryShape> {
@@ -92,7 +89,7 @@ macro_rules! designated_forms {
             change(&shared, $kind, cluster, Some(target)).await
         }
 
-        pub(in crate::adapter::http) async fn $by_instance(
+        pub(crate) async fn $by_instance(
             State(shared): State<Shared>,
             Path((host, port, target_host, target_port)): TwoPairs,
         ) -> Enveloped<RecoveryShape> {
@@ -122,36 +119,36 @@ fn by_instance(shared: &Shared, host: &str, port: &str) -> Result<ClusterId, Fai
 
 async fn change(
     shared: &Shared,
-    kind: Kind,
+    kind: ChangeKind,
     cluster: ClusterId,
     target: Option<InstanceKey>,
 ) -> Enveloped<RecoveryShape> {
     let target = match target {
-        Some(asked) => Some(ApiView::now(&shared.app).find_instance(&asked)?.1.key.clone()),
+        Some(requested) => Some(ApiView::now(&shared.app).find_instance(&requested)?.1.key.clone()),
         None => None,
     };
-    let order = Order {
+    let order = ManualRequest {
         command: kind.command.to_owned(),
         forced: kind.forced,
         starts_old_primary: kind.starts_old_primary,
-        ..Order::default()
+        ..ManualRequest::default()
     };
-    let request = OrderRequest { cluster, target, order };
+    let request = PrimaryChange { cluster, target, order };
     let uid = match shared.app.api.change_primary(request).await? {
-        OrderOutcome::Refused { why } => return Err(Failure::new(StatusCode::CONFLICT, why)),
-        OrderOutcome::Over { uid } => uid,
+        PrimaryChangeOutcome::Refused { why } => return Err(Failure::new(StatusCode::CONFLICT, why)),
+        PrimaryChangeOutcome::Over { uid } => uid,
     };
     let state = shared.app.api.state();
     let recovery = state.recoveries.get(&uid).ok_or_else(|| {
         Failure::new(
             StatusCode::INTERNAL_SERVER_ERROR,
-            format!("recovery {uid} is not in the records"),
+            format!("recovery {uid} is not recorded"),
         )
     })?;
     let shape = RecoveryShape::of(&state, recovery);
     if recovery.is_successful() {
-        return Ok(done(kind.worked, shape));
+        return Ok(success(kind.success, shape));
     }
-    let message = format!("{} (recovery {uid}): {}", kind.failed, recovery.errors.join("; "));
+    let message = format!("{} (recovery {uid}): {}", kind.failure, recovery.errors.join("; "));
     Err(Failure::new(StatusCode::CONFLICT, message).with_details(shape))
 }

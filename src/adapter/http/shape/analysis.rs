@@ -2,25 +2,25 @@
 
 use serde::Serialize;
 
-use crate::app::api::{ApiCluster, ApiFinding};
 use crate::app::ports::AnalysisChange;
 use crate::app::ports::Peer;
+use crate::domain::cluster_view::{ClusterView, JudgedFinding};
 use crate::domain::finding::{Code, Finding, Opinion};
 use crate::domain::instance::{Instance, InstanceFacts, Positioning};
-use crate::domain::intent::Wish;
+use crate::domain::intent::IntentDetails;
 use crate::domain::key::InstanceKey;
-use crate::domain::recovery::plan::Order;
+use crate::domain::recovery::manual_request::ManualRequest;
 
 use super::cluster::ClusterInfo;
-use super::recovery::OpinionShape;
+use super::opinion::OpinionShape;
 use super::{Coordinates, ENDLESS, Key, key_or_empty, time_text};
 use crate::adapter::http::api_view::ApiView;
 
-/// A finding. `HeldBack` is ours: why no recovery runs, empty when one would; `Opinions` is: what the members said.
+/// A finding. ham4db adds `HeldBack` (why no recovery runs; empty when one would) and `Opinions` (what the members reported).
 #[derive(Clone, Debug, Default, Serialize)]
 #[serde(rename_all = "PascalCase")]
 #[expect(clippy::struct_excessive_bools, reason = "the fields are the contract")]
-pub(in crate::adapter::http) struct AnalysisShape {
+pub(crate) struct AnalysisShape {
     analyzed_instance_key: Key,
     analyzed_instance_master_key: Key,
     cluster_details: ClusterInfo,
@@ -86,19 +86,19 @@ pub(in crate::adapter::http) struct AnalysisShape {
     command_hint: String,
     is_read_only: bool,
     held_back: String,
-    opinions: Vec<OpinionNow>,
+    opinions: Vec<OpinionWithAge>,
 }
 
-/// What a member said when it was asked last, and how long ago that was.
+/// The last opinion of a member, and its age.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "PascalCase")]
-struct OpinionNow {
+struct OpinionWithAge {
     #[serde(flatten)]
     opinion: OpinionShape,
     age_milliseconds: u64,
 }
 
-impl OpinionNow {
+impl OpinionWithAge {
     fn of(opinion: &Opinion, api_view: &ApiView<'_>) -> Self {
         Self {
             opinion: opinion.into(),
@@ -108,13 +108,8 @@ impl OpinionNow {
 }
 
 impl AnalysisShape {
-    /// A finding of now.
-    pub(in crate::adapter::http) fn of(
-        api_view: &ApiView<'_>,
-        view: &ApiCluster,
-        judged: &ApiFinding,
-        me: &Peer,
-    ) -> Self {
+    /// A current finding.
+    pub(crate) fn of(api_view: &ApiView<'_>, view: &ClusterView, judged: &JudgedFinding, me: &Peer) -> Self {
         let finding = &judged.finding;
         let mut shape = Self::recorded(finding, ClusterInfo::of(view));
         shape.processing_node_hostname.clone_from(&me.name);
@@ -123,22 +118,22 @@ impl AnalysisShape {
         shape.opinions = judged
             .opinions
             .iter()
-            .map(|opinion| OpinionNow::of(opinion, api_view))
+            .map(|opinion| OpinionWithAge::of(opinion, api_view))
             .collect();
-        if let Some(Wish::Downtime { until, .. }) = api_view.downtime_of(&view.topology, &finding.instance) {
+        if let Some(IntentDetails::Downtime { until, .. }) = api_view.downtime_of(&view.topology, &finding.instance) {
             shape.downtime_end_timestamp = until.map_or_else(|| ENDLESS.to_owned(), time_text);
             shape.downtime_remaining_seconds =
                 until.map_or(u64::from(u32::MAX), |until| until.millis_since(api_view.now) / 1000);
         }
         if let Some(instance) = view.topology.get(&finding.instance) {
-            shape.tell_instance(view, instance);
+            shape.fill_instance(view, instance);
         }
-        shape.tell_replicas(api_view, view, finding);
+        shape.fill_replicas(api_view, view, finding);
         shape
     }
 
-    /// A finding of a record: only what the record carries.
-    pub(in crate::adapter::http) fn recorded(finding: &Finding, cluster: ClusterInfo) -> Self {
+    /// A recorded finding: only what the record contains.
+    pub(crate) fn recorded(finding: &Finding, cluster: ClusterInfo) -> Self {
         let evidence = &finding.evidence;
         let replicas: Vec<Key> = evidence.replicas.iter().map(Key::from).collect();
         Self {
@@ -181,19 +176,19 @@ impl AnalysisShape {
         }
     }
 
-    /// Names the command of a person, if there was one.
-    pub(in crate::adapter::http) fn asked_for(mut self, order: Option<&Order>) -> Self {
+    /// Adds the command of a manual recovery.
+    pub(crate) fn with_command_hint(mut self, order: Option<&ManualRequest>) -> Self {
         self.command_hint = order.map(|order| order.command.clone()).unwrap_or_default();
         self
     }
 
-    /// Since when a detection stands.
-    pub(in crate::adapter::http) fn active_since(mut self, text: String) -> Self {
+    /// Adds the time of the detection.
+    pub(crate) fn active_since(mut self, text: String) -> Self {
         self.start_active_period = text;
         self
     }
 
-    fn tell_instance(&mut self, view: &ApiCluster, instance: &Instance) {
+    fn fill_instance(&mut self, view: &ClusterView, instance: &Instance) {
         self.analyzed_instance_master_key = key_or_empty(view.topology.source_of(instance));
         let Some(facts) = &instance.facts else { return };
         self.analyzed_instance_data_center.clone_from(&facts.data_center);
@@ -209,7 +204,7 @@ impl AnalysisShape {
         self.is_read_only = facts.read_only;
     }
 
-    fn tell_replicas(&mut self, api_view: &ApiView<'_>, view: &ApiCluster, finding: &Finding) {
+    fn fill_replicas(&mut self, api_view: &ApiView<'_>, view: &ClusterView, finding: &Finding) {
         let replicas: Vec<&Instance> = view.topology.replicas_of(&finding.instance).collect();
         let all_valid = |wanted: &dyn Fn(&InstanceFacts) -> bool| {
             let mut valid = replicas.iter().filter_map(|replica| replica.valid_facts()).peekable();
@@ -239,13 +234,13 @@ impl AnalysisShape {
 /// How the analysis of one instance changed.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "PascalCase")]
-pub(in crate::adapter::http) struct ChangesShape {
+pub(crate) struct ChangesShape {
     analyzed_instance_key: Key,
     changelog: Vec<String>,
 }
 
 impl ChangesShape {
-    pub(in crate::adapter::http) fn of((instance, changes): &(InstanceKey, Vec<AnalysisChange>)) -> Self {
+    pub(crate) fn of((instance, changes): &(InstanceKey, Vec<AnalysisChange>)) -> Self {
         Self {
             analyzed_instance_key: instance.into(),
             changelog: changes
@@ -256,7 +251,7 @@ impl ChangesShape {
     }
 }
 
-/// Whether the API shows a finding: all but those that say nothing.
-pub(in crate::adapter::http) fn is_shown(finding: &Finding) -> bool {
+/// Whether the API shows a finding: all but `NoProblem` without structure warnings.
+pub(crate) fn is_shown(finding: &Finding) -> bool {
     finding.code != Code::NoProblem || !finding.structure.is_empty()
 }

@@ -6,10 +6,10 @@ use crate::domain::state::record::AuditEntry;
 
 use super::{Key, key_or_empty, time_text};
 
-/// An entry of the audit; about all servers: the address is empty.
+/// An entry of the audit. The address is empty when the entry is about all servers.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "PascalCase")]
-pub(in crate::adapter::http) struct AuditShape {
+pub(crate) struct AuditShape {
     audit_id: u64,
     audit_timestamp: String,
     audit_type: String,

@@ -1,25 +1,24 @@
 //! `ClusterInfo`.
 
+use crate::domain::cluster_view::ClusterView;
 use serde::Serialize;
 
-use crate::app::api::ApiCluster;
-
-/// One cluster in a line.
+/// Summary of one cluster.
 #[derive(Clone, Debug, Default, Serialize)]
 #[serde(rename_all = "PascalCase")]
-pub(in crate::adapter::http) struct ClusterInfo {
-    pub(in crate::adapter::http) cluster_name: String,
-    pub(in crate::adapter::http) cluster_alias: String,
-    pub(in crate::adapter::http) cluster_domain: String,
-    pub(in crate::adapter::http) count_instances: usize,
-    pub(in crate::adapter::http) heuristic_lag: u64,
-    pub(in crate::adapter::http) has_automated_master_recovery: bool,
-    pub(in crate::adapter::http) has_automated_intermediate_master_recovery: bool,
+pub(crate) struct ClusterInfo {
+    pub(crate) cluster_name: String,
+    pub(crate) cluster_alias: String,
+    pub(crate) cluster_domain: String,
+    pub(crate) count_instances: usize,
+    pub(crate) heuristic_lag: u64,
+    pub(crate) has_automated_master_recovery: bool,
+    pub(crate) has_automated_intermediate_master_recovery: bool,
 }
 
 impl ClusterInfo {
-    /// The cluster as it is now. The lag is the largest one of the replicas that answer.
-    pub(in crate::adapter::http) fn of(view: &ApiCluster) -> Self {
+    /// The cluster now. The lag is the largest lag of the replicas that answer.
+    pub(crate) fn of(view: &ClusterView) -> Self {
         let lag = |instance: &crate::domain::instance::Instance| {
             instance
                 .is_valid()
@@ -39,13 +38,13 @@ impl ClusterInfo {
                 .max()
                 .unwrap_or_default(),
             has_automated_master_recovery: view.automated_recovery,
-            // No recovery of intermediate sources exists in this version, whatever the filters say.
+            // This version has no recovery of intermediate primaries, whatever the filters are.
             has_automated_intermediate_master_recovery: false,
         }
     }
 
-    /// A cluster of which only the labels are known any more.
-    pub(in crate::adapter::http) fn labelled(name: &str, alias: &str) -> Self {
+    /// A cluster of which only the labels are known.
+    pub(crate) fn labelled(name: &str, alias: &str) -> Self {
         Self {
             cluster_name: name.to_owned(),
             cluster_alias: alias_or_name(alias, name),
@@ -54,8 +53,8 @@ impl ClusterInfo {
     }
 }
 
-/// The alias, or the name when none was given.
-pub(in crate::adapter::http) fn alias_or_name(alias: &str, name: &str) -> String {
+/// The alias, or the name when there is no alias.
+pub(crate) fn alias_or_name(alias: &str, name: &str) -> String {
     if alias.is_empty() {
         name.to_owned()
     } else {

@@ -26,7 +26,7 @@ struct Node {
 /// The health of this member and what it knows of the others.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "PascalCase")]
-pub(in crate::adapter::http) struct HealthStatus {
+pub(crate) struct HealthStatus {
     healthy: bool,
     hostname: String,
     token: String,
@@ -42,19 +42,19 @@ pub(in crate::adapter::http) struct HealthStatus {
     raft_healthy_members: Option<Vec<String>>,
 }
 
-/// When and with what this process runs.
-pub(in crate::adapter::http) struct Process<'a> {
+/// This process: its start, and its backend.
+pub(crate) struct Process<'a> {
     /// When the API began to serve.
-    pub(in crate::adapter::http) started: WallTime,
+    pub(crate) started: WallTime,
     /// Now.
-    pub(in crate::adapter::http) now: WallTime,
-    /// The backend in words.
-    pub(in crate::adapter::http) backend: &'a str,
+    pub(crate) now: WallTime,
+    /// Description of the backend.
+    pub(crate) backend: &'a str,
 }
 
 impl HealthStatus {
-    /// Of this moment. The token of a member is its id, which no other member ever had or will have.
-    pub(in crate::adapter::http) fn of(
+    /// The health now. The token of a member is its id, which is never reused.
+    pub(crate) fn of(
         consensus: &dyn Consensus,
         leadership: &Leadership,
         health: &Health,
@@ -92,7 +92,7 @@ impl HealthStatus {
         } else {
             peers.iter().map(describe).collect()
         };
-        // Of others only the leader's health is known here: a healthy follower has just heard from it.
+        // Of the other members only the health of the leader is known: a healthy follower has just heard from it.
         let healthy_members = || {
             let mut members: Vec<String> = healthy.then(|| me.raft_address.clone()).into_iter().collect();
             members.extend(
@@ -140,14 +140,14 @@ impl HealthStatus {
 /// The group as this member knows it.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "PascalCase")]
-pub(in crate::adapter::http) struct RaftStatus {
-    pub(in crate::adapter::http) raft_bind: String,
-    pub(in crate::adapter::http) raft_advertise: String,
-    pub(in crate::adapter::http) state: &'static str,
-    pub(in crate::adapter::http) healthy: bool,
-    pub(in crate::adapter::http) is_part_of_quorum: bool,
-    pub(in crate::adapter::http) leader: String,
+pub(crate) struct RaftStatus {
+    pub(crate) raft_bind: String,
+    pub(crate) raft_advertise: String,
+    pub(crate) state: &'static str,
+    pub(crate) healthy: bool,
+    pub(crate) is_part_of_quorum: bool,
+    pub(crate) leader: String,
     #[serde(rename = "LeaderURI")]
-    pub(in crate::adapter::http) leader_uri: String,
-    pub(in crate::adapter::http) peers: Vec<String>,
+    pub(crate) leader_uri: String,
+    pub(crate) peers: Vec<String>,
 }

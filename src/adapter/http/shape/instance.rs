@@ -2,39 +2,39 @@
 
 use serde::Serialize;
 
-use crate::app::api::ApiCluster;
+use crate::domain::cluster_view::ClusterView;
 use crate::domain::group_replication::{GroupMember, GroupRole, GroupState};
 use crate::domain::instance::{Identity, Instance, InstanceFacts, Positioning, ThreadState};
-use crate::domain::intent::{PromotionRule, Wish};
+use crate::domain::intent::{IntentDetails, PromotionRule};
 use crate::domain::topology::Topology;
 
 use super::{Coordinates, ENDLESS, Key, NullBool, NullInt, key_or_empty, signed, time_text};
 use crate::adapter::http::api_view::ApiView;
 
-/// A server as orchestrator's clients read it. Field order, names (two of them misspelt) and doubles are the contract.
+/// A server as orchestrator's clients parse it. Field order, names (two of them misspelt) and duplicates are part of the contract.
 #[derive(Clone, Debug, Default, Serialize)]
 #[serde(rename_all = "PascalCase")]
 #[expect(clippy::struct_excessive_bools, reason = "the fields are the contract")]
-pub(in crate::adapter::http) struct InstanceShape {
-    pub(in crate::adapter::http) key: Key,
+pub(crate) struct InstanceShape {
+    pub(crate) key: Key,
     instance_alias: String,
     uptime: u64,
     #[serde(rename = "ServerID")]
     server_id: u32,
     #[serde(rename = "ServerUUID")]
     server_uuid: String,
-    pub(in crate::adapter::http) version: String,
+    pub(crate) version: String,
     version_comment: String,
     flavor_name: String,
-    pub(in crate::adapter::http) read_only: bool,
+    pub(crate) read_only: bool,
     #[serde(rename = "Binlog_format")]
-    pub(in crate::adapter::http) binlog_format: String,
+    pub(crate) binlog_format: String,
     binlog_row_image: String,
-    pub(in crate::adapter::http) log_bin_enabled: bool,
+    pub(crate) log_bin_enabled: bool,
     log_slave_updates_enabled: bool,
-    pub(in crate::adapter::http) log_replication_updates_enabled: bool,
+    pub(crate) log_replication_updates_enabled: bool,
     self_binlog_coordinates: Coordinates,
-    pub(in crate::adapter::http) master_key: Key,
+    pub(crate) master_key: Key,
     #[serde(rename = "MasterUUID")]
     master_uuid: String,
     #[serde(rename = "AncestryUUID")]
@@ -43,11 +43,11 @@ pub(in crate::adapter::http) struct InstanceShape {
     #[serde(rename = "Slave_SQL_Running")]
     slave_sql_running: bool,
     #[serde(rename = "ReplicationSQLThreadRuning")]
-    pub(in crate::adapter::http) replication_sql_thread_runing: bool,
+    pub(crate) replication_sql_thread_runing: bool,
     #[serde(rename = "Slave_IO_Running")]
     slave_io_running: bool,
     #[serde(rename = "ReplicationIOThreadRuning")]
-    pub(in crate::adapter::http) replication_io_thread_runing: bool,
+    pub(crate) replication_io_thread_runing: bool,
     #[serde(rename = "ReplicationSQLThreadState")]
     replication_sql_thread_state: i8,
     #[serde(rename = "ReplicationIOThreadState")]
@@ -56,11 +56,11 @@ pub(in crate::adapter::http) struct InstanceShape {
     #[serde(rename = "GTIDMode")]
     gtid_mode: String,
     #[serde(rename = "SupportsOracleGTID")]
-    pub(in crate::adapter::http) supports_oracle_gtid: bool,
+    pub(crate) supports_oracle_gtid: bool,
     #[serde(rename = "UsingOracleGTID")]
-    pub(in crate::adapter::http) using_oracle_gtid: bool,
+    pub(crate) using_oracle_gtid: bool,
     #[serde(rename = "UsingMariaDBGTID")]
-    pub(in crate::adapter::http) using_mariadb_gtid: bool,
+    pub(crate) using_mariadb_gtid: bool,
     #[serde(rename = "UsingPseudoGTID")]
     using_pseudo_gtid: bool,
     read_binlog_coordinates: Coordinates,
@@ -76,7 +76,7 @@ pub(in crate::adapter::http) struct InstanceShape {
     sql_delay: u64,
     executed_gtid_set: String,
     gtid_purged: String,
-    pub(in crate::adapter::http) gtid_errant: String,
+    pub(crate) gtid_errant: String,
     slave_lag_seconds: NullInt,
     replication_lag_seconds: NullInt,
     slave_hosts: Vec<Key>,
@@ -98,19 +98,19 @@ pub(in crate::adapter::http) struct InstanceShape {
     semi_sync_replica_enabled: bool,
     semi_sync_master_timeout: u64,
     semi_sync_master_wait_for_replica_count: u32,
-    pub(in crate::adapter::http) semi_sync_master_status: bool,
+    pub(crate) semi_sync_master_status: bool,
     semi_sync_master_clients: u32,
-    pub(in crate::adapter::http) semi_sync_replica_status: bool,
+    pub(crate) semi_sync_replica_status: bool,
     last_seen_timestamp: String,
-    pub(in crate::adapter::http) is_last_check_valid: bool,
+    pub(crate) is_last_check_valid: bool,
     is_up_to_date: bool,
-    pub(in crate::adapter::http) is_recently_checked: bool,
+    pub(crate) is_recently_checked: bool,
     seconds_since_last_seen: NullInt,
     #[serde(rename = "CountMySQLSnapshots")]
     count_mysql_snapshots: u32,
     is_candidate: bool,
     promotion_rule: &'static str,
-    pub(in crate::adapter::http) is_downtimed: bool,
+    pub(crate) is_downtimed: bool,
     downtime_reason: String,
     downtime_owner: String,
     downtime_end_timestamp: String,
@@ -140,7 +140,7 @@ pub(in crate::adapter::http) struct InstanceShape {
     replication_tls_ciphersuites: String,
     replication_source_public_key_path: String,
     replication_get_source_public_key: NullBool,
-    pub(in crate::adapter::http) problems: Vec<&'static str>,
+    pub(crate) problems: Vec<&'static str>,
     last_discovery_latency: i64,
     replication_group_name: String,
     replication_group_is_single_primary: bool,
@@ -157,15 +157,15 @@ pub(in crate::adapter::http) struct InstanceShape {
 struct Empty {}
 
 impl InstanceShape {
-    /// An instance of a cluster at the moment of the scene. What was never seen is empty, zero or false, as orchestrator has it;
-    /// `IsLastCheckValid` and `LastSeenTimestamp` say so.
-    pub(in crate::adapter::http) fn of(api_view: &ApiView<'_>, view: &ApiCluster, instance: &Instance) -> Self {
+    /// An instance of a cluster at the moment of the view. Facts that were never seen are empty, zero or false, as in orchestrator;
+    /// `IsLastCheckValid` and `LastSeenTimestamp` show that.
+    pub(crate) fn of(api_view: &ApiView<'_>, view: &ClusterView, instance: &Instance) -> Self {
         let mut shape = Self {
             key: (&instance.key).into(),
             cluster_name: view.cluster.name.clone(),
             replication_depth: view.topology.depth_of(instance),
             is_co_master: view.topology.is_co_primary(instance),
-            // A replica in no topology has no thread at all, which Go's client side shows as -1.
+            // An instance without replication threads: orchestrator shows -1.
             replication_sql_thread_state: -1,
             replication_io_thread_state: -1,
             relaylog_coordinates: Coordinates::relay_log(None),
@@ -175,45 +175,57 @@ impl InstanceShape {
             ..Self::default()
         };
         if let Some(facts) = &instance.facts {
-            shape.tell_facts(facts);
-            shape.tell_replication(view, instance, facts);
+            shape.fill_facts(facts);
+            shape.fill_replication(view, instance, facts);
             shape.gtid_errant = api_view
                 .errant(&view.topology.cluster, &instance.key)
                 .map(ToString::to_string)
                 .unwrap_or_default();
         }
-        shape.tell_freshness(api_view, instance);
-        shape.tell_intents(api_view, view, instance);
+        shape.fill_freshness(api_view, instance);
+        shape.fill_intents(api_view, view, instance);
         shape.problems = shape.find_problems(view.policy.reasonable_lag_seconds);
         shape
     }
 
-    /// Whether it replicates from anybody.
-    pub(in crate::adapter::http) fn is_replica(&self) -> bool {
+    /// The instances of all clusters for which `wanted` holds.
+    pub(crate) fn all_where(
+        api_view: &ApiView<'_>,
+        wanted: impl Fn(&ClusterView, &Instance, &Self) -> bool,
+    ) -> Vec<Self> {
+        let shapes = api_view.instances().filter_map(|(view, instance)| {
+            let shape = Self::of(api_view, view, instance);
+            wanted(view, instance, &shape).then_some(shape)
+        });
+        shapes.collect()
+    }
+
+    /// Whether it replicates from a source.
+    pub(crate) fn is_replica(&self) -> bool {
         self.master_key.port != 0
     }
 
-    /// Both threads run.
-    pub(in crate::adapter::http) fn is_replicating(&self) -> bool {
+    /// Whether receiver and applier thread run.
+    pub(crate) fn is_replicating(&self) -> bool {
         self.replication_io_thread_runing && self.replication_sql_thread_runing
     }
 
-    /// Seconds behind the source without the delay that is configured; `None` while the server does not say.
-    pub(in crate::adapter::http) fn lag(&self) -> Option<u64> {
+    /// Lag in seconds as the server reports it; `None` while it reports none.
+    pub(crate) fn lag(&self) -> Option<u64> {
         self.replication_lag_seconds
             .valid
             .then(|| u64::try_from(self.replication_lag_seconds.int64).unwrap_or_default())
     }
 
-    /// Whether it lags more than so many seconds beyond its configured delay.
-    pub(in crate::adapter::http) fn lags_more_than(&self, seconds: u64) -> bool {
+    /// Whether it lags by more than `seconds` beyond its configured delay.
+    pub(crate) fn lags_more_than(&self, seconds: u64) -> bool {
         self.is_replica()
             && self
                 .lag()
                 .is_some_and(|lag| lag.saturating_sub(self.sql_delay) > seconds)
     }
 
-    fn tell_facts(&mut self, facts: &InstanceFacts) {
+    fn fill_facts(&mut self, facts: &InstanceFacts) {
         self.uptime = facts.uptime_seconds;
         self.server_id = facts.server_id;
         if let Identity::ServerUuid(uuid) = &facts.identity {
@@ -242,7 +254,7 @@ impl InstanceShape {
         self.using_pseudo_gtid = facts.uses_pseudo_gtid;
         self.replication_group_name.clone_from(&facts.group_name);
         if let Some(group) = &facts.group {
-            self.tell_group(group);
+            self.fill_group(group);
         }
         let semi_sync = &facts.semi_sync;
         self.semi_sync_available = semi_sync.available;
@@ -255,7 +267,7 @@ impl InstanceShape {
         self.semi_sync_replica_status = semi_sync.replica_active;
     }
 
-    fn tell_replication(&mut self, view: &ApiCluster, instance: &Instance, facts: &InstanceFacts) {
+    fn fill_replication(&mut self, view: &ClusterView, instance: &Instance, facts: &InstanceFacts) {
         self.ancestry_uuid = ancestry(&view.topology, instance);
         let Some(channel) = facts.managed_channel() else { return };
         self.master_key = key_or_empty(Some(view.topology.resolve(&channel.source)));
@@ -286,13 +298,13 @@ impl InstanceShape {
         };
     }
 
-    fn tell_freshness(&mut self, api_view: &ApiView<'_>, instance: &Instance) {
+    fn fill_freshness(&mut self, api_view: &ApiView<'_>, instance: &Instance) {
         let poll = u64::try_from(api_view.options.poll.as_millis()).unwrap_or(u64::MAX);
         if let Some(seen) = instance.last_seen {
             let age = api_view.now.millis_since(seen);
             self.last_seen_timestamp = time_text(seen);
             self.seconds_since_last_seen = Some(age / 1000).into();
-            // A probe begins when the last one is a poll interval old and then takes its time: one more interval is not yet late.
+            // A probe begins one poll interval after the last one and then takes time: one more interval is not late yet.
             self.is_up_to_date = age <= poll.saturating_mul(2);
         }
         if let Some(checked) = instance.last_checked {
@@ -300,12 +312,12 @@ impl InstanceShape {
         }
     }
 
-    fn tell_intents(&mut self, api_view: &ApiView<'_>, view: &ApiCluster, instance: &Instance) {
+    fn fill_intents(&mut self, api_view: &ApiView<'_>, view: &ClusterView, instance: &Instance) {
         if let Some(rule) = view.policy.promotion_rules.get(&instance.key) {
             self.promotion_rule = rule.as_str();
             self.is_candidate = matches!(rule, PromotionRule::Must | PromotionRule::Prefer);
         }
-        if let Some(Wish::Downtime {
+        if let Some(IntentDetails::Downtime {
             owner,
             reason,
             since,
@@ -321,7 +333,7 @@ impl InstanceShape {
         }
     }
 
-    fn tell_group(&mut self, group: &GroupMember) {
+    fn fill_group(&mut self, group: &GroupMember) {
         self.replication_group_is_single_primary = group.single_primary;
         group
             .state

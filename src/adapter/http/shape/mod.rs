@@ -1,133 +1,14 @@
-//! The JSON that orchestrator's clients read: names, types and envelopes as its API has them, old words and misspelt names included.
+//! The JSON that orchestrator's clients parse: names and types as in its API, with old words and misspelt names.
 //!
-//! Nothing here decides anything; the values come from [`crate::app::api`].
+//! The shapes decide nothing; the values come from [`crate::app::api`].
 
 pub(super) mod analysis;
 pub(super) mod audit;
 pub(super) mod cluster;
 pub(super) mod health;
 pub(super) mod instance;
+pub(super) mod opinion;
 pub(super) mod recovery;
+mod values;
 
-use serde::Serialize;
-
-use crate::domain::instance::BinlogCoordinates;
-use crate::domain::key::InstanceKey;
-use crate::domain::time::WallTime;
-
-/// What Go writes for a time that was never set.
-pub(super) const NEVER: &str = "0001-01-01T00:00:00Z";
-
-/// What stands for a time without end: clients parse the field.
-pub(super) const ENDLESS: &str = "9999-12-31T23:59:59Z";
-
-/// An address.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "PascalCase")]
-pub(super) struct Key {
-    pub(super) hostname: String,
-    pub(super) port: u16,
-}
-
-impl From<&InstanceKey> for Key {
-    fn from(key: &InstanceKey) -> Self {
-        Self {
-            hostname: key.hostname.clone(),
-            port: key.port,
-        }
-    }
-}
-
-/// An address that may be missing: then it is empty with port 0.
-pub(super) fn key_or_empty(key: Option<&InstanceKey>) -> Key {
-    key.map(Key::from).unwrap_or_default()
-}
-
-/// A place in a binary log (type 0) or relay log (type 1).
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "PascalCase")]
-pub(super) struct Coordinates {
-    log_file: String,
-    log_pos: u64,
-    r#type: u8,
-}
-
-impl Coordinates {
-    pub(super) fn binlog(place: Option<&BinlogCoordinates>) -> Self {
-        place
-            .map(|place| Self {
-                log_file: place.file.clone(),
-                log_pos: place.position,
-                r#type: 0,
-            })
-            .unwrap_or_default()
-    }
-
-    pub(super) fn relay_log(place: Option<&BinlogCoordinates>) -> Self {
-        Self {
-            r#type: 1,
-            ..Self::binlog(place)
-        }
-    }
-}
-
-/// Go's `sql.NullInt64`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "PascalCase")]
-pub(super) struct NullInt {
-    int64: i64,
-    valid: bool,
-}
-
-impl From<Option<u64>> for NullInt {
-    fn from(value: Option<u64>) -> Self {
-        Self {
-            int64: value.map(signed).unwrap_or_default(),
-            valid: value.is_some(),
-        }
-    }
-}
-
-/// Go's `sql.NullBool`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "PascalCase")]
-pub(super) struct NullBool {
-    pub(super) bool: bool,
-    pub(super) valid: bool,
-}
-
-/// RFC 3339 in UTC with whole seconds, as every time of the API.
-pub(super) fn time_text(at: WallTime) -> String {
-    jiff::Timestamp::from_millisecond(at.0).map_or_else(
-        |_| ENDLESS.to_owned(),
-        |time| time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
-    )
-}
-
-/// A count that JSON carries as a signed number.
-pub(super) fn signed(value: u64) -> i64 {
-    i64::try_from(value).unwrap_or(i64::MAX)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn times_are_rfc_3339_in_utc() {
-        assert_eq!(time_text(WallTime(1_795_249_223_999)), "2026-11-21T08:20:23Z");
-        assert_eq!(time_text(WallTime(i64::MAX)), ENDLESS);
-    }
-
-    #[test]
-    fn a_missing_number_is_zero_and_invalid() {
-        assert_eq!(
-            serde_json::to_string(&NullInt::from(None)).unwrap(),
-            r#"{"Int64":0,"Valid":false}"#
-        );
-        assert_eq!(
-            serde_json::to_string(&NullInt::from(Some(7))).unwrap(),
-            r#"{"Int64":7,"Valid":true}"#
-        );
-    }
-}
+pub(super) use values::{Coordinates, ENDLESS, Key, NEVER, NullBool, NullInt, key_or_empty, signed, time_text};

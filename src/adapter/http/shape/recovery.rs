@@ -1,21 +1,21 @@
-//! `TopologyRecovery`, its steps, and what was blocked.
+//! `TopologyRecovery`, its steps, and blocked recoveries.
 
 use serde::Serialize;
 
-use crate::domain::finding::{Code, Opinion, Verdict};
-use crate::domain::recovery::plan::RecoveryKind;
+use crate::domain::finding::Code;
+use crate::domain::recovery::kind::RecoveryKind;
 use crate::domain::state::record::{Blocked, Detection, StepRecord};
 use crate::domain::state::{Recovery, State};
 
 use super::analysis::AnalysisShape;
 use super::cluster::ClusterInfo;
+use super::opinion::OpinionShape;
 use super::{Coordinates, Key, time_text};
 
-/// A recovery, or a detection in the same clothes. `LostTransactions`, `Fencing`, `Epoch` and
-/// `Opinions` are ours.
+/// A recovery, or a detection in the same format. ham4db adds `LostTransactions`, `Fencing`, `Epoch` and `Opinions`.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "PascalCase")]
-pub(in crate::adapter::http) struct RecoveryShape {
+pub(crate) struct RecoveryShape {
     id: u64,
     #[serde(rename = "UID")]
     uid: String,
@@ -46,44 +46,9 @@ pub(in crate::adapter::http) struct RecoveryShape {
     opinions: Vec<OpinionShape>,
 }
 
-/// What a member said of a suspect.
-#[derive(Clone, Debug, Serialize)]
-#[serde(rename_all = "PascalCase")]
-pub(in crate::adapter::http) struct OpinionShape {
-    member: String,
-    data_center: String,
-    at: String,
-    at_milliseconds: i64,
-    milliseconds: u64,
-    verdict: &'static str,
-    reason: String,
-}
-
-impl From<&Opinion> for OpinionShape {
-    fn from(opinion: &Opinion) -> Self {
-        let (verdict, reason) = match &opinion.verdict {
-            Verdict::Dead => ("dead", String::new()),
-            Verdict::Silent(why) => ("silent", why.clone()),
-            Verdict::Stalled(why) => ("stalled", why.clone()),
-            Verdict::Alive(why) => ("alive", why.clone()),
-            Verdict::Abstains(why) => ("abstains", why.clone()),
-            Verdict::Missing(why) => ("missing", why.clone()),
-        };
-        Self {
-            member: opinion.name.clone(),
-            data_center: opinion.data_center.clone(),
-            at: time_text(opinion.at),
-            at_milliseconds: opinion.at.0,
-            milliseconds: opinion.millis,
-            verdict,
-            reason,
-        }
-    }
-}
-
 impl RecoveryShape {
-    /// A recovery of the records.
-    pub(in crate::adapter::http) fn of(state: &State, recovery: &Recovery) -> Self {
+    /// A recorded recovery.
+    pub(crate) fn of(state: &State, recovery: &Recovery) -> Self {
         let detection = state
             .detections
             .values()
@@ -91,7 +56,7 @@ impl RecoveryShape {
         let acknowledged = recovery.acknowledged.as_ref();
         let cluster = ClusterInfo::labelled(&recovery.cluster_name, &recovery.cluster_alias);
         let (kind, recovery_type) = match recovery.plan.kind {
-            // Orchestrator's takeover is a forced recovery of the primary, and so it is called.
+            // In orchestrator a takeover is a forced recovery of the primary and has its type.
             RecoveryKind::DeadPrimary | RecoveryKind::Takeover => ("MasterRecovery", "MasterRecoveryGTID"),
             RecoveryKind::CoPrimary => ("CoMasterRecovery", "MasterRecoveryGTID"),
             RecoveryKind::IntermediatePrimary => ("IntermediateMasterRecovery", "NotMasterRecovery"),
@@ -109,7 +74,8 @@ impl RecoveryShape {
         Self {
             id: recovery.id,
             uid: recovery.uid.clone(),
-            analysis_entry: AnalysisShape::recorded(&recovery.finding, cluster).asked_for(recovery.plan.order.as_ref()),
+            analysis_entry: AnalysisShape::recorded(&recovery.finding, cluster)
+                .with_command_hint(recovery.plan.manual_request.as_ref()),
             successor_key: recovery.successor().map(Key::from),
             successor_alias: String::new(),
             successor_binlog_coordinates: None,
@@ -127,11 +93,17 @@ impl RecoveryShape {
             processing_node_hostname: recovery.holder_name.clone(),
             processing_node_token: recovery.holder.to_string(),
             acknowledged: acknowledged.is_some(),
-            acknowledged_at: acknowledged.map(|word| time_text(word.at)).unwrap_or_default(),
-            acknowledged_by: acknowledged.map(|word| word.by.clone()).unwrap_or_default(),
-            acknowledged_comment: acknowledged.map(|word| word.comment.clone()).unwrap_or_default(),
+            acknowledged_at: acknowledged
+                .map(|acknowledgement| time_text(acknowledgement.at))
+                .unwrap_or_default(),
+            acknowledged_by: acknowledged
+                .map(|acknowledgement| acknowledgement.by.clone())
+                .unwrap_or_default(),
+            acknowledged_comment: acknowledged
+                .map(|acknowledgement| acknowledgement.comment.clone())
+                .unwrap_or_default(),
             last_detection_id: detection.map_or(0, |detection| detection.id),
-            related_recovery_id: continued(state, recovery).map_or(0, |first| first.id),
+            related_recovery_id: continued_recovery(state, recovery).map_or(0, |first| first.id),
             r#type: kind,
             recovery_type,
             lost_transactions: recovery.lost.as_ref().map(ToString::to_string).unwrap_or_default(),
@@ -145,8 +117,8 @@ impl RecoveryShape {
         }
     }
 
-    /// A detection of the records.
-    pub(in crate::adapter::http) fn of_detection(state: &State, detection: &Detection) -> Self {
+    /// A recorded detection.
+    pub(crate) fn of_detection(state: &State, detection: &Detection) -> Self {
         let recovery = detection.recovery.as_ref().and_then(|uid| state.recoveries.get(uid));
         let cluster = ClusterInfo::labelled(&detection.cluster_name, &detection.cluster_alias);
         let at = time_text(detection.at);
@@ -182,8 +154,8 @@ impl RecoveryShape {
     }
 }
 
-/// The recovery whose successor was lost, which this one goes on with.
-fn continued<'a>(state: &'a State, recovery: &Recovery) -> Option<&'a Recovery> {
+/// The earlier recovery that this one continues, because the successor of the earlier one was lost.
+fn continued_recovery<'a>(state: &'a State, recovery: &Recovery) -> Option<&'a Recovery> {
     let is_it = |earlier: &&Recovery| {
         earlier.id < recovery.id
             && earlier.plan.cluster == recovery.plan.cluster
@@ -194,10 +166,10 @@ fn continued<'a>(state: &'a State, recovery: &Recovery) -> Option<&'a Recovery> 
         .flatten()
 }
 
-/// One line of the record of a recovery. `AtMilliseconds` (since 1970) is ours: a failover is over within the second.
+/// One line of the record of a recovery. ham4db adds `AtMilliseconds` (since 1970): a failover takes less than a second.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "PascalCase")]
-pub(in crate::adapter::http) struct StepShape {
+pub(crate) struct StepShape {
     id: u64,
     #[serde(rename = "RecoveryUID")]
     recovery_uid: String,
@@ -207,8 +179,8 @@ pub(in crate::adapter::http) struct StepShape {
 }
 
 impl StepShape {
-    /// A line of the recovery with this uid.
-    pub(in crate::adapter::http) fn of(uid: &str, step: &StepRecord) -> Self {
+    /// A recorded line of the recovery with this uid.
+    pub(crate) fn of(uid: &str, step: &StepRecord) -> Self {
         Self {
             id: step.id,
             recovery_uid: uid.to_owned(),
@@ -222,7 +194,7 @@ impl StepShape {
 /// A refused recovery.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "PascalCase")]
-pub(in crate::adapter::http) struct BlockedShape {
+pub(crate) struct BlockedShape {
     failed_instance_key: Key,
     cluster_name: String,
     analysis: String,

@@ -1,4 +1,4 @@
-//! Recoveries that another member began, or an earlier process of this one, and that nobody runs.
+//! Unfinished recoveries that another member or an earlier process of this member began.
 
 use std::sync::Arc;
 
@@ -7,16 +7,17 @@ use tracing::{info, warn};
 use crate::domain::key::InstanceKey;
 use crate::domain::state::{Applied, Command, Recovery};
 
-use super::{Busy, RecoveryCoordinator};
+use super::{ClusterReservation, RecoveryCoordinator};
+use crate::app::recovery::admission::RecoveryPriority;
 
-/// An unfinished recovery that stopped again is taken over again after this.
-const RESUME_AGAIN_MILLIS: u64 = 500;
+/// The pause before an unfinished recovery is resumed again, milliseconds.
+const RETRY_RESUME_MILLIS: u64 = 500;
 
 impl RecoveryCoordinator {
-    /// Recoveries that are not over and that no task of this process runs are taken over, whoever held them.
+    /// Resumes each recovery that is not over and that no task of this process runs.
     pub(super) fn resume_unfinished(self: &Arc<Self>) {
         let state = self.views.state();
-        // It may have been ended by members that are lost: a person looks first.
+        // Lost members may have ended it. An operator has to check that first.
         if state.quorum_forced.is_some() {
             return;
         }
@@ -33,9 +34,9 @@ impl RecoveryCoordinator {
             let now = self.context.clock.monotonic();
             let mut in_flight = self.in_flight();
             let rested = in_flight
-                .tried
+                .last_ended
                 .get(&recovery.plan.cluster)
-                .is_none_or(|tried| now.millis_since(*tried) >= RESUME_AGAIN_MILLIS);
+                .is_none_or(|ended| now.millis_since(*ended) >= RETRY_RESUME_MILLIS);
             if in_flight.running.contains(&recovery.uid)
                 || !in_flight.is_free(&recovery.plan.cluster, recovery.plan.kind.gives_way())
                 || !rested
@@ -44,18 +45,21 @@ impl RecoveryCoordinator {
             }
             in_flight.running.insert(recovery.uid.clone());
             drop(in_flight);
-            let Some(busy) = self.occupy(&recovery.plan.cluster, recovery.plan.kind.gives_way()) else {
+            let plan = &recovery.plan;
+            let priority = RecoveryPriority::unlimited(plan.cluster.clone(), plan.kind.gives_way());
+            let Some(reservation) = self.admit_one(priority) else {
                 self.in_flight().running.remove(&recovery.uid);
                 continue;
             };
-            self.tracker.spawn(Arc::clone(self).resume(busy, recovery.clone()));
+            self.tracker
+                .spawn(Arc::clone(self).resume(reservation, recovery.clone()));
         }
     }
 
-    async fn resume(self: Arc<Self>, busy: Busy, recovery: Recovery) {
+    async fn resume(self: Arc<Self>, reservation: ClusterReservation, recovery: Recovery) {
         let me = self.context.consensus.me();
         info!(
-            "taking over recovery {} of {} from {}",
+            "resuming recovery {} of {} from {}",
             recovery.uid, recovery.plan.old_primary, recovery.holder_name
         );
         let command = Command::Resume {
@@ -65,11 +69,11 @@ impl RecoveryCoordinator {
             above: recovery.epoch,
         };
         match self.context.consensus.propose(command).await {
-            Ok(Applied::Claimed { token }) => self.drive(&token, true).await,
-            Ok(other) => warn!("recovery {} was not taken over: {other}", recovery.uid),
-            Err(error) => warn!("recovery {} was not taken over: {error}", recovery.uid),
+            Ok(Applied::Claimed { token }) => self.run_claimed(&token, true).await,
+            Ok(other) => warn!("failed to resume recovery {}: {other}", recovery.uid),
+            Err(error) => warn!("failed to resume recovery {}: {error}", recovery.uid),
         }
         self.in_flight().running.remove(&recovery.uid);
-        drop(busy);
+        drop(reservation);
     }
 }

@@ -1,31 +1,31 @@
-//! Replicas that had to apply at once wait on purpose again.
+//! Restores the delays of replicas that had to apply at once.
 
 use std::collections::BTreeMap;
 
-use crate::app::recovery::steps::Effect;
+use crate::app::recovery::steps::StepEffect;
 use crate::domain::key::InstanceKey;
 use crate::domain::recovery::progress;
 use crate::domain::state::Recovery;
 use crate::domain::topology::Topology;
 
-use super::{RecoveryRunner, tell};
+use super::{RecoveryRunner, describe_effects};
 
 impl RecoveryRunner<'_> {
-    /// Puts the delays of those back that follow the new primary from now on. One that cannot be put back is told, follows all the same,
-    /// and is seen to delay no more by the next look.
-    pub(super) async fn delay_again(
+    /// Restores the delays of the replicas that follow the new primary. A delay that cannot be restored is recorded;
+    /// the replica follows nevertheless, and the next observation shows it without delay.
+    pub(super) async fn restore_delays(
         &mut self,
         recovery: &Recovery,
         fresh: &Topology,
-        effects: &mut BTreeMap<InstanceKey, Effect>,
+        effects: &mut BTreeMap<InstanceKey, StepEffect>,
     ) {
         let mut lifted = progress::lifted_delays(&recovery.plan, fresh);
-        lifted.retain(|key, _| matches!(effects.get(key), Some(Effect::Done(_))));
+        lifted.retain(|key, _| matches!(effects.get(key), Some(StepEffect::Done(_))));
         if lifted.is_empty() {
             return;
         }
-        match self.step_executor.delay(&lifted).await {
-            Ok(delayed) => self.say(tell(&delayed)),
+        match self.step_executor.set_delays(&lifted).await {
+            Ok(delayed) => self.log(describe_effects(&delayed)),
             Err(unconfirmed) => {
                 for key in lifted.into_keys() {
                     effects.insert(key, unconfirmed.clone());

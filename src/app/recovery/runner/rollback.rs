@@ -1,21 +1,25 @@
-//! What a drive does when nothing comes of a recovery: everything as it was.
+//! Restores the previous state when a recovery is aborted.
 
 use std::collections::BTreeMap;
 
-use crate::app::recovery::steps::Effect;
-use crate::domain::recovery::plan::RecoveryKind;
-use crate::domain::recovery::progress::{self, Undo};
+use crate::app::recovery::steps::StepEffect;
+use crate::domain::recovery::kind::RecoveryKind;
+use crate::domain::recovery::next_action::Undo;
+use crate::domain::recovery::progress::{self};
 use crate::domain::state::Recovery;
 
-use super::{RecoveryRunner, Stopped, TRY_AGAIN_PAUSE, or_all, tell, to_all, unconfirmed};
+use super::{
+    Interrupted, RETRY_PAUSE, RecoveryRunner, describe_effects, effects_or_same_for_each, same_effect_for_each,
+    unconfirmed_reason,
+};
 
-/// How often something is put back before it is given up and recorded as not undone.
+/// How often an undo is tried before it is recorded as not done.
 const UNDO_TRIES: u32 = 3;
 
 impl RecoveryRunner<'_> {
-    /// Puts things back, each a few times. Returns what could not be, and whether the opening of the old primary is among it: that one
-    /// is then made writable when it is back and nothing speaks against it.
-    pub(super) async fn put_back(&mut self, undo: Vec<Undo>) -> Result<(Vec<String>, bool), Stopped> {
+    /// Undoes each item, with a few attempts. Returns what could not be undone, and whether the old primary is still
+    /// closed. That server is made writable when it returns and no rule forbids it.
+    pub(super) async fn undo_all(&mut self, undo: Vec<Undo>) -> Result<(Vec<String>, bool), Interrupted> {
         let is_move = self
             .recovery()
             .is_some_and(|it| it.plan.kind == RecoveryKind::MatchBelow);
@@ -23,20 +27,21 @@ impl RecoveryRunner<'_> {
         let mut failed = Vec::new();
         for round in 1..=UNDO_TRIES {
             if round > 1 {
-                tokio::time::sleep(TRY_AGAIN_PAUSE).await;
+                tokio::time::sleep(RETRY_PAUSE).await;
             }
             failed.clear();
             for item in std::mem::take(&mut waiting) {
                 let effects = match &item {
-                    Undo::Reopen { old_primary } => {
-                        BTreeMap::from([(old_primary.clone(), self.step_executor.unfence(old_primary).await)])
-                    }
-                    Undo::StartReceiving { replicas } if is_move => self
+                    Undo::Reopen { old_primary } => BTreeMap::from([(
+                        old_primary.clone(),
+                        self.step_executor.make_writable_again(old_primary).await,
+                    )]),
+                    Undo::StartReceivers { replicas } if is_move => self
                         .step_executor
-                        .go_on(replicas)
+                        .start_replication(replicas)
                         .await
-                        .unwrap_or_else(|effect| to_all(replicas, &effect)),
-                    Undo::PointBack {
+                        .unwrap_or_else(|effect| same_effect_for_each(replicas, &effect)),
+                    Undo::RepointBack {
                         replica,
                         source,
                         starts,
@@ -46,30 +51,30 @@ impl RecoveryRunner<'_> {
                     )]),
                     Undo::Delay { replica, seconds } => {
                         let only = BTreeMap::from([(replica.clone(), *seconds)]);
-                        let effects = self.step_executor.delay(&only).await;
+                        let effects = self.step_executor.set_delays(&only).await;
                         effects.unwrap_or_else(|effect| BTreeMap::from([(replica.clone(), effect)]))
                     }
-                    Undo::StartReceiving { replicas } => self
+                    Undo::StartReceivers { replicas } => self
                         .step_executor
-                        .thaw(replicas)
+                        .start_receivers(replicas)
                         .await
-                        .unwrap_or_else(|effect| to_all(replicas, &effect)),
+                        .unwrap_or_else(|effect| same_effect_for_each(replicas, &effect)),
                 };
-                if let Some(why) = unconfirmed(&effects) {
-                    return Err(Stopped::Unconfirmed(why));
+                if let Some(why) = unconfirmed_reason(&effects) {
+                    return Err(Interrupted::Unconfirmed(why));
                 }
-                self.say(format!("{}: {}", item.describe(), tell(&effects)));
+                self.log(format!("{}: {}", item.describe(), describe_effects(&effects)));
                 let mut not_done = effects;
-                not_done.retain(|_, effect| !matches!(effect, Effect::Done(_)));
+                not_done.retain(|_, effect| !matches!(effect, StepEffect::Done(_)));
                 if not_done.is_empty() {
                     continue;
                 }
-                failed.push(format!("not undone: {}", tell(&not_done)));
+                failed.push(format!("not undone: {}", describe_effects(&not_done)));
                 waiting.push(match item {
-                    Undo::StartReceiving { .. } => Undo::StartReceiving {
+                    Undo::StartReceivers { .. } => Undo::StartReceivers {
                         replicas: not_done.into_keys().collect(),
                     },
-                    whole @ (Undo::Reopen { .. } | Undo::PointBack { .. } | Undo::Delay { .. }) => whole,
+                    whole @ (Undo::Reopen { .. } | Undo::RepointBack { .. } | Undo::Delay { .. }) => whole,
                 });
             }
             if waiting.is_empty() {
@@ -80,29 +85,31 @@ impl RecoveryRunner<'_> {
         Ok((failed, owes_opening))
     }
 
-    /// Lets those go on that a recovery which gave way to this one left stopped; whoever follows the old primary or the successor is this
-    /// one's own affair. Returns what was not done.
-    pub(super) async fn pay(&mut self, recovery: &Recovery) -> Result<Vec<String>, Stopped> {
+    /// Starts replicas again that a repair had stopped which gave way to this recovery. Replicas of the old primary
+    /// or of the successor are handled by the recovery itself. Returns what was not done.
+    pub(super) async fn restart_stopped_replicas(&mut self, recovery: &Recovery) -> Result<Vec<String>, Interrupted> {
         let view = self.views.cluster(&self.token.cluster);
         let Some(view) = view.filter(|_| !recovery.owed.is_empty()) else {
             return Ok(Vec::new());
         };
-        let fresh = self.step_executor.look(&view.topology).await;
+        let fresh = self.step_executor.refresh(&view.topology).await;
         let due = progress::still_stopped(&recovery.plan, &recovery.owed, &fresh);
         if due.is_empty() {
             return Ok(Vec::new());
         }
-        let effects = or_all(self.step_executor.go_on(&due).await, &due);
-        if let Some(why) = unconfirmed(&effects) {
-            return Err(Stopped::Unconfirmed(why));
+        let effects = effects_or_same_for_each(self.step_executor.start_replication(&due).await, &due);
+        if let Some(why) = unconfirmed_reason(&effects) {
+            return Err(Interrupted::Unconfirmed(why));
         }
-        self.say(format!(
-            "a repair that gave way to this recovery had stopped them: {}",
-            tell(&effects)
+        self.log(format!(
+            "restarting replicas that a repair had stopped before it gave way: {}",
+            describe_effects(&effects)
         ));
-        let not_done = effects.iter().filter(|(_, effect)| !matches!(effect, Effect::Done(_)));
+        let not_done = effects
+            .iter()
+            .filter(|(_, effect)| !matches!(effect, StepEffect::Done(_)));
         Ok(not_done
-            .map(|(key, _)| format!("{key} was stopped by a repair that gave way, and does not go on"))
+            .map(|(key, _)| format!("{key} was stopped by a repair that gave way, and was not restarted"))
             .collect())
     }
 }

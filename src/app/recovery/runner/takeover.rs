@@ -1,26 +1,29 @@
-//! What a drive does for a primary that lives: the terms of a takeover, and the last words of one that a person declares dead.
+//! What a run does with a primary that answers: the terms of a takeover, and the last transactions of a primary that
+//! an operator declared dead.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::domain::key::InstanceKey;
 use crate::domain::policy::TakeoverTerms;
-use crate::domain::recovery::plan::{RecoveryKind, Step};
-use crate::domain::recovery::progress::{self, Next};
+use crate::domain::recovery::kind::RecoveryKind;
+use crate::domain::recovery::next_action::NextAction;
+use crate::domain::recovery::progress::{self};
+use crate::domain::recovery::step::Step;
 use crate::domain::state::{Recovery, request};
 use crate::domain::topology::Topology;
 
 use crate::app::recovery::failpoint;
-use crate::app::recovery::steps::{Demoted, Effect};
+use crate::app::recovery::steps::{DemotedPrimary, StepEffect};
 
-use super::{RecoveryRunner, is_semi_sync, to_all};
+use super::{RecoveryRunner, is_semi_sync, same_effect_for_each};
 
-/// How long the replicas of a primary that a person declares dead, and that answers, may take to get what it has. Beyond it the loss
-/// policy decides.
-const LAST_WORDS: Duration = Duration::from_secs(2);
+/// How long replicas may take to receive the last transactions of a primary that answers and that an operator
+/// declared dead. After that the loss policy decides.
+const LAST_TRANSACTIONS_WAIT: Duration = Duration::from_secs(2);
 
-/// How long the opening of a new primary waits for the Service to lead to the old one no longer (design §8).
-const WITHDRAWAL: Duration = Duration::from_secs(2);
+/// How long the opening of a new primary waits until the Service no longer leads to the old one.
+const WITHDRAWAL_DEADLINE: Duration = Duration::from_secs(2);
 
 impl RecoveryRunner<'_> {
     pub(super) fn takeover_terms(&self, recovery: &Recovery) -> TakeoverTerms {
@@ -30,43 +33,49 @@ impl RecoveryRunner<'_> {
             .unwrap_or_default()
     }
 
-    /// What comes next in a takeover whose document has taken it back. Once the cancellation is committed no Open entry can be.
-    pub(super) fn taken_back(&self, recovery: &Recovery) -> Option<Next> {
+    /// The next action of a takeover that its document has cancelled. Once the cancellation is committed, Open cannot
+    /// be.
+    pub(super) fn next_if_cancelled(&self, recovery: &Recovery) -> Option<NextAction> {
         request::is_cancelled(&self.views.state(), &recovery.plan)
-            .then(|| progress::on_taken_back(&recovery.plan, &recovery.phase))?
+            .then(|| progress::on_withdrawn(&recovery.plan, &recovery.phase))?
     }
 
-    /// A primary that answers and is fenced has nothing more to say: before the replicas stop listening they may hear it out.
-    pub(super) async fn stop_receivers_after_last_words(
+    /// Stops the receivers. When the old primary answers and is fenced, its replicas may receive its last
+    /// transactions before.
+    pub(super) async fn stop_receivers_after_last_transactions(
         &mut self,
         recovery: &Recovery,
         fresh: &Topology,
         replicas: &BTreeSet<InstanceKey>,
-    ) -> BTreeMap<InstanceKey, Effect> {
+    ) -> BTreeMap<InstanceKey, StepEffect> {
         let fenced = fresh
             .get(&recovery.plan.old_primary)
             .and_then(|instance| instance.valid_facts())
             .filter(|facts| !facts.is_writable());
         if let Some(facts) = fenced {
             let set = facts.executed.clone();
-            match self.step_executor.await_received(replicas, &set, LAST_WORDS).await {
-                Ok(received) => self.say(format!(
+            match self
+                .step_executor
+                .wait_until_received(replicas, &set, LAST_TRANSACTIONS_WAIT)
+                .await
+            {
+                Ok(received) => self.log(format!(
                     "{} of {} replicas have received all that {} has",
                     received.len(),
                     replicas.len(),
                     recovery.plan.old_primary
                 )),
-                Err(effect) => return to_all(replicas, &effect),
+                Err(effect) => return same_effect_for_each(replicas, &effect),
             }
         }
         self.step_executor
             .stop_receivers(replicas)
             .await
-            .unwrap_or_else(|effect| to_all(replicas, &effect))
+            .unwrap_or_else(|effect| same_effect_for_each(replicas, &effect))
     }
 
-    /// Makes the present primary read-only, on the terms of its cluster.
-    pub(super) async fn demote(&mut self, recovery: &Recovery, old_primary: &InstanceKey) -> Effect {
+    /// Makes the present primary read-only, by the terms of its cluster.
+    pub(super) async fn demote(&mut self, recovery: &Recovery, old_primary: &InstanceKey) -> StepEffect {
         let terms = self.takeover_terms(recovery);
         let effect = self
             .step_executor
@@ -76,63 +85,69 @@ impl RecoveryRunner<'_> {
         effect
     }
 
-    /// Lets the one that takes over apply all that the old primary has.
-    pub(super) async fn let_catch_up(
+    /// Waits until the successor has applied everything that the old primary has.
+    pub(super) async fn wait_for_successor(
         &mut self,
         recovery: &Recovery,
         fresh: &Topology,
         successor: &InstanceKey,
-    ) -> Effect {
+    ) -> StepEffect {
         let set = fresh
             .get(&recovery.plan.old_primary)
             .and_then(|instance| instance.facts.as_ref())
             .map_or_else(|| recovery.plan.position.clone(), |facts| facts.executed.clone());
         let deadline = Duration::from_secs(self.takeover_terms(recovery).lag_seconds);
         let views = self.views;
-        let taken_back = || request::is_cancelled(&views.state(), &recovery.plan);
-        let effect = self.step_executor.catch_up(successor, &set, deadline, taken_back).await;
+        let is_cancelled = || request::is_cancelled(&views.state(), &recovery.plan);
+        let effect = self
+            .step_executor
+            .catch_up(successor, &set, deadline, is_cancelled)
+            .await;
         failpoint::reached("after-catch-up");
         effect
     }
 
-    /// Opens the successor; after a takeover not before the Service lets go of the old primary, which is waited for once.
-    pub(super) async fn open(&mut self, recovery: &Recovery, fresh: &Topology, successor: &InstanceKey) -> Effect {
+    /// Opens the successor. A takeover first waits, once, until the Service no longer leads to the old primary.
+    pub(super) async fn open(&mut self, recovery: &Recovery, fresh: &Topology, successor: &InstanceKey) -> StepEffect {
         let is_first = !self.done.iter().any(|result| matches!(result.step, Step::Open { .. }));
         if recovery.plan.kind == RecoveryKind::Takeover && is_first {
-            self.await_withdrawal().await;
+            self.wait_for_withdrawal().await;
         }
         let semi_sync = is_semi_sync(fresh, &recovery.plan.old_primary, successor);
-        let terms = self.durable(recovery, fresh, successor).map(|(terms, _)| terms);
+        let terms = self
+            .durability_terms(recovery, fresh, successor)
+            .map(|(terms, _)| terms);
         let effect = self.step_executor.open(successor, semi_sync, terms).await;
         failpoint::reached("after-open-statement");
         effect
     }
 
-    /// Waits until the Service of the primary leads to the old one no longer. The old one is read-only, so it is not worth a long outage.
-    async fn await_withdrawal(&mut self) {
+    /// Waits until the Service of the primary no longer leads to the old one. The old one is read-only, so a long
+    /// outage is not worth it.
+    async fn wait_for_withdrawal(&mut self) {
         if !self
             .context
             .service_gate
-            .to_nobody(&self.token.cluster, WITHDRAWAL)
+            .wait_until_empty(&self.token.cluster, WITHDRAWAL_DEADLINE)
             .await
         {
-            self.say(format!(
-                "the Service of the primary was not emptied within {} s: it may lead to the old one for a while",
-                WITHDRAWAL.as_secs()
+            self.log(format!(
+                "the Service of the primary was not emptied within {} s: it may still lead to the old primary",
+                WITHDRAWAL_DEADLINE.as_secs()
             ));
         }
     }
 
-    /// Points everybody at the new primary, the old one among them.
+    /// Points all replicas at the new primary, the old primary among them.
     pub(super) async fn repoint_all(
         &mut self,
         recovery: &Recovery,
         fresh: &Topology,
         successor: &InstanceKey,
         replicas: &BTreeSet<InstanceKey>,
-    ) -> BTreeMap<InstanceKey, Effect> {
-        let order = recovery.plan.order.as_ref();
-        let demoted = Demoted {
+    ) -> BTreeMap<InstanceKey, StepEffect> {
+        let order = recovery.plan.manual_request.as_ref();
+        let demoted = DemotedPrimary {
             instance: &recovery.plan.old_primary,
             start: order.is_some_and(|order| order.starts_old_primary),
             semi_sync: is_semi_sync(fresh, &recovery.plan.old_primary, successor),
@@ -141,6 +156,6 @@ impl RecoveryRunner<'_> {
         self.step_executor
             .repoint_with(successor, replicas, demoted)
             .await
-            .unwrap_or_else(|effect| to_all(replicas, &effect))
+            .unwrap_or_else(|effect| same_effect_for_each(replicas, &effect))
     }
 }

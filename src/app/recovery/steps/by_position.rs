@@ -9,18 +9,18 @@ use futures::future::join_all;
 use crate::app::ports::{Account, StepError, StepSession};
 use crate::domain::instance::BinlogCoordinates;
 use crate::domain::key::InstanceKey;
-use crate::domain::recovery::plan::Place;
+use crate::domain::recovery::step::EquivalentPosition;
 
-use super::{Effect, StepExecutor};
+use super::{StepEffect, StepExecutor};
 
 impl StepExecutor {
-    /// Waits, side by side, until each has applied all that it received. One entry per server.
+    /// Waits, side by side, until each server has applied all that it received. One entry per server.
     pub async fn apply_all(
         &mut self,
         replicas: &BTreeSet<InstanceKey>,
         deadline: Duration,
-    ) -> Result<BTreeMap<InstanceKey, Effect>, Effect> {
-        self.each(replicas, |session| {
+    ) -> Result<BTreeMap<InstanceKey, StepEffect>, StepEffect> {
+        self.on_each(replicas, |session| {
             Box::pin(async move {
                 session
                     .wait_all_applied(deadline)
@@ -31,15 +31,15 @@ impl StepExecutor {
         .await
     }
 
-    /// Finds places in the successor's log and fills them in. One entry per server that was to be placed; a place that cannot be told
-    /// is a failure of that server alone.
+    /// Finds the positions of replicas in the log of the successor and fills them in. One entry per replica; a
+    /// position that cannot be found is a failure of that replica only.
     pub async fn locate(
         &mut self,
         successor: &InstanceKey,
-        replicas: &mut BTreeMap<InstanceKey, Place>,
+        replicas: &mut BTreeMap<InstanceKey, EquivalentPosition>,
         deadline: Duration,
-    ) -> BTreeMap<InstanceKey, Effect> {
-        let to_all = |effect: &Effect| replicas.keys().map(|key| (key.clone(), effect.clone())).collect();
+    ) -> BTreeMap<InstanceKey, StepEffect> {
+        let to_all = |effect: &StepEffect| replicas.keys().map(|key| (key.clone(), effect.clone())).collect();
         let session = match self.session_of(successor, deadline).await {
             Ok(session) => session,
             Err(effect) => return to_all(&effect),
@@ -54,23 +54,23 @@ impl StepExecutor {
         for ((key, place), found) in replicas.iter_mut().zip(found) {
             let effect = match found {
                 Ok(at) => {
-                    let told = format!("{key} goes on at {at}");
+                    let remark = format!("{key} goes on at {at}");
                     place.found = Some(at);
-                    Effect::Done(told)
+                    StepEffect::Done(remark)
                 }
-                Err(why) => Effect::Failed(format!("{key}: {why}")),
+                Err(why) => StepEffect::Failed(format!("{key}: {why}")),
             };
             effects.insert(key.clone(), effect);
         }
         effects
     }
 
-    /// Points replicas at places in a source's log, side by side. One entry per replica.
+    /// Points replicas at positions in the log of a source, side by side. One entry per replica.
     pub async fn repoint_at(
         &mut self,
         successor: &InstanceKey,
         replicas: &BTreeMap<InstanceKey, Option<BinlogCoordinates>>,
-    ) -> Result<BTreeMap<InstanceKey, Effect>, Effect> {
+    ) -> Result<BTreeMap<InstanceKey, StepEffect>, StepEffect> {
         let deadline = self.context.settings.step_deadline;
         let credentials = self.context.credentials.borrow().clone();
         let failed = self
@@ -88,7 +88,7 @@ impl StepExecutor {
         });
         let results = join_all(sessions.map(|(key, place, session, account)| async move {
             let mut session = session.lock().await;
-            let (followed, told) = match &place {
+            let (followed, remark) = match &place {
                 Some(at) => (
                     follow_from(&mut **session, successor, at, account.as_ref(), deadline).await,
                     format!("{key} follows {successor} from {at}"),
@@ -98,15 +98,16 @@ impl StepExecutor {
                     format!("{key} follows {successor} by GTID"),
                 ),
             };
-            (key, followed.map(|()| told))
+            (key, followed.map(|()| remark))
         }))
         .await;
-        Ok(self.settle(&failed, results))
+        Ok(self.collect_effects(&failed, results))
     }
 }
 
-/// Points a replica at a place, unless it is below this source already: an actor before this one, or an attempt whose outcome nobody
-/// heard of, has pointed it there, and it may have gone on since. At the same place again it would apply transactions twice.
+/// Points a replica at a position, unless it replicates from this source already: an earlier actor, or an attempt
+/// with unknown outcome, may have pointed it there, and it may have continued since. At the same position again it
+/// would apply transactions twice.
 async fn follow_from(
     session: &mut dyn StepSession,
     source: &InstanceKey,
@@ -119,6 +120,6 @@ async fn follow_from(
     if !is_there {
         return session.follow_at(source, place, account, deadline).await;
     }
-    session.start_applying(deadline).await?;
-    session.start_receiving(deadline).await
+    session.start_applier(deadline).await?;
+    session.start_receiver(deadline).await
 }

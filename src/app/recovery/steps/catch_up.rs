@@ -1,4 +1,4 @@
-//! Waiting until a server has what it is to have: its own relay log applied, or what another one gives it.
+//! Waits until a server has what it needs: its own relay log applied, or what it receives from another server.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -10,53 +10,35 @@ use crate::domain::gtid::GtidSet;
 use crate::domain::instance::{InstanceFacts, ThreadState};
 use crate::domain::key::InstanceKey;
 
-use super::{Effect, Session, StepExecutor};
+use super::wait_limit::WaitLimit;
+use super::{Session, StepEffect, StepExecutor};
 
-/// How long a fed replica may fail to connect to its feeder. A server of the same cluster that answers us and not its sibling for so
-/// long has no way there, or no account.
-const CONNECT_PATIENCE: Duration = Duration::from_secs(3);
-/// How often a fed replica's receiving thread is looked at while it is waited for.
-const LOOK_AT_RECEIVER: Duration = Duration::from_millis(500);
-
-/// How long somebody is waited for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Patience {
-    /// At most.
-    pub deadline: Duration,
-    /// Without any progress at most; `None`: progress does not matter.
-    pub without_progress: Option<Duration>,
-}
-
-impl Patience {
-    /// So long whatever happens.
-    pub fn of(deadline: Duration) -> Self {
-        Self {
-            deadline,
-            without_progress: None,
-        }
-    }
-}
+/// How long a replica that catches up may fail to connect to its source. When a server answers us and its sibling
+/// cannot connect for so long, there is no route or no account.
+const CONNECT_DEADLINE: Duration = Duration::from_secs(3);
+/// How often the receiver thread of a replica that catches up is checked.
+const RECEIVER_CHECK_INTERVAL: Duration = Duration::from_millis(500);
 
 impl StepExecutor {
     /// Waits until a server has applied everything in `set`.
-    pub async fn drain(&mut self, key: &InstanceKey, set: &GtidSet, patience: Patience) -> Effect {
+    pub async fn drain(&mut self, key: &InstanceKey, set: &GtidSet, limit: WaitLimit) -> StepEffect {
         let step_deadline = self.context.settings.step_deadline;
         let session = match self.session_of(key, step_deadline).await {
             Ok(session) => session,
             Err(effect) => return effect,
         };
         let delay = self.delay_of(key);
-        let applied = apply(&session, set, patience, step_deadline, delay > 0).await;
+        let applied = apply_received(&session, set, limit, step_deadline, delay > 0).await;
         match applied {
-            Ok(()) if delay > 0 => Effect::Done(format!(
+            Ok(()) if delay > 0 => StepEffect::Done(format!(
                 "{key} has applied all that it received, without its delay of {delay} s"
             )),
-            Ok(()) => Effect::Done(format!("{key} has applied all that it received")),
+            Ok(()) => StepEffect::Done(format!("{key} has applied all that it received")),
             Err(error) => self.effect_of(key, &error),
         }
     }
 
-    /// How long a server waits on purpose before it applies, seconds, by what it said last.
+    /// The configured delay of a server by its last facts, seconds.
     fn delay_of(&self, key: &InstanceKey) -> u64 {
         let facts = self
             .context
@@ -69,14 +51,14 @@ impl StepExecutor {
             .map_or(0, |channel| channel.delay_seconds)
     }
 
-    /// Lets replicas wait so many seconds before they apply, as they did before, side by side. One entry per replica.
-    pub async fn delay(
+    /// Sets the delays of replicas, seconds, side by side. One entry per replica.
+    pub async fn set_delays(
         &mut self,
         replicas: &BTreeMap<InstanceKey, u64>,
-    ) -> Result<BTreeMap<InstanceKey, Effect>, Effect> {
+    ) -> Result<BTreeMap<InstanceKey, StepEffect>, StepEffect> {
         let deadline = self.context.settings.step_deadline;
         let keys = replicas.keys().cloned().collect();
-        self.each(&keys, |session| {
+        self.on_each(&keys, |session| {
             let seconds = replicas.get(session.instance()).copied().unwrap_or_default();
             Box::pin(async move {
                 session
@@ -88,17 +70,17 @@ impl StepExecutor {
         .await
     }
 
-    /// Waits until replicas that an actor before this one took off GTID, so that they apply without delay, have applied everything, and
-    /// lets them go by GTID again. One entry per replica.
+    /// Waits until replicas have applied everything that an earlier actor took off GTID so that they apply without
+    /// delay, and returns them to GTID. One entry per replica.
     pub async fn finish_applying(
         &mut self,
         replicas: &BTreeSet<InstanceKey>,
         deadline: Duration,
-    ) -> Result<BTreeMap<InstanceKey, Effect>, Effect> {
+    ) -> Result<BTreeMap<InstanceKey, StepEffect>, StepEffect> {
         let step_deadline = self.context.settings.step_deadline;
-        self.each(replicas, |session| {
+        self.on_each(replicas, |session| {
             Box::pin(async move {
-                session.start_applying(step_deadline).await?;
+                session.start_applier(step_deadline).await?;
                 session.wait_all_applied(deadline).await?;
                 session.delay_by(0, step_deadline).await?;
                 Ok(format!("{} has applied all that it received", session.instance()))
@@ -107,48 +89,51 @@ impl StepExecutor {
         .await
     }
 
-    /// Gives `successor` what `from` has: lets `from` apply all that it received (a server passes on only what it has applied), points
-    /// the successor at it, waits until it has `set`, and stops it again whatever came of it. One entry for each of the two.
+    /// Makes `successor` receive from `from` what it lacks. First `from` applies all that it received, because a
+    /// server passes on only what it has applied. Then the successor replicates from it until it has `set`, and its
+    /// receiver is stopped again in any case. One entry for each of the two.
     pub async fn catch_up_from(
         &mut self,
         successor: &InstanceKey,
         from: &InstanceKey,
         set: &GtidSet,
-        patience: Patience,
-    ) -> Result<BTreeMap<InstanceKey, Effect>, Effect> {
+        limit: WaitLimit,
+    ) -> Result<BTreeMap<InstanceKey, StepEffect>, StepEffect> {
         let begun = Instant::now();
-        let drained = self.drain(from, set, patience).await;
-        if !matches!(drained, Effect::Done(_)) {
-            let not_begun = Effect::NoAnswer(format!("{successor} was not pointed at {from}"));
+        let drained = self.drain(from, set, limit).await;
+        if !matches!(drained, StepEffect::Done(_)) {
+            let not_begun = StepEffect::NoAnswer(format!("{successor} was not pointed at {from}"));
             return Ok(BTreeMap::from([
                 (from.clone(), drained),
                 (successor.clone(), not_begun),
             ]));
         }
         let only = BTreeSet::from([successor.clone()]);
-        let mut effect = take(self.repoint(from, &only).await?, successor);
-        if matches!(effect, Effect::Done(_)) {
-            let left = patience.deadline.saturating_sub(begun.elapsed());
-            effect = self.await_caught_up(successor, set, left).await;
+        let mut effect = effect_on(self.repoint(from, &only).await?, successor);
+        if matches!(effect, StepEffect::Done(_)) {
+            let left = limit.deadline.saturating_sub(begun.elapsed());
+            effect = self.wait_until_caught_up(successor, set, left).await;
         }
-        if let Effect::Unconfirmed(_) = effect {
+        if let StepEffect::Unconfirmed(_) = effect {
             return Err(effect);
         }
-        let stopped = take(self.stop_receivers(&only).await?, successor);
+        let stopped = effect_on(self.stop_receivers(&only).await?, successor);
         let effect = match (effect, stopped) {
-            (Effect::Done(_), Effect::Done(_)) => Effect::Done(format!("{successor} has all that {from} has")),
-            (Effect::Done(_), stopped) => stopped,
+            (StepEffect::Done(_), StepEffect::Done(_)) => {
+                StepEffect::Done(format!("{successor} has all that {from} has"))
+            }
+            (StepEffect::Done(_), stopped) => stopped,
             (failed, _) => failed,
         };
         Ok(BTreeMap::from([(from.clone(), drained), (successor.clone(), effect)]))
     }
 
-    /// Points a replica that was fed back at the source that it had, receiving or not as it did then.
-    pub async fn point_back(&mut self, replica: &InstanceKey, source: &InstanceKey, starts: bool) -> Effect {
+    /// Points a replica that caught up back at its previous source, with its receiver running or stopped as before.
+    pub async fn point_back(&mut self, replica: &InstanceKey, source: &InstanceKey, starts: bool) -> StepEffect {
         let only = BTreeSet::from([replica.clone()]);
         if starts {
             return match self.repoint(source, &only).await {
-                Ok(effects) => take(effects, replica),
+                Ok(effects) => effect_on(effects, replica),
                 Err(effect) => effect,
             };
         }
@@ -167,20 +152,20 @@ impl StepExecutor {
         let pointed = {
             let mut session = session.lock().await;
             match session.attach(source, &attachment, deadline).await {
-                // It applied what it had been fed; it goes on with whatever is left.
-                Ok(()) => session.start_applying(deadline).await,
+                // It applied what it received; the applier continues with the rest.
+                Ok(()) => session.start_applier(deadline).await,
                 failed => failed,
             }
         };
         match pointed {
-            Ok(()) => Effect::Done(format!(
-                "{replica} has {source} as its source again, and does not receive"
+            Ok(()) => StepEffect::Done(format!(
+                "{replica} has {source} as its source again, with its receiver stopped"
             )),
             Err(error) => self.effect_of(replica, &error),
         }
     }
 
-    async fn await_caught_up(&mut self, successor: &InstanceKey, set: &GtidSet, deadline: Duration) -> Effect {
+    async fn wait_until_caught_up(&mut self, successor: &InstanceKey, set: &GtidSet, deadline: Duration) -> StepEffect {
         let step_deadline = self.context.settings.step_deadline;
         let session = match self.session_of(successor, step_deadline).await {
             Ok(session) => session,
@@ -190,12 +175,12 @@ impl StepExecutor {
         loop {
             let left = deadline.saturating_sub(begun.elapsed());
             let mut session = session.lock().await;
-            let waited = session.wait_applied(set, left.min(LOOK_AT_RECEIVER)).await;
+            let waited = session.wait_applied(set, left.min(RECEIVER_CHECK_INTERVAL)).await;
             let error = match waited {
-                Ok(()) => return Effect::Done(String::new()),
+                Ok(()) => return StepEffect::Done(String::new()),
                 Err(error) => error,
             };
-            let is_over = left <= LOOK_AT_RECEIVER || !matches!(error, StepError::TooSlow { .. });
+            let is_over = left <= RECEIVER_CHECK_INTERVAL || !matches!(error, StepError::TooSlow { .. });
             let facts = if is_over {
                 Err(error)
             } else {
@@ -205,7 +190,7 @@ impl StepExecutor {
             match facts {
                 Ok(facts) => {
                     if let Some(why) = why_not_receiving(&facts, begun.elapsed()) {
-                        return Effect::Failed(format!("{successor} {why}"));
+                        return StepEffect::Failed(format!("{successor} {why}"));
                     }
                 }
                 Err(error) => return self.effect_of(successor, &error),
@@ -214,38 +199,37 @@ impl StepExecutor {
     }
 }
 
-/// Waits in rounds where progress counts, so that one that hangs is given up before the deadline.
-/// One that delays on purpose does not from then on.
-async fn apply(
+/// Starts the applier without delay and waits. A replica that had a delay has none afterwards.
+async fn apply_received(
     session: &Session,
     set: &GtidSet,
-    patience: Patience,
+    limit: WaitLimit,
     step_deadline: Duration,
     delays: bool,
 ) -> Result<(), StepError> {
     let mut session = session.lock().await;
     if !delays {
-        session.start_applying(step_deadline).await?;
-        return wait(&mut session, set, patience, step_deadline).await;
+        session.start_applier(step_deadline).await?;
+        return wait_applied_within(&mut session, set, limit, step_deadline).await;
     }
-    session.apply_at_once(step_deadline).await?;
-    wait(&mut session, set, patience, step_deadline).await?;
+    session.apply_without_delay(step_deadline).await?;
+    wait_applied_within(&mut session, set, limit, step_deadline).await?;
     session.delay_by(0, step_deadline).await
 }
 
-async fn wait(
+async fn wait_applied_within(
     session: &mut Box<dyn StepSession>,
     set: &GtidSet,
-    patience: Patience,
+    limit: WaitLimit,
     step_deadline: Duration,
 ) -> Result<(), StepError> {
-    let Some(round) = patience.without_progress else {
-        return session.wait_applied(set, patience.deadline).await;
+    let Some(round) = limit.without_progress else {
+        return session.wait_applied(set, limit.deadline).await;
     };
     let begun = Instant::now();
     let mut before = executed(session, step_deadline).await?;
     loop {
-        let left = patience.deadline.saturating_sub(begun.elapsed());
+        let left = limit.deadline.saturating_sub(begun.elapsed());
         match session.wait_applied(set, left.min(round)).await {
             Err(error @ StepError::TooSlow { .. }) => {
                 let now = executed(session, step_deadline).await?;
@@ -263,7 +247,7 @@ async fn executed(session: &mut Box<dyn StepSession>, deadline: Duration) -> Res
     Ok(session.facts(deadline).await?.executed)
 }
 
-/// Why a replica will not get anything from its source, as far as that can be told after this time.
+/// Why a replica will not receive anything from its source, as far as its state shows after this time.
 fn why_not_receiving(facts: &InstanceFacts, after: Duration) -> Option<String> {
     let Some(channel) = facts.managed_channel() else {
         return Some("has no replication channel any more".to_owned());
@@ -271,7 +255,7 @@ fn why_not_receiving(facts: &InstanceFacts, after: Duration) -> Option<String> {
     let error = &channel.io_error;
     match channel.io {
         ThreadState::Stopped => Some(format!("stopped receiving: error {}: {}", error.number, error.message)),
-        ThreadState::Connecting if after >= CONNECT_PATIENCE => Some(format!(
+        ThreadState::Connecting if after >= CONNECT_DEADLINE => Some(format!(
             "cannot connect to {}: error {}: {}",
             channel.source, error.number, error.message
         )),
@@ -279,9 +263,9 @@ fn why_not_receiving(facts: &InstanceFacts, after: Duration) -> Option<String> {
     }
 }
 
-/// The entry of one server.
-fn take(mut effects: BTreeMap<InstanceKey, Effect>, key: &InstanceKey) -> Effect {
+/// The effect on one server.
+fn effect_on(mut effects: BTreeMap<InstanceKey, StepEffect>, key: &InstanceKey) -> StepEffect {
     effects
         .remove(key)
-        .unwrap_or_else(|| Effect::NoAnswer(format!("{key}: no session")))
+        .unwrap_or_else(|| StepEffect::NoAnswer(format!("{key}: no session")))
 }

@@ -1,36 +1,39 @@
-//! The hands on errant transactions.
+//! Steps that resolve errant transactions.
 
 use crate::domain::gtid::GtidSet;
 use crate::domain::key::InstanceKey;
 
-use super::{Effect, StepExecutor};
+use super::{StepEffect, StepExecutor};
 
-/// Deadlines of single statements do not fit: up to a thousand commits, each waiting for an acknowledgement, or the removal of logs.
-const PATIENCE: std::time::Duration = std::time::Duration::from_mins(1);
+/// The usual deadline of a statement is too short: a step may commit a thousand transactions, each with an
+/// acknowledgement, or remove many logs.
+const DEADLINE: std::time::Duration = std::time::Duration::from_mins(1);
 
 impl StepExecutor {
     /// Commits empty transactions on the primary.
-    pub async fn inject_empty(&mut self, primary: &InstanceKey, set: &GtidSet) -> Effect {
+    pub async fn inject_empty(&mut self, primary: &InstanceKey, set: &GtidSet) -> StepEffect {
         let session = match self.session_of(primary, self.context.settings.step_deadline).await {
             Ok(session) => session,
             Err(effect) => return effect,
         };
-        let injected = session.lock().await.inject_empty(set, PATIENCE).await;
+        let injected = session.lock().await.inject_empty(set, DEADLINE).await;
         match injected {
-            Ok(()) => Effect::Done(format!("{primary} has {} more", set.transaction_count())),
+            Ok(()) => StepEffect::Done(format!("{primary} has {} more", set.transaction_count())),
             Err(error) => self.effect_of(primary, &error),
         }
     }
 
-    /// Lets a server forget its binary logs and GTIDs.
-    pub async fn reset_gtids(&mut self, instance: &InstanceKey, keep: &GtidSet) -> Effect {
+    /// Resets the binary logs and GTIDs of a server.
+    pub async fn reset_gtids(&mut self, instance: &InstanceKey, keep: &GtidSet) -> StepEffect {
         let session = match self.session_of(instance, self.context.settings.step_deadline).await {
             Ok(session) => session,
             Err(effect) => return effect,
         };
-        let reset = session.lock().await.reset_gtids(keep, PATIENCE).await;
+        let reset = session.lock().await.reset_gtids(keep, DEADLINE).await;
         match reset {
-            Ok(()) => Effect::Done(format!("{instance} has forgotten its errant transactions")),
+            Ok(()) => StepEffect::Done(format!(
+                "removed the errant transactions of {instance} from its GTID set"
+            )),
             Err(error) => self.effect_of(instance, &error),
         }
     }

@@ -1,7 +1,15 @@
-//! The hands of one recovery: runs the steps that it is told, each after the right to act was proved, and takes no decision.
+//! Runs the steps of one recovery. Before each effect it proves that the claim is current. It takes no decisions.
 
 mod boot_read_only;
 mod by_position;
+mod catch_up;
+mod demoted_primary;
+mod errant;
+mod pseudo_gtid;
+mod reconnect;
+mod semi_sync;
+mod takeover;
+mod wait_limit;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -15,50 +23,41 @@ use crate::domain::epoch_row::{EpochRow, EpochTable};
 use crate::domain::instance::{Identity, Instance, InstanceFacts, Observation};
 use crate::domain::intent::Origin;
 use crate::domain::key::InstanceKey;
-use crate::domain::recovery::durability::SourceTerms;
+use crate::domain::recovery::semi_sync::SourceTerms;
 use crate::domain::state::ClaimToken;
 use crate::domain::topology::Topology;
 
-mod catch_up;
-mod errant;
-mod pseudo_gtid;
-
-pub use catch_up::Patience;
-
 use crate::app::observation::instance_cache::InstanceCache;
 use crate::app::ports::{
-    Account, Approach, Clock, Consensus, CredentialsByOrigin, Executor, Prober, StepError, StepSession, Target,
+    Account, Clock, Consensus, CredentialsByOrigin, Executor, ProbeConnection, Prober, StepError, StepSession, Target,
     Unconfirmed,
 };
 use crate::app::recovery::hooks::HookRunner;
 use crate::app::recovery::service_gate::ServiceGate;
 use crate::app::settings::RecoverySettings;
 
-mod reconnect;
-mod semi_sync;
-mod takeover;
+pub use demoted_primary::DemotedPrimary;
+pub use wait_limit::WaitLimit;
 
-pub use takeover::Demoted;
-
-/// What came of an effect.
+/// The effect of a step on one server.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Effect {
+pub enum StepEffect {
     /// Done; a remark for the record.
     Done(String),
-    /// The server does not answer: nothing was done there.
+    /// The server does not answer, and nothing was done there.
     NoAnswer(String),
-    /// Refused or too slow: nothing, or not enough, was done.
+    /// The server refused or was too slow: nothing, or not enough, was done.
     Failed(String),
-    /// It may or may not have had its effect.
+    /// It is unknown whether the statement had its effect.
     Unknown(String),
-    /// The right to act is gone: nothing was done, and nothing more may be.
+    /// The claim could not be confirmed: nothing was done, and this actor must stop.
     Unconfirmed(String),
 }
 
-impl Effect {
+impl StepEffect {
     fn of(error: &StepError) -> Self {
         match error {
-            // Another server at the address: the one that is meant is not there.
+            // Another server has this address: the intended one is absent.
             StepError::NotConnected { .. } | StepError::OtherIdentity { .. } => Self::NoAnswer(error.to_string()),
             StepError::OutcomeUnknown { .. } => Self::Unknown(error.to_string()),
             StepError::LockHeld(_) | StepError::Refused { .. } | StepError::TooSlow { .. } => {
@@ -68,52 +67,55 @@ impl Effect {
     }
 }
 
-impl From<Unconfirmed> for Effect {
+impl From<Unconfirmed> for StepEffect {
     fn from(error: Unconfirmed) -> Self {
         Self::Unconfirmed(error.to_string())
     }
 }
 
-/// Everything that hands need.
+/// What recoveries need.
 #[derive(Clone)]
 pub struct RecoveryContext {
     /// Opens step sessions.
     pub executor: Arc<dyn Executor>,
-    /// Looks.
+    /// Probes servers.
     pub prober: Arc<dyn Prober>,
-    /// What is known.
+    /// The latest observations.
     pub instance_cache: Arc<InstanceCache>,
-    /// Proves the right to act.
+    /// Confirms claims and commits entries.
     pub consensus: Arc<dyn Consensus>,
-    /// Accounts.
+    /// The accounts of servers.
     pub credentials: tokio::sync::watch::Receiver<CredentialsByOrigin>,
-    /// Time.
+    /// The time.
     pub clock: Arc<dyn Clock>,
-    /// Deadlines.
+    /// Deadlines and limits.
     pub settings: RecoverySettings,
-    /// Runs the user's commands before and after.
+    /// Runs hooks before and after recoveries.
     pub hooks: HookRunner,
-    /// Where applications are led.
+    /// Whether Services lead to a primary.
     pub service_gate: ServiceGate,
 }
 
-/// How long the epoch may take to be written: the end of a recovery waits for it, and a commit may wait for acknowledgements.
+/// How long writing the epoch may take. The end of a recovery waits for it, and a commit may wait for
+/// acknowledgements.
 const EPOCH_DEADLINE: Duration = Duration::from_secs(1);
 
 type Session = Arc<Mutex<Box<dyn StepSession>>>;
 
-/// The hands of one recovery. Sessions stay open, and hold the step lock of their servers, until [`StepExecutor::rest`].
+/// Runs the steps of one recovery. Sessions stay open, and hold the step locks of their servers, until
+/// [`StepExecutor::close_sessions`].
 pub struct StepExecutor {
     context: RecoveryContext,
     token: ClaimToken,
     identities: BTreeMap<InstanceKey, Identity>,
     sessions: BTreeMap<InstanceKey, Session>,
-    /// How a demoted primary will reach its source, once that is known.
-    access: Option<takeover::Access>,
+    /// How a demoted primary can reach its source, once that is known.
+    access: Option<demoted_primary::ReplicationAccess>,
 }
 
 impl StepExecutor {
-    /// StepExecutor that act under this claim. `identities` are the servers that the plan means: another one at the same address is left alone.
+    /// An executor for this claim. `identities` are the servers that the plan means: another server at the same
+    /// address is not touched.
     pub fn new(context: RecoveryContext, token: ClaimToken, identities: BTreeMap<InstanceKey, Identity>) -> Self {
         Self {
             context,
@@ -124,14 +126,13 @@ impl StepExecutor {
         }
     }
 
-    async fn confirmed(&self) -> Result<(), Effect> {
+    /// Proves that the claim is current.
+    ///
+    /// # Errors
+    /// [`StepEffect::Unconfirmed`] when it is not, or when that could not be proved.
+    pub async fn confirm(&self) -> Result<(), StepEffect> {
         self.context.consensus.confirm(&self.token).await?;
         Ok(())
-    }
-
-    /// Proves the right to act, for an effect that is not of these hands.
-    pub async fn may_act(&self) -> Result<(), Effect> {
-        self.confirmed().await
     }
 
     fn target(&self, key: &InstanceKey) -> Target {
@@ -146,14 +147,14 @@ impl StepExecutor {
         }
     }
 
-    /// Opens sessions that are not open yet, side by side, with the right to act proved before (a session ends another actor's) and
-    /// after (opening may take a while). Returns what failed.
+    /// Opens missing sessions side by side. The claim is confirmed before, because a session ends that of another
+    /// actor, and after, because opening may take a while. Returns the errors by server.
     async fn open_sessions(
         &mut self,
         keys: &BTreeSet<InstanceKey>,
         deadline: Duration,
-    ) -> Result<BTreeMap<InstanceKey, StepError>, Effect> {
-        self.confirmed().await?;
+    ) -> Result<BTreeMap<InstanceKey, StepError>, StepEffect> {
+        self.confirm().await?;
         let missing: Vec<InstanceKey> = keys
             .iter()
             .filter(|key| !self.sessions.contains_key(*key))
@@ -180,21 +181,21 @@ impl StepExecutor {
                 }
             }
         }
-        self.confirmed().await?;
+        self.confirm().await?;
         Ok(failed)
     }
 
-    /// The session of one server, opened when it is not.
-    async fn session_of(&mut self, key: &InstanceKey, deadline: Duration) -> Result<Session, Effect> {
+    /// The session of one server; opens it when necessary.
+    async fn session_of(&mut self, key: &InstanceKey, deadline: Duration) -> Result<Session, StepEffect> {
         if let Some(error) = self
             .open_sessions(&BTreeSet::from([key.clone()]), deadline)
             .await?
             .remove(key)
         {
-            return Err(Effect::of(&error));
+            return Err(StepEffect::of(&error));
         }
         self.session(key)
-            .ok_or_else(|| Effect::NoAnswer(format!("{key}: no session")))
+            .ok_or_else(|| StepEffect::NoAnswer(format!("{key}: no session")))
     }
 
     fn identity(&self, key: &InstanceKey) -> Option<Identity> {
@@ -211,8 +212,8 @@ impl StepExecutor {
         self.sessions.get(key).cloned()
     }
 
-    /// What an error means. A session that it broke never comes back, so it is dropped: the next step dials anew.
-    fn effect_of(&mut self, key: &InstanceKey, error: &StepError) -> Effect {
+    /// The effect that an error stands for. A session that broke is dropped, so that the next step connects again.
+    fn effect_of(&mut self, key: &InstanceKey, error: &StepError) -> StepEffect {
         match error {
             StepError::NotConnected { .. } | StepError::OutcomeUnknown { .. } => {
                 self.sessions.remove(key);
@@ -222,11 +223,11 @@ impl StepExecutor {
             | StepError::Refused { .. }
             | StepError::TooSlow { .. } => {}
         }
-        Effect::of(error)
+        StepEffect::of(error)
     }
 
-    /// Makes the old primary read-only and ends its client sessions, if it answers.
-    pub async fn fence(&mut self, old_primary: &InstanceKey) -> Effect {
+    /// Makes the old primary read-only and kills its client sessions, if it answers.
+    pub async fn fence(&mut self, old_primary: &InstanceKey) -> StepEffect {
         let deadline = self.context.settings.fence_deadline;
         let session = match self.session_of(old_primary, deadline).await {
             Ok(session) => session,
@@ -243,26 +244,26 @@ impl StepExecutor {
             return self.effect_of(old_primary, &error);
         }
         match killed {
-            Ok(count) => Effect::Done(format!("{old_primary} is read-only, {count} client sessions ended")),
+            Ok(count) => StepEffect::Done(format!("{old_primary} is read-only, {count} client sessions ended")),
             Err(error) => {
                 self.effect_of(old_primary, &error);
-                Effect::Done(format!(
-                    "{old_primary} is read-only; its client sessions were not ended: {error}"
+                StepEffect::Done(format!(
+                    "{old_primary} is read-only; failed to kill its client sessions: {error}"
                 ))
             }
         }
     }
 
-    /// Stops the receiving threads, side by side. One entry per replica.
+    /// Stops the receiver threads, side by side. One entry per replica.
     pub async fn stop_receivers(
         &mut self,
         replicas: &BTreeSet<InstanceKey>,
-    ) -> Result<BTreeMap<InstanceKey, Effect>, Effect> {
+    ) -> Result<BTreeMap<InstanceKey, StepEffect>, StepEffect> {
         let deadline = self.context.settings.step_deadline;
-        self.each(replicas, |session| {
+        self.on_each(replicas, |session| {
             Box::pin(async move {
                 session
-                    .stop_receiving(deadline)
+                    .stop_receiver(deadline)
                     .await
                     .map(|()| format!("{} stopped receiving", session.instance()))
             })
@@ -270,13 +271,16 @@ impl StepExecutor {
         .await
     }
 
-    /// Starts receiving again: the undo of a freeze.
-    pub async fn thaw(&mut self, replicas: &BTreeSet<InstanceKey>) -> Result<BTreeMap<InstanceKey, Effect>, Effect> {
+    /// Starts the receiver threads again, to undo [`StepExecutor::stop_receivers`].
+    pub async fn start_receivers(
+        &mut self,
+        replicas: &BTreeSet<InstanceKey>,
+    ) -> Result<BTreeMap<InstanceKey, StepEffect>, StepEffect> {
         let deadline = self.context.settings.step_deadline;
-        self.each(replicas, |session| {
+        self.on_each(replicas, |session| {
             Box::pin(async move {
                 session
-                    .start_receiving(deadline)
+                    .start_receiver(deadline)
                     .await
                     .map(|()| format!("{} receives again", session.instance()))
             })
@@ -284,8 +288,8 @@ impl StepExecutor {
         .await
     }
 
-    /// Makes a fenced old primary writable again: only while no Open is committed.
-    pub async fn unfence(&mut self, old_primary: &InstanceKey) -> Effect {
+    /// Makes a fenced old primary writable again. Only allowed while no Open is committed.
+    pub async fn make_writable_again(&mut self, old_primary: &InstanceKey) -> StepEffect {
         let deadline = self.context.settings.step_deadline;
         let session = match self.session_of(old_primary, deadline).await {
             Ok(session) => session,
@@ -293,14 +297,14 @@ impl StepExecutor {
         };
         let writable = session.lock().await.set_writable(deadline).await;
         match writable {
-            Ok(()) => Effect::Done(format!("{old_primary} is writable again")),
+            Ok(()) => StepEffect::Done(format!("{old_primary} is writable again")),
             Err(error) => self.effect_of(old_primary, &error),
         }
     }
 
-    /// Fresh facts of the instances with an open session, put into a copy of `topology`; those without one keep what was known.
-    /// Where the session broke the server is asked anew.
-    pub async fn look(&mut self, topology: &Topology) -> Topology {
+    /// A copy of `topology` with fresh facts of the servers that have an open session; the others keep their facts. A
+    /// server with a broken session is probed on a new connection.
+    pub async fn refresh(&mut self, topology: &Topology) -> Topology {
         let deadline = self.context.settings.step_deadline;
         let keys: Vec<InstanceKey> = self.sessions.keys().cloned().collect();
         let seen = join_all(keys.iter().map(|key| {
@@ -321,25 +325,27 @@ impl StepExecutor {
         let mut broken = Vec::new();
         for (key, seen) in keys.into_iter().zip(seen) {
             match seen {
-                Some(((begun_wall, begun), Ok(facts))) => self.take_in(&mut fresh, &key, begun_wall, begun, facts),
+                Some(((begun_wall, begun), Ok(facts))) => self.put_facts(&mut fresh, &key, begun_wall, begun, facts),
                 Some((_, Err(error))) => {
-                    warn!(instance = %key, "no fresh facts of {key}: {error}");
+                    warn!(instance = %key, "failed to read {key} during a recovery: {error}");
                     self.effect_of(&key, &error);
                     broken.push(key);
                 }
                 None => {}
             }
         }
-        // What it said before the step is no base for the next choice, and a broken session says nothing about the server.
-        let asked = join_all(broken.iter().map(|key| self.ask(key))).await;
+        // Facts from before the step are no base for the next choice, and a broken session is no proof about the
+        // server.
+        let asked = join_all(broken.iter().map(|key| self.probe_fresh(key))).await;
         for observation in asked {
-            self.show(&mut fresh, observation);
+            self.put_observation(&mut fresh, observation);
         }
         fresh
     }
 
-    /// Puts what the instance cache made of an observation into a view; the observation itself where nobody watches the server.
-    fn show(&self, topology: &mut Topology, observation: Observation) {
+    /// Puts the instance of the cache into a topology after an observation. An instance that is not watched is made
+    /// of the observation itself.
+    fn put_observation(&self, topology: &mut Topology, observation: Observation) {
         let key = observation.key;
         let instance = self.context.instance_cache.get(&key).map(|tracked| tracked.instance);
         let instance = instance.unwrap_or_else(|| {
@@ -365,7 +371,7 @@ impl StepExecutor {
         topology.instances.insert(key, instance);
     }
 
-    fn take_in(
+    fn put_facts(
         &self,
         topology: &mut Topology,
         key: &InstanceKey,
@@ -382,21 +388,25 @@ impl StepExecutor {
             outcome: Ok(Box::new(facts)),
         };
         self.context.instance_cache.record(&observation, begun, ended);
-        self.show(topology, observation);
+        self.put_observation(topology, observation);
     }
 
-    /// Dials the old primary once more.
+    /// Connects to the old primary once more.
     pub async fn redial(&mut self, old_primary: &InstanceKey) -> Observation {
-        self.ask(old_primary).await
+        self.probe_fresh(old_primary).await
     }
 
-    /// Asks a server on a fresh connection, and takes the answer in.
-    async fn ask(&self, key: &InstanceKey) -> Observation {
+    /// Probes a server on a new connection and records the result.
+    async fn probe_fresh(&self, key: &InstanceKey) -> Observation {
         let begun = self.context.clock.monotonic();
         let observation = self
             .context
             .prober
-            .probe(&self.target(key), Approach::Fresh, self.context.settings.fence_deadline)
+            .probe(
+                &self.target(key),
+                ProbeConnection::Fresh,
+                self.context.settings.fence_deadline,
+            )
             .await;
         self.context
             .instance_cache
@@ -405,7 +415,7 @@ impl StepExecutor {
     }
 
     /// Makes the successor a writable primary. The Open entry is committed.
-    pub async fn open(&mut self, successor: &InstanceKey, semi_sync: bool, terms: Option<SourceTerms>) -> Effect {
+    pub async fn open(&mut self, successor: &InstanceKey, semi_sync: bool, terms: Option<SourceTerms>) -> StepEffect {
         let deadline = self.context.settings.step_deadline;
         let session = match self.session_of(successor, deadline).await {
             Ok(session) => session,
@@ -417,31 +427,31 @@ impl StepExecutor {
             let reset = session.reset_replication(deadline).await;
             let set = match terms {
                 _ if reset.is_err() => Ok(()),
-                // It may have waited before: what it applied itself was held up by nobody.
+                // It may have waited for acknowledgements before. Its own applier does not wait.
                 Some(terms) => session.wait_for_replicas(terms.wait_for, deadline).await,
                 None if semi_sync => session.set_semi_sync_source(true, deadline).await,
                 None => Ok(()),
             };
             if let Err(error) = set {
-                remark = format!("; semi-sync source was not enabled: {error}");
+                remark = format!("; failed to enable semi-sync on the source: {error}");
             }
             reset
         };
         if let Err(error) = prepared {
             return self.effect_of(successor, &error);
         }
-        if let Err(effect) = self.confirmed().await {
+        if let Err(effect) = self.confirm().await {
             return effect;
         }
         let writable = session.lock().await.set_writable(deadline).await;
         match writable {
-            Ok(()) => Effect::Done(format!("{successor} is writable{remark}")),
+            Ok(()) => StepEffect::Done(format!("{successor} is writable{remark}")),
             Err(error) => self.effect_of(successor, &error),
         }
     }
 
-    /// Writes the epoch of this claim on the new primary, into the table that the user made for it.
-    pub async fn write_epoch(&mut self, primary: &InstanceKey, table: &EpochTable) -> Effect {
+    /// Writes the epoch of this claim on the new primary, into the configured table.
+    pub async fn write_epoch(&mut self, primary: &InstanceKey, table: &EpochTable) -> StepEffect {
         let row = EpochRow {
             cluster: self.token.cluster.0.clone(),
             epoch: self.token.epoch,
@@ -452,12 +462,12 @@ impl StepExecutor {
             Ok(session) => session,
             Err(effect) => return effect,
         };
-        if let Err(effect) = self.confirmed().await {
+        if let Err(effect) = self.confirm().await {
             return effect;
         }
         let written = session.lock().await.write_epoch(table, &row, EPOCH_DEADLINE).await;
         match written {
-            Ok(()) => Effect::Done(format!("epoch {} is written into {table} on {primary}", row.epoch)),
+            Ok(()) => StepEffect::Done(format!("epoch {} is written into {table} on {primary}", row.epoch)),
             Err(error) => self.effect_of(primary, &error),
         }
     }
@@ -467,17 +477,18 @@ impl StepExecutor {
         &mut self,
         successor: &InstanceKey,
         replicas: &BTreeSet<InstanceKey>,
-    ) -> Result<BTreeMap<InstanceKey, Effect>, Effect> {
+    ) -> Result<BTreeMap<InstanceKey, StepEffect>, StepEffect> {
         self.repoint_as(successor, replicas, None).await
     }
 
-    /// [`StepExecutor::repoint`]; `acknowledging`: these of them acknowledge from now on, the others do not, and none of them waits itself.
+    /// [`StepExecutor::repoint`] with semi-sync settings: replicas in `acknowledging` acknowledge, the others do not,
+    /// and none of them waits as a source.
     pub async fn repoint_as(
         &mut self,
         successor: &InstanceKey,
         replicas: &BTreeSet<InstanceKey>,
         acknowledging: Option<&BTreeSet<InstanceKey>>,
-    ) -> Result<BTreeMap<InstanceKey, Effect>, Effect> {
+    ) -> Result<BTreeMap<InstanceKey, StepEffect>, StepEffect> {
         let deadline = self.context.settings.step_deadline;
         let credentials = self.context.credentials.borrow().clone();
         let failed = self.open_sessions(replicas, deadline).await?;
@@ -503,15 +514,19 @@ impl StepExecutor {
                 }
             }
             let followed = session.follow(successor, account.as_ref(), deadline).await;
-            let told = format!("{key} follows {successor}{remark}");
-            (key.clone(), followed.map(|()| told))
+            let remark = format!("{key} follows {successor}{remark}");
+            (key.clone(), followed.map(|()| remark))
         }))
         .await;
-        Ok(self.settle(&failed, results))
+        Ok(self.collect_effects(&failed, results))
     }
 
-    /// Runs one statement on several servers, side by side. One entry per server.
-    async fn each<F>(&mut self, keys: &BTreeSet<InstanceKey>, act: F) -> Result<BTreeMap<InstanceKey, Effect>, Effect>
+    /// Runs statements on several servers, side by side. One entry per server.
+    async fn on_each<F>(
+        &mut self,
+        keys: &BTreeSet<InstanceKey>,
+        act: F,
+    ) -> Result<BTreeMap<InstanceKey, StepEffect>, StepEffect>
     where
         F: for<'s> Fn(&'s mut Box<dyn StepSession>) -> futures::future::BoxFuture<'s, Result<String, StepError>>,
     {
@@ -525,21 +540,21 @@ impl StepExecutor {
             (key, act(&mut session).await)
         }))
         .await;
-        Ok(self.settle(&failed, results))
+        Ok(self.collect_effects(&failed, results))
     }
 
-    fn settle(
+    fn collect_effects(
         &mut self,
         failed: &BTreeMap<InstanceKey, StepError>,
         results: Vec<(InstanceKey, Result<String, StepError>)>,
-    ) -> BTreeMap<InstanceKey, Effect> {
-        let mut effects: BTreeMap<InstanceKey, Effect> = failed
+    ) -> BTreeMap<InstanceKey, StepEffect> {
+        let mut effects: BTreeMap<InstanceKey, StepEffect> = failed
             .iter()
-            .map(|(key, error)| (key.clone(), Effect::of(error)))
+            .map(|(key, error)| (key.clone(), StepEffect::of(error)))
             .collect();
         for (key, result) in results {
             let effect = match result {
-                Ok(remark) => Effect::Done(remark),
+                Ok(remark) => StepEffect::Done(remark),
                 Err(error) => self.effect_of(&key, &error),
             };
             effects.insert(key, effect);
@@ -548,7 +563,7 @@ impl StepExecutor {
     }
 
     /// Closes all sessions.
-    pub async fn rest(&mut self) {
+    pub async fn close_sessions(&mut self) {
         let sessions = std::mem::take(&mut self.sessions);
         join_all(
             sessions

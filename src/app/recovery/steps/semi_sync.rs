@@ -1,4 +1,4 @@
-//! The steps on a primary that answers: who acknowledges its commits, and its being writable.
+//! Steps on a primary that answers: which replicas acknowledge its commits, and whether it is writable.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -6,14 +6,14 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::domain::key::InstanceKey;
-use crate::domain::recovery::durability::SourceTerms;
+use crate::domain::recovery::semi_sync::SourceTerms;
 
-use super::{Effect, StepExecutor};
+use super::{StepEffect, StepExecutor};
 
-/// How long commits may take to go on after they were let go.
-const COMMITS_END_WITHIN: Duration = Duration::from_secs(2);
-/// Between two looks at them.
-const LOOK_AGAIN: Duration = Duration::from_millis(20);
+/// How long waiting commits may take to proceed.
+const COMMITS_RESUME_WITHIN: Duration = Duration::from_secs(2);
+/// How often waiting commits are checked.
+const CHECK_INTERVAL: Duration = Duration::from_millis(20);
 
 impl StepExecutor {
     /// Makes replicas acknowledge, or not, side by side. One entry per replica.
@@ -21,9 +21,9 @@ impl StepExecutor {
         &mut self,
         replicas: &BTreeSet<InstanceKey>,
         on: bool,
-    ) -> Result<BTreeMap<InstanceKey, Effect>, Effect> {
+    ) -> Result<BTreeMap<InstanceKey, StepEffect>, StepEffect> {
         let deadline = self.context.settings.step_deadline;
-        self.each(replicas, move |session| {
+        self.on_each(replicas, move |session| {
             Box::pin(async move {
                 session.acknowledge(on, deadline).await?;
                 let word = if on { "acknowledges" } else { "no longer acknowledges" };
@@ -33,14 +33,14 @@ impl StepExecutor {
         .await
     }
 
-    /// Makes commits of servers wait for so many replicas, or not at all, side by side. One entry per server.
+    /// Makes commits of servers wait for this number of replicas, or for none, side by side. One entry per server.
     pub async fn set_semi_sync_source(
         &mut self,
         servers: &BTreeSet<InstanceKey>,
         terms: SourceTerms,
-    ) -> Result<BTreeMap<InstanceKey, Effect>, Effect> {
+    ) -> Result<BTreeMap<InstanceKey, StepEffect>, StepEffect> {
         let deadline = self.context.settings.step_deadline;
-        self.each(servers, move |session| {
+        self.on_each(servers, move |session| {
             Box::pin(async move {
                 session.wait_for_replicas(terms.wait_for, deadline).await?;
                 Ok(format!("commits on {} wait for {}", session.instance(), terms.wait_for))
@@ -49,29 +49,30 @@ impl StepExecutor {
         .await
     }
 
-    /// Lets replicas acknowledge what they received before they acknowledged, side by side. One entry per replica. Each applies all
-    /// that it has first, which is what takes its time.
+    /// Makes replicas acknowledge what they received before they acknowledged, side by side. One entry per replica.
+    /// Each applies all that it has first, which takes most of the time.
     pub async fn acknowledge_received(
         &mut self,
         primary: &InstanceKey,
         replicas: &BTreeSet<InstanceKey>,
         deadline: Duration,
-    ) -> Result<BTreeMap<InstanceKey, Effect>, Effect> {
+    ) -> Result<BTreeMap<InstanceKey, StepEffect>, StepEffect> {
         let effects = self
-            .each(replicas, move |session| {
+            .on_each(replicas, move |session| {
                 Box::pin(async move {
                     session.acknowledge_received(deadline).await?;
                     Ok(format!("{} acknowledged what it had received", session.instance()))
                 })
             })
             .await?;
-        self.see_commits_end(primary).await;
+        self.wait_until_commits_resume(primary).await;
         Ok(effects)
     }
 
-    /// Waits a moment until commits are seen to get through: those that are let go count as waiting until each of them runs again.
-    async fn see_commits_end(&mut self, primary: &InstanceKey) {
-        let end = Instant::now() + COMMITS_END_WITHIN;
+    /// Waits for a short time until commits are seen to proceed: released sessions count as waiting until each of
+    /// them runs again.
+    async fn wait_until_commits_resume(&mut self, primary: &InstanceKey) {
+        let end = Instant::now() + COMMITS_RESUME_WITHIN;
         let deadline = self.context.settings.step_deadline;
         let Ok(session) = self.session_of(primary, deadline).await else {
             return;
@@ -87,23 +88,23 @@ impl StepExecutor {
                 return;
             }
             first = first.or(Some(place));
-            tokio::time::sleep(LOOK_AGAIN).await;
+            tokio::time::sleep(CHECK_INTERVAL).await;
         }
     }
 
-    /// Makes the present primary writable, with the right to act proved right before.
-    pub async fn make_writable(&mut self, primary: &InstanceKey) -> Effect {
+    /// Makes the present primary writable. The claim is confirmed right before.
+    pub async fn make_writable(&mut self, primary: &InstanceKey) -> StepEffect {
         let deadline = self.context.settings.step_deadline;
         let session = match self.session_of(primary, deadline).await {
             Ok(session) => session,
             Err(effect) => return effect,
         };
-        if let Err(effect) = self.confirmed().await {
+        if let Err(effect) = self.confirm().await {
             return effect;
         }
         let writable = session.lock().await.set_writable(deadline).await;
         match writable {
-            Ok(()) => Effect::Done(format!("{primary} is writable")),
+            Ok(()) => StepEffect::Done(format!("{primary} is writable")),
             Err(error) => self.effect_of(primary, &error),
         }
     }

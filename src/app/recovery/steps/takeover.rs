@@ -1,4 +1,4 @@
-//! The hands of a takeover: a living primary is made read-only with care, and becomes a replica.
+//! Steps of a takeover: a living primary is made read-only with care, and becomes a replica.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -10,48 +10,35 @@ use crate::app::ports::{Account, Attachment, StepError, StepSession};
 use crate::domain::gtid::GtidSet;
 use crate::domain::key::InstanceKey;
 use crate::domain::policy::TakeoverTerms;
-use crate::domain::recovery::candidate::excerpt;
+use crate::domain::recovery::refusal::excerpt;
 
-use super::{Effect, Session, StepExecutor};
+use super::demoted_primary::{DemotedPrimary, ReplicationAccess};
+use super::{Session, StepEffect, StepExecutor};
 
-/// Between two looks at what the target has applied.
-const LOOK_AGAIN: Duration = Duration::from_millis(20);
-/// Between two looks at the open transactions: a server shows a fresh list only to those who look less often than ten times a second.
-const LOOK_AT_TRANSACTIONS: Duration = Duration::from_millis(150);
-/// How often read-only is tried: each time a session that held it up is ended.
+/// How often the received transactions of a replica are checked.
+const CHECK_INTERVAL: Duration = Duration::from_millis(20);
+/// How often open transactions are checked. A server shows a fresh list only to clients that read it less often than
+/// ten times a second.
+const TRANSACTION_CHECK_INTERVAL: Duration = Duration::from_millis(150);
+/// How often read-only is tried: after each failure the client sessions are killed.
 const READ_ONLY_TRIES: u32 = 3;
-/// Longest wait for a target in one statement: one that hangs is noticed after it.
-const SLICE: Duration = Duration::from_secs(2);
-/// Error numbers of a lock that was not had in time: "Lock wait timeout exceeded", and the deadlock that the server resolved.
-const LOCK_NOT_HAD: [u16; 2] = [1205, 1213];
-
-/// What a demoted primary needs to reach its new source.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Access {
-    account: Option<Account>,
-    tls: bool,
-}
-
-/// The old primary of a takeover, when it is pointed at the new one.
-#[derive(Clone, Copy, Debug)]
-pub struct Demoted<'a> {
-    /// Who.
-    pub instance: &'a InstanceKey,
-    /// Whether it starts replicating.
-    pub start: bool,
-    /// Whether the cluster replicates semi-synchronously.
-    pub semi_sync: bool,
-    /// All that it had when it handed over.
-    pub position: &'a GtidSet,
-}
+/// The longest wait in one statement, so that a cancelled takeover is noticed.
+const MAX_STATEMENT_WAIT: Duration = Duration::from_secs(2);
+/// Errors of a lock that was not obtained: 1205 (lock wait timeout) and 1213 (deadlock).
+const LOCK_ERRORS: [u16; 2] = [1205, 1213];
 
 impl StepExecutor {
-    /// Makes the present primary read-only: transactions that run may end by themselves for a while, those that are left are ended, and
-    /// so are all client sessions once it is read-only.
-    pub async fn demote(&mut self, old_primary: &InstanceKey, successor: &InstanceKey, terms: TakeoverTerms) -> Effect {
+    /// Makes the present primary read-only. Running transactions may end within a limit; the rest is killed, and so
+    /// are all client sessions once the server is read-only.
+    pub async fn demote(
+        &mut self,
+        old_primary: &InstanceKey,
+        successor: &InstanceKey,
+        terms: TakeoverTerms,
+    ) -> StepEffect {
         let deadline = self.context.settings.step_deadline;
-        // What the old primary will need afterwards is found out before it is touched.
-        if let Err(effect) = self.learn_access(old_primary, successor).await {
+        // What the old primary needs afterwards is found out before it is changed.
+        if let Err(effect) = self.find_replication_access(old_primary, successor).await {
             return effect;
         }
         let session = match self.session_of(old_primary, deadline).await {
@@ -66,19 +53,19 @@ impl StepExecutor {
         };
         if !left.is_empty() && !terms.ends_transactions {
             let list: Vec<String> = left.iter().map(ToString::to_string).collect();
-            return Effect::Failed(format!(
+            return StepEffect::Failed(format!(
                 "transactions of {} sessions ({}) did not end within {} ms, and TakeoverLongTransactions is Refuse",
                 left.len(),
                 list.join(", "),
                 terms.transaction_wait_millis
             ));
         }
-        // Waiting took its time.
-        if let Err(effect) = self.confirmed().await {
+        // Waiting took time.
+        if let Err(effect) = self.confirm().await {
             return effect;
         }
         match make_read_only(&session, &left, deadline).await {
-            Ok(ended) => Effect::Done(format!(
+            Ok(ended) => StepEffect::Done(format!(
                 "{old_primary} is read-only, {} transactions were ended, {ended} client sessions ended",
                 left.len()
             )),
@@ -86,14 +73,14 @@ impl StepExecutor {
         }
     }
 
-    /// Waits until the one that takes over has applied everything in `set`, or nobody wants that any more.
+    /// Waits until the successor has applied everything in `set`, or the takeover is cancelled.
     pub async fn catch_up(
         &mut self,
         successor: &InstanceKey,
         set: &GtidSet,
         deadline: Duration,
-        is_taken_back: impl Fn() -> bool,
-    ) -> Effect {
+        is_cancelled: impl Fn() -> bool,
+    ) -> StepEffect {
         let session = match self.session_of(successor, self.context.settings.step_deadline).await {
             Ok(session) => session,
             Err(effect) => return effect,
@@ -101,11 +88,15 @@ impl StepExecutor {
         let end = Instant::now() + deadline;
         loop {
             let left = end.saturating_duration_since(Instant::now());
-            let applied = session.lock().await.wait_applied(set, left.min(SLICE)).await;
+            let applied = session
+                .lock()
+                .await
+                .wait_applied(set, left.min(MAX_STATEMENT_WAIT))
+                .await;
             match applied {
-                Ok(()) => return Effect::Done(format!("{successor} has applied all that the old primary has")),
-                Err(StepError::TooSlow { .. }) if is_taken_back() => {
-                    return Effect::Failed(String::from("the takeover was taken back"));
+                Ok(()) => return StepEffect::Done(format!("{successor} has applied all that the old primary has")),
+                Err(StepError::TooSlow { .. }) if is_cancelled() => {
+                    return StepEffect::Failed(String::from("the takeover was cancelled"));
                 }
                 Err(StepError::TooSlow { .. }) if Instant::now() < end => {}
                 Err(error) => return self.effect_of(successor, &error),
@@ -113,16 +104,17 @@ impl StepExecutor {
         }
     }
 
-    /// Gives the receiving threads of these replicas a moment to get everything in `set`. Returns who did.
-    pub async fn await_received(
+    /// Waits until the receiver threads of these replicas have everything in `set`. Returns the replicas that have
+    /// it.
+    pub async fn wait_until_received(
         &mut self,
         replicas: &BTreeSet<InstanceKey>,
         set: &GtidSet,
-        patience: Duration,
-    ) -> Result<BTreeSet<InstanceKey>, Effect> {
+        max_wait: Duration,
+    ) -> Result<BTreeSet<InstanceKey>, StepEffect> {
         let deadline = self.context.settings.step_deadline;
         self.open_sessions(replicas, deadline).await?;
-        let end = Instant::now() + patience;
+        let end = Instant::now() + max_wait;
         let sessions = replicas
             .iter()
             .filter_map(|key| Some((key.clone(), self.session(key)?)));
@@ -135,10 +127,10 @@ impl StepExecutor {
                 if has_it {
                     return Some(key);
                 }
-                if Instant::now() + LOOK_AGAIN >= end {
+                if Instant::now() + CHECK_INTERVAL >= end {
                     return None;
                 }
-                sleep(LOOK_AGAIN).await;
+                sleep(CHECK_INTERVAL).await;
             }
         }))
         .await;
@@ -150,8 +142,8 @@ impl StepExecutor {
         &mut self,
         successor: &InstanceKey,
         replicas: &BTreeSet<InstanceKey>,
-        demoted: Demoted<'_>,
-    ) -> Result<BTreeMap<InstanceKey, Effect>, Effect> {
+        demoted: DemotedPrimary<'_>,
+    ) -> Result<BTreeMap<InstanceKey, StepEffect>, StepEffect> {
         let siblings: BTreeSet<InstanceKey> = replicas
             .iter()
             .filter(|key| *key != demoted.instance)
@@ -165,10 +157,10 @@ impl StepExecutor {
             .await?;
         if let Some(error) = failed.get(demoted.instance) {
             let mut effects = self.repoint(successor, &siblings).await?;
-            effects.insert(demoted.instance.clone(), Effect::of(error));
+            effects.insert(demoted.instance.clone(), StepEffect::of(error));
             return Ok(effects);
         }
-        let access = self.access_again(demoted.instance, &siblings).await;
+        let access = self.replication_access(demoted.instance, &siblings).await;
         let sessions = (self.session(demoted.instance), self.session(successor));
         let deadline = self.context.settings.step_deadline;
         let attached = async {
@@ -180,16 +172,21 @@ impl StepExecutor {
         let (attached, others) = futures::join!(attached, self.repoint(successor, &siblings));
         let mut effects = others?;
         let effect = match attached {
-            Some(Ok(remark)) => Effect::Done(remark),
+            Some(Ok(remark)) => StepEffect::Done(remark),
             Some(Err(error)) => self.effect_of(demoted.instance, &error),
-            None => Effect::NoAnswer(format!("{}: no session", demoted.instance)),
+            None => StepEffect::NoAnswer(format!("{}: no session", demoted.instance)),
         };
         effects.insert(demoted.instance.clone(), effect);
         Ok(effects)
     }
 
-    /// Finds out with which account, and whether by TLS, the replicas reach the old primary: it will reach the new one the same way.
-    async fn learn_access(&mut self, old_primary: &InstanceKey, successor: &InstanceKey) -> Result<(), Effect> {
+    /// Finds the account, and whether TLS is used, with which the replicas reach the old primary: it will reach the
+    /// new one in the same way.
+    async fn find_replication_access(
+        &mut self,
+        old_primary: &InstanceKey,
+        successor: &InstanceKey,
+    ) -> Result<(), StepEffect> {
         let tls = self.uses_tls(successor).unwrap_or_default();
         let mut account = self.account_for(old_primary);
         if account.is_none() {
@@ -199,21 +196,25 @@ impl StepExecutor {
             account = shown.map_err(|error| self.effect_of(successor, &error))?;
         }
         if account.is_none() {
-            return Err(Effect::Failed(format!(
+            return Err(StepEffect::Failed(format!(
                 "MissingReplicationCredentials: no account is known with which {old_primary} could replicate afterwards \
                  (replicationUser and replicationPassword in the Secret, MySQLReplicationUser in the configuration)"
             )));
         }
-        self.access = Some(Access { account, tls });
+        self.access = Some(ReplicationAccess { account, tls });
         Ok(())
     }
 
-    /// What was learned before; a new actor asks the other replicas.
-    async fn access_again(&mut self, old_primary: &InstanceKey, siblings: &BTreeSet<InstanceKey>) -> Access {
+    /// What was found before; a new actor asks the other replicas.
+    async fn replication_access(
+        &mut self,
+        old_primary: &InstanceKey,
+        siblings: &BTreeSet<InstanceKey>,
+    ) -> ReplicationAccess {
         if let Some(access) = &self.access {
             return access.clone();
         }
-        let mut access = Access {
+        let mut access = ReplicationAccess {
             account: self.account_for(old_primary),
             tls: siblings.iter().any(|key| self.uses_tls(key) == Some(true)),
         };
@@ -244,23 +245,23 @@ impl StepExecutor {
     }
 }
 
-/// Waits until the transactions that run now have ended. Returns the sessions of those that have not.
+/// Waits until the present transactions have ended. Returns the sessions of those that have not.
 async fn wait_for_transactions(
     session: &Session,
-    patience: Duration,
+    max_wait: Duration,
     deadline: Duration,
 ) -> Result<BTreeSet<u64>, StepError> {
-    let end = Instant::now() + patience;
+    let end = Instant::now() + max_wait;
     let mut waited_for = session.lock().await.transactions(deadline).await?;
-    while !waited_for.is_empty() && Instant::now() + LOOK_AT_TRANSACTIONS < end {
-        sleep(LOOK_AT_TRANSACTIONS).await;
+    while !waited_for.is_empty() && Instant::now() + TRANSACTION_CHECK_INTERVAL < end {
+        sleep(TRANSACTION_CHECK_INTERVAL).await;
         let now = session.lock().await.transactions(deadline).await?;
         waited_for.retain(|transaction| now.contains(transaction));
     }
     Ok(waited_for.into_iter().map(|transaction| transaction.session).collect())
 }
 
-/// Ends what is left, makes the server read-only, and ends all client sessions. Returns how many these were.
+/// Kills the remaining transactions, makes the server read-only, and kills all client sessions. Returns their number.
 async fn make_read_only(session: &Session, left: &BTreeSet<u64>, deadline: Duration) -> Result<u32, StepError> {
     let mut session = session.lock().await;
     if !left.is_empty() {
@@ -271,8 +272,8 @@ async fn make_read_only(session: &Session, left: &BTreeSet<u64>, deadline: Durat
         tries += 1;
         match session.set_read_only(deadline).await {
             Ok(()) => break,
-            // A statement that runs, or a commit that waits, holds it up.
-            Err(StepError::Refused { number, .. }) if LOCK_NOT_HAD.contains(&number) && tries < READ_ONLY_TRIES => {
+            // A running statement or a waiting commit blocks it.
+            Err(StepError::Refused { number, .. }) if LOCK_ERRORS.contains(&number) && tries < READ_ONLY_TRIES => {
                 end_clients(&mut session, deadline).await?;
             }
             Err(error) => return Err(error),
@@ -281,8 +282,8 @@ async fn make_read_only(session: &Session, left: &BTreeSet<u64>, deadline: Durat
     end_clients(&mut session, deadline).await
 }
 
-/// Ends all client sessions that may be ended. A person with more rights than ours (error 1095) is no reason to give up: the server is
-/// read-only by its own word.
+/// Kills all client sessions that may be killed. A session with more privileges than ours (error 1095) does not stop
+/// the takeover: the server itself reported that it is read-only.
 async fn end_clients(session: &mut Box<dyn StepSession>, deadline: Duration) -> Result<u32, StepError> {
     match session.kill_clients(deadline).await {
         Err(StepError::Refused { .. }) => Ok(0),
@@ -294,29 +295,30 @@ async fn attach(
     session: &Session,
     source: Option<&Session>,
     successor: &InstanceKey,
-    access: &Access,
-    demoted: Demoted<'_>,
+    access: &ReplicationAccess,
+    demoted: DemotedPrimary<'_>,
     deadline: Duration,
 ) -> Result<String, StepError> {
     let mut session = session.lock().await;
-    // It may have restarted since it was demoted, and started as it is configured: writable.
+    // It may have restarted since it was demoted, and may have started writable.
     session.set_read_only(deadline).await?;
     end_clients(&mut session, deadline).await?;
     let holds = session.facts(deadline).await?.executed;
-    if !demoted.position.covers(&holds) && !has_all(source, &holds, deadline).await {
+    if !demoted.position.covers(&holds) && !contains_all(source, &holds, deadline).await {
         return Err(StepError::Refused {
             instance: demoted.instance.clone(),
             what: format!("following {successor}"),
             number: 0,
             message: format!(
-                "it took writes after it had handed over: {}",
+                "it took writes after it was demoted: {}",
                 excerpt(&holds.missing_from(demoted.position))
             ),
         });
     }
     let mut remark = String::new();
     if demoted.semi_sync {
-        // A source waits for acknowledgements that a replica does not get; a replica that does not acknowledge leaves its source waiting.
+        // A semi-sync source waits for acknowledgements that a replica does not get, and a replica that does not
+        // acknowledge makes its source wait.
         for switched in [
             session.set_semi_sync_source(false, deadline).await,
             session.set_semi_sync_replica(true, deadline).await,
@@ -338,8 +340,8 @@ async fn attach(
     Ok(format!("{} follows {successor}{state}{remark}", demoted.instance))
 }
 
-/// Whether the new primary has a set; one that cannot be asked has nothing.
-async fn has_all(source: Option<&Session>, set: &GtidSet, deadline: Duration) -> bool {
+/// Whether the new primary has a set; one that does not answer has nothing.
+async fn contains_all(source: Option<&Session>, set: &GtidSet, deadline: Duration) -> bool {
     match source {
         Some(source) => {
             let facts = source.lock().await.facts(deadline).await;

@@ -1,4 +1,5 @@
-//! The plans for `bootReadOnly: Enforce`: servers that start read-only, and a primary that has started so and is opened again.
+//! The plans for `bootReadOnly: Enforce`: servers that start read-only, and a primary that has started so and is
+//! opened again.
 
 use std::collections::BTreeSet;
 
@@ -10,13 +11,16 @@ use crate::domain::gtid::GtidSet;
 use crate::domain::instance::{Instance, InstanceFacts};
 use crate::domain::key::InstanceKey;
 use crate::domain::policy::{BootReadOnly, Policy};
-use crate::domain::recovery::candidate::excerpt;
 use crate::domain::recovery::eligibility::why_unreachable;
-use crate::domain::recovery::plan::{Plan, RecoveryKind, Step};
+use crate::domain::recovery::kind::RecoveryKind;
+use crate::domain::recovery::plan::Plan;
+use crate::domain::recovery::refusal::excerpt;
+use crate::domain::recovery::step::Step;
 use crate::domain::settings::Boot;
 use crate::domain::topology::Topology;
 
-/// Makes the next start of every answering server read-only that would be writable; `None` when there is none, or nobody wants it.
+/// Makes the next start of every answering server read-only that would be writable; `None` when there is none, or the
+/// policy does not ask for it.
 pub fn plan_boot_read_only(topology: &Topology, policy: &Policy) -> Option<Plan> {
     if policy.boot_read_only != BootReadOnly::Enforce {
         return None;
@@ -54,9 +58,10 @@ pub fn plan_boot_read_only(topology: &Topology, policy: &Policy) -> Option<Plan>
     })
 }
 
-/// Makes a replica read-only that takes writes since its last start and took none before it; one at a time, `None` when there is none.
-/// Whoever keeps a replica writable is left alone, and so is everything while no primary takes writes.
-pub fn plan_hold(topology: &Topology, policy: &Policy) -> Option<Plan> {
+/// Makes a replica read-only that takes writes since its last start and took none before it; one at a time, `None`
+/// when there is none. A replica that was writable before stays as it is, and so does every replica while no primary
+/// takes writes.
+pub fn plan_replica_read_only(topology: &Topology, policy: &Policy) -> Option<Plan> {
     if policy.boot_read_only == BootReadOnly::Off {
         return None;
     }
@@ -64,11 +69,11 @@ pub fn plan_hold(topology: &Topology, policy: &Policy) -> Option<Plan> {
         instance.reopened_by_start
             && !is_downtimed(topology, policy, &instance.key)
             && !policy.quarantined.contains(&instance.key)
-            && check_hold(topology, &instance.key).is_ok()
+            && check_replica_read_only(topology, &instance.key).is_ok()
     };
     let replica = topology.instances.values().find(is_it)?;
     Some(Plan {
-        // It is a replica and stays one: nobody is quarantined.
+        // It is a replica and stays one: no server is quarantined.
         old_primary_identity: None,
         steps: vec![Step::Fence {
             old_primary: replica.key.clone(),
@@ -87,7 +92,10 @@ pub fn plan_hold(topology: &Topology, policy: &Policy) -> Option<Plan> {
 ///
 /// # Errors
 /// What speaks against making it read-only.
-pub(in crate::domain::recovery) fn check_hold(topology: &Topology, key: &InstanceKey) -> Result<(), String> {
+pub(in crate::domain::recovery) fn check_replica_read_only(
+    topology: &Topology,
+    key: &InstanceKey,
+) -> Result<(), String> {
     let replica = topology.get(key).ok_or_else(|| format!("{key} is not in the view"))?;
     let facts = replica
         .valid_facts()
@@ -96,7 +104,7 @@ pub(in crate::domain::recovery) fn check_hold(topology: &Topology, key: &Instanc
         return Err(format!("{key} takes no writes"));
     }
     check_single(topology, replica, facts)?;
-    let primary = current_primary(topology).ok_or("the view does not tell who the primary is")?;
+    let primary = current_primary(topology).ok_or("the view does not show which server is the primary")?;
     let takes_writes = |instance: &Instance| instance.valid_facts().is_some_and(InstanceFacts::is_writable);
     if primary == *key || !topology.get(&primary).is_some_and(takes_writes) {
         return Err(format!(
@@ -117,7 +125,7 @@ pub(in crate::domain::recovery) fn check_hold(topology: &Topology, key: &Instanc
 ///
 /// # Errors
 /// What speaks against opening it, in words for the log.
-pub fn plan_reopen(topology: &Topology, policy: &Policy) -> Result<Option<Plan>, String> {
+pub fn plan_reopen_primary(topology: &Topology, policy: &Policy) -> Result<Option<Plan>, String> {
     if policy.boot_read_only != BootReadOnly::Enforce {
         return Ok(None);
     }
@@ -133,7 +141,7 @@ pub fn plan_reopen(topology: &Topology, policy: &Policy) -> Result<Option<Plan>,
     if is_downtimed(topology, policy, &primary.key) {
         return Err(format!("{} is in downtime", primary.key));
     }
-    check_reopen(topology, &primary.key)?;
+    check_reopen_primary(topology, &primary.key)?;
     let key = primary.key.clone();
     let code = Code::NoWriteableMasterStructureWarning;
     Ok(Some(Plan {
@@ -147,7 +155,7 @@ pub fn plan_reopen(topology: &Topology, policy: &Policy) -> Result<Option<Plan>,
     }))
 }
 
-/// Read-only by what it was started with; by a statement is a person's or a recovery's wish.
+/// Read-only by the settings with which it started. A statement that set it was a decision of an operator or of a recovery.
 fn is_read_only_since_boot(facts: &InstanceFacts) -> bool {
     let since_boot = facts
         .settings
@@ -156,7 +164,7 @@ fn is_read_only_since_boot(facts: &InstanceFacts) -> bool {
     !facts.is_writable() && since_boot == Some(true)
 }
 
-/// Nobody but this server decides about its `read_only`, and it is no other one's double.
+/// No replication group decides about `read_only` of this server, and no other server has its identity.
 fn check_single(topology: &Topology, instance: &Instance, facts: &InstanceFacts) -> Result<(), String> {
     if !facts.group_name.is_empty() {
         return Err(format!(
@@ -170,12 +178,12 @@ fn check_single(topology: &Topology, instance: &Instance, facts: &InstanceFacts)
     }
 }
 
-/// Whether a primary that is read-only may be made writable: it is the primary, nobody else is or could be, everybody follows it, and
-/// it holds what its replicas received.
+/// Whether a primary that is read-only may be made writable: it is the only possible primary, every other server
+/// follows it, and it holds what its replicas received.
 ///
 /// # Errors
 /// What speaks against it.
-pub(in crate::domain::recovery) fn check_reopen(topology: &Topology, key: &InstanceKey) -> Result<(), String> {
+pub(in crate::domain::recovery) fn check_reopen_primary(topology: &Topology, key: &InstanceKey) -> Result<(), String> {
     let primary = topology.get(key).ok_or_else(|| format!("{key} is not in the view"))?;
     let facts = primary
         .valid_facts()

@@ -1,26 +1,33 @@
-//! A dead primary whose replicas know no GTIDs: the choice by file and position in the source's binary log.
+//! The plan that replaces a dead primary with replicas that do not use GTIDs: the choice by file and position in its
+//! binary log.
 //!
-//! Only those who read the primary's log count: positions in one and the same log are all that can be compared. These are its direct
-//! replicas, and the replicas of its binlog servers, which serve its log as it is. The one that received most is promoted. What the others lack is told from its logs ([`crate::domain::recovery::equivalence`]), or by GTID where the servers have
-//! GTIDs and only the channels do not use them (MariaDB always has; MySQL with `gtid_mode=ON`).
+//! Only the readers of the primary's log can be compared ([`crate::domain::recovery::binlog_readers`]). Those that
+//! received most of it are ranked as in a choice by GTID ([`crate::domain::recovery::rank`]). What the other readers
+//! lack is found in the logs ([`crate::domain::recovery::relay_log_match`]), or by GTID where the servers have GTIDs
+//! and only the channels do not use them (MariaDB always has them; MySQL with `gtid_mode=ON`).
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::domain::finding::Code;
-use crate::domain::gtid::GtidSet;
-use crate::domain::instance::{BinlogCoordinates, Instance, InstanceFacts};
+use crate::domain::instance::{Instance, InstanceFacts};
 use crate::domain::key::InstanceKey;
 use crate::domain::policy::{LossPolicy, Policy};
-use crate::domain::recovery::eligibility::{judge_without_gtid, why_unreachable};
-use crate::domain::recovery::equivalence::is_after;
+use crate::domain::recovery::binlog_readers::{binlog_servers, readers, received_up_to};
+use crate::domain::recovery::eligibility::{check_promotable_without_gtid, why_no_successor, why_unreachable};
+use crate::domain::recovery::kind::RecoveryKind;
 use crate::domain::recovery::loss;
-use crate::domain::recovery::plan::{Plan, PlanReport, RecoveryKind, Refusal, RefusalReason, Step};
+use crate::domain::recovery::plan::{Plan, PlanReport};
+use crate::domain::recovery::planner::failover_plan::identity_of;
+use crate::domain::recovery::promotion_option::{Candidate, PromotionOption};
+use crate::domain::recovery::refusal::{Refusal, RefusalReason};
+use crate::domain::recovery::relay_log_match::is_after;
+use crate::domain::recovery::replica_state::is_receiver_stopped;
+use crate::domain::recovery::step::Step;
 use crate::domain::time::WallTime;
 use crate::domain::topology::Topology;
 
-use super::{identity_of, is_receivers_stopped, no_successor_at_all};
-
-/// Whether the replicas of a primary are to be compared by position: they have channels, and none of those that answer uses GTIDs.
+/// Whether the replicas of a primary are to be compared by position: they have channels, and none of those that
+/// answer uses GTIDs.
 pub(in crate::domain::recovery) fn applies(topology: &Topology, old_primary: &InstanceKey) -> bool {
     let mut channels = readers(topology, old_primary)
         .into_iter()
@@ -29,55 +36,8 @@ pub(in crate::domain::recovery) fn applies(topology: &Topology, old_primary: &In
     channels.peek().is_some() && channels.all(|channel| !channel.positioning.is_gtid())
 }
 
-/// Those who read this server's binary log, from it or through binlog servers; not these themselves, as they execute nothing.
-pub(in crate::domain::recovery) fn readers<'a>(topology: &'a Topology, of: &'a InstanceKey) -> Vec<&'a Instance> {
-    let (servers, mut found): (Vec<&Instance>, Vec<&Instance>) =
-        topology.replicas_of(of).partition(|replica| is_binlog_server(replica));
-    let mut seen: BTreeSet<&InstanceKey> = servers.iter().map(|server| &server.key).collect();
-    let mut waiting = servers;
-    while let Some(server) = waiting.pop() {
-        for replica in topology.replicas_of(&server.key) {
-            if !is_binlog_server(replica) {
-                found.push(replica);
-            } else if seen.insert(&replica.key) {
-                waiting.push(replica);
-            }
-        }
-    }
-    found
-}
-
-/// By its last word: one that is gone still tells what is below it.
-pub(in crate::domain::recovery) fn is_binlog_server(instance: &Instance) -> bool {
-    instance.facts.as_ref().is_some_and(InstanceFacts::is_binlog_server)
-}
-
-/// The binlog servers that serve a server's log, at whatever distance.
-fn binlog_servers<'a>(topology: &'a Topology, of: &'a InstanceKey) -> Vec<&'a Instance> {
-    let is_served = |instance: &&Instance| {
-        let mut above = topology.source_of(instance);
-        for _ in 0..topology.instances.len() {
-            match above {
-                Some(key) if key == of => return true,
-                Some(key) => {
-                    let next = topology.get(key).filter(|next| is_binlog_server(next));
-                    above = next.and_then(|next| topology.source_of(next));
-                }
-                None => return false,
-            }
-        }
-        false
-    };
-    topology
-        .instances
-        .values()
-        .filter(|instance| is_binlog_server(instance))
-        .filter(is_served)
-        .collect()
-}
-
-/// The plan, if there is one, and what was considered. `excluded` are servers that are no candidates for a reason of the moment.
-pub(in crate::domain::recovery) fn plan_for(
+/// The plan, if there is one, and what was considered. `excluded` are servers that are no candidates now, with the reason.
+pub(in crate::domain::recovery) fn plan_by_position(
     code: Code,
     old_primary: &InstanceKey,
     topology: &Topology,
@@ -104,38 +64,47 @@ fn choose(
     now: WallTime,
     report: &mut PlanReport,
 ) -> Result<Plan, String> {
-    if let Some(why) = no_successor_at_all(topology, old_primary) {
+    if let Some(why) = why_no_successor(topology, old_primary) {
         return Err(why);
     }
-    let mut candidates = Vec::new();
     let readers = readers(topology, old_primary);
-    for replica in readers.iter().copied() {
-        let judged = match excluded.get(&replica.key) {
-            Some(reason) => Err(reason.clone()),
-            None => judge_without_gtid(topology, old_primary, replica, policy),
-        };
-        let delay = replica.channel().map_or(0, |channel| channel.delay_seconds);
-        match judged {
-            Ok(_) if delay > 0 => report.refused.push(refusal(replica, RefusalReason::Delayed(delay))),
-            Ok(facts) => candidates.push((replica, facts)),
-            Err(reason) => report.refused.push(refusal(replica, reason)),
-        }
-    }
-    let rank = |(replica, facts): &(&Instance, &InstanceFacts)| {
-        let rule = policy.promotion_rules.get(&replica.key).copied().unwrap_or_default();
-        (
-            policy.leaving.get(&replica.key).copied(),
-            rule,
-            (facts.version.major, facts.version.minor, facts.version.patch),
-            replica.key.clone(),
+    let candidates = candidates(&readers, topology, old_primary, policy, excluded, report);
+    let options: Vec<PromotionOption<'_, '_>> = candidates.iter().map(as_it_is).collect();
+    let is_behind = |one: &PromotionOption<'_, '_>, other: &PromotionOption<'_, '_>| {
+        is_after(
+            received_up_to(other.candidate.facts),
+            received_up_to(one.candidate.facts),
         )
     };
-    let best = candidates
+    let best = options
         .iter()
-        .filter(|one| !candidates.iter().any(|other| is_after(read(other.1), read(one.1))))
-        .min_by_key(|candidate| rank(candidate))
+        .filter(|one| !options.iter().any(|other| is_behind(one, other)))
+        .min_by_key(|option| {
+            let key = &option.candidate.instance.key;
+            let version = &option.candidate.facts.version;
+            (
+                policy.terminating.get(key).copied(),
+                policy.promotion_rules.get(key).copied().unwrap_or_default(),
+                (version.major, version.minor, version.patch),
+                key.clone(),
+            )
+        })
         .ok_or_else(|| "no replica can be promoted".to_owned())?;
-    let (successor, facts) = *best;
+    let Candidate {
+        instance: successor,
+        facts,
+        ..
+    } = *best.candidate;
+    for other in options
+        .iter()
+        .filter(|other| other.candidate.instance.key != successor.key)
+    {
+        let reason = RefusalReason::RankedLower(format!(
+            "{} comes first by position, rule, version and address",
+            successor.key
+        ));
+        report.refused.push(Refusal::of(other.candidate.instance, reason));
+    }
     accept_loss(topology, old_primary, facts, policy, now, report)?;
     let mut followers = BTreeSet::new();
     let mut lost_replicas = Vec::new();
@@ -144,22 +113,13 @@ fn choose(
             None => {
                 followers.insert(replica.key.clone());
             }
-            Some(reason) => lost_replicas.push(refusal(replica, reason)),
-        }
-        if candidates.iter().any(|(candidate, _)| candidate.key == replica.key) {
-            report.refused.push(refusal(
-                replica,
-                RefusalReason::RankedLower(format!(
-                    "{} comes first by position, rule, version and address",
-                    successor.key
-                )),
-            ));
+            Some(reason) => lost_replicas.push(Refusal::of(replica, reason)),
         }
     }
-    // What they hold of the old log is of no use to anybody any more; they cannot append another one's to it.
+    // They hold a part of the old log, and cannot append the log of another server to it.
     for server in binlog_servers(topology, old_primary) {
-        report.refused.push(refusal(server, RefusalReason::BinlogServer));
-        lost_replicas.push(refusal(server, RefusalReason::BinlogServer));
+        report.refused.push(Refusal::of(server, RefusalReason::BinlogServer));
+        lost_replicas.push(Refusal::of(server, RefusalReason::BinlogServer));
     }
     report.successor = Some(successor.key.clone());
     report.refused.sort_by(|left, right| left.instance.cmp(&right.instance));
@@ -169,23 +129,57 @@ fn choose(
         .map(|instance| instance.key.clone())
         .chain([old_primary.clone()]);
     Ok(Plan {
-        order: None,
-        kind: RecoveryKind::DeadPrimaryByPosition,
-        code,
-        cluster: topology.cluster.clone(),
-        old_primary: old_primary.clone(),
-        old_primary_identity: identity_of(topology, old_primary),
-        successor: successor.key.clone(),
-        successor_identity: facts.identity.clone(),
-        position: facts.executed.clone(),
         instances: instances.collect(),
         lost_replicas,
-        lost: None,
         steps: steps(old_primary, successor, followers, &readers),
-        sources: BTreeMap::new(),
-        prior_states: BTreeMap::new(),
-        remembered: None,
+        ..Plan::new(
+            RecoveryKind::DeadPrimaryByPosition,
+            code,
+            &topology.cluster,
+            (old_primary, identity_of(topology, old_primary)),
+            (&successor.key, facts),
+        )
     })
+}
+
+/// The readers that may be promoted; the others are refused.
+fn candidates<'a>(
+    readers: &[&'a Instance],
+    topology: &Topology,
+    old_primary: &InstanceKey,
+    policy: &Policy,
+    excluded: &BTreeMap<InstanceKey, RefusalReason>,
+    report: &mut PlanReport,
+) -> Vec<Candidate<'a>> {
+    let mut candidates = Vec::new();
+    for replica in readers.iter().copied() {
+        let judged = match excluded.get(&replica.key) {
+            Some(reason) => Err(reason.clone()),
+            None => check_promotable_without_gtid(topology, old_primary, replica, policy),
+        };
+        let delay = replica.channel().map_or(0, |channel| channel.delay_seconds);
+        match judged {
+            Ok(_) if delay > 0 => report.refused.push(Refusal::of(replica, RefusalReason::Delayed(delay))),
+            Ok(facts) => candidates.push(Candidate {
+                instance: replica,
+                facts,
+                // What was received and not applied cannot be counted without GTIDs.
+                position: &facts.executed,
+                is_last_resort: false,
+            }),
+            Err(reason) => report.refused.push(Refusal::of(replica, reason)),
+        }
+    }
+    candidates
+}
+
+/// A candidate is promoted with what it received: without GTIDs no replica catches up from another one.
+fn as_it_is<'c, 'a>(candidate: &'c Candidate<'a>) -> PromotionOption<'c, 'a> {
+    PromotionOption {
+        candidate,
+        catch_up_source: None,
+        position: candidate.position.clone(),
+    }
 }
 
 /// The old primary is fenced, its readers stop and apply what they have, the successor opens, and the others follow it.
@@ -202,7 +196,7 @@ fn steps(
     }];
     let receivers_stopped: BTreeSet<InstanceKey> = readers
         .iter()
-        .filter(|replica| replica.is_valid() && !is_receivers_stopped(replica))
+        .filter(|replica| replica.is_valid() && !is_receiver_stopped(replica))
         .map(|replica| replica.key.clone())
         .collect();
     if !receivers_stopped.is_empty() {
@@ -228,24 +222,6 @@ fn steps(
     steps
 }
 
-/// Up to where a replica received its source's log.
-pub(in crate::domain::recovery) fn read(facts: &InstanceFacts) -> &BinlogCoordinates {
-    static NOTHING: BinlogCoordinates = BinlogCoordinates {
-        file: String::new(),
-        position: 0,
-    };
-    facts.managed_channel().map_or(&NOTHING, |channel| &channel.read)
-}
-
-/// Whether a replica can follow by GTID although its channel does not use it.
-pub(in crate::domain::recovery) fn follows_by_gtid(replica: &InstanceFacts, source: &InstanceFacts) -> bool {
-    let has_gtid = |facts: &InstanceFacts| match facts.executed {
-        GtidSet::MariaDb(_) => true,
-        GtidSet::MySql(_) => facts.gtid_mode == "ON",
-    };
-    has_gtid(replica) && has_gtid(source)
-}
-
 fn obstacle(replica: &Instance, source: &InstanceFacts) -> Option<RefusalReason> {
     let Some(facts) = replica.valid_facts() else {
         return Some(RefusalReason::Unreachable(why_unreachable(replica)));
@@ -253,11 +229,11 @@ fn obstacle(replica: &Instance, source: &InstanceFacts) -> Option<RefusalReason>
     if facts.managed_channel().is_none() {
         return Some(RefusalReason::Unknown("no single replication channel".to_owned()));
     }
-    if is_after(read(facts), read(source)) {
+    if is_after(received_up_to(facts), received_up_to(source)) {
         return Some(RefusalReason::Incomparable(format!(
             "it received up to {}, the successor only up to {}",
-            read(facts),
-            read(source)
+            received_up_to(facts),
+            received_up_to(source)
         )));
     }
     let is_older = (facts.version.major, facts.version.minor) < (source.version.major, source.version.minor);
@@ -265,7 +241,7 @@ fn obstacle(replica: &Instance, source: &InstanceFacts) -> Option<RefusalReason>
         .then(|| RefusalReason::Version(format!("{}, and the successor runs {}", facts.version, source.version)))
 }
 
-/// Without GTIDs what is lost has no names: only that the primary's log was seen longer than what was received of it.
+/// Without GTIDs a loss cannot be named: it is only known that more of the primary's log was seen than was received.
 fn accept_loss(
     topology: &Topology,
     old_primary: &InstanceKey,
@@ -278,38 +254,31 @@ fn accept_loss(
     let written = instance.and_then(|instance| instance.facts.as_ref()?.binlog.as_ref());
     // A binlog server that has more than its replicas may not get to hand it on any more.
     let served = binlog_servers(topology, old_primary);
-    let served = served.into_iter().filter_map(Instance::valid_facts).map(read);
+    let served = served.into_iter().filter_map(Instance::valid_facts).map(received_up_to);
     let ahead = written
         .into_iter()
         .chain(served)
-        .filter(|written| is_after(written, read(successor)))
+        .filter(|written| is_after(written, received_up_to(successor)))
         .reduce(|most, other| if is_after(other, most) { other } else { most });
     let Some(ahead) = ahead else {
         return Ok(());
     };
-    let told = format!(
+    let text = format!(
         "{old_primary} had written up to {ahead}, and up to {} was received",
-        read(successor)
+        received_up_to(successor)
     );
     let away = instance
         .and_then(|instance| instance.last_seen)
         .map(|seen| now.millis_since(seen));
     match loss::effective(topology, old_primary, policy) {
-        LossPolicy::Refuse => Err(format!("transactions would be lost, and lossPolicy is Refuse: {told}")),
+        LossPolicy::Refuse => Err(format!("transactions would be lost, and lossPolicy is Refuse: {text}")),
         LossPolicy::AllowAfterTimeout if away.is_some_and(|away| away < policy.loss_timeout_millis) => Err(format!(
-            "transactions would be lost, and the old primary has {} s to come back (lossTimeout): {told}",
+            "transactions would be lost, and the old primary has {} s to return (lossTimeout): {text}",
             policy.loss_timeout_millis / 1000
         )),
         LossPolicy::AllowAfterTimeout | LossPolicy::Allow | LossPolicy::Auto => {
-            report.remarks.push(format!("transactions are lost: {told}"));
+            report.remarks.push(format!("transactions are lost: {text}"));
             Ok(())
         }
-    }
-}
-
-fn refusal(instance: &Instance, reason: RefusalReason) -> Refusal {
-    Refusal {
-        instance: instance.key.clone(),
-        reason,
     }
 }

@@ -1,17 +1,18 @@
-//! Two servers that replicate from each other, of which one is the cluster's primary: when that one dies, the other one takes over.
+//! Two servers that replicate from each other, of which one is the cluster's primary: when that one dies, the other
+//! one takes over.
 //!
-//! It is a failover like any other, but for this: the other co-primary may be the only one that is promoted, and is fed first what a
-//! replica received and it did not; it may take writes already; and what it wrote itself is never errant
-//! ([`super::super::position`]), since the dead one replicated from it.
+//! It is a failover like any other, except that the other co-primary may be the only one that may be promoted, and
+//! first catches up from a replica that received more; it may take writes already; and what it wrote itself is never
+//! errant ([`super::super::position`]), since the dead one replicated from it.
 
 use crate::domain::finding::Code;
 use crate::domain::instance::{Instance, InstanceFacts};
 use crate::domain::key::InstanceKey;
 use crate::domain::policy::Policy;
-use crate::domain::recovery::plan::RecoveryKind;
+use crate::domain::recovery::kind::RecoveryKind;
 use crate::domain::topology::Topology;
 
-/// The code of the death of a primary, by its place.
+/// The code for the failure of a primary, by its position in the topology.
 pub(super) fn death_of(topology: &Topology, primary: &InstanceKey) -> Code {
     let is_one_of_two = topology
         .get(primary)
@@ -31,7 +32,7 @@ pub(super) fn kind_for(code: Code) -> RecoveryKind {
     }
 }
 
-/// The other co-primary, where nobody else may be promoted: the configuration says so, or it takes writes already.
+/// The other co-primary, where no other server may be promoted: by configuration, or because it takes writes already.
 pub(super) fn only_successor(topology: &Topology, old_primary: &InstanceKey, policy: &Policy) -> Option<InstanceKey> {
     let other = topology.get(old_primary).and_then(|dead| topology.source_of(dead))?;
     let takes_writes = topology

@@ -1,4 +1,4 @@
-//! The plan by which errant transactions are dealt with, as a person asked.
+//! The plan that resolves errant transactions, on a manual request.
 
 use std::collections::BTreeSet;
 
@@ -9,13 +9,16 @@ use crate::domain::gtid::GtidSet;
 use crate::domain::instance::Instance;
 use crate::domain::key::InstanceKey;
 use crate::domain::policy::{HeldBack, Policy};
-use crate::domain::recovery::plan::{Plan, RecoveryKind, Step};
+use crate::domain::recovery::kind::RecoveryKind;
+use crate::domain::recovery::plan::Plan;
+use crate::domain::recovery::step::Step;
 use crate::domain::topology::Topology;
 
-/// Empty transactions that are injected at most: each is a commit on the primary, with everything that waits for it.
-pub const MOST_INJECTED: usize = 1_000;
+/// The largest number of empty transactions that are injected: each is a commit on the primary, with everything that
+/// waits for it.
+pub const MAX_INJECTED: usize = 1_000;
 
-/// The plan for what a person asked, on a view in which both servers were just asked.
+/// The plan for a request, on a view in which both servers were just probed.
 ///
 /// # Errors
 /// Why it cannot, or must not, be done.
@@ -25,11 +28,12 @@ pub fn plan_errant(
     topology: &Topology,
     policy: &Policy,
 ) -> Result<Plan, String> {
-    // A person's word stands above filters and pauses; who works on the cluster at the moment does not.
+    // A manual request overrides filters and pauses, but not a running recovery or another group.
     if let Some(running @ (HeldBack::RecoveryRuns { .. } | HeldBack::OwnedByAnotherGroup(_))) = &policy.held_back {
         return Err(running.to_string());
     }
-    let primary = current_primary(topology).ok_or_else(|| "the view does not tell who the primary is".to_owned())?;
+    let primary =
+        current_primary(topology).ok_or_else(|| "the view does not show which server is the primary".to_owned())?;
     let facts = |key: &InstanceKey| {
         topology
             .get(key)
@@ -43,7 +47,7 @@ pub fn plan_errant(
     let (own, source) = (facts(instance)?, facts(&primary)?);
     if own.version.flavour.is_mariadb() || source.version.flavour.is_mariadb() {
         return Err(
-            "MariaDB's positions have no holes that could be filled or left out: save what matters, then rebuild the \
+            "the GTID positions of MariaDB have no gaps that could be filled or left out: save what matters, then rebuild the \
              server from the primary, or let it go (errant-forget)"
                 .to_owned(),
         );
@@ -58,9 +62,9 @@ pub fn plan_errant(
                 return Err(format!("{primary} is read-only"));
             }
             let count = errant.transaction_count();
-            if usize::try_from(count).unwrap_or(usize::MAX) > MOST_INJECTED {
+            if usize::try_from(count).unwrap_or(usize::MAX) > MAX_INJECTED {
                 return Err(format!(
-                    "{count} empty transactions are too many, at most {MOST_INJECTED} are injected: reset the server, or rebuild it"
+                    "{count} empty transactions are too many (limit {MAX_INJECTED}): reset the server, or rebuild it"
                 ));
             }
             let step = Step::InjectEmpty {
@@ -75,29 +79,22 @@ pub fn plan_errant(
         ),
     };
     Ok(Plan {
-        order: None,
-        kind: RecoveryKind::ResolveErrant,
-        code: Code::ErrantTransactions,
-        cluster: topology.cluster.clone(),
-        old_primary: instance.clone(),
-        old_primary_identity: Some(own.identity.clone()),
-        successor: primary,
-        successor_identity: source.identity.clone(),
-        position: source.executed.clone(),
         instances: BTreeSet::from([touched]),
-        lost_replicas: Vec::new(),
-        lost: None,
-        remembered: None,
-        sources: std::collections::BTreeMap::new(),
-        prior_states: std::collections::BTreeMap::new(),
         steps: vec![step],
+        ..Plan::new(
+            RecoveryKind::ResolveErrant,
+            Code::ErrantTransactions,
+            &topology.cluster,
+            (instance, Some(own.identity.clone())),
+            (&primary, source),
+        )
     })
 }
 
 fn reset(instance: &InstanceKey, keep: GtidSet, topology: &Topology) -> Result<Step, String> {
     if let Some(replica) = topology.replicas_of(instance).next() {
         return Err(format!(
-            "{} replicates from {instance}, whose binary logs would be gone: move it first",
+            "{} replicates from {instance}, and the reset removes the binary logs that it needs: relocate it first",
             replica.key
         ));
     }

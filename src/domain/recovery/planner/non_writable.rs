@@ -5,9 +5,11 @@ use crate::domain::finding::Finding;
 use crate::domain::instance::{Instance, InstanceFacts};
 use crate::domain::key::InstanceKey;
 use crate::domain::policy::Policy;
-use crate::domain::recovery::candidate::excerpt;
-use crate::domain::recovery::plan::{Plan, PlanReport, RecoveryKind, Step};
+use crate::domain::recovery::kind::RecoveryKind;
+use crate::domain::recovery::plan::{Plan, PlanReport};
 use crate::domain::recovery::position::ReceivedTransactions;
+use crate::domain::recovery::refusal::excerpt;
+use crate::domain::recovery::step::Step;
 use crate::domain::topology::Topology;
 
 /// The plan, and why there is none. The plan names the primary as its own successor.
@@ -37,11 +39,12 @@ pub(super) fn plan_non_writable(finding: &Finding, topology: &Topology, policy: 
     (Some(plan), report)
 }
 
-/// What must hold before a read-only primary is opened: it is the recorded one, alone at the top, and nobody knows of anything that it
-/// lacks. Every doubt is a reason to leave it: a cluster that takes no writes is mended by a person, two primaries are not.
+/// What must hold before a read-only primary is opened: it is the recorded one, alone at the top, and lacks nothing
+/// that is known of any other server. Every doubt is a reason to leave it: an operator can repair a cluster that
+/// takes no writes, but not two primaries.
 ///
-/// A server in quarantine may well have been writable when it was last seen, and may hold what was lost with it: both were weighed when
-/// this one was opened first, and the leader keeps that one read-only.
+/// A server in quarantine may have been writable when it was last seen, and may hold what was lost with it. Both were
+/// considered when this primary was first opened, and the leader keeps the quarantined server read-only.
 ///
 /// # Errors
 /// What does not hold.

@@ -9,20 +9,23 @@ use crate::domain::finding::Code;
 use crate::domain::instance::{Instance, InstanceFacts};
 use crate::domain::key::InstanceKey;
 use crate::domain::policy::{HeldBack, OldPrimary, Policy};
-use crate::domain::recovery::candidate::{excerpt, purged};
 use crate::domain::recovery::eligibility::why_unreachable;
-use crate::domain::recovery::plan::{Plan, PlanReport, RecoveryKind, Step};
+use crate::domain::recovery::kind::RecoveryKind;
+use crate::domain::recovery::plan::{Plan, PlanReport};
+use crate::domain::recovery::position::purged;
+use crate::domain::recovery::refusal::excerpt;
+use crate::domain::recovery::step::Step;
 use crate::domain::state::Quarantine;
 use crate::domain::topology::Topology;
 
-/// The plan that makes a returned, quarantined primary a replica of the present one, if the policy wants it and nothing speaks
-/// against it. The report's `successor` is the server that it would follow.
+/// The plan that makes a returned, quarantined primary a replica of the current one, if the policy asks for it and
+/// nothing prevents it. The report's `successor` is the server that it would follow.
 pub fn plan_rejoin(quarantine: &Quarantine, topology: &Topology, policy: &Policy) -> (Option<Plan>, PlanReport) {
     reported(rejoin(quarantine, topology, policy))
 }
 
-/// The plan that makes a replica, which a recovery left behind, follow the present primary, if the policy wants it and nothing speaks
-/// against it.
+/// The plan that makes a replica, which a recovery left behind, follow the current primary, if the policy asks for it
+/// and nothing prevents it.
 pub fn plan_reattach(lost: &InstanceKey, topology: &Topology, policy: &Policy) -> (Option<Plan>, PlanReport) {
     reported(reattach(lost, topology, policy))
 }
@@ -48,7 +51,7 @@ fn reported(made: Result<Plan, String>) -> (Option<Plan>, PlanReport) {
 
 fn rejoin(quarantine: &Quarantine, topology: &Topology, policy: &Policy) -> Result<Plan, String> {
     if policy.old_primary != OldPrimary::Rejoin {
-        return Err("oldPrimary is Hold: it stays read-only until a person decides".to_owned());
+        return Err("oldPrimary is Hold: it stays read-only until an operator decides".to_owned());
     }
     is_allowed(policy)?;
     let returned = topology
@@ -57,7 +60,8 @@ fn rejoin(quarantine: &Quarantine, topology: &Topology, policy: &Policy) -> Resu
     let facts = returned
         .valid_facts()
         .ok_or_else(|| format!("{}: {}", returned.key, why_unreachable(returned)))?;
-    let primary = current_primary(topology).ok_or_else(|| "the view does not tell who the primary is".to_owned())?;
+    let primary =
+        current_primary(topology).ok_or_else(|| "the view does not show which server is the primary".to_owned())?;
     if primary == returned.key {
         return Err(format!("{primary} is the primary"));
     }
@@ -70,36 +74,29 @@ fn rejoin(quarantine: &Quarantine, topology: &Topology, policy: &Policy) -> Resu
         .ok_or_else(|| format!("{primary} does not answer"))?;
     check_twin(topology, returned)?;
     check_rejoin(facts, source).map_err(|why| format!("{}: {why}", returned.key))?;
+    // The primary is only read from; claiming it would stand in the way of its own recovery.
     Ok(Plan {
-        kind: RecoveryKind::Rejoin,
-        code: Code::QuarantinedPrimaryReturned,
-        cluster: topology.cluster.clone(),
-        old_primary: returned.key.clone(),
-        old_primary_identity: Some(quarantine.identity.clone()),
-        successor: primary.clone(),
-        successor_identity: source.identity.clone(),
-        position: facts.executed.clone(),
-        // The primary is only read from; claiming it would stand in the way of its own recovery.
-        instances: BTreeSet::from([returned.key.clone()]),
-        lost_replicas: Vec::new(),
-        lost: None,
-        order: None,
         steps: vec![
             Step::Fence {
                 old_primary: returned.key.clone(),
             },
             Step::Repoint {
-                successor: primary,
+                successor: primary.clone(),
                 replicas: BTreeSet::from([returned.key.clone()]),
             },
         ],
-        sources: std::collections::BTreeMap::new(),
-        prior_states: std::collections::BTreeMap::new(),
-        remembered: None,
+        position: facts.executed.clone(),
+        ..Plan::new(
+            RecoveryKind::Rejoin,
+            Code::QuarantinedPrimaryReturned,
+            &topology.cluster,
+            (&returned.key, Some(quarantine.identity.clone())),
+            (&primary, source),
+        )
     })
 }
 
-/// What holds back every repair holds back this one; a recent recovery does not, as it is why there is something to attach.
+/// What holds back every repair holds back this one, except a recent recovery: that is why there is a server to attach.
 fn is_allowed(policy: &Policy) -> Result<(), String> {
     match &policy.held_back {
         None | Some(HeldBack::RecentRecovery { .. }) => Ok(()),
@@ -109,14 +106,15 @@ fn is_allowed(policy: &Policy) -> Result<(), String> {
 
 fn reattach(lost: &InstanceKey, topology: &Topology, policy: &Policy) -> Result<Plan, String> {
     if policy.old_primary != OldPrimary::Rejoin {
-        return Err("oldPrimary is Hold: it is left to a person".to_owned());
+        return Err("oldPrimary is Hold: an operator decides".to_owned());
     }
     is_allowed(policy)?;
     let replica = topology.get(lost).ok_or_else(|| format!("{lost} is not in the view"))?;
     let facts = replica
         .valid_facts()
         .ok_or_else(|| format!("{lost}: {}", why_unreachable(replica)))?;
-    let primary = current_primary(topology).ok_or_else(|| "the view does not tell who the primary is".to_owned())?;
+    let primary =
+        current_primary(topology).ok_or_else(|| "the view does not show which server is the primary".to_owned())?;
     let source = topology
         .get(&primary)
         .and_then(Instance::valid_facts)
@@ -125,40 +123,33 @@ fn reattach(lost: &InstanceKey, topology: &Topology, policy: &Policy) -> Result<
         return Err(format!("{primary} is the primary"));
     }
     if topology.source_of(replica) == Some(&primary) {
-        return Err(format!("{} has {primary} for its source already", replica.key));
+        return Err(format!("{} replicates from {primary} already", replica.key));
     }
     if is_receiving(replica) {
         return Err(format!("{} receives from another source", replica.key));
     }
     if replica.channel().is_none() {
-        return Err(format!("{} is no replica any more", replica.key));
+        return Err(format!("{} is no longer a replica", replica.key));
     }
     check_twin(topology, replica)?;
     check_reattach(facts, source).map_err(|why| format!("{}: {why}", replica.key))?;
     Ok(Plan {
-        order: None,
-        kind: RecoveryKind::Rejoin,
-        code: Code::LostReplicaReturned,
-        cluster: topology.cluster.clone(),
-        old_primary: replica.key.clone(),
-        old_primary_identity: Some(facts.identity.clone()),
-        successor: primary.clone(),
-        successor_identity: source.identity.clone(),
-        position: facts.executed.clone(),
-        instances: BTreeSet::from([replica.key.clone()]),
-        lost_replicas: Vec::new(),
-        lost: None,
-        remembered: None,
-        sources: std::collections::BTreeMap::new(),
-        prior_states: std::collections::BTreeMap::new(),
         steps: vec![Step::Repoint {
-            successor: primary,
+            successor: primary.clone(),
             replicas: BTreeSet::from([replica.key.clone()]),
         }],
+        position: facts.executed.clone(),
+        ..Plan::new(
+            RecoveryKind::Rejoin,
+            Code::LostReplicaReturned,
+            &topology.cluster,
+            (&replica.key, Some(facts.identity.clone())),
+            (&primary, source),
+        )
     })
 }
 
-/// Which of two servers with one identity is meant cannot be told.
+/// Two servers with one identity cannot be distinguished.
 fn check_twin(topology: &Topology, server: &Instance) -> Result<(), String> {
     match twin_of(topology, server) {
         Some((twin, why)) => Err(format!("{} has the same identity as {} ({why})", server.key, twin.key)),
@@ -166,8 +157,8 @@ fn check_twin(topology: &Topology, server: &Instance) -> Result<(), String> {
     }
 }
 
-/// Whether a replica that was left behind can follow the primary: what it received and executed is there, what it lacks is not purged,
-/// and it replicates by GTID from a server that is not newer.
+/// Whether a replica that was left behind can follow the primary: what it received and executed is there, what it
+/// lacks is not purged, and it replicates by GTID from a server that is not newer.
 ///
 /// # Errors
 /// Why not.
@@ -194,7 +185,7 @@ pub(in crate::domain::recovery) fn check_reattach(
     check_rejoin(replica, source)
 }
 
-/// Whether a returned primary can follow the present one: it holds nothing of its own, and what it lacks is still there.
+/// Whether a returned primary can follow the current one: it holds nothing of its own, and what it lacks is still there.
 ///
 /// # Errors
 /// Why not.

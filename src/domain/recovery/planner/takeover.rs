@@ -1,6 +1,6 @@
-//! The plan for a living primary that hands over. Everything that speaks against it is found here, before anything is touched.
+//! The plan that replaces a living primary. Every obstacle is found here, before anything is touched.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use crate::domain::analysis::evidence::is_downtimed;
 use crate::domain::analysis::{current_primary, other_writable_tops};
@@ -8,31 +8,33 @@ use crate::domain::finding::Code;
 use crate::domain::instance::{Instance, InstanceFacts, ThreadState};
 use crate::domain::key::InstanceKey;
 use crate::domain::policy::{HeldBack, Policy};
-use crate::domain::recovery::candidate::{excerpt, purged};
-use crate::domain::recovery::eligibility::{judge, why_unreachable};
-use crate::domain::recovery::plan::{Order, Plan, PlanReport, RecoveryKind, Refusal, RefusalReason, Step};
-use crate::domain::recovery::position::ReceivedTransactions;
+use crate::domain::recovery::eligibility::{check_promotable, why_unreachable};
+use crate::domain::recovery::kind::RecoveryKind;
+use crate::domain::recovery::manual_request::ManualRequest;
+use crate::domain::recovery::plan::{Plan, PlanReport};
+use crate::domain::recovery::position::{ReceivedTransactions, purged};
+use crate::domain::recovery::refusal::{Refusal, RefusalReason, excerpt};
+use crate::domain::recovery::step::Step;
 use crate::domain::topology::Topology;
 
-use super::no_plan;
-
-/// Makes `target`, or without one the replica that suits best, the primary in place of the living one.
+/// Makes `target`, or without one the best replica, the primary in place of the living one.
 ///
-/// Without `target` and without the order to start the old primary (the form that chooses by itself), the primary must have exactly
-/// one replica. The report's `no_plan` names the instance that stands in the way and what would help.
+/// Without `target` and without a request to start the old primary (the form that chooses by itself), the primary
+/// must have exactly one replica. The report's `no_plan` names the instance that stands in the way and what would
+/// help.
 pub fn plan_takeover(
     topology: &Topology,
     policy: &Policy,
     target: Option<&InstanceKey>,
-    order: Order,
+    request: ManualRequest,
 ) -> (Option<Plan>, PlanReport) {
-    let order = Order {
+    let request = ManualRequest {
         designated: target.is_some(),
-        ..order
+        ..request
     };
-    match prepare(topology, policy, target, order) {
+    match prepare(topology, policy, target, request) {
         Ok((plan, report)) => (Some(plan), report),
-        Err(why) => no_plan(why),
+        Err(why) => PlanReport::without_plan(why),
     }
 }
 
@@ -40,24 +42,25 @@ fn prepare(
     topology: &Topology,
     policy: &Policy,
     target: Option<&InstanceKey>,
-    order: Order,
+    request: ManualRequest,
 ) -> Result<(Plan, PlanReport), String> {
     if let Some(held @ (HeldBack::RecoveryRuns { .. } | HeldBack::OwnedByAnotherGroup(_))) = &policy.held_back {
         return Err(held.to_string());
     }
-    let primary = current_primary(topology).ok_or_else(|| "the view does not tell who the primary is".to_owned())?;
+    let primary =
+        current_primary(topology).ok_or_else(|| "the view does not show which server is the primary".to_owned())?;
     let own = check_primary(topology, &primary)?;
     let mut report = PlanReport::default();
     let target = match target {
         Some(wanted) => wanted_target(topology, policy, &primary, wanted)?,
-        None => some_target(topology, policy, &primary, &order, &mut report)?,
+        None => some_target(topology, policy, &primary, &request, &mut report)?,
     };
     let facts = target
         .valid_facts()
         .ok_or_else(|| format!("{}: {}", target.key, why_unreachable(target)))?;
     if is_older(own, facts) {
         report.remarks.push(format!(
-            "{primary} runs {}, older than {} of its new source: replication back to it may stop",
+            "{primary} runs {}, older than {} of its new source: its replication may stop",
             own.version, facts.version
         ));
     }
@@ -73,17 +76,9 @@ fn prepare(
     let mut instances = everybody_else.clone();
     instances.insert(target.key.clone());
     let plan = Plan {
-        kind: RecoveryKind::Takeover,
-        code: Code::DeadMaster,
-        cluster: topology.cluster.clone(),
-        old_primary: primary.clone(),
-        old_primary_identity: Some(own.identity.clone()),
-        successor: target.key.clone(),
-        successor_identity: facts.identity.clone(),
         position: own.executed.clone(),
         instances,
         lost_replicas: left_behind,
-        lost: None,
         steps: vec![
             Step::Demote {
                 old_primary: primary.clone(),
@@ -99,10 +94,14 @@ fn prepare(
                 replicas: everybody_else,
             },
         ],
-        sources: BTreeMap::new(),
-        prior_states: BTreeMap::new(),
-        remembered: None,
-        order: Some(order),
+        manual_request: Some(request),
+        ..Plan::new(
+            RecoveryKind::Takeover,
+            Code::DeadMaster,
+            &topology.cluster,
+            (&primary, Some(own.identity.clone())),
+            (&target.key, facts),
+        )
     };
     Ok((plan, report))
 }
@@ -164,20 +163,20 @@ fn some_target<'a>(
     topology: &'a Topology,
     policy: &Policy,
     primary: &'a InstanceKey,
-    order: &Order,
+    request: &ManualRequest,
     report: &mut PlanReport,
 ) -> Result<&'a Instance, String> {
     let replicas: Vec<&Instance> = topology.replicas_of(primary).collect();
     if replicas.is_empty() {
         return Err(format!("{primary} has no replica that could take over"));
     }
-    if replicas.len() > 1 && !order.starts_old_primary {
+    if replicas.len() > 1 && !request.starts_old_primary {
         let list = replicas
             .iter()
             .map(|replica| replica.key.to_string())
             .collect::<Vec<_>>();
         return Err(format!(
-            "{primary} has {} replicas: name the one that takes over, one of {}, or let it be chosen \
+            "{primary} has {} replicas: name the successor, one of {}, or have it chosen \
              (graceful-master-takeover-auto)",
             replicas.len(),
             list.join(", ")
@@ -196,7 +195,7 @@ fn some_target<'a>(
                 let rule = policy.promotion_rules.get(&replica.key).copied().unwrap_or_default();
                 let version = (facts.version.major, facts.version.minor, facts.version.patch);
                 let elsewhere = !home.is_empty() && facts.data_center != home;
-                let leaving = policy.leaving.get(&replica.key);
+                let leaving = policy.terminating.get(&replica.key);
                 fit.push(((leaving, elsewhere, rule, version, &replica.key), replica));
             }
             Err(reason) => report.refused.push(Refusal {
@@ -223,22 +222,22 @@ pub(in crate::domain::recovery) fn check_target<'a>(
     target: &'a Instance,
     policy: &Policy,
 ) -> Result<&'a InstanceFacts, RefusalReason> {
-    let facts = judge(topology, primary, target, policy)?;
+    let facts = check_promotable(topology, primary, target, policy)?;
     match topology.source_of(target) {
         Some(source) if source == primary => {}
         Some(source) => {
             return Err(RefusalReason::NotReplicating(format!(
-                "it follows {source}, not the primary"
+                "it replicates from {source}, not from the primary"
             )));
         }
-        None => return Err(RefusalReason::NotReplicating("it follows nobody".to_owned())),
+        None => return Err(RefusalReason::NotReplicating("it has no source".to_owned())),
     }
     let channel = facts
         .managed_channel()
         .ok_or_else(|| RefusalReason::Unknown("no single replication channel".to_owned()))?;
     for (what, state, error) in [
-        ("receiving", channel.io, &channel.io_error),
-        ("applying", channel.sql, &channel.sql_error),
+        ("receiver", channel.io, &channel.io_error),
+        ("applier", channel.sql, &channel.sql_error),
     ] {
         if state != ThreadState::Running {
             let why = if error.number == 0 {
@@ -270,10 +269,10 @@ fn check_lag(
     }
     let allowed = policy.takeover.lag_seconds;
     match channel.lag_seconds {
-        None => return Err(RefusalReason::Unknown("how far it is behind".to_owned())),
+        None => return Err(RefusalReason::Unknown("its lag".to_owned())),
         Some(lag) if lag > allowed => {
             return Err(RefusalReason::NotReplicating(format!(
-                "it is {lag} s behind, allowed are {allowed} s (ReasonableMaintenanceReplicationLagSeconds)"
+                "it lags {lag} s (limit {allowed} s, ReasonableMaintenanceReplicationLagSeconds)"
             )));
         }
         Some(_) => {}
@@ -287,7 +286,7 @@ fn check_lag(
 /// What would help.
 fn hint(reason: &RefusalReason) -> &'static str {
     if let RefusalReason::NotReplicating(why) = reason {
-        return if why.starts_with("it follows") {
+        return if why.starts_with("it replicates from") || why == "it has no source" {
             " (move it below the primary first)"
         } else if why.contains("thread") {
             " (start replication there first)"
@@ -296,7 +295,7 @@ fn hint(reason: &RefusalReason) -> &'static str {
         };
     }
     if *reason == RefusalReason::MustNot {
-        " (register-candidate gives it another one)"
+        " (set another rule with register-candidate)"
     } else if *reason == RefusalReason::Downtimed {
         " (end-downtime)"
     } else {
@@ -308,8 +307,8 @@ fn is_older(one: &InstanceFacts, other: &InstanceFacts) -> bool {
     (one.version.major, one.version.minor) < (other.version.major, other.version.minor)
 }
 
-/// The other replicas of the primary: those that will follow the target, and those that cannot and are in downtime. One that cannot
-/// and is not in downtime stands in the way: nobody said that it may be left behind.
+/// The other replicas of the primary: those that will follow the target, and those that cannot and are in downtime.
+/// One that cannot and is not in downtime prevents the takeover: it was not declared that it may be left behind.
 fn siblings(
     topology: &Topology,
     policy: &Policy,
@@ -329,7 +328,7 @@ fn siblings(
         };
         if !is_downtimed(topology, policy, &replica.key) {
             return Err(format!(
-                "{} could not follow {}: {reason} (repair it, or put it into downtime to leave it behind)",
+                "{} cannot follow {}: {reason} (repair it, or put it in downtime to leave it behind)",
                 replica.key, target.key
             ));
         }

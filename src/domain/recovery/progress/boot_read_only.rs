@@ -3,27 +3,27 @@
 use crate::domain::instance::{Instance, InstanceFacts};
 use crate::domain::key::InstanceKey;
 use crate::domain::recovery::fencing_proof::FencingProof;
-use crate::domain::recovery::outcome::{Finish, Next, Outcome};
-use crate::domain::recovery::plan::Step;
-use crate::domain::recovery::planner::{check_hold, check_reopen};
+use crate::domain::recovery::next_action::{Finish, NextAction};
+use crate::domain::recovery::planner::{check_reopen_primary, check_replica_read_only};
+use crate::domain::recovery::progress::recovery_state::RecoveryState;
+use crate::domain::recovery::step::Step;
+use crate::domain::recovery::step_result::Outcome;
 
-use super::RecoveryState;
-
-/// How often the opening is tried before the primary is left read-only, for a person.
+/// How often the opening is tried before the primary is left read-only for an operator to decide.
 const OPEN_TRIES: usize = 3;
 
 impl RecoveryState<'_> {
-    /// One step on all servers; what failed is said, and tried again by the next recovery.
-    pub(super) fn boot_read_only(&self) -> Next {
+    /// One step on all servers; failures are reported, and the next recovery tries again.
+    pub(super) fn boot_read_only(&self) -> NextAction {
         let Some(step) = self.plan.steps.first() else {
-            return Next::Finish(over(Vec::new()));
+            return NextAction::Finish(over(Vec::new()));
         };
         let holds = matches!(step, Step::Fence { .. });
         let Some(result) = self.done.last() else {
             let obsolete = if holds { self.why_not_held() } else { None };
             return obsolete.map_or_else(
-                || Next::Run(step.clone()),
-                |reason| Next::Abort {
+                || NextAction::Run(step.clone()),
+                |reason| NextAction::Abort {
                     reason,
                     undo: Vec::new(),
                 },
@@ -32,14 +32,14 @@ impl RecoveryState<'_> {
         let remains = if holds {
             "still takes writes"
         } else {
-            "still boots as before"
+            "will still start writable"
         };
         let failed = result
             .outcomes
             .iter()
             .filter(|(_, outcome)| **outcome != Outcome::Done)
-            .map(|(key, outcome)| format!("{key} {remains}: {}", outcome.told()));
-        Next::Finish(over(failed.collect()))
+            .map(|(key, outcome)| format!("{key} {remains}: {}", outcome.detail()));
+        NextAction::Finish(over(failed.collect()))
     }
 
     /// What changed since a replica was to be made read-only.
@@ -48,54 +48,56 @@ impl RecoveryState<'_> {
         let facts = self.fresh.get(replica).and_then(Instance::valid_facts);
         match facts {
             Some(facts) if facts.identity != self.plan.successor_identity => {
-                Some(format!("{replica} is {} now", facts.identity))
+                Some(format!("another server answers at {replica} now: {}", facts.identity))
             }
-            _ => check_hold(self.fresh, replica).err(),
+            _ => check_replica_read_only(self.fresh, replica).err(),
         }
     }
 
-    /// Before the Open entry: looks at the primary on a session of its own, and holds it against the fresh view.
-    pub(super) fn towards_reopening(&self) -> Result<Next, String> {
+    /// Before the Open entry: checks the primary on a session of its own, and compares it with the fresh view.
+    pub(super) fn towards_reopening(&self) -> Result<NextAction, String> {
         let primary = &self.plan.successor;
         match self.last(|step| matches!(step, Step::CheckBoot { .. }), primary) {
             None => {
-                return Ok(Next::Run(Step::CheckBoot {
+                return Ok(NextAction::Run(Step::CheckBoot {
                     primary: primary.clone(),
                 }));
             }
             Some((_, Outcome::Done)) => {}
-            Some((_, outcome)) => return Err(format!("{primary} is not opened again: {}", outcome.told())),
+            Some((_, outcome)) => return Err(format!("{primary} is not opened again: {}", outcome.detail())),
         }
         let facts = self.primary_facts(primary)?;
         if facts.is_writable() {
-            return Ok(Next::Finish(over(Vec::new())));
+            return Ok(NextAction::Finish(over(Vec::new())));
         }
-        check_reopen(self.fresh, primary)?;
+        check_reopen_primary(self.fresh, primary)?;
         let mut plan = self.plan.clone();
         plan.position.clone_from(&facts.executed);
-        Ok(Next::CommitOpen {
+        Ok(NextAction::CommitOpen {
             position: facts.executed.clone(),
             plan: Box::new(plan),
             successor: primary.clone(),
-            // It is the old primary itself, and was asked.
+            // It is the old primary itself, and reported that it is read-only.
             fencing_proof: FencingProof::OldPrimaryReadOnly,
         })
     }
 
     /// After it: only forward. It stays the primary whatever happens.
-    pub(super) fn reopen(&self) -> Next {
+    pub(super) fn reopen(&self) -> NextAction {
         let primary = &self.plan.successor;
         let is_open = |step: &Step| matches!(step, Step::Open { .. });
         match self.last(is_open, primary) {
-            Some((_, Outcome::Done)) => Next::Finish(Finish {
+            Some((_, Outcome::Done)) => NextAction::Finish(Finish {
                 successor: Some((primary.clone(), self.plan.successor_identity.clone())),
                 ..over(Vec::new())
             }),
-            Some((_, outcome)) if self.tries(is_open, primary) >= OPEN_TRIES => Next::Finish(over(vec![format!(
-                "{primary} was not made writable: {}",
-                outcome.told()
-            )])),
-            Some(_) | None => Next::Run(Step::Open {
+            Some((_, outcome)) if self.tries(is_open, primary) >= OPEN_TRIES => {
+                NextAction::Finish(over(vec![format!(
+                    "{primary} was not made writable: {}",
+                    outcome.detail()
+                )]))
+            }
+            Some(_) | None => NextAction::Run(Step::Open {
                 successor: primary.clone(),
             }),
         }
@@ -108,13 +110,13 @@ impl RecoveryState<'_> {
             .and_then(Instance::valid_facts)
             .ok_or_else(|| format!("{primary} does not answer"))?;
         if facts.identity != self.plan.successor_identity {
-            return Err(format!("{primary} is {} now", facts.identity));
+            return Err(format!("another server answers at {primary} now: {}", facts.identity));
         }
         Ok(facts)
     }
 }
 
-/// The end of a recovery that replaces nobody.
+/// The end of a recovery that replaces no primary.
 fn over(errors: Vec<String>) -> Finish {
     Finish {
         successful: errors.is_empty(),

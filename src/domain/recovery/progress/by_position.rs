@@ -1,33 +1,36 @@
-//! A dead primary whose replicas know no GTIDs: fence, freeze, let everybody apply, find the places, redial, open, repoint.
+//! A dead primary with replicas that do not use GTIDs: fence, stop receivers, apply, find the positions, reconnect,
+//! open, repoint.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::domain::instance::{BinlogCoordinates, Instance, InstanceFacts};
 use crate::domain::key::InstanceKey;
 use crate::domain::policy::Policy;
-use crate::domain::recovery::equivalence::is_after;
-use crate::domain::recovery::outcome::{Next, Outcome};
-use crate::domain::recovery::plan::{Place, Plan, Refusal, RefusalReason, Step};
-use crate::domain::recovery::planner::by_position::{follows_by_gtid, plan_for};
-use crate::domain::recovery::planner::{keep_within, not_claimed};
+use crate::domain::recovery::binlog_readers::follows_by_gtid;
+use crate::domain::recovery::next_action::NextAction;
+use crate::domain::recovery::plan::Plan;
+use crate::domain::recovery::planner::{keep_within, not_claimed, plan_by_position};
+use crate::domain::recovery::progress::dead_primary::MAX_RESULTS;
+use crate::domain::recovery::progress::recovery_state::{RecoveryState, receivers_stopped_by};
+use crate::domain::recovery::refusal::{Refusal, RefusalReason};
+use crate::domain::recovery::relay_log_match::is_after;
+use crate::domain::recovery::step::{EquivalentPosition, Step};
+use crate::domain::recovery::step_result::Outcome;
 use crate::domain::time::WallTime;
 
-use super::dead_primary::MAX_RESULTS;
-use super::{RecoveryState, receivers_stopped_by};
-
-/// Where each replica goes on in the successor's log; `None` is by GTID.
+/// Where each replica continues in the successor's log; `None` is by GTID.
 type Places = BTreeMap<InstanceKey, Option<BinlogCoordinates>>;
 
 impl RecoveryState<'_> {
     /// Before anything is promoted. An error is the reason to put everything back.
-    pub(super) fn towards_opening_by_position(&self, policy: &Policy, now: WallTime) -> Result<Next, String> {
+    pub(super) fn towards_opening_by_position(&self, policy: &Policy, now: WallTime) -> Result<NextAction, String> {
         let old_primary = &self.plan.old_primary;
         if self.done.len() >= MAX_RESULTS {
             return Err(format!("no progress after {MAX_RESULTS} steps"));
         }
         match self.last(|step| matches!(step, Step::Fence { .. }), old_primary) {
             None => {
-                return Ok(Next::Run(Step::Fence {
+                return Ok(NextAction::Run(Step::Fence {
                     old_primary: old_primary.clone(),
                 }));
             }
@@ -44,9 +47,9 @@ impl RecoveryState<'_> {
         };
         let planned = untouched(receivers_stopped_by(self.plan));
         if !planned.is_empty() {
-            return Ok(Next::Run(Step::StopReceivers { replicas: planned }));
+            return Ok(NextAction::Run(Step::StopReceivers { replicas: planned }));
         }
-        let (plan, report) = plan_for(self.plan.code, old_primary, self.fresh, policy, &self.unfit(), now);
+        let (plan, report) = plan_by_position(self.plan.code, old_primary, self.fresh, policy, &self.unfit(), now);
         let mut plan = plan.ok_or_else(|| {
             report
                 .no_plan
@@ -57,11 +60,11 @@ impl RecoveryState<'_> {
         plan.old_primary_identity = self.plan.old_primary_identity.clone().or(plan.old_primary_identity);
         let more = untouched(receivers_stopped_by(&plan));
         if !more.is_empty() {
-            return Ok(Next::Run(Step::StopReceivers { replicas: more }));
+            return Ok(NextAction::Run(Step::StopReceivers { replicas: more }));
         }
         let successor = plan.successor.clone();
         if !self.is_stopped(&successor) {
-            return Err(format!("{successor} could not be frozen"));
+            return Err(format!("the receiver of {successor} could not be stopped"));
         }
         let followers = repointed_by(&plan);
         let is_apply = |step: &Step| matches!(step, Step::ApplyAll { .. });
@@ -72,20 +75,20 @@ impl RecoveryState<'_> {
             .cloned()
             .collect();
         if !waiting.is_empty() {
-            return Ok(Next::Run(Step::ApplyAll { replicas: waiting }));
+            return Ok(NextAction::Run(Step::ApplyAll { replicas: waiting }));
         }
         let (places, lost) = match self.places(&successor, &followers, policy.pseudo_gtid)? {
             Ok(found) => found,
-            Err(step) => return Ok(Next::Run(step)),
+            Err(step) => return Ok(NextAction::Run(step)),
         };
         let applied = self.last(is_apply, &successor).map_or(0, |(index, _)| index);
         let is_redial = |step: &Step| matches!(step, Step::Redial { .. });
         match self.last(is_redial, old_primary) {
             Some((index, Outcome::NoAnswer(_) | Outcome::Unknown(_))) if index > applied => {}
             Some((index, Outcome::Failed(why))) if index > applied => {
-                return Err(format!("{old_primary} answers, and could not be looked at: {why}"));
+                return Err(format!("{old_primary} answers, and its state could not be read: {why}"));
             }
-            // Positions do not tell whether it still has what its replicas received, so it is given the benefit of the doubt.
+            // Positions do not show whether it still has what its replicas received, so it is assumed to have it.
             Some((index, Outcome::Done)) if index > applied => {
                 let facts = self.fresh.get(old_primary).and_then(Instance::valid_facts);
                 if facts.is_none_or(|facts| !self.is_another(facts)) {
@@ -93,7 +96,7 @@ impl RecoveryState<'_> {
                 }
             }
             _ => {
-                return Ok(Next::Run(Step::Redial {
+                return Ok(NextAction::Run(Step::Redial {
                     old_primary: old_primary.clone(),
                 }));
             }
@@ -107,9 +110,9 @@ impl RecoveryState<'_> {
         let position = plan.position.clone();
         let fencing_proof = match self.proof(&plan, policy, now)? {
             Ok(fencing_proof) => fencing_proof,
-            Err(step) => return Ok(Next::Run(step)),
+            Err(step) => return Ok(NextAction::Run(step)),
         };
-        Ok(Next::CommitOpen {
+        Ok(NextAction::CommitOpen {
             plan: Box::new(plan),
             successor,
             position,
@@ -117,7 +120,7 @@ impl RecoveryState<'_> {
         })
     }
 
-    /// Where each follower goes on, and those for which that cannot be told; or the step that finds it out.
+    /// Where each follower continues, and the followers for which that is not known; or the step that finds it.
     fn places(
         &self,
         successor: &InstanceKey,
@@ -125,7 +128,7 @@ impl RecoveryState<'_> {
         pseudo_gtid: bool,
     ) -> Result<Result<(Places, Vec<Refusal>), Step>, String> {
         let facts = |key: &InstanceKey| self.fresh.get(key).and_then(Instance::valid_facts);
-        let source = facts(successor).ok_or_else(|| format!("{successor} does not answer any more"))?;
+        let source = facts(successor).ok_or_else(|| format!("{successor} no longer answers"))?;
         let end = source.binlog.clone();
         let exec = |facts: &InstanceFacts| facts.managed_channel().map(|channel| channel.exec.clone());
         let done = exec(source).ok_or_else(|| format!("{successor} has no replication channel any more"))?;
@@ -139,15 +142,13 @@ impl RecoveryState<'_> {
             let applied = match self.last(is_apply, key) {
                 Some((_, Outcome::Done)) => facts(key).and_then(|facts| Some((facts, exec(facts)?))),
                 Some((_, outcome)) => {
-                    lost.push(refuse(RefusalReason::ApplierFailed(outcome.told())));
+                    lost.push(refuse(RefusalReason::ApplierFailed(outcome.detail())));
                     continue;
                 }
                 None => None,
             };
             let Some((replica, at)) = applied else {
-                lost.push(refuse(RefusalReason::Unreachable(
-                    "it does not answer any more".to_owned(),
-                )));
+                lost.push(refuse(RefusalReason::Unreachable("it no longer answers".to_owned())));
                 continue;
             };
             if is_after(&at, &done) {
@@ -164,9 +165,9 @@ impl RecoveryState<'_> {
         }
         let (mut to_locate, mut to_match) = (BTreeMap::new(), BTreeMap::new());
         for (key, at) in unknown {
-            let by_relay_log = self.looked_for(&key, &at, |step| matches!(step, Step::Locate { .. }));
-            let by_pseudo_gtid = self.looked_for(&key, &at, |step| matches!(step, Step::Match { .. }));
-            let place = Place {
+            let by_relay_log = self.search_result(&key, &at, |step| matches!(step, Step::Locate { .. }));
+            let by_pseudo_gtid = self.search_result(&key, &at, |step| matches!(step, Step::Match { .. }));
+            let place = EquivalentPosition {
                 after: at.clone(),
                 found: None,
             };
@@ -202,8 +203,8 @@ impl RecoveryState<'_> {
         })
     }
 
-    /// What a search for the place of one server came to, which had applied up to `at`; `None` before it was made.
-    fn looked_for(
+    /// The result of the search for the position of a server that had applied up to `at`; `None` before the search.
+    fn search_result(
         &self,
         key: &InstanceKey,
         at: &BinlogCoordinates,
@@ -216,12 +217,12 @@ impl RecoveryState<'_> {
         let place = replicas.get(key)?;
         Some(match &place.found {
             Some(found) if place.after == *at => Ok(found.clone()),
-            Some(_) | None => Err(outcome.told()),
+            Some(_) | None => Err(outcome.detail()),
         })
     }
 
     /// After the Open entry.
-    pub(super) fn forward_by_position(&self, successor: &InstanceKey) -> Next {
+    pub(super) fn forward_by_position(&self, successor: &InstanceKey) -> NextAction {
         if let Some(first) = self.opening(successor) {
             return first;
         }
@@ -229,16 +230,17 @@ impl RecoveryState<'_> {
         let mut places = repointed_by(self.plan);
         let following = self.following(places.keys().cloned(), successor, is_repoint);
         if following.pending.is_empty() {
-            return Next::Finish(self.finish(true, successor, following.lost, following.errors));
+            return NextAction::Finish(self.finish(true, successor, following.lost, following.errors));
         }
         places.retain(|key, _| following.pending.contains(key));
-        Next::Run(Step::RepointAt {
+        NextAction::Run(Step::RepointAt {
             successor: successor.clone(),
             replicas: places,
         })
     }
 
-    /// Who cannot be promoted any more: not frozen, so it might still receive, or unable to apply what it received.
+    /// Servers that can no longer be promoted: the receiver was not stopped, so it may still receive, or it could not
+    /// apply what it received.
     fn unfit(&self) -> BTreeMap<InstanceKey, RefusalReason> {
         let mut unfit = not_claimed(self.plan, self.fresh);
         for key in &self.plan.instances {
@@ -247,7 +249,7 @@ impl RecoveryState<'_> {
                 .filter(|outcome| **outcome != Outcome::Done)
                 && !self.is_stopped(key)
             {
-                let why = format!("could not be frozen: {}", outcome.told());
+                let why = format!("its receiver could not be stopped: {}", outcome.detail());
                 unfit.insert(key.clone(), RefusalReason::Unreachable(why));
             }
             let is_apply = |step: &Step| matches!(step, Step::ApplyAll { .. });
@@ -255,7 +257,7 @@ impl RecoveryState<'_> {
                 .last(is_apply, key)
                 .filter(|(_, outcome)| **outcome != Outcome::Done)
             {
-                unfit.insert(key.clone(), RefusalReason::ApplierFailed(outcome.told()));
+                unfit.insert(key.clone(), RefusalReason::ApplierFailed(outcome.detail()));
             }
         }
         unfit

@@ -1,28 +1,32 @@
-//! A dead primary: fence, freeze, choose again, feed, drain, redial, open, repoint.
+//! A dead primary: fence, stop receivers, choose again, catch up, drain, reconnect, open, repoint.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::domain::instance::Instance;
 use crate::domain::key::InstanceKey;
 use crate::domain::policy::Policy;
-use crate::domain::recovery::candidate::ChoiceInputs;
+use crate::domain::recovery::choice_inputs::ChoiceInputs;
 use crate::domain::recovery::fencing_proof::{FencingProof, fencing_proof};
-use crate::domain::recovery::outcome::{Next, Outcome};
-use crate::domain::recovery::plan::{Plan, RecoveryKind, Refusal, RefusalReason, Step};
-use crate::domain::recovery::planner::{is_receivers_stopped, rechoose_without};
+use crate::domain::recovery::kind::RecoveryKind;
+use crate::domain::recovery::next_action::NextAction;
+use crate::domain::recovery::plan::Plan;
+use crate::domain::recovery::planner::choose_again_with;
 use crate::domain::recovery::position::ReceivedTransactions;
+use crate::domain::recovery::progress::reconnect::ReconnectTestState;
+use crate::domain::recovery::progress::recovery_state::{REPOINT_TRIES, RecoveryState, receivers_stopped_by};
+use crate::domain::recovery::refusal::{Refusal, RefusalReason};
+use crate::domain::recovery::replica_state::is_receiver_stopped;
+use crate::domain::recovery::step::Step;
+use crate::domain::recovery::step_result::Outcome;
 use crate::domain::time::WallTime;
 
-use super::reconnect::Silence;
-use super::{REPOINT_TRIES, RecoveryState, receivers_stopped_by};
-
-/// How often the opening of a committed successor is tried before it counts as lost. Each try has its own deadline; three are enough
-/// to outlast a broken connection, and a server that needs more is not there.
+/// How often the opening of a committed successor is tried before it counts as lost. Each try has its own deadline;
+/// three are enough to outlast a broken connection, and a server that needs more is not there.
 pub(super) const OPEN_TRIES: usize = 3;
-/// How often a primary that a person declares dead is asked to become read-only while the outcome is unknown.
+/// How often the fence of a primary that an operator declares dead is tried while its outcome is unknown.
 const FORCED_FENCE_TRIES: usize = 3;
-/// Results after which a recovery that has not opened anybody gives up: it goes in circles. The longest honest way through, with
-/// every candidate of a large cluster failing in turn, stays below.
+/// The number of results after which a recovery that has not opened a server aborts, because it makes no progress.
+/// The longest possible sequence, with every candidate of a large cluster failing in turn, is shorter.
 pub(super) const MAX_RESULTS: usize = 60;
 
 /// How far the replicas of a committed successor are.
@@ -37,28 +41,32 @@ pub(super) struct Following {
 
 impl RecoveryState<'_> {
     /// Before anything is promoted. An error is the reason to put everything back.
-    pub(super) fn towards_opening(&self, policy: &Policy, now: WallTime) -> Result<Next, String> {
+    #[expect(
+        clippy::too_many_lines,
+        reason = "the order of the steps is easier to read in one place"
+    )]
+    pub(super) fn towards_opening(&self, policy: &Policy, now: WallTime) -> Result<NextAction, String> {
         let old_primary = &self.plan.old_primary;
         if self.done.len() >= MAX_RESULTS {
             return Err(format!("no progress after {MAX_RESULTS} steps"));
         }
         match self.last(|step| matches!(step, Step::Fence { .. }), old_primary) {
-            // It was dialled for the whole of the test, a moment ago, and there is nobody to fence.
-            None if self.silence()? == Silence::Proven => {}
+            // Connections to it failed for the whole of the test, a moment ago: there is nothing to fence.
+            None if self.partition()? == ReconnectTestState::Passed => {}
             None => {
-                return Ok(Next::Run(Step::Fence {
+                return Ok(NextAction::Run(Step::Fence {
                     old_primary: old_primary.clone(),
                 }));
             }
             Some((_, Outcome::Failed(why))) => {
                 return Err(format!("{old_primary} answers and could not be made read-only: {why}"));
             }
-            // It lives, or did a moment ago: whom a person declares dead must be known to take no writes.
+            // It is alive, or was a moment ago: a primary that an operator declares dead must be known to take no writes.
             Some((_, Outcome::Unknown(why))) if self.plan.is_forced() => {
                 if self.tries(|step| matches!(step, Step::Fence { .. }), old_primary) >= FORCED_FENCE_TRIES {
                     return Err(format!("whether {old_primary} takes writes is unknown: {why}"));
                 }
-                return Ok(Next::Run(Step::Fence {
+                return Ok(NextAction::Run(Step::Fence {
                     old_primary: old_primary.clone(),
                 }));
             }
@@ -73,7 +81,7 @@ impl RecoveryState<'_> {
         };
         let planned = untouched(&receivers_stopped_by(self.plan));
         if !planned.is_empty() {
-            return Ok(Next::Run(Step::StopReceivers { replicas: planned }));
+            return Ok(NextAction::Run(Step::StopReceivers { replicas: planned }));
         }
         if let Some(first) = self.half_applied() {
             return Ok(first);
@@ -83,26 +91,26 @@ impl RecoveryState<'_> {
             not_caught_up: self.not_caught_up(),
             ..ChoiceInputs::at(now)
         };
-        let plan = rechoose_without(self.plan, self.fresh, policy, inputs)?;
+        let plan = choose_again_with(self.plan, self.fresh, policy, inputs)?;
         let more = untouched(&receivers_stopped_by(&plan));
         if !more.is_empty() {
-            return Ok(Next::Run(Step::StopReceivers { replicas: more }));
+            return Ok(NextAction::Run(Step::StopReceivers { replicas: more }));
         }
         let successor = &plan.successor;
         if !self.is_stopped(successor) {
-            return Err(format!("{successor} could not be frozen"));
+            return Err(format!("the receiver of {successor} could not be stopped"));
         }
         if !self.plan.is_forced() && self.has_come_back() {
-            // It was reached by the fence. Every moment until it is put back is an outage that we make.
+            // The fence reached it. Until that is undone, the recovery itself causes the outage.
             return Err(came_back(old_primary));
         }
         if let Some(step @ Step::CatchUp { from, .. }) =
             plan.steps.iter().find(|step| matches!(step, Step::CatchUp { .. }))
         {
             if !self.is_stopped(from) {
-                return Err(format!("{from} could not be frozen"));
+                return Err(format!("the receiver of {from} could not be stopped"));
             }
-            return Ok(Next::Run(step.clone()));
+            return Ok(NextAction::Run(step.clone()));
         }
         let is_drain = |step: &Step| matches!(step, Step::Drain { .. });
         let is_catch_up_from =
@@ -112,34 +120,36 @@ impl RecoveryState<'_> {
         let Some((drained, Outcome::Done)) =
             drained.filter(|(index, _)| caught_up.is_none_or(|caught_up| caught_up < *index))
         else {
-            return Ok(Next::Run(Step::Drain {
+            return Ok(NextAction::Run(Step::Drain {
                 successor: successor.clone(),
             }));
         };
         let is_redial = |step: &Step| matches!(step, Step::Redial { .. });
-        let (redialled, answer) = match self.last(is_redial, old_primary) {
+        let (reconnected_at, answer) = match self.last(is_redial, old_primary) {
             Some((index, answer)) if index > drained => (index, answer),
             _ => {
-                return Ok(Next::Run(Step::Redial {
+                return Ok(NextAction::Run(Step::Redial {
                     old_primary: old_primary.clone(),
                 }));
             }
         };
         match answer {
             Outcome::NoAnswer(_) | Outcome::Unknown(_) => {}
-            Outcome::Failed(why) => return Err(format!("{old_primary} answers, and could not be looked at: {why}")),
+            Outcome::Failed(why) => {
+                return Err(format!("{old_primary} answers, and its state could not be read: {why}"));
+            }
             Outcome::Done => {
-                if let Some(step) = self.judge_returned(redialled)? {
-                    return Ok(Next::Run(step));
+                if let Some(step) = self.judge_returned(reconnected_at)? {
+                    return Ok(NextAction::Run(step));
                 }
             }
         }
         let (successor, position) = (plan.successor.clone(), plan.position.clone());
         let fencing_proof = match self.proof(&plan, policy, now)? {
             Ok(fencing_proof) => fencing_proof,
-            Err(step) => return Ok(Next::Run(step)),
+            Err(step) => return Ok(NextAction::Run(step)),
         };
-        Ok(Next::CommitOpen {
+        Ok(NextAction::CommitOpen {
             plan: Box::new(plan),
             successor,
             position,
@@ -147,8 +157,8 @@ impl RecoveryState<'_> {
         })
     }
 
-    /// The proof that allows the opening, or the step that gets a better one: who has a fencer does not want to go without. An error is
-    /// the fencer's failure: the old primary may live.
+    /// The proof that allows the opening, or the step that gets a better one: configured fencing commands are always
+    /// used. An error is the fencer's failure: the old primary may live.
     pub(super) fn proof(
         &self,
         plan: &Plan,
@@ -166,16 +176,16 @@ impl RecoveryState<'_> {
             })),
             Some((_, outcome)) => Err(format!(
                 "nothing proves that {old_primary} takes no writes: {}",
-                outcome.told()
+                outcome.detail()
             )),
         }
     }
 
     /// The old primary answered the redial: a reason to abort, a step to do before the opening, or nothing in the way.
-    fn judge_returned(&self, redialled: usize) -> Result<Option<Step>, String> {
+    fn judge_returned(&self, reconnected_at: usize) -> Result<Option<Step>, String> {
         let old_primary = &self.plan.old_primary;
         let facts = self.fresh.get(old_primary).and_then(Instance::valid_facts);
-        let facts = facts.ok_or_else(|| format!("{old_primary} answers, and what it holds was not read"))?;
+        let facts = facts.ok_or_else(|| format!("{old_primary} answers, and its GTID set was not read"))?;
         if self.is_another(facts) {
             return Ok(None);
         }
@@ -186,7 +196,7 @@ impl RecoveryState<'_> {
             return Ok(None);
         }
         match self.last(|step| matches!(step, Step::Fence { .. }), old_primary) {
-            Some((index, outcome)) if index > redialled => match outcome {
+            Some((index, outcome)) if index > reconnected_at => match outcome {
                 Outcome::Done | Outcome::NoAnswer(_) => Ok(None),
                 Outcome::Failed(why) | Outcome::Unknown(why) => Err(format!(
                     "{old_primary} is back without all that its replicas received, and could not be made read-only: {why}"
@@ -198,7 +208,7 @@ impl RecoveryState<'_> {
         }
     }
 
-    /// The old primary answers, is still a primary, and has all that its frozen replicas received.
+    /// The old primary answers, is still a primary, and has everything that its stopped replicas received.
     fn has_come_back(&self) -> bool {
         let old_primary = &self.plan.old_primary;
         let Some(facts) = self.fresh.get(old_primary).and_then(Instance::valid_facts) else {
@@ -220,7 +230,7 @@ impl RecoveryState<'_> {
     }
 
     /// After the Open entry.
-    pub(super) fn forward(&self, successor: &InstanceKey) -> Next {
+    pub(super) fn forward(&self, successor: &InstanceKey) -> NextAction {
         if let Some(first) = self.opening(successor) {
             return first;
         }
@@ -233,17 +243,17 @@ impl RecoveryState<'_> {
             following.errors.extend(given_up);
         }
         if following.pending.is_empty() {
-            return Next::Finish(self.finish(true, successor, following.lost, following.errors));
+            return NextAction::Finish(self.finish(true, successor, following.lost, following.errors));
         }
-        Next::Run(Step::Repoint {
+        NextAction::Run(Step::Repoint {
             successor: successor.clone(),
             replicas: following.pending,
         })
     }
 
-    /// What comes before anybody follows: the committed successor is opened, after a fence where the old primary is seen writable, or
-    /// it is lost. `None` once it is open.
-    pub(super) fn opening(&self, successor: &InstanceKey) -> Option<Next> {
+    /// What comes before any replica follows: the committed successor is opened, after a fence where the old primary
+    /// is seen writable, or it is lost. `None` once it is open.
+    pub(super) fn opening(&self, successor: &InstanceKey) -> Option<NextAction> {
         let is_open = |step: &Step| matches!(step, Step::Open { .. });
         let next = match self.last(is_open, successor) {
             Some((_, Outcome::Done)) => return None,
@@ -254,19 +264,19 @@ impl RecoveryState<'_> {
                     "SuccessorLost: {successor} was chosen and could not be opened: {why}"
                 )];
                 errors.extend(self.lifted_for_good());
-                Next::Finish(self.finish(false, successor, self.plan.lost_replicas.clone(), errors))
+                NextAction::Finish(self.finish(false, successor, self.plan.lost_replicas.clone(), errors))
             }
-            _ if self.must_fence_first() => Next::Run(Step::Fence {
+            _ if self.must_fence_first() => NextAction::Run(Step::Fence {
                 old_primary: self.plan.old_primary.clone(),
             }),
-            _ => Next::Run(Step::Open {
+            _ => NextAction::Run(Step::Open {
                 successor: successor.clone(),
             }),
         };
         Some(next)
     }
 
-    /// Who of these follows the successor already, by the steps that count as pointing at it, and who never will.
+    /// Which of these follow the successor already, by the steps that count as pointing at it, and which never will.
     pub(super) fn following(
         &self,
         replicas: impl IntoIterator<Item = InstanceKey>,
@@ -282,12 +292,12 @@ impl RecoveryState<'_> {
             match self.last(is_repoint, &replica) {
                 Some((_, Outcome::Done)) => {}
                 Some((_, outcome)) if self.tries(is_repoint, &replica) >= REPOINT_TRIES => {
-                    let told = outcome.told();
-                    let error = format!("{replica} could not be pointed at {successor}: {told}");
+                    let text = outcome.detail();
+                    let error = format!("{replica} could not be pointed at {successor}: {text}");
                     following.errors.push(error);
                     following.lost.push(Refusal {
                         instance: replica,
-                        reason: RefusalReason::Unreachable(told),
+                        reason: RefusalReason::Unreachable(text),
                     });
                 }
                 _ => {
@@ -308,7 +318,8 @@ impl RecoveryState<'_> {
         old_primary.is_some_and(|facts| facts.is_writable() && !self.is_another(facts)) && !just_tried
     }
 
-    /// Who cannot be promoted any more: not frozen, so it might still receive, or unable to apply what it received.
+    /// Servers that can no longer be promoted: the receiver was not stopped, so it may still receive, or it could not
+    /// apply what it received.
     fn excluded(&self) -> BTreeMap<InstanceKey, RefusalReason> {
         let mut excluded = BTreeMap::new();
         for key in &self.plan.instances {
@@ -318,7 +329,7 @@ impl RecoveryState<'_> {
             {
                 excluded.insert(
                     key.clone(),
-                    RefusalReason::Unreachable(format!("could not be frozen: {why}")),
+                    RefusalReason::Unreachable(format!("its receiver could not be stopped: {why}")),
                 );
             }
             if let Some((_, Outcome::NoAnswer(why) | Outcome::Failed(why) | Outcome::Unknown(why))) =
@@ -330,7 +341,7 @@ impl RecoveryState<'_> {
         excluded
     }
 
-    /// Successor and feeder with which feeding failed. When it was the feeder that failed, nobody is fed from it.
+    /// Pairs of successor and source with which catching up failed. When the source failed, no server catches up from it.
     fn not_caught_up(&self) -> BTreeSet<(InstanceKey, InstanceKey)> {
         let mut not_caught_up = BTreeSet::new();
         for result in self.done {
@@ -347,7 +358,7 @@ impl RecoveryState<'_> {
         not_caught_up
     }
 
-    /// A feeding of it broke off, and it may still receive from its feeder; it was not frozen again since.
+    /// Catching up broke off, and it may still receive; its receiver was not stopped again since.
     fn runs_since_caught_up(&self, key: &InstanceKey) -> bool {
         let is_stop_receivers = |step: &Step| matches!(step, Step::StopReceivers { .. });
         let is_catch_up_from = |step: &Step| matches!(step, Step::CatchUp { successor, .. } if successor == key);
@@ -360,11 +371,11 @@ impl RecoveryState<'_> {
         }
     }
 
-    /// Stopped by this actor's word, or seen stopped.
+    /// Its receiver was stopped by this actor, or is seen stopped.
     pub(super) fn is_stopped(&self, key: &InstanceKey) -> bool {
         let by_word =
             matches!(self.stop_receivers_outcome(key), Some(Outcome::Done)) && !self.runs_since_caught_up(key);
-        by_word || self.fresh.get(key).is_some_and(is_receivers_stopped)
+        by_word || self.fresh.get(key).is_some_and(is_receiver_stopped)
     }
 
     pub(super) fn stop_receivers_outcome(&self, key: &InstanceKey) -> Option<&Outcome> {
@@ -374,7 +385,7 @@ impl RecoveryState<'_> {
 }
 
 fn came_back(old_primary: &InstanceKey) -> String {
-    format!("came back: {old_primary} answers and has all that its replicas received")
+    format!("came back: {old_primary} answers and has everything that its replicas received")
 }
 
 fn repointed_by(plan: &Plan) -> BTreeSet<InstanceKey> {

@@ -1,17 +1,18 @@
 //! Replicas that delay on purpose and had to apply at once what they alone received.
 //!
-//! How long each of them delayed stands in the plan ([`Plan::prior_states`]), which is committed before anything is touched. So whoever carries
-//! the recovery on sees by a look at the server whether its delay was lifted.
+//! The delay of each is in the plan ([`Plan::prior_states`]), which is committed before anything is touched. So an
+//! actor that resumes the recovery sees from the server whether its delay was removed.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::domain::instance::{Instance, InstanceFacts};
 use crate::domain::key::InstanceKey;
-use crate::domain::recovery::outcome::{Next, Outcome, Undo};
-use crate::domain::recovery::plan::{Plan, Step};
+use crate::domain::recovery::next_action::{NextAction, Undo};
+use crate::domain::recovery::plan::Plan;
+use crate::domain::recovery::progress::recovery_state::{REPOINT_TRIES, RecoveryState};
+use crate::domain::recovery::step::Step;
+use crate::domain::recovery::step_result::Outcome;
 use crate::domain::topology::Topology;
-
-use super::{REPOINT_TRIES, RecoveryState};
 
 /// Those of a plan that do not delay any more, with the seconds by which they did.
 pub fn lifted_delays(plan: &Plan, fresh: &Topology) -> BTreeMap<InstanceKey, u64> {
@@ -26,9 +27,9 @@ pub fn lifted_delays(plan: &Plan, fresh: &Topology) -> BTreeMap<InstanceKey, u64
 }
 
 impl RecoveryState<'_> {
-    /// What an actor before this one began: servers that apply their relay log without delay, off GTID. Until that is done nobody can
-    /// tell what they hold.
-    pub(super) fn half_applied(&self) -> Option<Next> {
+    /// What an actor before this one began: servers that apply their relay log without delay, off GTID. Until that is
+    /// done it is unknown what they hold.
+    pub(super) fn half_applied(&self) -> Option<NextAction> {
         let off_gtid = |key: &InstanceKey| {
             let facts = self.fresh.get(key).and_then(Instance::valid_facts);
             let channel = facts.and_then(InstanceFacts::managed_channel);
@@ -52,11 +53,11 @@ impl RecoveryState<'_> {
             .filter(|key| off_gtid(key) && !was_tried(key))
             .cloned()
             .collect();
-        (!replicas.is_empty()).then_some(Next::Run(Step::ApplyAll { replicas }))
+        (!replicas.is_empty()).then_some(NextAction::Run(Step::ApplyAll { replicas }))
     }
 
-    /// The delays that an abort puts back: those that are seen lifted, and those of servers that this actor had apply something. One that
-    /// does not answer may have done so, and one that refused may have been stopped for it.
+    /// The delays that an abort puts back: those that are seen lifted, and those of servers that this actor had apply
+    /// something. One that does not answer may have done so, and one that refused may have been stopped for it.
     pub(super) fn delays_to_put_back(&self) -> Vec<Undo> {
         let mut lifted = lifted_delays(self.plan, self.fresh);
         for (key, seconds) in self.plan.delays() {
@@ -76,8 +77,8 @@ impl RecoveryState<'_> {
             .collect()
     }
 
-    /// After the opening: followers whose delay was lifted and that are to delay again, by another round, and what is told of those with
-    /// which that failed too often.
+    /// After the opening: followers that are to get their removed delay again, by another round, and the errors of
+    /// those with which that failed too often.
     pub(super) fn still_lifted(&self) -> (BTreeSet<InstanceKey>, Vec<String>) {
         let is_repoint = |step: &Step| matches!(step, Step::Repoint { .. });
         let (mut again, mut given_up) = (BTreeSet::new(), Vec::new());
@@ -93,7 +94,7 @@ impl RecoveryState<'_> {
         (again, given_up)
     }
 
-    /// What is told of the servers whose delay was lifted for a promotion that comes to nothing.
+    /// The errors about servers that lost their delay for a promotion that failed.
     pub(super) fn lifted_for_good(&self) -> Vec<String> {
         let lifted = lifted_delays(self.plan, self.fresh);
         lifted
@@ -104,5 +105,5 @@ impl RecoveryState<'_> {
 }
 
 fn not_put_back(key: &InstanceKey, seconds: u64) -> String {
-    format!("{key} delayed by {seconds} s, which was lifted and could not be put back")
+    format!("the delay of {key} ({seconds} s) was removed and could not be set again")
 }

@@ -1,18 +1,18 @@
-//! Errant transactions are dealt with: one step, done when the servers show it.
+//! Errant transactions are resolved by one step, which is done when the servers show it.
 
 use crate::domain::instance::{Instance, InstanceFacts};
 use crate::domain::key::InstanceKey;
-use crate::domain::recovery::outcome::{Finish, Next, Outcome};
-use crate::domain::recovery::plan::Step;
-
-use super::RecoveryState;
+use crate::domain::recovery::next_action::{Finish, NextAction};
+use crate::domain::recovery::progress::recovery_state::RecoveryState;
+use crate::domain::recovery::step::Step;
+use crate::domain::recovery::step_result::Outcome;
 
 /// How often the step is tried.
 const TRIES: usize = 3;
 
 impl RecoveryState<'_> {
     /// The step may be repeated: GTIDs that are there are skipped, and a reset sets the same set again.
-    pub(super) fn resolve_errant(&self) -> Result<Next, String> {
+    pub(super) fn resolve_errant(&self) -> Result<NextAction, String> {
         let Some(step) = self.plan.steps.first() else {
             return Err("the plan has no step".to_owned());
         };
@@ -24,7 +24,7 @@ impl RecoveryState<'_> {
         let is_this = |other: &Step| std::mem::discriminant(other) == std::mem::discriminant(step);
         match self.last(is_this, key) {
             Some((_, Outcome::Done)) => {
-                return Ok(Next::Finish(Finish {
+                return Ok(NextAction::Finish(Finish {
                     successful: true,
                     successor: None,
                     lost_replicas: Vec::new(),
@@ -33,7 +33,7 @@ impl RecoveryState<'_> {
                 }));
             }
             Some((_, outcome)) if self.tries(is_this, key) >= TRIES => {
-                return Err(format!("{}: {}", step.describe(), outcome.told()));
+                return Err(format!("{}: {}", step.describe(), outcome.detail()));
             }
             Some(_) | None => {}
         }
@@ -43,14 +43,14 @@ impl RecoveryState<'_> {
             .and_then(Instance::valid_facts)
             .ok_or_else(|| format!("{key} does not answer"))?;
         if Some(&facts.identity) != identity {
-            return Err(format!("{key} is not the server that was planned with"));
+            return Err(format!("another server answers at {key} now"));
         }
         check(step, key, facts)?;
-        Ok(Next::Run(step.clone()))
+        Ok(NextAction::Run(step.clone()))
     }
 }
 
-/// What must still be so right before the step.
+/// What must still hold immediately before the step.
 fn check(step: &Step, key: &InstanceKey, facts: &InstanceFacts) -> Result<(), String> {
     let is_writable = facts.is_writable();
     if matches!(step, Step::InjectEmpty { .. }) && !is_writable {
@@ -60,7 +60,7 @@ fn check(step: &Step, key: &InstanceKey, facts: &InstanceFacts) -> Result<(), St
         if is_writable {
             return Err(format!("{key} is writable"));
         }
-        // An earlier try may have come half-way: then nothing is executed, by the server's word.
+        // An earlier try may have removed the GTIDs only: then the server reports that it has executed nothing.
         if !facts.executed.is_empty() && !facts.executed.contains(keep) {
             return Err(format!("{key} does not hold what it is to keep"));
         }

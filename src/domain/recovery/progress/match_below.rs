@@ -1,35 +1,35 @@
-//! A replica is put below another server by Pseudo-GTID: freeze, apply, match, point.
+//! A replica is moved below another server by Pseudo-GTID: stop its receiver, apply, match, repoint.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::domain::instance::Instance;
-use crate::domain::recovery::outcome::{Next, Outcome, Undo};
-use crate::domain::recovery::plan::{Place, Step};
-
-use super::{REPOINT_TRIES, RecoveryState};
+use crate::domain::recovery::next_action::{NextAction, Undo};
+use crate::domain::recovery::progress::recovery_state::{REPOINT_TRIES, RecoveryState};
+use crate::domain::recovery::step::{EquivalentPosition, Step};
+use crate::domain::recovery::step_result::Outcome;
 
 impl RecoveryState<'_> {
-    /// Whatever fails on the way, the replica goes on where it was.
-    pub(super) fn put_below(&self) -> Next {
-        self.towards_its_place().unwrap_or_else(|reason| Next::Abort {
+    /// If anything fails, the replica continues below its own source.
+    pub(super) fn match_below(&self) -> NextAction {
+        self.towards_match().unwrap_or_else(|reason| NextAction::Abort {
             reason,
-            undo: vec![Undo::StartReceiving {
+            undo: vec![Undo::StartReceivers {
                 replicas: BTreeSet::from([self.plan.old_primary.clone()]),
             }],
         })
     }
 
-    fn towards_its_place(&self) -> Result<Next, String> {
+    fn towards_match(&self) -> Result<NextAction, String> {
         let (replica, target) = (&self.plan.old_primary, &self.plan.successor);
         let is_pointing = |step: &Step| matches!(step, Step::RepointAt { .. });
         if let Some((_, outcome)) = self.last(is_pointing, replica) {
             if *outcome == Outcome::Done {
-                return Ok(Next::Finish(self.finish(true, target, Vec::new(), Vec::new())));
+                return Ok(NextAction::Finish(self.finish(true, target, Vec::new(), Vec::new())));
             }
             if self.tries(is_pointing, replica) >= REPOINT_TRIES {
                 return Err(format!(
                     "{replica} could not be pointed at {target}: {}",
-                    outcome.told()
+                    outcome.detail()
                 ));
             }
         }
@@ -38,30 +38,35 @@ impl RecoveryState<'_> {
             (target, Some(&self.plan.successor_identity)),
         ] {
             let facts = self.fresh.get(key).and_then(Instance::valid_facts);
-            let facts = facts.ok_or_else(|| format!("{key} does not answer any more"))?;
+            let facts = facts.ok_or_else(|| format!("{key} no longer answers"))?;
             if identity.is_some_and(|identity| *identity != facts.identity) {
-                return Err(format!("{key} is not the server that was planned with"));
+                return Err(format!("another server answers at {key} now"));
             }
         }
         let only = BTreeSet::from([replica.clone()]);
         match self.stop_receivers_outcome(replica) {
-            None => return Ok(Next::Run(Step::StopReceivers { replicas: only })),
+            None => return Ok(NextAction::Run(Step::StopReceivers { replicas: only })),
             Some(Outcome::Done) => {}
-            Some(outcome) => return Err(format!("{replica} could not be stopped: {}", outcome.told())),
+            Some(outcome) => return Err(format!("{replica} could not be stopped: {}", outcome.detail())),
         }
         match self.last(|step| matches!(step, Step::ApplyAll { .. }), replica) {
-            None => return Ok(Next::Run(Step::ApplyAll { replicas: only })),
+            None => return Ok(NextAction::Run(Step::ApplyAll { replicas: only })),
             Some((_, Outcome::Done)) => {}
-            Some((_, outcome)) => return Err(format!("{replica} did not apply what it received: {}", outcome.told())),
+            Some((_, outcome)) => {
+                return Err(format!(
+                    "{replica} did not apply what it received: {}",
+                    outcome.detail()
+                ));
+            }
         }
         let matched = self.last(|step| matches!(step, Step::Match { .. }), replica);
         let Some((index, outcome)) = matched else {
             let channel = self.fresh.get(replica).and_then(Instance::channel);
-            let place = Place {
+            let place = EquivalentPosition {
                 after: channel.map(|channel| channel.exec.clone()).unwrap_or_default(),
                 found: None,
             };
-            return Ok(Next::Run(Step::Match {
+            return Ok(NextAction::Run(Step::Match {
                 successor: target.clone(),
                 replicas: BTreeMap::from([(replica.clone(), place)]),
             }));
@@ -72,8 +77,8 @@ impl RecoveryState<'_> {
             };
             replicas.get(replica)?.found.clone()
         });
-        let found = found.ok_or_else(|| outcome.told())?;
-        Ok(Next::Run(Step::RepointAt {
+        let found = found.ok_or_else(|| outcome.detail())?;
+        Ok(NextAction::Run(Step::RepointAt {
             successor: target.clone(),
             replicas: BTreeMap::from([(replica.clone(), Some(found))]),
         }))

@@ -3,10 +3,11 @@ use std::collections::BTreeMap;
 use super::*;
 use crate::domain::fixture::{Adjust, NOW, key, mysql_set, primary, replica, topology};
 use crate::domain::recovery::fencing_proof::FencingProof;
-use crate::domain::recovery::outcome::{Outcome, StepResult, Undo};
-use crate::domain::recovery::plan::Order;
+use crate::domain::recovery::manual_request::ManualRequest;
+use crate::domain::recovery::next_action::Undo;
 use crate::domain::recovery::planner::plan_takeover;
 use crate::domain::recovery::progress::next;
+use crate::domain::recovery::step_result::{Outcome, StepResult};
 use crate::domain::topology::Topology;
 
 fn cluster() -> Topology {
@@ -14,7 +15,7 @@ fn cluster() -> Topology {
 }
 
 fn planned() -> Plan {
-    let (plan, report) = plan_takeover(&cluster(), &Policy::default(), Some(&key(2)), Order::default());
+    let (plan, report) = plan_takeover(&cluster(), &Policy::default(), Some(&key(2)), ManualRequest::default());
     plan.unwrap_or_else(|| panic!("{report:?}"))
 }
 
@@ -42,13 +43,13 @@ fn fresh(old: &str, target: &str) -> Topology {
     ])
 }
 
-fn after(done: &[StepResult], fresh: &Topology) -> Next {
+fn after(done: &[StepResult], fresh: &Topology) -> NextAction {
     next(&planned(), &Phase::Claimed, done, fresh, &Policy::default(), NOW)
 }
 
 #[track_caller]
-fn undone(next: &Next, reason: &str) {
-    let Next::Abort { reason: told, undo } = next else {
+fn undone(next: &NextAction, reason: &str) {
+    let NextAction::Abort { reason: told, undo } = next else {
         panic!("{next:?}");
     };
     assert!(told.contains(reason), "{told}");
@@ -57,14 +58,17 @@ fn undone(next: &Next, reason: &str) {
 
 #[test]
 fn it_demotes_drains_and_opens_when_both_hold_the_same() {
-    assert_eq!(after(&[], &cluster()), Next::Run(Step::Demote { old_primary: key(1) }));
+    assert_eq!(
+        after(&[], &cluster()),
+        NextAction::Run(Step::Demote { old_primary: key(1) })
+    );
     let mut done = vec![demoted(Outcome::Done)];
-    let drain = Next::Run(Step::Drain { successor: key(2) });
+    let drain = NextAction::Run(Step::Drain { successor: key(2) });
     assert_eq!(after(&done, &fresh("1:1-120", "1:1-90")), drain);
     done.push(drained(Outcome::Done));
     // It took writes on after all: they are waited for as well.
     assert_eq!(after(&done, &fresh("1:1-121", "1:1-120")), drain);
-    let Next::CommitOpen {
+    let NextAction::CommitOpen {
         plan,
         successor,
         position,
@@ -108,13 +112,13 @@ fn whatever_goes_wrong_before_the_opening_the_old_primary_takes_writes_again() {
     );
     let mut dead = equal();
     dead.instances.insert(key(2), replica(2, 1, "1:1-120").dead());
-    undone(&after(&both, &dead), "db2:3306 does not answer");
+    undone(&after(&both, &dead), "db2:3306 no longer answers");
     let mut moved = equal();
     moved.instances.insert(key(2), replica(2, 3, "1:1-120"));
-    undone(&after(&both, &moved), "it follows db3:3306");
+    undone(&after(&both, &moved), "it replicates from db3:3306");
     let mut restarted = equal();
     restarted.instances.insert(key(1), primary(1, "1:1-120").dead());
-    undone(&after(&both, &restarted), "db1:3306 does not answer");
+    undone(&after(&both, &restarted), "db1:3306 no longer answers");
 }
 
 #[test]
@@ -123,7 +127,7 @@ fn a_primary_that_never_stops_writing_is_no_takeover() {
     done.extend(std::iter::repeat_with(|| drained(Outcome::Done)).take(DRAIN_TRIES));
     undone(
         &after(&done, &fresh("1:1-121", "1:1-120")),
-        "goes on taking writes although it is read-only",
+        "still takes writes although it is read-only",
     );
 }
 
@@ -144,10 +148,10 @@ fn a_new_actor_undoes_what_opened_nobody_and_finishes_the_rest() {
     let first = next(&plan, &opened, &[], &equal, &Policy::default(), NOW);
     assert_eq!(
         first,
-        Next::Run(Step::Fence { old_primary: key(1) }),
+        NextAction::Run(Step::Fence { old_primary: key(1) }),
         "what became of the old primary is not known"
     );
     let fenced = [result(Step::Fence { old_primary: key(1) }, 1, Outcome::Done)];
     let then = next(&plan, &opened, &fenced, &equal, &Policy::default(), NOW);
-    assert_eq!(then, Next::Run(Step::Open { successor: key(2) }));
+    assert_eq!(then, NextAction::Run(Step::Open { successor: key(2) }));
 }

@@ -1,21 +1,29 @@
+use std::collections::{BTreeMap, BTreeSet};
+
 use super::dead_primary::*;
+use super::recovery_state::REPOINT_TRIES;
 use super::*;
 use crate::domain::finding::{Code, Evidence, Finding};
 use crate::domain::fixture::{Adjust, NOW, key, mysql_set, primary, replica, topology, uuid};
 use crate::domain::gtid::GtidSet;
-use crate::domain::instance::Instance;
-use crate::domain::instance::{Identity, ThreadState};
+use crate::domain::instance::{Identity, Instance, InstanceFacts, ThreadState};
 use crate::domain::intent::PromotionRule;
-use crate::domain::policy::{LossPolicy, OldPrimary};
+use crate::domain::key::InstanceKey;
+use crate::domain::policy::{LossPolicy, OldPrimary, Policy};
+use crate::domain::recovery::next_action::{Finish, NextAction, Undo};
+use crate::domain::recovery::plan::Plan;
 use crate::domain::recovery::planner;
-use crate::domain::state::{Quarantine, QuarantineState};
-use crate::domain::topology::ClusterId;
+use crate::domain::recovery::step::Step;
+use crate::domain::recovery::step_result::{Outcome, StepResult};
+use crate::domain::state::{Phase, Quarantine, QuarantineState};
+use crate::domain::topology::{ClusterId, Topology};
 
 mod by_position;
 mod catch_up;
 mod delays;
+mod reconnect;
 
-/// A small world: servers that do what they are told, unless a test says otherwise.
+/// A small world: servers that do every step, unless a test changes that.
 struct World {
     tree: Topology,
     policy: Policy,
@@ -59,7 +67,7 @@ impl World {
         }
     }
 
-    fn next(&self) -> Next {
+    fn next(&self) -> NextAction {
         next(&self.plan, &self.phase, &self.done, &self.tree, &self.policy, NOW)
     }
 
@@ -127,11 +135,11 @@ impl World {
     }
 
     /// Runs until the recovery is over; `answer` may speak for a server, otherwise it obeys.
-    fn run(&mut self, mut answer: impl FnMut(&mut Self, &Step, &InstanceKey) -> Option<Outcome>) -> Next {
+    fn run(&mut self, mut answer: impl FnMut(&mut Self, &Step, &InstanceKey) -> Option<Outcome>) -> NextAction {
         for _ in 0..100 {
             let step = match self.next() {
-                Next::Run(step) => step,
-                Next::CommitOpen {
+                NextAction::Run(step) => step,
+                NextAction::CommitOpen {
                     plan,
                     successor,
                     position,
@@ -146,7 +154,7 @@ impl World {
                     };
                     continue;
                 }
-                over @ (Next::Finish(_) | Next::Abort { .. } | Next::Over) => return over,
+                over @ (NextAction::Finish(_) | NextAction::Abort { .. } | NextAction::AlreadyEnded) => return over,
             };
             let keys: BTreeSet<InstanceKey> = match &step {
                 Step::ReconnectTest { old_primary, replicas } => {
@@ -202,23 +210,23 @@ fn three() -> World {
 }
 
 #[track_caller]
-fn finished(next: Next) -> Finish {
-    let Next::Finish(finish) = next else {
+fn finished(next: NextAction) -> Finish {
+    let NextAction::Finish(finish) = next else {
         panic!("not finished: {next:?}")
     };
     finish
 }
 
 #[track_caller]
-fn aborted(next: Next) -> (String, Vec<Undo>) {
-    let Next::Abort { reason, undo } = next else {
+fn aborted(next: NextAction) -> (String, Vec<Undo>) {
+    let NextAction::Abort { reason, undo } = next else {
         panic!("not aborted: {next:?}")
     };
     (reason, undo)
 }
 
 fn start_all() -> Undo {
-    Undo::StartReceiving {
+    Undo::StartReceivers {
         replicas: [key(2), key(3)].into(),
     }
 }
@@ -234,7 +242,7 @@ fn a_dead_primary_is_replaced_step_by_step() {
     let commit = format!("commit db2:3306 {}", mysql_set("1:1-100"));
     assert_eq!(
         world.log,
-        ["fence", "freeze", "drain", "redial", &commit, "open", "repoint"]
+        ["fence", "stop", "drain", "reconnect", &commit, "open", "repoint"]
     );
     assert!(finish.successful && finish.errors.is_empty() && finish.lost_replicas.is_empty());
     assert_eq!(finish.successor, Some((key(2), Identity::ServerUuid(uuid(2)))));
@@ -245,7 +253,7 @@ fn a_dead_primary_is_replaced_step_by_step() {
         successor: Some(key(2)),
         successful: true,
     };
-    assert_eq!(world.next(), Next::Over);
+    assert_eq!(world.next(), NextAction::AlreadyEnded);
 }
 
 #[test]
@@ -298,7 +306,7 @@ fn a_primary_that_is_back_without_everything_is_fenced_before_the_opening() {
     };
     let finish = finished(world.run(returns_behind));
     assert!(finish.successful);
-    assert_eq!(world.log[3..5], ["redial", "fence"]);
+    assert_eq!(world.log[3..5], ["reconnect", "fence"]);
     assert_eq!(world.writable(), ["db2"]);
     let mut world = three();
     let (reason, _) = aborted(world.run(|world, step, key| {
@@ -331,11 +339,11 @@ fn a_living_primary_that_cannot_be_fenced_or_looked_at_aborts() {
         reason.contains("could not be made read-only: access denied"),
         "{reason}"
     );
-    // An actor before this one may have frozen them.
+    // An actor before this one may have stopped their receivers.
     assert_eq!(undo, [start_all()]);
     let mut world = three();
     let (reason, undo) = aborted(world.run(|_, step, _| matches!(step, Step::Redial { .. }).then(refused)));
-    assert!(reason.contains("could not be looked at"), "{reason}");
+    assert!(reason.contains("its state could not be read"), "{reason}");
     assert_eq!(undo, [start_all()]);
 }
 
@@ -364,7 +372,7 @@ fn who_cannot_apply_what_it_received_gives_way_to_its_equal() {
             .then(|| Outcome::Failed("not within 5000 ms".to_owned()))
     }));
     assert_eq!(finish.successor.unwrap().0, key(3));
-    assert_eq!(world.log[..4], ["fence", "freeze", "drain", "drain"]);
+    assert_eq!(world.log[..4], ["fence", "stop", "drain", "drain"]);
     let mut world = three();
     world.policy.loss = LossPolicy::Refuse;
     let (reason, undo) =
@@ -374,12 +382,12 @@ fn who_cannot_apply_what_it_received_gives_way_to_its_equal() {
 }
 
 #[test]
-fn a_candidate_below_another_replica_is_receivers_stopped_before_it_is_opened() {
+fn a_candidate_below_another_replica_is_receiver_stopped_before_it_is_opened() {
     let mut world = World::new([db1(), cut(2, "1:1-100"), replica(3, 2, "1:1-100")]);
     world.policy.promotion_rules.insert(key(2), PromotionRule::PreferNot);
     let finish = finished(world.run(|_, _, _| None));
     assert_eq!(finish.successor.unwrap().0, key(3));
-    assert_eq!(world.log[..3], ["fence", "freeze", "freeze"]);
+    assert_eq!(world.log[..3], ["fence", "stop", "stop"]);
     assert_eq!(world.tree.get(&key(2)).unwrap().source(), Some(&key(3)));
 }
 
@@ -391,7 +399,7 @@ fn the_next_actor_goes_on_from_the_claim_whatever_was_receivers_stopped() {
     }
     let finish = finished(world.run(|_, _, _| None));
     assert!(finish.successful);
-    assert_eq!(world.log[..3], ["fence", "freeze", "drain"]);
+    assert_eq!(world.log[..3], ["fence", "stop", "drain"]);
 }
 
 #[test]

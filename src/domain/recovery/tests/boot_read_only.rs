@@ -4,10 +4,11 @@ use crate::domain::fixture::{Adjust, NOW, key, primary, replica, topology};
 use crate::domain::instance::Instance;
 use crate::domain::policy::{BootReadOnly, Policy};
 use crate::domain::recovery::lint::lint;
-use crate::domain::recovery::outcome::{Next, Outcome, StepResult};
-use crate::domain::recovery::plan::Step;
-use crate::domain::recovery::planner::{plan_boot_read_only, plan_hold, plan_reopen};
+use crate::domain::recovery::next_action::NextAction;
+use crate::domain::recovery::planner::{plan_boot_read_only, plan_reopen_primary, plan_replica_read_only};
 use crate::domain::recovery::progress::next;
+use crate::domain::recovery::step::Step;
+use crate::domain::recovery::step_result::{Outcome, StepResult};
 use crate::domain::settings::{Boot, ServerSettings};
 use crate::domain::state::Phase;
 use crate::domain::topology::Topology;
@@ -54,14 +55,14 @@ fn only_servers_that_answer_and_would_start_writable_are_touched_and_only_with_e
 #[test]
 fn a_primary_that_started_read_only_is_opened_again_when_it_holds_everything() {
     let tree = topology([closed(), replica(2, 1, "1:1-100"), replica(3, 2, "1:1-90").dead()]);
-    let plan = plan_reopen(&tree, &enforce()).unwrap().unwrap();
+    let plan = plan_reopen_primary(&tree, &enforce()).unwrap().unwrap();
     assert_eq!(
         (&plan.old_primary, &plan.successor, &plan.old_primary_identity),
         (&key(1), &key(1), &None)
     );
     assert_eq!(plan.instances, [key(1)].into());
     assert_eq!(lint(&plan, &tree), [] as [String; 0]);
-    assert_eq!(plan_reopen(&tree, &Policy::default()), Ok(None));
+    assert_eq!(plan_reopen_primary(&tree, &Policy::default()), Ok(None));
 }
 
 #[test]
@@ -71,13 +72,13 @@ fn what_is_writable_or_was_closed_by_a_statement_is_left_alone() {
     let unknown = closed().facts(|facts| facts.settings = None);
     for top in [open, by_hand, unknown, closed().dead()] {
         let tree = topology([top, replica(2, 1, "1:1-100")]);
-        assert_eq!(plan_reopen(&tree, &enforce()), Ok(None));
+        assert_eq!(plan_reopen_primary(&tree, &enforce()), Ok(None));
     }
 }
 
 #[test]
 fn whatever_could_make_two_primaries_or_lose_something_refuses_the_reopening() {
-    let why = |tree: Topology| plan_reopen(&tree, &enforce()).unwrap_err();
+    let why = |tree: Topology| plan_reopen_primary(&tree, &enforce()).unwrap_err();
     let ahead = topology([closed(), replica(2, 1, "1:1-90").received("1:1-101")]);
     assert!(why(ahead).starts_with("db2:3306 holds what db1:3306 lacks"));
     let unseen = Instance {
@@ -93,18 +94,22 @@ fn whatever_could_make_two_primaries_or_lose_something_refuses_the_reopening() {
         closed().facts(|facts| facts.channels = replica(1, 9, "").facts.unwrap().channels),
         replica(2, 1, "1:1-100"),
     ]);
-    assert!(plan_reopen(&replicating, &enforce()).is_err());
+    assert!(plan_reopen_primary(&replicating, &enforce()).is_err());
 }
 
 #[test]
 fn the_check_finds_a_reopening_that_makes_two() {
     let alone = topology([closed(), replica(2, 1, "1:1-100")]);
-    let plan = plan_reopen(&alone, &enforce()).unwrap().unwrap();
+    let plan = plan_reopen_primary(&alone, &enforce()).unwrap().unwrap();
     let beside = topology([closed(), replica(2, 1, "1:1-100"), primary(3, "3:1")]);
     assert!(lint(&plan, &beside).join("; ").contains("makes two"));
     let mut replacing = plan;
     replacing.old_primary_identity = Some(replacing.successor_identity.clone());
-    assert!(lint(&replacing, &alone).join("; ").contains("nobody takes its place"));
+    assert!(
+        lint(&replacing, &alone)
+            .join("; ")
+            .contains("no other server takes its place")
+    );
 }
 
 /// A writable replica that was read-only before its start.
@@ -123,7 +128,7 @@ fn a_replica_whose_start_made_it_writable_is_made_read_only_one_at_a_time() {
             boot_read_only: wanted,
             ..Policy::default()
         };
-        let plan = plan_hold(&tree, &policy).unwrap();
+        let plan = plan_replica_read_only(&tree, &policy).unwrap();
         assert_eq!((&plan.old_primary, &plan.old_primary_identity), (&key(2), &None));
         assert_eq!(plan.instances, [key(2)].into());
         assert_eq!(plan.steps, [Step::Fence { old_primary: key(2) }]);
@@ -133,9 +138,12 @@ fn a_replica_whose_start_made_it_writable_is_made_read_only_one_at_a_time() {
         boot_read_only: BootReadOnly::Off,
         ..Policy::default()
     };
-    assert_eq!(plan_hold(&tree, &off), None);
+    assert_eq!(plan_replica_read_only(&tree, &off), None);
     let held = topology([primary(1, "1:1-100"), replica(2, 1, "1:1-100"), reopened(3, 2)]);
-    assert_eq!(plan_hold(&held, &Policy::default()).unwrap().old_primary, key(3));
+    assert_eq!(
+        plan_replica_read_only(&held, &Policy::default()).unwrap().old_primary,
+        key(3)
+    );
 }
 
 #[test]
@@ -154,36 +162,36 @@ fn who_keeps_a_replica_writable_is_left_alone_and_so_is_whoever_may_be_the_prima
         topology([primary(1, "1:1-100"), in_a_group]),
         topology([primary(1, "1:1-100"), reopened(2, 1).dead()]),
     ] {
-        assert_eq!(plan_hold(&tree, &Policy::default()), None, "{tree:?}");
+        assert_eq!(plan_replica_read_only(&tree, &Policy::default()), None, "{tree:?}");
     }
     let policy = Policy {
         quarantined: [key(2)].into(),
         ..Policy::default()
     };
     let tree = topology([primary(1, "1:1-100"), reopened(2, 1)]);
-    assert_eq!(plan_hold(&tree, &policy), None, "the guard holds it");
+    assert_eq!(plan_replica_read_only(&tree, &policy), None, "the guard holds it");
 }
 
 #[test]
 fn a_replica_that_changed_since_the_plan_is_not_touched() {
     let tree = topology([primary(1, "1:1-100"), reopened(2, 1)]);
-    let plan = plan_hold(&tree, &Policy::default()).unwrap();
+    let plan = plan_replica_read_only(&tree, &Policy::default()).unwrap();
     let step =
         |done: &[StepResult], fresh: &Topology| next(&plan, &Phase::Claimed, done, fresh, &Policy::default(), NOW);
-    assert_eq!(step(&[], &tree), Next::Run(Step::Fence { old_primary: key(2) }));
+    assert_eq!(step(&[], &tree), NextAction::Run(Step::Fence { old_primary: key(2) }));
     let held = topology([primary(1, "1:1-100"), replica(2, 1, "1:1-100")]);
-    assert!(matches!(step(&[], &held), Next::Abort { .. }));
+    assert!(matches!(step(&[], &held), NextAction::Abort { .. }));
     let another = reopened(2, 1).facts(|facts| facts.identity = primary(9, "").facts.unwrap().identity);
     assert!(matches!(
         step(&[], &topology([primary(1, "1:1-100"), another])),
-        Next::Abort { .. }
+        NextAction::Abort { .. }
     ));
     let result = |outcome| StepResult {
         step: Step::Fence { old_primary: key(2) },
         outcomes: [(key(2), outcome)].into(),
     };
     let over = |outcome| {
-        let Next::Finish(finish) = step(&[result(outcome)], &held) else {
+        let NextAction::Finish(finish) = step(&[result(outcome)], &held) else {
             panic!("it goes on");
         };
         finish

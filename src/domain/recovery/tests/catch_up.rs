@@ -40,7 +40,7 @@ fn the_preferred_one_is_caught_up_from_the_one_that_received_more() {
     assert_eq!(plan.sources, [(key(2), key(1)), (key(3), key(1))].into());
     assert_eq!(
         report.remarks,
-        ["db2:3306 is fed first from db3:3306, which received more"]
+        ["db2:3306 first catches up from db3:3306, which received more"]
     );
     assert_eq!(
         reason(&report.refused, 3).to_string(),
@@ -226,7 +226,7 @@ fn an_unsound_catching_up_is_told() {
     assert!(
         lint(&late, &tree)
             .join("; ")
-            .contains("drain must not come before feed")
+            .contains("drain must not come before catch up")
     );
 }
 
@@ -249,7 +249,7 @@ fn lag_and_unapplied_transactions_keep_from_promotion_where_that_is_asked_for() 
         "lag: unknown, and FailMasterPromotionOnLagMinutes allows less than 60 s"
     );
     let policy = Policy {
-        unapplied: crate::domain::policy::Unapplied::Refuse,
+        unapplied: crate::domain::policy::UnappliedPolicy::Refuse,
         ..Policy::default()
     };
     let tree = [db1(), cut(2, "1:1-100"), cut(3, "1:1-98").received("1:97-100")];

@@ -214,7 +214,7 @@ fn each_forbidden_one_is_refused_with_its_reason() {
         "log_replica_updates is off",
         "has replication filters",
         "does not replicate by GTID",
-        "applying thread stopped: error 1062: duplicate",
+        "applier thread stopped: error 1062: duplicate",
         "delayed on purpose by 3600 s",
         "geography: data centre b, the failed primary's is a",
         "promotion rule must_not",

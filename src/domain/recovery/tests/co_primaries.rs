@@ -1,8 +1,9 @@
 //! db1, the primary, and db2 replicate from each other; db3 replicates from db1, db4 from db2.
 
 use super::*;
-use crate::domain::recovery::outcome::{Next, Outcome, StepResult};
+use crate::domain::recovery::next_action::NextAction;
 use crate::domain::recovery::progress::next;
+use crate::domain::recovery::step_result::{Outcome, StepResult};
 use crate::domain::state::Phase;
 
 fn first() -> Instance {
@@ -66,7 +67,7 @@ fn the_other_one_takes_over_with_the_dead_ones_replicas() {
     assert_eq!(plan.successor, key(2));
     assert_eq!(follows(&plan), [key(3)].into());
     let told = plan.steps.iter().map(Step::describe).collect::<Vec<_>>().join("; ");
-    assert!(told.contains("freeze: stop receiving on db2:3306, db3:3306"), "{told}");
+    assert!(told.contains("stop receivers on db2:3306, db3:3306"), "{told}");
 }
 
 #[test]
@@ -167,11 +168,11 @@ fn one_that_cannot_be_caught_up_is_refused_with_the_reason() {
     let spoils: [(Spoil, &str); 2] = [
         (
             |facts| facts.purged = mysql_set("1:1-95"),
-            "and cannot be fed from db3:3306: purged and needed: 00000001",
+            "and it cannot catch up from db3:3306: purged and needed: 00000001",
         ),
         (
             |facts| facts.version = ServerVersion::parse("10.1.0", "").unwrap(),
-            "and cannot be fed from db3:3306: version: MySQL 10.1.0",
+            "and it cannot catch up from db3:3306: version: MySQL 10.1.0",
         ),
     ];
     for (spoil, why) in spoils {
@@ -215,7 +216,7 @@ fn its_own_replica_does_not_catch_up_from_it() {
     });
     let why = planned(&strange, &must()).unwrap_err();
     assert!(
-        why.contains("cannot be fed from db4:3306: unknown: it replicates from db2:3306"),
+        why.contains("cannot catch up from db4:3306: unknown: it replicates from db2:3306"),
         "{why}"
     );
 }
@@ -281,7 +282,7 @@ fn one_that_comes_back_with_everything_stays_the_primary() {
     ];
     let step = next(&plan, &Phase::Claimed, &results, &back, &must(), NOW);
     assert!(
-        matches!(&step, Next::Abort { reason, .. } if reason.contains("came back")),
+        matches!(&step, NextAction::Abort { reason, .. } if reason.contains("came back")),
         "{step:?}"
     );
 }

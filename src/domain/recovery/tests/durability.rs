@@ -2,10 +2,11 @@
 
 use super::*;
 use crate::domain::policy::{Durability, DurabilityMode};
-use crate::domain::recovery::durability::{SourceTerms, wanted_of_successor};
-use crate::domain::recovery::outcome::{Next, Outcome, StepResult};
+use crate::domain::recovery::next_action::NextAction;
 use crate::domain::recovery::planner::plan_durability;
 use crate::domain::recovery::progress::next;
+use crate::domain::recovery::semi_sync::{SourceTerms, target_of_successor};
+use crate::domain::recovery::step_result::{Outcome, StepResult};
 use crate::domain::state::Phase;
 
 fn policy(mode: DurabilityMode, count: u32, strict: bool) -> Policy {
@@ -207,7 +208,7 @@ fn without_the_plugin_nothing_is_done_and_it_is_said() {
 fn a_successor_waits_for_those_that_will_follow_it_and_are_set_to() {
     let tree = topology([waiting_for(1).dead(), on(2), on(3), able(4), able(5)]);
     let followers = keys(&[3, 4, 5]);
-    let of = |policy: &Policy, only_set| wanted_of_successor(&tree, &key(2), &followers, policy, only_set);
+    let of = |policy: &Policy, only_set| target_of_successor(&tree, &key(2), &followers, policy, only_set);
     assert_eq!(of(&Policy::default(), false), None);
     let (terms, acknowledging) = of(&semi_sync(1), false).unwrap();
     assert_eq!((terms.wait_for, acknowledging), (1, keys(&[3, 4])));
@@ -215,7 +216,7 @@ fn a_successor_waits_for_those_that_will_follow_it_and_are_set_to() {
     assert_eq!((terms.wait_for, acknowledging), (1, keys(&[3])));
     let strict = policy(DurabilityMode::SemiSync, 2, true);
     assert_eq!(of(&strict, true).unwrap().0.wait_for, 2);
-    let nobody = wanted_of_successor(&tree, &key(2), &BTreeSet::new(), &semi_sync(1), false);
+    let nobody = target_of_successor(&tree, &key(2), &BTreeSet::new(), &semi_sync(1), false);
     assert_eq!(nobody.unwrap().0.wait_for, 0);
 }
 
@@ -248,11 +249,11 @@ fn a_primary_is_not_made_to_wait_for_replicas_that_refused() {
         acknowledge(&[2, 3, 4], true),
         &[(2, true), (3, false), (4, false)],
     )];
-    assert_eq!(step(&done), Next::Run(acknowledge(&[3, 4], true)));
+    assert_eq!(step(&done), NextAction::Run(acknowledge(&[3, 4], true)));
     done.push(result(acknowledge(&[3, 4], true), &[(3, false), (4, false)]));
-    assert_eq!(step(&done), Next::Run(wait_for(1, 1)));
+    assert_eq!(step(&done), NextAction::Run(wait_for(1, 1)));
     done.push(result(wait_for(1, 1), &[(1, true)]));
-    let Next::Finish(finish) = step(&done) else {
+    let NextAction::Finish(finish) = step(&done) else {
         panic!("not over")
     };
     assert!(!finish.successful && finish.errors.len() == 2, "{:?}", finish.errors);

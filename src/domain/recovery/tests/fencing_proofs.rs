@@ -3,7 +3,7 @@
 use super::*;
 use crate::domain::instance::SemiSync;
 use crate::domain::recovery::fencing_proof::{FencingProof, fencing_proof, predict};
-use crate::domain::recovery::outcome::{Outcome, StepResult};
+use crate::domain::recovery::step_result::{Outcome, StepResult};
 
 /// A primary that waits for `count` of its replicas, whoever is connected, for ten seconds.
 fn waiting(count: u32) -> Instance {

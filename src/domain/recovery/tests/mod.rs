@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use super::lint::lint;
-use super::plan::{Plan, PlanReport, RecoveryKind, Refusal, RefusalReason, Step};
-use super::planner::{held_back, plan, plan_rejoin, rechoose, rehearse};
+use super::plan::{Plan, PlanReport};
+use super::planner::{choose_again, held_back, plan, plan_rejoin, preview_failover};
 use super::position::ReceivedTransactions;
 use crate::domain::finding::{Code, Evidence, Finding};
 use crate::domain::fixture::{
@@ -15,6 +15,9 @@ use crate::domain::instance::{Identity, Instance, Positioning, ProbeFailure, Thr
 use crate::domain::intent::PromotionRule;
 use crate::domain::key::InstanceKey;
 use crate::domain::policy::{HeldBack, LossPolicy, OldPrimary, Policy};
+use crate::domain::recovery::kind::RecoveryKind;
+use crate::domain::recovery::refusal::{Refusal, RefusalReason};
+use crate::domain::recovery::step::Step;
 use crate::domain::state::{Quarantine, QuarantineState};
 use crate::domain::topology::{ClusterId, Topology};
 use crate::domain::version::ServerVersion;
@@ -24,12 +27,13 @@ mod by_position;
 mod catch_up;
 mod choice;
 mod co_primaries;
+mod dead_intermediates;
 mod durability;
 mod fencing_proofs;
-mod living;
+mod match_below;
 mod plans;
+mod primary_repairs;
 mod properties;
-mod relocation;
 mod soundness;
 mod takeovers;
 

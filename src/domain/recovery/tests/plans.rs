@@ -121,7 +121,7 @@ fn replicas_that_are_stopped_already_are_not_receivers_stopped_again() {
 #[test]
 fn a_rehearsal_names_the_successor_before_anything_breaks() {
     let tree = topology([primary(1, "1:1-100"), replica(2, 1, "1:1-99"), replica(3, 1, "1:1-100")]);
-    let (made, report) = rehearse(&tree, &Policy::default(), NOW);
+    let (made, report) = preview_failover(&tree, &Policy::default(), NOW);
     assert_eq!((made.unwrap().successor, report.refused.len()), (key(3), 1));
 }
 
@@ -130,7 +130,7 @@ fn the_second_choice_stays_within_what_was_claimed() {
     let tree = topology([db1(), cut(2, "1:1-100"), cut(3, "1:1-90")]);
     let plan = planned(&tree, &Policy::default()).0.unwrap();
     let fresh = topology([db1(), cut(2, "1:1-100"), cut(3, "1:1-101"), cut(4, "1:1-102")]);
-    let again = rechoose(&plan, &fresh, &Policy::default(), NOW).unwrap();
+    let again = choose_again(&plan, &fresh, &Policy::default(), NOW).unwrap();
     assert_eq!(
         (again.successor.clone(), again.instances.clone()),
         (key(3), plan.instances.clone())
@@ -144,7 +144,7 @@ fn the_second_choice_stays_within_what_was_claimed() {
     );
     let gone = topology([db1(), cut(2, "1:1-100").dead(), cut(3, "1:1-90").dead()]);
     assert_eq!(
-        rechoose(&plan, &gone, &Policy::default(), NOW).unwrap_err(),
+        choose_again(&plan, &gone, &Policy::default(), NOW).unwrap_err(),
         "no replica can be promoted"
     );
 }
@@ -240,7 +240,7 @@ fn what_members_remember_of_the_primary_and_nobody_holds_is_lost() {
     assert_eq!(lint(&plan, &tree), Vec::<String>::new());
     assert_eq!(plan.lost, Some(mysql_set("1:101-107")));
     // The second choice remembers it too.
-    let again = rechoose(&plan, &tree, &Policy::default(), NOW).unwrap();
+    let again = choose_again(&plan, &tree, &Policy::default(), NOW).unwrap();
     assert_eq!(again.lost, Some(mysql_set("1:101-107")));
     assert_eq!(remember("1:1-99", &Policy::default()).0.unwrap().lost, None);
     let refuse = Policy {

@@ -16,23 +16,25 @@ fn unsound_plans_are_told_apart() {
             "which the plan does not claim",
             (&|plan: &mut Plan| plan.instances = [key(1), key(2)].into()) as &dyn Fn(&mut Plan),
         ),
-        ("open must not come before freeze", &|plan| plan.steps.swap(0, 4)),
-        ("the step redial is missing", &|plan| {
+        ("open must not come before stop receivers", &|plan| {
+            plan.steps.swap(0, 4);
+        }),
+        ("the step reconnect is missing", &|plan| {
             plan.steps.retain(|step| !matches!(step, Step::Redial { .. }));
         }),
-        ("db3:3306 is not frozen", &|plan| {
+        ("the receiver of db3:3306 is not stopped", &|plan| {
             plan.steps[1] = Step::StopReceivers {
                 replicas: [key(2)].into(),
             }
         }),
-        ("the plan does not say that", &|plan| {
+        ("the plan does not declare that", &|plan| {
             plan.position = mysql_set("1:1-50");
         }),
         ("does not hold the position", &|plan| {
             plan.position = mysql_set("1:1-200");
         }),
         ("neither follows nor is left behind", &|plan| plan.steps.truncate(5)),
-        ("db2:3306 is among those that follow", &|plan| {
+        ("db2:3306 is among the followers", &|plan| {
             plan.steps[5] = Step::Repoint {
                 successor: key(2),
                 replicas: [key(2), key(3)].into(),

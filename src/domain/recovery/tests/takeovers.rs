@@ -1,17 +1,17 @@
 //! Who may take over, and what speaks against it.
 
-use super::super::plan::Order;
-use super::super::planner::{lost_successor, plan_forced, plan_takeover, view};
+use super::super::planner::{lost_successor, plan_forced_failover, plan_takeover, topology_for};
 use super::*;
 use crate::domain::policy::TakeoverTerms;
+use crate::domain::recovery::manual_request::ManualRequest;
 use crate::domain::state::command::COMMAND_VERSION;
 use crate::domain::state::{Cluster, Command, Phase, Proposal, Recovery, State, apply, sample};
 
-fn auto() -> Order {
-    Order {
+fn auto() -> ManualRequest {
+    ManualRequest {
         command: "graceful-master-takeover-auto".to_owned(),
         starts_old_primary: true,
-        ..Order::default()
+        ..ManualRequest::default()
     }
 }
 
@@ -101,7 +101,7 @@ fn the_primary_must_be_one_that_answers_and_takes_writes() {
         held_back: Some(HeldBack::RecoveryRuns { uid: "u1".to_owned() }),
         ..Policy::default()
     };
-    refused(cluster(), &held, Some(2), "recovery u1 of this cluster runs");
+    refused(cluster(), &held, Some(2), "recovery u1 of this cluster is running");
 }
 
 #[test]
@@ -129,20 +129,20 @@ fn the_target_must_be_near_and_at_work() {
     let table: [(Instance, &str); 8] = [
         (
             target().channel(|channel| channel.lag_seconds = Some(21)),
-            "21 s behind, allowed are 20 s",
+            "it lags 21 s (limit 20 s",
         ),
         (
             target().channel(|channel| channel.lag_seconds = None),
-            "unknown: how far it is behind",
+            "unknown: its lag",
         ),
         (
             target().channel(|channel| channel.delay_seconds = 60),
             "delayed on purpose",
         ),
-        (target().cut(), "its receiving thread is Connecting, error 2003"),
+        (target().cut(), "its receiver thread is Connecting, error 2003"),
         (
             target().channel(|channel| channel.sql = ThreadState::Stopped),
-            "its applying thread is Stopped",
+            "its applier thread is Stopped",
         ),
         (target().dead(), "unreachable"),
         (replica(2, 1, "1:1-100,2:1-4"), "errant transactions"),
@@ -158,7 +158,7 @@ fn the_target_must_be_near_and_at_work() {
         with(replica(2, 3, "1:1-100")),
         &policy,
         Some(2),
-        "it follows db3:3306, not the primary (move it",
+        "it replicates from db3:3306, not from the primary (move it",
     );
     refused(cluster(), &policy, Some(9), "db9:3306 is not in the cluster");
     assert!(
@@ -179,7 +179,7 @@ fn nobody_is_left_behind_unless_it_is_in_downtime() {
         instances.clone(),
         &Policy::default(),
         Some(2),
-        "db4:3306 could not follow db2:3306: unreachable",
+        "db4:3306 cannot follow db2:3306: unreachable",
     );
     let mut policy = Policy::default();
     policy.downtimes.insert(
@@ -200,14 +200,14 @@ fn a_forced_failover_needs_no_dead_primary_and_a_named_one_beats_every_preferenc
     let tree = topology(cluster());
     let mut policy = Policy::default();
     policy.promotion_rules.insert(key(2), PromotionRule::Prefer);
-    let (plan, _) = plan_forced(&tree, &policy, None, Order::default(), NOW);
+    let (plan, _) = plan_forced_failover(&tree, &policy, None, ManualRequest::default(), NOW);
     assert_eq!(plan.unwrap().successor, key(2));
     let equal = topology([
         primary(1, "1:1-100"),
         replica(2, 1, "1:1-100"),
         replica(3, 1, "1:1-100"),
     ]);
-    let (plan, report) = plan_forced(&equal, &policy, Some(&key(3)), Order::default(), NOW);
+    let (plan, report) = plan_forced_failover(&equal, &policy, Some(&key(3)), ManualRequest::default(), NOW);
     let plan = plan.unwrap_or_else(|| panic!("{report:?}"));
     assert_eq!(
         (&plan.successor, plan.designated(), plan.is_forced()),
@@ -215,7 +215,7 @@ fn a_forced_failover_needs_no_dead_primary_and_a_named_one_beats_every_preferenc
     );
     assert_eq!(lint(&plan, &equal), Vec::<String>::new());
     // It lacks what the other one has: it is fed that.
-    let (plan, report) = plan_forced(&tree, &policy, Some(&key(3)), Order::default(), NOW);
+    let (plan, report) = plan_forced_failover(&tree, &policy, Some(&key(3)), ManualRequest::default(), NOW);
     let plan = plan.unwrap_or_else(|| panic!("{report:?}"));
     assert_eq!((&plan.successor, &plan.lost), (&key(3), &None));
     let catch_up_from = Step::CatchUp {
@@ -232,11 +232,11 @@ fn a_forced_failover_needs_no_dead_primary_and_a_named_one_beats_every_preferenc
             instance
         }
     });
-    let (plan, report) = plan_forced(&topology(purged), &policy, Some(&key(3)), Order::default(), NOW);
+    let (plan, report) = plan_forced_failover(&topology(purged), &policy, Some(&key(3)), ManualRequest::default(), NOW);
     assert_eq!(plan, None);
     let why = report.no_plan.unwrap();
     assert!(
-        why.contains("db3:3306 was asked for and cannot be promoted: lacks"),
+        why.contains("db3:3306 was named and cannot be promoted: lacks"),
         "{why}"
     );
 }
@@ -254,7 +254,7 @@ fn lost(old: Instance, target: Instance) -> Topology {
 fn ended(successful: bool) -> Recovery {
     let cluster = Cluster {
         id: ClusterId("c1".to_owned()),
-        minted: NOW,
+        created_at: NOW,
         name: key(1).to_string(),
         alias: String::new(),
         epoch: 0,
@@ -339,6 +339,6 @@ fn a_successor_is_not_lost_while_it_answers_or_somebody_takes_writes_or_it_was_o
 #[test]
 fn the_view_of_a_lost_successor_changes_nothing_for_other_findings() {
     let tree = lost(read_only("1:1-110"), replica(2, 1, "1:1-110").dead());
-    assert_eq!(*view(Code::DeadMaster, &tree, &key(2)), tree);
-    assert_ne!(*view(Code::SuccessorLost, &tree, &key(2)), tree);
+    assert_eq!(*topology_for(Code::DeadMaster, &tree, &key(2)), tree);
+    assert_ne!(*topology_for(Code::SuccessorLost, &tree, &key(2)), tree);
 }

@@ -41,8 +41,8 @@ fn what_people_and_documents_ask_for_is_told_once() {
     run(&mut state, 202, Command::SetIntent { intent: intent.clone() });
     run(&mut state, 203, Command::EndIntent { id: intent.id() });
     run(&mut state, 204, Command::EndIntent { id: intent.id() });
-    let wish = candidate(9, Origin::Api, PromotionRule::Prefer);
-    run(&mut state, 205, Command::SetIntent { intent: wish });
+    let details = candidate(9, Origin::Api, PromotionRule::Prefer);
+    run(&mut state, 205, Command::SetIntent { intent: details });
     run(&mut state, 206, Command::SetGlobalRecoveries { enabled: false });
     run(&mut state, 207, Command::SetGlobalRecoveries { enabled: true });
     let until = WallTime(9000);
@@ -161,7 +161,7 @@ fn the_oldest_entries_make_room_and_numbers_go_on() {
 fn a_long_message_is_cut() {
     let mut state = two_clusters();
     let mut intent = downtime(2, Origin::Api, None);
-    if let crate::domain::intent::Wish::Downtime { reason, .. } = &mut intent.wish {
+    if let crate::domain::intent::IntentDetails::Downtime { reason, .. } = &mut intent.details {
         *reason = "ä".repeat(5000);
     }
     run(&mut state, 1, Command::SetIntent { intent });

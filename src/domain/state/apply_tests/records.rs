@@ -37,7 +37,7 @@ fn a_merge_keeps_the_older_mint_the_higher_epoch_and_what_was_under_way() {
     );
     assert_eq!(state.clusters.keys().collect::<Vec<_>>(), [&cluster_id(1)]);
     let cluster = &state.clusters[&cluster_id(1)];
-    assert_eq!((cluster.minted, cluster.instances.len()), (WallTime(100), 6));
+    assert_eq!((cluster.created_at, cluster.instances.len()), (WallTime(100), 6));
     assert!(cluster.epoch >= 10, "{}", cluster.epoch);
     assert_eq!(state.recoveries["one"].plan.cluster, cluster_id(1));
     assert_eq!(
@@ -311,10 +311,16 @@ fn a_group_is_named_once() {
         uuid: uuid.to_owned(),
         history: "h".to_owned(),
     };
-    assert_eq!(run(&mut state, 1, Command::Found { group: group("a") }), Applied::Done);
-    assert_eq!(run(&mut state, 1, Command::Found { group: group("a") }), Applied::Done);
     assert_eq!(
-        refused(run(&mut state, 1, Command::Found { group: group("b") })),
+        run(&mut state, 1, Command::FoundGroup { group: group("a") }),
+        Applied::Done
+    );
+    assert_eq!(
+        run(&mut state, 1, Command::FoundGroup { group: group("a") }),
+        Applied::Done
+    );
+    assert_eq!(
+        refused(run(&mut state, 1, Command::FoundGroup { group: group("b") })),
         RefusedCommand::OtherGroup("a".to_owned())
     );
 }
@@ -366,7 +372,7 @@ fn lists_are_bounded_and_what_runs_is_never_dropped() {
         run(
             &mut state,
             1,
-            Command::Detect {
+            Command::RecordDetection {
                 finding: Box::new(finding(1, 1)),
                 member_name: "m".to_owned(),
                 held_back: None,
@@ -398,7 +404,7 @@ fn judging_and_releasing_want_a_quarantine() {
     let token = claimed(&mut state, claim("one", plan(1, 1, 2, &[1, 2, 3])));
     run(&mut state, 2000, open(&token, 2));
     let held = quarantine_key(&cluster_id(1), &identity(1));
-    let judge = |quarantine: &str| Command::Judge {
+    let judge = |quarantine: &str| Command::SetQuarantineStanding {
         quarantine: quarantine.to_owned(),
         instance: key(9),
         standing: QuarantineState::Contained,
@@ -452,7 +458,7 @@ fn small_records_are_kept() {
         understands: 1,
         data_center: "west".to_owned(),
     };
-    run(&mut state, 1, Command::Hello { member: member.clone() });
+    run(&mut state, 1, Command::AnnounceMember { member: member.clone() });
     let blocked = Blocked {
         instance: key(1),
         cluster_name: "x".to_owned(),

@@ -1,7 +1,10 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::domain::recovery::plan::{Plan, PriorReplicaState, RecoveryKind, Step};
+use crate::domain::recovery::kind::RecoveryKind;
+use crate::domain::recovery::plan::Plan;
+use crate::domain::recovery::replica_state::PriorReplicaState;
+use crate::domain::recovery::step::Step;
 
 #[test]
 fn a_claim_excludes_others_on_its_instances_and_in_its_cluster() {
@@ -343,7 +346,7 @@ fn a_lesser_repair_gives_way_to_a_replacement_of_the_primary_and_to_nothing_else
         let ended = &state.recoveries["lesser"];
         assert!(!ended.is_active() && !ended.is_successful(), "{lesser:?}");
         assert!(
-            ended.errors[0].contains("gave way to recovery failover"),
+            ended.errors[0].contains("ended in favour of recovery failover"),
             "{:?}",
             ended.errors
         );
@@ -554,7 +557,7 @@ fn hooks_are_begun_by_the_holder_while_a_recovery_runs_and_by_anybody_afterwards
 fn hooks_of_a_detection_are_begun_and_ended() {
     let mut state = two_clusters();
     let list = HookList::OnFailureDetection;
-    let detect = Command::Detect {
+    let detect = Command::RecordDetection {
         finding: Box::new(finding(1, 1)),
         member_name: "a".to_owned(),
         held_back: None,

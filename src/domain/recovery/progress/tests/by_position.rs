@@ -28,7 +28,10 @@ fn world() -> World {
 fn the_one_that_received_most_is_opened_and_the_other_one_follows() {
     let mut world = world();
     let end = world.run(|_, _, _| None);
-    assert!(matches!(&end, Next::Finish(finish) if finish.successful), "{end:?}");
+    assert!(
+        matches!(&end, NextAction::Finish(finish) if finish.successful),
+        "{end:?}"
+    );
     assert_eq!(world.writable(), ["db2"]);
     assert_eq!(world.facts(&key(3)).channels[0].source, key(2));
 }
@@ -43,7 +46,10 @@ fn a_replica_that_comes_after_the_claim_is_not_touched_however_much_it_has() {
         touched.insert(key.clone());
         None
     });
-    assert!(matches!(&end, Next::Finish(finish) if finish.successful), "{end:?}");
+    assert!(
+        matches!(&end, NextAction::Finish(finish) if finish.successful),
+        "{end:?}"
+    );
     assert_eq!(world.writable(), ["db2"]);
     assert!(!touched.contains(&key(4)), "{touched:?}");
     assert_eq!(world.tree.get(&key(4)), Some(&late));

@@ -57,7 +57,7 @@ fn is_catch_up_from(step: &Step) -> bool {
 }
 
 fn point_back() -> Undo {
-    Undo::PointBack {
+    Undo::RepointBack {
         replica: key(2),
         source: key(1),
         starts: true,
@@ -65,7 +65,7 @@ fn point_back() -> Undo {
 }
 
 fn start(n: u32) -> Undo {
-    Undo::StartReceiving {
+    Undo::StartReceivers {
         replicas: [key(n)].into(),
     }
 }
@@ -77,7 +77,16 @@ fn the_wanted_one_is_caught_up_and_then_promoted() {
     let commit = format!("commit db2:3306 {}", mysql_set("1:1-100"));
     assert_eq!(
         world.log,
-        ["fence", "freeze", "feed", "drain", "redial", &commit, "open", "repoint"]
+        [
+            "fence",
+            "stop",
+            "catch",
+            "drain",
+            "reconnect",
+            &commit,
+            "open",
+            "repoint"
+        ]
     );
     assert!(finish.successful && finish.lost.is_none() && finish.lost_replicas.is_empty());
     assert_eq!(world.tree.get(&key(3)).unwrap().source(), Some(&key(2)));
@@ -90,7 +99,16 @@ fn the_other_co_primary_is_caught_up_and_then_promoted() {
     let commit = format!("commit db2:3306 {}", mysql_set("1:1-100,2:1-5"));
     assert_eq!(
         world.log,
-        ["fence", "freeze", "feed", "drain", "redial", &commit, "open", "repoint"]
+        [
+            "fence",
+            "stop",
+            "catch",
+            "drain",
+            "reconnect",
+            &commit,
+            "open",
+            "repoint"
+        ]
     );
     assert!(finish.successful && finish.lost.is_none() && finish.lost_replicas.is_empty());
     assert_eq!(world.writable(), ["db2"]);
@@ -110,7 +128,7 @@ fn when_the_other_co_primary_cannot_be_caught_up_nobody_is_promoted_and_all_is_p
         })
     }));
     assert!(
-        reason.contains("cannot be fed from db3:3306: unknown: that was tried, and failed"),
+        reason.contains("cannot catch up from db3:3306: unknown: catching up from it failed before"),
         "{reason}"
     );
     assert_eq!(undo, [point_back(), start(3)]);
@@ -144,7 +162,7 @@ fn goes_on(world: impl Fn() -> World) {
     for io in [ThreadState::Running, ThreadState::Stopped] {
         let mut world = half_caught_up(world(), io);
         assert!(finished(world.run(|_, _, _| None)).successful);
-        assert_eq!(world.log[..4], ["fence", "freeze", "feed", "drain"]);
+        assert_eq!(world.log[..4], ["fence", "stop", "catch", "drain"]);
         assert_eq!(world.writable(), ["db2"]);
     }
 }
@@ -176,7 +194,7 @@ fn when_it_cannot_be_caught_up_the_one_that_has_all_is_promoted_and_it_follows()
         })
     }));
     assert_eq!(finish.successor.unwrap().0, key(3));
-    assert_eq!(world.log.iter().filter(|line| *line == "feed").count(), 1);
+    assert_eq!(world.log.iter().filter(|line| *line == "catch").count(), 1);
     let caught_up = world.tree.get(&key(2)).unwrap();
     assert_eq!(caught_up.source(), Some(&key(3)));
     assert_eq!(
@@ -240,7 +258,7 @@ fn what_somebody_had_stopped_is_left_stopped_when_it_is_put_back() {
     let rules = BTreeMap::from([(key(2), PromotionRule::Prefer)]);
     let stopped = cut(2, "1:1-90").channel(|channel| channel.io = ThreadState::Stopped);
     let mut world = world_with([db1(), stopped, cut(3, "1:1-100")], rules.clone());
-    let back = Undo::PointBack {
+    let back = Undo::RepointBack {
         replica: key(2),
         source: key(1),
         starts: false,
@@ -267,7 +285,7 @@ fn the_next_actor_goes_on_in_the_middle_of_a_catching_up() {
 }
 
 #[test]
-fn a_catching_up_that_broke_off_is_receivers_stopped_again() {
+fn a_catching_up_that_broke_off_is_receiver_stopped_again() {
     let mut world = forbidden();
     let mut caught_up = 0;
     let finish = finished(world.run(|world, step, key| {
@@ -279,5 +297,5 @@ fn a_catching_up_that_broke_off_is_receivers_stopped_again() {
         })
     }));
     assert_eq!(finish.successor.unwrap().0, key(2));
-    assert_eq!(world.log[..5], ["fence", "freeze", "feed", "freeze", "drain"]);
+    assert_eq!(world.log[..5], ["fence", "stop", "catch", "stop", "drain"]);
 }

@@ -1,4 +1,5 @@
-//! A replica that delays on purpose alone received something: it applies at once, and delays again when nothing comes of the recovery.
+//! A replica that delays on purpose alone received something: it applies at once, and delays again when nothing comes
+//! of the recovery.
 
 use super::*;
 use crate::domain::instance::Positioning;
@@ -52,7 +53,7 @@ fn what_cannot_be_put_back_is_tried_again_and_then_told() {
     assert!(finish.successful && finish.lost_replicas.is_empty(), "{finish:?}");
     let repoints = world.log.iter().filter(|step| *step == "repoint").count();
     assert_eq!(repoints, REPOINT_TRIES);
-    let told = "db3:3306 delayed by 3600 s, which was lifted and could not be put back";
+    let told = "the delay of db3:3306 (3600 s) was removed and could not be set again";
     assert_eq!(finish.errors, [told]);
     // The successor is lost after it was fed.
     let mut world = delayed();
@@ -68,12 +69,12 @@ fn an_abort_lets_it_delay_again() {
     let mut world = delayed();
     let (reason, undo) = aborted(world.run(comes_back));
     assert!(reason.starts_with("came back"), "{reason}");
-    let back = Undo::PointBack {
+    let back = Undo::RepointBack {
         replica: key(2),
         source: key(1),
         starts: true,
     };
-    let start = Undo::StartReceiving {
+    let start = Undo::StartReceivers {
         replicas: [key(3)].into(),
     };
     assert_eq!(undo, [back, delay(), start]);
@@ -120,7 +121,7 @@ fn the_next_actor_lets_it_finish_before_it_chooses_and_puts_its_delay_back() {
     }));
     assert_eq!((finish.successor.unwrap().0, finish.lost), (key(2), None));
     assert!(finish.errors.is_empty(), "{:?}", finish.errors);
-    assert_eq!(world.log[..4], ["fence", "freeze", "drain", "feed"]);
+    assert_eq!(world.log[..4], ["fence", "stop", "drain", "catch"]);
     let mut world = half();
     let (_, undo) = aborted(world.run(|world, step, key| {
         finishes(world, step, key);

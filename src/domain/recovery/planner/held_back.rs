@@ -1,0 +1,106 @@
+//! Which rule of the policy keeps a recovery from following a finding.
+
+use crate::domain::analysis::startup_grace::startup_grace;
+use crate::domain::analysis::{current_primary, may_be_partitioned};
+use crate::domain::finding::{Code, Finding};
+use crate::domain::key::InstanceKey;
+use crate::domain::policy::{HeldBack, Policy};
+use crate::domain::recovery::kind::RecoveryKind;
+use crate::domain::recovery::planner::silent_primary;
+use crate::domain::topology::Topology;
+
+/// Why nothing may be done about a finding, whichever server could be promoted; `None` when the policy allows a recovery.
+///
+/// First the finding itself, then in this order: global switch, document, filters, running and recent recoveries; last
+/// the downtime of the instance, or of all its replicas where the finding is about these.
+pub fn held_back(finding: &Finding, topology: &Topology, policy: &Policy) -> Option<HeldBack> {
+    let key = topology.resolve(&finding.instance);
+    if finding.code == Code::StalledPrimary {
+        if let Some(why) = silent_primary::not_yet(key, topology, policy) {
+            return Some(why);
+        }
+    } else if !finding.code.is_actionable() && !may_be_partitioned(finding) {
+        return Some(HeldBack::NotActionable);
+    }
+    let downtime = policy
+        .downtimes
+        .iter()
+        .find(|(downtimed, _)| topology.resolve(downtimed) == key)
+        .map(|(_, downtime)| downtime);
+    let of_replicas = || {
+        let first = finding
+            .evidence
+            .replicas
+            .first()
+            .filter(|_| finding.replicas_downtimed)?;
+        policy.downtimes.get(topology.resolve(first))
+    };
+    // A primary that is silent or stalled is replaced like a dead one, once it is proved that it is no better.
+    let is_by_silence = finding.code == Code::StalledPrimary || may_be_partitioned(finding);
+    let kind = if is_by_silence {
+        Some(RecoveryKind::DeadPrimary)
+    } else {
+        RecoveryKind::for_code(finding.code)
+    };
+    let general = match kind {
+        Some(RecoveryKind::IntermediatePrimary | RecoveryKind::GroupMember) => &policy.held_back_intermediates,
+        Some(RecoveryKind::SemiSync | RecoveryKind::NonWritablePrimary) => &policy.held_back_living,
+        Some(
+            RecoveryKind::DeadPrimary
+            | RecoveryKind::DeadPrimaryByPosition
+            | RecoveryKind::CoPrimary
+            | RecoveryKind::Rejoin
+            | RecoveryKind::ResolveErrant
+            | RecoveryKind::Takeover
+            | RecoveryKind::MatchBelow
+            | RecoveryKind::BootReadOnly
+            | RecoveryKind::ReopenPrimary
+            | RecoveryKind::Durability,
+        )
+        | None => &policy.held_back,
+    };
+    let recent = policy
+        .repair_blocks
+        .iter()
+        .find(|recent| Some(recent.kind) == kind && topology.resolve(&recent.instance) == key)
+        .map(|recent| HeldBack::RecentRecovery {
+            uid: recent.uid.clone(),
+            until: recent.until,
+        });
+    let grace = || startup_grace(topology, key).map(|until| HeldBack::StartupGrace { until });
+    let controlled = || another_controller(topology);
+    let tested = policy.recent_test.clone().filter(|_| is_by_silence);
+    let held = general
+        .clone()
+        .or_else(|| not_asked_for(finding.code, key, policy))
+        .or(tested)
+        .or(recent)
+        .or_else(|| downtime.or_else(of_replicas).cloned());
+    held.or_else(controlled).or_else(grace)
+}
+
+/// Another controller owns the primary, or did until that failed: its cluster is not ours to repair.
+pub fn another_controller(topology: &Topology) -> Option<HeldBack> {
+    let primary = current_primary(topology)?;
+    let holder = topology.get(&primary)?.another_controller.clone()?;
+    Some(HeldBack::OwnedByAnotherGroup(format!(
+        "{holder} holds the lock on {primary}"
+    )))
+}
+
+/// The key that would have to be set, where a repair is made only when configured.
+fn not_asked_for(code: Code, key: &InstanceKey, policy: &Policy) -> Option<HeldBack> {
+    let (is_asked_for, key) = if code == Code::LockedSemiSyncMaster {
+        let is_asked_for =
+            policy.recover_locked_semi_sync || policy.enforce_exact_semi_sync || policy.durability.is_kept();
+        (is_asked_for, "RecoverLockedSemiSyncMaster")
+    } else if code == Code::MasterWithTooManySemiSyncReplicas {
+        (policy.enforce_exact_semi_sync, "EnforceExactSemiSyncReplicas")
+    } else if code == Code::NoWriteableMasterStructureWarning {
+        let is_asked_for = policy.recover_non_writable_primary || policy.booted_read_only.as_ref() == Some(key);
+        (is_asked_for, "RecoverNonWriteableMaster")
+    } else {
+        return None;
+    };
+    (!is_asked_for).then(|| HeldBack::NotAskedFor { key: key.to_owned() })
+}
