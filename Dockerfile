@@ -43,10 +43,10 @@ RUN set -eu; r=/rootfs; \
     chmod 1777 $r/tmp; chown -R 65532:65532 $r/var/lib/ham4db
 
 FROM scratch
-ARG VERSION=0.2.0
+ARG VERSION=0.3.0
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="ham4db" \
-      org.opencontainers.image.description="High availability for MySQL and MariaDB replication: sees failures, agrees on them, repairs them." \
+      org.opencontainers.image.description="High availability for MySQL and MariaDB replication: detects failures, agrees on them, repairs them." \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"

@@ -1,11 +1,11 @@
-# Everything one can do here. CI calls these targets and nothing else (.ci/run).
-# Variables: FLAVOUR=mysql|mariadb (demo, bench), SECONDS=n SEED=n (chaos), KEEP=1 (demo: leave it running), TARGETS="raft http" (test: only these).
+# The targets of this project. CI calls these and nothing else (.ci/run).
+# Variables: FLAVOUR=mysql|mariadb (demo, bench), SECONDS=n SEED=n (chaos), KEEP=1 (demo: leave it running), RELEASE=1 (bench: of the static release build), TARGETS="raft http" (test: only these).
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
-.PHONY: help build test lint bench chaos demo smoke e2e image crds clean clean-cache release
+.PHONY: help build test lint bench chaos demo picture smoke e2e image crds clean clean-cache release
 
 # What a bench measures: both, unless one is named.
 BENCH := $(or $(FLAVOUR),both)
@@ -13,44 +13,39 @@ FLAVOUR ?= mysql
 TARGETS ?=
 SECONDS ?= 600
 SEED ?=
+RELEASE ?=
 stage := tests/setup/stage.sh
 ensure := tests/setup/ensure.sh
+debug := $(or $(CARGO_TARGET_DIR),target)/debug
 # What needs root gets it by sudo when it is not there yet.
 as_root := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=HOME,PATH,XDG_CACHE_HOME)
 export FLAVOUR
 
-help: ## what one can do (this)
+help: ## lists the targets
 	@echo 'make TARGET [VARIABLE=value]'
 	@sed -nE 's/^([a-z0-9-]+):[^#]*## (.*)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
 	@sed -nE 's/^# (Variables: .*)/\n\1/p' $(MAKEFILE_LIST)
 
-build: ## the two binaries, for debugging: target/debug/ham4db, target/debug/ham4db-client
-	@$(stage) build cargo build --quiet --locked --bins
+build: ## the two binaries, for debugging: target/debug/ham4db, target/debug/ham4db-client; demo, bench and chaos with them
+	@$(stage) build tests/setup/build.sh
 
 test: ## every test, cheapest first, then the demo; sets up MySQL, MariaDB and an API server once
 	@tests/setup/run-tests.sh $(TARGETS)
 
-lint: ## format, clippy, documentation, shell scripts, dependencies; changes nothing
+lint: ## format, clippy, documentation, prose, shell scripts, dependencies; changes no file
 	@tests/setup/lint.sh
 
 demo: ## a primary is killed under four writers; FLAVOUR=mariadb, KEEP=1
-	@$(ensure) tools $(FLAVOUR)
-	@$(stage) 'release build' tests/setup/release.sh
-	@$(stage) 'demo build' cargo build --quiet --locked --example demo
-	@HAM4DB_BIN_DIR=$(CURDIR)/target/release-static $(stage) 'demo ($(FLAVOUR))' cargo run --quiet --locked --example demo
+	@tests/setup/run-example.sh demo $(FLAVOUR)
 
-bench: ## failovers with their phases, silent partitions, CPU of a probe, a fleet; FLAVOUR, FAILOVERS=30, PARTITION=5, SERVERS=150
-	@$(ensure) tools mysql mariadb
-	@$(stage) 'release build' tests/setup/release.sh
-	@$(stage) 'bench build' cargo build --quiet --locked --example bench
-	@FLAVOUR=$(BENCH) HAM4DB_BIN_DIR=$(CURDIR)/target/release-static $(stage) 'bench ($(BENCH))' cargo run --quiet --locked --example bench
+bench: $(if $(RELEASE),release) ## failovers with their phases, silent partitions, CPU of a probe, a fleet; FLAVOUR, FAILOVERS=30, PARTITION=5, SERVERS=150, RELEASE=1
+	@$(if $(RELEASE),HAM4DB_BIN_DIR=$(CURDIR)/target/release-static) FLAVOUR=$(BENCH) tests/setup/run-example.sh bench mysql mariadb
 
 chaos: ## random failures on real servers and members, judged all the time; SECONDS=600 SEED=n (root or sudo)
-	@$(ensure) tools mysql mariadb
-	@$(stage) 'release build' tests/setup/release.sh
-	@$(stage) 'chaos build' cargo build --quiet --locked --example chaos
-	@HAM4DB_BIN_DIR=$(CURDIR)/target/release-static SECONDS=$(SECONDS) SEED=$(SEED) \
-		$(stage) 'chaos' cargo run --quiet --locked --example chaos
+	@CHAOS_SECONDS=$(SECONDS) SEED=$(SEED) tests/setup/run-example.sh chaos mysql mariadb
+
+picture: ## docs/failover.svg, recorded from the demo
+	@tests/setup/record-demo.py
 
 smoke: ## the chart, then the image and a failover in a real one-node cluster on this machine (root or sudo)
 	@$(ensure) mysql kube-node bases
@@ -67,12 +62,13 @@ image: release ## the container image, by docker, podman or buildah; IMAGE=name:
 
 crds: ## writes crds/mysqlclusters.ham4db.io.yaml from the Rust types
 	@mkdir -p crds
-	@cargo run --quiet --locked --bin ham4db -- crd >crds/.new.yaml
+	@tests/setup/build.sh
+	@$(debug)/ham4db crd >crds/.new.yaml
 	@mv crds/.new.yaml crds/mysqlclusters.ham4db.io.yaml
 	@$(ensure) tools helm
 	@deploy/render.sh
 
-clean: ## ends and removes what runs in the cache folder, and target/; downloads stay
+clean: ## stops and removes what runs in the cache folder, and target/; downloads stay
 	@tests/setup/clean.sh
 	@cargo clean --quiet
 

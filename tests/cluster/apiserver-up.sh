@@ -5,7 +5,7 @@
 #   CONTROLLERS=1 apiserver-up.sh           # also kube-controller-manager (and SCHEDULER=1 kube-scheduler)
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 . "$here/env.sh"; . "$here/pki.sh"
-: "${RUN:=$HAM4DB_TEST_DIR/run/api}" "${ETCD:=$BIN/etcd}" "${CONTROLLERS:=}" "${SCHEDULER:=}"
+: "${RUN:=$HAM4DB_TEST_DIR/run/api}" "${ETCD:=$(find_tool etcd)}" "${CONTROLLERS:=}" "${SCHEDULER:=}"
 PKI=$RUN/pki
 [ ! -f "$RUN/kube-apiserver.pid" ] || die "already up, or not taken down: $RUN"
 mkdir -p "$RUN"
@@ -18,7 +18,7 @@ start etcd "$ETCD" --data-dir "$RUN/etcd" --unsafe-no-fsync --log-level=warn --l
     --listen-peer-urls "http://127.0.0.1:$peer" --initial-advertise-peer-urls "http://127.0.0.1:$peer" \
     --initial-cluster "default=http://127.0.0.1:$peer"
 
-start kube-apiserver "$BIN/kube-apiserver" \
+start kube-apiserver "$(find_tool kube-apiserver)" \
     --etcd-servers "http://127.0.0.1:$client" \
     --bind-address 127.0.0.1 --secure-port "$secure" --advertise-address 127.0.0.1 --endpoint-reconciler-type=none \
     --tls-cert-file "$PKI/apiserver.crt" --tls-private-key-file "$PKI/apiserver.key" --client-ca-file "$PKI/ca.crt" \

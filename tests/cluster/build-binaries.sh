@@ -5,12 +5,13 @@
 #   build-binaries.sh helm
 #   build-binaries.sh node      what a node and the control plane need besides: controllers, scheduler, kubelet, kube-proxy, CoreDNS
 #   build-binaries.sh           api, node and helm
-# Go's modules and build cache (up to 7 GB) lie in $HAM4DB_TEST_DIR as well and may be removed when all is built.
+# Go's modules and build cache (up to 7 GB) lie in $GO_CACHES, by default $HAM4DB_TEST_DIR as well, and may be removed when all is built.
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 . "$here/env.sh"
 what=${1:-all}
 export CGO_ENABLED=0 GOTOOLCHAIN=local GOFLAGS='-buildvcs=false -modcacherw'
-export GOCACHE=$HAM4DB_TEST_DIR/go-build GOMODCACHE=$HAM4DB_TEST_DIR/go-modules
+: "${GO_CACHES:=$HAM4DB_TEST_DIR}"
+export GOCACHE=$GO_CACHES/go-build GOMODCACHE=$GO_CACHES/go-modules
 src=$HAM4DB_TEST_DIR/src/$KUBE_VERSION
 mkdir -p "$BIN" "$src/kubernetes" "$src/coredns"
 t0=$(date +%s); took() { say "$1 after $(( $(date +%s) - t0 )) s"; }

@@ -2,14 +2,16 @@
 # Sourced by every script here. All places and versions are variables with defaults; nothing names a particular machine.
 set -euo pipefail
 
-: "${HAM4DB_TEST_DIR:=${XDG_CACHE_HOME:-$HOME/.cache}/ham4db}"   # everything lives here
+# shellcheck source=../setup/tools.sh
+. "$(dirname "${BASH_SOURCE[0]}")/../setup/tools.sh"
+: "${HAM4DB_TEST_DIR:=$CACHE}"                                    # everything lives here
 : "${BIN:=$HAM4DB_TEST_DIR/bin}"                                  # built binaries
 : "${KUBE_VERSION:=1.33.13}"
 : "${ETCD_VERSION:=3.5.21}"
 : "${COREDNS_VERSION:=1.12.4}"
 : "${HELM_VERSION:=3.22.0}"
 
-export PATH="$BIN:$PATH:/usr/sbin:/sbin"
+export PATH="$BIN:$PATH:/usr/sbin:/sbin"                          # plain names follow the rule of find_tool
 
 say() { printf '[%s] %s\n' "$(date +%T)" "$*" >&2; }
 die() { say "$*"; exit 1; }

@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# Sourced. Names and addresses of the test cluster. 198.18.0.0/15 is set aside for tests of network devices: it belongs to nobody, so
+# Sourced. Names and addresses of the test cluster. 198.18.0.0/15 is set aside for tests of network devices: no network owns it, so
 # it meets no address of the machine, its resolver or its gateway, and a guard route keeps it from ever leaving the machine.
 # Node N (1, 2, ...): network namespace $CLUSTER-nodeN, address 198.18.0.(10+N), pods 198.18.(100+N).0/24.
 : "${CLUSTER:=hk}"                       # names the bridge, the namespaces and the cgroups; at most 8 letters

@@ -2,7 +2,7 @@
 # Starts node N of the cluster, new or again after node-down.sh: node-up.sh N. Root.
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 . "$here/env.sh"; . "$here/net.sh"; . "$here/pki.sh"
-: "${RUN:=$HAM4DB_TEST_DIR/run/cluster}" "${IMAGES:=$HAM4DB_TEST_DIR/images}" "${ETCD:=$BIN/etcd}"
+: "${RUN:=$HAM4DB_TEST_DIR/run/cluster}" "${IMAGES:=$HAM4DB_TEST_DIR/images}" "${ETCD:=$(find_tool etcd)}"
 [ ! -f "$RUN/nodes" ] || NODES=$(cat "$RUN/nodes")
 n=$1 ns=$(node_ns "$1") ip=$(node_ip "$1") name=node$1 PKI=$RUN/pki
 pods=$(node_pods "$n")

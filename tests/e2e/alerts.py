@@ -27,10 +27,10 @@ def metrics():
     source = text("src/adapter/http/metrics.rs")
     prefix = re.search(r'with_prefix\("(\w+)"\)', source).group(1)
     kinds = dict(re.findall(r"let (\w+) = Family::<\w+, (\w+)", source))
-    aliases = dict(re.findall(r"type (\w+) = Family<\w+, (\w+)>", source))
+    aliases = dict(re.findall(r"type (\w+) = Family<\w+, (\w+)>", text("src/adapter/http/request_metrics.rs")))
     names = set()
     for name, what in re.findall(r'register\(\s*"(\w+)",\s*"[^"]*",\s*([^;]+?),?\s*\);', source):
-        own = "Gauge" if what.startswith("flag(") else "Info" if what.startswith("Info::") else aliases["Requests"]
+        own = "Gauge" if what.startswith("flag(") else "Info" if what.startswith("Info::") else aliases["RequestCounters"]
         names.add(f"{prefix}_{name}" + {"Counter": "_total", "Info": "_info"}.get(kinds.get(what) or own, ""))
     return names
 
@@ -63,7 +63,7 @@ def check():
 
     source = text("src/domain/finding.rs")
     codes = set(re.findall(r'Self::(\w+) => \{?\s*"\1"', source))
-    advice = set(re.findall(r"Self::(\w+)", source[source.index("pub fn is_advice"):].split("}")[0]))
+    advice = set(re.findall(r"Self::(\w+)", source[source.index("pub fn is_advice"):].split("=> true")[0]))
     alerts = dict(re.findall(r"- alert: (\w+)\n(.*?)(?=\n      - alert:|\Z)", RULES, re.S))
     assert len(codes) >= 40 and len(advice) >= 5 and len(alerts) >= 10
     said = {alert: set().union(*listed(body)) for alert, body in alerts.items()}

@@ -246,7 +246,7 @@ noted 'helm says which namespaces are watched' 'in these namespaces: orders, bil
 noted 'helm says how to come by the token' "get secret notes-ham4db-api-token -o jsonpath='{.data.token}'"
 noted 'helm warns of an open API' 'can ask for a failover' --set networkPolicy.enabled=false,apiToken.enabled=false
 noted 'and not of one that wants a token' 'can read what they know' --set networkPolicy.enabled=false
-noted 'helm says who reaches a LoadBalancer' 'nobody through the LoadBalancer from outside' --set service.type=LoadBalancer
+noted 'helm says who reaches a LoadBalancer' 'no client through the LoadBalancer from outside' --set service.type=LoadBalancer
 noted 'helm says who reaches /metrics' 'Prometheus reaches /metrics from this namespace only' --set metrics.serviceMonitor.enabled=true,health.port=0
 noted 'helm warns of a single member' 'WARNING: a single member' --set replicas=1
 noted 'helm warns of an even number' 'survive no more losses than 3' --set replicas=4

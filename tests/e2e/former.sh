@@ -1,6 +1,6 @@
 # shellcheck shell=bash
 # Sourced. The version before this one, from which an upgrade comes and to which a rollback goes back: its binaries, chart and definition.
-FORMER_VERSION=0.1.0 FORMER_COMMIT=eac4b6021b89afe4800b369e2e3367a42703fe32
+FORMER_VERSION=0.2.0 FORMER_COMMIT=2dad7dd28c5cf2683fbcfc112ba3a75365e2f579
 former=$HAM4DB_TEST_DIR/former/$FORMER_COMMIT
 
 # Compiled once, from the history of this repository, and kept in the cache folder.

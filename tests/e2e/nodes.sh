@@ -11,7 +11,7 @@ export RUN=$HAM4DB_TEST_DIR/run/cluster KUBECONFIG=$HAM4DB_TEST_DIR/run/cluster/
 . "$root/tests/e2e/servers.sh"; . "$root/tests/e2e/group.sh"; . "$root/tests/e2e/mariadb.sh"
 . "$root/tests/e2e/nodes/servers.sh"; . "$root/tests/e2e/nodes/documents.sh"; . "$root/tests/e2e/nodes/group.sh"
 . "$root/tests/e2e/former.sh"; . "$root/tests/e2e/nodes/upgrade.sh"
-# Of the test's own: whoever writes while the former version is upgraded has it before that version's successor asks for one.
+# A Secret of the test: its clients send the same token to both versions.
 API_SECRET=e2e-api-token
 VERSION=$(sed -n 's/^version = "\(.*\)"/\1/p' "$root/Cargo.toml" | head -1)
 [ "$(id -u)" = 0 ] || die "needs root: nodes are made of namespaces"
@@ -70,10 +70,9 @@ release() { helm upgrade ham4db "$root/charts/ham4db" --namespace ham4db --reset
 install() {
     helm install ham4db "$former/charts/ham4db" --namespace ham4db --timeout 150s --wait --set image.pullPolicy=Never \
         --set "image.repository=${former_image%:*},image.tag=$FORMER_VERSION,persistence.storageClass=manual" \
-        --set 'credentialSecrets={mysql-topology,shop}'
+        --set 'credentialSecrets={mysql-topology,shop}' --set "apiToken.existingSecret=$API_SECRET"
 }
-new_values=(--set "image.repository=${IMAGE%:*},image.tag=${IMAGE##*:},drain.enabled=true,podRoleLabels.enabled=true"
-    --set "apiToken.existingSecret=$API_SECRET")
+new_values=(--set "image.repository=${IMAGE%:*},image.tag=${IMAGE##*:},drain.enabled=true,podRoleLabels.enabled=true")
 k create secret generic "$API_SECRET" --from-literal="token=token-$RANDOM$RANDOM$RANDOM" >/dev/null
 check "helm install of $FORMER_VERSION, and all is ready" install
 [ "$failed" = 0 ] || exit 1

@@ -11,7 +11,7 @@ case $deb_arch in
     *) die "this machine is $deb_arch; the database servers of the tests are set up on amd64 and arm64 only" ;;
 esac
 
-# The archive's address as this machine's own apt has it, whatever the format of its source files. apt says it without asking the
+# The archive's address as this machine's own apt has it, whatever the format of its source files. apt prints it without asking the
 # network when its lists are empty: one line "URI/dists/SUITE/InRelease" for each source.
 machine_mirror() {
     local lists address suite plain=''
@@ -66,7 +66,7 @@ unpack_packages() {
     rm -f "$state"/cache/archives/*.deb
 }
 
-# machine_tools TOOL... : installs the packages of tools that are missing, and says so. Only small and common ones.
+# machine_tools TOOL... : installs the packages of tools that are missing, and prints their names. Only small and common ones.
 machine_tools() {
     local tool missing=()
     for tool in "$@"; do

@@ -10,7 +10,7 @@ for folder in "$CACHE"/run/*/; do
     [ ! -f "$folder/kube-apiserver.pid" ] || RUN=${folder%/} HAM4DB_TEST_DIR=$CACHE "$cluster/apiserver-down.sh" || true
 done
 
-# Processes that work in the run folder, or that were started with a path in it: nobody else has a reason to name it.
+# Processes that work in the run folder, or that were started with a path in it: no other process has a reason to name it.
 running() {
     local process pid
     for process in /proc/[0-9]*; do

@@ -6,11 +6,12 @@
 #   kube-node    all of a node: system packages (root or sudo), kubelet, CoreDNS, the images of a bare cluster; has kube-api, kubectl, helm
 #   bases        base images for `make image` by buildah (root or sudo)       tools     the small programs that the scripts call
 #   node-packages  the system packages of kube-node alone                     lint-tools  shellcheck
+#   cargo-tools  cargo-deny and cargo-machete, of pinned versions
 #   promtool     promtool of this distribution, only when the machine has none
-# ensure.sh --check WHAT... : 0 when all is there, else says what is missing. Changes nothing.
+# ensure.sh --check WHAT... : 0 when all is there, else prints what is missing. Changes nothing.
 # ensure.sh --where mysql|mariadb : the folder of that server, on stdout (see below), set up or not.
 #
-# When something is missing, the first line on stderr says what will be set up, how long it takes and how big it is.
+# When something is missing, the first line on stderr lists what will be set up, with its time and its size.
 # Any number may run at once (a lock for each part), it may be stopped at any time (parts are renamed into place when whole), and
 # what is missing of apt's common tools is installed with root or sudo, and said.
 #
@@ -23,11 +24,12 @@
 #                    each server, give the copy to the server's user, and start with --datadir.
 #       VERSION      e.g. 9.7.4
 #   $CACHE/servers/own/  the same for the server that HAM4DB_TEST_MYSQLD names, plus FLAVOUR (mysql or mariadb). With that variable
-#                    set, `ensure.sh mysql` (or mariadb, whichever it is) sets up this one, and `--where` says so.
-#   $CACHE/bin/      kube-apiserver, etcd, ...; and go, kubectl, helm when they were built here. tests/cluster/env.sh puts it first in PATH.
+#                    set, `ensure.sh mysql` (or mariadb, whichever it is) sets up this one, and `--where` prints its folder.
+#   $CACHE/bin/      kube-apiserver, etcd, ...; and go, kubectl, helm when they were built here. A program is looked for in this folder
+#                    first, then in PATH: find_tool in tests/setup/tools.sh.
 #   $CACHE/run/NAME/ what runs now: each test, demo and bench makes a folder of its own there and removes it. `make clean` empties it.
 # Servers, members and writers are started through tests/setup/unprivileged.sh, which is `exec` when not root; as root they run as
-# user and group 65534, to whom their folder under $CACHE/run has to belong.
+# user and group 65534, which has to own their folder under $CACHE/run.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 . "$here/cache.sh"; . "$here/apt.sh"; . "$here/servers.sh"; . "$here/kubernetes.sh"
@@ -45,19 +47,20 @@ own_flavour() {
 # What it is called, how long it takes on two cores and a usual line, and what it leaves in the cache.
 describe() {
     case $1 in
-        mysql) echo 'MySQL (1 min, 440 MB)' ;;
-        mariadb) echo 'MariaDB (1 min, 230 MB)' ;;
+        mysql) echo 'MySQL (20 s, 440 MB)' ;;
+        mariadb) echo 'MariaDB (10 s, 230 MB)' ;;
         own) echo 'a data directory of your own server (10 s, 100 MB)' ;;
         go) echo 'Go (1 min, 270 MB)' ;;
         kubectl) echo 'kubectl (3 min, 60 MB)' ;;
         kube-api) echo 'kube-apiserver and etcd (6 min, 130 MB)' ;;
         helm) echo 'helm (3 min, 60 MB)' ;;
         kube-node) echo 'kubelet, controllers, CoreDNS and images (6 min, 450 MB)' ;;
-        bases) echo 'base images for buildah (2 min, 180 MB in the image store)' ;;
-        node-packages) echo 'node packages by apt (1 min, 300 MB installed)' ;;
+        bases) echo 'base images for buildah (30 s, 180 MB in the image store)' ;;
+        node-packages) echo 'node packages by apt (10 s, 300 MB installed)' ;;
         promtool) echo 'promtool (30 s, 50 MB)' ;;
-        lint-tools) echo 'shellcheck by apt (1 min, 30 MB)' ;;
-        tools) echo 'small tools by apt (1 min, 50 MB)' ;;
+        lint-tools) echo 'shellcheck by apt (10 s, 30 MB)' ;;
+        cargo-tools) echo "cargo-deny and cargo-machete ($(about 45), 30 MB)" ;;
+        tools) echo 'small tools by apt (10 s, 50 MB)' ;;
     esac
 }
 
@@ -80,6 +83,7 @@ for what in "$@"; do
         "$flavour_of_own") want own ;;
         bases) want node-packages; want bases ;;
         mysql|mariadb|tools|node-packages|lint-tools) want "$what" ;;
+        cargo-tools) want tools; want "$what" ;;
         go|promtool) want "$what" ;;
         kubectl|kube-api|helm) want tools; want "$what" ;;
         kube-node) want tools; want node-packages; want kube-api; want kubectl; want helm; want kube-node ;;

@@ -7,28 +7,24 @@ bin=$CACHE/bin
 own_go=$CACHE/go
 tried_go=1.26
 
-# A program of the cache, or the machine's.
-have() { [ -x "$bin/$1" ] || command -v "$1" >/dev/null; }
-
-go_version() { "$1" version 2>/dev/null | sed -nE 's/^go version go([0-9.]+).*/\1/p'; }
-go_ready() {
-    local version go
-    for go in "$bin/go" go; do
-        version=$(go_version "$go") || true
-        if [ -n "$version" ] && version_at_least "$version" 1.24; then return 0; fi
-    done
-    return 1
+# found_at_least NAME VERSION COMMAND... : whether the program that find_tool finds reports at least VERSION. COMMAND prints what it reports.
+found_at_least() {
+    local program version name=$1 wanted=$2; shift 2
+    program=$(find_tool "$name") || return 1
+    version=$("$@" "$program" 2>/dev/null) || return 1
+    [ -n "$version" ] && version_at_least "$version" "$wanted"
 }
-# Debian's and Ubuntu's own kubectl may be years behind; the API is spoken two minor versions apart.
-kubectl_ready() {
-    [ ! -x "$bin/kubectl" ] || return 0
-    local version
-    version=$(kubectl version --client 2>/dev/null | sed -nE 's/.*GitVersion:"v([0-9.]+).*|^Client Version: v([0-9.]+).*/\1\2/p' | head -n 1) || return 1
-    [ -n "$version" ] && version_at_least "$version" 1.31
-}
-kube_api_ready() { [ -x "$bin/kube-apiserver" ] && [ -x "$bin/etcd" ]; }
-helm_ready() { have helm; }
-promtool_ready() { have promtool; }
+go_version() { "$1" version | sed -nE 's/^go version go([0-9.]+).*/\1/p'; }
+go_ready() { found_at_least go 1.24 go_version; }
+# Debian's and Ubuntu's own kubectl may be years behind; the API is spoken two minor versions apart. The number ends at the first letter
+# or hyphen: some distributions add a word of their own, as in v1.32.4-dispatcher.
+kubectl_version() { "$1" version --client | sed -nE 's/.*GitVersion:"v([0-9.]+).*|^Client Version: v([0-9.]+).*/\1\2/p' | head -n 1; }
+kubectl_ready() { found_at_least kubectl 1.31 kubectl_version; }
+helm_version() { "$1" version --template '{{.Version}}' | sed -nE 's/^v([0-9.]+).*/\1/p'; }
+helm_ready() { found_at_least helm 3.8 helm_version; }
+kube_version() { "$1" --version | sed -nE 's/^(Kubernetes v|etcd Version: )([0-9.]+).*/\2/p'; }
+kube_api_ready() { found_at_least kube-apiserver 1.33 kube_version && found_at_least etcd 3.5 kube_version; }
+promtool_ready() { find_tool promtool >/dev/null; }
 node_programs=(kube-controller-manager kube-scheduler kubelet kube-proxy coredns)
 node_images=(pause busybox coredns)
 kube_node_ready() {
@@ -43,7 +39,7 @@ node_packages_ready() {
     done
     [ -x /usr/lib/cni/bridge ]
 }
-# The image store is root's, so only root can look; anybody else finds the note that set_up_bases leaves.
+# The image store is root's, so only root can look. Other users find the note that set_up_bases leaves.
 bases_ready() {
     if [ "$(id -u)" = 0 ]; then buildah inspect --type image localhost/debian:bookworm-slim >/dev/null 2>&1; else [ -f "$CACHE/bases" ]; fi
 }
@@ -51,8 +47,29 @@ small_tools=(openssl git xz cc)
 tools_ready() { local tool; for tool in "${small_tools[@]}"; do command -v "$tool" >/dev/null || return 1; done; }
 
 lint_tools_ready() { command -v shellcheck >/dev/null; }
+# Versions that are known to read this project's Cargo.lock and deny.toml. Each lies in a folder that its version names.
+cargo_tools=(cargo-deny@0.20.2 cargo-machete@0.9.2)
+cargo_tools_ready() {
+    local tool
+    for tool in "${cargo_tools[@]}"; do [ -f "$CACHE/cargo-tools/$tool" ] && [ -x "$bin/${tool%@*}" ] || return 1; done
+}
 
 set_up_lint_tools() { machine_tools shellcheck; }
+# Compiled without optimisation: that takes a quarter of the time, and a check takes a second either way.
+set_up_cargo_tools() {
+    local tool
+    partial cargo-tools
+    mkdir -p "$bin" "$CACHE/cargo-tools"
+    for tool in "${cargo_tools[@]}"; do
+        [ ! -f "$CACHE/cargo-tools/$tool" ] || [ ! -x "$bin/${tool%@*}" ] || continue
+        say "compiling $tool"
+        quietly env CARGO_TARGET_DIR="$partial/target" CARGO_PROFILE_DEV_DEBUG=0 CARGO_PROFILE_DEV_STRIP=true \
+            cargo install --locked --debug --no-track --root "$partial/root" "$tool"
+        mv "$partial/root/bin/${tool%@*}" "$bin/${tool%@*}"
+        rm -f "$CACHE/cargo-tools/${tool%@*}"@*
+        touch "$CACHE/cargo-tools/$tool"
+    done
+}
 set_up_tools() { machine_tools "${small_tools[@]}"; }
 
 # Go's compiler and library, unpacked like the servers: the release that Kubernetes was built with here before, or, when unstable has

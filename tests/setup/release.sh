@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
-# The one release build, static, that demo, bench, image and e2e share: target/release-static/{ham4db,ham4db-client}.
+# The static release build of image, packages, smoke and e2e: target/release-static/{ham4db,ham4db-client}.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 "$PWD/tests/setup/ensure.sh" tools
 host=$(rustc -vV | sed -n 's/^host: //p')
 built=${CARGO_TARGET_DIR:-target}/$host/release
-[ -e target/release-static/ham4db ] || echo "compiling the static release build: about 5 min the first time" >&2
+. tests/setup/cache.sh
+[ -e "$built/ham4db" ] || echo "compiling the static release build, once: $(about 340)" >&2
 # With the target named, crt-static reaches our binaries only, not build scripts and procedural macros.
-RUSTFLAGS="${RUSTFLAGS:-} -C target-feature=+crt-static" cargo build --quiet --release --locked --bins --target "$host"
+RUSTFLAGS="${RUSTFLAGS:-} -C target-feature=+crt-static" tests/setup/cargo.sh build --release --locked --bins --target "$host"
 mkdir -p target/release-static
 for program in ham4db ham4db-client; do
     if ! cmp -s "$built/$program" "target/release-static/$program"; then

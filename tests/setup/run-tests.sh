@@ -18,11 +18,12 @@ mapfile -t targets < <(awk '/^\[/ { test = $0 == "[[test]]" } test && /^name *=/
 everything=
 if [ $# -gt 0 ]; then targets=("$@"); else everything=1; fi
 
-# What a target needs beside cargo. Tests that start servers or an API server run one at a time: two cores have to carry the servers.
+# What a target needs beside cargo. Scenarios take slots of their own (tests/kit/schedule.rs): two run side by side on two cores, unless
+# one needs the machine alone. Those of kube share an API server. servers_adapter runs one test at a time.
 needs() { case $1 in servers_adapter|scenarios) echo mysql mariadb ;; kube) echo mysql kube-api kubectl ;; esac; }
-threads() { case $1 in servers_adapter|scenarios|kube) echo --test-threads=1 ;; esac; }
+threads() { case $1 in servers_adapter) echo --test-threads=1 ;; scenarios) echo --test-threads=2 ;; kube) echo --test-threads=3 ;; esac; }
 
-# count COMMAND... : runs it, and adds up what cargo says.
+# count COMMAND... : runs it, and adds up the results that cargo prints.
 count() {
     local code=0 result here_passed=0 here_failed=0
     "$@" 2>&1 | tee "$log" || code=$?
@@ -60,7 +61,8 @@ timed() {
 }
 
 compiled=1
-timed 'compile' cargo test --quiet --locked --no-run || { compiled=; failed=$((failed + 1)); }
+[ -d "${CARGO_TARGET_DIR:-target}/debug" ] || echo "compiling all dependencies, ham4db and its tests, once: $(. "$setup/cache.sh"; about 160)" >&2
+timed 'compile' tests/setup/cargo.sh test --locked --no-run || { compiled=; failed=$((failed + 1)); }
 if [ -n "$compiled" ]; then
     [ -z "$everything" ] || timed 'unit tests' tests --lib --bins
     for target in "${targets[@]}"; do

@@ -116,7 +116,7 @@ unprivileged_init() {
     quietly "$setup/unprivileged.sh" "$@"
     rm -f "$partial"/init/data/auto.cnf "$partial"/init/data/*.err       # a server's uuid: each copy makes its own
     [ "$(id -u)" != 0 ] || chown -R "$(id -u):$(id -g)" "$partial/init/data"
-    # Keys in it secure nothing: everybody has the same. Readable, so that an unprivileged copy works too.
+    # Its keys are the same in every copy and secure nothing. Readable, so that an unprivileged copy works too.
     chmod -R a+rX "$partial/init/data"
     mv "$partial/init/data" "$home/template"
 }

@@ -39,7 +39,7 @@ if [ "${1:-}" != --in-namespace ]; then
     [ ${#hidden[@]} -gt 0 ] || exec "${drop[@]}" -- "$@"
     unshare --mount true 2>/dev/null || {
         echo "unprivileged.sh: ${hidden[0]#*=} lies under ${hidden[0]%%=*}, which user 65534 may not enter, and this machine allows" >&2
-        echo "no mount namespace. Set XDG_CACHE_HOME to a folder that everybody may enter, and check the project out in such a one." >&2
+        echo "no mount namespace. Set XDG_CACHE_HOME to a folder that every user may enter, and check the project out in such a one." >&2
         exit 77
     }
     exec unshare --mount --propagation private bash "${BASH_SOURCE[0]}" --in-namespace "${#hidden[@]}" "${hidden[@]}" "$@"

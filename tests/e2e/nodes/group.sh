@@ -98,7 +98,7 @@ quorum_lost() {
     two_are_back() { [ "$(k get pods ham4db-1 ham4db-2 -o jsonpath='{.items[*].status.phase}')" = 'Running Running' ]; }
     within 90 'their pods are back, with empty volumes' two_are_back
     force() { in_pod ham4db-0 ham4db force-quorum --config /etc/ham4db/ham4db.conf.json --lost "$1"; }
-    refused() { local said; said=$(force ham4db-1 2>&1) && return 1; say "$said"; [[ $said == *'ham4db-2 was not called lost'* ]]; }
+    refused() { local said; said=$(force ham4db-1 2>&1) && return 1; say "$said"; [[ $said == *'ham4db-2 does not answer and was not named as lost'* ]]; }
     check 'to go on without one of them is refused: the other one is away too' refused
     check 'to go on without both is done' force ham4db-1,ham4db-2
     within 120 'three members are healthy' members_are 3
@@ -108,7 +108,7 @@ quorum_lost() {
     held() { [[ $(of orders '.status.conditions[?(@.type=="RecoveryBlocked")].message') == *'globally disabled'* ]]; }
     within 20 'a primary dies: it is not replaced, and the resource says why' held
     check 'nobody takes writes' sh -c '[ -z "$1" ]' _ "$(orders_writable)"
-    check 'somebody has looked: recoveries are enabled' in_pod ham4db-0 ham4db-client -c enable-global-recoveries
+    check 'an operator has checked the clusters: recoveries are enabled' in_pod ham4db-0 ham4db-client -c enable-global-recoveries
     within 15 'and it is replaced' orders_moved "$old"
     check 'by one with every acknowledged row' value "$now" 'SELECT COUNT(*) FROM shop.orders' "$rows"
     orders_rejoined
