@@ -13,12 +13,14 @@ use crate::domain::instance::{Instance, InstanceFacts};
 use crate::domain::key::InstanceKey;
 use crate::domain::policy::{LossPolicy, Policy};
 use crate::domain::recovery::binlog_readers::{binlog_servers, readers, received_up_to};
+use crate::domain::recovery::choice_inputs::ChoiceInputs;
 use crate::domain::recovery::eligibility::{check_promotable_without_gtid, why_no_successor, why_unreachable};
 use crate::domain::recovery::kind::RecoveryKind;
 use crate::domain::recovery::loss;
 use crate::domain::recovery::plan::{Plan, PlanReport};
 use crate::domain::recovery::planner::failover_plan::identity_of;
 use crate::domain::recovery::promotion_option::{Candidate, PromotionOption};
+use crate::domain::recovery::rank::Ranking;
 use crate::domain::recovery::refusal::{Refusal, RefusalReason};
 use crate::domain::recovery::relay_log_match::is_after;
 use crate::domain::recovery::replica_state::is_receiver_stopped;
@@ -69,6 +71,8 @@ fn choose(
     }
     let readers = readers(topology, old_primary);
     let candidates = candidates(&readers, topology, old_primary, policy, excluded, report);
+    let inputs = ChoiceInputs::at(now);
+    let ranking = Ranking::among(topology, old_primary, readers.clone(), policy, &inputs);
     let options: Vec<PromotionOption<'_, '_>> = candidates.iter().map(as_it_is).collect();
     let is_behind = |one: &PromotionOption<'_, '_>, other: &PromotionOption<'_, '_>| {
         is_after(
@@ -79,16 +83,7 @@ fn choose(
     let best = options
         .iter()
         .filter(|one| !options.iter().any(|other| is_behind(one, other)))
-        .min_by_key(|option| {
-            let key = &option.candidate.instance.key;
-            let version = &option.candidate.facts.version;
-            (
-                policy.terminating.get(key).copied(),
-                policy.promotion_rules.get(key).copied().unwrap_or_default(),
-                (version.major, version.minor, version.patch),
-                key.clone(),
-            )
-        })
+        .min_by_key(|option| ranking.rank(option))
         .ok_or_else(|| "no replica can be promoted".to_owned())?;
     let Candidate {
         instance: successor,
@@ -99,10 +94,16 @@ fn choose(
         .iter()
         .filter(|other| other.candidate.instance.key != successor.key)
     {
-        let reason = RefusalReason::RankedLower(format!(
-            "{} comes first by position, rule, version and address",
-            successor.key
-        ));
+        let reason = if is_behind(other, best) {
+            RefusalReason::Behind(format!(
+                "what follows {} ({} received up to {})",
+                received_up_to(other.candidate.facts),
+                successor.key,
+                received_up_to(best.candidate.facts)
+            ))
+        } else {
+            RefusalReason::RankedLower(ranking.why_lower(other, best))
+        };
         report.refused.push(Refusal::of(other.candidate.instance, reason));
     }
     accept_loss(topology, old_primary, facts, policy, now, report)?;

@@ -1,5 +1,5 @@
 use super::*;
-use crate::domain::instance::BinlogCoordinates;
+use crate::domain::instance::{BinlogCoordinates, InstanceFacts};
 
 fn at(position: u64) -> BinlogCoordinates {
     BinlogCoordinates {
@@ -173,4 +173,128 @@ fn a_binlog_server_is_never_promoted_with_gtids_or_without() {
     let by_gtid = cut(2, "1:1-100").facts(|facts| facts.version_comment = "MaxScale".to_owned());
     let made = chosen([db1(), by_gtid, cut(3, "1:1-90")]);
     assert_eq!(made.successor, key(3));
+}
+
+/// A change to the facts of a replica.
+type Change = fn(&mut InstanceFacts);
+
+/// Which of db2 and db3, which received the same, is promoted, and why the other one is not.
+fn preferred(policy: &Policy, changes: [Change; 2]) -> (InstanceKey, String) {
+    let old_primary = dead().facts(|facts| {
+        facts.data_center = "north".to_owned();
+        facts.region = "europe".to_owned();
+        facts.environment = "production".to_owned();
+    });
+    let [of_db2, of_db3] = changes;
+    let tree = topology([old_primary, plain(2, 900).facts(of_db2), plain(3, 900).facts(of_db3)]);
+    let (made, report) = planned(&tree, policy);
+    let made = made.unwrap_or_else(|| panic!("{report:?}"));
+    assert_eq!(made.kind, RecoveryKind::DeadPrimaryByPosition);
+    let [refused] = &report.refused[..] else {
+        panic!("{report:?}");
+    };
+    (made.successor, refused.reason.to_string())
+}
+
+#[test]
+fn among_equal_positions_the_rank_decides_as_it_does_with_gtids() {
+    fn at_home(facts: &mut InstanceFacts) {
+        facts.data_center = "north".to_owned();
+        facts.region = "europe".to_owned();
+        facts.environment = "production".to_owned();
+    }
+    let cases: [(&str, Change); 6] = [
+        ("failed primary's data centre", |facts| {
+            at_home(facts);
+            facts.data_center = "south".to_owned();
+        }),
+        ("failed primary's region", |facts| {
+            at_home(facts);
+            facts.region = "asia".to_owned();
+        }),
+        ("failed primary's environment", |facts| {
+            at_home(facts);
+            facts.environment = "staging".to_owned();
+        }),
+        ("runs an older version", |facts| {
+            at_home(facts);
+            facts.version.patch += 1;
+        }),
+        ("binlog_format", |facts| {
+            at_home(facts);
+            facts.binlog_format = "ROW".to_owned();
+        }),
+        ("its applier thread is stopped", |facts| {
+            at_home(facts);
+            for channel in &mut facts.channels {
+                channel.sql = ThreadState::Stopped;
+            }
+        }),
+    ];
+    for (why, change) in cases {
+        let better: Change = if why == "binlog_format" {
+            |facts| {
+                at_home(facts);
+                facts.binlog_format = "MIXED".to_owned();
+            }
+        } else {
+            at_home
+        };
+        let (successor, reason) = preferred(&Policy::default(), [change, better]);
+        assert_eq!(successor, key(3), "{why}");
+        assert!(reason.contains(why), "{why}: {reason}");
+        let (successor, _) = preferred(&Policy::default(), [better, change]);
+        assert_eq!(successor, key(2), "{why}");
+    }
+    let (successor, reason) = preferred(&Policy::default(), [at_home, at_home]);
+    assert_eq!(successor, key(2));
+    assert!(reason.contains("comes first by address"), "{reason}");
+}
+
+#[test]
+fn the_data_centre_comes_before_the_promotion_rule() {
+    let mut policy = Policy::default();
+    policy.promotion_rules.insert(key(2), PromotionRule::Prefer);
+    let away: Change = |facts| facts.data_center = "south".to_owned();
+    let near: Change = |facts| facts.data_center = "north".to_owned();
+    assert_eq!(preferred(&policy, [away, near]).0, key(3));
+    assert_eq!(preferred(&policy, [near, near]).0, key(2));
+}
+
+#[test]
+fn the_replica_that_received_most_is_promoted_whatever_its_rank() {
+    let near = |n, position| plain(n, position).facts(|facts| facts.data_center = "north".to_owned());
+    let away = plain(2, 900).facts(|facts| facts.data_center = "south".to_owned());
+    let old_primary = dead().facts(|facts| facts.data_center = "north".to_owned());
+    let (made, report) = planned(&topology([old_primary, away, near(3, 800)]), &Policy::default());
+    assert_eq!(made.unwrap().successor, key(2));
+    assert_eq!(
+        reason(&report.refused, 3).to_string(),
+        "lacks what follows binlog.000007:800 (db2:3306 received up to binlog.000007:900)"
+    );
+}
+
+#[test]
+fn a_server_that_most_others_cannot_follow_ranks_last_even_in_the_same_data_centre() {
+    let at = |n, data_center: &str, format: &str| {
+        plain(n, 900).facts(|facts| {
+            facts.data_center = data_center.to_owned();
+            facts.binlog_format = format.to_owned();
+        })
+    };
+    let old_primary = dead().facts(|facts| facts.data_center = "north".to_owned());
+    let tree = topology([
+        old_primary,
+        at(2, "north", "ROW"),
+        at(3, "south", "STATEMENT"),
+        at(4, "south", "STATEMENT"),
+        at(5, "south", "STATEMENT"),
+    ]);
+    let (made, report) = planned(&tree, &Policy::default());
+    assert_eq!(made.unwrap().successor, key(3));
+    let told = reason(&report.refused, 2).to_string();
+    assert!(
+        told.contains("most other replicas could not replicate from it"),
+        "{told}"
+    );
 }
