@@ -419,7 +419,7 @@ async fn a_service_of_that_name_which_is_somebody_elses_is_left_alone() {
     publishing.says(&api, "False", "NameTaken").await;
     let events = Api::namespaced(publishing.client.clone(), &publishing.namespace);
     let event = told(&events, "NameTaken").await.remove(0);
-    assert!(event.note.unwrap().contains("Service orders-primary of namespace"));
+    assert!(event.note.unwrap().contains("Service orders-primary in namespace"));
     publishing.leads("orders-ro", &[SECOND, THIRD]).await;
     let after = publishing.services().get("orders-primary").await.unwrap();
     assert_eq!(after.resource_version(), theirs.resource_version());

@@ -82,7 +82,7 @@ async fn full(run: Arc<Run>, flavour: Flavour) -> Result<()> {
                 .cloned()
                 .unwrap_or_default();
             let told = text(&found, "/Description");
-            ensure!(told.contains("keeps for administrators"), "told is {told:?}");
+            ensure!(told.contains("through its admin endpoint"), "told is {told:?}");
             ensure!(found.get("LastCheckValid") == Some(&Value::Bool(true)), "{found}");
             Ok(Some(()))
         },

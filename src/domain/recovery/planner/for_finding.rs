@@ -20,7 +20,7 @@ use crate::domain::topology::Topology;
 
 /// The plan for a finding, if there is one, and what was considered.
 ///
-/// Whether the plan may be carried out is another question ([`held_back`], the members' agreement, [`super::lint::lint`]).
+/// Whether the plan may be carried out is another question ([`held_back`](super::held_back), the members' agreement, [`lint`](mod@crate::domain::recovery::lint)).
 pub fn plan(finding: &Finding, topology: &Topology, policy: &Policy, now: WallTime) -> (Option<Plan>, PlanReport) {
     plan_as_requested(finding, topology, policy, PlanRequest::default(), now)
 }

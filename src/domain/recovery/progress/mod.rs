@@ -1,16 +1,16 @@
 //! What comes next in a recovery: a pure function of the plan, the committed phase, what this actor has done, and a
 //! fresh view.
 //!
-//! The executor loops: [`next`] → effect → [`StepResult`] → [`next`]. It decides nothing, so a recovery reads here
+//! The executor loops: [`next`] → effect → [`StepResult`](crate::domain::recovery::step_result::StepResult) → [`next`]. It decides nothing, so a recovery reads here
 //! from top to bottom.
 //!
 //! # Resuming
-//! A new actor starts with no results. In [`Phase::Claimed`] nothing is promoted: it fences, stops receivers and
-//! chooses again (each of these may be repeated), or undoes everything. In [`Phase::Opened`] the successor may be
+//! A new actor starts with no results. In [`Phase::Claimed`](crate::domain::state::Phase) nothing is promoted: it fences, stops receivers and
+//! chooses again (each of these may be repeated), or undoes everything. In [`Phase::Opened`](crate::domain::state::Phase) the successor may be
 //! writable: it only goes forward, and opens the same successor again.
 //!
 //! # Results
-//! One [`StepResult`] per step that was run, in order, none left out; a step over several servers has one outcome for each.
+//! One `StepResult` per step that was run, in order, none left out; a step over several servers has one outcome for each.
 //! The view must be taken after the last result, of all the plan's instances.
 
 mod boot_read_only;
