@@ -108,7 +108,7 @@ renders 'the rules of the release are the rules of the file' \
     'len(the("PrometheusRule","ham4db")["spec"]["groups"][0]["rules"]) == open("'"$chart"'/files/alerts.yaml").read().count("- alert:")' --set metrics.prometheusRule.enabled=true
 renders 'nothing of Prometheus Operator unless asked for' 'not [x for x in o if "monitoring" in x["apiVersion"]] and kinds("ConfigMap") == ["ham4db"]'
 refuses 'an address of the members in config is refused' 'config.listenAddress: Services' --set config.listenAddress=:80
-refuses 'a password in config is refused' 'config.MySQLTopologyPassword: everybody' --set config.MySQLTopologyPassword=x
+refuses 'a password in config is refused' 'config.MySQLTopologyPassword: it would be readable' --set config.MySQLTopologyPassword=x
 renders 'one from the environment is not' 'config()["MySQLTopologyPassword"] == "${PASSWORD}"' --set-string 'config.MySQLTopologyPassword=${PASSWORD}'
 renders 'a key of the chart in another case comes out once' \
     '[k for k in config() if k.lower() == "memberdatacenter"] == ["memberDataCenter"]' --set config.memberDataCenter=a
