@@ -120,6 +120,7 @@ struct Member {
 
 async fn serve(settings: Settings) -> anyhow::Result<()> {
     let process = Process {
+        probe_settings: subsystem_settings::probe_settings(&settings),
         settings,
         clock: Arc::new(SystemClock::default()),
         stop: CancellationToken::new(),
@@ -149,10 +150,7 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     )
     .await?;
     let member = Member {
-        executor: Arc::new(MySqlExecutor::new(
-            credentials.clone(),
-            subsystem_settings::probe_settings(&process.settings),
-        )),
+        executor: Arc::new(MySqlExecutor::new(credentials.clone(), process.probe_settings.clone())),
         consensus,
         credentials,
         observers,
@@ -206,7 +204,7 @@ async fn open_observers(
     let Process { settings, clock, .. } = process;
     let prober: Arc<dyn Prober> = Arc::new(MySqlProber::new(
         credentials,
-        subsystem_settings::probe_settings(settings),
+        process.probe_settings.clone(),
         Arc::clone(clock),
     ));
     let positions = store.load_positions().await?;
@@ -319,6 +317,7 @@ fn start_leader_loops(process: &Process, member: &Member) -> Arc<RecoveryCoordin
         clock,
         stop,
         tasks,
+        ..
     } = process;
     let Member {
         consensus,
@@ -419,7 +418,7 @@ fn start_http(
     let errants = ErrantTransactions {
         binlogs: Arc::new(MySqlBinlogReader::new(
             member.credentials,
-            subsystem_settings::probe_settings(settings),
+            process.probe_settings.clone(),
         )),
         poller: Arc::clone(&member.poller),
         views: member.views.clone(),

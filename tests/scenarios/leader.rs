@@ -43,7 +43,7 @@ async fn a_leader_that_dies_after_its_claim_is_finished_for() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_leader_that_dies_with_the_replicas_frozen_is_finished_for() -> Result<()> {
-    scenario("dies-after-stop-receivers", |run| dies_at(run, "after-freeze")).await
+    scenario("dies-after-stop-receivers", |run| dies_at(run, "after-stop-receivers")).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

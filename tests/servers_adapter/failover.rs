@@ -6,7 +6,7 @@ use ham4db::app::ports::{Executor as _, ProbeConnection, StepError};
 use ham4db::domain::gtid::GtidSet;
 use ham4db::domain::instance::{ConnectedReplica, Identity, InstanceFacts, Positioning, ThreadState};
 
-use crate::server::{REPLICATION, Server, Software};
+use crate::server::{ADMIN, REPLICATION, Server, Software};
 use crate::watched::{LONG, Poller, account, target};
 
 const REPORTING: &[&str] = &["--report-host=127.0.0.1"];
@@ -413,4 +413,28 @@ async fn replicas_that_report_no_address_are_known_by_their_connections() {
             .unwrap();
         assert!(matches!(lost, StepError::OtherIdentity { .. }), "{lost}");
     }
+}
+
+/// MySQL: `STOP REPLICA` waits for a worker that holds a part of a transaction, and a killed session goes on waiting.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_that_hangs_in_stop_replica_is_taken_over() {
+    let poller = Poller::new();
+    let (primary, replica) = pair(&poller, Software::MySql).await;
+    replica.run("SET GLOBAL read_only = 0").await;
+    let mut blocker = replica.connect(ADMIN).await.unwrap();
+    sqlx::raw_sql("BEGIN; SELECT * FROM d.t WHERE id = 7 FOR UPDATE")
+        .execute(&mut blocker)
+        .await
+        .unwrap();
+    insert(&primary, 7, 1).await;
+    let mut session = poller.session(&replica).await;
+    session.stop_receiver(LONG).await.unwrap();
+    let hanging = session.reset_replication(Duration::from_secs(1)).await;
+    assert!(matches!(hanging, Err(StepError::OutcomeUnknown { .. })), "{hanging:?}");
+    let mut next = poller.session(&replica).await;
+    let facts = next.facts(LONG).await.unwrap();
+    assert_eq!(facts.managed_channel().unwrap().sql, ThreadState::Stopped);
+    next.reset_replication(LONG).await.unwrap();
+    assert!(next.facts(LONG).await.unwrap().channels.is_empty());
+    next.end().await;
 }

@@ -14,6 +14,7 @@ use crate::domain::instance::Identity;
 use crate::domain::key::InstanceKey;
 
 use super::connection::{SqlFailure, credentials_of, with_deadline};
+use super::queries;
 use super::server_connection::{ProbeSettings, ServerConnection};
 use super::session::MySqlSession;
 use super::text_row::TextRow;
@@ -188,10 +189,10 @@ async fn prepare(
         if Instant::now() >= end {
             return Err(StepError::LockHeld(instance.clone()));
         }
-        if let Some(holder) = read_number(connection, &dialect.is_used_lock(STEP_LOCK))
+        let holder = read_number(connection, &dialect.is_used_lock(STEP_LOCK))
             .await
-            .map_err(failed)?
-        {
+            .map_err(failed)?;
+        if let Some(holder) = holder {
             tracing::info!(%instance, holder, "killing the session of another actor that holds the step lock");
             match connection.rows(&dialect.kill(holder)).await {
                 // 1094: the session has ended already.
@@ -209,6 +210,41 @@ async fn prepare(
             .await
             .map_err(failed)?
             == Some(1);
+        if !is_taken && let Some(holder) = holder {
+            let killed = kill_stopping_threads(connection, instance, holder).await;
+            if let Err(broken @ SqlFailure::Broken(_)) = killed {
+                return Err(failed(broken));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Kills the replication threads for which a killed session still waits in `STOP REPLICA`: the session ends with them. A server with
+/// several channels, as a member of Group Replication, is left alone: its threads cannot be told apart.
+async fn kill_stopping_threads(
+    connection: &mut ServerConnection,
+    instance: &InstanceKey,
+    holder: u64,
+) -> Result<(), SqlFailure> {
+    let dialect = connection.dialect().clone();
+    let Some(statement) = dialect.select_stopping_threads(holder) else {
+        return Ok(());
+    };
+    if connection.rows(dialect.show_replica_status()).await?.len() != 1 {
+        return Ok(());
+    }
+    let statement = queries::processlist_statement(statement, connection.server_info().has_performance_schema());
+    let threads = connection.rows(&statement).await?;
+    for thread in threads.iter().filter_map(|row| row.number::<u64>(&["ID"]).ok()) {
+        tracing::info!(%instance, holder, thread, "killing a replication thread for which STOP REPLICA of another actor waits");
+        match connection.rows(&dialect.kill(thread)).await {
+            Ok(_) | Err(SqlFailure::ServerError { number: 1094, .. }) => {}
+            Err(SqlFailure::ServerError { number, message }) => {
+                tracing::warn!(%instance, thread, number, message, "failed to kill a replication thread");
+            }
+            Err(broken @ SqlFailure::Broken(_)) => return Err(broken),
+        }
     }
     Ok(())
 }

@@ -161,6 +161,22 @@ impl Dialect {
         format!("KILL CONNECTION {connection_id}")
     }
 
+    /// Selects the connection ids of the replication threads for which `STOP REPLICA` of the session `holder` waits;
+    /// `None` on MariaDB, where it is not known to wait.
+    ///
+    /// A worker that has applied a part of a transaction waits for the rest, for up to `rpl_stop_replica_timeout`
+    /// (MY-010584). Killing the session that runs the statement does not end the wait; killing the coordinator and its
+    /// workers does, and rolls the part back. The statement would stop the receiver thread too.
+    pub fn select_stopping_threads(&self, holder: u64) -> Option<String> {
+        let list = self.processlist();
+        (!self.is_mariadb()).then(|| {
+            format!(
+                "SELECT ID FROM {list} WHERE USER = 'system user' AND EXISTS (SELECT 1 FROM {list} AS `session` \
+                 WHERE `session`.ID = {holder} AND `session`.INFO LIKE 'STOP %')"
+            )
+        })
+    }
+
     /// Makes the server refuse or accept writes; the statements are sent in this order.
     ///
     /// Where `super_read_only` exists, one statement is enough: enabling it enables `read_only`, and disabling
