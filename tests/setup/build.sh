@@ -4,6 +4,6 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 . tests/setup/cache.sh
-[ -e "${CARGO_TARGET_DIR:-target}/debug/ham4db" ] || echo "compiling all dependencies and ham4db, once: $(about 140)" >&2
+[ -e "${CARGO_TARGET_DIR:-target}/debug/ham4db" ] || echo "compiling all dependencies and ham4db, once: $(about 112)" >&2
 if [ $# = 0 ]; then examples=(--examples); else examples=(--example "$1"); fi
 exec tests/setup/cargo.sh build --locked --bins "${examples[@]}"
