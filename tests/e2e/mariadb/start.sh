@@ -1,13 +1,14 @@
 #!/bin/sh
 # The server of this pod. In an empty volume number 0 becomes a primary with the accounts, the others its replicas. Every later start is
-# read-only and replicates as it did before: who is the primary, ham4db knows.
+# read-only and replicates as it did before: ham4db knows which server is the primary.
 set -eu
 pod=$(hostname)
 run=/opt/mariadb/run data=/var/lib/mysql/data new=/var/lib/mysql/new socket=/tmp/socket
-number=${pod##*-} read_only=1
+number=${pod##*-} read_only=1 restarted=1
 serve() { "$run" mariadbd --socket=$socket --pid-file=/tmp/pid --tmpdir=/tmp --server-id=$((101 + number)) --log-bin=binlog "$@"; }
 sql() { "$run" mariadb --no-defaults -u root -S $socket "$@"; }
 if [ ! -d $data ]; then
+    restarted=0
     rm -rf $new && cp -r /opt/mariadb/template $new
     serve --datadir=$new --skip-networking --skip-slave-start &
     tries=0     # a minute; the kubelet then starts the container again
@@ -31,6 +32,9 @@ SQL
     wait
     mv $new $data
 fi
+# A primary that is back before another server is opened ends the failover ("came back"), and stays read-only here. Crash recovery of
+# an empty database takes no time, so a restart gets some.
+[ "$restarted" = 0 ] || sleep 3
 exec "$run" mariadbd --socket=$socket --pid-file=/tmp/pid --tmpdir=/tmp --datadir=$data --server-id=$((101 + number)) \
     --report-host="$pod.$DOMAIN" --log-bin=binlog --log-slave-updates=1 --gtid-strict-mode=1 --read-only=$read_only \
     --skip-name-resolve --innodb-buffer-pool-size=32M
