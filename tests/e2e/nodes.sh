@@ -72,7 +72,8 @@ install() {
         --set "image.repository=${former_image%:*},image.tag=$FORMER_VERSION,persistence.storageClass=manual" \
         --set 'credentialSecrets={mysql-topology,shop}' --set "apiToken.existingSecret=$API_SECRET"
 }
-new_values=(--set "image.repository=${IMAGE%:*},image.tag=${IMAGE##*:},drain.enabled=true,podRoleLabels.enabled=true")
+new_values=(--set "image.repository=${IMAGE%:*},image.tag=${IMAGE##*:},drain.enabled=true,podRoleLabels.enabled=true"
+    --set "apiToken.existingSecret=$API_SECRET")
 k create secret generic "$API_SECRET" --from-literal="token=token-$RANDOM$RANDOM$RANDOM" >/dev/null
 check "helm install of $FORMER_VERSION, and all is ready" install
 [ "$failed" = 0 ] || exit 1
