@@ -275,7 +275,7 @@ fn check_stop_receivers(plan: &Plan, topology: &Topology, wrong: &mut Vec<String
         let facts = instance.facts.as_ref();
         facts.is_some_and(crate::domain::instance::InstanceFacts::is_binlog_server)
     };
-    // These serve the old primary's log to others, who may still receive from them.
+    // These serve the old primary's log to other replicas, which may still receive from them.
     let servers = topology.replicas_of(&plan.old_primary).filter(is_binlog_server);
     let through_them = servers.flat_map(|server| topology.replicas_of(&server.key));
     let involved = topology
