@@ -43,7 +43,7 @@ RUN set -eu; r=/rootfs; \
     chmod 1777 $r/tmp; chown -R 65532:65532 $r/var/lib/ham4db
 
 FROM scratch
-ARG VERSION=0.3.0
+ARG VERSION=0.4.0
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="ham4db" \
       org.opencontainers.image.description="High availability for MySQL and MariaDB replication: detects failures, agrees on them, repairs them." \

@@ -1,11 +1,11 @@
 # The targets of this project. CI calls these and nothing else (.ci/run).
-# Variables: FLAVOUR=mysql|mariadb (demo, bench), SECONDS=n SEED=n (chaos), KEEP=1 (demo: leave it running), RELEASE=1 (bench: of the static release build), TARGETS="raft http" (test: only these).
+# Variables: FLAVOUR=mysql|mariadb (demo, bench), SECONDS=n SEED=n (chaos, fuzz), ACTS=name,name (chaos: only these acts), KEEP=1 (demo: leave it running), RELEASE=1 (bench, fleet: of the static release build), TARGETS="raft http" (test: only these).
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
-.PHONY: help build test lint bench chaos demo picture smoke e2e image crds clean clean-cache release
+.PHONY: help build test deployments fuzz lint bench chaos demo fleet picture smoke e2e image crds clean clean-cache release
 
 # What a bench measures: both, unless one is named.
 BENCH := $(or $(FLAVOUR),both)
@@ -13,6 +13,7 @@ FLAVOUR ?= mysql
 TARGETS ?=
 SECONDS ?= 600
 SEED ?=
+ACTS ?=
 RELEASE ?=
 stage := tests/setup/stage.sh
 ensure := tests/setup/ensure.sh
@@ -29,8 +30,14 @@ help: ## lists the targets
 build: ## the two binaries, for debugging: target/debug/ham4db, target/debug/ham4db-client; demo, bench and chaos with them
 	@$(stage) build tests/setup/build.sh
 
-test: ## every test, cheapest first, then the demo; sets up MySQL, MariaDB and an API server once
+test: ## every test, cheapest first, then the demo; sets up MySQL, MariaDB, HAProxy and an API server once
 	@tests/setup/run-tests.sh $(TARGETS)
+
+deployments: ## groups of five members in three data centers, shared probes: too long for `make test` (root or sudo)
+	@tests/setup/run-tests.sh deployments
+
+fuzz: ## the client of the MySQL protocol, on conversations changed at random; SECONDS=600 SEED=n
+	@HAM4DB_FUZZ_SECONDS=$(SECONDS) $(if $(SEED),HAM4DB_FUZZ_SEED=$(SEED)) tests/setup/cargo.sh test --locked --quiet --lib no_conversation_makes_the_client -- --nocapture
 
 lint: ## format, clippy, documentation, prose, shell scripts, dependencies; changes no file
 	@tests/setup/lint.sh
@@ -41,8 +48,11 @@ demo: ## a primary is killed under four writers; FLAVOUR=mariadb, KEEP=1
 bench: $(if $(RELEASE),release) ## failovers with their phases, silent partitions, CPU of a probe, a fleet; FLAVOUR, FAILOVERS=30, PARTITION=5, SERVERS=150, RELEASE=1
 	@$(if $(RELEASE),HAM4DB_BIN_DIR=$(CURDIR)/target/release-static) FLAVOUR=$(BENCH) tests/setup/run-example.sh bench mysql mariadb
 
-chaos: ## random failures on real servers and members, judged all the time; SECONDS=600 SEED=n (root or sudo)
-	@CHAOS_SECONDS=$(SECONDS) SEED=$(SEED) tests/setup/run-example.sh chaos mysql mariadb
+fleet: $(if $(RELEASE),release) ## members over simulated servers: load, failovers, false failures; SERVERS="1000 3000", SILENT=n, MEMBERS=3 SHARING=round-robin, RELEASE=1
+	@$(if $(RELEASE),HAM4DB_BIN_DIR=$(CURDIR)/target/release-static) tests/setup/run-example.sh fleet tools
+
+chaos: ## random failures on real servers and members, judged all the time; SECONDS=600 SEED=n ACTS=name,name (root or sudo)
+	@CHAOS_SECONDS=$(SECONDS) SEED=$(SEED) ACTS=$(ACTS) tests/setup/run-example.sh chaos mysql mariadb
 
 picture: ## docs/failover.svg, recorded from the demo
 	@tests/setup/record-demo.py

@@ -36,7 +36,7 @@ const TYPES: &[&str] = &[
 ];
 
 /// Calls without a fixed text, as `warn!("{warning}")`. The page has rows of the level `warn*` for what they print.
-const WITHOUT_TEXT: usize = 8;
+const WITHOUT_TEXT: usize = 9;
 
 /// Stands for a string in `Source::code`.
 const LITERAL: char = '\u{1}';

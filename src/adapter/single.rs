@@ -1,12 +1,15 @@
 //! A single member: the port [`Consensus`] on a backend, without a log and without peers.
 //!
-//! It always leads. A command is applied in memory and written in one transaction; only then is it acknowledged and published.
+//! It always leads. A command is applied in memory and written in one transaction; only then is it acknowledged and
+//! published. Commands that come during a write share the next one, so that a claim waits for two writes at most, however
+//! many findings are recorded at that moment.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex as PlainMutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use tokio::sync::{Mutex, watch};
+use tokio::sync::{Mutex, oneshot, watch};
 use uuid::Uuid;
 
 use crate::app::ports::{
@@ -43,11 +46,20 @@ pub enum SingleError {
 /// The member. It always leads.
 pub struct SingleMember {
     me: Peer,
+    leadership: watch::Sender<Leadership>,
+    writer: Arc<Writer>,
+}
+
+/// A command, and where its outcome is awaited.
+type WaitingCommand = (Command, oneshot::Sender<Result<Applied, StoreError>>);
+
+/// Applies and writes commands.
+struct Writer {
     store: Arc<dyn StateStore>,
     clock: Arc<dyn Clock>,
     state: watch::Sender<Arc<State>>,
-    leadership: watch::Sender<Leadership>,
     backend: Mutex<BackendState>,
+    waiting: PlainMutex<Vec<WaitingCommand>>,
 }
 
 /// What this member knows of the content of the backend.
@@ -106,16 +118,19 @@ impl SingleMember {
         };
         let single = Arc::new(Self {
             me,
-            store,
-            clock,
-            state: watch::Sender::new(Arc::new(state)),
             leadership: watch::Sender::new(leadership),
-            backend: Mutex::new(BackendState {
-                mark,
-                uncertain_write: None,
+            writer: Arc::new(Writer {
+                store,
+                clock,
+                state: watch::Sender::new(Arc::new(state)),
+                backend: Mutex::new(BackendState {
+                    mark,
+                    uncertain_write: None,
+                }),
+                waiting: PlainMutex::default(),
             }),
         });
-        if single.state.borrow().group.is_none() {
+        if single.writer.state.borrow().group.is_none() {
             single.run(Command::FoundGroup { group }).await?;
         }
         let record = MemberRecord {
@@ -124,28 +139,78 @@ impl SingleMember {
             understands: COMMAND_VERSION,
             data_center: String::new(),
         };
-        if single.state.borrow().members.get(&OWN_ID) != Some(&record) {
+        if single.writer.state.borrow().members.get(&OWN_ID) != Some(&record) {
             single.run(Command::AnnounceMember { member: record }).await?;
         }
         Ok(single)
     }
 
     async fn run(&self, command: Command) -> Result<Applied, StoreError> {
+        let (sender, outcome) = oneshot::channel();
+        self.writer.waiting().push((command, sender));
+        // In a task of its own: the write may also be that of others, and must not end with this caller.
+        let writer = Arc::clone(&self.writer);
+        tokio::spawn(async move { writer.write_waiting().await });
+        outcome.await.unwrap_or_else(|_| Err(interrupted()))
+    }
+}
+
+/// The error of a write that ended without an outcome, by a panic or because the process stops.
+fn interrupted() -> StoreError {
+    StoreError {
+        backend: "the backend".to_owned(),
+        what: "write".to_owned(),
+        why: "it was interrupted".to_owned(),
+    }
+}
+
+impl Writer {
+    fn waiting(&self) -> std::sync::MutexGuard<'_, Vec<WaitingCommand>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Applies all waiting commands and writes them in one transaction.
+    async fn write_waiting(&self) {
         let mut backend = self.backend.lock().await;
+        let waiting = std::mem::take(&mut *self.waiting());
+        if waiting.is_empty() {
+            return;
+        }
+        let (commands, senders): (Vec<_>, Vec<_>) = waiting.into_iter().unzip();
+        match self.write(&mut backend, commands).await {
+            Ok(all) => {
+                for (sender, applied) in senders.into_iter().zip(all) {
+                    // A caller that is gone needs no outcome.
+                    drop(sender.send(Ok(applied)));
+                }
+            }
+            Err(error) => {
+                for sender in senders {
+                    drop(sender.send(Err(error.clone())));
+                }
+            }
+        }
+    }
+
+    async fn write(&self, backend: &mut BackendState, commands: Vec<Command>) -> Result<Vec<Applied>, StoreError> {
         if backend.uncertain_write.is_some() {
             let (state, _) = self.store.load().await?;
             self.state.send_replace(Arc::new(state));
             backend.uncertain_write = None;
         }
         let mut state = self.state.borrow().as_ref().clone();
-        let proposal = Proposal::new(self.clock.wall(), command);
-        let (applied, changes) = apply(&mut state, &proposal);
-        if let Err(error) = self.store.write(&state, &changes, &backend.mark).await {
-            backend.uncertain_write = Some(error.clone());
-            return Err(error);
+        let (mut all, mut changes) = (Vec::with_capacity(commands.len()), BTreeSet::new());
+        for command in commands {
+            let (applied, changed) = apply(&mut state, &Proposal::new(self.clock.wall(), command));
+            all.push(applied);
+            changes.extend(changed);
         }
+        backend.uncertain_write = Some(interrupted());
+        let written = self.store.write(&state, &changes, &backend.mark).await;
+        backend.uncertain_write = written.as_ref().err().cloned();
+        written?;
         self.state.send_replace(Arc::new(state));
-        Ok(applied)
+        Ok(all)
     }
 }
 
@@ -167,16 +232,16 @@ impl Consensus for SingleMember {
 
     async fn confirm(&self, token: &ClaimToken) -> Result<Epoch, Unconfirmed> {
         // The lock waits for a running proposal, which may be the one that ends the claim.
-        let backend = self.backend.lock().await;
+        let backend = self.writer.backend.lock().await;
         if let Some(error) = &backend.uncertain_write {
             return Err(Unconfirmed::NoQuorum(error.to_string()));
         }
-        let state = self.state.borrow().clone();
+        let state = self.writer.state.borrow().clone();
         check_claim(&state, token)
     }
 
     async fn barrier(&self) -> Result<(), Unconfirmed> {
-        match &self.backend.lock().await.uncertain_write {
+        match &self.writer.backend.lock().await.uncertain_write {
             Some(error) => Err(Unconfirmed::NoQuorum(error.to_string())),
             None => Ok(()),
         }
@@ -187,12 +252,13 @@ impl Consensus for SingleMember {
     }
 
     fn state(&self) -> watch::Receiver<Arc<State>> {
-        self.state.subscribe()
+        self.writer.state.subscribe()
     }
 
     fn health(&self) -> Health {
         // A running write shows nothing yet; the result of the one before it counts.
         match self
+            .writer
             .backend
             .try_lock()
             .ok()

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::domain::discovery::AllowedHosts;
 use crate::domain::epoch_row::EpochTable;
 use crate::domain::policy::RecoveryQuorum;
 use crate::domain::recovery::pseudo_gtid::PseudoGtidPatterns;
@@ -27,6 +28,10 @@ pub struct PollSettings {
     pub ignore_replicas: HostnameFilters,
     /// Source addresses that are never discovered by crawling.
     pub ignore_sources: HostnameFilters,
+    /// The addresses that crawling may dial beside those that share domain or network with a named server.
+    pub allowed: AllowedHosts,
+    /// The most watched addresses: crawling adds none beyond it.
+    pub max_instances: usize,
     /// For how long a forgotten address is not discovered again.
     pub forget_for: Duration,
 }
@@ -42,6 +47,8 @@ impl Default for PollSettings {
             ignore: HostnameFilters::default(),
             ignore_replicas: HostnameFilters::default(),
             ignore_sources: HostnameFilters::default(),
+            allowed: AllowedHosts::default(),
+            max_instances: 20_000,
             forget_for: Duration::from_secs(15),
         }
     }
@@ -67,6 +74,8 @@ pub struct RecoverySettings {
     pub pseudo_gtid: Option<PseudoGtidPatterns>,
     /// Where the epoch is written on each new primary.
     pub epoch_table: Option<EpochTable>,
+    /// Whether a recovery that replaced a primary fails when the new one could not be published.
+    pub fails_on_failed_publication: bool,
 }
 
 impl Default for RecoverySettings {
@@ -80,6 +89,7 @@ impl Default for RecoverySettings {
             reconnect_window: Duration::from_millis(700),
             pseudo_gtid: None,
             epoch_table: None,
+            fails_on_failed_publication: false,
         }
     }
 }

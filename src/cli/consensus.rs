@@ -10,7 +10,8 @@ use crate::adapter::http;
 use crate::adapter::kube;
 use crate::adapter::raft::{MemberDependencies, RaftMember, RaftSettings, Timings};
 use crate::adapter::single::SingleMember;
-use crate::app::ports::{Consensus, OpinionSource, StateStore};
+use crate::app::observation::probe_sharing::SharedProbes;
+use crate::app::ports::{Consensus, ObservationSource, OpinionSource, StateStore};
 
 use super::membership;
 use super::process::Process;
@@ -23,6 +24,12 @@ const LEAVE_DEADLINE: Duration = Duration::from_secs(12);
 pub(super) struct RunningConsensus {
     pub(super) consensus: Arc<dyn Consensus>,
     member: Option<Arc<RaftMember>>,
+}
+
+/// Answers what other members ask for.
+pub(super) struct Sources {
+    pub(super) opinions: Arc<dyn OpinionSource>,
+    pub(super) observations: Option<Arc<SharedProbes>>,
 }
 
 impl RunningConsensus {
@@ -51,7 +58,7 @@ pub(super) async fn start_consensus(
     process: &Process,
     client: Option<&kube::Client>,
     store: Arc<dyn StateStore>,
-    opinion_responder: Arc<dyn OpinionSource>,
+    sources: Sources,
 ) -> anyhow::Result<RunningConsensus> {
     let (settings, clock) = (&process.settings, Arc::clone(&process.clock));
     let advertise = &settings.http.advertise;
@@ -62,8 +69,11 @@ pub(super) async fn start_consensus(
         });
     };
     let membership = membership::configured(settings, raft, client, &process.stop);
-    let mut dependencies = MemberDependencies::new(store, opinion_responder, clock, membership.wanted);
+    let group_clock = Arc::clone(&process.group_clock);
+    let mut dependencies = MemberDependencies::new(store, sources.opinions, group_clock, membership.wanted);
+    dependencies.observations = sources.observations.map(|shared| shared as Arc<dyn ObservationSource>);
     dependencies.marker = membership.marker;
+    dependencies.connections = process.listener_limits.peers.clone();
     let listener = http::bind(&raft.bind).await.context("RaftBind")?;
     let raft_settings = RaftSettings {
         name: membership.name,
@@ -77,6 +87,7 @@ pub(super) async fn start_consensus(
             heartbeat: raft.heartbeat,
             election_min: raft.election_min,
             election_max: raft.election_max,
+            backend_write_deadline: settings.backend.exit_after.unwrap_or(Duration::MAX),
             ..Timings::default()
         },
     };

@@ -44,9 +44,8 @@ pub(super) async fn open_documents(
         (Some(folder), None) => {
             let directory = ManifestDirectory::new(folder);
             directory.scan_once().await;
-            process
-                .tasks
-                .spawn(Arc::clone(&directory).run(process.stop.child_token()));
+            let read = Arc::clone(&directory);
+            process.keep_running("the reading of documents", move |stop| Arc::clone(&read).run(stop));
             info!("documents: folder {}", folder.display());
             Ok(Some(Documents {
                 source: Arc::<ManifestDirectory>::clone(&directory),
@@ -61,7 +60,8 @@ pub(super) async fn open_documents(
                 role_labels: settings.kubernetes.pod_role_labels,
             };
             let source = kube::KubeSource::with(client.clone(), scope, follows);
-            process.tasks.spawn(Arc::clone(&source).run(process.stop.child_token()));
+            let read = Arc::clone(&source);
+            process.keep_running("the reading of documents", move |stop| Arc::clone(&read).run(stop));
             Ok(Some(Documents {
                 source: Arc::<kube::KubeSource>::clone(&source),
                 publisher: source,

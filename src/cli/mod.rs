@@ -1,11 +1,13 @@
 //! The command line of `ham4db`: runs one command and returns its exit code.
 
+mod backend;
 mod consensus;
 mod documents;
 mod force_quorum;
 mod logging;
 mod membership;
 mod process;
+mod publishers;
 mod seeds;
 mod server;
 mod signals;

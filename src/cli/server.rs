@@ -1,6 +1,5 @@
 //! `ham4db server`: builds the adapters from the configuration, connects them to the use cases, and stops them in order.
 
-use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,44 +14,61 @@ use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
 use crate::adapter::clock::SystemClock;
+use crate::adapter::connections::{ListenerLimits, raise_open_files};
 use crate::adapter::credentials_cache::{CredentialsCache, keep_accounts};
+use crate::adapter::data_files::{self, DataFiles};
 use crate::adapter::hooks::ShellHooks;
 use crate::adapter::http;
 use crate::adapter::mysql::{
     MySqlBinlogReader, MySqlCommitProbe, MySqlControllerLockClient, MySqlExecutor, MySqlProber,
 };
-use crate::adapter::store::SqliteStore;
+use crate::adapter::store::BackendStore;
+use crate::app::api::dialed_reads::DialedReads;
 use crate::app::api::errant::ErrantTransactions;
+use crate::app::api::primaries::PrimaryPublications;
 use crate::app::api::relocate::Relocation;
 use crate::app::api::service::ApiService;
 use crate::app::cluster::analysis_history::AnalysisHistory;
 use crate::app::cluster::view::ClusterViews;
 use crate::app::declarative::reconciler::Reconciler;
+use crate::app::group_clock::GroupClock;
 use crate::app::leader::Leader;
-use crate::app::leader::cluster_registry::ClusterAliases;
+use crate::app::leader::cluster_registry::{ClusterAliases, RecordsLock};
 use crate::app::leader::commit_stalls::CommitStallMonitor;
 use crate::app::leader::controller_lock::ControllerLocks;
+use crate::app::leader::primary_publishing::PrimaryPublishing;
 use crate::app::leader::pseudo_gtid_writer::PseudoGtidWriter;
+use crate::app::leader::unseen::UnseenInstances;
+use crate::app::observation::channel_separator::ChannelSeparator;
+use crate::app::observation::exchange::ObservationExchange;
 use crate::app::observation::instance_cache::InstanceCache;
 use crate::app::observation::poller::Poller;
 use crate::app::observation::position_history::PositionHistory;
+use crate::app::observation::probe_sharing::SharedProbes;
 use crate::app::observation::votes::OpinionResponder;
+use crate::app::ports::publisher::PrimaryPublisher;
 use crate::app::ports::{ChangeStore as _, PositionStore as _};
-use crate::app::ports::{Consensus, CredentialsByOrigin, OpinionSource, Prober};
+use crate::app::ports::{Consensus, CredentialsByOrigin, OpinionSource, Prober, TlsMode};
 use crate::app::recovery::coordinator::RecoveryCoordinator;
 use crate::app::recovery::hooks::HookRunner;
+use crate::app::recovery::publication_gate::PublicationGate;
 use crate::app::recovery::quarantine::QuarantineEnforcer;
 use crate::app::recovery::service_gate::ServiceGate;
 use crate::app::recovery::steps::RecoveryContext;
-use crate::config::settings::BackendSettings;
+use crate::app::supervision;
+use crate::config::settings::BackendDatabase;
 use crate::config::{self, Environment, Settings};
 
-use super::consensus::{RunningConsensus, start_consensus};
+use super::backend;
+use super::consensus::{RunningConsensus, Sources, start_consensus};
 use super::documents::{Documents, connect_kubernetes, open_documents};
 use super::process::Process;
+use super::publishers::open_publishers;
 use super::seeds::record_seeds;
 use super::{signals, subsystem_settings};
 
+/// How often a warning about an open listener is repeated.
+const WARNINGS_EVERY: Duration = Duration::from_hours(24);
 /// How often the file of write tokens is read: Kubernetes itself takes up to a minute to bring a changed Secret into a pod.
 const WRITE_TOKENS_EVERY: Duration = Duration::from_secs(2);
 /// The longest that the handover of leadership may take during shutdown.
@@ -79,11 +95,18 @@ pub(super) fn run(arguments: &ServerArguments) -> anyhow::Result<()> {
         settings.manifests.clone_from(&arguments.manifests);
     }
     super::logging::start(settings.debug);
+    supervision::install_hook();
     for path in &paths {
         info!("configuration: {}", path.display());
     }
-    for warning in &settings.warnings {
+    for warning in settings.warnings.iter().chain(&settings.open_listeners) {
         warn!("{warning}");
+    }
+    if settings.topology.account.is_some() && settings.topology.tls != TlsMode::Verify {
+        warn!(
+            "connections to servers do not verify TLS: a program that answers at the address of a server can obtain the account; set \
+             MySQLTopologySSLCAFile"
+        );
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -103,6 +126,7 @@ struct Listeners {
 /// Reads managed servers, before the consensus exists.
 struct Observers {
     prober: Arc<dyn Prober>,
+    separator: Arc<ChannelSeparator>,
     instance_cache: Arc<InstanceCache>,
     opinion_responder: Arc<dyn OpinionSource>,
 }
@@ -116,17 +140,37 @@ struct Member {
     views: ClusterViews,
     executor: Arc<MySqlExecutor>,
     service_gate: ServiceGate,
+    publishers: Vec<Arc<dyn PrimaryPublisher>>,
+    publication_gate: PublicationGate,
+    records: RecordsLock,
 }
 
 async fn serve(settings: Settings) -> anyhow::Result<()> {
+    let group_clock = Arc::new(GroupClock::new(
+        Arc::new(SystemClock::default()),
+        subsystem_settings::clock_skew_limit_millis(&settings),
+    ));
     let process = Process {
         probe_settings: subsystem_settings::probe_settings(&settings),
         settings,
-        clock: Arc::new(SystemClock::default()),
+        clock: Arc::<GroupClock>::clone(&group_clock),
+        group_clock,
+        listener_limits: ListenerLimits::for_open_files(raise_open_files()),
         stop: CancellationToken::new(),
         tasks: TaskTracker::new(),
     };
-    let store = open_backend(&process.settings.backend).await?;
+    process
+        .tasks
+        .spawn(Arc::clone(&process.group_clock).watch_jumps(process.stop.child_token()));
+    process.tasks.spawn(repeat_warnings(
+        process.settings.open_listeners.clone(),
+        process.stop.child_token(),
+    ));
+    data_files::restrict(&data_files(&process.settings));
+    let Some(store) = backend::open(&process.settings.backend, &process.stop).await? else {
+        return Ok(());
+    };
+    let store = store.with_key_prefix(process.settings.publishers.prefix.clone());
     let listeners = bind_listeners(&process.settings).await?;
     let write_access = follow_write_tokens(&process);
     let client = connect_kubernetes(&process.settings).await?;
@@ -134,8 +178,13 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     let (accounts, credentials) = watch::channel(subsystem_settings::configured_account(&process.settings));
     let observers = open_observers(&process, &store, credentials.clone()).await?;
     let opinion_responder = Arc::clone(&observers.opinion_responder);
-    let running = start_consensus(&process, client.as_ref(), Arc::new(store.clone()), opinion_responder).await?;
+    let sources = Sources {
+        opinions: opinion_responder,
+        observations: observers.instance_cache.shared_probes().cloned(),
+    };
+    let running = start_consensus(&process, client.as_ref(), Arc::new(store.clone()), sources).await?;
     let consensus = Arc::clone(&running.consensus);
+    observers.separator.follow(consensus.state());
     if let Some(documents) = &documents {
         start_accounts(&process, documents, &consensus, accounts);
     }
@@ -149,6 +198,7 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
         documents.as_ref(),
     )
     .await?;
+    let publishers = open_publishers(&process.settings.publishers)?;
     let member = Member {
         executor: Arc::new(MySqlExecutor::new(credentials.clone(), process.probe_settings.clone())),
         consensus,
@@ -157,6 +207,9 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
         poller,
         views,
         service_gate: ServiceGate::default(),
+        publication_gate: PublicationGate::of(publishers.iter().map(|publisher| publisher.name()).collect()),
+        publishers,
+        records: RecordsLock::default(),
     };
     let coordinator = start_leader_loops(&process, &member);
     if let Some(documents) = documents {
@@ -170,10 +223,28 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn open_backend(settings: &BackendSettings) -> anyhow::Result<SqliteStore> {
-    Ok(SqliteStore::open(&settings.sqlite_file)
-        .await?
-        .with_audit_retention(settings.audit_for))
+/// Logs warnings every day.
+async fn repeat_warnings(warnings: Vec<String>, stop: CancellationToken) {
+    while !warnings.is_empty() {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(WARNINGS_EVERY) => {}
+        }
+        for warning in &warnings {
+            warn!("{warning}");
+        }
+    }
+}
+
+/// The files and folders with the state of this member.
+fn data_files(settings: &Settings) -> DataFiles {
+    DataFiles {
+        database: match &settings.backend.database {
+            BackendDatabase::Sqlite(file) => Some(file.clone()),
+            BackendDatabase::MySql(_) => None,
+        },
+        folder: settings.raft.as_ref().map(|raft| raft.data_dir.clone()),
+    }
 }
 
 async fn bind_listeners(settings: &Settings) -> anyhow::Result<Listeners> {
@@ -189,20 +260,21 @@ async fn bind_listeners(settings: &Settings) -> anyhow::Result<Listeners> {
 fn follow_write_tokens(process: &Process) -> Option<Arc<http::WriteAccess>> {
     let file = process.settings.http.write_tokens.clone()?;
     let access = http::WriteAccess::new(file.path, file.tokens);
-    process
-        .tasks
-        .spawn(Arc::clone(&access).follow(WRITE_TOKENS_EVERY, process.stop.child_token()));
+    let following = Arc::clone(&access);
+    process.keep_running("the reading of write tokens", move |stop| {
+        Arc::clone(&following).follow(WRITE_TOKENS_EVERY, stop)
+    });
     Some(access)
 }
 
 /// The prober, the instance cache with what an earlier process observed, and the responder to questions of other members.
 async fn open_observers(
     process: &Process,
-    store: &SqliteStore,
+    store: &BackendStore,
     credentials: watch::Receiver<CredentialsByOrigin>,
 ) -> anyhow::Result<Observers> {
     let Process { settings, clock, .. } = process;
-    let prober: Arc<dyn Prober> = Arc::new(MySqlProber::new(
+    let plain: Arc<dyn Prober> = Arc::new(MySqlProber::new(
         credentials,
         process.probe_settings.clone(),
         Arc::clone(clock),
@@ -211,8 +283,15 @@ async fn open_observers(
     let last_seen = positions
         .iter()
         .map(|position| (position.instance.clone(), position.at));
-    let instance_cache =
-        Arc::new(InstanceCache::new(subsystem_settings::location_patterns(settings)).with_last_seen(last_seen));
+    let mut instance_cache =
+        InstanceCache::new(subsystem_settings::location_patterns(settings)).with_last_seen(last_seen);
+    if settings.discovery.probe_sharing.is_on() {
+        let shared_probes = SharedProbes::new(settings.discovery.probe_sharing, Arc::clone(clock));
+        instance_cache = instance_cache.with_shared_probes(shared_probes);
+    }
+    let instance_cache = Arc::new(instance_cache);
+    let separator = Arc::new(ChannelSeparator::new(plain, Arc::clone(&instance_cache)));
+    let prober: Arc<dyn Prober> = Arc::<ChannelSeparator>::clone(&separator);
     let position_history = Arc::new(PositionHistory::of(positions));
     let member_name = settings
         .raft
@@ -226,13 +305,13 @@ async fn open_observers(
         settings.recovery.member_data_center.clone(),
         Arc::clone(&position_history),
     ));
-    process.tasks.spawn(position_history.run(
-        Arc::clone(&instance_cache),
-        Arc::new(store.clone()),
-        process.stop.child_token(),
-    ));
+    let (positions, instances, kept_in) = (position_history, Arc::clone(&instance_cache), Arc::new(store.clone()));
+    process.keep_running("the history of positions", move |stop| {
+        Arc::clone(&positions).run(Arc::clone(&instances), Arc::<BackendStore>::clone(&kept_in), stop)
+    });
     Ok(Observers {
         prober,
+        separator,
         instance_cache,
         opinion_responder,
     })
@@ -249,13 +328,17 @@ fn start_accounts(
         let cache = CredentialsCache::in_directory(&raft.data_dir);
         (cache, consensus.state())
     });
-    process.tasks.spawn(keep_accounts(
-        subsystem_settings::configured_account(&process.settings),
-        documents.source.credentials(),
-        cache,
-        accounts,
-        process.stop.child_token(),
-    ));
+    let configured = subsystem_settings::configured_account(&process.settings);
+    let of_documents = documents.source.credentials();
+    process.keep_running("the reading of accounts", move |stop| {
+        keep_accounts(
+            configured.clone(),
+            of_documents.clone(),
+            cache.clone(),
+            accounts.clone(),
+            stop,
+        )
+    });
 }
 
 fn start_polling(
@@ -273,14 +356,27 @@ fn start_polling(
         credentials,
         process.stop.child_token(),
     );
-    process.tasks.spawn(Arc::clone(&poller).run());
+    let polling = Arc::clone(&poller);
+    process.keep_running("the poller", move |_| Arc::clone(&polling).run());
+    if let Some(shared_probes) = observers.instance_cache.shared_probes() {
+        let exchange = Arc::new(ObservationExchange {
+            shared_probes: Arc::clone(shared_probes),
+            instance_cache: Arc::clone(&observers.instance_cache),
+            poller: Arc::clone(&poller),
+            consensus: Arc::clone(consensus),
+            clock: Arc::clone(&process.clock),
+        });
+        process.keep_running("the exchange of observations", move |stop| {
+            Arc::clone(&exchange).run(stop)
+        });
+    }
     poller
 }
 
 /// The views of the clusters, and the loop that stores how their analyses change.
 async fn start_views(
     process: &Process,
-    store: &SqliteStore,
+    store: &BackendStore,
     observers: &Observers,
     consensus: &Arc<dyn Consensus>,
     credentials: &watch::Receiver<CredentialsByOrigin>,
@@ -288,12 +384,20 @@ async fn start_views(
 ) -> anyhow::Result<ClusterViews> {
     let Process { settings, clock, .. } = process;
     let analysis_history = Arc::new(AnalysisHistory::of(store.load_changes().await?));
-    process.tasks.spawn(Arc::clone(&analysis_history).run(
+    let (history, kept_in, its_clock) = (
+        Arc::clone(&analysis_history),
         Arc::new(store.clone()),
         Arc::clone(clock),
-        settings.backend.changes_for,
-        process.stop.child_token(),
-    ));
+    );
+    let kept_for = settings.backend.changes_for;
+    process.keep_running("the history of analyses", move |stop| {
+        Arc::clone(&history).run(
+            Arc::<BackendStore>::clone(&kept_in),
+            Arc::clone(&its_clock),
+            kept_for,
+            stop,
+        )
+    });
     let views = ClusterViews::new(
         Arc::clone(&observers.instance_cache),
         consensus.state(),
@@ -312,13 +416,7 @@ async fn start_views(
 
 /// The loops that act only while this member leads: recoveries, quarantines, commit probes, controller locks, Pseudo-GTID, seeds.
 fn start_leader_loops(process: &Process, member: &Member) -> Arc<RecoveryCoordinator> {
-    let Process {
-        settings,
-        clock,
-        stop,
-        tasks,
-        ..
-    } = process;
+    let Process { settings, clock, .. } = process;
     let Member {
         consensus,
         views,
@@ -343,6 +441,7 @@ fn start_leader_loops(process: &Process, member: &Member) -> Arc<RecoveryCoordin
         settings: subsystem_settings::recovery_settings(settings),
         hooks: hooks.clone(),
         service_gate: member.service_gate.clone(),
+        publication_gate: member.publication_gate.clone(),
     };
     let opinion_responder = Arc::clone(&member.observers.opinion_responder);
     let coordinator = RecoveryCoordinator::new(context.clone(), views.clone(), opinion_responder);
@@ -351,11 +450,22 @@ fn start_leader_loops(process: &Process, member: &Member) -> Arc<RecoveryCoordin
         instance_cache: Arc::clone(instance_cache),
         views: views.clone(),
         aliases: ClusterAliases(settings.discovery.cluster_aliases.clone()),
+        records: member.records.clone(),
         coordinator: Arc::clone(&coordinator),
         quarantine: QuarantineEnforcer::new(context, views.clone(), Arc::clone(&coordinator)),
         hooks,
+        clock: Arc::clone(clock),
+        unseen: UnseenInstances {
+            instance_cache: Arc::clone(instance_cache),
+            consensus: Arc::clone(consensus),
+            clock: Arc::clone(clock),
+            forget_after: settings.backend.changes_for,
+            forget_for: subsystem_settings::poll_settings(settings).forget_for,
+            reviewed: std::sync::Mutex::default(),
+        },
     };
-    tasks.spawn(leader.run(stop.child_token()));
+    let leader = Arc::new(leader);
+    process.keep_running("the leader's loop", move |stop| Arc::clone(&leader).run(stop));
     if settings.pseudo_gtid.injects {
         let pseudo_gtid_writer = PseudoGtidWriter {
             writer: Arc::<MySqlExecutor>::clone(&member.executor),
@@ -364,7 +474,10 @@ fn start_leader_loops(process: &Process, member: &Member) -> Arc<RecoveryCoordin
             views: views.clone(),
             clock: Arc::clone(clock),
         };
-        tasks.spawn(pseudo_gtid_writer.run(stop.child_token()));
+        let pseudo_gtid_writer = Arc::new(pseudo_gtid_writer);
+        process.keep_running("the Pseudo-GTID writer", move |stop| {
+            Arc::clone(&pseudo_gtid_writer).run(stop)
+        });
     }
     let commit_stalls = CommitStallMonitor {
         probe: Arc::new(MySqlCommitProbe::new(credentials.clone())),
@@ -374,7 +487,8 @@ fn start_leader_loops(process: &Process, member: &Member) -> Arc<RecoveryCoordin
         clock: Arc::clone(clock),
         settings: settings.recovery.commits.clone(),
     };
-    tasks.spawn(commit_stalls.run(stop.child_token()));
+    let commit_stalls = Arc::new(commit_stalls);
+    process.keep_running("the commit probe", move |stop| Arc::clone(&commit_stalls).run(stop));
     let owners = ControllerLocks {
         locks: Arc::new(MySqlControllerLockClient::new(credentials.clone())),
         views: views.clone(),
@@ -382,9 +496,21 @@ fn start_leader_loops(process: &Process, member: &Member) -> Arc<RecoveryCoordin
         consensus: Arc::clone(consensus),
         clock: Arc::clone(clock),
     };
-    tasks.spawn(owners.run(stop.child_token()));
-    let seeds = settings.discovery.seeds.clone();
-    tasks.spawn(record_seeds(seeds, Arc::clone(consensus), stop.child_token()));
+    let owners = Arc::new(owners);
+    process.keep_running("the controller locks", move |stop| Arc::clone(&owners).run(stop));
+    let publishing = Arc::new(PrimaryPublishing {
+        publishers: member.publishers.clone(),
+        consensus: Arc::clone(consensus),
+        instance_cache: Arc::clone(instance_cache),
+        gate: member.publication_gate.clone(),
+    });
+    process.keep_running("the publishing of primaries", move |stop| {
+        Arc::clone(&publishing).run(stop)
+    });
+    let (seeds, recorded_by) = (settings.discovery.seeds.clone(), Arc::clone(consensus));
+    process.keep_running("the recording of seeds", move |stop| {
+        record_seeds(seeds.clone(), Arc::clone(&recorded_by), stop)
+    });
     coordinator
 }
 
@@ -402,7 +528,8 @@ fn start_declarative(process: &Process, member: &Member, coordinator: &Arc<Recov
         views,
         member.service_gate.clone(),
     );
-    process.tasks.spawn(reconciler.run(process.stop.child_token()));
+    let reconciler = Arc::new(reconciler);
+    process.keep_running("the reconciler", move |stop| Arc::clone(&reconciler).run(stop));
 }
 
 fn start_http(
@@ -412,9 +539,10 @@ fn start_http(
     listeners: Listeners,
     write_access: Option<Arc<http::WriteAccess>>,
     draining: CancellationToken,
-) -> JoinHandle<io::Result<()>> {
+) -> JoinHandle<()> {
     let settings = &process.settings;
     let instance_cache = member.observers.instance_cache;
+    let reads = DialedReads::default();
     let errants = ErrantTransactions {
         binlogs: Arc::new(MySqlBinlogReader::new(
             member.credentials,
@@ -423,6 +551,7 @@ fn start_http(
         poller: Arc::clone(&member.poller),
         views: member.views.clone(),
         coordinator: Arc::clone(&coordinator),
+        reads: reads.clone(),
     };
     let relocation = Relocation {
         logs: member.executor,
@@ -431,6 +560,7 @@ fn start_http(
         instance_cache: Arc::clone(&instance_cache),
         views: member.views.clone(),
         coordinator: Arc::clone(&coordinator),
+        reads,
     };
     let service = ApiService {
         consensus: Arc::clone(&member.consensus),
@@ -440,6 +570,11 @@ fn start_http(
         coordinator,
         errants,
         relocation,
+        records: member.records,
+        publications: PrimaryPublications {
+            gate: member.publication_gate,
+            prefix: settings.publishers.prefix.clone(),
+        },
         clock: Arc::clone(&process.clock),
         forget_for: subsystem_settings::poll_settings(settings).forget_for,
     };
@@ -449,9 +584,13 @@ fn start_http(
         clock: Arc::clone(&process.clock),
         options: Arc::new(subsystem_settings::http_options(settings, write_access)),
     };
-    let serving = process
-        .tasks
-        .spawn(http::serve(listeners.api, listeners.health, context, draining));
+    let serving = process.tasks.spawn(http::serve(
+        listeners.api,
+        listeners.health,
+        context,
+        process.listener_limits.clone(),
+        draining,
+    ));
     info!("serving the API at {}", settings.http.listen);
     if let Some(address) = &settings.http.health_listen {
         info!("serving health and metrics at {address} too");
@@ -463,9 +602,9 @@ fn start_http(
 async fn shut_down(
     process: &Process,
     running: &RunningConsensus,
-    serving: JoinHandle<io::Result<()>>,
+    serving: JoinHandle<()>,
     draining: &CancellationToken,
-    store: &SqliteStore,
+    store: &BackendStore,
 ) {
     info!("stopping: handing over leadership");
     running.consensus.hand_over(HAND_OVER_DEADLINE).await;
@@ -474,8 +613,7 @@ async fn shut_down(
     process.stop.cancel();
     process.tasks.close();
     let ended = async {
-        let served = serving.await.map_err(io::Error::other).and_then(|served| served);
-        if let Err(error) = served {
+        if let Err(error) = serving.await {
             warn!("the API failed: {error}");
         }
         process.tasks.wait().await;

@@ -9,6 +9,7 @@ use crate::app::observation::instance_cache::LocationPatterns;
 use crate::app::ports::CredentialsByOrigin;
 use crate::app::settings::{PollSettings, RecoverySettings};
 use crate::config::{self, Settings};
+use crate::domain::clock_skew::DEFAULT_LIMIT_MILLIS;
 use crate::domain::intent::Origin;
 
 /// The configuration files to read: those that were named, or those of the search path that exist.
@@ -28,6 +29,8 @@ pub(super) fn poll_settings(settings: &Settings) -> PollSettings {
         ignore: discovery.ignore.clone(),
         ignore_replicas: discovery.ignore_replicas.clone(),
         ignore_sources: discovery.ignore_sources.clone(),
+        allowed: discovery.allowed.clone(),
+        max_instances: discovery.max_instances,
         forget_for: discovery.poll * 3,
         ..PollSettings::default()
     }
@@ -62,8 +65,16 @@ pub(super) fn recovery_settings(settings: &Settings) -> RecoverySettings {
         concurrency: settings.recovery.concurrency,
         pseudo_gtid: settings.pseudo_gtid.marks.clone(),
         epoch_table: settings.recovery.epoch_table.clone(),
+        fails_on_failed_publication: settings.publishers.fails_recovery,
         ..RecoverySettings::default()
     }
+}
+
+/// By how much the clock of a member may differ; for a single member the key's default.
+pub(super) fn clock_skew_limit_millis(settings: &Settings) -> u64 {
+    settings.raft.as_ref().map_or(DEFAULT_LIMIT_MILLIS, |raft| {
+        u64::try_from(raft.clock_skew_limit.as_millis()).unwrap_or(u64::MAX)
+    })
 }
 
 /// The account of the configuration, under origin `api`.
@@ -94,6 +105,6 @@ pub(super) fn http_options(settings: &Settings, write_access: Option<Arc<http::W
         intermediate_filters: settings.recovery.intermediates.texts().to_vec(),
         recovery_ignore: settings.recovery.ignore_texts.clone(),
         raft_bind: settings.raft.as_ref().map(|raft| raft.bind.clone()).unwrap_or_default(),
-        backend: format!("sqlite {}", settings.backend.sqlite_file.display()),
+        backend: settings.backend.database.name(),
     }
 }

@@ -8,7 +8,7 @@ use crate::domain::key::{DEFAULT_PORT, InstanceKey};
 /// The environment variables, for `--help`.
 pub const LONG_HELP: &str = "\
 Environment (each with orchestrator's name as a fallback, ORCHESTRATOR_API and so on):
-  HAM4DB_API               one endpoint, or several separated by blanks, of which the leader is found
+  HAM4DB_API               one endpoint (a proxy, or any member), or all members separated by blanks: the leader is found
   HAM4DB_INSTANCE          default for -i
   HAM4DB_API_TOKEN         write token: sent along with what changes something
   HAM4DB_API_TOKEN_FILE    file with it, of which the first line counts
@@ -68,6 +68,9 @@ pub struct Arguments {
     /// Print the answer as JSON, where a command prints text by default.
     #[arg(short = 'j', long)]
     pub json: bool,
+    /// Print on stderr which endpoints were asked, and which member answered.
+    #[arg(long)]
+    pub debug: bool,
     /// Tag (no command of this version needs it).
     #[arg(short = 't', long)]
     pub tag: Option<String>,
@@ -83,6 +86,38 @@ pub struct Arguments {
     /// Seconds (no command of this version needs it).
     #[arg(short = 'S', long)]
     pub seconds: Option<String>,
+}
+
+/// The long options that orchestrator-client also accepts after one hyphen, and `debug`.
+const LONG_AFTER_ONE_HYPHEN: [&str; 18] = [
+    "help",
+    "command",
+    "alias",
+    "owner",
+    "reason",
+    "promotion-rule",
+    "duration",
+    "tag",
+    "pool",
+    "hostname",
+    "api",
+    "path",
+    "query",
+    "auth",
+    "headers-auth",
+    "binlog",
+    "seconds",
+    "debug",
+];
+
+/// The words of a command line with long options after two hyphens. Read as they are, `-alias` would be `-a lias`.
+pub fn with_two_hyphens(words: impl IntoIterator<Item = String>) -> impl Iterator<Item = String> {
+    words.into_iter().map(|word| {
+        let is_long = word
+            .strip_prefix('-')
+            .is_some_and(|name| LONG_AFTER_ONE_HYPHEN.contains(&name));
+        if is_long { format!("-{word}") } else { word }
+    })
 }
 
 /// The write token, and where it comes from. `Debug` does not show it.
@@ -145,6 +180,8 @@ pub struct Settings {
     pub query: Option<String>,
     /// Print the answer as JSON.
     pub json: bool,
+    /// Print which endpoints were asked, and which member answered.
+    pub debug: bool,
     /// User and password.
     pub basic: Option<(String, SecretString)>,
     /// Write token.
@@ -215,6 +252,7 @@ impl Settings {
             path: arguments.path,
             query: arguments.query,
             json: arguments.json,
+            debug: arguments.debug,
             basic,
             token,
             header,
@@ -266,5 +304,35 @@ impl Settings {
             .clone()
             .filter(|reason| !reason.is_empty())
             .ok_or_else(|| "reason must be provided: -r text".to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_options_may_follow_one_hyphen() {
+        let words = [
+            "ham4db-client",
+            "-command",
+            "topology",
+            "-alias",
+            "shop",
+            "-debug",
+            "-j",
+            "-D",
+            "3307",
+        ];
+        let words = words.into_iter().map(str::to_owned);
+        let arguments = Arguments::try_parse_from(with_two_hyphens(words)).unwrap();
+        assert_eq!(
+            (arguments.command.as_str(), arguments.alias.as_deref(), arguments.debug),
+            ("topology", Some("shop"), true)
+        );
+        assert_eq!(
+            (arguments.json, arguments.default_port, arguments.destination),
+            (true, 3307, None)
+        );
     }
 }

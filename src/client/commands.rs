@@ -5,10 +5,9 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use super::arguments::Settings;
-use super::endpoint::{Answer, Request};
-use crate::domain::explain::Explanation;
-
 use super::print::{self, field, indented, items, key, key_line, keys, lines, plain};
+use super::request::{Answer, Request};
+use crate::domain::explain::Explanation;
 
 /// One command.
 pub struct Command {
@@ -241,6 +240,15 @@ fn print_dominant_data_center(answer: &Answer, _: &Settings) -> String {
     )
 }
 
+/// `key:value`, as orchestrator's client prints pairs.
+fn print_pairs(answer: &Answer, _: &Settings) -> String {
+    lines(
+        items(answer.details())
+            .iter()
+            .map(|pair| format!("{}:{}", field(pair, "Key"), field(pair, "Value"))),
+    )
+}
+
 fn print_rules(answer: &Answer, _: &Settings) -> String {
     lines(
         items(answer.details())
@@ -312,6 +320,14 @@ static COMMANDS: &[Command] = &[
     Command { name: "forget", about: "Forgets an instance", request: |settings| of_instance(write(&["forget"]), settings), print: print_key },
     Command { name: "forget-cluster", about: "Forgets a cluster (-i or -a)", request: |settings| of_cluster(write(&["forget-cluster"]), settings), print: print_text },
 
+    Command { name: "split-cluster", about: "Makes a cluster of an instance and all that replicates from it, and prints its id", request: |settings| of_instance(write(&["split-cluster"]), settings), print: print_text },
+    Command { name: "merge-clusters", about: "Merges two clusters (-i or -a, -d cluster) and prints the id of the one that remains",
+        request: |settings| {
+            let other = settings.destination.clone().ok_or("the other cluster must be provided: -d cluster")?;
+            Ok(Some(write(&["merge-clusters"]).part(settings.hint()?).part(other)))
+        },
+        print: print_text },
+
     Command { name: "begin-downtime", about: "Excludes an instance from recoveries (-r reason, -u duration, -o owner)",
         request: |settings| {
             let request = write(&["begin-downtime"]).about(&settings.key()?).part(settings.owner.clone()).part(settings.reason()?);
@@ -354,6 +370,15 @@ static COMMANDS: &[Command] = &[
         request: |settings| acknowledged(write(&["ack-recovery", "cluster"]).part(settings.hint()?), settings), print: print_text },
     Command { name: "ack-instance-recoveries", about: "Acknowledges the recoveries of one failed instance",
         request: |settings| acknowledged(write(&["ack-recovery", "instance"]).about(&settings.key()?), settings), print: print_key },
+    Command { name: "submit-masters-to-kv-stores", about: "Publishes the primaries again, or that of one cluster (-i or -a), and prints the pairs of key-value stores",
+        request: |settings| {
+            let request = write(&["submit-masters-to-kv-stores"]);
+            Ok(Some(match settings.hint_if_given() {
+                Some(hint) => request.part(hint),
+                None => request,
+            }))
+        },
+        print: print_pairs },
     Command { name: "disable-global-recoveries", about: "Disables recoveries for all clusters", request: |_| Ok(Some(write(&["disable-global-recoveries"]))), print: print_text },
     Command { name: "enable-global-recoveries", about: "Enables recoveries for all clusters", request: |_| Ok(Some(write(&["enable-global-recoveries"]))), print: print_text },
     Command { name: "check-global-recoveries", about: "Prints whether recoveries are enabled", request: |_| Ok(Some(read(&["check-global-recoveries"]))), print: print_text },

@@ -1,15 +1,14 @@
-//! Finds the leader among endpoints and sends requests to it.
+//! Sends requests to the leader, and repeats those that may be repeated.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use reqwest::{Client, RequestBuilder, StatusCode, Url};
+use reqwest::{Client, RequestBuilder, Response, StatusCode, Url};
 use secrecy::ExposeSecret;
 use serde_json::Value;
 
 use super::arguments::{Settings, WriteToken};
-
-/// Deadline for `leader-check`: an endpoint that takes longer is skipped.
-const CHECK_DEADLINE: Duration = Duration::from_secs(1);
+use super::debug::DebugLog;
+use super::request::{Answer, Request, api_url, shown};
 
 /// Deadline for a connection.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(2);
@@ -17,7 +16,19 @@ const CONNECT_DEADLINE: Duration = Duration::from_secs(2);
 /// Deadline for an answer: a recovery by hand may wait that long for relay log to be applied.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(620);
 
-/// Pauses between attempts of a request that changes nothing, the same as in orchestrator-client; a leader election may be in progress.
+/// The largest answer that is read, bytes. That of 100,000 instances is smaller.
+const MAX_ANSWER: usize = 1 << 28;
+
+/// No attempt begins later than this after the first one.
+const REPEAT_DEADLINE: Duration = Duration::from_secs(10);
+
+/// The header by which a member names itself in its answers.
+const MEMBER_HEADER: &str = "x-ham4db-member";
+
+/// The header that answers have which only a leader could have given. With 503, nothing was done.
+const LEADER_HEADER: &str = "x-ham4db-leader";
+
+/// Pauses between attempts, the same as in orchestrator-client; a leader election may be in progress.
 const PAUSES: [Duration; 6] = [
     Duration::from_millis(100),
     Duration::from_millis(200),
@@ -27,57 +38,17 @@ const PAUSES: [Duration; 6] = [
     Duration::from_millis(2500),
 ];
 
-/// A request.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Request {
-    /// Parts of the path below `/api`.
-    pub path: Vec<String>,
-    /// Parameters.
-    pub query: Vec<(&'static str, String)>,
-    /// Path and parameters as the user wrote them, already encoded; replaces the two above.
-    pub written: Option<String>,
-    /// It changes something: it is not repeated after it was sent.
-    pub mutates: bool,
-}
-
-impl Request {
-    fn url(&self, api: &Url) -> Url {
-        if let Some(written) = &self.written {
-            let (path, query) = written
-                .split_once('?')
-                .map_or((written.as_str(), None), |(path, query)| (path, Some(query)));
-            let mut url = api.clone();
-            url.set_path(&format!(
-                "{}/{}",
-                api.path().trim_end_matches('/'),
-                path.trim_start_matches('/')
-            ));
-            url.set_query(query);
-            return url;
-        }
-        let mut url = route_of(api, &self.path);
-        if !self.query.is_empty() {
-            url.query_pairs_mut().extend_pairs(&self.query);
-        }
-        url
-    }
-}
-
-fn route_of(api: &Url, path: &[String]) -> Url {
-    let mut url = api.clone();
-    // Only a URL without a host has no path, and endpoints have one.
-    if let Ok(mut segments) = url.path_segments_mut() {
-        segments.pop_if_empty().extend(path);
-    }
-    url
-}
-
 /// Why there is no answer to print.
 #[derive(Debug, thiserror::Error)]
 pub enum CallError {
     /// No endpoint is the leader or knows it.
-    #[error("Cannot determine leader from {0}")]
-    NoLeader(String),
+    #[error("Cannot determine leader from {endpoints} ({reasons})")]
+    NoLeader {
+        /// The URLs of all endpoints.
+        endpoints: String,
+        /// Each with the reason.
+        reasons: String,
+    },
     /// The endpoint refused the credentials.
     #[error("Unauthorized at {endpoint}: {advice}")]
     Unauthorized {
@@ -103,6 +74,8 @@ pub enum CallError {
         why: String,
         /// Whether a change may have happened.
         sent: bool,
+        /// Whether it is safe to try again.
+        repeatable: bool,
     },
     /// The answer is not one of the API.
     #[error("{endpoint} answered {status} without JSON: check that it is a ham4db API")]
@@ -111,43 +84,59 @@ pub enum CallError {
         endpoint: String,
         /// HTTP status.
         status: StatusCode,
+        /// Whether it is safe to try again.
+        repeatable: bool,
+    },
+    /// The last of several attempts failed in another way than those before.
+    #[error("{last}; before that: {before}")]
+    Repeated {
+        /// Why the last one failed.
+        last: Box<CallError>,
+        /// Why the others failed.
+        before: String,
     },
 }
 
-/// The answer to a request.
-#[derive(Clone, Debug)]
-pub struct Answer {
-    /// The body as received.
-    pub text: String,
-    /// The body as JSON.
-    pub json: Value,
-}
+impl CallError {
+    /// Whether another attempt is safe and may succeed.
+    fn may_pass(&self) -> bool {
+        match self {
+            Self::NoLeader { .. } => true,
+            Self::Broken { repeatable, .. } | Self::NotJson { repeatable, .. } => *repeatable,
+            Self::Unauthorized { .. } | Self::Refused { .. } | Self::Repeated { .. } => false,
+        }
+    }
 
-impl Answer {
-    /// `Details` of the envelope, or the bare value.
-    pub fn details(&self) -> &Value {
-        self.json
-            .get("Details")
-            .filter(|_| self.json.get("Code").is_some())
-            .unwrap_or(&self.json)
+    /// The error with those of earlier attempts, each once.
+    fn after(self, mut before: Vec<String>) -> Self {
+        let last = self.to_string();
+        before.retain(|text| *text != last);
+        if before.is_empty() {
+            return self;
+        }
+        Self::Repeated {
+            last: Box::new(self),
+            before: before.join("; "),
+        }
     }
 }
 
 /// The endpoints and the HTTP client.
-pub struct Endpoints {
+pub struct Endpoints<'a, 'w> {
     client: Client,
-    apis: Vec<Url>,
+    pub(super) apis: Vec<Url>,
+    pub(super) debug: &'a DebugLog<'w>,
     basic: Option<(String, secrecy::SecretString)>,
     token: WriteToken,
     header: Option<(String, String)>,
 }
 
-impl Endpoints {
+impl<'a, 'w> Endpoints<'a, 'w> {
     /// A client for the endpoints of the settings.
     ///
     /// # Errors
     /// When an endpoint is not a URL, or a header is invalid.
-    pub fn new(settings: &Settings) -> Result<Self, String> {
+    pub fn new(settings: &Settings, debug: &'a DebugLog<'w>) -> Result<Self, String> {
         // A second installation is refused and means that there is one already.
         drop(rustls::crypto::ring::default_provider().install_default());
         let client = Client::builder()
@@ -172,86 +161,114 @@ impl Endpoints {
         Ok(Self {
             client,
             apis,
+            debug,
             basic: settings.basic.clone(),
             token: settings.token.clone(),
             header: settings.header.clone(),
         })
     }
 
-    /// The endpoint for requests. A single one is used as it is: a load balancer, or a member that forwards requests.
-    ///
-    /// # Errors
-    /// When there are several and none of them is the leader or knows it.
-    pub async fn leader(&self) -> Result<Url, CallError> {
-        if let [only] = self.apis.as_slice() {
-            return Ok(only.clone());
-        }
-        for route in ["leader-check", "routed-leader-check"] {
-            for api in &self.apis {
-                let answer = self
-                    .prepare(route_of(api, &[route.to_owned()]), false)
-                    .timeout(CHECK_DEADLINE)
-                    .send()
-                    .await;
-                match answer.map(|answer| answer.status()) {
-                    Ok(StatusCode::OK) => return Ok(api.clone()),
-                    Ok(StatusCode::UNAUTHORIZED) => return Err(self.unauthorized(api, false)),
-                    Ok(_) | Err(_) => {}
-                }
-            }
-        }
-        Err(CallError::NoLeader(
-            self.apis.iter().map(shown).collect::<Vec<_>>().join(" "),
-        ))
-    }
-
-    /// Sends a request. A read is retried while there is no answer, or the answer says to retry; a change is retried only while no
-    /// connection could be established.
+    /// The endpoint for requests, as [`Endpoints::leader`] finds it, repeated while there is none.
     ///
     /// # Errors
     /// See [`CallError`].
-    pub async fn call(&self, api: &Url, request: &Request) -> Result<Answer, CallError> {
-        let mut pauses = PAUSES.iter();
+    pub async fn find(&self) -> Result<Url, CallError> {
+        self.repeated(async || self.leader().await, |_| false).await
+    }
+
+    /// Sends a request to the leader. It is repeated while no connection could be established, or there is no leader: then nothing was
+    /// done. A read is also repeated while there is no answer, or the answer says so. The leader is looked for again each time.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub async fn call(&self, request: &Request) -> Result<Answer, CallError> {
+        let (status, answer) = self
+            .repeated(
+                async || self.attempt(&self.leader().await?, request).await,
+                |(status, answer)| match *status {
+                    StatusCode::SERVICE_UNAVAILABLE => !request.mutates || answer.lacked_leader,
+                    StatusCode::BAD_GATEWAY => !request.mutates,
+                    _ => false,
+                },
+            )
+            .await?;
+        judge(status, answer)
+    }
+
+    async fn repeated<T>(
+        &self,
+        attempt: impl AsyncFn() -> Result<T, CallError>,
+        is_to_be_repeated: impl Fn(&T) -> bool,
+    ) -> Result<T, CallError> {
+        let (begun, mut pauses, mut before) = (Instant::now(), PAUSES.iter(), Vec::new());
         loop {
-            let outcome = self.attempt(api, request).await;
+            let outcome = attempt().await;
             let again = match &outcome {
-                Ok((status, _)) => !request.mutates && *status == StatusCode::SERVICE_UNAVAILABLE,
-                Err(CallError::Broken { sent, .. }) => !sent,
-                Err(CallError::NotJson { .. }) => !request.mutates,
-                Err(_) => false,
+                Ok(answer) => is_to_be_repeated(answer),
+                Err(error) => error.may_pass(),
             };
-            match pauses.next() {
-                Some(pause) if again => tokio::time::sleep(*pause).await,
-                _ => return outcome.and_then(|(status, answer)| judge(status, answer)),
+            let pause = pauses
+                .next()
+                .filter(|pause| again && begun.elapsed() + **pause < REPEAT_DEADLINE);
+            let Some(pause) = pause else {
+                return outcome.map_err(|error| error.after(before));
+            };
+            if let Err(error) = &outcome {
+                let text = error.to_string();
+                self.debug.line(|| text.clone());
+                if !before.contains(&text) {
+                    before.push(text);
+                }
             }
+            self.debug.line(|| format!("next attempt in {} ms", pause.as_millis()));
+            tokio::time::sleep(*pause).await;
         }
     }
 
     async fn attempt(&self, api: &Url, request: &Request) -> Result<(StatusCode, Answer), CallError> {
-        let broken = |error: &reqwest::Error| CallError::Broken {
+        let broken = |why: String, sent: bool| CallError::Broken {
             endpoint: shown(api),
-            why: plainly(error),
-            sent: request.mutates && !error.is_connect(),
+            why,
+            sent: request.mutates && sent,
+            repeatable: !request.mutates || !sent,
         };
+        let begun = Instant::now();
         let answer = self
             .prepare(request.url(api), request.mutates)
             .send()
             .await
-            .map_err(|error| broken(&error))?;
+            .map_err(|error| broken(causes(&error), !error.is_connect()))?;
         let status = answer.status();
+        self.debug.line(|| {
+            let (endpoint, millis) = (shown(api), begun.elapsed().as_millis());
+            format!(
+                "{endpoint} answered {} after {millis} ms{}",
+                status.as_u16(),
+                member_of(&answer)
+            )
+        });
         if status == StatusCode::UNAUTHORIZED {
             return Err(self.unauthorized(api, request.mutates));
         }
-        let text = answer.text().await.map_err(|error| broken(&error))?;
+        let lacked_leader = answer.headers().contains_key(LEADER_HEADER);
+        let text = text_of(answer, MAX_ANSWER).await.map_err(|why| broken(why, true))?;
         let json = serde_json::from_str(&text).map_err(|_| CallError::NotJson {
             endpoint: shown(api),
             status,
+            repeatable: !request.mutates,
         })?;
-        Ok((status, Answer { text, json }))
+        Ok((
+            status,
+            Answer {
+                text,
+                json,
+                lacked_leader,
+            },
+        ))
     }
 
     /// The write token is sent with changes only: reads do not need it, and it should not be sent more often than necessary.
-    fn prepare(&self, url: Url, mutates: bool) -> RequestBuilder {
+    pub(super) fn prepare(&self, url: Url, mutates: bool) -> RequestBuilder {
         // A user in the URL is sent already, and there is but one Authorization.
         let token = match &self.token {
             WriteToken::Known(token, _) if mutates && url.username().is_empty() => Some(token),
@@ -270,8 +287,8 @@ impl Endpoints {
     }
 }
 
-impl Endpoints {
-    fn unauthorized(&self, api: &Url, mutates: bool) -> CallError {
+impl Endpoints<'_, '_> {
+    pub(super) fn unauthorized(&self, api: &Url, mutates: bool) -> CallError {
         let advice = match (&self.token, &self.basic) {
             (WriteToken::Known(_, variable), _) if mutates => format!("the API refused the token of {variable}"),
             (WriteToken::Unreadable(why), _) if mutates => format!("HAM4DB_API_TOKEN_FILE: {why}"),
@@ -301,39 +318,26 @@ fn judge(status: StatusCode, answer: Answer) -> Result<Answer, CallError> {
     Ok(answer)
 }
 
-/// The URL of an API: `http://` and `/api` are added where they are missing.
-fn api_url(text: &str) -> Result<Url, String> {
-    let with_scheme = if text.contains("://") {
-        text.to_owned()
-    } else {
-        format!("http://{text}")
-    };
-    let trimmed = with_scheme.trim_end_matches('/');
-    let complete = if trimmed.ends_with("/api") {
-        trimmed.to_owned()
-    } else {
-        format!("{trimmed}/api")
-    };
-    // The parser's error quotes nothing of the text, which may hold a password.
-    let url = Url::parse(&complete).map_err(|error| format!("an endpoint is not a URL: {error}"))?;
-    if matches!(url.scheme(), "http" | "https") {
-        Ok(url)
-    } else {
-        Err(format!("an endpoint must be http or https, not {}", url.scheme()))
+/// The member that gave an answer, as the end of a sentence; empty when a proxy gave it.
+pub(super) fn member_of(answer: &Response) -> String {
+    let name = answer.headers().get(MEMBER_HEADER).and_then(|name| name.to_str().ok());
+    name.map(|name| format!(", by member {name}")).unwrap_or_default()
+}
+
+/// The body of an answer, or why it was not received.
+pub(super) async fn text_of(mut answer: Response, max: usize) -> Result<String, String> {
+    let mut bytes = Vec::new();
+    while let Some(piece) = answer.chunk().await.map_err(|error| causes(&error))? {
+        if bytes.len() + piece.len() > max {
+            return Err(format!("its answer is larger than {max} bytes"));
+        }
+        bytes.extend_from_slice(&piece);
     }
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// A URL without user and password.
-fn shown(url: &Url) -> String {
-    let mut url = url.clone();
-    // Both fail only for URLs without a host, which have no user either.
-    url.set_username("").unwrap_or_default();
-    url.set_password(None).unwrap_or_default();
-    url.to_string()
-}
-
-/// The error without its URL, with its causes.
-fn plainly(error: &reqwest::Error) -> String {
+/// The innermost cause of an error, without the URL.
+pub(super) fn causes(error: &reqwest::Error) -> String {
     let mut cause = std::error::Error::source(error);
     let mut text = if cause.is_none() {
         error.to_string()
@@ -352,16 +356,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_endpoint_is_completed_and_shown_without_its_password() {
-        for (text, url) in [
-            ("http://h1:3000", "http://h1:3000/api"),
-            ("h1:3000", "http://h1:3000/api"),
-            ("https://h1/db/api/", "https://h1/db/api"),
-        ] {
-            assert_eq!(api_url(text).unwrap().as_str(), url, "{text}");
-        }
-        assert!(api_url("ftp://h1").is_err());
-        let url = api_url("http://me:secret@h1:3000").unwrap();
-        assert_eq!(shown(&url), "http://h1:3000/api");
+    fn errors_of_earlier_attempts_are_named_once() {
+        let broken = |endpoint: &str| CallError::Broken {
+            endpoint: endpoint.to_owned(),
+            why: "Connection refused".to_owned(),
+            sent: false,
+            repeatable: true,
+        };
+        let before = |endpoints: &[&str]| endpoints.iter().map(|it| broken(it).to_string()).collect();
+        assert_eq!(
+            broken("h1").after(before(&["h1"])).to_string(),
+            "cannot access h1: Connection refused"
+        );
+        assert_eq!(
+            broken("h3").after(before(&["h1", "h2", "h3"])).to_string(),
+            "cannot access h3: Connection refused; before that: cannot access h1: Connection refused; \
+             cannot access h2: Connection refused"
+        );
     }
 }

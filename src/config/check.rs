@@ -9,9 +9,11 @@ use secrecy::SecretString;
 
 use crate::app::filter::{ClusterFilters, HostnameFilters};
 use crate::app::ports::{Account, TlsMode};
+use crate::domain::discovery::AllowedHosts;
 use crate::domain::epoch_row::EpochTable;
 use crate::domain::key::InstanceKey;
-use crate::domain::policy::{BootReadOnly, RecoveryQuorum, StalledPrimary};
+use crate::domain::policy::{BootReadOnly, EventsPolicy, RecoveryQuorum, StalledPrimary};
+use crate::domain::probe_assignment::ProbeSharing;
 
 use super::accepted::ACCEPTED;
 use super::file::File;
@@ -29,6 +31,7 @@ mod durability;
 mod hooks;
 mod promotion;
 mod pseudo_gtid;
+mod publishers;
 
 /// All errors of the values, one line each.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -49,6 +52,7 @@ pub fn settle(file: &File, environment: &Environment) -> Result<Settings, Invali
     };
     check.accepted(file);
     let warnings = warnings(file);
+    let open_listeners = check.open_listeners(file);
     let raft = file.group.RaftEnabled.then(|| check.raft(file));
     let recovery = check.recovery(file);
     let settings = Settings {
@@ -59,6 +63,7 @@ pub fn settle(file: &File, environment: &Environment) -> Result<Settings, Invali
         discovery: check.discovery(file),
         hooks: check.hooks(file, &recovery),
         pseudo_gtid: check.pseudo_gtid(file),
+        publishers: check.publishers(file),
         recovery,
         kubernetes: file.group.Kubernetes.clone(),
         manifests: Some(file.group.ManifestsDir.as_str())
@@ -66,6 +71,7 @@ pub fn settle(file: &File, environment: &Environment) -> Result<Settings, Invali
             .map(PathBuf::from),
         raft,
         warnings,
+        open_listeners,
     };
     if check.errors.is_empty() {
         Ok(settings)
@@ -92,7 +98,7 @@ fn warnings(file: &File) -> Vec<String> {
             list(&mut file.accepted.keys().copied())
         ));
     }
-    lines.extend(access::open_api(file));
+    lines.extend(access::permitted(file));
     lines
 }
 
@@ -310,6 +316,7 @@ impl Check<'_> {
             heartbeat: Duration::from_millis(heartbeat),
             election_min: Duration::from_millis(shortest),
             election_max: Duration::from_millis(longest),
+            clock_skew_limit: Duration::from_secs(self.positive("ClockSkewLimitSeconds", keys.ClockSkewLimitSeconds)),
             stateful_set,
         }
     }
@@ -404,6 +411,7 @@ impl Check<'_> {
         let tls = match (keys.MySQLTopologySSLSkipVerify, ca_file.is_empty()) {
             (true, _) => TlsMode::Required,
             (false, false) => TlsMode::Verify,
+            (false, true) if keys.MySQLTopologyUseTLS => TlsMode::Preferred,
             (false, true) => TlsMode::Off,
         };
         let ca_pem = if tls == TlsMode::Verify {
@@ -454,6 +462,7 @@ impl Check<'_> {
         DiscoverySettings {
             poll: Duration::from_secs(self.positive("InstancePollSeconds", keys.InstancePollSeconds)),
             pulse: Duration::from_millis(self.positive("PulseMilliseconds", keys.PulseMilliseconds)),
+            probe_sharing: self.probe_sharing(file),
             seeds,
             ignore_replicas: self.hostnames(
                 "DiscoveryIgnoreReplicaHostnameFilters",
@@ -464,6 +473,14 @@ impl Check<'_> {
                 &keys.DiscoveryIgnoreMasterHostnameFilters,
             ),
             ignore: self.hostnames("DiscoveryIgnoreHostnameFilters", &keys.DiscoveryIgnoreHostnameFilters),
+            allowed: AllowedHosts::parse(&keys.DiscoveryAllowedHosts, keys.DiscoveryAllowedHostsOnly).unwrap_or_else(
+                |error| {
+                    self.wrong("DiscoveryAllowedHosts", error);
+                    AllowedHosts::default()
+                },
+            ),
+            max_instances: usize::try_from(self.positive("DiscoveryMaxInstances", keys.DiscoveryMaxInstances))
+                .unwrap_or(usize::MAX),
             lag_query: self.lag_query(file),
             reasonable_lag: Duration::from_secs(u64::from(keys.ReasonableReplicationLagSeconds)),
             maintenance_lag: Duration::from_secs(u64::from(keys.ReasonableMaintenanceReplicationLagSeconds)),
@@ -484,6 +501,24 @@ impl Check<'_> {
                 .filter(|minutes| *minutes > 0)
                 .map(|minutes| Duration::from_secs(u64::from(minutes) * 60)),
         }
+    }
+
+    fn probe_sharing(&mut self, file: &File) -> ProbeSharing {
+        let text = file.discovery.ProbeSharing.as_str();
+        let Some(sharing) = ProbeSharing::parse(text) else {
+            self.wrong(
+                "ProbeSharing",
+                format!("`{text}` is not one of off, round-robin, data-center"),
+            );
+            return ProbeSharing::Off;
+        };
+        if sharing.is_on() && !file.group.RaftEnabled {
+            self.wrong(
+                "ProbeSharing",
+                "needs RaftEnabled: a single member has no others to share probes with; remove the key",
+            );
+        }
+        sharing
     }
 
     fn classification(&mut self, key: &str, pattern: &str, query: &str) -> Classification {
@@ -530,6 +565,17 @@ impl Check<'_> {
                 false
             }
         };
+        let events = match keys.PromotedEvents.as_str() {
+            "Enable" => EventsPolicy::Enable,
+            "Leave" => EventsPolicy::Leave,
+            other => {
+                self.wrong("PromotedEvents", format!("`{other}` is not one of Enable, Leave"));
+                EventsPolicy::Leave
+            }
+        };
+        if !(2..=60).contains(&keys.TakeoverLockWaitSeconds) {
+            self.wrong("TakeoverLockWaitSeconds", "must be 2 to 60");
+        }
         let epoch_table = Some(keys.EpochTable.trim())
             .filter(|text| !text.is_empty())
             .and_then(|text| {
@@ -576,6 +622,8 @@ impl Check<'_> {
             member_data_center: self.expand("MemberDataCenter", &keys.MemberDataCenter),
             transaction_wait: Duration::from_secs(u64::from(keys.TakeoverTransactionWaitSeconds)),
             ends_transactions,
+            lock_wait: Duration::from_secs(u64::from(keys.TakeoverLockWaitSeconds)),
+            events,
         }
     }
 }

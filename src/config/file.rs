@@ -8,7 +8,10 @@ use serde::de::{Deserialize as _, DeserializeSeed, Deserializer, Error as _, Ign
 use serde_json::Value;
 
 use super::accepted::{self, OBSOLETE};
-use super::keys::{DiscoveryKeys, GroupKeys, HookKeys, ListenerKeys, PseudoGtidKeys, RecoveryKeys, TopologyKeys};
+use super::keys::{
+    BackendKeys, DiscoveryKeys, GroupKeys, HookKeys, ListenerKeys, PseudoGtidKeys, PublisherKeys, RecoveryKeys,
+    TopologyKeys,
+};
 
 /// The files that are read when none is given, in this order; later ones override earlier ones.
 pub const SEARCHED: [&str; 3] = ["/etc/ham4db.conf.json", "conf/ham4db.conf.json", "ham4db.conf.json"];
@@ -58,7 +61,9 @@ pub struct File {
     pub listener: ListenerKeys,
     /// Managed servers.
     pub topology: TopologyKeys,
-    /// Backend, group and documents.
+    /// Backend.
+    pub backend: BackendKeys,
+    /// Group and documents.
     pub group: GroupKeys,
     /// Discovery.
     pub discovery: DiscoveryKeys,
@@ -68,12 +73,17 @@ pub struct File {
     pub pseudo_gtid: PseudoGtidKeys,
     /// Hooks.
     pub hooks: HookKeys,
+    /// Key-value stores and ProxySQL.
+    pub publishers: PublisherKeys,
     /// Accepted keys that are not used yet and have a value other than the default; for secrets only `true`.
     pub accepted: BTreeMap<&'static str, Value>,
     /// Unknown keys, as `FILE: KEY`.
     pub unknown: BTreeSet<String>,
     /// Keys that orchestrator removed.
     pub obsolete: BTreeSet<String>,
+    /// Whether one of the files was written for orchestrator: by its name, or by the key `AuthenticationMethod`, which its sample files
+    /// have and ham4db's do not.
+    pub is_orchestrators: bool,
 }
 
 impl File {
@@ -133,6 +143,7 @@ impl File {
             return Err(malformed(&error, key));
         }
         json.end().map_err(|error| malformed(&error, String::new()))?;
+        self.is_orchestrators |= has_name_of_orchestrator(path);
         for key in unknown {
             let known_once = OBSOLETE.iter().find(|name| name.eq_ignore_ascii_case(&key));
             match known_once {
@@ -166,6 +177,12 @@ pub fn search(exists: impl Fn(&Path) -> bool) -> Vec<PathBuf> {
     }
 }
 
+/// `orchestrator.conf.json`, or a name made from it, such as `orchestrator-sample.conf.json`.
+fn has_name_of_orchestrator(path: &Path) -> bool {
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    name.starts_with("orchestrator") && name.ends_with(".conf.json")
+}
+
 /// Reads an object into a [`File`] that already has values.
 struct Reading<'a>(&'a mut File);
 
@@ -186,19 +203,35 @@ impl<'de> Visitor<'de> for Reading<'_> {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
         let file = self.0;
+        let mut spellings = BTreeMap::new();
         while let Some(key) = map.next_key::<String>()? {
+            if let Some(own) = own_spelling(&key) {
+                if let Some(before) = spellings.insert(own.to_ascii_lowercase(), key.clone())
+                    && !before.eq_ignore_ascii_case(&key)
+                {
+                    return Err(A::Error::custom(format!(
+                        "{before} and {key} are names of one key: keep one of them"
+                    )));
+                }
+                if file.backend.read(&own, &mut map)? {
+                    continue;
+                }
+            }
             let used = file.listener.read(&key, &mut map)?
+                || file.backend.read(&key, &mut map)?
                 || file.topology.read(&key, &mut map)?
                 || file.group.read(&key, &mut map)?
                 || file.discovery.read(&key, &mut map)?
                 || file.recovery.read(&key, &mut map)?
                 || file.pseudo_gtid.read(&key, &mut map)?
-                || file.hooks.read(&key, &mut map)?;
+                || file.hooks.read(&key, &mut map)?
+                || file.publishers.read(&key, &mut map)?;
             if used {
                 continue;
             }
             match accepted::find(&key) {
                 Some(known) => {
+                    file.is_orchestrators |= known.name == "AuthenticationMethod";
                     let value = map.next_value_seed(OfType(known))?;
                     accept(file, known, value);
                 }
@@ -209,6 +242,21 @@ impl<'de> Visitor<'de> for Reading<'_> {
         }
         Ok(())
     }
+}
+
+/// ham4db's name of a key of the backend, for either name of it.
+fn own_spelling(key: &str) -> Option<String> {
+    let rest = |prefix: &str| {
+        key.get(..prefix.len())
+            .filter(|start| start.eq_ignore_ascii_case(prefix))
+            .and_then(|_| key.get(prefix.len()..))
+    };
+    for (theirs, own) in [("MySQLOrchestrator", "MySQLHam4db"), ("SkipOrchestrator", "SkipHam4db")] {
+        if let Some(rest) = rest(theirs).or_else(|| rest(own)) {
+            return Some(format!("{own}{rest}"));
+        }
+    }
+    None
 }
 
 /// Reads the value of an accepted key and checks its type. The error omits the value: some of these keys are secrets.

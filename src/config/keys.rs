@@ -92,12 +92,14 @@ keys! {
         StatusEndpoint: String = "/api/status".to_owned();
         /// Refuse every API call that changes something, with status 403.
         ReadOnly: bool = false;
-        /// (own key) File with tokens, one per line. A client that changes something through the API sends one of them, as `Authorization: Bearer TOKEN` or as the password of basic authentication with any user name. Reads need no token. The file is read again when it changes. Empty: the API accepts unauthenticated changes.
+        /// (own key) File with tokens, one per line. A client that changes something through the API sends one of them, as `Authorization: Bearer TOKEN` or as the password of basic authentication with any user name. Reads need no token. The file is read again when it changes. Required when `ListenAddress` is no loopback address, unless `APIOpen` or `ReadOnly` is set.
         APIWriteTokenFile: String = String::new();
         /// (own key) Address, `host:port`, of a second listener that serves health, leadership, status and `/metrics` only, so that other requests cannot delay them. Empty: they are served at `ListenAddress` only, which serves them in any case.
         HealthListenAddress: String = String::new();
         /// Regular expressions on `host:port`: instances that `problems` leaves out.
         ProblemIgnoreHostnameFilters: Vec<String> = Vec::new();
+        /// (own key) The API accepts changes without authentication at an address that other machines reach. Without this key, and without `APIWriteTokenFile` and `ReadOnly`, such an API does not start.
+        APIOpen: bool = false;
     }
 }
 
@@ -118,6 +120,8 @@ keys! {
         MySQLTopologySSLCAFile: String = String::new();
         /// Connections use TLS, and nothing is verified.
         MySQLTopologySSLSkipVerify: bool = false;
+        /// (own key) Connections use TLS where the server offers it, and nothing is verified. With `false`, connections use TLS only with one of the two keys above.
+        MySQLTopologyUseTLS: bool = true;
         /// Deadline for a connection to a managed server, in seconds.
         MySQLConnectTimeoutSeconds: u32 = 2;
         /// Deadline for the answers of one probe, in seconds.
@@ -128,15 +132,55 @@ keys! {
 }
 
 keys! {
-    /// The backend and the group.
-    GroupKeys {
-        /// `sqlite` (the default here) or `sqlite3`. Orchestrator's default `mysql` is not supported yet; a file that sets it is refused.
-        BackendDB: String = "sqlite".to_owned();
+    /// The backend. The keys with `Ham4db` in their names also have orchestrator's names, with `Orchestrator` in its place.
+    BackendKeys {
+        /// `sqlite` (or `sqlite3`) or `mysql` (also for MariaDB; with `RaftEnabled`, a database for each member). Empty: `mysql` when `MySQLHam4dbHost` is set, otherwise `sqlite`.
+        BackendDB: String = String::new();
         /// File of the SQLite backend. With `RaftEnabled` the default is `ham4db.db` in `RaftDataDir`; without it the key is required.
         SQLite3DataFile: String = String::new();
+        /// Host of the MySQL backend.
+        MySQLHam4dbHost: String = String::new();
+        /// Port of the MySQL backend.
+        MySQLHam4dbPort: u16 = 3306;
+        /// Database (schema) of the MySQL backend. It has to exist, and the account needs all privileges on it.
+        MySQLHam4dbDatabase: String = String::new();
+        /// Account on the MySQL backend.
+        MySQLHam4dbUser: String = String::new();
+        /// Password of that account, or `${VARIABLE}`.
+        MySQLHam4dbPassword: Secret = Secret::default();
+        /// File in the style of `my.cnf` with `user` and `password` of that account, in the group `[client]`.
+        MySQLHam4dbCredentialsConfigFile: String = String::new();
+        /// Most connections to the MySQL backend.
+        MySQLHam4dbMaxPoolConnections: u32 = 128;
+        /// Deadline for a connection to the MySQL backend and for a statement on it, in seconds.
+        MySQLHam4dbReadTimeoutSeconds: u32 = 30;
+        /// Has no effect: a connection on which a transaction failed is always replaced, so that a proxy can lead to another server.
+        MySQLHam4dbRejectReadOnly: bool = false;
+        /// TLS with a verified server to the MySQL backend, and with a client certificate when `MySQLHam4dbSSLCertFile` is set.
+        MySQLHam4dbUseMutualTLS: bool = false;
+        /// PEM file with the authorities of the MySQL backend. Default: those of the system.
+        MySQLHam4dbSSLCAFile: String = String::new();
+        /// PEM file with the client certificate.
+        MySQLHam4dbSSLCertFile: String = String::new();
+        /// PEM file with the key of the client certificate.
+        MySQLHam4dbSSLPrivateKeyFile: String = String::new();
+        /// TLS to the MySQL backend without verification of the server.
+        MySQLHam4dbSSLSkipVerify: bool = false;
+        /// (own key) Seconds for which a member waits for a backend that takes no writes before it exits; 0: it waits for ever.
+        BackendExitSeconds: u32 = 60;
+        /// The tables are not made or changed at the start.
+        SkipHam4dbDatabaseUpdate: bool = false;
+        /// A backend with the tables of another version ends the start. An empty database is filled.
+        PanicIfDifferentDatabaseDeploy: bool = false;
+    }
+}
+
+keys! {
+    /// The group.
+    GroupKeys {
         /// Days for which the API shows entries of the audit and the table `audit` keeps them. At most the last 1000 are kept.
         AuditPurgeDays: u32 = 7;
-        /// Hours for which changes of the analysis are kept (`replication-analysis-changelog`). Instances that were not seen for that time are not forgotten yet.
+        /// Hours after which an instance that is not seen is forgotten, and its quarantine ends. Changes of the analysis are kept for the same time (`replication-analysis-changelog`).
         UnseenInstanceForgetHours: u32 = 240;
         /// Several members form a raft group.
         RaftEnabled: bool = false;
@@ -150,7 +194,7 @@ keys! {
         DefaultRaftPort: u16 = 10_008;
         /// All members, including this one. Names are resolved at every connection attempt.
         RaftNodes: Vec<String> = Vec::new();
-        /// (own key) File with a secret that all members share; peers without it are refused.
+        /// (own key) File with a secret that all members share; peers without it are refused. Required when `RaftBind` is no loopback address, unless `RaftInsecure` is set.
         RaftGroupKeyFile: String = String::new();
         /// (own key) Interval of the leader's heartbeats, in milliseconds.
         RaftHeartbeatMilliseconds: u32 = 100;
@@ -164,6 +208,10 @@ keys! {
         Kubernetes: Kubernetes = Kubernetes::default();
         /// (own key) Directory with the same documents as files.
         ManifestsDir: String = String::new();
+        /// (own key) Seconds by which the clock of a member may differ from the time of the majority before it is reported as `ClockSkew`. Members always use the majority's time.
+        ClockSkewLimitSeconds: u32 = 5;
+        /// (own key) The peer listener accepts members without authentication at an address that other machines reach. Without this key and without `RaftGroupKeyFile`, such a member does not start.
+        RaftInsecure: bool = false;
     }
 }
 
@@ -174,6 +222,8 @@ keys! {
         InstancePollSeconds: u32 = 5;
         /// (own key) Milliseconds between pulses to instances that have replicas, are suspected, or are in quarantine.
         PulseMilliseconds: u32 = 100;
+        /// (own key) How the members of a group share the probes: `off` (every member probes every instance), `round-robin` (the leader assigns every instance to one member) or `data-center` (to a member in the same data centre, see `MemberDataCenter`). The same on all members. Needs `RaftEnabled`. See [probe-sharing.md](probe-sharing.md).
+        ProbeSharing: String = "off".to_owned();
         /// Addresses at which discovery starts.
         DiscoverySeeds: Vec<String> = Vec::new();
         /// Regular expressions on `host:port`: replicas that discovery does not follow.
@@ -182,6 +232,12 @@ keys! {
         DiscoveryIgnoreMasterHostnameFilters: Vec<String> = Vec::new();
         /// Regular expressions on `host:port`: instances that discovery does not follow.
         DiscoveryIgnoreHostnameFilters: Vec<String> = Vec::new();
+        /// (own key) Hosts that discovery may dial although only another server names them: host names in which `*` stands for any characters, addresses, and networks (`10.1.0.0/16`). In addition to those that share the domain or the private network of a named server of the cluster.
+        DiscoveryAllowedHosts: Vec<String> = Vec::new();
+        /// (own key) Of the hosts that only another server names, discovery dials those in `DiscoveryAllowedHosts` and no others.
+        DiscoveryAllowedHostsOnly: bool = false;
+        /// (own key) Number of watched instances beyond which discovery follows no further ones. Seeds, and members of recorded clusters, are always watched.
+        DiscoveryMaxInstances: u32 = 20_000;
         /// Query on a replica that returns its lag in seconds as the first value. It replaces the lag that the server reports.
         ReplicationLagQuery: String = String::new();
         /// Old name of `ReplicationLagQuery`.
@@ -258,6 +314,10 @@ keys! {
         TakeoverTransactionWaitSeconds: u32 = 5;
         /// (own key) Treatment of transactions that run longer: `Kill` ends them, `Refuse` ends the takeover.
         TakeoverLongTransactions: String = "Kill".to_owned();
+        /// (own key) Seconds for which the change of the old primary to read-only may wait for locks (`LOCK TABLES`, a running write) in a takeover, 2 to 60. Writes wait meanwhile. Afterwards the takeover is undone, and the error names the session that holds the lock.
+        TakeoverLockWaitSeconds: u32 = 5;
+        /// (own key) Treatment of scheduled events on a new primary, for clusters without a document. They arrive disabled by replication. `Enable` enables those that were enabled on the old primary when it was last looked at, once a minute; `Leave` changes nothing. Needs privileges: [setup.md](setup.md#the-account-on-the-servers).
+        PromotedEvents: String = "Enable".to_owned();
         /// (own key) Treatment of servers that boot writable, for clusters without a document: `Enforce` (their next start is read-only, and the primary is opened again after its start), `Advise` or `Off`. With the first two, a replica that was read-only and boots writable is made read-only again.
         BootReadOnly: String = "Advise".to_owned();
         /// (own key) Which transactions survive the loss of a primary, for clusters without a document: `None` (semi-sync settings are left alone), `SemiSync` (commits wait for replicas) or `CrossDataCenter` (commits wait for replicas outside the primary's data centre).
@@ -268,11 +328,11 @@ keys! {
         DurabilityStrict: bool = false;
         /// (own key) Which members must agree before a failover: `Leader`, `Majority` (of the voters) or `MajorityOfDataCenters` (such a majority, in more than half of the voters' data centres). Default: `Majority` with `RaftEnabled`, otherwise `Leader`.
         RecoveryQuorum: String = String::new();
-        /// (own key) Treatment of a primary that accepts connections and answers none: `Observe` or `Failover`. `Failover` needs a majority, and no replica that still receives. Such a primary cannot be fenced.
+        /// (own key) Treatment of a primary that accepts connections and answers none, and of one that answers and commits nothing: `Observe` or `Failover`. Of one that does not answer, `Failover` needs a majority, and no replica that still receives; such a primary cannot be fenced. Of one that commits nothing, it needs a proof that it takes no more writes.
         StalledPrimary: String = "Observe".to_owned();
-        /// (own key) With `StalledPrimary: Failover`: seconds without an answer before the failover.
+        /// (own key) With `StalledPrimary: Failover`: seconds without an answer, or without a commit, before the failover.
         StalledPrimarySeconds: u32 = 30;
-        /// (own key) A primary that answers counts as stalled when a commit has waited for this many seconds while its binary log stood still. Commits that wait for semi-sync replicas do not count. The primary is reported and not replaced.
+        /// (own key) A primary that answers counts as stalled when a commit has waited for this many seconds while its binary log stood still. Commits that wait for semi-sync replicas do not count. What follows is set by `StalledPrimary`.
         StalledCommitSeconds: u32 = 10;
         /// (own key) `schema.table`, a table that you create on the servers. ham4db writes a row into it on each primary every two seconds, so that a primary that commits nothing is found even when no client writes. Columns: `cluster` (key), `written_at` (BIGINT, milliseconds). The account needs INSERT, SELECT and UPDATE on it. Empty: nothing is written.
         StallCanary: String = String::new();
@@ -308,7 +368,7 @@ keys! {
         ProcessesShellCommand: String = "bash".to_owned();
         /// Minutes for which the same failure of an instance is reported to `OnFailureDetectionProcesses` only once.
         FailureDetectionPeriodBlockMinutes: u32 = 60;
-        /// Commands for a new failure. A command that fails or times out stops the recovery that would follow.
+        /// Commands for a new failure. They run beside the recovery: it neither waits for them nor depends on their result. A veto belongs in `PreFailoverProcesses`.
         OnFailureDetectionProcesses: Vec<String> = Vec::new();
         /// Commands before a graceful takeover. A command that fails or times out stops it.
         PreGracefulTakeoverProcesses: Vec<String> = Vec::new();
@@ -347,6 +407,92 @@ keys! {
         /// (own key) Seconds that a command which ends in `&` may take. ham4db does not wait for it.
         AsynchronousHookTimeoutSeconds: u32 = 3600;
     }
+}
+
+keys! {
+    /// Where primaries are published: key-value stores and ProxySQL.
+    PublisherKeys {
+        /// Prefix of all keys in key-value stores and in the table `kv_store`.
+        KVClusterMasterPrefix: String = "mysql/master".to_owned();
+        /// (own key) Remove the pairs of a cluster from Consul, etcd and ZooKeeper when the replacement of its primary begins. They return with the new primary.
+        KVRemoveBeforeFailover: bool = false;
+        /// (own key) A failover or takeover counts as failed when the new primary is not published everywhere within 10 seconds: its record has the error, and `PostUnsuccessfulFailoverProcesses` run in place of the hooks after a success. The primary is replaced all the same.
+        FailRecoveryOnFailedPublication: bool = false;
+        /// Address of a Consul agent, `host:8500`; empty: nothing is published there.
+        ConsulAddress: String = String::new();
+        /// `http` or `https`. With `https` the certificate is verified (orchestrator verifies nothing).
+        ConsulScheme: String = "http".to_owned();
+        /// ACL token for Consul; `${NAME}` takes it from the environment. It needs `key:write` below the prefix.
+        ConsulAclToken: Secret = Secret::default();
+        /// Write the pairs to all data centres that Consul knows.
+        ConsulCrossDataCenterDistribution: bool = false;
+        /// `consul` or `consul-txn`. Pairs are written in transactions with both.
+        ConsulKVStoreProvider: String = "consul".to_owned();
+        /// Number of operations in one transaction, 5 to 64 (the default here; 5 in orchestrator). With 7 or more the pairs of a cluster are written at once.
+        ConsulMaxKVsPerTransaction: u32 = 64;
+        /// (own key) PEM file of the certificate authority of Consul. Empty: the authorities of the machine.
+        ConsulSSLCAFile: String = String::new();
+        /// (own key) PEM file of a client certificate for Consul.
+        ConsulSSLCertFile: String = String::new();
+        /// (own key) PEM file of the key of `ConsulSSLCertFile`.
+        ConsulSSLPrivateKeyFile: String = String::new();
+        /// (own key) Members of etcd, `http://host:2379` or `https://host:2379`; the first one that answers is used. Empty: nothing is published there.
+        EtcdEndpoints: Vec<String> = Vec::new();
+        /// (own key) User of etcd. It needs `readwrite` below the prefix.
+        EtcdUser: String = String::new();
+        /// (own key) Password of `EtcdUser`; `${NAME}` takes it from the environment.
+        EtcdPassword: Secret = Secret::default();
+        /// (own key) PEM file of the certificate authority of etcd. Empty: the authorities of the machine.
+        EtcdSSLCAFile: String = String::new();
+        /// (own key) PEM file of a client certificate for etcd.
+        EtcdSSLCertFile: String = String::new();
+        /// (own key) PEM file of the key of `EtcdSSLCertFile`.
+        EtcdSSLPrivateKeyFile: String = String::new();
+        /// ZooKeeper servers, `host:2181,host:2181`, with an optional path below which all keys are (`host:2181/path`); empty: nothing is published there.
+        ZkAddress: String = String::new();
+        /// (own key) `user:password` for ZooKeeper's scheme `digest`; `${NAME}` takes it from the environment. Nodes that are created may then be changed by this user only, and read by everyone.
+        ZkDigest: Secret = Secret::default();
+        /// (own key) TLS to ZooKeeper; the certificate is verified.
+        ZkUseTLS: bool = false;
+        /// (own key) PEM file of the certificate authority of ZooKeeper. Empty: the authorities of the machine.
+        ZkSSLCAFile: String = String::new();
+        /// (own key) PEM file of a client certificate for ZooKeeper.
+        ZkSSLCertFile: String = String::new();
+        /// (own key) PEM file of the key of `ZkSSLCertFile`.
+        ZkSSLPrivateKeyFile: String = String::new();
+        /// (ProxySQL) Admin interfaces of ProxySQL, `host` or `host:port`, several with commas; empty: nothing is published there.
+        ProxySQLAdminAddress: String = String::new();
+        /// (ProxySQL) Port of an admin interface when an address has none.
+        ProxySQLAdminPort: u16 = 6032;
+        /// (ProxySQL) Admin user of ProxySQL. From another machine it cannot be `admin`.
+        ProxySQLAdminUser: String = "admin".to_owned();
+        /// (ProxySQL) Password of `ProxySQLAdminUser`; `${NAME}` takes it from the environment.
+        ProxySQLAdminPassword: Secret = Secret::default();
+        /// (own key) File with the password of `ProxySQLAdminUser`; it overrides the key above.
+        ProxySQLAdminPasswordFile: String = String::new();
+        /// (ProxySQL) TLS to the admin interfaces; the certificate is verified.
+        ProxySQLAdminUseTLS: bool = false;
+        /// (own key) PEM file of the certificate authority of ProxySQL. Empty: the authorities of the machine.
+        ProxySQLAdminSSLCAFile: String = String::new();
+        /// (ProxySQL) Hostgroup of the primary of every cluster that `ProxySQLClusterHostgroups` does not name; 0: such clusters are not published at ProxySQL.
+        ProxySQLWriterHostgroup: u32 = 0;
+        /// (ProxySQL) Hostgroup of the replicas of these clusters; 0: there is none.
+        ProxySQLReaderHostgroup: u32 = 0;
+        /// (own key) Hostgroups by the alias of a cluster: `{"shop": {"Writer": 10, "Reader": 20}}`; `Reader` may be left out.
+        ProxySQLClusterHostgroups: BTreeMap<String, ClusterHostgroups> = BTreeMap::new();
+        /// (ProxySQL) What happens to a primary in ProxySQL when its replacement begins: `offline_soft` (no new connections; the present ones end with their transactions), `weight_zero` (no new connections) or `none`. A takeover waits for it, 2 seconds at most.
+        ProxySQLPreFailoverAction: String = "offline_soft".to_owned();
+    }
+}
+
+/// The hostgroups of one cluster in ProxySQL.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct ClusterHostgroups {
+    /// Hostgroup of the primary.
+    pub writer: u32,
+    /// Hostgroup of the replicas; 0: there is none.
+    pub reader: u32,
 }
 
 /// The StatefulSet with the members as its pods.

@@ -4,7 +4,8 @@ use std::fmt::Write as _;
 
 use super::accepted::{ACCEPTED, OBSOLETE};
 use super::keys::{
-    DiscoveryKeys, GroupKeys, HookKeys, KeyDoc, ListenerKeys, PseudoGtidKeys, RecoveryKeys, TopologyKeys,
+    BackendKeys, DiscoveryKeys, GroupKeys, HookKeys, KeyDoc, ListenerKeys, PseudoGtidKeys, PublisherKeys, RecoveryKeys,
+    TopologyKeys,
 };
 
 /// The text of `docs/config.md`; a test holds the file to it.
@@ -21,11 +22,13 @@ pub fn reference() -> String {
     for (title, keys) in [
         ("The API", ListenerKeys::describe()),
         ("Managed servers", TopologyKeys::describe()),
-        ("Backend, group, documents", GroupKeys::describe()),
+        ("Backend", BackendKeys::describe()),
+        ("Group, documents", GroupKeys::describe()),
         ("Discovery", DiscoveryKeys::describe()),
         ("Recovery", RecoveryKeys::describe()),
         ("Pseudo-GTID", PseudoGtidKeys::describe()),
         ("Hooks", HookKeys::describe()),
+        ("Key-value stores and ProxySQL", PublisherKeys::describe()),
     ] {
         section(&mut page, title, &keys);
     }

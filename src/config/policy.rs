@@ -42,7 +42,9 @@ impl Settings {
                 lag_seconds: self.discovery.maintenance_lag.as_secs(),
                 transaction_wait_millis: millis("TakeoverTransactionWaitSeconds", recovery.transaction_wait)?,
                 ends_transactions: recovery.ends_transactions,
+                lock_wait_seconds: recovery.lock_wait.as_secs(),
             },
+            events: recovery.events,
             fences_outside: self.hooks.run.lists.contains_key(&HookList::Fencing),
             ..PolicySettings::default()
         })

@@ -10,9 +10,14 @@ use crate::app::api::write_tokens::WriteTokens;
 use crate::app::filter::{ClusterFilters, HostnameFilters};
 use crate::app::leader::commit_stalls::CommitSettings;
 use crate::app::ports::{Account, Credentials, TlsMode};
+use crate::domain::discovery::AllowedHosts;
 use crate::domain::epoch_row::EpochTable;
 use crate::domain::key::InstanceKey;
-use crate::domain::policy::{BootReadOnly, Durability, LossPolicy, RecoveryQuorum, StalledPrimary, UnappliedPolicy};
+use crate::domain::policy::{
+    BootReadOnly, Durability, EventsPolicy, LossPolicy, RecoveryQuorum, StalledPrimary, UnappliedPolicy,
+};
+use crate::domain::probe_assignment::ProbeSharing;
+use crate::domain::published_primary::KeyPrefix;
 use crate::domain::recovery::pseudo_gtid::PseudoGtidPatterns;
 
 pub use super::keys::{Kubernetes as KubernetesSettings, StatefulSet as StatefulSetSettings};
@@ -38,12 +43,17 @@ pub struct Settings {
     pub pseudo_gtid: PseudoGtidSettings,
     /// Hooks: commands of the operator.
     pub hooks: HookSettings,
+    /// Where primaries are published.
+    pub publishers: PublisherSettings,
     /// Documents from the Kubernetes API.
     pub kubernetes: KubernetesSettings,
     /// Directory with documents as files.
     pub manifests: Option<PathBuf>,
     /// Warnings to log once at startup, one line each: unknown keys, keys without effect.
     pub warnings: Vec<String>,
+    /// Listeners that accept unauthenticated requests from the network only because the file was written for orchestrator; logged at
+    /// startup and every day.
+    pub open_listeners: Vec<String>,
 }
 
 /// The listener of the API, and what the API shows.
@@ -97,15 +107,162 @@ pub struct RaftSettings {
     pub election_min: Duration,
     /// Longest election timeout.
     pub election_max: Duration,
+    /// By how much the clock of a member may differ from the majority's before it is reported.
+    pub clock_skew_limit: Duration,
     /// Members are the pods of a StatefulSet.
     pub stateful_set: Option<StatefulSetSettings>,
+}
+
+/// Where a backend is.
+#[derive(Clone, Debug)]
+pub enum BackendDatabase {
+    /// A SQLite file, or `:memory:`.
+    Sqlite(PathBuf),
+    /// A database of a MySQL or MariaDB server.
+    MySql(Box<MySqlSettings>),
+}
+
+impl BackendDatabase {
+    /// The backend, without secrets.
+    pub fn name(&self) -> String {
+        match self {
+            Self::Sqlite(file) => format!("sqlite {}", file.display()),
+            Self::MySql(settings) => format!("mysql {}:{}/{}", settings.host, settings.port, settings.database),
+        }
+    }
+}
+
+/// A MySQL backend.
+#[derive(Clone, Debug)]
+pub struct MySqlSettings {
+    /// Host.
+    pub host: String,
+    /// Port.
+    pub port: u16,
+    /// Database (schema).
+    pub database: String,
+    /// Account.
+    pub account: Account,
+    /// Most connections.
+    pub max_connections: u32,
+    /// Deadline for a connection and for a statement.
+    pub deadline: Duration,
+    /// TLS of the connections.
+    pub tls: TlsMode,
+    /// PEM of the authorities; without it those of the system.
+    pub ca_pem: Option<String>,
+    /// PEM of the client's certificate and of its key.
+    pub identity: Option<(String, String)>,
+}
+
+/// Where primaries are published: key-value stores and ProxySQL.
+#[derive(Clone, Debug)]
+pub struct PublisherSettings {
+    /// Prefix of all keys.
+    pub prefix: KeyPrefix,
+    /// Pairs are removed when the replacement of a primary begins.
+    pub removes_before_failover: bool,
+    /// A recovery counts as failed when the new primary is not published.
+    pub fails_recovery: bool,
+    /// Consul; `None` without it.
+    pub consul: Option<ConsulSettings>,
+    /// etcd; `None` without it.
+    pub etcd: Option<EtcdSettings>,
+    /// ZooKeeper; `None` without it.
+    pub zookeeper: Option<ZooKeeperSettings>,
+    /// ProxySQL; `None` without it.
+    pub proxysql: Option<ProxySqlSettings>,
+}
+
+/// Files for TLS to one system.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TlsFileSettings {
+    /// Certificate authority.
+    pub ca: Option<PathBuf>,
+    /// Client certificate and its key.
+    pub client: Option<(PathBuf, PathBuf)>,
+}
+
+/// Consul.
+#[derive(Clone, Debug)]
+pub struct ConsulSettings {
+    /// `http://host:port` or `https://host:port`.
+    pub address: String,
+    /// ACL token.
+    pub token: Option<SecretString>,
+    /// Pairs are written to all data centres.
+    pub all_data_centers: bool,
+    /// Operations of one transaction.
+    pub operations: usize,
+    /// For `https`.
+    pub tls: TlsFileSettings,
+}
+
+/// etcd.
+#[derive(Clone, Debug)]
+pub struct EtcdSettings {
+    /// `http://host:port` or `https://host:port` of its members.
+    pub endpoints: Vec<String>,
+    /// User and password.
+    pub account: Option<(String, SecretString)>,
+    /// For `https`.
+    pub tls: TlsFileSettings,
+}
+
+/// ZooKeeper.
+#[derive(Clone, Debug)]
+pub struct ZooKeeperSettings {
+    /// `host:port` of its servers.
+    pub servers: Vec<String>,
+    /// Path below which all keys are.
+    pub root: String,
+    /// `user:password`.
+    pub digest: Option<SecretString>,
+    /// `None`: no TLS.
+    pub tls: Option<TlsFileSettings>,
+}
+
+/// ProxySQL.
+#[derive(Clone, Debug)]
+pub struct ProxySqlSettings {
+    /// Admin interfaces.
+    pub admins: Vec<InstanceKey>,
+    /// Admin user.
+    pub user: String,
+    /// Its password.
+    pub password: SecretString,
+    /// `None`: no TLS; otherwise the certificate authority, where one is configured.
+    pub tls: Option<Option<PathBuf>>,
+    /// Writer and reader hostgroup by alias.
+    pub clusters: BTreeMap<String, (u32, Option<u32>)>,
+    /// The same for all other clusters.
+    pub others: Option<(u32, Option<u32>)>,
+    /// What happens at the start of a replacement.
+    pub action: ProxySqlAction,
+}
+
+/// What happens to a primary in ProxySQL when its replacement begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProxySqlAction {
+    /// `offline_soft`.
+    OfflineSoft,
+    /// `weight_zero`.
+    WeightZero,
+    /// `none`.
+    Nothing,
 }
 
 /// The backend of the replicated state.
 #[derive(Clone, Debug)]
 pub struct BackendSettings {
-    /// File of the SQLite database, or `:memory:`.
-    pub sqlite_file: PathBuf,
+    /// Where it is.
+    pub database: BackendDatabase,
+    /// How long a member waits for a backend that takes no writes before it exits; `None`: for ever.
+    pub exit_after: Option<Duration>,
+    /// The tables are not made or changed at the start.
+    pub skip_update: bool,
+    /// Tables of another version end the start.
+    pub refuse_different: bool,
     /// For how long entries of the audit are shown and kept in its table.
     pub audit_for: Duration,
     /// For how long changes of the analysis are kept.
@@ -150,6 +307,8 @@ pub struct DiscoverySettings {
     pub poll: Duration,
     /// Interval of pulses.
     pub pulse: Duration,
+    /// How members share the probes.
+    pub probe_sharing: ProbeSharing,
     /// Addresses at which discovery starts.
     pub seeds: Vec<InstanceKey>,
     /// Replicas that discovery does not follow.
@@ -158,6 +317,10 @@ pub struct DiscoverySettings {
     pub ignore_sources: HostnameFilters,
     /// Instances that discovery does not follow.
     pub ignore: HostnameFilters,
+    /// The addresses that crawling may dial beside those that share domain or network with a named server.
+    pub allowed: AllowedHosts,
+    /// The most watched addresses: crawling adds none beyond it.
+    pub max_instances: usize,
     /// Query for the lag of a replica, in seconds.
     pub lag_query: Option<String>,
     /// Lag above which a replica counts as lagging.
@@ -235,6 +398,10 @@ pub struct RecoverySettings {
     pub transaction_wait: Duration,
     /// Whether transactions that take longer are ended; otherwise the takeover is.
     pub ends_transactions: bool,
+    /// For how long the change to read-only waits for locks in a takeover.
+    pub lock_wait: Duration,
+    /// What to do about events on a new primary in clusters without a document.
+    pub events: EventsPolicy,
 }
 
 /// Pseudo-GTID.

@@ -108,6 +108,10 @@ pub enum Code {
     DurabilityNotKept,
     /// A majority of the members is in one data center (own code).
     QuorumInOneDataCenter,
+    /// The server names addresses that are not dialled (own code).
+    UndiscoveredServers,
+    /// Servers are connected without TLS, or with TLS that is not verified (own code).
+    UnverifiedServers,
     /// A replication group chose another of its members as its primary (own code). Reported once when it happens, not
     /// as a lasting state.
     GroupPrimaryChanged,
@@ -171,6 +175,8 @@ impl Code {
             Self::UnsafeSettings => "UnsafeSettings",
             Self::DurabilityNotKept => "DurabilityNotKept",
             Self::QuorumInOneDataCenter => "QuorumInOneDataCenter",
+            Self::UndiscoveredServers => "UndiscoveredServers",
+            Self::UnverifiedServers => "UnverifiedServers",
             Self::GroupPrimaryChanged => "GroupPrimaryChanged",
             Self::NoProblem => "NoProblem",
         }
@@ -226,6 +232,8 @@ impl Code {
             | Self::UnsafeSettings
             | Self::DurabilityNotKept
             | Self::QuorumInOneDataCenter
+            | Self::UndiscoveredServers
+            | Self::UnverifiedServers
             | Self::GroupPrimaryChanged
             | Self::NoProblem => false,
         }
@@ -278,6 +286,8 @@ impl Code {
             | Self::UnsafeSettings
             | Self::DurabilityNotKept
             | Self::QuorumInOneDataCenter
+            | Self::UndiscoveredServers
+            | Self::UnverifiedServers
             | Self::GroupPrimaryChanged
             | Self::NoProblem => false,
         }
@@ -300,7 +310,9 @@ impl Code {
             | Self::BootsWritable
             | Self::UnsafeSettings
             | Self::DurabilityNotKept
-            | Self::QuorumInOneDataCenter => true,
+            | Self::QuorumInOneDataCenter
+            | Self::UndiscoveredServers
+            | Self::UnverifiedServers => true,
             Self::DeadMasterWithoutReplicas
             | Self::DeadMaster
             | Self::DeadMasterAndReplicas

@@ -81,7 +81,9 @@ fn facts(n: u32, flavour: Flavour, executed: GtidSet) -> InstanceFacts {
         group_name: String::new(),
         group: None,
         peer: None,
+        is_unverified: false,
         by_admin_endpoint: false,
+        other_channels: Vec::new(),
         problems: Vec::new(),
     }
 }

@@ -6,8 +6,10 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::commit_stall::CommitStall;
+use super::discovery::NotFollowed;
 use super::group_replication::{GroupMember, GroupState};
 use super::gtid::{GtidSet, TransactionOrigin};
+use super::intent::Origin;
 use super::key::InstanceKey;
 use super::settings::ServerSettings;
 use super::time::WallTime;
@@ -283,9 +285,16 @@ pub struct InstanceFacts {
     pub executed: GtidSet,
     /// MySQL `gtid_purged`; empty on MariaDB.
     pub purged: GtidSet,
-    /// Replication channels, the managed (default) channel first.
+    /// The managed replication channel. Where nothing has separated it from [`other_channels`](Self::other_channels),
+    /// all channels of the server, the default channel first.
     #[serde(default)]
     pub channels: Vec<Channel>,
+    /// Replication channels that ham4db does not manage ([`ManagedChannel`]): it changes none of them, and they link no
+    /// clusters.
+    ///
+    /// [`ManagedChannel`]: super::managed_channel::ManagedChannel
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub other_channels: Vec<Channel>,
     /// Semi-synchronous replication.
     #[serde(default)]
     pub semi_sync: SemiSync,
@@ -325,6 +334,9 @@ pub struct InstanceFacts {
     /// server elsewhere.
     #[serde(skip)]
     pub peer: Option<IpAddr>,
+    /// The connection of this probe had no TLS, or TLS that is not verified. Only of this member's own probes.
+    #[serde(skip)]
+    pub is_unverified: bool,
     /// Whether the server had no free connection and was probed through its admin endpoint.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     #[serde(rename = "byReservedDoor")]
@@ -369,6 +381,13 @@ impl InstanceFacts {
                 [only] => Some(only),
                 _ => None,
             })
+    }
+
+    /// Whether a backup is known to hold its lock on the server.
+    pub fn has_backup_lock(&self) -> bool {
+        self.settings
+            .as_ref()
+            .is_some_and(|settings| settings.backup_lock == Some(true))
     }
 
     /// Whether an ordinary account can write.
@@ -462,6 +481,11 @@ impl ProbeFailure {
         }
     }
 
+    /// Whether the failure consists of an answer that did not come in time. A process that is late itself sees it too.
+    pub fn is_silence(&self) -> bool {
+        matches!(self, Self::NoAnswer | Self::Stalled)
+    }
+
     /// Whether the failure proves anything about the server. Missing credentials and an unresolvable name do not.
     pub fn is_about_the_server(&self) -> bool {
         match self {
@@ -522,6 +546,16 @@ pub struct Instance {
     /// primaries only).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub commit_stall: Option<CommitStall>,
+    /// The origin of the account with which the last complete probe logged in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub account: Option<Origin>,
+    /// Addresses that the server names and that this member does not dial; at most the first
+    /// [`MAX_REPORTED`](super::discovery::MAX_REPORTED).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub not_followed: Vec<NotFollowed>,
+    /// The name of the member that probed the instance last; `None`: a probe of this member.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_by: Option<String>,
 }
 
 impl Instance {
@@ -540,12 +574,21 @@ impl Instance {
             reopened_by_start: false,
             another_controller: None,
             commit_stall: None,
+            account: None,
+            not_followed: Vec::new(),
+            observed_by: None,
         }
     }
 
     /// Whether the last probe succeeded, so that the facts are current.
     pub fn is_valid(&self) -> bool {
         self.failure.is_none() && self.facts.is_some()
+    }
+
+    /// Whether the last probe failed in a way that does not prove that the server is alive. A server that was not probed yet is
+    /// not absent.
+    pub fn is_absent(&self) -> bool {
+        self.failure.as_ref().is_some_and(|failure| !failure.proves_life())
     }
 
     /// The facts, only when they are current.

@@ -58,14 +58,14 @@ pub enum OldPrimary {
     Rejoin,
 }
 
-/// What to do about a primary that accepts connections and does not answer.
+/// What to do about a primary that accepts connections and does not answer, or answers and commits nothing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum StalledPrimary {
     /// Reports it.
     #[default]
     Observe,
-    /// Replaces it after a while, when no replica receives from it. A stalled primary cannot be fenced: when it
-    /// resumes, it is writable until ham4db sees that.
+    /// Replaces it after a while. One that does not answer: when no replica receives from it; it cannot be fenced, so when it
+    /// resumes, it is writable until ham4db sees that. One that answers: with a proof that it takes no more writes.
     Failover,
 }
 
@@ -79,6 +79,16 @@ pub enum BootReadOnly {
     Advise,
     /// Nothing.
     Off,
+}
+
+/// What to do about the events of the event scheduler on a new primary, where they arrived disabled.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum EventsPolicy {
+    /// Enables those that were enabled on the old primary.
+    #[default]
+    Enable,
+    /// Nothing.
+    Leave,
 }
 
 /// What to do when the pod of the primary is about to terminate.
@@ -186,6 +196,16 @@ pub enum HeldBack {
         /// The failure of the hook.
         why: String,
     },
+    /// The last attempts of this repair failed; the next one follows after a wait that doubles with each failure.
+    #[serde(rename_all = "camelCase")]
+    RepairFailed {
+        /// Id of the last attempt.
+        uid: String,
+        /// How many attempts failed in a row.
+        failures: u32,
+        /// When the next attempt is due.
+        until: WallTime,
+    },
     /// A recovery of the cluster is running.
     RecoveryRuns {
         /// Id of that recovery.
@@ -215,6 +235,18 @@ pub enum HeldBack {
     OwnedByAnotherGroup(String),
 }
 
+impl HeldBack {
+    /// As it is recorded in a detection: what members of earlier versions do not know is recorded as its text.
+    #[must_use]
+    pub fn as_recorded(self) -> Self {
+        if matches!(self, Self::RepairFailed { .. }) {
+            Self::Waits(self.to_string())
+        } else {
+            self
+        }
+    }
+}
+
 impl std::fmt::Display for HeldBack {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
@@ -230,6 +262,18 @@ impl std::fmt::Display for HeldBack {
                 )
             }
             Self::Vetoed { uid, why, .. } => write!(f, "a hook vetoed recovery {uid}: {why}"),
+            Self::RepairFailed { uid, failures, until } => {
+                let times = if *failures == 1 {
+                    "once".to_owned()
+                } else {
+                    format!("{failures} times")
+                };
+                write!(
+                    f,
+                    "the repair failed {times}, last as recovery {uid}; next attempt at {}",
+                    until.time_of_day()
+                )
+            }
             Self::RecoveryRuns { uid } => write!(f, "recovery {uid} of this cluster is running"),
             Self::NotAskedFor { key } => write!(f, "not enabled ({key})"),
             Self::StartupGrace { .. } => {
@@ -246,7 +290,7 @@ impl std::fmt::Display for HeldBack {
 }
 
 /// A repair (a recovery that does not replace the primary) that ended recently and is not acknowledged. It blocks the
-/// next repair of the same kind and instance.
+/// next repair of the same kind and instance. A failed one blocks for a time that grows with each failure.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RepairBlock {
@@ -258,6 +302,25 @@ pub struct RepairBlock {
     pub uid: String,
     /// When the block ends.
     pub until: WallTime,
+    /// How many attempts failed in a row; 0 when the last one succeeded.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub failures: u32,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde calls")]
+fn is_zero(number: &u32) -> bool {
+    *number == 0
+}
+
+impl RepairBlock {
+    /// What it holds back.
+    pub fn held_back(&self) -> HeldBack {
+        let (uid, until) = (self.uid.clone(), self.until);
+        match self.failures {
+            0 => HeldBack::RecentRecovery { uid, until },
+            failures => HeldBack::RepairFailed { uid, failures, until },
+        }
+    }
 }
 
 /// The terms of a takeover.
@@ -271,6 +334,8 @@ pub struct TakeoverTerms {
     pub transaction_wait_millis: u64,
     /// Whether transactions that take longer are killed; otherwise the takeover is aborted.
     pub ends_transactions: bool,
+    /// How long the change to read-only may wait for locks on the old primary, seconds, at least 2.
+    pub lock_wait_seconds: u64,
 }
 
 impl Default for TakeoverTerms {
@@ -279,6 +344,7 @@ impl Default for TakeoverTerms {
             lag_seconds: 20,
             transaction_wait_millis: 5000,
             ends_transactions: true,
+            lock_wait_seconds: 5,
         }
     }
 }
@@ -330,6 +396,9 @@ pub struct Policy {
     pub promotion_ignored: Vec<InstanceKey>,
     /// What to do when a promotion loses transactions.
     pub loss: LossPolicy,
+    /// A person declared the primary dead: an unknown loss is accepted.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub accepts_unknown_loss: bool,
     /// With [`LossPolicy::AllowAfterTimeout`]: how long to wait for the old primary, milliseconds.
     pub loss_timeout_millis: u64,
     /// What to do with an old primary that answers again.
@@ -383,6 +452,8 @@ pub struct Policy {
     pub pseudo_gtid: bool,
     /// Whether hooks are configured that fence a server from outside.
     pub fences_outside: bool,
+    /// What to do about events on a new primary.
+    pub events: EventsPolicy,
     /// When ham4db last changed (or may have changed) which acknowledgements commits of this cluster wait for. Older
     /// observations prove nothing about semi-sync. While such a change is running this is the present moment.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -390,4 +461,16 @@ pub struct Policy {
     /// The voters of the group by name, each with its data center (empty when unknown); empty for a single member.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub voters: BTreeMap<String, String>,
+    /// The voters that do not answer the leader, and those with wrong clocks.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub voter_problems: BTreeMap<String, VoterProblem>,
+}
+
+/// What is wrong with a member that votes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum VoterProblem {
+    /// It does not answer the leader.
+    Silent,
+    /// Its clock differs from the majority's by more than the limit.
+    ClockSkew,
 }

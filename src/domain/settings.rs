@@ -7,6 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
+use super::scheduled_events::EnabledEvents;
+
 /// Number of account names that are kept of a list, enough for a start of an investigation.
 pub const MAX_NAMES: usize = 5;
 
@@ -44,6 +46,12 @@ pub struct ServerSettings {
     /// administrators on the server's machine.
     #[serde(rename = "unstopped")]
     pub past_read_only: Option<Accounts>,
+    /// The enabled events. Unknown without the EVENT privilege on all schemas: the server then shows only some, or none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub events: Option<EnabledEvents>,
+    /// Whether a backup holds its lock on the server.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backup_lock: Option<bool>,
 }
 
 /// The state of a server after its next start.

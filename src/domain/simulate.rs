@@ -7,6 +7,7 @@ use super::case::Case;
 use super::finding::Finding;
 use super::instance::{Instance, ThreadState};
 use super::recovery::lint::lint;
+use super::recovery::loss_evidence::describe_loss;
 use super::recovery::plan::{Plan, PlanReport};
 use super::recovery::planner::{held_back, plan, plan_rejoin, preview_failover};
 use super::topology::Topology;
@@ -202,6 +203,9 @@ fn write_plan(plan: Option<&Plan>, report: &PlanReport, topology: &Topology, out
             }
             if let Some(lost) = &plan.lost {
                 writeln!(out, "  lost, at least: {lost}")?;
+            }
+            if let Some(evidence) = &plan.loss_evidence {
+                writeln!(out, "  loss: {}", describe_loss(plan.lost.as_ref(), Some(evidence)))?;
             }
             for refusal in &plan.lost_replicas {
                 writeln!(out, "  left behind {}: {}", refusal.instance, refusal.reason)?;

@@ -18,6 +18,12 @@ impl WallTime {
     pub fn millis_since(self, earlier: Self) -> u64 {
         u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0)
     }
+
+    /// The time of the day, `12:34:56 UTC`.
+    pub fn time_of_day(self) -> String {
+        let seconds = self.0.div_euclid(1000).rem_euclid(86_400);
+        format!("{:02}:{:02}:{:02} UTC", seconds / 3600, seconds / 60 % 60, seconds % 60)
+    }
 }
 
 /// Microseconds on the monotonic clock of this process. Never persisted, never compared across processes.

@@ -11,7 +11,8 @@ use crate::domain::declared::{
 use crate::domain::intent::{Origin, PromotionRule};
 use crate::domain::key::InstanceKey;
 use crate::domain::policy::{
-    BootReadOnly, Durability, DurabilityMode, LossPolicy, OldPrimary, OnDrain, RecoveryMode, StalledPrimary,
+    BootReadOnly, Durability, DurabilityMode, EventsPolicy, LossPolicy, OldPrimary, OnDrain, RecoveryMode,
+    StalledPrimary,
 };
 use crate::domain::state::Document;
 use crate::domain::time::WallTime;
@@ -186,6 +187,10 @@ fn declared(spec: &MySQLClusterSpec, origin: Origin) -> Result<DeclaredCluster, 
         stalled: recovery.stalled_primary.map(|stalled| match stalled {
             spec::StalledPrimary::Observe => StalledPrimary::Observe,
             spec::StalledPrimary::Failover => StalledPrimary::Failover,
+        }),
+        events: recovery.events.map(|events| match events {
+            spec::EventsPolicy::Enable => EventsPolicy::Enable,
+            spec::EventsPolicy::Leave => EventsPolicy::Leave,
         }),
         on_drain: match recovery.on_drain {
             spec::OnDrain::Observe => OnDrain::Observe,

@@ -207,10 +207,14 @@ pub struct Recovery {
     /// primary again after its start; Off: nothing.
     #[serde(default)]
     pub boot_read_only: BootReadOnly,
-    /// What to do about a primary that accepts connections and answers none. Observe: report it; Failover: replace it when no
-    /// replica can reconnect. Unset: the configuration decides (StalledPrimary).
+    /// What to do about a primary that accepts connections and answers none, or answers and commits nothing. Observe: report it;
+    /// Failover: replace it when no replica can reconnect, or when it is proved to take no more writes. Unset: the configuration decides (StalledPrimary).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stalled_primary: Option<StalledPrimary>,
+    /// What to do about scheduled events on a new primary, where they arrive disabled. Enable: enable those that were enabled on the
+    /// old one; Leave: nothing. Unset: the configuration decides (PromotedEvents).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub events: Option<EventsPolicy>,
     /// What to do when the primary's pod or node is being removed. Observe: report it; TakeOver: promote another server first.
     #[serde(default)]
     pub on_drain: OnDrain,
@@ -227,6 +231,7 @@ impl Default for Recovery {
             old_primary: OldPrimary::default(),
             boot_read_only: BootReadOnly::default(),
             stalled_primary: None,
+            events: None,
             on_drain: OnDrain::default(),
         }
     }
@@ -253,6 +258,17 @@ pub enum OnDrain {
 pub enum StalledPrimary {
     Observe,
     Failover,
+}
+
+/// What to do about scheduled events on a new primary.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[expect(
+    missing_docs,
+    reason = "a described variant becomes a oneOf in the schema; the field describes the values"
+)]
+pub enum EventsPolicy {
+    Enable,
+    Leave,
 }
 
 /// What to do about a failure.

@@ -312,6 +312,10 @@ pub struct LastRecovery {
     #[serde(rename = "lostGTIDSet", skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = MAX_GTID))]
     pub lost_gtid_set: Option<String>,
+    /// None with its proof, a number with its proof, or unknown with a lower bound.
+    #[schemars(length(max = MAX_TEXT))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub loss: Option<String>,
     /// Proof that the old primary was fenced.
     #[schemars(length(max = MAX_TEXT))]
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -62,6 +62,7 @@ pub fn status(model: &StatusModel, observer: &Observer, previous: Option<&MySQLC
             ended_at: time(recovery.ended),
             successful: recovery.successful,
             lost_gtid_set: recovery.lost.as_ref().map(|set| cut(&set.to_string(), MAX_GTID)),
+            loss: recovery.loss.as_ref().map(|told| cut(told, MAX_TEXT)),
             fencing: recovery.fencing.as_ref().map(|told| cut(told, MAX_TEXT)),
             accepted_via: recovery.accepted_via.clone(),
             acknowledged: recovery.acknowledged,

@@ -4,6 +4,7 @@
 use crate::domain::fixture::key;
 use crate::domain::policy::BootReadOnly;
 use crate::domain::recovery::kind::RecoveryKind;
+use crate::domain::state::Recovery;
 
 use super::{Fault, Rig};
 
@@ -160,4 +161,52 @@ async fn a_replica_that_starts_writable_is_made_read_only_again() {
 
 fn rig_without_it() -> Rig {
     rig(2, BootReadOnly::Off)
+}
+
+/// Two repairs exist for a primary that started read-only: `bootReadOnly: Enforce` and `RecoverNonWriteableMaster`.
+#[tokio::test(start_paused = true)]
+async fn a_primary_that_starts_read_only_is_opened_by_exactly_one_of_two_repairs() {
+    for (enforce, recover) in [(true, true), (true, false), (false, true)] {
+        let about = format!("Enforce: {enforce}, RecoverNonWriteableMaster: {recover}");
+        let mut rig = Rig::new(3, 1);
+        rig.policy.boot_read_only = if enforce {
+            BootReadOnly::Enforce
+        } else {
+            BootReadOnly::Advise
+        };
+        rig.policy.recover_non_writable_primary = recover;
+        rig.start(1);
+        rig.settled().await;
+        if enforce {
+            rig.recovered(1).await;
+        }
+        // No replica can be promoted, so the primary is waited for.
+        for n in [2, 3] {
+            rig.world.with(n, |server| server.facts.log_bin = false);
+        }
+        rig.world.with(1, |server| server.boots_read_only = true);
+        rig.wait(10_000).await;
+        for round in 1..=2 {
+            rig.world.kill(1);
+            rig.wait(1000).await;
+            rig.world.start(1);
+            rig.until(&format!("{about}: open again"), |rig| rig.world.writable() == [key(1)])
+                .await;
+            rig.wait(40_000).await;
+            let is_opening = |kind| matches!(kind, RecoveryKind::ReopenPrimary | RecoveryKind::NonWritablePrimary);
+            let openings: Vec<_> = rig
+                .recoveries()
+                .into_iter()
+                .filter(|recovery| is_opening(recovery.plan.kind))
+                .collect();
+            assert_eq!(openings.len(), round, "{about}: {openings:#?}");
+            assert!(openings.iter().all(Recovery::is_successful), "{about}: {openings:#?}");
+            assert_eq!(rig.world.opened().len(), round, "{about}");
+            if !enforce {
+                // The same repair is not made twice within its block.
+                break;
+            }
+        }
+        rig.world.assert_sound();
+    }
 }

@@ -9,17 +9,30 @@ use crate::domain::time::{MonotonicTime, WallTime};
 /// A clock that starts at [`NOW`] when it is created.
 pub(crate) struct PausedClock {
     begun: Instant,
+    wrong_by_millis: i64,
 }
 
 impl PausedClock {
     pub(crate) fn new() -> Self {
-        Self { begun: Instant::now() }
+        Self {
+            begun: Instant::now(),
+            wrong_by_millis: 0,
+        }
+    }
+
+    /// The same clock with a wall clock that is ahead by so much.
+    pub(crate) fn ahead(&self, millis: i64) -> Self {
+        Self {
+            begun: self.begun,
+            wrong_by_millis: millis,
+        }
     }
 }
 
 impl Clock for PausedClock {
     fn wall(&self) -> WallTime {
-        NOW.plus_millis(i64::try_from(self.begun.elapsed().as_millis()).unwrap())
+        let elapsed = i64::try_from(self.begun.elapsed().as_millis()).unwrap();
+        NOW.plus_millis(elapsed + self.wrong_by_millis)
     }
 
     fn monotonic(&self) -> MonotonicTime {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::domain::finding::OpinionVerdict;
+use crate::domain::finding::{Code, OpinionVerdict};
 use crate::domain::fixture::{key, mysql_set};
 use crate::domain::instance::InstanceFacts;
 use crate::domain::key::InstanceKey;
@@ -197,6 +197,35 @@ async fn when_nobody_can_be_promoted_after_all_the_threads_run_again() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_primary_that_returns_while_the_successor_applies_gets_its_replicas_back_at_once() {
+    let rig = Rig::started(3, 1).await;
+    for n in [2, 3] {
+        rig.world.with(n, |server| server.applier_hangs = true);
+    }
+    rig.world.write(1, 5);
+    rig.wait(3000).await;
+    rig.world.kill(1);
+    rig.until("the successor applies", |rig| {
+        rig.world.log().iter().any(|line| line.contains(" wait_applied"))
+    })
+    .await;
+    rig.wait(5000).await;
+    assert!(!receives(&rig, 2) && !receives(&rig, 3));
+    rig.world.start(1);
+    let since = tokio::time::Instant::now();
+    let recovery = only(rig.recovered(1).await);
+    assert!(since.elapsed().as_millis() < 1500, "{:?}", since.elapsed());
+    assert!(
+        recovery.errors.iter().any(|error| error.contains("came back")),
+        "{recovery:#?}"
+    );
+    assert_eq!(rig.world.writable(), [key(1)]);
+    assert!(receives(&rig, 2) && receives(&rig, 3));
+    assert_eq!(rig.world.opened(), Vec::<String>::new());
+    rig.world.assert_sound();
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_primary_that_is_back_at_the_redial_stays_primary() {
     let rig = Rig::started(3, 1).await;
     rig.world.kill(1);
@@ -358,7 +387,7 @@ async fn a_replica_whose_connection_breaks_at_the_repointing_follows_all_the_sam
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_successor_that_is_lost_after_the_entry_leaves_nobody_writable() {
+async fn a_successor_that_is_lost_after_the_entry_is_followed_by_that_of_the_next_recovery() {
     let rig = Rig::started(3, 1).await;
     rig.world
         .plan(Fault::first(2, "reset_replication", |inner| inner.kill(&key(2))));
@@ -368,12 +397,34 @@ async fn a_successor_that_is_lost_after_the_entry_leaves_nobody_writable() {
         recovery.errors.iter().any(|error| error.contains("SuccessorLost")),
         "{recovery:#?}"
     );
-    // From here only a person, or the successor itself, goes on; the old one is not opened again.
+    assert_eq!(rig.world.opened(), Vec::<String>::new());
+    // No actor opens the old primary again for this recovery. The next one chooses among all servers that are left.
     rig.world.start(1);
-    rig.until("the old primary is read-only", |rig| rig.world.writable().is_empty())
-        .await;
-    rig.wait(2000).await;
-    assert_eq!(rig.world.writable(), Vec::<InstanceKey>::new());
+    let next = rig.recovered(2).await.remove(1);
+    assert!(
+        next.is_successful() && next.plan.code == Code::SuccessorLost,
+        "{next:#?}"
+    );
+    rig.until("only its successor takes writes", |rig| {
+        rig.world.writable() == [next.successor().unwrap().clone()]
+    })
+    .await;
+    rig.world.assert_sound();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_successor_that_answers_and_could_not_be_opened_three_times_is_opened_in_the_end() {
+    let rig = Rig::started(3, 1).await;
+    for _ in 0..4 {
+        rig.world.plan(Fault::hang(2, "reset_replication"));
+    }
+    for _ in 0..2 {
+        rig.world.plan(Fault::refuse(2, "set_writable"));
+    }
+    rig.world.kill(1);
+    let recovery = only(rig.recovered(1).await);
+    assert!(recovery.is_successful(), "{recovery:#?}");
+    assert_eq!(rig.world.writable(), [key(2)]);
     rig.world.assert_sound();
 }
 

@@ -18,6 +18,11 @@ pub(crate) struct Fault {
 pub(crate) enum FaultKind {
     /// The server refuses the statement.
     Refuse,
+    /// Something that runs on the server blocks the statement until its lock wait times out.
+    Block,
+    /// Commits block the statement until its lock wait times out, each time, as clients that were killed connect and commit again. It
+    /// succeeds only when clients are killed while it waits.
+    BlockByCommits,
     /// The connection breaks before the server has read it.
     Break,
     /// The statement takes effect, and the connection breaks before the answer.
@@ -42,6 +47,14 @@ impl Fault {
 
     pub(crate) fn refuse(n: u32, statement: &'static str) -> Self {
         Self::new(n, statement, FaultKind::Refuse)
+    }
+
+    pub(crate) fn blocked(n: u32, statement: &'static str) -> Self {
+        Self::new(n, statement, FaultKind::Block)
+    }
+
+    pub(crate) fn blocked_by_commits(n: u32, statement: &'static str) -> Self {
+        Self::new(n, statement, FaultKind::BlockByCommits)
     }
 
     pub(crate) fn broken(n: u32, statement: &'static str) -> Self {

@@ -3,6 +3,7 @@
 
 use crate::domain::hooks::HookList;
 use crate::domain::recovery::fencing_proof::FencingProof;
+use crate::domain::settings::Accounts;
 
 use super::{Rig, Script};
 
@@ -61,4 +62,55 @@ async fn without_the_fencers_success_nobody_is_opened_and_the_replicas_are_put_b
     let recoveries = rig.recovered(2).await;
     assert_eq!(recoveries[1].fencing_proof, Some(FencingProof::FencedOutside));
     rig.world.assert_sound();
+}
+
+/// db1 is back at the moment of the claim, so that the fence reaches it, and it lacks what its replicas received. These accounts can write
+/// there despite `read_only`.
+async fn returns_behind(past_read_only: Option<Accounts>) -> Rig {
+    let rig = rig(3).await;
+    rig.world.with(1, |server| {
+        server.lacks_super_read_only = true;
+        server.past_read_only = past_read_only;
+    });
+    for n in [2, 3] {
+        rig.world.receive(n, "1:110");
+    }
+    let world = rig.world.clone();
+    rig.group.then("claim", move || world.start(1));
+    rig.world.kill(1);
+    rig
+}
+
+#[tokio::test(start_paused = true)]
+async fn read_only_that_accounts_bypass_or_may_bypass_is_no_fence_and_the_fencer_is_called() {
+    let app = Accounts {
+        count: 1,
+        names: vec!["app@%".to_owned()],
+    };
+    for (past_read_only, calls) in [(Some(Accounts::default()), 0), (Some(app), 1), (None, 1)] {
+        let rig = returns_behind(past_read_only.clone()).await;
+        let recovery = rig.recovered(1).await.remove(0);
+        assert!(recovery.is_successful(), "{recovery:#?}");
+        assert_eq!(rig.hooks.ran().len(), calls, "{past_read_only:?}");
+        let proof = if calls == 0 {
+            FencingProof::OldPrimaryReadOnly { bypass: None }
+        } else {
+            FencingProof::FencedOutside
+        };
+        assert_eq!(recovery.fencing_proof, Some(proof), "{past_read_only:?}");
+        rig.world.assert_sound();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fencer_that_fails_for_a_primary_that_accounts_can_write_on_leaves_it_the_primary() {
+    let rig = returns_behind(None).await;
+    let script = Script {
+        code: 3,
+        ..Script::good()
+    };
+    rig.hooks.plan("fence", script);
+    let recovery = rig.recovered(1).await.remove(0);
+    assert!(recovery.errors[0].contains("nothing proves that db1:3306 takes no writes"));
+    assert_eq!(recovery.fencing_proof, None);
 }

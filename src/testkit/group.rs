@@ -8,12 +8,16 @@ use async_trait::async_trait;
 use tokio::sync::watch;
 use tokio::time::sleep;
 
+use crate::app::group_clock::GroupClock;
 use crate::app::ports::{
-    Clock, Consensus, Health, Leadership, OpinionSource, Peer, ProposeError, Question, Unconfirmed,
+    Clock, Consensus, Health, Leadership, ObservationRequest, ObservationSource, ObservationUpdate, OpinionSource,
+    Peer, ProposeError, Question, Unconfirmed,
 };
 use crate::app::recovery::claim::check_claim;
+use crate::domain::clock_skew::{ClockReading, DEFAULT_LIMIT_MILLIS};
 use crate::domain::finding::{Opinion, OpinionVerdict};
 use crate::domain::state::{Applied, ClaimToken, Command, Epoch, MemberId, Proposal, State, apply};
+use crate::domain::time::WallTime;
 
 use super::clock::PausedClock;
 
@@ -72,8 +76,17 @@ struct Shared {
     /// The number of confirmations that succeed; later ones fail for all members.
     proofs_left: Option<u32>,
     opinion_responder: BTreeMap<MemberId, Arc<dyn OpinionSource>>,
+    observations: BTreeMap<MemberId, Arc<dyn ObservationSource>>,
+    /// Members that get no answer to requests for observations from another one.
+    unheard: BTreeSet<(MemberId, MemberId)>,
+    /// Bytes of all answers with observations.
+    exchanged_bytes: u64,
     /// The fixed opinions of members.
     said: BTreeMap<MemberId, OpinionVerdict>,
+    /// By how many milliseconds the clocks of members are ahead.
+    wrong_clocks: BTreeMap<MemberId, i64>,
+    /// The clocks that the running members use.
+    clocks: BTreeMap<MemberId, Arc<GroupClock>>,
 }
 
 /// A group of members with the ids 1 to N. Member 1 leads at first.
@@ -95,7 +108,12 @@ impl Group {
             committed: Vec::new(),
             proofs_left: None,
             opinion_responder: BTreeMap::new(),
+            observations: BTreeMap::new(),
+            unheard: BTreeSet::new(),
+            exchanged_bytes: 0,
             said: BTreeMap::new(),
+            wrong_clocks: BTreeMap::new(),
+            clocks: BTreeMap::new(),
         };
         Self {
             size,
@@ -166,6 +184,61 @@ impl Group {
 
     /// Applies a command, as if a member had proposed it.
     pub(crate) fn commit(&self, command: Command) -> Applied {
+        self.commit_at(self.clock.wall(), command)
+    }
+
+    /// Applies a command, as if a leader of an earlier version with a clock ahead had proposed it.
+    pub(crate) fn commit_late(&self, millis: i64, command: Command) -> Applied {
+        self.commit_at(self.clock.wall().plus_millis(millis), command)
+    }
+
+    /// Makes the clock of a member wrong.
+    pub(crate) fn set_clock_ahead(&self, member: MemberId, millis: i64) {
+        self.shared().wrong_clocks.insert(member, millis);
+    }
+
+    /// The clock for a member that starts now.
+    pub(crate) fn clock_of(&self, member: MemberId) -> Arc<GroupClock> {
+        let mut shared = self.shared();
+        let own = self
+            .clock
+            .ahead(shared.wrong_clocks.get(&member).copied().unwrap_or_default());
+        let clock = Arc::new(GroupClock::new(Arc::new(own), DEFAULT_LIMIT_MILLIS));
+        shared.clocks.insert(member, Arc::clone(&clock));
+        drop(shared);
+        self.compare_clocks(&clock);
+        clock
+    }
+
+    /// Compares the clocks of the members, as they do it among each other.
+    fn compare_clocks(&self, of: &GroupClock) {
+        let readings: Vec<ClockReading> = {
+            let shared = self.shared();
+            let ahead = |id| {
+                self.clock
+                    .ahead(shared.wrong_clocks.get(&id).copied().unwrap_or_default())
+            };
+            (1..=self.size)
+                .map(|member| ClockReading {
+                    member,
+                    name: peer(member).name,
+                    at: ahead(member).wall(),
+                    uncertainty_millis: 1,
+                })
+                .collect()
+        };
+        of.compare(&readings, readings.len(), self.state().clock);
+    }
+
+    /// Compares the clock of a member again and again, until it is cancelled.
+    pub(crate) async fn keep_comparing(self, clock: Arc<GroupClock>) {
+        loop {
+            sleep(Duration::from_secs(1)).await;
+            self.compare_clocks(&clock);
+        }
+    }
+
+    fn commit_at(&self, at: WallTime, command: Command) -> Applied {
         let afterwards = {
             let mut shared = self.shared();
             shared.committed.push(command.name().to_owned());
@@ -173,7 +246,7 @@ impl Group {
             at.map(|at| shared.afterwards.remove(at).1)
         };
         let mut state = self.state.borrow().as_ref().clone();
-        let (applied, _) = apply(&mut state, &Proposal::new(self.clock.wall(), command));
+        let (applied, _) = apply(&mut state, &Proposal::new(at, command));
         self.state.send_replace(Arc::new(state));
         if let Some(change) = afterwards {
             change();
@@ -194,6 +267,21 @@ impl Group {
     /// Sets the responder for requests of the opinion of this member.
     pub(crate) fn set_opinion_responder(&self, member: MemberId, opinion_responder: Arc<dyn OpinionSource>) {
         self.shared().opinion_responder.insert(member, opinion_responder);
+    }
+
+    /// Sets what answers the requests for observations of this member.
+    pub(crate) fn set_observation_source(&self, member: MemberId, source: Arc<dyn ObservationSource>) {
+        self.shared().observations.insert(member, source);
+    }
+
+    /// The requests of one member for the observations of another get no answer any more.
+    pub(crate) fn mute(&self, by: MemberId, of: MemberId) {
+        self.shared().unheard.insert((by, of));
+    }
+
+    /// The bytes of all answers with observations so far.
+    pub(crate) fn exchanged_bytes(&self) -> u64 {
+        self.shared().exchanged_bytes
     }
 
     fn leadership_of(&self, id: MemberId) -> Leadership {
@@ -274,7 +362,9 @@ impl Consensus for SimConsensus {
         if leader != self.id {
             return Err(ProposeError::NotLeader((leader != 0).then(|| peer(leader))));
         }
-        let applied = self.group.commit(command);
+        let clock = self.group.shared().clocks.get(&self.id).cloned();
+        let at = clock.map_or_else(|| self.group.clock.wall(), |clock| clock.wall());
+        let applied = self.group.commit_at(at, command);
         match fault {
             Some(CommitFaultKind::DeposedAfter) => {
                 self.group.depose(self.id);
@@ -363,6 +453,38 @@ impl Consensus for SimConsensus {
             }
         });
         futures::future::join_all(asked).await
+    }
+
+    async fn fetch_observations(
+        &self,
+        of: &Peer,
+        request: &ObservationRequest,
+        deadline: Duration,
+    ) -> Result<ObservationUpdate, String> {
+        let is_cut = || {
+            let shared = self.group.shared();
+            shared.cut_off.contains(&of.id)
+                || shared.cut_off.contains(&self.id)
+                || shared.unheard.contains(&(self.id, of.id))
+        };
+        let source = self.group.shared().observations.get(&of.id).cloned();
+        let source = source.ok_or_else(|| String::from("no such route"))?;
+        if is_cut() {
+            sleep(deadline).await;
+            return Err(String::from("no answer in time"));
+        }
+        sleep(COMMIT).await;
+        // Everything passes through JSON, as it does between processes.
+        let request = serde_json::from_str(&serde_json::to_string(request).unwrap()).unwrap();
+        let update = tokio::time::timeout(deadline, source.observations(request)).await;
+        let update = update.map_err(|_| String::from("no answer in time"))?;
+        sleep(COMMIT).await;
+        if is_cut() {
+            return Err(String::from("no answer in time"));
+        }
+        let text = serde_json::to_string(&update).unwrap();
+        self.group.shared().exchanged_bytes += u64::try_from(text.len()).unwrap();
+        Ok(serde_json::from_str(&text).unwrap())
     }
 
     async fn hand_over(&self, _deadline: Duration) {}

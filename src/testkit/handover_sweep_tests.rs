@@ -165,11 +165,12 @@ async fn run(trouble: Trouble, n: u32, statement: &'static str, after: u32) {
 }
 
 /// The statements of a takeover without faults.
-const STATEMENTS: [(u32, &str); 12] = [
+const STATEMENTS: [(u32, &str); 13] = [
     (2, "replication_account"),
     (1, "transactions"),
     (1, "set_read_only"),
     (1, "kill_clients"),
+    (1, "disable_events"),
     (2, "wait_applied"),
     (2, "reset_replication"),
     (2, "set_writable"),

@@ -40,6 +40,17 @@ async fn told(rig: &Rig) {
     .await;
 }
 
+/// The calls of the lists that run one after the other.
+fn in_order(rig: &Rig) -> Vec<String> {
+    let all = rig.hooks.told().into_iter();
+    all.filter(|told| !told.starts_with("OnFailureDetection")).collect()
+}
+
+/// How often the list of a detection was called.
+fn at_detection(rig: &Rig) -> usize {
+    rig.hooks.told().len() - in_order(rig).len()
+}
+
 fn code(code: i32) -> Script {
     Script { code, ..Script::good() }
 }
@@ -52,15 +63,16 @@ async fn a_failover_calls_the_lists_in_order_and_tells_them_what_happened() {
     told(&rig).await;
     assert!(recoveries[0].is_successful(), "{recoveries:#?}");
     assert_eq!(
-        rig.hooks.told(),
+        in_order(&rig),
         [
-            "OnFailureDetectionProcesses #1",
             "PreFailoverProcesses #1",
             "PostMasterFailoverProcesses #1",
             "PostFailoverProcesses #1",
         ]
     );
-    let ran = rig.hooks.ran();
+    assert_eq!(at_detection(&rig), 1);
+    let mut ran = rig.hooks.ran();
+    ran.sort_by_key(|ran| ran.text != "OnFailureDetectionProcesses");
     let of = |number: usize, name: &str| ran[number].variables[name].clone();
     assert_eq!(of(1, "ORC_FAILURE_TYPE"), "DeadMaster");
     assert_eq!(of(1, "ORC_SUCCESSOR_HOST"), "");
@@ -100,7 +112,7 @@ async fn without_hooks_nothing_is_written_and_nothing_waited_for() {
 
 #[tokio::test(start_paused = true)]
 async fn a_veto_leaves_everything_as_it_is_and_is_the_reason_that_is_shown() {
-    for list in [HookList::OnFailureDetection, HookList::PreFailover] {
+    for list in [HookList::PreFailover] {
         let rig = rig(3, &LISTS).await;
         rig.hooks.plan(list.key(), code(7));
         rig.world.kill(1);
@@ -115,7 +127,7 @@ async fn a_veto_leaves_everything_as_it_is_and_is_the_reason_that_is_shown() {
         }
         // Nothing is told afterwards, as in orchestrator.
         told(&rig).await;
-        assert_eq!(rig.hooks.told().last().unwrap(), &format!("{list} #1"));
+        assert_eq!(in_order(&rig).last().unwrap(), &format!("{list} #1"));
         let held_back = |rig: &Rig| {
             rig.group.state().detections.values().find_map(|detection| {
                 matches!(&detection.held_back, Some(HeldBack::Vetoed { why: said, .. }) if *said == why).then_some(())
@@ -211,23 +223,20 @@ async fn a_recovery_that_fails_after_it_touched_something_is_told_as_such() {
     }
     rig.world.kill(1);
     rig.recovered(1).await;
-    rig.until("it is told", |rig| rig.hooks.told().len() >= 3).await;
+    rig.until("it is told", |rig| in_order(rig).len() >= 2).await;
     assert_eq!(
-        rig.hooks.told()[..3],
-        [
-            "OnFailureDetectionProcesses #1",
-            "PreFailoverProcesses #1",
-            "PostUnsuccessfulFailoverProcesses #1"
-        ]
+        in_order(&rig)[..2],
+        ["PreFailoverProcesses #1", "PostUnsuccessfulFailoverProcesses #1"]
     );
-    let ran = rig.hooks.ran();
+    let mut ran = rig.hooks.ran();
+    ran.sort_by_key(|ran| ran.text != "OnFailureDetectionProcesses");
     assert_eq!(ran[2].variables["ORC_IS_SUCCESSFUL"], "false");
     assert_eq!(ran[2].variables["ORC_SUCCESSOR_HOST"], "");
     // Once it is possible it is done; the failure is no news by then, and the recovery is asked about again.
     rig.recovered(2).await;
     told(&rig).await;
     assert_eq!(
-        rig.hooks.told()[3..],
+        in_order(&rig)[2..],
         [
             "PreFailoverProcesses #1",
             "PostMasterFailoverProcesses #1",
@@ -275,16 +284,16 @@ async fn hooks_of_a_leader_that_dies_after_the_end_entry_are_run_by_the_next() {
         rig.recovered(1).await;
         told(&rig).await;
         assert_eq!(
-            rig.hooks.told(),
+            in_order(&rig),
             [
-                "OnFailureDetectionProcesses #1",
                 "PreFailoverProcesses #1",
                 "PostMasterFailoverProcesses #1",
                 "PostFailoverProcesses #1",
             ],
             "{kind:?}"
         );
-        let ran = rig.hooks.ran();
+        let mut ran = rig.hooks.ran();
+        ran.sort_by_key(|ran| ran.text != "OnFailureDetectionProcesses");
         assert_eq!((ran[1].member, ran[2].member, ran[3].member), (1, 2, 2));
     }
 }
@@ -364,11 +373,68 @@ async fn a_veto_that_was_written_down_holds_for_the_next_actor_too() {
     let recovery = rig.recovered(1).await.remove(0);
     assert_eq!(recovery.holder_name, "member2");
     assert!(!recovery.is_successful());
-    assert_eq!(
-        rig.hooks.told(),
-        ["OnFailureDetectionProcesses #1", "PreFailoverProcesses #1"]
-    );
+    assert_eq!(in_order(&rig), ["PreFailoverProcesses #1"]);
     assert_eq!(rig.world.log(), Vec::<String>::new());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_detection_hook_that_never_ends_delays_neither_the_failover_nor_the_hooks_after_it() {
+    for exit in [0, 1] {
+        let rig = rig(3, &LISTS).await;
+        rig.hooks.plan(
+            "OnFailureDetectionProcesses",
+            Script {
+                takes: Duration::from_hours(1),
+                ..code(exit)
+            },
+        );
+        rig.world.kill(1);
+        let begun = tokio::time::Instant::now();
+        let recovery = rig.recovered(1).await.remove(0);
+        assert!(recovery.is_successful(), "{recovery:#?}");
+        rig.until("the hooks after it have run", |rig| in_order(rig).len() == 3)
+            .await;
+        assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+        assert!(rig.recoveries()[0].hooks.is_detection_due());
+        // Its deadline ends it, which is recorded and is no error of the recovery.
+        told(&rig).await;
+        let recovery = rig.recoveries().remove(0);
+        let line = "OnFailureDetectionProcesses 1 of 1: ended, not done within the 60 s of the list";
+        assert!(
+            recovery.steps.iter().any(|step| step.message.starts_with(line)),
+            "{:#?}",
+            recovery.steps
+        );
+        assert_eq!(recovery.errors, Vec::<String>::new());
+        assert_eq!(at_detection(&rig), 1);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_detection_hook_whose_leader_is_gone_is_run_by_the_next_one() {
+    let rig = rig(3, &LISTS).await;
+    let group = rig.group.clone();
+    rig.hooks.plan(
+        "OnFailureDetectionProcesses",
+        Script {
+            takes: Duration::from_secs(20),
+            code: 0,
+            begins: None,
+        },
+    );
+    rig.world.kill(1);
+    rig.recovered(1).await;
+    group.depose(1);
+    told(&rig).await;
+    let members: Vec<u64> = rig
+        .hooks
+        .ran()
+        .into_iter()
+        .filter(|ran| ran.text == "OnFailureDetectionProcesses")
+        .map(|ran| ran.member)
+        .collect();
+    assert_eq!(members, [1, 2]);
+    rig.world.assert_sound();
 }
 
 #[tokio::test(start_paused = true)]

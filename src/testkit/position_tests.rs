@@ -295,3 +295,63 @@ async fn whoever_goes_on_after_a_lost_leader_points_nobody_twice_at_the_same_pla
         rig.stop(1);
     }
 }
+
+// === co-primaries ===
+
+/// db1 and db2 replicate from each other without GTIDs, db3 and db4 from db1.
+async fn ring(is_writable: bool) -> Rig {
+    let mut rig = Rig::new(4, 3);
+    rig.world.lock().follow(&key(1), &key(2));
+    rig.world.with(2, |server| server.read_only = !is_writable);
+    rig.world.without_gtids();
+    for id in 1..=3 {
+        rig.start(id);
+    }
+    rig.settled().await;
+    rig.world.write(1, 25);
+    rig.wait(6000).await;
+    rig
+}
+
+fn source(rig: &Rig, n: u32) -> Option<InstanceKey> {
+    rig.world
+        .with(n, |server| server.channel.as_ref().map(|link| link.source.clone()))
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_gtids_the_other_co_primary_takes_over_with_the_replicas_of_the_dead_one() {
+    let rig = ring(false).await;
+    rig.world.kill(1);
+    let recovery = rig.recovered(1).await.remove(0);
+    assert!(recovery.is_successful(), "{recovery:#?}");
+    assert_eq!(recovery.finding.code, Code::DeadCoMaster);
+    assert_eq!(recovery.plan.kind, RecoveryKind::DeadPrimaryByPosition);
+    assert_eq!(recovery.successor(), Some(&key(2)));
+    assert!(recovery.lost_replicas.is_empty(), "{recovery:#?}");
+    for n in [3, 4] {
+        assert_eq!(source(&rig, n), Some(key(2)));
+    }
+    assert_eq!(source(&rig, 2), None);
+    assert_eq!(rig.world.writable(), [key(2)]);
+    rig.world.assert_sound();
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_gtids_a_co_primary_that_takes_writes_stays_and_the_others_are_left_where_they_are_with_the_reason() {
+    let rig = ring(true).await;
+    rig.world.kill(1);
+    rig.wait(20_000).await;
+    let view = rig.view_of(1);
+    assert_eq!(view.cluster.primary.as_ref().unwrap().instance, key(2));
+    let findings = rig.members[&1].coordinator.with_last_attempts(view).findings;
+    let about = findings.iter().find(|judged| judged.finding.code == Code::DeadCoMaster);
+    let why = about.and_then(|judged| judged.held_back.as_ref()).unwrap().to_string();
+    assert!(
+        why.starts_with("no plan: no replica of db1:3306 can follow another server (db3:3306: "),
+        "{why}"
+    );
+    assert_eq!((source(&rig, 3), source(&rig, 4)), (Some(key(1)), Some(key(1))));
+    assert_eq!((rig.recoveries().len(), rig.world.log().len()), (0, 0));
+    assert_eq!(rig.world.writable(), [key(2)]);
+    rig.world.assert_sound();
+}

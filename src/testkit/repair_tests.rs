@@ -12,10 +12,11 @@ use crate::domain::finding::{Code, Evidence, Finding};
 use crate::domain::fixture::{key, mysql_set, uuid};
 use crate::domain::instance::Identity;
 use crate::domain::key::InstanceKey;
+use crate::domain::policy::HeldBack;
 use crate::domain::recovery::kind::RecoveryKind;
 use crate::domain::recovery::plan::{Plan, PlanReport};
 use crate::domain::recovery::step::Step;
-use crate::domain::state::{Applied, Claim, Command, Recovery};
+use crate::domain::state::{Applied, Claim, ClusterFilter, Command, Recovery};
 use crate::domain::topology::ClusterId;
 
 use super::{Fault, Rig};
@@ -42,9 +43,13 @@ fn plan() -> Plan {
         instances: [key(2), key(3), key(4)].into(),
         lost_replicas: Vec::new(),
         lost: None,
+        loss_evidence: None,
         steps: vec![to(1, &[3]), to(3, &[4])],
         sources: std::collections::BTreeMap::new(),
         prior_states: std::collections::BTreeMap::new(),
+        old_primary_state: None,
+        events: None,
+        commits_nothing: false,
         remembered: None,
     }
 }
@@ -377,4 +382,98 @@ async fn a_read_only_primary_is_opened_and_only_while_nobody_else_is_writable() 
         assert!(rig.group.state().quarantines.is_empty());
         rig.world.assert_sound();
     }
+}
+
+// === repairs that fail ===
+
+/// db2 is dead, its replicas refuse every other source, and the members repair that by themselves.
+async fn failing() -> Rig {
+    let mut rig = Rig::new(5, 3);
+    rig.policy.recover_intermediate_filters = vec![ClusterFilter::All];
+    for n in [3, 4] {
+        rig.world.lock().follow(&key(n), &key(2));
+        for _ in 0..200 {
+            rig.world.plan(Fault::refuse(n, "follow"));
+        }
+    }
+    for id in 1..=3 {
+        rig.start(id);
+    }
+    rig.settled().await;
+    rig.world.kill(2);
+    rig
+}
+
+fn held_back(rig: &Rig, member: u64) -> Option<HeldBack> {
+    let view = rig.view_of(member);
+    let judged = rig.members[&member].coordinator.with_last_attempts(view).findings;
+    let about = judged.into_iter().find(|judged| judged.finding.instance == key(2))?;
+    about.held_back
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_repair_that_fails_waits_ever_longer_and_says_so() {
+    let rig = failing().await;
+    rig.wait(170_000).await;
+    let recoveries = rig.recoveries();
+    assert!(recoveries.iter().all(|one| !one.is_successful()), "{recoveries:#?}");
+    // After 5, 10, 20, 40 and 80 s.
+    assert_eq!(recoveries.len(), 6, "{recoveries:#?}");
+    let waits = recoveries
+        .windows(2)
+        .map(|pair| pair[1].started.millis_since(pair[0].ended().unwrap()) / 1000);
+    assert_eq!(waits.collect::<Vec<_>>(), [5, 10, 20, 40, 80]);
+    let told = held_back(&rig, 1).unwrap().to_string();
+    let last = &recoveries[5].uid;
+    assert!(
+        told.starts_with(&format!(
+            "the repair failed 6 times, last as recovery {last}; next attempt at "
+        )),
+        "{told}"
+    );
+    let state = rig.group.state();
+    let blocked = &state.blocked[&key(2)];
+    assert_eq!(blocked.blocking_recovery, recoveries[5].id);
+    assert!(blocked.reason.contains("failed 6 times"), "{blocked:?}");
+    // The next leader has the same count.
+    rig.group.elect(2);
+    rig.wait(100_000).await;
+    assert_eq!(rig.recoveries().len(), 6);
+    assert!(held_back(&rig, 2).unwrap().to_string().contains("failed 6 times"));
+    rig.world.assert_sound();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failover_does_not_wait_for_a_repair_that_failed_or_is_about_to() {
+    let rig = failing().await;
+    rig.recovered(1).await;
+    rig.world.kill(1);
+    let begun = Instant::now();
+    rig.until("another primary", |rig| {
+        rig.world.writable().iter().any(|writable| *writable != key(1))
+    })
+    .await;
+    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+    rig.world.assert_sound();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_repair_that_nothing_calls_for_any_more_begins_a_new_count() {
+    let rig = failing().await;
+    rig.wait(40_000).await;
+    let failed = rig.recoveries().len();
+    assert!(failed >= 3, "{failed}");
+    rig.world.start(2);
+    rig.wait(15_000).await;
+    let recoveries = rig.recoveries();
+    let acknowledged = recoveries.iter().filter_map(|one| one.acknowledged.as_ref());
+    let by: Vec<&str> = acknowledged.map(|one| one.by.as_str()).collect();
+    assert_eq!(by, ["ham4db"], "the last one, which holds back the next");
+    rig.world.lock().faults.clear();
+    rig.world.kill(2);
+    rig.wait(5_000).await;
+    let all = rig.recoveries();
+    assert_eq!(all.len(), recoveries.len() + 1);
+    assert!(all.last().unwrap().is_successful(), "{:#?}", all.last());
+    rig.world.assert_sound();
 }

@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use crate::app::recovery::publication_gate::PublicationStatus;
 use crate::domain::declared::{Publication, PublishError, PublishedAddresses, Role, ServiceTarget, WantedService};
 use crate::domain::fixture::key;
 use crate::domain::intent::Origin;
+use crate::domain::key::InstanceKey;
 use crate::domain::policy::BootReadOnly;
 use crate::domain::state::sample::document;
 use crate::domain::state::{Applied, Command, Document, Request, RequestKind, RequestOutcome, RequestProgress, State};
@@ -181,6 +183,40 @@ async fn a_takeover_opens_when_the_service_leads_to_the_old_primary_no_longer() 
             .iter()
             .any(|line| line.message.contains("was not emptied within 2 s"));
         assert_eq!(is_told, !is_emptied, "{recoveries:#?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_takeover_opens_when_the_publishers_lead_to_the_old_primary_no_longer() {
+    for is_withdrawn in [true, false] {
+        let rig = declared(3, 3).await;
+        let publish = |leads_to: Option<InstanceKey>| {
+            let status = PublicationStatus {
+                name: "shop".to_owned(),
+                leads_to,
+                withdraws: true,
+                failure: None,
+                round: 0,
+            };
+            let of = ("ProxySQL p1:6032".to_owned(), ClusterId("c1".to_owned()));
+            rig.publication_gate
+                .update(|statuses| drop(statuses.insert(of, status)));
+        };
+        publish(Some(key(1)));
+        let key_of = ask(&rig, &takeover(&rig, "a", Some(3)));
+        rig.until("the old primary is read-only", |rig| rig.world.writable().is_empty())
+            .await;
+        rig.wait(1000).await;
+        assert!(rig.world.writable().is_empty(), "it waits for ProxySQL");
+        if is_withdrawn {
+            publish(None);
+        }
+        assert_eq!(over(&rig, &key_of).await.0, RequestOutcome::Succeeded);
+        assert_eq!(rig.world.writable(), [key(3)]);
+        let recoveries = rig.recoveries();
+        let text = "was not withdrawn within 2 s at ProxySQL p1:6032";
+        let is_told = recoveries[0].steps.iter().any(|line| line.message.contains(text));
+        assert_eq!(is_told, !is_withdrawn, "{recoveries:#?}");
     }
 }
 

@@ -6,18 +6,25 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use crate::app::ports::{Account, Attachment, Executor, OpenTransaction, StepError, StepSession, Target};
+use crate::app::ports::{
+    Account, Attachment, Executor, LockHolderSession, OpenTransaction, StepError, StepSession, Target,
+};
 use crate::domain::epoch_row::{EpochRow, EpochTable};
 use crate::domain::gtid::GtidSet;
 use crate::domain::instance::{BinlogCoordinates, Identity, InstanceFacts, ProbeFailure};
 use crate::domain::key::InstanceKey;
+use crate::domain::managed_channel::ManagedChannel;
+use crate::domain::scheduled_events::{EventsEnabled, ScheduledEvent};
 use crate::domain::settings::ServerSettings;
 
-use super::fault::FaultKind;
+use super::fault::{Fault, FaultKind};
 use super::world::{Inner, World};
 
 /// The duration of every answered statement.
 pub(super) const ROUND_TRIP: Duration = Duration::from_millis(1);
+
+/// The lock wait timeout of sessions.
+const LOCK_WAIT: Duration = Duration::from_secs(1);
 
 /// Members may not have probed a server that has run for less than this time.
 const JUST_STARTED: Duration = Duration::from_millis(50);
@@ -31,13 +38,13 @@ pub(crate) struct SimExecutor {
     pub(crate) member: String,
 }
 
-#[async_trait]
-impl Executor for SimExecutor {
-    async fn begin(
+impl SimExecutor {
+    async fn begin_session(
         &self,
         target: &Target,
         identity: Option<&Identity>,
         deadline: Duration,
+        ends_holder: bool,
     ) -> Result<Box<dyn StepSession>, StepError> {
         let instance = &target.instance;
         let unreached = self.world.lock().unreached(instance);
@@ -71,8 +78,16 @@ impl Executor for SimExecutor {
                 found,
             });
         }
-        server.lock = Some(id);
+        if server.lock.is_some() && !ends_holder {
+            return Err(StepError::LockHeld(instance.clone()));
+        }
+        let ended = server.lock.replace(id);
         let life = server.life;
+        if let Some(ended) = ended {
+            inner
+                .killed_holders
+                .push((instance.clone(), self.member.clone(), ended));
+        }
         drop(inner);
         Ok(Box::new(SimSession {
             world: self.world.clone(),
@@ -81,6 +96,59 @@ impl Executor for SimExecutor {
             id,
             life,
             broken: false,
+            managed: ManagedChannel::Usual,
+        }))
+    }
+}
+
+#[async_trait]
+impl Executor for SimExecutor {
+    async fn begin(
+        &self,
+        target: &Target,
+        identity: Option<&Identity>,
+        deadline: Duration,
+    ) -> Result<Box<dyn StepSession>, StepError> {
+        self.begin_session(target, identity, deadline, true).await
+    }
+
+    async fn begin_if_free(
+        &self,
+        target: &Target,
+        identity: Option<&Identity>,
+        deadline: Duration,
+    ) -> Result<Box<dyn StepSession>, StepError> {
+        self.begin_session(target, identity, deadline, false).await
+    }
+
+    async fn begin_beside(
+        &self,
+        target: &Target,
+        _identity: Option<&Identity>,
+        _deadline: Duration,
+    ) -> Result<Box<dyn StepSession>, StepError> {
+        sleep(ROUND_TRIP).await;
+        let instance = &target.instance;
+        let inner = self.world.lock();
+        let reached = inner
+            .servers
+            .get(instance)
+            .filter(|_| inner.unreached(instance).is_none());
+        // It lives as long as the session that holds the lock.
+        let Some((server, id)) = reached.and_then(|server| Some((server, server.lock?))) else {
+            return Err(StepError::NotConnected {
+                instance: instance.clone(),
+                why: "not reached".to_owned(),
+            });
+        };
+        Ok(Box::new(SimSession {
+            world: self.world.clone(),
+            member: self.member.clone(),
+            instance: instance.clone(),
+            id,
+            life: server.life,
+            broken: false,
+            managed: ManagedChannel::Usual,
         }))
     }
 }
@@ -92,6 +160,7 @@ pub(super) struct SimSession {
     id: u64,
     life: u64,
     broken: bool,
+    managed: ManagedChannel,
 }
 
 impl SimSession {
@@ -144,6 +213,38 @@ impl SimSession {
                     message: "no".to_owned(),
                 });
             }
+            Some(FaultKind::Block) => {
+                sleep(LOCK_WAIT).await;
+                return Err(StepError::Refused {
+                    instance: self.instance.clone(),
+                    what: what.to_owned(),
+                    number: 1205,
+                    message: "lock wait timeout exceeded".to_owned(),
+                });
+            }
+            Some(FaultKind::BlockByCommits) => {
+                let killed = |inner: &Inner| {
+                    let line = format!("{} kill_clients ", self.instance);
+                    inner.log.iter().filter(|entry| entry.starts_with(&line)).count()
+                };
+                let before = killed(&self.world.lock());
+                sleep(LOCK_WAIT).await;
+                let mut inner = self.world.lock();
+                if killed(&inner) == before {
+                    inner.faults.push(Fault {
+                        server: self.instance.clone(),
+                        statement: what,
+                        after: 0,
+                        kind: FaultKind::BlockByCommits,
+                    });
+                    return Err(StepError::Refused {
+                        instance: self.instance.clone(),
+                        what: what.to_owned(),
+                        number: 1205,
+                        message: "lock wait timeout exceeded".to_owned(),
+                    });
+                }
+            }
             Some(FaultKind::Break) => return Err(self.unknown(what, "connection lost")),
             Some(FaultKind::Hang) => {
                 sleep(deadline).await;
@@ -185,9 +286,15 @@ impl StepSession for SimSession {
         &self.instance
     }
 
+    fn manage_channel(&mut self, name: &str) {
+        self.managed = ManagedChannel::Named(name.to_owned());
+    }
+
     async fn facts(&mut self, deadline: Duration) -> Result<InstanceFacts, StepError> {
         let key = self.instance.clone();
-        self.run("facts", deadline, |inner| inner.facts(&key)).await
+        let mut facts = self.run("facts", deadline, |inner| inner.facts(&key)).await?;
+        self.managed.apply(&mut facts);
+        Ok(facts)
     }
 
     async fn set_read_only(&mut self, deadline: Duration) -> Result<(), StepError> {
@@ -232,7 +339,16 @@ impl StepSession for SimSession {
     }
 
     async fn kill_clients(&mut self, deadline: Duration) -> Result<u32, StepError> {
-        self.run("kill_clients", deadline, |_| 0).await
+        let key = self.instance.clone();
+        self.run("kill_clients", deadline, |inner| {
+            inner.servers.get_mut(&key).unwrap().facts.semi_sync.wait_sessions = 0;
+            0
+        })
+        .await
+    }
+
+    async fn disconnect_clients(&mut self, deadline: Duration) -> Result<bool, StepError> {
+        self.kill_clients(deadline).await.map(|_| true)
     }
 
     async fn stop_receiver(&mut self, deadline: Duration) -> Result<(), StepError> {
@@ -334,8 +450,18 @@ impl StepSession for SimSession {
         .await
     }
 
-    async fn set_semi_sync_source(&mut self, _on: bool, deadline: Duration) -> Result<(), StepError> {
-        self.run("set_semi_sync_source", deadline, |_| ()).await
+    async fn set_semi_sync_source(&mut self, on: bool, deadline: Duration) -> Result<(), StepError> {
+        let key = self.instance.clone();
+        self.run("set_semi_sync_source", deadline, |inner| {
+            let server = &inner.servers[&key];
+            let semi_sync = &server.facts.semi_sync;
+            if !on && server.channel.is_none() && semi_sync.source_enabled && semi_sync.wait_sessions > 0 {
+                inner
+                    .violations
+                    .push(format!("{key} confirmed commits that no replica acknowledged"));
+            }
+        })
+        .await
     }
 
     async fn wait_for_replicas(&mut self, count: u32, deadline: Duration) -> Result<(), StepError> {
@@ -423,6 +549,51 @@ impl StepSession for SimSession {
             }
         })
         .await
+    }
+
+    async fn sessions_that_block_read_only(
+        &mut self,
+        _waited: Duration,
+        deadline: Duration,
+    ) -> Result<Vec<LockHolderSession>, StepError> {
+        self.run("sessions_that_block_read_only", deadline, |_| {
+            vec![LockHolderSession {
+                id: 77,
+                account: "app@10.0.0.9".to_owned(),
+                seconds: 31,
+                is_certain: true,
+            }]
+        })
+        .await
+    }
+
+    async fn end_backup_locks(&mut self, deadline: Duration) -> Result<u32, StepError> {
+        self.run("end_backup_locks", deadline, |_| 0).await
+    }
+
+    async fn enable_events(
+        &mut self,
+        events: &BTreeSet<ScheduledEvent>,
+        _logged: bool,
+        deadline: Duration,
+    ) -> Result<EventsEnabled, StepError> {
+        let key = self.instance.clone();
+        self.run("enable_events", deadline, |inner| {
+            if inner.servers[&key].read_only {
+                inner
+                    .violations
+                    .push(format!("{key} is read-only and got its events enabled"));
+            }
+            EventsEnabled {
+                enabled: events.len(),
+                ..EventsEnabled::default()
+            }
+        })
+        .await
+    }
+
+    async fn disable_events(&mut self, deadline: Duration) -> Result<BTreeSet<ScheduledEvent>, StepError> {
+        self.run("disable_events", deadline, |_| BTreeSet::new()).await
     }
 
     async fn set_boot_read_only(&mut self, deadline: Duration) -> Result<(), StepError> {

@@ -4,13 +4,16 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::domain::commit_stall::{CommitStall, Obstacle};
 use crate::domain::finding::{Code, OpinionVerdict};
 use crate::domain::fixture::key;
+use crate::domain::hooks::HookList;
 use crate::domain::instance::ProbeFailure;
 use crate::domain::policy::StalledPrimary;
+use crate::domain::recovery::fencing_proof::FencingProof;
 use crate::domain::state::Recovery;
 
-use super::{Fault, Reach, Rig};
+use super::{Fault, Reach, Rig, Script};
 
 /// Neither the members nor these replicas reach the primary.
 fn cut_off(rig: &Rig, replicas: impl IntoIterator<Item = u32>) {
@@ -269,4 +272,156 @@ async fn a_stalled_primary_from_which_a_replica_receives_stays_whatever_the_poli
     assert!(!recovery.is_successful(), "{recovery:#?}");
     assert!(receives(&rig, 2) && receives(&rig, 3));
     assert_eq!(rig.world.opened(), Vec::<String>::new());
+}
+
+// === a primary that answers and commits nothing ===
+
+/// A group with this policy, which sees that db1 has committed nothing for so long.
+async fn commits_nothing(policy: StalledPrimary, obstacle: Obstacle, seconds: u64, fencer: bool) -> Rig {
+    let mut rig = Rig::new(3, 3);
+    rig.policy.stalled = policy;
+    rig.policy.stalled_timeout_millis = 10_000;
+    if fencer {
+        rig.policy.fences_outside = true;
+        rig.hook_settings.lists = [(HookList::Fencing, vec!["fence".to_owned()])].into();
+    }
+    for id in 1..=3 {
+        rig.start(id);
+    }
+    rig.settled().await;
+    rig.wait(1000).await;
+    let stall = CommitStall {
+        obstacle,
+        state: "waiting for handler commit".to_owned(),
+        sessions: 2,
+        seconds,
+    };
+    for member in rig.members.values() {
+        member.instance_cache.set_commit_stall(&key(1), Some(stall.clone()));
+    }
+    rig
+}
+
+/// What blocks the statement for all tries of one recovery.
+fn blocks_read_only(rig: &Rig) {
+    for _ in 0..30 {
+        rig.world.plan(Fault::blocked(1, "set_read_only"));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn by_policy_a_primary_that_commits_nothing_is_fenced_and_replaced() {
+    let rig = commits_nothing(StalledPrimary::Failover, Obstacle::Commit, 12, false).await;
+    let recovery = only(rig.recovered(1).await);
+    assert!(recovery.is_successful(), "{recovery:#?}");
+    assert_eq!(recovery.finding.code, Code::StalledPrimary);
+    assert_eq!(
+        recovery.fencing_proof,
+        Some(FencingProof::OldPrimaryReadOnly { bypass: None })
+    );
+    let loss = recovery.loss().unwrap();
+    assert!(loss.starts_with("none: the old primary is read-only"), "{loss}");
+    assert_eq!(rig.world.writable(), [key(2)]);
+    assert_eq!(rig.world.opened(), ["db2:3306"]);
+    let log = rig.world.log();
+    let at = |statement: &str| log.iter().position(|line| line.starts_with(statement)).unwrap();
+    assert!(at("db1:3306 set_read_only") < at("db1:3306 kill_clients"), "{log:?}");
+    assert!(at("db1:3306 kill_clients") < at("db2:3306 set_writable"), "{log:?}");
+    assert!(receives(&rig, 3));
+    rig.world.assert_sound();
+}
+
+#[tokio::test(start_paused = true)]
+async fn commits_that_block_the_fence_are_ended_with_their_sessions() {
+    let rig = commits_nothing(StalledPrimary::Failover, Obstacle::DiskSpace, 12, false).await;
+    rig.world.plan(Fault::blocked(1, "set_read_only"));
+    let recovery = only(rig.recovered(1).await);
+    assert!(recovery.is_successful(), "{recovery:#?}");
+    assert_eq!(rig.world.writable(), [key(2)]);
+    rig.world.assert_sound();
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_proof_that_it_is_fenced_it_stays_the_primary_and_takes_writes_again() {
+    let rig = commits_nothing(StalledPrimary::Failover, Obstacle::Commit, 12, false).await;
+    blocks_read_only(&rig);
+    let recovery = only(rig.recovered(1).await);
+    assert!(!recovery.is_successful(), "{recovery:#?}");
+    let why = "db1:3306 answers and commits nothing, and nothing proves that it takes no more writes: ";
+    assert!(recovery.errors[0].starts_with(why), "{:?}", recovery.errors);
+    assert!(recovery.errors[0].ends_with("end the server, or set FencingProcesses"));
+    assert_eq!(rig.world.writable(), [key(1)]);
+    assert!(receives(&rig, 2) && receives(&rig, 3));
+    rig.world.assert_sound();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fencer_replaces_the_proof_that_it_does_not_give_and_its_failure_ends_it() {
+    for succeeds in [true, false] {
+        let rig = commits_nothing(StalledPrimary::Failover, Obstacle::Commit, 12, true).await;
+        blocks_read_only(&rig);
+        if !succeeds {
+            let code = 3;
+            rig.hooks.plan("fence", Script { code, ..Script::good() });
+        }
+        let recovery = only(rig.recovered(1).await);
+        assert_eq!(recovery.is_successful(), succeeds, "{recovery:#?}");
+        let wanted = succeeds.then_some(FencingProof::FencedOutside);
+        assert_eq!(recovery.fencing_proof, wanted);
+        let opened = rig.world.opened().contains(&"db2:3306".to_owned());
+        assert_eq!(opened, succeeds);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_next_leader_fences_it_again_before_anything_is_opened() {
+    for statement in ["set_read_only", "kill_clients"] {
+        let rig = commits_nothing(StalledPrimary::Failover, Obstacle::Commit, 12, false).await;
+        let group = rig.group.clone();
+        rig.world.plan(Fault::then(1, statement, move |_| group.depose(1)));
+        let recovery = only(rig.recovered(1).await);
+        assert!(recovery.is_successful(), "{statement}: {recovery:#?}");
+        let fences = rig.world.log();
+        let fences = fences
+            .iter()
+            .filter(|line| line.starts_with("db1:3306 set_read_only by member2"));
+        assert!(fences.count() > 0, "{statement}");
+        assert_eq!(rig.world.writable(), [key(2)]);
+        rig.world.assert_sound();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_commits_nothing_stays_unless_the_policy_and_the_time_say_otherwise() {
+    use StalledPrimary::{Failover, Observe};
+    for (policy, obstacle, seconds, wanted) in [
+        (Observe, Obstacle::Commit, 99, "no recovery exists for this finding"),
+        (Failover, Obstacle::Commit, 9, "committed nothing for 10 s"),
+        (Failover, Obstacle::GlobalLock, 99, "no failover follows a lock"),
+    ] {
+        let rig = commits_nothing(policy, obstacle, seconds, false).await;
+        rig.wait(5000).await;
+        assert_eq!((rig.recoveries().len(), rig.world.log().len()), (0, 0), "{obstacle:?}");
+        let findings = rig.view_of(1).findings;
+        let about = findings
+            .iter()
+            .find(|judged| judged.finding.code == Code::StalledPrimary);
+        let told = about.and_then(|judged| judged.held_back.as_ref()).unwrap().to_string();
+        assert!(told.contains(wanted), "{told}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_commits_nothing_and_answers_no_more_at_the_fence_is_given_up() {
+    let rig = commits_nothing(StalledPrimary::Failover, Obstacle::Commit, 12, false).await;
+    rig.world.with(1, |server| server.reach = Reach::Stalls);
+    let recovery = only(rig.recovered(1).await);
+    assert!(!recovery.is_successful(), "{recovery:#?}");
+    assert!(
+        recovery.errors[0].starts_with("db1:3306 no longer answers, and is judged anew"),
+        "{:?}",
+        recovery.errors
+    );
+    assert_eq!(rig.world.opened(), Vec::<String>::new());
+    rig.world.assert_sound();
 }

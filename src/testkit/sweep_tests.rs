@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use crate::domain::fixture::{key, mysql_set};
 use crate::domain::key::InstanceKey;
 
+use super::world::Inner;
 use super::{Fault, Rig};
 
 /// The faults at a statement, beyond the loss of the actor.
@@ -18,11 +19,13 @@ enum Trouble {
     ServerRestarts,
     PrimaryReturns,
     PrimaryReturnsBehind,
+    PrimaryReturnsReadOnly,
     ActorLost,
     ActorLostAndPrimaryReturns,
+    ActorLostAndPrimaryReturnsReadOnly,
 }
 
-const ALL: [Trouble; 10] = [
+const ALL: [Trouble; 12] = [
     Trouble::Refused,
     Trouble::Broken,
     Trouble::DoneAndBroken,
@@ -31,8 +34,10 @@ const ALL: [Trouble; 10] = [
     Trouble::ServerRestarts,
     Trouble::PrimaryReturns,
     Trouble::PrimaryReturnsBehind,
+    Trouble::PrimaryReturnsReadOnly,
     Trouble::ActorLost,
     Trouble::ActorLostAndPrimaryReturns,
+    Trouble::ActorLostAndPrimaryReturnsReadOnly,
 ];
 
 fn fault(rig: &Rig, trouble: Trouble, n: u32, statement: &'static str) -> Fault {
@@ -52,12 +57,23 @@ fn fault(rig: &Rig, trouble: Trouble, n: u32, statement: &'static str) -> Fault 
         Trouble::PrimaryReturns | Trouble::PrimaryReturnsBehind => {
             Fault::first(n, statement, |inner| inner.start(&key(1)))
         }
+        Trouble::PrimaryReturnsReadOnly => Fault::first(n, statement, start_read_only),
         Trouble::ActorLost => Fault::then(n, statement, move |_| group.depose(1)),
         Trouble::ActorLostAndPrimaryReturns => Fault::then(n, statement, move |inner| {
             group.depose(1);
             inner.start(&key(1));
         }),
+        Trouble::ActorLostAndPrimaryReturnsReadOnly => Fault::then(n, statement, move |inner| {
+            group.depose(1);
+            start_read_only(inner);
+        }),
     }
+}
+
+/// The primary is back, and read-only as its configuration says.
+fn start_read_only(inner: &mut Inner) {
+    inner.servers.get_mut(&key(1)).unwrap().boots_read_only = true;
+    inner.start(&key(1));
 }
 
 /// The topology when the primary dies.

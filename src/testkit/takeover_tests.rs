@@ -1,9 +1,14 @@
 //! The actor is lost during a recovery: another one continues from what is committed.
 
+use std::time::Duration;
+
+use tokio::time::Instant;
+
 use crate::domain::fixture::key;
 use crate::domain::state::Recovery;
 
-use super::{CommitFault, Fault, Rig};
+use super::handover_tests::{ask, takeover};
+use super::{CommitFault, Fault, Reach, Rig};
 
 /// Asserts what must hold after every recovery.
 fn assert_one_primary(rig: &Rig, recoveries: &[Recovery], about: &str) {
@@ -211,4 +216,38 @@ async fn the_next_actor_leaves_another_server_at_the_old_primarys_address_alone(
             .collect::<Vec<_>>()
     );
     rig.world.assert_sound();
+}
+
+/// The new primary of a takeover and the leader vanish before the other members have probed the servers again. Returns how long it takes
+/// until another server takes writes, by the given way to vanish.
+async fn vanishes_after_a_takeover(vanish: impl Fn(&Rig)) -> Duration {
+    let rig = Rig::started(4, 3).await;
+    ask(&rig, Some(2), takeover(true)).await.unwrap();
+    let vanished = Instant::now();
+    vanish(&rig);
+    rig.group.depose(1);
+    rig.until("another server takes writes", |rig| {
+        rig.world.writable().iter().any(|server| *server != key(2))
+    })
+    .await;
+    rig.world.assert_sound();
+    vanished.elapsed()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_primary_that_dies_with_the_leader_right_after_a_takeover_is_replaced_soon() {
+    let took = vanishes_after_a_takeover(|rig| rig.world.kill(2)).await;
+    assert!(took <= Duration::from_secs(3), "{took:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_primary_that_is_cut_off_with_the_leader_right_after_a_takeover_is_replaced_soon() {
+    let took = vanishes_after_a_takeover(|rig| {
+        rig.world.with(2, |server| server.reach = Reach::Dropped);
+        for replica in [1, 3, 4] {
+            rig.world.cut(replica, 2);
+        }
+    })
+    .await;
+    assert!(took <= Duration::from_secs(15), "{took:?}");
 }

@@ -1,7 +1,7 @@
 //! Simulated servers: their transactions, their sources, and the statements that they executed.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::time::Instant;
 
@@ -11,8 +11,12 @@ use crate::domain::gtid::GtidSet;
 use crate::domain::instance::{
     Channel, ConnectedReplica, Identity, InstanceFacts, Positioning, ProbeFailure, SemiSync, ThreadError, ThreadState,
 };
+use crate::domain::intent::Origin;
 use crate::domain::key::InstanceKey;
-use crate::domain::settings::{Boot, ServerSettings};
+use crate::domain::scheduled_events::EnabledEvents;
+use crate::domain::settings::{Accounts, Boot, ServerSettings};
+use crate::domain::state::MemberId;
+use crate::domain::version::ServerVersion;
 
 use super::fault::Fault;
 
@@ -46,15 +50,27 @@ pub(crate) struct Server {
     /// Read-only since its start: no statement changed `read_only`.
     pub(crate) read_only_since_boot: bool,
     pub(crate) read_only: bool,
+    /// Its version has no `super_read_only`.
+    pub(crate) lacks_super_read_only: bool,
+    /// The accounts that `read_only` does not stop there; `None`: they are not known.
+    pub(crate) past_read_only: Option<Accounts>,
+    /// What it shows of its enabled events.
+    pub(crate) events: Option<EnabledEvents>,
+    /// What it shows of backups.
+    pub(crate) backup_lock: Option<bool>,
     /// The applier thread applies nothing.
     pub(crate) applier_hangs: bool,
     pub(crate) executed: GtidSet,
     pub(crate) channel: Option<Link>,
+    /// Channels beside the managed one; nothing flows through them.
+    pub(crate) other_channels: Vec<Channel>,
     /// The session that holds the step lock.
     pub(crate) lock: Option<u64>,
     pub(crate) facts: InstanceFacts,
     /// Open transactions of clients.
     pub(crate) transactions: Vec<OpenTransaction>,
+    /// Addresses that clients registered as replicas, whatever is there.
+    pub(crate) registered: BTreeSet<InstanceKey>,
 }
 
 /// The replication channel of a replica.
@@ -77,15 +93,34 @@ pub(crate) struct Link {
 /// The inside of a [`World`].
 pub(crate) struct Inner {
     pub(crate) servers: BTreeMap<InstanceKey, Server>,
+    /// Other addresses, each with the server to which it leads.
+    pub(crate) addresses: BTreeMap<InstanceKey, InstanceKey>,
     /// Every statement that had an effect, as `SERVER STATEMENT by MEMBER`.
     pub(crate) log: Vec<String>,
     /// Violations of the invariants.
     pub(crate) violations: Vec<String>,
     pub(crate) faults: Vec<Fault>,
+    /// The sessions that were ended because they held the step lock: the server, the member that ended it, the session.
+    pub(crate) killed_holders: Vec<(InstanceKey, String, u64)>,
     pub(crate) last_session: u64,
     pub(crate) last_write: u64,
     /// Relay logs do not contain what was applied, so they determine no positions.
     pub(crate) relay_logs_are_gone: bool,
+    /// Origins of accounts that every server refuses.
+    pub(crate) refused_accounts: BTreeSet<Origin>,
+    /// Members whose packets to a server are dropped.
+    pub(crate) dropped_of: BTreeSet<(MemberId, InstanceKey)>,
+    /// Every probe and pulse, in order.
+    pub(crate) looks: Vec<Look>,
+}
+
+/// A probe or a pulse of a member.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Look {
+    pub(crate) member: MemberId,
+    pub(crate) server: InstanceKey,
+    pub(crate) is_pulse: bool,
+    pub(crate) at: Instant,
 }
 
 /// All servers; cheap to clone.
@@ -123,34 +158,51 @@ impl World {
                 boots_read_only: false,
                 read_only_since_boot: false,
                 read_only: facts.read_only,
+                lacks_super_read_only: false,
+                past_read_only: None,
+                events: None,
+                backup_lock: None,
                 applier_hangs: false,
                 executed: facts.executed.clone(),
                 channel,
+                other_channels: Vec::new(),
                 lock: None,
                 facts,
                 transactions: Vec::new(),
+                registered: BTreeSet::new(),
             };
             all.insert(key(n), server);
         }
         let inner = Inner {
             servers: all,
+            addresses: BTreeMap::new(),
             log: Vec::new(),
             violations: Vec::new(),
             faults: Vec::new(),
+            killed_holders: Vec::new(),
             last_session: 0,
             last_write: 100,
             relay_logs_are_gone: false,
+            refused_accounts: BTreeSet::new(),
+            dropped_of: BTreeSet::new(),
+            looks: Vec::new(),
         };
         Self(Arc::new(Mutex::new(inner)))
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.0.lock().unwrap()
+        // Panics of members are simulated too.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Changes one server.
     pub(crate) fn with<T>(&self, n: u32, change: impl FnOnce(&mut Server) -> T) -> T {
         change(self.lock().servers.get_mut(&key(n)).unwrap())
+    }
+
+    /// Lets another address lead to a server.
+    pub(crate) fn lead(&self, address: u32, to: u32) {
+        self.lock().addresses.insert(key(address), key(to));
     }
 
     /// Stops the process of a server.
@@ -195,6 +247,12 @@ impl World {
     /// Plans a fault, which occurs once.
     pub(crate) fn plan(&self, fault: Fault) {
         self.lock().faults.push(fault);
+    }
+
+    /// The probes and pulses since a moment.
+    pub(crate) fn looks_since(&self, since: Instant) -> Vec<Look> {
+        let inner = self.lock();
+        inner.looks.iter().filter(|look| look.at >= since).cloned().collect()
     }
 
     /// Servers that run and take writes.
@@ -278,7 +336,8 @@ impl Inner {
     /// The facts that a server reports.
     pub(crate) fn facts(&self, key: &InstanceKey) -> InstanceFacts {
         let server = &self.servers[key];
-        let is_up = |key: &InstanceKey| self.servers.get(key).is_some_and(|server| server.up);
+        let at = |key: &InstanceKey| self.addresses.get(key).unwrap_or(key).clone();
+        let is_up = |key: &InstanceKey| self.servers.get(&at(key)).is_some_and(|server| server.up);
         let replicas = self
             .servers
             .iter()
@@ -287,9 +346,11 @@ impl Inner {
                     && other
                         .channel
                         .as_ref()
-                        .is_some_and(|link| link.source == *key && link.receives)
+                        .is_some_and(|link| at(&link.source) == *key && link.receives)
             })
-            .map(|(key, _)| ConnectedReplica {
+            .map(|(key, _)| key)
+            .chain(&server.registered)
+            .map(|key| ConnectedReplica {
                 key: key.clone(),
                 reported: true,
             });
@@ -310,7 +371,7 @@ impl Inner {
                 source: link.source.clone(),
                 source_uuid: self
                     .servers
-                    .get(&link.source)
+                    .get(&at(&link.source))
                     .and_then(|source| match &source.facts.identity {
                         Identity::ServerUuid(uuid) => Some(uuid.clone()),
                         Identity::ServerId(_) => None,
@@ -344,10 +405,18 @@ impl Inner {
             semi_sync,
             read_only: server.read_only,
             super_read_only: Some(server.read_only),
+            version: if server.lacks_super_read_only {
+                ServerVersion::parse("5.6.51", "MySQL").unwrap()
+            } else {
+                server.facts.version.clone()
+            },
             executed: server.executed.clone(),
-            channels: channel.into_iter().collect(),
+            channels: channel
+                .into_iter()
+                .chain(server.other_channels.iter().cloned())
+                .collect(),
             replicas: replicas.collect(),
-            uptime_seconds: 1000 * server.life,
+            uptime_seconds: 1000 * server.life + server.started.elapsed().as_secs(),
             started: i64::try_from(1000 * server.life).ok(),
             settings: Some(ServerSettings {
                 boot: if server.boots_read_only {
@@ -356,6 +425,9 @@ impl Inner {
                     Boot::Writable
                 },
                 read_only_since_boot: Some(server.read_only_since_boot),
+                past_read_only: server.past_read_only.clone(),
+                events: server.events.clone(),
+                backup_lock: server.backup_lock,
                 ..ServerSettings::default()
             }),
             ..server.facts.clone()

@@ -170,6 +170,7 @@ fn print_invitation(members: &Members, leader: usize, topology: &Topology, prima
     }
     println!("Commands to try:");
     println!("  export HAM4DB_API='{}'", apis.join(" "));
+    println!("  export HAM4DB_API_TOKEN={}", kit::http::WRITE_TOKEN);
     println!("  {} -c topology -i {primary}", client.display());
     println!("  {} -c replication-analysis", client.display());
     let first = apis.first().context("there are members")?;

@@ -26,7 +26,7 @@ def metrics():
     """Names as a scrape has them, from the registrations in the source."""
     source = text("src/adapter/http/metrics.rs")
     prefix = re.search(r'with_prefix\("(\w+)"\)', source).group(1)
-    kinds = dict(re.findall(r"let (\w+) = Family::<\w+, (\w+)", source))
+    kinds = dict(re.findall(r"let (\w+) = Family::<\w+, (\w+)", source)) | dict(re.findall(r"let (\w+) = (Gauge|Counter)::", source))
     aliases = dict(re.findall(r"type (\w+) = Family<\w+, (\w+)>", text("src/adapter/http/request_metrics.rs")))
     names = set()
     for name, what in re.findall(r'register\(\s*"(\w+)",\s*"[^"]*",\s*([^;]+?),?\s*\);', source):

@@ -53,7 +53,7 @@ set_up_servers() {
     sql 1 "SET GLOBAL super_read_only=OFF; SET GLOBAL read_only=OFF;
         CREATE USER ham4db IDENTIFIED BY '$topology_password';
         GRANT RELOAD, PROCESS, REPLICATION SLAVE, REPLICATION CLIENT ON *.* TO ham4db;
-        GRANT CONNECTION_ADMIN, SYSTEM_VARIABLES_ADMIN, REPLICATION_SLAVE_ADMIN ON *.* TO ham4db;
+        GRANT CONNECTION_ADMIN, SYSTEM_VARIABLES_ADMIN, REPLICATION_SLAVE_ADMIN, SYSTEM_USER ON *.* TO ham4db;
         GRANT SELECT ON performance_schema.* TO ham4db;
         GRANT SELECT ON mysql.slave_master_info TO ham4db;
         CREATE USER replica IDENTIFIED BY '$replication_password';

@@ -5,9 +5,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ham4db::app::ports::TlsMode;
+use ham4db::config::settings::BackendDatabase;
 use ham4db::config::{Environment, File, Settings, load, reference, search, settle};
 use ham4db::domain::hooks::HookList;
 use ham4db::domain::policy::RecoveryQuorum;
+use ham4db::domain::probe_assignment::ProbeSharing;
 use secrecy::ExposeSecret;
 
 fn environment() -> Environment {
@@ -33,7 +35,7 @@ const OPEN: &str = "configuration: the API at :3000 accepts unauthenticated chan
 
 fn with(more: &str) -> String {
     format!(
-        r#"{{"SQLite3DataFile": "/tmp/x.db"{}{more}}}"#,
+        r#"{{"APIOpen": true, "SQLite3DataFile": "/tmp/x.db"{}{more}}}"#,
         if more.is_empty() { "" } else { ", " }
     )
 }
@@ -48,7 +50,7 @@ fn defaults_are_those_of_orchestrator_unless_documented() {
     assert_eq!(settings.recovery.block, Duration::from_hours(1));
     assert_eq!(settings.recovery.quorum, RecoveryQuorum::Leader);
     assert!(!settings.recovery.primaries.matches("db1:3306", "shop"));
-    assert_eq!(settings.topology.tls, TlsMode::Off);
+    assert_eq!(settings.topology.tls, TlsMode::Preferred);
     assert!(settings.raft.is_none() && settings.topology.account.is_none());
     assert!(settings.http.write_tokens.is_none() && settings.http.health_listen.is_none());
     assert_eq!(settings.warnings, [OPEN]);
@@ -99,18 +101,24 @@ fn no_secret_is_in_an_error_or_in_debug() {
         "{error}"
     );
     let mut file = File::default();
-    let text = with(r#""MySQLTopologyUser": "u", "MySQLTopologyPassword": "hunter-2", "ConsulAclToken": "hunter-3""#);
+    let text = with(
+        r#""MySQLTopologyUser": "u", "MySQLTopologyPassword": "hunter-2", "ConsulAclToken": "hunter-3",
+             "ConsulAddress": "consul:8500", "OAuthClientSecret": "hunter-4", "EtcdUser": "u", "EtcdPassword": "hunter-5",
+             "EtcdEndpoints": ["http://etcd:2379"], "ZkDigest": "u:hunter-6", "ZkAddress": "zk", "ProxySQLAdminPassword": "hunter-7",
+             "ProxySQLAdminAddress": "p", "ProxySQLWriterHostgroup": 1"#,
+    );
     file.merge(Path::new("test.json"), &text).unwrap();
     let settings = settle(&file, &environment()).unwrap();
     let shown = format!("{file:?} {settings:?} {}", settings.warnings.join(" "));
     assert!(!shown.contains("hunter"), "{shown}");
-    assert!(settings.warnings[0].contains("ConsulAclToken"));
+    assert!(settings.warnings[0].contains("OAuthClientSecret"));
 }
 
 #[test]
 fn case_of_keys_does_not_matter_and_null_leaves_the_default() {
-    let settings =
-        good(r#"{"sqlite3datafile": "x.db", "instancepollseconds": 7, "URLPREFIX": "db/", "ListenAddress": null}"#);
+    let settings = good(
+        r#"{"apiopen": true, "sqlite3datafile": "x.db", "instancepollseconds": 7, "URLPREFIX": "db/", "ListenAddress": null}"#,
+    );
     assert_eq!(settings.discovery.poll, Duration::from_secs(7));
     assert_eq!(
         (settings.http.url_prefix.as_str(), settings.http.listen.as_str()),
@@ -145,13 +153,13 @@ fn later_files_override_and_may_take_back() {
     };
     let first = path(
         "1.json",
-        r#"{"SQLite3DataFile": "a.db", "InstancePollSeconds": 3, "AuditToSyslog": true}"#,
+        r#"{"SQLite3DataFile": "a.db", "InstancePollSeconds": 3, "AuditToSyslog": true, "APIOpen": true}"#,
     );
     let second = path("2.json", r#"{"InstancePollSeconds": 4, "AuditToSyslog": false}"#);
     let settings = load(&[first, second], &environment()).unwrap();
     assert_eq!(
-        (settings.discovery.poll.as_secs(), settings.backend.sqlite_file),
-        (4, PathBuf::from("a.db"))
+        (settings.discovery.poll.as_secs(), settings.backend.database.name()),
+        (4, "sqlite a.db".to_owned())
     );
     assert_eq!(settings.warnings, [OPEN]);
     let missing = load(&[folder.path().join("nosuch.json")], &environment())
@@ -212,8 +220,8 @@ fn passwords_come_from_environment_and_credentials_files() {
 #[test]
 fn everything_wrong_is_reported_at_once() {
     let text = r#"{
-        "ListenAddress": "3000", "HTTPAdvertise": "http://h/x", "BackendDB": "mysql", "RaftEnabled": true, "InstancePollSeconds": 0,
-        "DiscoveryIgnoreHostnameFilters": ["a["], "RecoverMasterClusterFilters": ["alias~=("], "RecoveryQuorum": "All",
+        "ListenAddress": "3000", "HTTPAdvertise": "http://h/x", "BackendDB": "oracle", "RaftEnabled": true, "InstancePollSeconds": 0,
+        "DiscoveryIgnoreHostnameFilters": ["a["], "DiscoveryAllowedHosts": ["*.example.com", "^db"], "DiscoveryMaxInstances": 0, "ProbeSharing": "some", "RecoverMasterClusterFilters": ["alias~=("], "RecoveryQuorum": "All",
         "RaftElectionMinMilliseconds": 200, "UseSSL": true, "AuthenticationMethod": "basic", "ListenSocket": "/run/x",
         "FailMasterPromotionOnLagMinutes": 1, "ReplicationLagQuery": "", "DiscoverySeeds": ["db1:x"],
         "FailMasterPromotionIfSQLThreadNotUpToDate": true, "DelayMasterPromotionIfSQLThreadNotUpToDate": true,
@@ -223,10 +231,13 @@ fn everything_wrong_is_reported_at_once() {
     for part in [
         "ListenAddress: `3000` has no port",
         "HTTPAdvertise: `http://h/x` must be scheme, host and port",
-        "BackendDB: mysql is not supported yet",
+        "BackendDB: `oracle` is no backend; use sqlite or mysql",
         "RaftDataDir: required with RaftEnabled",
         "InstancePollSeconds: must be at least 1",
         "DiscoveryIgnoreHostnameFilters: `a[` is not a regular expression",
+        "DiscoveryAllowedHosts: `^db` is neither a host name",
+        "DiscoveryMaxInstances: must be at least 1",
+        "ProbeSharing: `some` is not one of off, round-robin, data-center",
         "RecoverMasterClusterFilters: `alias~=(` is not a regular expression",
         "RecoveryQuorum: `All` is not one of Leader, Majority, MajorityOfDataCenters",
         "RaftElectionMinMilliseconds: 200 is less than three heartbeats of 100 ms",
@@ -239,6 +250,23 @@ fn everything_wrong_is_reported_at_once() {
         "PostponeReplicaRecoveryOnLagMinutes: differs from PostponeSlaveRecoveryOnLagMinutes",
     ] {
         assert!(error.contains(part), "{part} is not in\n{error}");
+    }
+}
+
+#[test]
+fn probes_are_shared_in_a_group_only() {
+    assert_eq!(good(&with("")).discovery.probe_sharing, ProbeSharing::Off);
+    let error = parse(&with(r#""ProbeSharing": "round-robin""#)).unwrap_err();
+    assert!(error.contains("ProbeSharing: needs RaftEnabled"), "{error}");
+    for (text, sharing) in [
+        ("round-robin", ProbeSharing::RoundRobin),
+        ("data-center", ProbeSharing::DataCenter),
+        ("off", ProbeSharing::Off),
+    ] {
+        let settings = good(&with(&format!(
+            r#""RaftEnabled": true, "RaftDataDir": "/d", "ProbeSharing": "{text}""#
+        )));
+        assert_eq!(settings.discovery.probe_sharing, sharing);
     }
 }
 
@@ -276,6 +304,75 @@ fn an_api_that_is_open_to_the_network_is_reported_once() {
 }
 
 #[test]
+fn listeners_that_are_open_to_the_network_by_omission_do_not_start() {
+    let base = r#""SQLite3DataFile": "/tmp/x.db""#;
+    let raft = |bind: &str| {
+        format!(r#"{base}, "RaftEnabled": true, "RaftDataDir": "/d", "RaftBind": "{bind}", "RaftAdvertise": "db-1""#)
+    };
+    let closed = r#""ListenAddress": "127.0.0.1:3000""#;
+    let refused = |keys: &str| parse(&format!("{{{keys}}}")).err().unwrap_or_default();
+    for listen in [
+        "",
+        r#", "ListenAddress": "0.0.0.0:3000""#,
+        r#", "ListenAddress": "[::]:3000""#,
+    ] {
+        let error = refused(&format!("{base}{listen}"));
+        assert!(
+            error.contains("APIWriteTokenFile: required, because other machines reach the API at "),
+            "{error}"
+        );
+        assert!(error.contains("\"APIOpen\": true"), "{error}");
+    }
+    for bind in ["0.0.0.0", "db-1:10008", ":10008", "[::]:10008"] {
+        let error = refused(&format!("{}, {closed}", raft(bind)));
+        assert!(
+            error.contains("RaftGroupKeyFile: required, because other machines reach the peer listener at ")
+                && error.contains("\"RaftInsecure\": true")
+                || error.contains("RaftBind: "),
+            "{bind}: {error}"
+        );
+    }
+    for keys in [
+        format!("{base}, {closed}"),
+        format!(r#"{base}, "ReadOnly": true"#),
+        format!(r#"{base}, "APIOpen": true"#),
+        format!("{}, {closed}", raft("127.0.0.1:10008")),
+        format!(r#"{}, {closed}, "RaftInsecure": true"#, raft("0.0.0.0")),
+    ] {
+        let settings = good(&format!("{{{keys}}}"));
+        assert_eq!(settings.open_listeners, [""; 0], "{keys}");
+        let is_permitted = keys.contains("APIOpen") || keys.contains("RaftInsecure");
+        assert_eq!(
+            settings.warnings.len(),
+            usize::from(is_permitted),
+            "{keys}: {:?}",
+            settings.warnings
+        );
+    }
+}
+
+#[test]
+fn file_of_orchestrator_starts_as_it_did_there_and_is_reported() {
+    let open = r#"{"SQLite3DataFile": "/tmp/x.db", "RaftEnabled": true, "RaftDataDir": "/d", "RaftBind": "0.0.0.0", "RaftAdvertise": "db-1""#;
+    let sample = format!(r#"{open}, "AuthenticationMethod": ""}}"#);
+    let named = format!("{open}}}");
+    for (name, text) in [("mine.json", &sample), ("orchestrator.conf.json", &named)] {
+        let mut file = File::default();
+        file.merge(&Path::new("/etc").join(name), text).unwrap();
+        let settings = settle(&file, &environment()).unwrap();
+        assert_eq!(
+            settings.open_listeners,
+            [
+                OPEN,
+                "configuration: the peer listener at 0.0.0.0 accepts members without authentication; set RaftGroupKeyFile on all members"
+            ],
+            "{name}"
+        );
+    }
+    assert!(parse(&named).is_err(), "a file of ham4db is not orchestrator's");
+}
+
+#[test]
 fn an_invalid_token_file_aborts_startup_and_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let empty = folder.path().join("empty");
@@ -304,7 +401,7 @@ fn a_group_by_list_knows_this_member_in_the_list() {
     let key_file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(key_file.path(), "group-secret\n").unwrap();
     let settings = good(&format!(
-        r#"{{"RaftEnabled": true, "RaftDataDir": "/var/lib/ham4db", "RaftBind": "0.0.0.0", "RaftAdvertise": "db-2", "RaftNodes": ["db-3", "db-1:10009", "db-2"], "RaftGroupKeyFile": {:?}, "ListenAddress": ":3001"}}"#,
+        r#"{{"RaftEnabled": true, "RaftDataDir": "/var/lib/ham4db", "RaftBind": "0.0.0.0", "RaftAdvertise": "db-2", "RaftNodes": ["db-3", "db-1:10009", "db-2"], "RaftGroupKeyFile": {:?}, "ListenAddress": ":3001", "APIOpen": true}}"#,
         key_file.path()
     ));
     let raft = settings.raft.unwrap();
@@ -315,7 +412,7 @@ fn a_group_by_list_knows_this_member_in_the_list() {
     assert_eq!(raft.nodes, ["db-1:10009", "db-2:10008", "db-3:10008"]);
     assert_eq!(raft.group_key.unwrap().expose_secret(), "group-secret");
     assert_eq!(settings.http.advertise, "http://db-2:3001");
-    assert_eq!(settings.backend.sqlite_file, PathBuf::from("/var/lib/ham4db/ham4db.db"));
+    assert_eq!(settings.backend.database.name(), "sqlite /var/lib/ham4db/ham4db.db");
     assert_eq!(settings.recovery.quorum, RecoveryQuorum::Majority);
     let stranger = parse(r#"{"RaftEnabled": true, "RaftDataDir": "/d", "RaftNodes": ["db-1", "db-2"]}"#).unwrap_err();
     assert!(
@@ -329,7 +426,7 @@ fn a_pod_of_a_stateful_set_knows_its_name() {
     let set =
         r#""RaftStatefulSet": {"Name": "ham4db", "ServiceName": "ham4db-peers", "Namespace": "dba", "Replicas": 3}"#;
     let settings = good(&format!(
-        r#"{{"RaftEnabled": true, "RaftDataDir": "/d", "RaftBind": "0.0.0.0:10008", {set}}}"#
+        r#"{{"RaftEnabled": true, "RaftDataDir": "/d", "RaftBind": "0.0.0.0:10008", "RaftInsecure": true, "APIOpen": true, {set}}}"#
     ));
     let raft = settings.raft.unwrap();
     assert_eq!(raft.advertise, "ham4db-1.ham4db-peers.dba.svc:10008");
@@ -400,5 +497,61 @@ fn every_key_of_orchestrator_is_known() {
     let rows = page.lines().filter(|line| line.starts_with("| `")).count();
     let own = page.matches("(own key)").count();
     let percona = page.matches("(Percona)").count();
-    assert_eq!(rows - own - percona, 190);
+    let proxysql = page.matches("(ProxySQL)").count();
+    assert_eq!(rows - own - percona - proxysql, 190);
+}
+
+/// A group of one with a MySQL backend, and more keys.
+fn with_mysql(more: &str) -> String {
+    format!(r#"{{"RaftEnabled": true, "RaftDataDir": "/d", "APIOpen": true, {more}}}"#)
+}
+
+#[test]
+fn a_mysql_backend_is_read_under_both_names_of_its_keys() {
+    for name in ["Ham4db", "Orchestrator", "orchestrator"] {
+        let keys = ["Host", "Port", "Database", "User", "Password"].map(|key| format!("MySQL{name}{key}"));
+        let [host, port, database, user, password] = keys;
+        let settings = good(&with_mysql(&format!(
+            r#""{host}": "backend", "{port}": 3307, "{database}": "ham", "{user}": "me", "{password}": "pass""#
+        )));
+        assert_eq!(settings.backend.database.name(), "mysql backend:3307/ham");
+        let BackendDatabase::MySql(mysql) = settings.backend.database else {
+            panic!("{name}")
+        };
+        assert_eq!(
+            (mysql.account.user.as_str(), mysql.account.password.expose_secret()),
+            ("me", "pass")
+        );
+        assert_eq!(mysql.tls, TlsMode::Preferred);
+        assert!(!format!("{mysql:?}").contains("pass\""), "{mysql:?}");
+    }
+}
+
+#[test]
+fn wrong_keys_of_a_mysql_backend_are_all_named() {
+    let error = parse(&with_mysql(
+        r#""BackendDB": "mysql", "MySQLHam4dbSSLCertFile": "/nosuch.pem", "MySQLHam4dbReadTimeoutSeconds": 0,
+           "SkipOrchestratorDatabaseUpdate": true, "PanicIfDifferentDatabaseDeploy": true"#,
+    ))
+    .unwrap_err();
+    for wanted in [
+        "MySQLHam4dbHost: required with BackendDB mysql",
+        "MySQLHam4dbDatabase: required with BackendDB mysql",
+        "MySQLHam4dbUser: required with BackendDB mysql",
+        "MySQLHam4dbSSLPrivateKeyFile: required with MySQLHam4dbSSLCertFile",
+        "MySQLHam4dbReadTimeoutSeconds",
+        "PanicIfDifferentDatabaseDeploy: has no meaning with SkipHam4dbDatabaseUpdate",
+    ] {
+        assert!(error.contains(wanted), "{wanted} is not in {error}");
+    }
+    let both = r#""MySQLHam4dbHost": "a", "MySQLOrchestratorHost": "b""#;
+    let error = parse(&with_mysql(both)).unwrap_err();
+    assert!(
+        error.contains("MySQLHam4dbHost and MySQLOrchestratorHost are names of one key"),
+        "{error}"
+    );
+    // Members without raft would each lead, on one database.
+    let alone = r#"{"APIOpen": true, "MySQLHam4dbHost": "a", "MySQLHam4dbDatabase": "d", "MySQLHam4dbUser": "u"}"#;
+    let error = parse(alone).unwrap_err();
+    assert!(error.contains("BackendDB: mysql needs RaftEnabled"), "{error}");
 }

@@ -4,9 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
-use ham4db::app::api::{Api, ApiError, PrimaryChange, PrimaryChangeOutcome, RecoveryOutcome, RelocationOutcome};
+use ham4db::app::api::{
+    Api, ApiError, KeyValue, PrimaryChange, PrimaryChangeOutcome, RecoveryOutcome, RelocationOutcome,
+};
+use ham4db::app::observation::probe_sharing::ProbeShares;
+use ham4db::app::observation::scheduling_delay::Lateness;
 use ham4db::app::ports::AnalysisChange;
 use ham4db::app::ports::Clock;
+use ham4db::app::recovery::publication_gate::PublicationStatuses;
 use ham4db::domain::case::Case;
 use ham4db::domain::cluster_view::{ClusterView, JudgedFinding};
 use ham4db::domain::errant::{DecodedTransactions, ErrantReport, ErrantTransaction, Remedy};
@@ -116,7 +121,9 @@ pub(crate) fn instance(port: u16, source: Option<u16>) -> Instance {
         group_name: String::new(),
         group: None,
         peer: None,
+        is_unverified: false,
         by_admin_endpoint: false,
+        other_channels: Vec::new(),
         problems: Vec::new(),
     };
     Instance {
@@ -132,6 +139,9 @@ pub(crate) fn instance(port: u16, source: Option<u16>) -> Instance {
         reopened_by_start: false,
         another_controller: None,
         commit_stall: None,
+        account: None,
+        not_followed: Vec::new(),
+        observed_by: None,
     }
 }
 
@@ -164,6 +174,7 @@ pub(crate) fn view() -> ClusterView {
             instances: instances.keys().cloned().collect(),
             primary: Some(primary),
             document: None,
+            split_from: None,
         },
         topology: Topology {
             cluster: id,
@@ -240,6 +251,9 @@ pub(crate) struct FakeApi {
     pub(crate) calls: Mutex<Vec<String>>,
     pub(crate) recovery: Mutex<Result<RecoveryOutcome, ApiError>>,
     pub(crate) change: Mutex<Result<PrimaryChangeOutcome, ApiError>>,
+    pub(crate) lateness: Mutex<Lateness>,
+    pub(crate) probe_shares: Mutex<ProbeShares>,
+    pub(crate) publications: Mutex<PublicationStatuses>,
     /// A refresh waits for one of its permits.
     pub(crate) refresh_gate: tokio::sync::Semaphore,
 }
@@ -259,6 +273,9 @@ impl Default for FakeApi {
             change: Mutex::new(Ok(PrimaryChangeOutcome::Refused {
                 why: "nothing suits".to_owned(),
             })),
+            lateness: Mutex::default(),
+            probe_shares: Mutex::default(),
+            publications: Mutex::default(),
             refresh_gate: tokio::sync::Semaphore::new(1_000_000),
         }
     }
@@ -285,8 +302,16 @@ impl FakeApi {
 
 #[async_trait]
 impl Api for FakeApi {
-    fn clusters(&self) -> Arc<Vec<ClusterView>> {
-        Arc::new(self.views.lock().unwrap().clone())
+    fn clusters(&self) -> Vec<Arc<ClusterView>> {
+        self.views.lock().unwrap().iter().cloned().map(Arc::new).collect()
+    }
+
+    fn lateness(&self) -> Lateness {
+        *self.lateness.lock().unwrap()
+    }
+
+    fn probe_shares(&self) -> ProbeShares {
+        self.probe_shares.lock().unwrap().clone()
     }
 
     fn analysis_changes(&self) -> Vec<(InstanceKey, Vec<AnalysisChange>)> {
@@ -302,6 +327,22 @@ impl Api for FakeApi {
 
     fn state(&self) -> Arc<State> {
         Arc::new(self.state.lock().unwrap().clone())
+    }
+
+    fn publications(&self) -> PublicationStatuses {
+        self.publications.lock().unwrap().clone()
+    }
+
+    async fn submit_primaries(&self, only: Option<&ClusterId>) -> Result<Vec<KeyValue>, ApiError> {
+        self.note(format!("submit {}", only.map_or("all", |cluster| cluster.0.as_str())));
+        let pair = |key: &str, value: &str| KeyValue {
+            key: key.to_owned(),
+            value: value.to_owned(),
+        };
+        Ok(vec![
+            pair("mysql/master/shop", "127.0.0.1:21100"),
+            pair("mysql/master/shop/port", "21100"),
+        ])
     }
 
     async fn discover(&self, instance: &InstanceKey) -> Result<Instance, ApiError> {
@@ -328,6 +369,22 @@ impl Api for FakeApi {
         self.known(instance)?;
         self.note(format!("forget {instance}"));
         Ok(())
+    }
+
+    async fn split_cluster(&self, head: &InstanceKey) -> Result<ClusterId, ApiError> {
+        self.note(format!("split {head}"));
+        if head.port == 21100 {
+            return Err(ApiError::Conflict(format!("{head} is the recorded primary")));
+        }
+        Ok(ClusterId("c2".to_owned()))
+    }
+
+    async fn merge_clusters(&self, one: &ClusterId, other: &ClusterId) -> Result<ClusterId, ApiError> {
+        self.note(format!("merge {one} {other}"));
+        if one == other {
+            return Err(ApiError::Conflict(format!("{one} is one cluster")));
+        }
+        Ok(one.clone())
     }
 
     async fn release_quarantine(&self, instance: &InstanceKey) -> Result<(), ApiError> {

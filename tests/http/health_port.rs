@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use axum::http::StatusCode;
+use ham4db::adapter::connections::{ListenerLimits, raise_open_files};
 use ham4db::adapter::http::{Options, bind, routes, serve};
 use ham4db::app::ports::Health;
 use tokio::time::Instant;
@@ -15,7 +16,7 @@ struct Ports {
     api: String,
     health: String,
     stop: CancellationToken,
-    task: tokio::task::JoinHandle<std::io::Result<()>>,
+    task: tokio::task::JoinHandle<()>,
 }
 
 impl Ports {
@@ -26,14 +27,20 @@ impl Ports {
         Self {
             api: uri(&api),
             health: uri(&health),
-            task: tokio::spawn(serve(api, Some(health), member.context.clone(), stop.clone())),
+            task: tokio::spawn(serve(
+                api,
+                Some(health),
+                member.context.clone(),
+                ListenerLimits::default(),
+                stop.clone(),
+            )),
             stop,
         }
     }
 
     async fn end(self) {
         self.stop.cancel();
-        self.task.await.unwrap().unwrap();
+        self.task.await.unwrap();
     }
 }
 
@@ -162,4 +169,52 @@ async fn a_taken_port_is_named() {
         error.to_string().contains(&format!("cannot listen at {address}")),
         "{error}"
     );
+}
+
+/// Connections that are opened and say nothing, many times as many as the API may have.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn half_open_flood_of_the_api_leaves_probes_and_requests_working() {
+    const FLOOD: usize = 10_000;
+    let files = raise_open_files();
+    assert!(files > 13_000, "the flood needs open files, there are {files}");
+    let ports = Ports::of(&in_raft(Options::default())).await;
+    let address = ports.api.trim_start_matches("http://").to_owned();
+    let mut flood = Vec::new();
+    for n in 0..FLOOD {
+        flood.push(tokio::net::TcpStream::connect(&address).await.unwrap());
+        if n % 1000 == 999 {
+            assert_eq!(
+                status(&ports.health, "/api/raft-health").await,
+                StatusCode::OK,
+                "after {n}"
+            );
+            assert_eq!(status(&ports.api, "/api/live").await, StatusCode::OK, "after {n}");
+            assert_eq!(status(&ports.api, "/api/clusters").await, StatusCode::OK, "after {n}");
+        }
+    }
+    drop(flood);
+    ports.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn body_that_never_ends_reaches_no_handler() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    let member = in_raft(Options::default());
+    let ports = Ports::of(&member).await;
+    let mut stream = tokio::net::TcpStream::connect(ports.api.trim_start_matches("http://"))
+        .await
+        .unwrap();
+    stream
+        .write_all(b"POST /api/forget/db1/3306 HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
+        .await
+        .unwrap();
+    let mut answer = [0; 12];
+    tokio::time::timeout(Duration::from_mins(1), stream.read_exact(&mut answer))
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 408");
+    assert!(member.api.calls().is_empty());
+    ports.end().await;
 }

@@ -1,14 +1,22 @@
 //! Health and leadership, as load balancers and readiness probes request them.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use axum::http::StatusCode;
-use ham4db::app::ports::{Health, Leadership, Unconfirmed};
+use ham4db::adapter::http::Options;
+use ham4db::app::observation::probe_sharing::ProbeShares;
+use ham4db::app::observation::scheduling_delay::Lateness;
+use ham4db::app::ports::{Clock, Health, Leadership, Unconfirmed};
+use ham4db::domain::clock_skew::{ClockComparison, ClockOffset};
 use ham4db::domain::intent::Origin;
+use ham4db::domain::time::{MonotonicTime, WallTime};
 use serde_json::json;
 
-use crate::group::peer;
+use crate::fixture::StoppedClock;
+use crate::group::{FakeGroup, peer};
 use crate::member::Member;
 
 #[tokio::test]
@@ -121,6 +129,57 @@ async fn raft_health_has_a_reason() {
 }
 
 #[tokio::test]
+async fn an_overloaded_member_says_so_in_its_status_and_metrics() {
+    let member = Member::alone();
+    assert_eq!(member.json("/api/status").await["Details"].get("Overload"), None);
+    *member.api.lateness.lock().unwrap() = Lateness {
+        worst_millis: 640,
+        percent: 71,
+        is_overloaded: true,
+        discarded_probes: 12,
+    };
+    let overload = member.json("/api/status").await["Details"]["Overload"].clone();
+    let text = overload.as_str().unwrap();
+    assert!(
+        text.contains("wait for 71 % of the time, up to 640 ms; 12 failed probes"),
+        "{text}"
+    );
+    let metrics = member.get("/metrics").await.text;
+    for line in [
+        "ham4db_overloaded 1",
+        "ham4db_scheduling_delay_seconds 0.64",
+        "ham4db_probes_discarded_total 12",
+    ] {
+        assert!(metrics.lines().any(|found| found == line), "{line} in {metrics}");
+    }
+}
+
+#[tokio::test]
+async fn shared_probes_are_shown_in_status_and_metrics() {
+    let member = Member::in_group(2, Some(peer(1)));
+    assert_eq!(member.json("/api/status").await["Details"].get("ProbedInstances"), None);
+    assert!(member.get("/metrics").await.text.contains("\nham4db_probes_shared 0\n"));
+    *member.api.probe_shares.lock().unwrap() = ProbeShares {
+        is_active: true,
+        by_member: BTreeMap::from([("m1".to_owned(), 3), ("m2".to_owned(), 0)]),
+        received: 40,
+        received_bytes: 12_000,
+    };
+    let shares = member.json("/api/status").await["Details"]["ProbedInstances"].clone();
+    assert_eq!(shares, json!({"m1": 3, "m2": 0}));
+    let metrics = member.get("/metrics").await.text;
+    for line in [
+        "ham4db_probes_shared 1",
+        "ham4db_instances_probed{member=\"m1\"} 3",
+        "ham4db_instances_probed{member=\"m2\"} 0",
+        "ham4db_observations_received_total 40",
+        "ham4db_observation_bytes_received_total 12000",
+    ] {
+        assert!(metrics.lines().any(|found| found == line), "{line} in {metrics}");
+    }
+}
+
+#[tokio::test]
 async fn the_group_is_shown_as_this_member_knows_it() {
     let member = Member::in_group(2, Some(peer(1)));
     assert_eq!(member.json("/api/raft-state").await, "Follower");
@@ -160,6 +219,54 @@ async fn the_group_is_shown_as_this_member_knows_it() {
     });
     assert_eq!(member.json("/api/raft-state").await, "Candidate");
     assert_eq!(member.json("/api/raft-leader").await, "");
+}
+
+/// A clock of a group in which member 3 is three hours ahead.
+struct GroupTime;
+
+impl Clock for GroupTime {
+    fn wall(&self) -> WallTime {
+        StoppedClock.wall()
+    }
+
+    fn monotonic(&self) -> MonotonicTime {
+        StoppedClock.monotonic()
+    }
+
+    fn comparison(&self) -> ClockComparison {
+        let offset = |member, millis| ClockOffset {
+            member,
+            name: format!("member-{member}.example"),
+            millis,
+            uncertainty_millis: 1,
+        };
+        ClockComparison {
+            offsets: vec![offset(1, -250), offset(3, 10_800_500)],
+            ..ClockComparison::default()
+        }
+    }
+}
+
+#[tokio::test]
+async fn wrong_clock_of_a_member_is_shown() {
+    let group = FakeGroup::new(1, true, Some(peer(1)));
+    let member = Member::with_clock(group, Options::default(), Arc::new(GroupTime));
+    assert_eq!(
+        member.json("/api/status").await["Details"]["Clocks"],
+        json!([
+            {"Member": "member-1.example", "OffsetSeconds": -0.25},
+            {
+                "Member": "member-3.example",
+                "OffsetSeconds": 10800.5,
+                "Problem": "ClockSkew: the clock of member member-3.example is 10800.500 s ahead of the majority's"
+            }
+        ])
+    );
+    let metrics = member.get("/metrics").await.text;
+    assert!(
+        metrics.contains("ham4db_clock_skew_seconds{member=\"member-3.example\"} 10800.5"),
+        "{metrics}"
+    );
 }
 
 #[tokio::test]

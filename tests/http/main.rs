@@ -10,6 +10,7 @@
 mod access;
 mod audit;
 mod client;
+mod client_leader;
 mod config;
 mod errors;
 mod fixture;

@@ -7,7 +7,7 @@ use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::http::{HeaderMap, Method, Request, StatusCode};
 use ham4db::adapter::http::{AppContext, Options, router};
-use ham4db::app::ports::Peer;
+use ham4db::app::ports::{Clock, Peer};
 use serde_json::Value;
 use tower::ServiceExt;
 
@@ -37,12 +37,16 @@ impl Member {
     }
 
     pub(crate) fn new(group: FakeGroup, options: Options) -> Self {
+        Self::with_clock(group, options, Arc::new(StoppedClock))
+    }
+
+    pub(crate) fn with_clock(group: FakeGroup, options: Options, clock: Arc<dyn Clock>) -> Self {
         let api = Arc::new(FakeApi::default());
         let group = Arc::new(group);
         let context = AppContext {
             api: api.clone(),
             consensus: group.clone(),
-            clock: Arc::new(StoppedClock),
+            clock,
             options: Arc::new(options),
         };
         Self {
@@ -110,6 +114,7 @@ impl Member {
             listener,
             None,
             self.context.clone(),
+            ham4db::adapter::connections::ListenerLimits::default(),
             stop.clone(),
         ));
         Served {
@@ -130,13 +135,13 @@ pub(crate) struct Answer {
 pub(crate) struct Served {
     pub(crate) uri: String,
     stop: tokio_util::sync::CancellationToken,
-    task: tokio::task::JoinHandle<std::io::Result<()>>,
+    task: tokio::task::JoinHandle<()>,
 }
 
 impl Served {
     /// Stops and waits for the end.
     pub(crate) async fn stop(self) {
         self.stop.cancel();
-        self.task.await.unwrap().unwrap();
+        self.task.await.unwrap();
     }
 }

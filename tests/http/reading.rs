@@ -1,10 +1,15 @@
 //! Reading clusters, instances and topologies.
 
+use std::collections::BTreeMap;
+
 use axum::http::StatusCode;
 use ham4db::adapter::http::Options;
 use ham4db::app::filter::HostnameFilters;
+use ham4db::app::recovery::publication_gate::{PublicationFailure, PublicationStatus};
+use ham4db::domain::discovery::{NotFollowed, NotFollowedReason};
 use ham4db::domain::instance::{ProbeFailure, ThreadState};
 use ham4db::domain::key::InstanceKey;
+use ham4db::domain::topology::ClusterId;
 use serde_json::json;
 
 use crate::fixture::{NOW, document_downtime, gtid, key, ports, view, view_with_dead_primary};
@@ -34,6 +39,23 @@ async fn the_topology_is_printed_exactly_as_recorded() {
     ] {
         assert_eq!(member.json(path).await["Details"], TABULATED);
     }
+}
+
+#[tokio::test]
+async fn an_instance_shows_the_member_that_observed_it() {
+    let member = Member::alone();
+    let mut view = view();
+    let shared = view.topology.instances.get_mut(&key(21101)).unwrap();
+    shared.observed_by = Some("member3".to_owned());
+    member.show(view);
+    assert_eq!(
+        member.json("/api/instance/127.0.0.1/21101").await["ObservedBy"],
+        "member3"
+    );
+    assert_eq!(
+        member.json("/api/instance/127.0.0.1/21100").await.get("ObservedBy"),
+        None
+    );
 }
 
 #[tokio::test]
@@ -318,4 +340,78 @@ async fn explain_shows_what_a_failover_would_do() {
     assert_eq!(told["ready"], false);
     assert_eq!(told["obstacles"], json!(["the document has paused: true"]));
     assert_eq!(told["findings"][0]["heldBack"], "the document has paused: true");
+}
+
+#[tokio::test]
+async fn addresses_that_are_not_dialled_are_listed_with_the_entry_that_admits_them() {
+    let member = Member::alone();
+    assert_eq!(member.json("/api/undiscovered").await, json!([]));
+    let mut shown = view();
+    let named = |host: &str, reason| NotFollowed::new(&InstanceKey::new(host, 3306), reason);
+    shown.topology.instances.get_mut(&key(21100)).unwrap().not_followed = vec![
+        named(
+            "db9.other.net",
+            NotFollowedReason::NotAdmitted("db9.other.net".to_owned()),
+        ),
+        named(
+            "127.1",
+            NotFollowedReason::Malformed("a number in place of a host name".to_owned()),
+        ),
+    ];
+    member.show(shown);
+    let listed = member.json("/api/undiscovered").await;
+    assert_eq!(
+        listed[0],
+        json!({
+            "Address": "db9.other.net:3306",
+            "NamedBy": {"Hostname": "127.0.0.1", "Port": 21100},
+            "ClusterName": "127.0.0.1:21100",
+            "Reason": "it is not named, and shares neither the domain nor the private network of a named server of the \
+                       cluster; to admit it, add \"db9.other.net\" to DiscoveryAllowedHosts or discover it",
+            "AllowedHostsEntry": "db9.other.net",
+        })
+    );
+    assert_eq!(listed[1]["AllowedHostsEntry"], "");
+}
+
+#[tokio::test]
+async fn the_last_results_of_publishers_are_shown_and_counted() {
+    let member = Member::alone();
+    assert_eq!(member.json("/api/primary-publications").await, json!([]));
+    let status = |leads_to, failure: Option<&str>| PublicationStatus {
+        name: "shop".to_owned(),
+        leads_to,
+        withdraws: true,
+        failure: failure.map(|why| PublicationFailure {
+            why: why.to_owned(),
+            is_unanswered: true,
+        }),
+        round: 0,
+    };
+    let cluster = ClusterId("c1".to_owned());
+    *member.api.publications.lock().unwrap() = BTreeMap::from([
+        (
+            ("Consul http://a:8500".to_owned(), cluster.clone()),
+            status(None, Some("no answer")),
+        ),
+        (
+            ("etcd http://b:2379".to_owned(), cluster),
+            status(Some(key(21100)), None),
+        ),
+    ]);
+    assert_eq!(
+        member.json("/api/primary-publications").await,
+        json!([
+            {"Publisher": "Consul http://a:8500", "ClusterId": "c1", "Name": "shop", "Primary": null, "Error": "no answer"},
+            {"Publisher": "etcd http://b:2379", "ClusterId": "c1", "Name": "shop",
+             "Primary": {"Hostname": "127.0.0.1", "Port": 21100}, "Error": ""},
+        ])
+    );
+    let metrics = member.get("/metrics").await.text;
+    for line in [
+        r#"ham4db_primaries_not_published{publisher="Consul http://a:8500"} 1"#,
+        r#"ham4db_primaries_not_published{publisher="etcd http://b:2379"} 0"#,
+    ] {
+        assert!(metrics.contains(line), "{line} is not in {metrics}");
+    }
 }

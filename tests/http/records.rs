@@ -26,9 +26,13 @@ pub(crate) fn recovery(id: u64, phase: Phase) -> Recovery {
         instances: [key(21100), key(21101), key(21102)].into(),
         lost_replicas: Vec::new(),
         lost: None::<GtidSet>,
+        loss_evidence: None,
         steps: Vec::new(),
         sources: std::collections::BTreeMap::new(),
         prior_states: std::collections::BTreeMap::new(),
+        old_primary_state: None,
+        events: None,
+        commits_nothing: false,
         remembered: None,
         manual_request: None,
     };
@@ -57,6 +61,7 @@ pub(crate) fn recovery(id: u64, phase: Phase) -> Recovery {
         fencing_proof: None,
         acknowledged: None,
         hooks: ham4db::domain::hooks::HookProgress::default(),
+        failed_before: 0,
         owed: std::collections::BTreeSet::new(),
     }
 }
@@ -94,6 +99,7 @@ pub(crate) fn with_records() -> Member {
             analysis: "DeadMaster".to_owned(),
             at: NOW,
             blocking_recovery: 2,
+            reason: String::new(),
         };
         state.blocked.insert(key(21102), blocked);
     }

@@ -7,10 +7,11 @@ use crate::member::Member;
 use crate::records::with_records;
 
 /// Fields that ham4db adds to those of orchestrator.
-const OURS: [&str; 6] = [
+const OURS: [&str; 7] = [
     "AtMilliseconds",
     "HeldBack",
     "LostTransactions",
+    "Loss",
     "Fencing",
     "Epoch",
     "Opinions",

@@ -64,6 +64,28 @@ async fn discovering_refreshing_and_forgetting_answer_as_recorded() {
 }
 
 #[tokio::test]
+async fn a_cluster_is_split_and_merged_by_hint_and_a_refusal_is_a_conflict() {
+    let member = Member::alone();
+    assert_eq!(
+        member.json("/api/split-cluster/127.0.0.1/21102").await,
+        ok(
+            "Cluster split: 127.0.0.1:21102 heads a cluster of its own",
+            &Value::from("c2")
+        )
+    );
+    let refused = member.get("/api/split-cluster/127.0.0.1/21100").await;
+    assert_eq!(refused.status, 409);
+    let refused = member.get("/api/merge-clusters/shop/127.0.0.1:21102").await;
+    assert_eq!(refused.status, 409);
+    let unknown = member.get("/api/merge-clusters/shop/nobody").await;
+    assert_eq!(unknown.status, 404);
+    assert_eq!(
+        member.api.calls(),
+        ["split 127.0.0.1:21102", "split 127.0.0.1:21100", "merge c1 c1"]
+    );
+}
+
+#[tokio::test]
 async fn a_downtime_lasts_as_long_as_asked_and_ten_minutes_otherwise() {
     for (path, millis) in [
         ("begin-downtime/127.0.0.1/21102/me/disk%2Fswap", 600_000),
@@ -342,4 +364,29 @@ async fn a_change_of_the_primary_answers_with_its_record() {
         "Master not failed over (recovery uid-8): SuccessorLost: gone"
     );
     assert_eq!(failed.json["Details"]["UID"], "uid-8");
+}
+
+#[tokio::test]
+async fn primaries_are_published_again_on_request() {
+    let member = Member::alone();
+    let pairs = json!([
+        {"Key": "mysql/master/shop", "Value": "127.0.0.1:21100"},
+        {"Key": "mysql/master/shop/port", "Value": "21100"},
+    ]);
+    let answer = ok("Submitted 2 masters key-value store", &pairs);
+    assert_eq!(member.json("/api/submit-masters-to-kv-stores").await, answer);
+    assert_eq!(member.json("/api/submit-masters-to-kv-stores/shop").await, answer);
+    let id = member
+        .api
+        .state
+        .lock()
+        .unwrap()
+        .clusters
+        .keys()
+        .next()
+        .unwrap()
+        .to_string();
+    assert_eq!(member.api.calls(), ["submit all".to_owned(), format!("submit {id}")]);
+    let unknown = member.get("/api/submit-masters-to-kv-stores/nowhere").await;
+    assert_eq!(unknown.status, StatusCode::NOT_FOUND);
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
-use super::http::Api;
+use super::http::{Api, WRITE_TOKEN};
 use super::manifests::Document;
 use super::netns::Host;
 use super::process::{Launch, Process};
@@ -17,6 +17,9 @@ use super::wait::until;
 
 /// How long a member may take until its API answers. Its budget is one second; a debug build on a busy machine gets ten times that.
 const START: Duration = Duration::from_secs(10);
+
+/// The key by which the members of all groups of tests know each other.
+const GROUP_KEY: &str = "group-key-of-tests-5b1f2a";
 
 /// The program under test: in `HAM4DB_BIN_DIR` when that is set, else the one that cargo built together with the test, the demo, the
 /// bench or chaos.
@@ -73,6 +76,15 @@ impl Member {
             "SQLite3DataFile".into(),
             data.join("ham4db.sqlite").to_string_lossy().into(),
         );
+        for (key, name, secret) in [
+            ("RaftGroupKeyFile", "group-key", GROUP_KEY),
+            ("APIWriteTokenFile", "api-token", WRITE_TOKEN),
+        ] {
+            let file = data.join(name);
+            fs::write(&file, secret).with_context(|| format!("write {}", file.display()))?;
+            hand_over(&file)?;
+            keys.entry(key).or_insert_with(|| file.to_string_lossy().into());
+        }
         let file = folder.join("ham4db.conf.json");
         fs::write(&file, serde_json::to_string_pretty(&configuration)?)
             .with_context(|| format!("write {}", file.display()))?;
@@ -106,6 +118,20 @@ impl Member {
         })
     }
 
+    /// Adds keys to its configuration, for its next start.
+    pub(crate) fn set_keys(&self, more: &Value) -> Result<()> {
+        let file = self.folder.join("ham4db.conf.json");
+        let text = fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))?;
+        let mut configuration: Value = serde_json::from_str(&text)?;
+        let keys = configuration
+            .as_object_mut()
+            .context("the configuration of a member is a JSON object")?;
+        keys.extend(more.as_object().cloned().unwrap_or_default());
+        fs::write(&file, serde_json::to_string_pretty(&configuration)?)
+            .with_context(|| format!("write {}", file.display()))?;
+        hand_over(&file)
+    }
+
     /// Its name in this run, like `member1`.
     pub(crate) fn name(&self) -> &str {
         &self.name
@@ -114,6 +140,18 @@ impl Member {
     /// Its API.
     pub(crate) fn api(&self) -> &Api {
         &self.api
+    }
+
+    /// Its metrics as text.
+    pub(crate) async fn metrics(&self) -> Result<String> {
+        let url = format!("http://{}/metrics", self.address);
+        let client = reqwest::Client::builder()
+            .no_proxy()
+            .build()
+            .context("make an HTTP client")?;
+        let answer = client.get(&url).timeout(Duration::from_secs(10)).send().await;
+        let answer = answer.with_context(|| format!("GET {url}"))?;
+        answer.text().await.with_context(|| format!("read the answer of {url}"))
     }
 
     /// Where its API listens.
@@ -136,6 +174,17 @@ impl Member {
     /// Where its raft log and its backend lie.
     pub(crate) fn data(&self) -> PathBuf {
         self.folder.join("data")
+    }
+
+    /// The file by which its clock can be made to jump, once [`Member::let_clock_jump`] was called before its start.
+    pub(crate) fn clock_file(&self) -> PathBuf {
+        self.data().join("clock-offset")
+    }
+
+    /// From its next start on its clock is wrong by the milliseconds in [`Member::clock_file`].
+    pub(crate) fn let_clock_jump(&mut self) {
+        let file = self.clock_file().to_string_lossy().into_owned();
+        self.set_environment("HAM4DB_CLOCK_OFFSET_FILE", Some(&file));
     }
 
     /// Sets an environment variable for its next start, or takes it away again.

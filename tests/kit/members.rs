@@ -18,10 +18,15 @@ use super::topology::Topology;
 use super::wait::until;
 
 /// Findings that are always there for servers set up as these are: what could be better before something fails.
-const ADVICE: [&str; 2] = ["BootsWritable", "UnsafeSettings"];
+const ADVICE: [&str; 4] = [
+    "BootsWritable",
+    "FenceIneffective",
+    "UnsafeSettings",
+    "UnverifiedServers",
+];
 
 /// How many members a group of a test has.
-const MEMBERS: u8 = 3;
+const MEMBERS: usize = 3;
 /// How long a group may take to agree on a leader and to know its topology.
 const READY: Duration = Duration::from_secs(30);
 
@@ -63,23 +68,19 @@ impl Members {
         intent: &Intent,
         net: Option<&Net>,
     ) -> Result<Self> {
-        let mut leases = Vec::new();
-        let mut places: Vec<(Address, Address, Option<Host>)> = Vec::new();
-        for number in 1..=MEMBERS {
-            places.push(if let Some(net) = net {
-                let host = net.host(&format!("{name}{number}"))?;
-                let at = |port| Address::new(&host.address, port);
-                (at(3000), at(10_008), Some(host))
-            } else {
-                let mut lease = || -> Result<Address> {
-                    let lease = PortLease::take()?;
-                    let address = Address::new("127.0.0.1", lease.port());
-                    leases.push(lease);
-                    Ok(address)
-                };
-                (lease()?, lease()?, None)
-            });
-        }
+        Self::prepare_each(name, run, topology, intent, net, &vec![Value::Null; MEMBERS])
+    }
+
+    /// As many members as there are sets of keys, each with one of them.
+    pub(crate) fn prepare_each(
+        name: &str,
+        run: &Arc<Run>,
+        topology: &Topology,
+        intent: &Intent,
+        net: Option<&Net>,
+        keys: &[Value],
+    ) -> Result<Self> {
+        let (places, leases) = places(name, keys.len(), net)?;
         let nodes: Vec<String> = places.iter().map(|(_, raft, _)| raft.to_string()).collect();
         let seed = topology.server(0)?.address().clone();
         let document = match intent {
@@ -92,8 +93,11 @@ impl Members {
             Intent::Configuration(_) => None,
         };
         let mut list = Vec::new();
-        for (number, (api, raft, host)) in (1..).zip(places) {
-            let configuration = configuration(&api, &raft, &nodes, topology, intent);
+        for ((number, (api, raft, host)), keys) in (1..).zip(places).zip(keys) {
+            let mut configuration = configuration(&api, &raft, &nodes, topology, intent);
+            if let (Some(all), Some(keys)) = (configuration.as_object_mut(), keys.as_object()) {
+                all.extend(keys.clone());
+            }
             list.push(Member::prepare(
                 run,
                 &format!("{name}{number}"),
@@ -110,6 +114,32 @@ impl Members {
         })
     }
 
+    /// Prepares and starts three members that look after no server, and waits until they are healthy.
+    pub(crate) async fn start_without_servers(run: &Arc<Run>, net: Option<&Net>) -> Result<Self> {
+        let (places, leases) = places("member", MEMBERS, net)?;
+        let nodes: Vec<String> = places.iter().map(|(_, raft, _)| raft.to_string()).collect();
+        let mut list = Vec::new();
+        for (number, (api, raft, host)) in (1..).zip(places) {
+            let configuration = group_configuration(&api, &raft, &nodes);
+            list.push(Member::prepare(
+                run,
+                &format!("member{number}"),
+                &api,
+                host,
+                configuration,
+                None,
+            )?);
+        }
+        let mut members = Self {
+            list,
+            documents: false,
+            _leases: leases,
+        };
+        members.launch_all().await?;
+        members.healthy(&[0, 1, 2]).await?;
+        Ok(members)
+    }
+
     /// Whether they got a document, and so write a status.
     pub(crate) fn have_documents(&self) -> bool {
         self.documents
@@ -118,6 +148,20 @@ impl Members {
     /// Prepares and starts them, and waits until they have a leader and have discovered the whole topology.
     pub(crate) async fn start(run: &Arc<Run>, topology: &Topology, intent: &Intent, net: Option<&Net>) -> Result<Self> {
         let mut members = Self::prepare(run, topology, intent, net)?;
+        members.launch_all().await?;
+        members.knows(topology).await?;
+        Ok(members)
+    }
+
+    /// The same for as many members as there are sets of keys, each with one of them.
+    pub(crate) async fn start_each(
+        run: &Arc<Run>,
+        topology: &Topology,
+        intent: &Intent,
+        net: Option<&Net>,
+        keys: &[Value],
+    ) -> Result<Self> {
+        let mut members = Self::prepare_each("member", run, topology, intent, net, keys)?;
         members.launch_all().await?;
         members.knows(topology).await?;
         Ok(members)
@@ -317,8 +361,32 @@ impl Members {
     }
 }
 
-fn configuration(api: &Address, raft: &Address, nodes: &[String], topology: &Topology, intent: &Intent) -> Value {
-    let mut configuration = json!({
+/// Where a member's API and its peer listener are, and its namespace if it has one.
+type Place = (Address, Address, Option<Host>);
+
+/// A place for each member, and the leases of ports of 127.0.0.1.
+fn places(name: &str, count: usize, net: Option<&Net>) -> Result<(Vec<Place>, Vec<PortLease>)> {
+    let (mut places, mut leases) = (Vec::new(), Vec::new());
+    for number in 1..=count {
+        places.push(if let Some(net) = net {
+            let host = net.host(&format!("{name}{number}"))?;
+            let at = |port| Address::new(&host.address, port);
+            (at(3000), at(10_008), Some(host))
+        } else {
+            let mut lease = || -> Result<Address> {
+                let lease = PortLease::take()?;
+                let address = Address::new("127.0.0.1", lease.port());
+                leases.push(lease);
+                Ok(address)
+            };
+            (lease()?, lease()?, None)
+        });
+    }
+    Ok((places, leases))
+}
+
+fn group_configuration(api: &Address, raft: &Address, nodes: &[String]) -> Value {
+    json!({
         "ListenAddress": api.to_string(),
         "BackendDB": "sqlite",
         "RaftEnabled": true,
@@ -328,7 +396,11 @@ fn configuration(api: &Address, raft: &Address, nodes: &[String], topology: &Top
         "InstancePollSeconds": 1,
         "MySQLHostnameResolveMethod": "",
         "HostnameResolveMethod": "none",
-    });
+    })
+}
+
+fn configuration(api: &Address, raft: &Address, nodes: &[String], topology: &Topology, intent: &Intent) -> Value {
+    let mut configuration = group_configuration(api, raft, nodes);
     if let (Intent::Configuration(more), Some(keys)) = (intent, configuration.as_object_mut()) {
         let accounts = &topology.accounts;
         let seeds: Vec<String> = topology

@@ -10,8 +10,13 @@
 //! [`Run`]: run::Run
 //! [`until`]: wait::until
 
+pub(crate) mod asker;
+pub(crate) mod backends;
+pub(crate) mod channels;
+pub(crate) mod etcd;
 pub(crate) mod failover;
 pub(crate) mod group;
+pub(crate) mod haproxy;
 pub(crate) mod http;
 pub(crate) mod manifests;
 pub(crate) mod member;

@@ -8,7 +8,7 @@ use std::fs::{self, File};
 use std::sync::Mutex;
 use std::sync::PoisonError;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 use super::run::{cache, command, is_root};
 
@@ -24,6 +24,13 @@ pub(crate) struct Host {
     pub(crate) namespace: String,
     /// Its IPv4 address.
     pub(crate) address: String,
+}
+
+/// The machine itself, where tests, their writers and their sampler run: its end of a net.
+#[derive(Clone, Debug)]
+pub(crate) struct Machine {
+    device: String,
+    address: String,
 }
 
 /// A bridge and the hosts on it. Dropping it removes them.
@@ -128,6 +135,51 @@ impl Net {
         Ok(host)
     }
 
+    /// An address of the net that no host has.
+    pub(crate) fn spare_address(&self) -> String {
+        format!("198.18.{}.250", self.network)
+    }
+
+    /// The machine as a host of the net.
+    pub(crate) fn machine(&self) -> Machine {
+        Machine {
+            device: format!("{}host", self.prefix),
+            address: format!("198.18.{}.1", self.network),
+        }
+    }
+
+    /// Gives a host one more address.
+    pub(crate) fn give(&self, host: &Host, address: &str) -> Result<()> {
+        self.change_address("add", host, address)
+    }
+
+    /// Takes an address that was given.
+    pub(crate) fn take(&self, host: &Host, address: &str) -> Result<()> {
+        self.change_address("delete", host, address)
+    }
+
+    /// All hosts learn again where each address is, as they do from the announcement of an address that moved.
+    pub(crate) fn announce(&self) -> Result<()> {
+        let mine = format!("{}-", self.prefix);
+        for line in ip_says(&["netns", "list"])?.lines() {
+            let namespace = line.split_whitespace().next().filter(|name| name.starts_with(&mine));
+            if let Some(namespace) = namespace {
+                ip(&["-n", namespace, "neighbour", "flush", "all"])?;
+            }
+        }
+        Ok(())
+    }
+
+    fn change_address(&self, action: &str, host: &Host, address: &str) -> Result<()> {
+        ensure!(
+            host.namespace.starts_with(&self.prefix),
+            "{} is of another net",
+            host.namespace
+        );
+        let address = format!("{address}/24");
+        ip(&["-n", &host.namespace, "address", action, &address, "dev", "eth0"])
+    }
+
     /// Removes every namespace and device of this net, and ends what runs in them.
     fn remove(&self) -> Result<()> {
         let mine = format!("{}-", self.prefix);
@@ -153,6 +205,30 @@ impl Net {
 impl Drop for Net {
     fn drop(&mut self) {
         self.remove().ok();
+    }
+}
+
+/// An address of this machine that is neither loopback nor private: of 203.0.113.0/24, which is for documentation.
+#[derive(Debug)]
+pub(crate) struct LocalAddress {
+    pub(crate) address: String,
+}
+
+impl LocalAddress {
+    /// An address that nobody has.
+    pub(crate) fn create() -> Result<Self> {
+        let address = format!("203.0.113.{}", 1 + std::process::id() % 250);
+        let on_loopback = format!("{address}/32");
+        // A killed run may have left it.
+        ip(&["address", "delete", &on_loopback, "dev", "lo"]).ok();
+        ip(&["address", "add", &on_loopback, "dev", "lo"]).context("addresses need root or sudo, and iproute2")?;
+        Ok(Self { address })
+    }
+}
+
+impl Drop for LocalAddress {
+    fn drop(&mut self) {
+        ip(&["address", "delete", &format!("{}/32", self.address), "dev", "lo"]).ok();
     }
 }
 
@@ -182,6 +258,36 @@ pub(crate) fn heal(one: &Host, other: &Host) -> Result<()> {
         ip(&["-n", &from.namespace, "neighbour", "delete", &to.address, "dev", "eth0"])?;
     }
     Ok(())
+}
+
+impl Machine {
+    /// Its address in the net.
+    pub(crate) fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// The same as [`cut`] between a host and this machine.
+    pub(crate) fn cut(&self, host: &Host) -> Result<()> {
+        let lost = ["lladdr", NOWHERE, "nud", "permanent"];
+        let (there, here) = self.neighbours("replace", host);
+        ip(&[&there[..], &lost[..]].concat())?;
+        ip(&[&here[..], &lost[..]].concat())
+    }
+
+    /// Ends such a cut.
+    pub(crate) fn heal(&self, host: &Host) -> Result<()> {
+        let (there, here) = self.neighbours("delete", host);
+        ip(&there)?;
+        ip(&here)
+    }
+
+    /// What is said in the host of the machine, and on the machine of the host.
+    fn neighbours<'a>(&'a self, verb: &'a str, host: &'a Host) -> ([&'a str; 7], [&'a str; 5]) {
+        (
+            ["-n", &host.namespace, "neighbour", verb, &self.address, "dev", "eth0"],
+            ["neighbour", verb, &host.address, "dev", &self.device],
+        )
+    }
 }
 
 fn ip(arguments: &[&str]) -> Result<()> {

@@ -83,7 +83,7 @@ impl Flavour {
         let privileges = match self {
             Self::MySql => {
                 "RELOAD, PROCESS, REPLICATION SLAVE, REPLICATION CLIENT, SYSTEM_VARIABLES_ADMIN, REPLICATION_SLAVE_ADMIN, \
-                 CONNECTION_ADMIN"
+                 CONNECTION_ADMIN, SYSTEM_USER"
             }
             Self::MariaDb => {
                 "RELOAD, PROCESS, SUPER, BINLOG MONITOR, REPLICATION SLAVE, REPLICATION SLAVE ADMIN, REPLICATION MASTER ADMIN, \
@@ -140,6 +140,25 @@ impl Flavour {
         }
     }
 
+    /// Lets the server replicate from another, from this file and position, without GTIDs.
+    pub(crate) fn attach_at(self, source: &Address, account: &Credentials, at: &(String, String)) -> String {
+        let Credentials { user, password } = account;
+        let Address { host, port } = source;
+        let (file, position) = at;
+        match self {
+            Self::MySql => format!(
+                "CHANGE REPLICATION SOURCE TO SOURCE_HOST='{host}', SOURCE_PORT={port}, SOURCE_USER='{user}', \
+                 SOURCE_PASSWORD='{password}', SOURCE_AUTO_POSITION=0, SOURCE_LOG_FILE='{file}', SOURCE_LOG_POS={position}, \
+                 GET_SOURCE_PUBLIC_KEY=1; START REPLICA;"
+            ),
+            Self::MariaDb => format!(
+                "CHANGE MASTER TO MASTER_HOST='{host}', MASTER_PORT={port}, MASTER_USER='{user}', \
+                 MASTER_PASSWORD='{password}', MASTER_LOG_FILE='{file}', MASTER_LOG_POS={position}, MASTER_USE_GTID=no; \
+                 START SLAVE;"
+            ),
+        }
+    }
+
     /// Forgets the source.
     pub(crate) fn detach(self) -> &'static str {
         match self {
@@ -159,8 +178,21 @@ impl Flavour {
         Ok(rows.iter().map(name).collect())
     }
 
+    /// Gives a server the channel `stranger`, which names an address and is not started.
+    pub(crate) fn stranger_channel(self, source: &Address) -> String {
+        let Address { host, port } = source;
+        match self {
+            Self::MySql => format!(
+                "CHANGE REPLICATION SOURCE TO SOURCE_HOST='{host}', SOURCE_PORT={port}, SOURCE_USER='x' FOR CHANNEL 'stranger'"
+            ),
+            Self::MariaDb => {
+                format!("CHANGE MASTER 'stranger' TO MASTER_HOST='{host}', MASTER_PORT={port}, MASTER_USER='x'")
+            }
+        }
+    }
+
     /// Ends a channel and forgets it, with its relay logs.
-    pub(super) fn remove_channel(self, name: &str) -> String {
+    pub(crate) fn remove_channel(self, name: &str) -> String {
         match self {
             Self::MySql => format!("STOP REPLICA FOR CHANNEL '{name}'; RESET REPLICA ALL FOR CHANNEL '{name}'"),
             Self::MariaDb => format!("STOP SLAVE '{name}'; RESET SLAVE '{name}' ALL"),

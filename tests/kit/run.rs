@@ -7,7 +7,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, Once, PoisonError};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 
 use super::pool;
 use super::server::Server;
@@ -88,14 +88,15 @@ pub(super) async fn carry_out<T, F: Future<Output = Result<T>>>(
     // On the heap, as a whole scenario is large.
     let outcome = Box::pin(play(Arc::clone(&run))).await;
     let logs = outcome.is_err().then(|| run.log_tails());
+    // The cause comes before the logs: the first lines have it.
     let result = outcome
         .and_then(|result| run.assert_no_secret_in_logs().map(|()| result))
-        .with_context(|| match logs {
-            Some(logs) => format!(
-                "scenario {name}; logs are kept in {}\n{logs}",
+        .map_err(|error| match logs {
+            Some(logs) => anyhow!(
+                "scenario {name}: {error:#}; logs are kept in {}\n{logs}",
                 run.kept_logs().display()
             ),
-            None => format!("scenario {name}"),
+            None => error.context(format!("scenario {name}")),
         })?;
     run.succeed();
     let released = std::mem::take(&mut *run.released.lock().unwrap_or_else(PoisonError::into_inner));

@@ -39,21 +39,31 @@ type Samples = Arc<Mutex<Vec<Sample>>>;
 impl Sampler {
     /// Starts on every server of the topology and every member.
     pub(crate) fn start(topology: &Topology, members: &Members) -> Self {
+        Self::start_every(EVERY, topology, members)
+    }
+
+    /// The same, with tries on the servers as often as given.
+    pub(crate) fn start_every(every: Duration, topology: &Topology, members: &Members) -> Self {
         let apis = members
             .list
             .iter()
             .map(|member| (member.name().to_owned(), member.api().clone()))
             .collect();
-        Self::start_on(topology, apis)
+        Self::start_at(every, topology, apis)
     }
 
     /// The same for members that are given by name.
     pub(crate) fn start_on(topology: &Topology, members: Vec<(String, Api)>) -> Self {
+        Self::start_at(EVERY, topology, members)
+    }
+
+    fn start_at(every: Duration, topology: &Topology, members: Vec<(String, Api)>) -> Self {
         let (writes, checks) = (Samples::default(), Samples::default());
         let stop = CancellationToken::new();
         let mut tasks = JoinSet::new();
         for (target, server) in topology.servers.iter().enumerate() {
             let trying = try_writes(
+                every,
                 target,
                 server.address().clone(),
                 topology.accounts.sampler.clone(),
@@ -84,10 +94,15 @@ impl Sampler {
     pub(crate) async fn stop(mut self) -> Verdict {
         self.stop.cancel();
         while self.tasks.join_next().await.is_some() {}
+        self.take()
+    }
+
+    /// What it saw since its start, or since this was asked for the last time. It goes on.
+    pub(crate) fn take(&self) -> Verdict {
         let take = |samples: &Samples| std::mem::take(&mut *samples.lock().unwrap_or_else(PoisonError::into_inner));
         Verdict {
-            servers: self.servers,
-            members: self.members,
+            servers: self.servers.clone(),
+            members: self.members.clone(),
             writes: take(&self.writes),
             checks: take(&self.checks),
         }
@@ -100,6 +115,21 @@ impl Sampler {
             server,
             since,
         )
+    }
+
+    /// For how long a server that came back after `since` was not seen to refuse writes: from its first answer to its first refusal;
+    /// `None` until it refuses one.
+    pub(crate) fn open_for(&self, server: usize, since: Instant) -> Option<Duration> {
+        let samples = self.writes.lock().unwrap_or_else(PoisonError::into_inner);
+        let of_it = || {
+            let samples = samples.iter();
+            samples.filter(|sample| sample.target == server && sample.sent >= since)
+        };
+        let answers = of_it().filter(|sample| sample.outcome != Outcome::Unreachable);
+        let answered = answers.map(|sample| sample.answered).min()?;
+        let refusals = of_it().filter(|sample| matches!(sample.outcome, Outcome::No(_)));
+        let refused = refusals.map(|sample| sample.answered).min()?;
+        Some(refused - answered)
     }
 
     /// How many writes a server accepted since a moment.
@@ -123,6 +153,19 @@ pub(crate) struct Verdict {
 }
 
 impl Verdict {
+    /// Leaves out what certain servers accepted: they were no longer of the cluster.
+    pub(crate) fn without(mut self, servers: &std::collections::BTreeSet<usize>) -> Self {
+        self.writes.retain(|sample| !servers.contains(&sample.target));
+        self
+    }
+
+    /// For how long at least two servers accepted writes at the same time, at most.
+    pub(crate) fn longest_overlap(&self) -> Duration {
+        overlaps(&windows(&self.writes))
+            .first()
+            .map_or(Duration::ZERO, |worst| worst.lasted)
+    }
+
     /// What must hold in every scenario: two servers accepted writes at the same time for no longer than `bound`, and no two members
     /// said at the same time that they lead. Also that there was something to judge.
     pub(crate) fn assert_invariants(&self, bound: Duration) -> Result<()> {
@@ -207,8 +250,8 @@ fn accepted(samples: &[Sample], server: usize, since: Instant) -> impl Iterator<
         .filter(move |sample| sample.target == server && sample.outcome == Outcome::Yes && sample.sent >= since)
 }
 
-async fn try_writes(target: usize, address: Address, account: Credentials, samples: Samples) {
-    let mut ticks = tokio::time::interval(EVERY);
+async fn try_writes(every: Duration, target: usize, address: Address, account: Credentials, samples: Samples) {
+    let mut ticks = tokio::time::interval(every);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut session: Option<Session> = None;
     let mut number: u64 = 0;

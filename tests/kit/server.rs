@@ -317,14 +317,29 @@ impl Server {
 
     /// From its next start on it is read-only after a start.
     pub(crate) fn set_boots_read_only(&mut self) -> Result<()> {
-        self.mark_modified();
-        let argument = self
-            .launch
+        self.set_boots("OFF", "ON")
+    }
+
+    /// From its next start on it is writable after a start, as a primary is whose configuration file says so.
+    pub(crate) fn set_boots_writable(&mut self) -> Result<()> {
+        self.set_boots("ON", "OFF")
+    }
+
+    /// Whether it is read-only after a start.
+    pub(crate) fn boots_read_only(&self) -> bool {
+        self.launch
             .arguments
-            .iter_mut()
-            .find(|argument| argument.contains("read-only=OFF"));
-        let argument = argument.with_context(|| format!("{} is read-only after a start already", self.name))?;
-        *argument = argument.replace("=OFF", "=ON");
+            .iter()
+            .any(|argument| argument.ends_with("read-only=ON"))
+    }
+
+    fn set_boots(&mut self, from: &str, to: &str) -> Result<()> {
+        self.mark_modified();
+        let (from, to) = (format!("read-only={from}"), format!("read-only={to}"));
+        let mut arguments = self.launch.arguments.iter_mut();
+        let argument = arguments.find(|argument| argument.ends_with(&from));
+        let argument = argument.with_context(|| format!("{} is started with {to} already", self.name))?;
+        *argument = argument.replace(&from, &to);
         Ok(())
     }
 
@@ -360,14 +375,20 @@ impl Server {
 
     /// Ends it, and starts another one at its address with nothing in it: what a person builds when a server cannot be saved.
     pub(crate) async fn rebuild(&mut self) -> Result<()> {
+        let data = self.discard()?;
+        let home = self.launch.program.parent().context("the program lies in a folder")?;
+        copy_data(home.join("template"), data).await?;
+        self.start_again().await
+    }
+
+    /// Ends it and removes what it stored. Returns its data directory, for the next one at its address.
+    pub(crate) fn discard(&mut self) -> Result<PathBuf> {
         self.mark_modified();
         if self.process.is_some() {
             self.kill()?;
         }
         let data = self.socket.with_file_name("data");
         fs::remove_dir_all(&data).with_context(|| format!("remove {}", data.display()))?;
-        let home = self.launch.program.parent().context("the program lies in a folder")?;
-        copy_data(home.join("template"), data).await?;
         // Under its old server id it would take what the first one wrote for its own, and leave it out.
         for argument in &mut self.launch.arguments {
             if let Some(number) = argument.strip_prefix("--server-id=") {
@@ -375,7 +396,20 @@ impl Server {
                 *argument = format!("--server-id={}", number + 100);
             }
         }
-        self.start_again().await
+        Ok(data)
+    }
+
+    /// A copy of its data in a folder that is not there yet, without its identity. Only MySQL can.
+    pub(crate) async fn clone_data(&self, folder: &Path) -> Result<()> {
+        let mut session = self.session().await?;
+        let installed = "SELECT COUNT(*) FROM information_schema.plugins WHERE plugin_name = 'clone'";
+        if session.value(installed).await? == "0" {
+            session.run("INSTALL PLUGIN clone SONAME 'mysql_clone.so'").await?;
+        }
+        let copy = format!("CLONE LOCAL DATA DIRECTORY = '{}'", folder.display());
+        session.run(&copy).await?;
+        session.close().await;
+        Ok(())
     }
 
     /// SIGKILL. Returns the instant just before it.
@@ -451,19 +485,15 @@ impl Server {
 
     /// Waits until it has executed all of `wanted`.
     pub(crate) async fn has_executed(&self, wanted: &str, limit: Duration) -> Result<()> {
-        let mut session = self.session().await?;
         let what = format!("{} to have executed {wanted}", self.name);
+        // A session for each look: members end those of a returned primary.
         until(limit, &what, async || {
-            Ok(self
-                .options
-                .flavour
-                .has_executed(&mut session, wanted)
-                .await?
-                .then_some(()))
+            let mut session = self.session().await?;
+            let has = self.options.flavour.has_executed(&mut session, wanted).await?;
+            session.close().await;
+            Ok(has.then_some(()))
         })
-        .await?;
-        session.close().await;
-        Ok(())
+        .await
     }
 
     /// What its channel says; `None` when it replicates from nobody.
@@ -476,19 +506,19 @@ impl Server {
 
     /// Waits until it replicates from `source` with both threads.
     pub(crate) async fn follows(&self, source: &Address, limit: Duration) -> Result<()> {
-        let mut session = self.session().await?;
         let what = format!("{} to replicate from {source}", self.name);
+        // A session for each look: members end those of a returned primary.
         until(limit, &what, async || {
+            let mut session = self.session().await?;
             let status = self.options.flavour.replica_status(&mut session).await?;
+            session.close().await;
             if status.as_ref().is_some_and(|status| status.follows(source)) {
                 Ok(Some(()))
             } else {
                 bail!("{status:?}")
             }
         })
-        .await?;
-        session.close().await;
-        Ok(())
+        .await
     }
 
     /// Whether a user without privileges may write: what the server says, not what a write shows.

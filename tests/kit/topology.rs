@@ -29,6 +29,8 @@ pub(crate) struct Shape {
     pub(crate) semi_sync: bool,
     /// Every server has a door for administrators that is open when it is full.
     pub(crate) reserved: bool,
+    /// The servers show what happens inside them.
+    pub(crate) performance_schema: bool,
     /// More options of the first server.
     pub(crate) first: Vec<String>,
 }
@@ -41,6 +43,7 @@ impl Shape {
             sources: vec![0; replicas],
             semi_sync: true,
             reserved: false,
+            performance_schema: false,
             first: Vec::new(),
         }
     }
@@ -89,7 +92,8 @@ impl Accounts {
         }
     }
 
-    pub(super) fn create(&self, flavour: Flavour) -> String {
+    /// The statements that create them, with the tables of writers and sampler.
+    pub(crate) fn create(&self, flavour: Flavour) -> String {
         let mut sql = flavour.create_topology_user(&self.topology);
         sql += &Flavour::create_replication_user(&self.replication);
         for account in self.writers.iter().chain([&self.sampler]) {
@@ -151,7 +155,7 @@ impl Topology {
                 number,
                 semi_sync: shape.semi_sync,
                 boots_read_only: number > before + 1,
-                performance_schema: false,
+                performance_schema: shape.performance_schema,
                 host: net.map(|net| net.host(&format!("db{number}"))).transpose()?,
                 reserved: shape.reserved,
                 more: if number == before + 1 {

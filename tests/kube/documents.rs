@@ -117,7 +117,7 @@ async fn a_document_is_known_and_its_status_written() {
         ("ours", "ham4db-0")
     );
     assert_eq!(status.conditions[0].type_, "Ready");
-    assert_eq!(status.conditions.len(), 15);
+    assert_eq!(status.conditions.len(), 16);
     until(&api, "orders", "the account is read", |document| {
         condition(document, "CredentialsMissing") == Some(("False".to_owned(), "CredentialsRead".to_owned()))
     })

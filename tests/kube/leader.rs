@@ -107,7 +107,7 @@ impl Alone {
         let clock = Arc::new(MachineClock { begun: Instant::now() });
         let publisher = source.clone();
         let reconciler = Reconciler::new(self.clone(), source, publisher, clock, views, ServiceGate::default());
-        tokio::spawn(reconciler.run(stop.clone()));
+        tokio::spawn(Arc::new(reconciler).run(stop.clone()));
         stop.drop_guard()
     }
 }

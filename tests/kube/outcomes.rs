@@ -1,12 +1,13 @@
 //! Documents that do not say what their writers mean: real members as the release's account, and real servers.
 
 use anyhow::{Context as _, Result, anyhow, ensure};
+use ham4db::adapter::kube::Client;
 use ham4db::resource::MySQLCluster;
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
 
-use super::failover::{DEADLINE, backdrop, members_as, repairs_itself, says, stands};
+use super::failover::{DEADLINE, backdrop, members_as, members_with, repairs_itself, says, stands};
 use super::kit::replication::Flavour;
 use super::kit::schedule::scenario;
 use super::kit::sql::Address;
@@ -22,15 +23,29 @@ fn seeds(addresses: &[&Address]) -> Value {
 
 /// Creates a document with these seeds, and its Secret where it is not there.
 async fn declare(release: &Release, namespace: &str, name: &str, mode: &str, at: &[&Address]) -> Api<MySQLCluster> {
-    let spec = json!({"seeds": seeds(at), "credentialsSecretRef": {"name": SECRET}, "recovery": {"mode": mode}});
-    create(&release.client, namespace, name, &spec).await
+    declare_with(&release.client, namespace, name, mode, at, SECRET).await
+}
+
+async fn declare_with(
+    client: &Client,
+    namespace: &str,
+    name: &str,
+    mode: &str,
+    at: &[&Address],
+    secret: &str,
+) -> Api<MySQLCluster> {
+    let spec = json!({"seeds": seeds(at), "credentialsSecretRef": {"name": secret}, "recovery": {"mode": mode}});
+    create(client, namespace, name, &spec).await
 }
 
 async fn account(release: &Release, namespace: &str, topology: &Topology) -> Result<()> {
     let account = &topology.accounts.topology;
-    let secret =
-        json!({"metadata": {"name": SECRET}, "stringData": {"user": account.user, "password": account.password}});
-    let secrets: Api<Secret> = Api::namespaced(release.client.clone(), namespace);
+    store_account(&release.client, namespace, SECRET, &account.user, &account.password).await
+}
+
+async fn store_account(client: &Client, namespace: &str, name: &str, user: &str, password: &str) -> Result<()> {
+    let secret = json!({"metadata": {"name": name}, "stringData": {"user": user, "password": password}});
+    let secrets: Api<Secret> = Api::namespaced(client.clone(), namespace);
     secrets
         .create(&PostParams::default(), &serde_json::from_value(secret)?)
         .await?;
@@ -130,6 +145,54 @@ async fn the_older_of_two_documents_counts_and_each_says_what_is_wrong_with_it()
                 "another server is writable"
             );
         }
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_document_with_a_wrong_password_takes_nothing_from_the_owner_of_the_servers() -> Result<()> {
+    scenario("kube-intruder", |run| async move {
+        let shape = Shape::asynchronous(Flavour::MySql, 2);
+        let (server, mut topology) = backdrop(Topology::start(&run, &shape)).await?;
+        let client = server.client().await;
+        let namespace = namespace(&client).await;
+        let members = members_with(&run, &topology, &server, &namespace, &json!({})).await?;
+        let account = &topology.accounts.topology;
+        store_account(&client, &namespace, SECRET, &account.user, &account.password).await?;
+        store_account(&client, &namespace, "wrong", "ham4db", "not the password").await?;
+        let all = [0, 1, 2].map(|index| topology.server(index).map(|server| server.address().clone()));
+        let [primary, second, third] = all;
+        let (primary, second, third) = (primary?, second?, third?);
+        let seeds = [&primary, &second, &third];
+
+        // An older one with a name that comes first: its account never logs in, so it owns nothing.
+        declare_with(&client, &namespace, "aaa", "Off", &seeds, "wrong").await;
+        let api = declare_with(&client, &namespace, "orders", "Auto", &[&primary], SECRET).await;
+        says(&api, "orders", &primary, 3, DEADLINE).await?;
+        complains(&api, "aaa", "OwnedByAnotherDocument").await?;
+        // And a younger one.
+        declare_with(&client, &namespace, "zzz", "Off", &seeds, "wrong").await;
+        let message = complains(&api, "zzz", "OwnedByAnotherDocument").await?;
+        ensure!(message.contains(&format!("cr:{namespace}/orders")), "it says {message}");
+        ensure!(repairs_itself(&members, &primary).await?, "the owner says Auto");
+
+        topology.server_mut(0)?.kill()?;
+        let successor = until(DEADLINE, "another primary in the owner's status", async || {
+            let status = api.get("orders").await?.status.unwrap_or_default();
+            let host = status
+                .primary
+                .map(|at| (at.host, u16::try_from(at.port).unwrap_or_default()));
+            Ok(host.filter(|(host, port)| (host, port) != (&primary.host, &primary.port)))
+        })
+        .await?;
+        ensure!(
+            [&second, &third]
+                .iter()
+                .any(|at| (&at.host, &at.port) == (&successor.0, &successor.1)),
+            "{successor:?} was promoted"
+        );
+        ensure!(members.recoveries().await?.len() == 1, "not one recovery");
         Ok(())
     })
     .await

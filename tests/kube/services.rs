@@ -146,6 +146,7 @@ impl Publishing {
                 process: None,
             }),
             document: Some(origin(&self.namespace, "orders")),
+            split_from: None,
         };
         let topology = Topology {
             cluster: cluster.id.clone(),

@@ -156,6 +156,31 @@ async fn claim_is_confirmed_until_another_member_resumes_it() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn leader_names_each_dead_follower() {
+    let mut group = Group::running(3).await;
+    let leader = group.leader().await;
+    assert!(group.nodes[leader].member().silent_voters().is_empty());
+    let dead = (leader + 1) % 3;
+    group.stop(dead).await;
+    let name = group.nodes[dead].name.clone();
+    until("the dead follower is named", || {
+        group.nodes[leader].member().silent_voters() == [name.clone()].into()
+    })
+    .await;
+    let follower = (leader + 2) % 3;
+    assert!(
+        group.nodes[follower].member().silent_voters().is_empty(),
+        "it does not lead"
+    );
+    group.start(dead).await;
+    until("it answers again", || {
+        group.nodes[leader].member().silent_voters().is_empty()
+    })
+    .await;
+    group.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn leadership_is_handed_over_on_request() {
     let group = Group::running(3).await;
     let leader = group.leader().await;

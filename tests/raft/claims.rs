@@ -56,9 +56,13 @@ pub async fn claim(member: &dyn Consensus, uid: &str) -> ClaimToken {
         instances,
         lost_replicas: Vec::new(),
         lost: None,
+        loss_evidence: None,
         steps: Vec::new(),
         sources: std::collections::BTreeMap::new(),
         prior_states: std::collections::BTreeMap::new(),
+        old_primary_state: None,
+        events: None,
+        commits_nothing: false,
         remembered: None,
         manual_request: None,
     };

@@ -13,7 +13,7 @@ use std::time::Duration;
 use ham4db::adapter::credentials_cache::CredentialsCache;
 use ham4db::adapter::raft::identity::{self, DirectoryState, IdentityPhase};
 use ham4db::adapter::raft::log_store::LogStore;
-use ham4db::adapter::store::SqliteStore;
+use ham4db::adapter::store::BackendStore;
 use ham4db::app::ports::{Consensus as _, StateStore as _};
 use ham4db::domain::intent::Origin;
 use ham4db::domain::state::{Command as StateCommand, State};
@@ -88,7 +88,7 @@ async fn every_entry_of_the_log_is_read() {
 async fn the_backend_is_read_and_written_back_under_the_same_names() {
     let files = unpacked();
     let path = files.path().join("ham4db.sqlite");
-    let store = SqliteStore::open(&path).await.unwrap();
+    let store = BackendStore::open_file(&path).await.unwrap();
     let (state, mark) = store.load().await.unwrap();
     assert_eq!(kinds(&state), RECOVERIES);
     assert_eq!(mark.member, 1);
@@ -96,7 +96,7 @@ async fn the_backend_is_read_and_written_back_under_the_same_names() {
     store.close().await;
 
     let again = files.path().join("again.sqlite");
-    let store = SqliteStore::open(&again).await.unwrap();
+    let store = BackendStore::open_file(&again).await.unwrap();
     store.replace(&state, &mark).await.unwrap();
     let after = rows(&again).await;
     store.close().await;
@@ -128,7 +128,9 @@ async fn rows(path: &Path) -> BTreeMap<(String, String), serde_json::Value> {
 async fn an_empty_backend_is_rebuilt_from_the_snapshot_and_the_log() {
     let files = unpacked();
     let expected = {
-        let store = SqliteStore::open(&files.path().join("ham4db.sqlite")).await.unwrap();
+        let store = BackendStore::open_file(&files.path().join("ham4db.sqlite"))
+            .await
+            .unwrap();
         let (state, _) = store.load().await.unwrap();
         store.close().await;
         state

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Once, RwLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -12,7 +12,9 @@ use ham4db::adapter::raft::{
     BootstrapObserver, BootstrapStep, LinkFilter, MemberDependencies, RaftMember, RaftSettings, Resolve, StartError,
     Timings, WantedMember,
 };
-use ham4db::app::ports::{BootstrapMarker, Clock, Consensus, Health, OpinionSource, Peer, Question};
+use ham4db::app::group_clock::GroupClock;
+use ham4db::app::ports::{BootstrapMarker, Clock, Consensus, Health, ObservationSource, OpinionSource, Peer, Question};
+use ham4db::domain::clock_skew::DEFAULT_LIMIT_MILLIS;
 use ham4db::domain::finding::{Opinion, OpinionVerdict};
 use ham4db::domain::intent::Origin;
 use ham4db::domain::key::InstanceKey;
@@ -59,19 +61,19 @@ pub async fn until(what: &str, mut holds: impl FnMut() -> bool) {
     eventually(what, || std::future::ready(holds().then_some(()))).await;
 }
 
-/// The clocks of this machine.
-pub struct SystemClock(Instant);
+/// The clocks of this machine; the wall clock may be wrong by a number of milliseconds.
+pub struct SystemClock(Instant, Arc<AtomicI64>);
 
 impl Default for SystemClock {
     fn default() -> Self {
-        Self(Instant::now())
+        Self(Instant::now(), Arc::default())
     }
 }
 
 impl Clock for SystemClock {
     fn wall(&self) -> WallTime {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-        WallTime(i64::try_from(since.as_millis()).unwrap())
+        WallTime(i64::try_from(since.as_millis()).unwrap()).plus_millis(self.1.load(Ordering::SeqCst))
     }
 
     fn monotonic(&self) -> MonotonicTime {
@@ -169,6 +171,12 @@ pub struct Node {
     pub running: Option<Arc<RaftMember>>,
     /// Command version that it reports, if it differs from that of the program.
     pub understands: Option<u32>,
+    /// What answers requests for its observations.
+    pub observations: Option<Arc<dyn ObservationSource>>,
+    /// By how many milliseconds its clock is ahead.
+    pub clock_wrong_by: Arc<AtomicI64>,
+    /// The clock that the running member uses.
+    pub clock: Option<Arc<GroupClock>>,
     /// The data center that it reports.
     pub data_center: String,
     /// The host name by which peers know it, if not its address.
@@ -283,6 +291,9 @@ impl Group {
             wanted: watch::Sender::new(Vec::new()),
             running: None,
             understands: None,
+            observations: None,
+            clock_wrong_by: Arc::default(),
+            clock: None,
             data_center: String::new(),
             host: None,
             api: api_address,
@@ -359,12 +370,16 @@ impl Group {
             group_key: self.key.clone().map(Into::into),
             timings: self.timings.clone(),
         };
+        let own_clock = Arc::new(SystemClock(Instant::now(), node.clock_wrong_by.clone()));
+        let clock = Arc::new(GroupClock::new(own_clock, DEFAULT_LIMIT_MILLIS));
+        node.clock = Some(clock.clone());
         let mut around = MemberDependencies::new(
             Arc::new(node.store.clone()),
             Arc::new(Witness(node.name.clone())),
-            Arc::new(SystemClock::default()),
+            clock,
             node.wanted.subscribe(),
         );
+        around.observations = node.observations.clone();
         around.links = Arc::new(self.cuts.clone());
         around.understands = node.understands.unwrap_or(around.understands);
         if let Some(dns) = &self.dns {

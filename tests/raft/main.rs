@@ -12,12 +12,14 @@
 mod agreement;
 mod bootstrap;
 mod claims;
+mod clocks;
 mod force;
 mod former_files;
 mod harness;
 mod histogram;
 mod introductions;
 mod membership;
+mod observations;
 mod peer_access;
 mod single;
 mod storage;

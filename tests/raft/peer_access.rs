@@ -27,7 +27,15 @@ async fn requests_for_another_group_or_member_or_without_the_key_are_refused() {
     .await;
     let uuid = group.nodes[1].member().state().borrow().group.clone().unwrap().uuid;
     let key = (KEY_HEADER, "open sesame");
-    for route in ["append", "vote", "prevote", "transfer", "snapshot", "opinion"] {
+    for route in [
+        "append",
+        "vote",
+        "prevote",
+        "transfer",
+        "snapshot",
+        "opinion",
+        "observations",
+    ] {
         let right = [key, (GROUP_HEADER, uuid.as_str()), (TARGET_HEADER, "2")];
         let (status, text) = post(address, route, &right).await;
         assert_eq!(status, 400, "{route}: the checks let it through to the body: {text}");
@@ -46,6 +54,7 @@ async fn requests_for_another_group_or_member_or_without_the_key_are_refused() {
         "transfer",
         "snapshot",
         "opinion",
+        "observations",
         "hello",
         "assign",
         "join",
@@ -125,5 +134,30 @@ async fn stateful_set_grows_and_shrinks_by_its_replicas() {
     })
     .await;
     assert!(left.iter().all(|peer| peer.name != "ham4db-3"), "{left:?}");
+    group.shutdown().await;
+}
+
+/// Connections that are opened and say nothing, many times as many as a peer listener may have.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn half_open_flood_of_the_peer_listeners_costs_no_leader() {
+    let files = ham4db::adapter::connections::raise_open_files();
+    assert!(files > 8000, "the flood needs open files, there are {files}");
+    let group = Group::running(3).await;
+    let leader = group.leader().await;
+    let term = group.nodes[leader].member().leadership().borrow().term;
+    let mut flood = Vec::new();
+    for n in 0..6000 {
+        let address = group.nodes[n % 3].address;
+        flood.push(tokio::net::TcpStream::connect(address).await.unwrap());
+        if n % 1000 == 999 {
+            group.commit(1).await;
+        }
+    }
+    for node in &group.nodes {
+        assert_eq!(node.health(), Ok(()), "{}", node.name);
+    }
+    let leadership = group.nodes[leader].member().leadership().borrow().clone();
+    assert!(leadership.is_leader && leadership.term == term, "{leadership:?}");
+    drop(flood);
     group.shutdown().await;
 }

@@ -78,6 +78,32 @@ async fn failed_write_leaves_doubt_until_the_backend_was_read_again() {
     assert_eq!(single.confirm(&token).await, Ok(token.epoch));
 }
 
+#[tokio::test]
+async fn each_of_a_hundred_commands_at_once_waited_for_a_write_of_its_own() {
+    let store = MemoryStore::default();
+    let single = start(&store).await;
+    let before = store.writes();
+    let all = futures::future::join_all((0..100).map(|n| single.propose(seed(n)))).await;
+    assert!(all.iter().all(|applied| *applied == Ok(Applied::Done)));
+    assert_eq!(single.state().borrow().seeds.len(), 100);
+    let writes = store.writes() - before;
+    assert!(writes <= 2, "{writes} writes");
+    assert_eq!(start(&store).await.state().borrow().seeds.len(), 100);
+}
+
+#[tokio::test]
+async fn a_caller_that_is_gone_does_not_end_the_write_of_another() {
+    let store = MemoryStore::default();
+    let single = start(&store).await;
+    let mut first = Box::pin(single.propose(seed(1)));
+    assert!(futures::poll!(&mut first).is_pending());
+    let mut second = Box::pin(single.propose(seed(2)));
+    assert!(futures::poll!(&mut second).is_pending());
+    drop(first);
+    assert_eq!(second.await, Ok(Applied::Done));
+    assert_eq!(single.state().borrow().seeds.len(), 2);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn backend_of_a_raft_member_is_left_alone() {
     let mut group = Group::running(1).await;

@@ -30,14 +30,24 @@ fn owner() -> StateOwner {
 }
 
 async fn machine(store: &MemoryStore, log: &LogStore, owner: StateOwner) -> Result<StateMachine, BackendError> {
+    watched_machine(store, log, owner, BackendWriteFailure::default()).await
+}
+
+async fn watched_machine(
+    store: &MemoryStore,
+    log: &LogStore,
+    owner: StateOwner,
+    failure: BackendWriteFailure,
+) -> Result<StateMachine, BackendError> {
     let (publish, _) = watch::channel(Arc::default());
+    let retry_limit = Duration::from_secs(1);
     StateMachine::open(
         Arc::new(store.clone()),
         log.clone(),
         owner,
         publish,
-        Duration::from_secs(1),
-        BackendWriteFailure::default(),
+        retry_limit,
+        failure,
     )
     .await
 }
@@ -217,6 +227,34 @@ async fn backend_that_fails_for_a_while_loses_nothing() {
         1,
         "what is not stored is not applied"
     );
+}
+
+#[tokio::test]
+async fn a_write_without_an_answer_counts_as_failed_before_it_ends() {
+    let directory = tempfile::tempdir().unwrap();
+    let (store, failure) = (MemoryStore::default(), BackendWriteFailure::default());
+    let log = log(&directory).await;
+    let mut machine = watched_machine(&store, &log, owner(), failure.clone()).await.unwrap();
+    let hanging = store.hang().await;
+    let (applied, why) = tokio::join!(apply(&mut machine, vec![entry(1, 1)]), async {
+        let begun = std::time::Instant::now();
+        let why = loop {
+            if let Some((_, why)) = failure.since() {
+                break why;
+            }
+            assert!(
+                begun.elapsed() < Duration::from_secs(20),
+                "the backend hangs and is not reported"
+            );
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        };
+        drop(hanging);
+        why
+    });
+    applied.unwrap();
+    assert_eq!(why, "backend memory: write the state: no answer for 1 s");
+    assert_eq!(failure.since(), None, "it answered");
+    assert_eq!(store.content().await.0.seeds.len(), 1);
 }
 
 #[tokio::test]

@@ -9,6 +9,7 @@ use crate::kit::members::{Intent, Members};
 use crate::kit::replication::Flavour;
 use crate::kit::run::Run;
 use crate::kit::schedule::scenario;
+use crate::kit::server::Server;
 use crate::kit::topology::{Shape, Topology};
 use crate::kit::wait::until;
 use crate::kit::writers::{Acknowledged, missing};
@@ -78,6 +79,22 @@ pub(crate) async fn has_all(topology: &Topology, rows: &[Acknowledged]) -> Resul
     Ok(())
 }
 
+/// File and position of the end of a server's binary log.
+pub(crate) async fn end_of_log(server: &Server, flavour: Flavour) -> Result<(String, String)> {
+    let statement = match flavour {
+        Flavour::MySql => "SHOW BINARY LOG STATUS",
+        Flavour::MariaDb => "SHOW MASTER STATUS",
+    };
+    let mut session = server.session().await?;
+    let status = session.rows(statement).await?;
+    session.close().await;
+    let column = |name: &str| -> Result<String> {
+        let value = status.first().and_then(|row| row.get(name)).cloned().flatten();
+        value.with_context(|| format!("{} tells no {name}", server.name()))
+    };
+    Ok((column("File")?, column("Position")?))
+}
+
 /// Channels by file and position, and on MySQL anonymous transactions, on a topology that is idle.
 pub(crate) async fn switch_off_gtids(topology: &Topology) -> Result<()> {
     let replicas = || topology.servers.iter().skip(1);
@@ -94,20 +111,12 @@ pub(crate) async fn switch_off_gtids(topology: &Topology) -> Result<()> {
                 server.run(&format!("SET GLOBAL gtid_mode={mode}")).await?;
             }
         }
-        let mut session = primary.session().await?;
-        let status = session.rows("SHOW BINARY LOG STATUS").await?;
-        session.close().await;
-        let column = |name: &str| -> Result<String> {
-            let value = status.first().and_then(|row| row.get(name)).cloned().flatten();
-            value.with_context(|| format!("the primary tells no {name}"))
-        };
+        let (file, position) = end_of_log(primary, topology.flavour).await?;
         for replica in replicas() {
             replica
                 .run(&format!(
-                    "STOP REPLICA; CHANGE REPLICATION SOURCE TO SOURCE_AUTO_POSITION=0, SOURCE_LOG_FILE='{}', SOURCE_LOG_POS={}; \
-                     START REPLICA;",
-                    column("File")?,
-                    column("Position")?
+                    "STOP REPLICA; CHANGE REPLICATION SOURCE TO SOURCE_AUTO_POSITION=0, SOURCE_LOG_FILE='{file}', \
+                     SOURCE_LOG_POS={position}; START REPLICA;"
                 ))
                 .await?;
         }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use serde_json::Value;
 
+use crate::by_position::{REST, end_of_log, has_all, switch_off_gtids};
 use crate::kit::http::text;
 use crate::kit::members::{Intent, Members};
 use crate::kit::replication::Flavour;
@@ -13,7 +14,7 @@ use crate::kit::run::Run;
 use crate::kit::schedule::scenario;
 use crate::kit::topology::{Shape, Topology};
 use crate::kit::wait::until;
-use crate::stage::{DEADLINE, Stage};
+use crate::stage::{DEADLINE, FAILOVER, Stage};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn when_a_mysql_primary_dies_its_co_primary_takes_over() -> Result<()> {
@@ -155,4 +156,64 @@ async fn when_the_other_one_dies_its_replica_moves_and_the_primary_stays() -> Re
         Ok(())
     })
     .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_gtids_a_mysql_co_primary_takes_over_and_the_replica_of_the_dead_one_goes_on_where_it_was() -> Result<()>
+{
+    scenario("co-primary-position-mysql", |run| {
+        dies_without_gtids(run, Flavour::MySql)
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_gtid_channels_a_mariadb_co_primary_takes_over_with_the_replica_of_the_dead_one() -> Result<()> {
+    scenario("co-primary-position-mariadb", |run| {
+        dies_without_gtids(run, Flavour::MariaDb)
+    })
+    .await
+}
+
+/// The ring by file and position. The replica of the primary stops receiving a while before that dies.
+async fn dies_without_gtids(run: Arc<Run>, flavour: Flavour) -> Result<()> {
+    let topology = Topology::start(&run, &Shape::star(flavour, 2)).await?;
+    switch_off_gtids(&topology).await?;
+    let (first, second) = (topology.server(0)?, topology.server(1)?);
+    let end = end_of_log(second, flavour).await?;
+    let account = &topology.accounts.replication;
+    first.run(&flavour.attach_at(second.address(), account, &end)).await?;
+    first.follows(second.address(), DEADLINE).await?;
+    let members = Members::start(&run, &topology, &Intent::default_document(), None).await?;
+    members.knows(&topology).await?;
+    let mut stage = Stage::begin_paced(topology, members, REST).await?;
+    stage.writers.progress(50, DEADLINE).await?;
+    stage
+        .topology
+        .server(2)?
+        .run(&flavour.thread("STOP", "IO_THREAD"))
+        .await?;
+    stage.writers.progress(100, DEADLINE).await?;
+    let measured = stage.fail_over(FAILOVER + FAILOVER).await?;
+    ensure!(
+        measured.successor == 1,
+        "{} was promoted, not the co-primary",
+        measured.to
+    );
+    let recovery = stage
+        .members
+        .one_recovery(DEADLINE, &measured.from, &measured.to)
+        .await?;
+    ensure!(
+        text(&recovery, "/RecoveryType") == "MasterRecoveryPosition" && text(&recovery, "/Type") == "CoMasterRecovery",
+        "it was another kind of recovery: {recovery}"
+    );
+    ensure!(
+        stage.topology.server(1)?.replica_status().await?.is_none(),
+        "the new primary still replicates from the dead one"
+    );
+    stage.topology.server(2)?.follows(&measured.to, DEADLINE).await?;
+    stage.writers.progress(100, DEADLINE).await?;
+    let (topology, _, rows) = stage.judge(Duration::ZERO).await?;
+    has_all(&topology, &rows).await
 }

@@ -1,7 +1,7 @@
 //! Primaries that answer and commit nothing: behind a lock of a person's, and on a full disk.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
@@ -151,6 +151,36 @@ async fn a_mariadb_primary_whose_disk_is_full_is_found_by_the_canary_though_nobo
         let recoveries = members.recoveries().await?;
         ensure!(recoveries.is_empty(), "{}", Value::from(recoveries));
         Ok(())
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn by_policy_a_mariadb_primary_whose_disk_is_full_is_fenced_and_replaced() -> Result<()> {
+    scenario("commits-replaced-mariadb", |run| async move {
+        let disk = TinyDisk::mount(&run.subfolder("tiny")?, DISK_MEGABYTES)?;
+        let shape = Shape {
+            first: vec![format!("--log-bin={}", disk.folder().join("binlog").display())],
+            ..Shape::asynchronous(Flavour::MariaDb, 2)
+        };
+        let intent = Intent::Configuration(
+            json!({ "StalledCommitSeconds": 3, "StalledPrimary": "Failover", "StalledPrimarySeconds": 8 }),
+        );
+        let stage = Stage::set(&run, &shape, &intent).await?;
+        let filled = Instant::now();
+        disk.fill()?;
+        let measured = stage.await_failover(filled, DEADLINE).await?;
+        let recovery = stage
+            .members
+            .one_recovery(DEADLINE, &measured.from, &measured.to)
+            .await?;
+        ensure!(
+            text(&recovery, "/Fencing").starts_with("the old primary confirmed that it is read-only"),
+            "{recovery}"
+        );
+        disk.free()?;
+        stage.writers.progress(100, DEADLINE).await?;
+        stage.judge(Duration::ZERO).await.map(drop)
     })
     .await
 }

@@ -36,6 +36,22 @@ async fn is_lost(members: &Members, address: &Address, wanted: bool) -> Result<(
     .await
 }
 
+/// Ends the primary after transactions that no replica receives. It boots read-only.
+async fn die_with(topology: &mut Topology, sql: &str) -> Result<()> {
+    for replica in [1, 2] {
+        let stop = Flavour::MySql.thread("STOP", "IO_THREAD");
+        topology.server(replica)?.run(&stop).await?;
+    }
+    topology.server(0)?.run(sql).await?;
+    topology.server_mut(0)?.set_boots_read_only()?;
+    topology.server_mut(0)?.kill()?;
+    for replica in [1, 2] {
+        let start = Flavour::MySql.thread("START", "IO_THREAD");
+        topology.server(replica)?.run(&start).await?;
+    }
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_only_the_old_primary_has_is_shown_and_injecting_empty_transactions_lets_it_rejoin() -> Result<()> {
     scenario("errant-inject", |run| async move {
@@ -43,25 +59,10 @@ async fn what_only_the_old_primary_has_is_shown_and_injecting_empty_transactions
         let intent = Intent::Manifests(json!({"mode": "Auto", "oldPrimary": "Rejoin"}));
         let members = Members::start(&run, &topology, &intent, None).await?;
         let old = topology.server(0)?.address().clone();
-        // Nobody else may receive what the old primary commits last.
-        for replica in [1, 2] {
-            topology
-                .server(replica)?
-                .run(&Flavour::MySql.thread("STOP", "IO_THREAD"))
-                .await?;
-        }
-        topology
-            .server(0)?
-            .run(&format!("CREATE TABLE {DATABASE}.only_here (id INT PRIMARY KEY); INSERT INTO {DATABASE}.only_here VALUES (1), (2)"))
-            .await?;
-        topology.server_mut(0)?.set_boots_read_only()?;
-        topology.server_mut(0)?.kill()?;
-        for replica in [1, 2] {
-            topology
-                .server(replica)?
-                .run(&Flavour::MySql.thread("START", "IO_THREAD"))
-                .await?;
-        }
+        let sql = format!(
+            "CREATE TABLE {DATABASE}.only_here (id INT PRIMARY KEY); INSERT INTO {DATABASE}.only_here VALUES (1), (2)"
+        );
+        die_with(&mut topology, &sql).await?;
         let primary = topology.only_writable(DEADLINE).await?;
         is_lost(&members, &old, true).await?;
         topology.server_mut(0)?.start_again().await?;
@@ -110,18 +111,10 @@ async fn an_old_primary_that_is_let_forget_its_transactions_rejoins() -> Result<
         let intent = Intent::Manifests(json!({"mode": "Auto", "oldPrimary": "Rejoin"}));
         let members = Members::start(&run, &topology, &intent, None).await?;
         let old = topology.server(0)?.address().clone();
-        topology.server_mut(0)?.kill()?;
+        die_with(&mut topology, &format!("CREATE TABLE {DATABASE}.only_here (id INT)")).await?;
         let primary = topology.only_writable(DEADLINE).await?;
         topology.server_mut(0)?.start_again().await?;
         let path = format!("errant/{}/{}", old.host, old.port);
-        // Before it is found it is writable, and this is what users do then.
-        let wrote = topology
-            .server(0)?
-            .run(&format!(
-                "SET GLOBAL read_only = OFF; CREATE TABLE {DATABASE}.only_here (id INT)"
-            ))
-            .await;
-        wrote?;
         until(DEADLINE, "the errant transaction to be shown", async || {
             let shown = ask(&members, &path).await?;
             ensure!(shown["transactions"] == 1 && shown["quarantined"] == true, "{shown}");

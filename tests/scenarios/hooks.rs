@@ -13,7 +13,7 @@ use crate::kit::replication::Flavour;
 use crate::kit::schedule::scenario;
 use crate::kit::topology::Shape;
 use crate::kit::wait::until;
-use crate::stage::{DEADLINE, Stage};
+use crate::stage::{DEADLINE, FAILOVER, Stage};
 
 /// An alias that would do harm if a shell read it.
 const ALIAS: &str = "it's $(touch injected); touch \"injected\"";
@@ -43,6 +43,12 @@ async fn hooks_are_called_in_order_and_told_what_happened() -> Result<()> {
         for list in ["OnFailureDetection", "PreFailover", "PostMasterFailover", "PostFailover", "PostUnsuccessfulFailover"] {
             keys[format!("{list}Processes")] = json!([call(list)]);
         }
+        {
+            // It runs at the same time as the next list, so it does not write to the file of documents.
+            let command = call("OnFailureDetection");
+            let (without, _) = command.split_once(" && cat").context("a command that stores its document")?;
+            keys["OnFailureDetectionProcesses"] = json!([without]);
+        }
         let mut stage = Stage::set(&run, &Shape::star(Flavour::MySql, 2), &Intent::Configuration(keys)).await?;
         let measured = stage.fail_over(DEADLINE).await?;
         let recovery = stage
@@ -56,16 +62,22 @@ async fn hooks_are_called_in_order_and_told_what_happened() -> Result<()> {
         })
         .await?;
         let (from, to) = (&measured.from, &measured.to);
+        // The list of the detection runs beside the others.
+        let at_detection = format!("OnFailureDetection DeadMaster {from} [:] false 1");
+        let mut called = lines(&calls);
         ensure!(
-            lines(&calls)
+            called.iter().filter(|line| **line == at_detection).count() == 1,
+            "called: {called:?}"
+        );
+        called.retain(|line| *line != at_detection);
+        ensure!(
+            called
                 == [
-                    format!("OnFailureDetection DeadMaster {from} [:] false 1"),
                     format!("PreFailover DeadMaster {from} [:] false 1"),
                     format!("PostMasterFailover DeadMaster {from} [{to}] true 1"),
                     format!("PostFailover DeadMaster {from} [{to}] true 1"),
                 ],
-            "called: {:?}",
-            lines(&calls)
+            "called: {called:?}"
         );
         // However it is quoted, the alias is a text and no command.
         let same = [ALIAS; 4].join(" ");
@@ -77,7 +89,7 @@ async fn hooks_are_called_in_order_and_told_what_happened() -> Result<()> {
         ensure!(!folder.join("injected").exists(), "the alias was run");
         let last: Value = until(DEADLINE, "the last document", async || {
             let documents = lines(&documents);
-            Ok(documents.get(3).and_then(|line| serde_json::from_str(line).ok()))
+            Ok(documents.get(2).and_then(|line| serde_json::from_str(line).ok()))
         })
         .await?;
         let uid = text(&recovery, "/UID");
@@ -173,6 +185,48 @@ async fn a_hook_that_says_no_leaves_everything_untouched_until_it_says_yes() -> 
         let (accepted, _) = verdict.accepted(measured.successor, measured.killed);
         ensure!(accepted > 0, "the sampler never wrote on the new primary");
         Ok(())
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_detection_hook_that_never_ends_does_not_delay_the_failover() -> Result<()> {
+    scenario("hook-endless", |run| async move {
+        let folder = run.subfolder("told")?;
+        let keys = json!({
+            "OnFailureDetectionProcesses": ["sleep 3600"],
+            "OnFailureDetectionProcessesTimeoutSeconds": 5,
+            "PostFailoverProcesses": [format!("touch '{}/after'", folder.display())],
+        });
+        let mut stage = Stage::set(&run, &Shape::star(Flavour::MySql, 2), &Intent::Configuration(keys)).await?;
+        let measured = stage.fail_over(FAILOVER).await?;
+        // The list after the recovery does not wait for it either, and its own deadline ends it.
+        let recovery = stage
+            .members
+            .one_recovery(DEADLINE, &measured.from, &measured.to)
+            .await?;
+        let uid = text(&recovery, "/UID");
+        let ended = "OnFailureDetectionProcesses 1 of 1: ended, not done within the 5 s of the list";
+        until(DEADLINE, "the end of the detection hook in the record", async || {
+            let leader = stage.members.member(stage.members.leader().await?)?;
+            let steps = leader.api().json(&format!("audit-recovery-steps/{uid}")).await?;
+            let at = |message: &str| {
+                steps.as_array().and_then(|steps| {
+                    steps
+                        .iter()
+                        .position(|step| text(step, "/Message").starts_with(message))
+                })
+            };
+            let Some(end) = at(ended) else { return Ok(None) };
+            ensure!(
+                at("PostFailoverProcesses 1 of 1: done in ").is_some_and(|after| after < end),
+                "the list after the recovery waited: {steps}"
+            );
+            Ok(Some(()))
+        })
+        .await?;
+        ensure!(folder.join("after").exists(), "the list after the recovery did not run");
+        stage.end(&measured, Duration::ZERO).await
     })
     .await
 }

@@ -1,5 +1,5 @@
 //! An asynchronous primary acknowledged what no replica received, and dies: what was seen of it counts, also when the members that saw
-//! it were restarted, and `lossPolicy` decides.
+//! it were restarted, and `lossPolicy` decides. A primary that waits for a replica dies together with it: what is lost is unknown.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,12 +9,13 @@ use serde_json::{Value, json};
 
 use crate::kit::http::{key, text};
 use crate::kit::members::Intent;
+use crate::kit::netns::{Net, cut};
 use crate::kit::replication::Flavour;
 use crate::kit::run::Run;
-use crate::kit::schedule::scenario;
+use crate::kit::schedule::{scenario, scenario_alone};
 use crate::kit::sql::Address;
 use crate::kit::topology::Shape;
-use crate::kit::wait::until;
+use crate::kit::wait::{throughout, until};
 use crate::kit::writers::missing;
 use crate::returned::{READ_ONLY, actual_errant};
 use crate::stage::{DEADLINE, Stage};
@@ -190,4 +191,112 @@ fn set_of(told: &str) -> Result<&str> {
     let (_, set) = told.rsplit_once(": ").with_context(|| format!("no set in '{told}'"))?;
     ensure!(!set.is_empty() && !set.ends_with('…'), "no set in '{told}'");
     Ok(set)
+}
+
+/// How long the third server receives nothing before the other two die.
+const CUT: Duration = Duration::from_millis(1200);
+
+/// The primary promised that no confirmed row is lost, and dies together with the only replica that has the last ones. The third server
+/// was opened at once, 183 of 587 acknowledged rows were not on it, and the record named no loss.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_that_only_a_dead_replica_acknowledged_hold_the_failover_back_until_it_is_forced() -> Result<()> {
+    scenario_alone("loss-unknown-forced", |run| async move {
+        let net = Net::create()?;
+        let (stage, killed) = acknowledging_replica_dies(&run, json!({"mode": "Auto"}), &net).await?;
+        let told = refusal(&stage, "would be lost").await?;
+        ensure!(told.contains("promised"), "held back by: {told}");
+        throughout(Duration::from_secs(5), async || {
+            ensure!(
+                stage.sampler.accepted_since(2, killed) == 0,
+                "the third server was opened: {}",
+                Value::from(stage.members.recoveries().await?)
+            );
+            Ok(())
+        })
+        .await?;
+        let leader = stage.members.member(stage.members.leader().await?)?;
+        let blocked = leader.api().json("blocked-recoveries").await?;
+        ensure!(
+            blocked.to_string().contains("would be lost")
+                && blocked.pointer("/0/BlockingRecoveryId") == Some(&Value::from(0)),
+            "blocked are {blocked}"
+        );
+        let explained = leader.api().json("explain").await?.to_string();
+        ensure!(explained.contains("would be lost"), "explained: {explained}");
+
+        let failed = stage.address(0)?;
+        let path = format!("force-master-failover/{}/{}", failed.host, failed.port);
+        let (code, body) = leader.api().get_within(&path, DEADLINE).await?;
+        ensure!(code == 200, "{path}: {code} {body}");
+        opened_with_unknown_loss(&stage).await?;
+        stage.judge(Duration::ZERO).await.map(drop)
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_unknown_loss_is_accepted_after_the_timeout_and_recorded_as_unknown() -> Result<()> {
+    scenario_alone("loss-unknown-after-timeout", |run| async move {
+        let net = Net::create()?;
+        let timeout = format!("{}s", LOSS_TIMEOUT.as_secs());
+        let recovery =
+            json!({"mode": "Auto", "lossPolicy": "AllowAfterTimeout", "lossTimeout": timeout, "blockFor": "1s"});
+        let (stage, killed) = acknowledging_replica_dies(&run, recovery, &net).await?;
+        throughout(BEFORE_TIMEOUT.saturating_sub(killed.elapsed()), async || {
+            ensure!(
+                stage.sampler.accepted_since(2, killed) == 0,
+                "the third server was opened before lossTimeout"
+            );
+            Ok(())
+        })
+        .await?;
+        opened_with_unknown_loss(&stage).await?;
+        ensure!(killed.elapsed() >= BEFORE_TIMEOUT, "after {:?}", killed.elapsed());
+        stage.judge(Duration::ZERO).await.map(drop)
+    })
+    .await
+}
+
+/// Semi-sync for one replica. The third server is cut from the primary, the second acknowledges alone, and both die.
+async fn acknowledging_replica_dies(run: &Arc<Run>, recovery: Value, net: &Net) -> Result<(Stage, Instant)> {
+    let mut stage = Stage::set_in(run, &Shape::star(Flavour::MySql, 2), &Intent::Manifests(recovery), net).await?;
+    cut(stage.topology.server(0)?.host()?, stage.topology.server(2)?.host()?)?;
+    let begun = Instant::now();
+    let before = stage.writers.count();
+    until(DEADLINE, "rows that only one replica acknowledges", async || {
+        Ok((begun.elapsed() >= CUT && stage.writers.count() > before).then_some(()))
+    })
+    .await?;
+    // The replica first: a member that sees the primary die while that replica still answers begins a failover to it.
+    stage.topology.server_mut(1)?.kill()?;
+    let killed = stage.topology.server_mut(0)?.kill()?;
+    // The end of the connection did not get through the cut either: the receiver would notice it after replica_net_timeout.
+    for verb in ["STOP", "START"] {
+        let receiver = Flavour::MySql.thread(verb, "IO_THREAD");
+        stage.topology.server(2)?.run(&receiver).await?;
+    }
+    Ok((stage, killed))
+}
+
+/// The third server is the primary, and neither record nor status says that nothing is lost.
+async fn opened_with_unknown_loss(stage: &Stage) -> Result<()> {
+    let successor = stage.address(2)?.to_string();
+    let recovery = until(DEADLINE, "the third server to be opened", async || {
+        let recoveries = stage.members.recoveries().await?;
+        Ok(recoveries.into_iter().find(|recovery| {
+            key(recovery, "/SuccessorKey") == successor && recovery.get("IsActive") == Some(&Value::Bool(false))
+        }))
+    })
+    .await?;
+    let loss = text(&recovery, "/Loss");
+    ensure!(
+        loss.starts_with("unknown, at least"),
+        "the loss is '{loss}': {recovery}"
+    );
+    let is_told = |status: &Value| text(status, "/lastRecovery/loss").starts_with("unknown, at least");
+    stage
+        .members
+        .status(DEADLINE, "a status that tells that the loss is unknown", is_told)
+        .await?;
+    Ok(())
 }

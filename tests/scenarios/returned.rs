@@ -141,6 +141,77 @@ async fn a_primary_that_returns_with_nothing_of_its_own_is_attached_again_when_t
     .await
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_held_mysql_primary_is_read_only_soon_whenever_it_is_restarted() -> Result<()> {
+    scenario("returned-restarts-mysql", |run| {
+        restarts(run, Shape::asynchronous(Flavour::MySql, 2))
+    })
+    .await
+}
+
+/// Its clients' commits wait for acknowledgements that nobody gives, and a statement that makes it read-only waits for them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_held_semi_sync_primary_is_read_only_soon_whenever_it_is_restarted() -> Result<()> {
+    scenario("returned-restarts-semi-sync", |run| {
+        restarts(run, Shape::star(Flavour::MySql, 2))
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_held_mariadb_primary_is_read_only_soon_whenever_it_is_restarted() -> Result<()> {
+    scenario("returned-restarts-mariadb", |run| {
+        restarts(run, Shape::asynchronous(Flavour::MariaDb, 2))
+    })
+    .await
+}
+
+/// How often a held server is killed and started again.
+const RESTARTS: u32 = 10;
+/// How often a write is tried meanwhile.
+const SAMPLED_EVERY: Duration = Duration::from_millis(5);
+
+/// The policy is Hold. The kills fall into all phases of what the members do once a second.
+#[expect(clippy::print_stdout, reason = "what was measured")]
+async fn restarts(run: Arc<Run>, shape: Shape) -> Result<()> {
+    let topology = Topology::start(&run, &shape).await?;
+    let members = Members::start(&run, &topology, &Intent::default_document(), None).await?;
+    let sampler = Sampler::start_every(SAMPLED_EVERY, &topology, &members);
+    let writers = Writers::start(&topology, 2)?;
+    writers.progress(100, DEADLINE).await?;
+    let mut stage = Stage {
+        topology,
+        members,
+        writers,
+        sampler,
+    };
+    stage.fail_over(DEADLINE).await?;
+    stage.topology.server_mut(0)?.start_again().await?;
+    until(DEADLINE, "the returned primary to be read-only", async || {
+        Ok(stage.topology.server(0)?.is_read_only().await?.then_some(()))
+    })
+    .await?;
+    let mut open_for = Vec::new();
+    for round in 0..RESTARTS {
+        // Not a wait for anything: it moves the kill to another phase of each second.
+        tokio::time::sleep(Duration::from_millis(u64::from(round * 370 % 1000))).await;
+        stage.topology.server_mut(0)?.kill()?;
+        let started = Instant::now();
+        stage.topology.server_mut(0)?.launch()?;
+        let lasted = until(DEADLINE, "the held primary to refuse a write", async || {
+            Ok(stage.sampler.open_for(0, started))
+        })
+        .await?;
+        open_for.push(lasted);
+    }
+    let longest = open_for.iter().max().copied().unwrap_or_default();
+    println!("a held primary was open after its restarts for {open_for:.0?}, at most {longest:.0?}");
+    ensure!(longest <= READ_ONLY, "it was open for {longest:.0?}: {open_for:.0?}");
+    let (topology, _, _) = stage.judge(READ_ONLY).await?;
+    ensure!(topology.server(0)?.is_read_only().await?, "it is writable again");
+    Ok(())
+}
+
 /// A replica that was never failed over from is no failed primary: it comes back as what it was.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replica_that_dies_and_returns_changes_nothing() -> Result<()> {

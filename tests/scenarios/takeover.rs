@@ -10,7 +10,7 @@ use tokio::task::JoinHandle;
 use crate::booting::old_enough;
 use crate::kit::http::{key, text};
 use crate::kit::members::{Intent, Members};
-use crate::kit::replication::Flavour;
+use crate::kit::replication::{DATABASE, Flavour};
 use crate::kit::run::Run;
 use crate::kit::schedule::scenario;
 use crate::kit::sql::Address;
@@ -43,12 +43,17 @@ async fn asking(
 }
 
 /// The same, answered.
-async fn asked(stage: &Stage, command: &str, of: &Address, target: Option<&Address>) -> Result<(u16, Value)> {
+pub(crate) async fn asked(
+    stage: &Stage,
+    command: &str,
+    of: &Address,
+    target: Option<&Address>,
+) -> Result<(u16, Value)> {
     asking(stage, command, of, target).await?.await?
 }
 
 /// The same, done.
-async fn taken_over(stage: &Stage, command: &str, of: &Address, target: &Address) -> Result<Value> {
+pub(crate) async fn taken_over(stage: &Stage, command: &str, of: &Address, target: &Address) -> Result<Value> {
     let (code, answer) = asked(stage, command, of, Some(target)).await?;
     ensure!(code == 200, "{command} answers {code}: {answer}");
     let details = answer.get("Details").cloned().unwrap_or_default();
@@ -61,7 +66,7 @@ async fn taken_over(stage: &Stage, command: &str, of: &Address, target: &Address
 }
 
 /// Waits until the members show a server as primary, and the other ones as its replicas.
-async fn settled(stage: &Stage, primary: usize) -> Result<()> {
+pub(crate) async fn settled(stage: &Stage, primary: usize) -> Result<()> {
     let address = stage.address(primary)?;
     for index in (0..stage.topology.servers.len()).filter(|index| *index != primary) {
         stage.topology.server(index)?.follows(&address, DEADLINE).await?;
@@ -180,9 +185,9 @@ async fn a_target_that_dies_while_it_is_waited_for_leaves_the_old_primary_writab
     scenario("takeover-target-dies", |run| async move {
         let mut stage = Stage::set(&run, &Shape::star(Flavour::MySql, 2), &Intent::default_document()).await?;
         let (first, second) = (stage.address(0)?, stage.address(1)?);
-        // Its applier waits for this lock.
+        // Its applier waits for this lock, which is not that of a backup: no takeover begins beside one.
         let mut lock = stage.topology.server(1)?.session().await?;
-        lock.run("FLUSH TABLES WITH READ LOCK").await?;
+        lock.run(&format!("LOCK TABLES {DATABASE}.written READ")).await?;
         let answer = asking(&stage, "graceful-master-takeover-auto", &first, Some(&second)).await?;
         until(DEADLINE, "the old primary to be read-only", async || {
             ensure!(!answer.is_finished(), "it was answered before the target died");

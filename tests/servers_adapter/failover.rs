@@ -1,10 +1,13 @@
 //! A failover and the way back, step by step, as a recovery would do it.
 
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
 use ham4db::app::ports::{Executor as _, ProbeConnection, StepError};
 use ham4db::domain::gtid::GtidSet;
 use ham4db::domain::instance::{ConnectedReplica, Identity, InstanceFacts, Positioning, ThreadState};
+use tokio::task::JoinSet;
 
 use crate::server::{ADMIN, REPLICATION, Server, Software};
 use crate::watched::{LONG, Poller, account, target};
@@ -437,4 +440,73 @@ async fn a_session_that_hangs_in_stop_replica_is_taken_over() {
     next.reset_replication(LONG).await.unwrap();
     assert!(next.facts(LONG).await.unwrap().channels.is_empty());
     next.end().await;
+}
+
+/// MySQL: a commit that waits for acknowledgements outlives its session, and clients that connect again and again are always among the
+/// sessions. A primary stayed writable for more than 30 s because of that after it had been cut off.
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_that_connect_again_and_again_do_not_keep_a_server_with_hanging_commits_writable() {
+    let poller = Poller::new();
+    let server = Arc::new(Server::start(Software::MySql, 1, &[]).await);
+    server
+        .run("CREATE DATABASE d; CREATE TABLE d.t (id INT AUTO_INCREMENT PRIMARY KEY)")
+        .await;
+    server
+        .run("CREATE USER client IDENTIFIED BY 'pass''word'; GRANT ALL ON d.* TO client")
+        .await;
+    server
+        .run(
+            "SET GLOBAL rpl_semi_sync_source_timeout = 1000000000; SET GLOBAL rpl_semi_sync_source_wait_no_replica = ON; \
+             SET GLOBAL rpl_semi_sync_source_enabled = ON",
+        )
+        .await;
+    let acknowledged = Arc::new(AtomicU32::new(0));
+    let mut clients = JoinSet::new();
+    for _ in 0..4 {
+        let (server, acknowledged) = (Arc::clone(&server), Arc::clone(&acknowledged));
+        clients.spawn(async move {
+            loop {
+                let Ok(mut connection) = server.connect("client").await else {
+                    continue;
+                };
+                let inserted = sqlx::raw_sql("INSERT INTO d.t VALUES ()")
+                    .execute(&mut connection)
+                    .await;
+                if inserted.is_ok() {
+                    acknowledged.fetch_add(1, Ordering::SeqCst);
+                }
+            }
+        });
+    }
+    poller
+        .facts_when(&server, "its commits wait", |facts| facts.semi_sync.wait_sessions > 0)
+        .await;
+    let mut session = poller.session(&server).await;
+    let mut beside = poller
+        .executor
+        .begin_beside(&target(&server), None, LONG)
+        .await
+        .unwrap_or_else(|error| panic!("{error}"));
+    let free = async {
+        let begun = Instant::now();
+        loop {
+            beside.kill_clients(Duration::from_millis(300)).await.ok();
+            if beside.disconnect_clients(Duration::from_secs(2)).await.unwrap() {
+                break beside.set_semi_sync_source(false, LONG).await.unwrap();
+            }
+            assert!(
+                begun.elapsed() < Duration::from_secs(15),
+                "there is always a new client"
+            );
+        }
+    };
+    let (fenced, ()) = tokio::join!(session.set_read_only(Duration::from_secs(20)), free);
+    fenced.unwrap_or_else(|error| panic!("{error}"));
+    clients.shutdown().await;
+    assert_eq!(server.value("SELECT @@super_read_only").await, "1");
+    assert_eq!(
+        acknowledged.load(Ordering::SeqCst),
+        0,
+        "a client took a commit for acknowledged"
+    );
 }

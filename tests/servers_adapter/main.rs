@@ -12,6 +12,7 @@ mod delays;
 mod failover;
 mod failures;
 mod gtid_oracle;
+mod recorded;
 mod server;
 mod settings;
 mod watched;

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# build.sh [EXAMPLE] : compiles the two programs and the examples demo, bench and chaos, or one of them, by one call of cargo. Prints how long
+# build.sh [EXAMPLE] : compiles the two programs and the examples demo, bench, fleet and chaos, or one of them, by one call of cargo. Prints how long
 # that takes when everything is to be compiled. An example has the tests' features of each dependency, so `make test` compiles none again.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."

@@ -25,7 +25,7 @@ step() {
             flock -w 3600 8 || die "$name: still locked after an hour by $CACHE/locks/$name; stop the other set-up"
         fi
         # The work runs in a process of its own: `if` would switch off `set -e` in it.
-        bash -c 'set -euo pipefail; . "$1/cache.sh"; . "$1/apt.sh"; . "$1/servers.sh"; . "$1/kubernetes.sh"; shift; "$@"' \
+        bash -c 'set -euo pipefail; . "$1/cache.sh"; . "$1/apt.sh"; . "$1/servers.sh"; . "$1/kubernetes.sh"; . "$1/zookeeper.sh"; shift; "$@"' \
             step "$setup" "$@" 8>&- 9>"$log"
     ); then
         [ $((SECONDS - begun)) -lt 2 ] || say "$name: ready after $((SECONDS - begun)) s"

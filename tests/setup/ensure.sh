@@ -8,6 +8,8 @@
 #   node-packages  the system packages of kube-node alone                     lint-tools  shellcheck
 #   cargo-tools  cargo-deny and cargo-machete, of pinned versions
 #   promtool     promtool of this distribution, only when the machine has none
+#   haproxy      HAProxy of this distribution, only when the machine has none new enough
+#   zookeeper    ZooKeeper of this distribution, with a Java only when the machine has none
 # ensure.sh --check WHAT... : 0 when all is there, else prints what is missing. Changes nothing.
 # ensure.sh --where mysql|mariadb : the folder of that server, on stdout (see below), set up or not.
 #
@@ -25,14 +27,16 @@
 #       VERSION      e.g. 9.7.4
 #   $CACHE/servers/own/  the same for the server that HAM4DB_TEST_MYSQLD names, plus FLAVOUR (mysql or mariadb). With that variable
 #                    set, `ensure.sh mysql` (or mariadb, whichever it is) sets up this one, and `--where` prints its folder.
-#   $CACHE/bin/      kube-apiserver, etcd, ...; and go, kubectl, helm when they were built here. A program is looked for in this folder
-#                    first, then in PATH: find_tool in tests/setup/tools.sh.
+#   $CACHE/servers/haproxy/run  `run haproxy ARGS...`: becomes HAProxy out of its unpacked packages, with the libraries that came along.
+#   $CACHE/zookeeper/run  `run CONFIGURATION` becomes a ZooKeeper server.
+#   $CACHE/bin/      kube-apiserver, etcd, ...; and go, kubectl, helm, haproxy when they were set up here. A program is looked for in
+#                    this folder first, then in PATH: find_tool in tests/setup/tools.sh.
 #   $CACHE/run/NAME/ what runs now: each test, demo and bench makes a folder of its own there and removes it. `make clean` empties it.
 # Servers, members and writers are started through tests/setup/unprivileged.sh, which is `exec` when not root; as root they run as
 # user and group 65534, which has to own their folder under $CACHE/run.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-. "$here/cache.sh"; . "$here/apt.sh"; . "$here/servers.sh"; . "$here/kubernetes.sh"
+. "$here/cache.sh"; . "$here/apt.sh"; . "$here/servers.sh"; . "$here/kubernetes.sh"; . "$here/zookeeper.sh"
 
 # What HAM4DB_TEST_MYSQLD stands for: mysql, mariadb, or nothing.
 own_flavour() {
@@ -58,6 +62,8 @@ describe() {
         bases) echo 'base images for buildah (30 s, 180 MB in the image store)' ;;
         node-packages) echo 'node packages by apt (10 s, 300 MB installed)' ;;
         promtool) echo 'promtool (30 s, 50 MB)' ;;
+        haproxy) echo 'HAProxy (10 s, 40 MB)' ;;
+        zookeeper) echo 'ZooKeeper (20 s, 10 MB)' ;;
         lint-tools) echo 'shellcheck by apt (10 s, 30 MB)' ;;
         cargo-tools) echo "cargo-deny and cargo-machete ($(about 45), 30 MB)" ;;
         tools) echo 'small tools by apt (10 s, 50 MB)' ;;
@@ -84,7 +90,7 @@ for what in "$@"; do
         bases) want node-packages; want bases ;;
         mysql|mariadb|tools|node-packages|lint-tools) want "$what" ;;
         cargo-tools) want tools; want "$what" ;;
-        go|promtool) want "$what" ;;
+        go|promtool|haproxy|zookeeper) want "$what" ;;
         kubectl|kube-api|helm) want tools; want "$what" ;;
         kube-node) want tools; want node-packages; want kube-api; want kubectl; want helm; want kube-node ;;
         *) die "unknown part '$what': see ensure.sh --help" ;;

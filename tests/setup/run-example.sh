@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# run-example.sh NAME PART... : runs demo, bench or chaos. The parts of ensure.sh are set up while cargo compiles. Prints at the end where the
+# run-example.sh NAME PART... : runs demo, bench, fleet or chaos. The parts of ensure.sh are set up while cargo compiles. Prints at the end where the
 # time went. The binaries and the examples are those of the tests: one profile, one set of features, nothing is compiled twice.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.." || exit

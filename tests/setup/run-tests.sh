@@ -17,11 +17,27 @@ trap 'exit 130' INT TERM
 mapfile -t targets < <(awk '/^\[/ { test = $0 == "[[test]]" } test && /^name *=/ { gsub(/.*= *"|".*/, ""); print }' Cargo.toml)
 everything=
 if [ $# -gt 0 ]; then targets=("$@"); else everything=1; fi
+# Too long for every run, and named: make deployments.
+[ -z "$everything" ] || mapfile -t targets < <(printf '%s\n' "${targets[@]}" | grep -vx deployments)
 
 # What a target needs beside cargo. Scenarios take slots of their own (tests/kit/schedule.rs): two run side by side on two cores, unless
-# one needs the machine alone. Those of kube share an API server. servers_adapter runs one test at a time.
-needs() { case $1 in servers_adapter|scenarios) echo mysql mariadb ;; kube) echo mysql kube-api kubectl ;; esac; }
-threads() { case $1 in servers_adapter) echo --test-threads=1 ;; scenarios) echo --test-threads=2 ;; kube) echo --test-threads=3 ;; esac; }
+# one needs the machine alone. Those of kube share an API server. store and servers_adapter run one test at a time.
+needs() {
+    case $1 in
+        store|servers_adapter) echo mysql mariadb ;;
+        deployments) echo mysql ;;
+        publishers) echo tools kube-api zookeeper ;;
+        scenarios) echo mysql mariadb haproxy kube-api ;;
+        kube) echo mysql kube-api kubectl ;;
+    esac
+}
+threads() {
+    case $1 in
+        store|servers_adapter|deployments) echo --test-threads=1 ;;
+        publishers|scenarios) echo --test-threads=2 ;;
+        kube) echo --test-threads=3 ;;
+    esac
+}
 
 # count COMMAND... : runs it, and adds up the results that cargo prints.
 count() {

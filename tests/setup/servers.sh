@@ -1,13 +1,17 @@
 # shellcheck shell=bash
-# Sourced. Real database servers, unpacked into the cache: never installed, so no server or data of the machine's owner is touched.
+# Sourced. Real database servers and HAProxy, unpacked into the cache: never installed, so no server or data of the machine's owner is touched.
 # What each folder holds is written down in ensure.sh.
 
 mysql_home=$CACHE/servers/mysql
 mariadb_home=$CACHE/servers/mariadb
 own_home=$CACHE/servers/own
+haproxy_home=$CACHE/servers/haproxy
 
 mysql_ready() { [ -x "$mysql_home/run" ] && [ -f "$mysql_home/VERSION" ] && [ -d "$mysql_home/template/mysql" ]; }
 mariadb_ready() { [ -x "$mariadb_home/run" ] && [ -f "$mariadb_home/VERSION" ] && [ -d "$mariadb_home/template/mysql" ]; }
+# What the files of deploy/haproxy need.
+haproxy_version() { "$1" -v | sed -nE 's/^HA-?Proxy version ([0-9.]+).*/\1/p'; }
+haproxy_ready() { found_at_least haproxy 2.4 haproxy_version; }
 own_ready() { [ "$(cat "$own_home/SOURCE" 2>/dev/null)" = "$(own_source)" ] && [ -d "$own_home/template/mysql" ]; }
 
 # Which binary HAM4DB_TEST_MYSQLD is: another one at the same path makes a new template.
@@ -100,6 +104,24 @@ set_up_own() {
     settle "$home" "$own_home"
 }
 
+# The package itself would start a service. It is run through the loader that comes with it, as a machine seldom has its libraries.
+set_up_haproxy() {
+    ! haproxy_ready || return 0
+    partial haproxy
+    local home=$partial/home
+    private_apt "$partial/apt" "$codename" main
+    unpack_packages "$partial/apt" "$home/root" haproxy
+    rm -rf "$partial/apt"
+    trim "$home/root"
+    write_run "$home" ''
+    settle "$home" "$haproxy_home"
+    mkdir -p "$bin"
+    printf '#!/bin/sh\nexec "%s/run" haproxy "$@"\n' "$haproxy_home" >"$partial/haproxy"
+    chmod +x "$partial/haproxy"
+    mv "$partial/haproxy" "$bin/haproxy"
+    say "$("$bin/haproxy" -v | head -n 1)"
+}
+
 # Documentation and debug files are half of what the packages unpack to.
 trim() {
     rm -rf "$1"/usr/share/doc "$1"/usr/share/man "$1"/usr/share/info "$1"/usr/share/lintian "$1"/usr/share/locale \
@@ -121,7 +143,7 @@ unprivileged_init() {
     mv "$partial/init/data" "$home/template"
 }
 
-# write_run HOME SERVER : HOME/run PROGRAM ARGS... becomes PROGRAM of HOME/root. It starts through the C library and the loader that
+# write_run HOME SERVER : HOME/run PROGRAM ARGS... becomes PROGRAM of HOME/root; SERVER is the database server there, if any. It starts through the C library and the loader that
 # came with the packages, as the machine's may be older. The folders below are compiled into the server as absolute paths.
 write_run() {
     local loader
@@ -138,7 +160,7 @@ for folder in usr/sbin usr/bin; do
     if [ -x "\$root/\$folder/\$program" ]; then binary=\$root/\$folder/\$program; break; fi
 done
 if [ -z "\${binary:-}" ]; then echo "\$0: no program \$program in \$root" >&2; exit 127; fi
-if [ "\$program" = $2 ]; then
+if [ "\$program" = '$2' ]; then
     # Options about option files count only when they come first.
     case \${1:-} in --no-defaults|--defaults-file=*|--defaults-extra-file=*) first=\$1; shift ;; *) first=--no-defaults ;; esac
     set -- "\$first" --basedir="\$root/usr" --lc-messages-dir="\$root/usr/share/mysql" --character-sets-dir="\$root/usr/share/mysql/charsets" \\

@@ -25,8 +25,8 @@
         "Drain" .Values.drain.enabled
         "PodRoleLabels" .Values.podRoleLabels.enabled) -}}
 {{- with .Values.health.port }}{{ $_ := set $config "HealthListenAddress" (printf ":%d" (int .)) }}{{ end -}}
-{{- if .Values.apiToken.enabled }}{{ $_ := set $config "APIWriteTokenFile" (include "ham4db.apiTokenFile" .) }}{{ end -}}
-{{- $owned := list "listenaddress" "healthlistenaddress" "apiwritetokenfile" "httpadvertise" "raftenabled" "raftbind" "raftadvertise" "defaultraftport" "raftnodes" "raftgroupkeyfile" "raftstatefulset" "kubernetes" -}}
+{{- if .Values.apiToken.enabled }}{{ $_ := set $config "APIWriteTokenFile" (include "ham4db.apiTokenFile" .) }}{{ else }}{{ $_ := set $config "APIOpen" true }}{{ end -}}
+{{- $owned := list "listenaddress" "healthlistenaddress" "apiwritetokenfile" "apiopen" "raftinsecure" "httpadvertise" "raftenabled" "raftbind" "raftadvertise" "defaultraftport" "raftnodes" "raftgroupkeyfile" "raftstatefulset" "kubernetes" -}}
 {{- range $key, $value := .Values.config -}}
 {{- if has (lower $key) $owned -}}
 {{- fail (printf "config.%s: Services, probes and members rely on what the chart sets there" $key) -}}

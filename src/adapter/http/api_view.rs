@@ -17,13 +17,16 @@ use crate::domain::topology::{ClusterId, Topology};
 
 use super::context::{AppContext, Options};
 
+/// The received transactions of one cluster, compared at the first call.
+type ReceivedOfCluster = (Arc<ClusterView>, OnceLock<Vec<ReceivedTransactions>>);
+
 /// The clusters, the replicated state and the time at one moment.
 pub(super) struct ApiView<'a> {
-    pub(super) views: Arc<Vec<ClusterView>>,
+    pub(super) views: Vec<Arc<ClusterView>>,
     pub(super) state: Arc<State>,
     pub(super) now: WallTime,
     pub(super) options: &'a Options,
-    received_transactions: OnceLock<BTreeMap<ClusterId, Vec<ReceivedTransactions>>>,
+    received_transactions: OnceLock<BTreeMap<ClusterId, ReceivedOfCluster>>,
 }
 
 impl<'a> ApiView<'a> {
@@ -63,7 +66,7 @@ impl<'a> ApiView<'a> {
     }
 
     /// The errant transactions of an instance. For a failed primary they are those found when it returned; for others, those that the
-    /// analysis and the planner see. The received transactions are compared once per view, at the first call.
+    /// analysis and the planner see. The received transactions of a cluster are compared once, at the first call.
     pub(super) fn errant(&self, cluster: &ClusterId, key: &InstanceKey) -> Option<&GtidSet> {
         let held = self
             .state
@@ -83,19 +86,24 @@ impl<'a> ApiView<'a> {
         let all = self.received_transactions.get_or_init(|| {
             self.views
                 .iter()
-                .map(|view| (view.topology.cluster.clone(), compare(view)))
+                .map(|view| (view.topology.cluster.clone(), (Arc::clone(view), OnceLock::new())))
                 .collect()
         });
-        all.get(cluster)?
+        let (view, received_transactions) = all.get(cluster)?;
+        received_transactions
+            .get_or_init(|| compare(view))
             .iter()
             .find_map(|received_transactions| received_transactions.errant(key))
     }
 
     /// All instances with their cluster, in the order of clusters and addresses.
     pub(super) fn instances(&self) -> impl Iterator<Item = (&ClusterView, &Instance)> {
-        self.views
-            .iter()
-            .flat_map(|view| view.topology.instances.values().map(move |instance| (view, instance)))
+        self.views.iter().flat_map(|view| {
+            view.topology
+                .instances
+                .values()
+                .map(move |instance| (view.as_ref(), instance))
+        })
     }
 
     /// Finds an instance by its address, by one of its aliases, or by a part of the host name that is unique.
@@ -108,7 +116,7 @@ impl<'a> ApiView<'a> {
         let exact = self
             .views
             .iter()
-            .find_map(|view| view.topology.get(key).map(|instance| (view, instance)));
+            .find_map(|view| view.topology.get(key).map(|instance| (view.as_ref(), instance)));
         if let Some(found) = exact {
             return Ok(found);
         }
@@ -131,7 +139,7 @@ impl<'a> ApiView<'a> {
     /// # Errors
     /// [`ApiError::BadRequest`] without a hint, [`ApiError::NotFound`] when no cluster matches.
     pub(super) fn find_cluster(&self, hint: &str) -> Result<&ClusterView, ApiError> {
-        let by = |matches: &dyn Fn(&ClusterView) -> bool| self.views.iter().find(|view| matches(view));
+        let by = |matches: &dyn Fn(&ClusterView) -> bool| self.views.iter().map(Arc::as_ref).find(|view| matches(view));
         if hint.is_empty() {
             return Err(ApiError::BadRequest(
                 "Unable to determine cluster name: no hint given".to_owned(),
@@ -163,6 +171,7 @@ impl<'a> ApiView<'a> {
     pub(super) fn find_alias(&self, alias: &str) -> Result<&ClusterView, ApiError> {
         self.views
             .iter()
+            .map(Arc::as_ref)
             .find(|view| view.cluster.alias == alias || (view.cluster.alias.is_empty() && view.cluster.name == alias))
             .ok_or_else(|| ApiError::NotFound(format!("No cluster found for alias {alias}")))
     }

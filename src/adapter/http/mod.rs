@@ -1,8 +1,9 @@
 //! The HTTP API: orchestrator's paths and JSON in front of [`crate::app::api`].
 //!
 //! `router` declares the routes, `routes` has the handlers and `shape` the JSON. `proxy` forwards to the leader what only the leader
-//! may answer. `write_access` requires a token for routes with effects. `context` holds what they share.
+//! may answer, and `answering_member` names the member that gave the answer. `write_access` requires a token for routes with effects. `context` holds what they share.
 
+mod answering_member;
 mod api_view;
 mod context;
 mod leader_proof;

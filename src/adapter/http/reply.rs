@@ -11,6 +11,9 @@ use crate::app::api::ApiError;
 /// Header that names the leader in a response that only the leader could have given.
 pub(super) const LEADER_HEADER: HeaderName = HeaderName::from_static("x-ham4db-leader");
 
+/// Its value when no leader is known. With 503, the header means that nothing was done for want of a leader.
+pub(super) const UNKNOWN_LEADER: &str = "unknown";
+
 /// Orchestrator's envelope.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "PascalCase")]
@@ -90,11 +93,9 @@ impl From<ApiError> for Failure {
             ApiError::Conflict(_) | ApiError::OwnedBy { .. } => Self::new(StatusCode::CONFLICT, message),
             ApiError::NotLeader(leader) => {
                 let failure = Self::new(StatusCode::SERVICE_UNAVAILABLE, message).retry_later();
-                match leader {
-                    Some(name) => failure.naming_leader(&name),
-                    None => failure,
-                }
+                failure.naming_leader(leader.as_deref().unwrap_or(UNKNOWN_LEADER))
             }
+            ApiError::Busy(_) => Self::new(StatusCode::TOO_MANY_REQUESTS, message).retry_later(),
             ApiError::Unavailable(_) => Self::new(StatusCode::SERVICE_UNAVAILABLE, message).retry_later(),
             // No Retry-After: the command may have been executed, and only the client can decide to repeat it.
             ApiError::OutcomeUnknown(_) => Self::new(StatusCode::GATEWAY_TIMEOUT, message),
@@ -118,5 +119,33 @@ impl IntoResponse for Failure {
             response.headers_mut().insert(LEADER_HEADER, leader);
         }
         response
+    }
+}
+
+/// Runs work on all clusters on a thread of its own: with thousands of servers it takes many milliseconds, in which the threads of the
+/// runtime serve probes and the group.
+pub(super) async fn off_workers<S: Send + 'static, T: Send + 'static>(
+    shared: S,
+    work: impl FnOnce(S) -> T + Send + 'static,
+) -> T {
+    match tokio::task::spawn_blocking(move || work(shared)).await {
+        Ok(result) => result,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // The runtime is shutting down, and this request with it.
+            Err(_) => std::future::pending().await,
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn request_for_a_server_that_is_read_already_is_told_when_to_come_back() {
+        let response = Failure::from(ApiError::Busy("db1:3306 is read".to_owned())).into_response();
+        assert_eq!(response.status(), StatusCode::TOO_MANY_REQUESTS);
+        assert_eq!(response.headers().get(header::RETRY_AFTER).unwrap(), "1");
     }
 }

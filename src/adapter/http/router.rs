@@ -6,6 +6,7 @@ use axum::http::{HeaderName, StatusCode, Uri, header};
 use axum::middleware::{from_fn, from_fn_with_state};
 use axum::routing::{MethodRouter, get};
 
+use super::answering_member;
 use super::context::Shared;
 use super::limits;
 use super::metrics;
@@ -14,8 +15,8 @@ use super::reply::Failure;
 use super::request_metrics;
 use super::route_table::{RoutePaths, RouteTable};
 use super::routes::{
-    analysis, audit, clusters, errant_transactions, explain, group, instances, intents, pseudo_gtid, records,
-    recoveries, takeovers,
+    analysis, audit, clusters, errant_transactions, explain, group, instances, intents, pseudo_gtid, publications,
+    records, recoveries, takeovers,
 };
 use super::write_access;
 
@@ -29,13 +30,18 @@ pub(super) fn build(shared: &Shared) -> Router {
         .layer(from_fn_with_state(
             options.write_access.clone(),
             write_access::require_write_token,
-        ));
-    let by_the_leader = reads()
-        .router
+        ))
+        .layer(from_fn(write_access::refuse_forged_by_browser))
+        .layer(from_fn_with_state(shared.forwarder.clone(), proxy::forward_to_leader));
+    let without_effects = reads().router.layer(from_fn_with_state(
+        shared.forwarder.for_reads(),
+        proxy::forward_to_leader,
+    ));
+    let by_the_leader = without_effects
         .merge(with_effects)
-        .layer(from_fn_with_state(shared.forwarder.clone(), proxy::forward_to_leader))
         .layer(from_fn_with_state(shared.refusals.clone(), write_access::log_refusals))
-        .layer(from_fn_with_state(shared.request_limit.clone(), limits::limit));
+        .layer(from_fn_with_state(shared.request_limit.clone(), limits::limit))
+        .layer(from_fn(limits::receive_body));
     let routes = mount(shared, local().router.merge(by_the_leader)).fallback(no_such_route);
     with_request_counts(shared, routes)
 }
@@ -74,6 +80,8 @@ fn mount(shared: &Shared, api: Router<Shared>) -> Router<Shared> {
 
 fn with_request_counts(shared: &Shared, router: Router<Shared>) -> Router {
     router
+        .layer(from_fn(limits::catch_panics))
+        .layer(from_fn_with_state(shared.app.consensus.clone(), answering_member::name))
         .layer(from_fn(proxy::remember_uri))
         .layer(from_fn_with_state(
             shared.request_counters.clone(),
@@ -144,6 +152,7 @@ fn reads() -> RouteTable {
         .route("/search/{text}", get(instances::search_path))
         .route("/problems", get(instances::problems))
         .route("/problems/{hint}", get(instances::problems_of))
+        .route("/undiscovered", get(instances::undiscovered))
         .route("/bulk-instances", get(instances::keys))
         .route("/bulk-promotion-rules", get(intents::promotion_rules))
         .route("/downtimed", get(intents::downtimed))
@@ -155,6 +164,7 @@ fn reads() -> RouteTable {
             get(analysis::of_instance),
         )
         .route("/replication-analysis-changelog", get(analysis::changes))
+        .route("/primary-publications", get(publications::all))
         .route("/automated-recovery-filters", get(recoveries::filters))
         .route("/check-global-recoveries", get(recoveries::check))
         .merge(record_reads())
@@ -208,6 +218,8 @@ fn writes() -> RouteTable {
         .route("/refresh/{host}/{port}", write(instances::refresh))
         .route("/forget/{host}/{port}", write(instances::forget))
         .route("/forget-cluster/{hint}", write(instances::forget_cluster))
+        .route("/split-cluster/{host}/{port}", write(clusters::split))
+        .route("/merge-clusters/{hint}/{other}", write(clusters::merge))
         .route(
             "/release-quarantine/{host}/{port}",
             write(instances::release_quarantine),
@@ -257,6 +269,8 @@ fn writes() -> RouteTable {
         .route("/ack-recovery/{id}", write(recoveries::ack_id))
         .route("/ack-recovery/uid/{uid}", write(recoveries::ack_uid))
         .route("/ack-all-recoveries", write(recoveries::ack_all))
+        .route("/submit-masters-to-kv-stores", write(publications::submit_all))
+        .route("/submit-masters-to-kv-stores/{hint}", write(publications::submit_one))
         .route("/disable-global-recoveries", write(recoveries::disable))
         .route("/enable-global-recoveries", write(recoveries::enable))
 }

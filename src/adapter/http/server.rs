@@ -1,21 +1,19 @@
 //! The listeners of the API.
 
-use std::future::Future;
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use axum::Router;
-use axum::serve::ListenerExt as _;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tower_http::limit::RequestBodyLimitLayer;
 
-use super::context::{AppContext, Shared};
-use super::router::{build, build_health};
+use crate::adapter::connections::{self, ConnectionLimits, ListenerLimits};
 
-/// Maximum size of a request body, bytes. No route needs a body.
-const MAX_BODY: usize = 64 * 1024;
+use super::context::{AppContext, Shared};
+use super::limits::MAX_BODY;
+use super::router::{build, build_health};
 
 /// How long open requests may continue after shutdown was requested.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -46,51 +44,34 @@ pub async fn bind(listen: &str) -> io::Result<TcpListener> {
 }
 
 /// Serves the API until `shutdown` is cancelled, then waits a few seconds for open requests. With a listener `health`, health and metrics
-/// are served there too.
-///
-/// # Errors
-/// When a listener fails.
+/// are served there too, on connections of their own.
 pub async fn serve(
     api: TcpListener,
     health: Option<TcpListener>,
     app: AppContext,
+    limits: ListenerLimits,
     shutdown: CancellationToken,
-) -> io::Result<()> {
+) {
     let shared = Shared::new(app);
     let probes = async {
-        match health {
-            Some(listener) => serve_at(listener, build_health(&shared), shutdown.clone()).await,
-            None => Ok(()),
+        if let Some(listener) = health {
+            let router = build_health(&shared);
+            serve_at(listener, router, "health listener", limits.health, shutdown.clone()).await;
         }
     };
-    tokio::try_join!(serve_at(api, build(&shared), shutdown.clone()), probes)?;
-    Ok(())
+    tokio::join!(
+        serve_at(api, build(&shared), "API listener", limits.api, shutdown.clone()),
+        probes
+    );
 }
 
-async fn serve_at(listener: TcpListener, router: Router, shutdown: CancellationToken) -> io::Result<()> {
-    let listener = listener.tap_io(|stream| {
-        // Responses are small: Nagle's algorithm would delay them until the client's delayed acknowledgement.
-        if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!(%error, "failed to set TCP_NODELAY");
-        }
-    });
-    let service = router
-        .layer(RequestBodyLimitLayer::new(MAX_BODY))
-        .into_make_service_with_connect_info::<SocketAddr>();
-    let server = axum::serve(listener, service).with_graceful_shutdown(shutdown.clone().cancelled_owned());
-    ended_within(server.into_future(), shutdown).await
-}
-
-async fn ended_within(server: impl Future<Output = io::Result<()>>, shutdown: CancellationToken) -> io::Result<()> {
-    let overdue = async {
-        shutdown.cancelled().await;
-        tokio::time::sleep(DRAIN).await;
-    };
-    tokio::select! {
-        ended = server => ended,
-        () = overdue => {
-            tracing::warn!(seconds = DRAIN.as_secs(), "closing requests that are still open after the shutdown deadline");
-            Ok(())
-        }
-    }
+async fn serve_at(
+    listener: TcpListener,
+    router: Router,
+    name: &'static str,
+    limits: ConnectionLimits,
+    shutdown: CancellationToken,
+) {
+    let router = router.layer(RequestBodyLimitLayer::new(MAX_BODY));
+    connections::serve(listener, router, name, limits, shutdown, DRAIN).await;
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use axum::extract::{ConnectInfo, MatchedPath, Request, State};
-use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
@@ -83,13 +83,6 @@ impl WriteAccess {
             .as_ref()
             .is_some_and(|credentials| self.tokens.load().admit(&credentials.token));
         let what = match &credentials {
-            // A browser adds a stored password to any request that a page of another site makes it send.
-            Some(credentials) if is_good && credentials.is_basic && is_from_another_site(headers) => {
-                return Err(Failure::new(
-                    StatusCode::FORBIDDEN,
-                    "Unauthorized: a page of another site made the browser send this request",
-                ));
-            }
             Some(_) if is_good => return Ok(()),
             Some(_) => "the token sent is not valid",
             None => "no token was sent",
@@ -106,8 +99,6 @@ impl WriteAccess {
 /// The token of a request.
 struct Credentials {
     token: Vec<u8>,
-    /// Sent by basic authentication: browsers store such passwords.
-    is_basic: bool,
 }
 
 impl Credentials {
@@ -119,24 +110,51 @@ impl Credentials {
             .and_then(|text| text.trim().split_once(' '))
             .unwrap_or_default();
         let rest = rest.trim();
-        let is_basic = scheme.eq_ignore_ascii_case("basic");
         let token = if scheme.eq_ignore_ascii_case("bearer") {
             rest.as_bytes().to_vec()
-        } else if is_basic {
+        } else if scheme.eq_ignore_ascii_case("basic") {
             let both = STANDARD.decode(rest).unwrap_or_default();
             let colon = both.iter().position(|byte| *byte == b':');
             colon.and_then(|at| both.get(at + 1..)).unwrap_or_default().to_vec()
         } else {
             Vec::new()
         };
-        Self { token, is_basic }
+        Self { token }
     }
 }
 
-fn is_from_another_site(headers: &HeaderMap) -> bool {
-    headers
-        .get("sec-fetch-site")
-        .is_some_and(|site| site != "same-origin" && site != "none")
+/// A header that a page of another site cannot make a browser send: `X-Ham4db-Request`, with any value.
+const REQUEST_HEADER: HeaderName = HeaderName::from_static("x-ham4db-request");
+
+/// Whether a browser sent the request. Over plain HTTP browsers omit `Sec-Fetch-Site`, so their other marks count, too.
+fn is_from_browser(headers: &HeaderMap) -> bool {
+    let has = |name: HeaderName| headers.contains_key(name);
+    let has_mark = has(header::ORIGIN)
+        || has(header::REFERER)
+        || headers
+            .keys()
+            .any(|name| name.as_str().starts_with("sec-fetch-") || name.as_str().starts_with("sec-ch-ua"));
+    let agent = headers
+        .get(header::USER_AGENT)
+        .map(HeaderValue::as_bytes)
+        .unwrap_or_default();
+    has_mark
+        || agent
+            .get(..8)
+            .is_some_and(|start| start.eq_ignore_ascii_case(b"mozilla/"))
+}
+
+/// Refuses what a page of another site can make a browser send: it adds a stored password to such a request, and without tokens none is
+/// needed. A browser changes something only by POST with [`REQUEST_HEADER`].
+pub(super) async fn refuse_forged_by_browser(request: Request, next: Next) -> Response {
+    let (method, headers) = (request.method(), request.headers());
+    let is_deliberate = method == Method::OPTIONS || (method == Method::POST && headers.contains_key(REQUEST_HEADER));
+    if is_from_browser(headers) && !is_deliberate {
+        let message = "Unauthorized: a browser may change something only by POST with the header X-Ham4db-Request, which no page of another \
+                       site can add; use curl or ham4db-client";
+        return Failure::new(StatusCode::FORBIDDEN, message).into_response();
+    }
+    next.run(request).await
 }
 
 /// Passes a request with a valid token on, and answers 401 otherwise. Without `APIWriteTokenFile` every request passes.
@@ -160,10 +178,9 @@ pub(super) async fn require_write_token(
 
 fn challenged(mut response: Response) -> Response {
     if response.status() == StatusCode::UNAUTHORIZED {
-        for scheme in ["Bearer realm=\"ham4db\"", "Basic realm=\"ham4db\", charset=\"UTF-8\""] {
-            let headers = response.headers_mut();
-            headers.append(header::WWW_AUTHENTICATE, HeaderValue::from_static(scheme));
-        }
+        // No Basic: a browser would ask for the password, store it, and add it to requests of any page.
+        let challenge = HeaderValue::from_static("Bearer realm=\"ham4db\"");
+        response.headers_mut().append(header::WWW_AUTHENTICATE, challenge);
     }
     response
 }

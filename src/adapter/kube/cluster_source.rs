@@ -101,6 +101,13 @@ impl KubeSource {
             let event = tokio::select! {
                 () = stop.cancelled() => return,
                 event = events.recv() => event,
+                Some(ended) = watches.join_next() => {
+                    // Without one of its watches, the source would be silently incomplete: it starts again as a whole.
+                    if let Err(error) = ended && error.is_panic() {
+                        std::panic::resume_unwind(error.into_panic());
+                    }
+                    continue;
+                }
             };
             let Some(event) = event else { return };
             let before = cache.definition().clone();

@@ -6,6 +6,8 @@ use kube_runtime::watcher;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::app::supervision;
+
 use super::list_watch::{ObjectChange, list_and_watch};
 
 /// Watches `spec.replicas` of a StatefulSet until `stop`. The value is `None` until it was read. Afterwards it is the last known
@@ -20,8 +22,10 @@ pub fn wanted_replicas(
     let api: Api<StatefulSet> = Api::namespaced(client, namespace);
     let config = watcher::Config::default().fields(&format!("metadata.name={statefulset}"));
     let what = format!("StatefulSet {namespace}/{statefulset}");
-    tokio::spawn(async move {
-        let watching = list_and_watch(api, config, what, |change| {
+    let watched = what.clone();
+    let watch_once = move || {
+        let sender = sender.clone();
+        list_and_watch(api.clone(), config.clone(), watched.clone(), move |change| {
             let set = match change {
                 ObjectChange::Listed(mut sets) => sets.pop(),
                 ObjectChange::Applied(set) => Some(set),
@@ -34,10 +38,13 @@ pub fn wanted_replicas(
                 sender.send_if_modified(|present| present.replace(replicas) != Some(replicas));
             }
             !sender.is_closed()
-        });
+        })
+    };
+    tokio::spawn(async move {
+        let what = format!("the watch of {what}");
         tokio::select! {
             () = stop.cancelled() => {}
-            () = watching => {}
+            () = supervision::keep_running(&what, &stop, watch_once) => {}
         }
     });
     receiver

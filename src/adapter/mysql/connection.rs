@@ -1,14 +1,11 @@
 //! Opens connections, bounds their operations by deadlines, and classifies failures by what they prove.
 
-use std::error::Error as StdError;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use secrecy::ExposeSecret as _;
-use sqlx::mysql::{MySqlConnectOptions, MySqlConnection, MySqlDatabaseError, MySqlSslMode};
-use sqlx::{ConnectOptions as _, Connection as _};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
@@ -17,6 +14,8 @@ use crate::app::observation::dns_cache;
 use crate::app::ports::{Credentials, CredentialsByOrigin, Target, TlsMode};
 use crate::domain::instance::ProbeFailure;
 use crate::domain::key::InstanceKey;
+
+use super::protocol::{Connection, Login, ProtocolError};
 
 /// After this fraction of the deadline a second, bare TCP connection to a silent server is attempted. It distinguishes a stopped
 /// process from dropped packets. The fraction is large enough that a healthy server never sees such a connection (each counts
@@ -56,36 +55,27 @@ impl SqlFailure {
             Self::Broken(failure) => failure,
         }
     }
+
+    /// The failure that an error of the server means.
+    pub(super) fn from_server_error(number: u16, message: String) -> Self {
+        if closes_connection(number) {
+            Self::Broken(ProbeFailure::Lost(format!("error {number}: {message}")))
+        } else {
+            Self::ServerError { number, message }
+        }
+    }
 }
 
-impl From<sqlx::Error> for SqlFailure {
-    #[expect(
-        clippy::wildcard_enum_match_arm,
-        reason = "the driver's enum is open, and most of it concerns pools and binary rows"
-    )]
-    fn from(error: sqlx::Error) -> Self {
+impl From<ProtocolError> for SqlFailure {
+    fn from(error: ProtocolError) -> Self {
         match error {
-            sqlx::Error::Database(error) => match error.try_downcast::<MySqlDatabaseError>() {
-                Ok(error) => {
-                    let (number, message) = (error.number(), error.message().to_owned());
-                    if closes_connection(number) {
-                        Self::Broken(ProbeFailure::Lost(format!("error {number}: {message}")))
-                    } else {
-                        Self::ServerError { number, message }
-                    }
-                }
-                Err(error) => Self::Broken(ProbeFailure::Unreadable(error.to_string())),
-            },
-            sqlx::Error::Io(error) => Self::Broken(classify_io_error(&error)),
-            sqlx::Error::Tls(error) => {
-                let error: &(dyn StdError + 'static) = error.as_ref();
-                Self::Broken(match error.downcast_ref::<io::Error>() {
-                    Some(error) => classify_io_error(error),
-                    None => ProbeFailure::Unreadable(format!("TLS: {error}")),
-                })
-            }
-            // All others are answers that the driver could not interpret.
-            other => Self::Broken(ProbeFailure::Unreadable(other.to_string())),
+            ProtocolError::Server { number, message } => Self::from_server_error(number, message),
+            ProtocolError::Io(error) => Self::Broken(classify_io_error(&error)),
+            // The peer may have ended while it sent an answer.
+            ProtocolError::Truncated(text) => Self::Broken(ProbeFailure::Lost(text)),
+            ProtocolError::Unreadable(text) => Self::Broken(ProbeFailure::Unreadable(text)),
+            ProtocolError::Tls(text) => Self::Broken(ProbeFailure::Unreadable(format!("TLS: {text}"))),
+            ProtocolError::Denied(text) => Self::Broken(ProbeFailure::Denied(text)),
         }
     }
 }
@@ -152,27 +142,16 @@ async fn resolve(instance: &InstanceKey) -> Result<Vec<SocketAddr>, ProbeFailure
     Ok(sockets.take(MAX_ADDRESSES).collect())
 }
 
-/// Opens a connection to an instance. Returns it with the address of the peer, where that is known. It has no deadline of its
-/// own: call it inside [`with_deadline`].
+/// Opens a connection to an instance. Returns it with the address of the peer. It has no deadline of its own: call it inside
+/// [`with_deadline`].
 pub(super) async fn open(
     instance: &InstanceKey,
     credentials: &Credentials,
-) -> Result<(MySqlConnection, Option<IpAddr>), ProbeFailure> {
-    let addresses = resolve(instance).await?;
-    let options = options(credentials);
-    if credentials.tls == TlsMode::Verify {
-        // The certificate is checked against the name. So the driver gets the name, and does not report which address it used.
-        let only = match addresses.as_slice() {
-            [only] => Some(only.ip()),
-            _ => None,
-        };
-        let connection = connect(&options.host(&instance.hostname).port(instance.port)).await?;
-        return Ok((connection, only));
-    }
+) -> Result<(Connection, IpAddr), ProbeFailure> {
     let mut outcome = Err(ProbeFailure::Name("the name has no address".to_owned()));
-    for address in addresses {
-        let connected = connect(&options.clone().host(&address.ip().to_string()).port(address.port())).await;
-        outcome = connected.map(|connection| (connection, Some(address.ip())));
+    for address in resolve(instance).await? {
+        let connected = connect(instance, address, credentials).await;
+        outcome = connected.map(|connection| (connection, address.ip()));
         // A name may have an IPv6 and an IPv4 address, and the server may listen on one of them only.
         if !matches!(outcome, Err(ProbeFailure::Refused | ProbeFailure::Unreachable(_))) {
             break;
@@ -181,37 +160,67 @@ pub(super) async fn open(
     outcome
 }
 
-async fn connect(options: &MySqlConnectOptions) -> Result<MySqlConnection, ProbeFailure> {
-    options
-        .connect()
-        .await
-        .map_err(|error| SqlFailure::from(error).into_probe_failure())
+/// Connects to one address of an instance. With [`TlsMode::Preferred`], a connection without TLS follows when TLS fails.
+async fn connect(
+    instance: &InstanceKey,
+    address: SocketAddr,
+    credentials: &Credentials,
+) -> Result<Connection, ProbeFailure> {
+    match log_in(instance, address, credentials, credentials.tls).await {
+        Err(ProtocolError::Tls(error)) if credentials.tls == TlsMode::Preferred => {
+            tracing::debug!(%instance, "TLS with {instance} failed, connecting without it: {error}");
+            log_in(instance, address, credentials, TlsMode::Off).await
+        }
+        outcome => outcome,
+    }
+    .map_err(|error| without_password(SqlFailure::from(error).into_probe_failure(), credentials))
 }
 
-fn options(credentials: &Credentials) -> MySqlConnectOptions {
-    let mut options = MySqlConnectOptions::new()
-        .username(&credentials.topology.user)
-        .ssl_mode(match credentials.tls {
-            TlsMode::Off => MySqlSslMode::Disabled,
-            TlsMode::Preferred => MySqlSslMode::Preferred,
-            TlsMode::Required => MySqlSslMode::Required,
-            TlsMode::Verify => MySqlSslMode::VerifyIdentity,
-        })
-        // By default sqlx sends a SET after connecting, which costs a round trip and sets another SQL mode.
-        .pipes_as_concat(false)
-        .no_engine_substitution(false)
-        .timezone(None)
-        .set_names(false)
-        // Statement logging would log the password of CHANGE REPLICATION SOURCE.
-        .disable_statement_logging();
+async fn log_in(
+    instance: &InstanceKey,
+    address: SocketAddr,
+    credentials: &Credentials,
+    tls: TlsMode,
+) -> Result<Connection, ProtocolError> {
+    let socket = TcpStream::connect(address).await?;
+    // Each packet is a request that is waited for.
+    socket.set_nodelay(true)?;
+    let ip = address.ip().to_string();
+    let login = Login {
+        user: &credentials.topology.user,
+        password: credentials.topology.password.expose_secret(),
+        tls,
+        ca_pem: credentials.ca_pem.as_deref(),
+        // The certificate is verified against the name, not against one of its addresses.
+        server_name: if tls == TlsMode::Verify {
+            &instance.hostname
+        } else {
+            &ip
+        },
+    };
+    Connection::log_in(Box::new(socket), &login).await
+}
+
+/// Removes the password from the text of a failure: a server that received it, in clear or decrypted, may send it back.
+fn without_password(failure: ProbeFailure, credentials: &Credentials) -> ProbeFailure {
     let password = credentials.topology.password.expose_secret();
-    if !password.is_empty() {
-        options = options.password(password);
+    let clean = |text: String| match password {
+        "" => text,
+        password => text.replace(password, "***"),
+    };
+    match failure {
+        ProbeFailure::Lost(text) => ProbeFailure::Lost(clean(text)),
+        ProbeFailure::Unreachable(text) => ProbeFailure::Unreachable(clean(text)),
+        ProbeFailure::Name(text) => ProbeFailure::Name(clean(text)),
+        ProbeFailure::Denied(text) => ProbeFailure::Denied(clean(text)),
+        ProbeFailure::NoCredentials(text) => ProbeFailure::NoCredentials(clean(text)),
+        ProbeFailure::Unreadable(text) => ProbeFailure::Unreadable(clean(text)),
+        ProbeFailure::Server { number, message } => ProbeFailure::Server {
+            number,
+            message: clean(message),
+        },
+        ProbeFailure::Refused | ProbeFailure::NoAnswer | ProbeFailure::Stalled | ProbeFailure::Saturated => failure,
     }
-    if let (TlsMode::Verify, Some(pem)) = (credentials.tls, &credentials.ca_pem) {
-        options = options.ssl_ca_from_pem(pem.clone().into_bytes());
-    }
-    options
 }
 
 /// Runs `work` for at most `limit`. When it does not end in time, a bare TCP connection that was attempted meanwhile explains the
@@ -265,18 +274,20 @@ pub(super) async fn with_deadline<T>(
 }
 
 /// Closes a connection cleanly, so that the server does not count an aborted client.
-pub(super) async fn close(connection: MySqlConnection) {
+pub(super) async fn close(connection: Connection) {
     if let Ok(Err(error)) = timeout(CLOSE_DEADLINE, connection.close()).await {
-        tracing::debug!(%error, "failed to close a connection cleanly");
+        tracing::debug!(?error, "failed to close a connection cleanly");
     }
 }
 
 #[cfg(test)]
 mod tests {
     use secrecy::SecretString;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::net::TcpListener;
 
     use super::*;
+    use crate::adapter::mysql::protocol::Transport;
     use crate::app::ports::Account;
 
     fn credentials() -> Credentials {
@@ -320,6 +331,56 @@ mod tests {
         });
         assert!(matches!(failure_of(&instance).await, ProbeFailure::Lost(_)));
         hanging_up.abort();
+    }
+
+    /// A greeting that offers TLS.
+    const OFFERS_TLS: &[u8] =
+        b"\x49\0\0\0\x0a9.7.4\0\x07\0\0\0abcdefgh\0\0\x8a\x2d\x02\0\x2b\0\x15\0\0\0\0\0\0\0\0\0\0ijklmnopqrst\0mysql_native_password\0";
+
+    #[tokio::test]
+    async fn a_server_whose_tls_fails_is_connected_without_tls_unless_tls_is_required() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let instance = InstanceKey::new("127.0.0.1", listener.local_addr().unwrap().port());
+        let serving = tokio::spawn(async move {
+            while let Ok((mut client, _)) = listener.accept().await {
+                client.write_all(OFFERS_TLS).await.unwrap();
+                let mut request = [0; 4096];
+                let length = client.read(&mut request).await.unwrap();
+                // The request for TLS has no name of an account.
+                let answer: &[u8] = if length == 36 {
+                    b"no TLS here"
+                } else {
+                    b"\x07\0\0\x02\0\0\0\x02\0\0\0"
+                };
+                client.write_all(answer).await.unwrap();
+                drop(client.read(&mut request).await);
+            }
+        });
+        let open_with = async |tls| {
+            let credentials = Credentials { tls, ..credentials() };
+            with_deadline(&instance, Duration::from_secs(20), open(&instance, &credentials)).await
+        };
+        let (connection, peer) = open_with(TlsMode::Preferred).await.unwrap();
+        assert_eq!(connection.transport(), Transport::Plain);
+        assert_eq!(peer, IpAddr::from([127, 0, 0, 1]));
+        drop(connection);
+        for tls in [TlsMode::Required, TlsMode::Verify] {
+            let failure = open_with(tls).await.unwrap_err();
+            assert!(matches!(failure, ProbeFailure::Unreadable(_)), "{failure:?}");
+        }
+        serving.abort();
+    }
+
+    #[tokio::test]
+    async fn a_password_that_a_server_sends_back_is_not_in_the_failure() {
+        let failure = ProbeFailure::Server {
+            number: 1064,
+            message: "no: s3cret".to_owned(),
+        };
+        assert_eq!(
+            without_password(failure, &credentials()).to_string(),
+            "server error 1064: no: ***"
+        );
     }
 
     #[tokio::test]

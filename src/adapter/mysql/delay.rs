@@ -170,6 +170,14 @@ impl MySqlSession {
         loop {
             self.start_stopped_applier(end).await?;
             self.wait_until_idle(&channel.name, end, deadline).await?;
+            // Stopping the thread would wait for the rest of a transaction that was received in part.
+            if let Some(idle) = self.managed_channel(end + READ_GRACE).await?
+                && !self.dialect().version().flavour.is_mariadb()
+                && self.is_applier_idle(&idle, end + READ_GRACE).await? == Some(true)
+            {
+                self.remember_open_transaction(idle.exec);
+                return Ok(());
+            }
             let statement = self.dialect().stop_sql_thread(&channel.name);
             self.send(&statement, end + READ_GRACE).await?;
             let position = self.managed_channel(end + READ_GRACE).await?.map(|now| now.relay);

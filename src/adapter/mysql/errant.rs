@@ -34,8 +34,7 @@ impl MySqlSession {
             .as_ref()
             .is_some_and(|channel| channel.io != ThreadState::Stopped || channel.sql != ThreadState::Stopped);
         if let Some(channel) = &channel {
-            let statement = self.dialect().stop_replica(&channel.name);
-            self.send(&statement, end).await?;
+            self.stop_channel(&channel.name, end).await?;
         }
         for statement in self.dialect().forget_gtids(&keep.to_string()) {
             self.send(&statement, end).await?;

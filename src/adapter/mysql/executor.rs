@@ -44,13 +44,24 @@ impl MySqlExecutor {
     }
 }
 
-#[async_trait]
-impl Executor for MySqlExecutor {
-    async fn begin(
+/// What is done about another session that holds the step lock.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum LockHolder {
+    /// It is killed.
+    Ends,
+    /// It stays, and no session is opened.
+    Stays,
+    /// It is the same actor: the new session takes no lock.
+    IsSelf,
+}
+
+impl MySqlExecutor {
+    async fn begin_session(
         &self,
         target: &Target,
         identity: Option<&Identity>,
         deadline: Duration,
+        holder: LockHolder,
     ) -> Result<Box<dyn StepSession>, StepError> {
         let end = Instant::now() + deadline;
         let instance = &target.instance;
@@ -63,7 +74,7 @@ impl Executor for MySqlExecutor {
         let opening = ServerConnection::open_or_use_admin_endpoint(instance, &credentials, &self.settings);
         let opened = with_deadline(instance, deadline, opening).await;
         let mut connection = opened.map_err(|failure| not_connected(failure.to_string()))?;
-        match timeout_at(end, prepare(&mut connection, instance, identity, end)).await {
+        match timeout_at(end, prepare(&mut connection, instance, identity, end, holder)).await {
             Ok(Ok(())) => Ok(Box::new(MySqlSession::new(
                 instance.clone(),
                 connection,
@@ -73,6 +84,36 @@ impl Executor for MySqlExecutor {
             // At most the lock was taken. It is released when the connection is dropped.
             Err(_) => Err(StepError::LockHeld(instance.clone())),
         }
+    }
+}
+
+#[async_trait]
+impl Executor for MySqlExecutor {
+    async fn begin(
+        &self,
+        target: &Target,
+        identity: Option<&Identity>,
+        deadline: Duration,
+    ) -> Result<Box<dyn StepSession>, StepError> {
+        self.begin_session(target, identity, deadline, LockHolder::Ends).await
+    }
+
+    async fn begin_if_free(
+        &self,
+        target: &Target,
+        identity: Option<&Identity>,
+        deadline: Duration,
+    ) -> Result<Box<dyn StepSession>, StepError> {
+        self.begin_session(target, identity, deadline, LockHolder::Stays).await
+    }
+
+    async fn begin_beside(
+        &self,
+        target: &Target,
+        identity: Option<&Identity>,
+        deadline: Duration,
+    ) -> Result<Box<dyn StepSession>, StepError> {
+        self.begin_session(target, identity, deadline, LockHolder::IsSelf).await
     }
 }
 
@@ -154,12 +195,13 @@ impl EntryWriter for MySqlExecutor {
     }
 }
 
-/// Checks the identity of the server and takes the lock.
+/// Checks the identity of the server and takes the lock, unless the actor has it.
 async fn prepare(
     connection: &mut ServerConnection,
     instance: &InstanceKey,
     identity: Option<&Identity>,
     end: Instant,
+    on_holder: LockHolder,
 ) -> Result<(), StepError> {
     let failed = |failure: SqlFailure| StepError::NotConnected {
         instance: instance.clone(),
@@ -180,13 +222,16 @@ async fn prepare(
         });
     }
     connection.rows(SESSION_SETTINGS).await.map_err(failed)?;
+    if on_holder == LockHolder::IsSelf {
+        return Ok(());
+    }
     let dialect = connection.dialect().clone();
     let mut is_taken = read_number(connection, &dialect.get_lock(STEP_LOCK, 0))
         .await
         .map_err(failed)?
         == Some(1);
     while !is_taken {
-        if Instant::now() >= end {
+        if Instant::now() >= end || on_holder == LockHolder::Stays {
             return Err(StepError::LockHeld(instance.clone()));
         }
         let holder = read_number(connection, &dialect.is_used_lock(STEP_LOCK))

@@ -78,7 +78,9 @@ pub(super) fn assemble(
     }
     let variables = variables.ok_or_else(|| missing("variables"))?;
     let mut channels = channels.ok_or_else(|| missing("replication status"))?;
-    if let (Some(lag), Some(managed)) = (lag.as_deref().and_then(lag_seconds), channels.first_mut()) {
+    let is_only = channels.len() == 1;
+    let first = channels.first_mut().filter(|first| is_only || first.name.is_empty());
+    if let (Some(lag), Some(managed)) = (lag.as_deref().and_then(lag_seconds), first) {
         managed.lag_seconds = Some(lag);
     }
     let server_id = variables.number(&["server_id"])?;
@@ -125,7 +127,9 @@ pub(super) fn assemble(
         group_name: server_info.variable("group_replication_group_name").to_owned(),
         group,
         peer: None,
+        is_unverified: false,
         by_admin_endpoint: false,
+        other_channels: Vec::new(),
         problems,
     };
     Ok(AssembledFacts {

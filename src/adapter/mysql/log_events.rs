@@ -32,13 +32,13 @@ type LocatedPosition = Result<BinlogCoordinates, String>;
 impl MySqlSession {
     /// Waits until the applier has applied all complete transactions of the relay log.
     ///
-    /// When the source died in the middle of a transaction, the received and the applied position are never equal. So the state
-    /// of the applier thread decides. With several workers the thread reports that it has read everything while they still apply.
-    /// Stopping the thread waits for them (MySQL manual, "STOP REPLICA Statement").
+    /// When the source died in the middle of a transaction, the received and the applied position are never equal. So the states
+    /// of the applier threads decide. Where they are not visible, the thread that reads the relay log is stopped when it has read
+    /// everything: that waits for its workers (MySQL manual, "STOP REPLICA Statement").
     pub(super) async fn apply_everything(&mut self, deadline: Duration) -> Result<(), StepError> {
         let end = Instant::now() + deadline;
         let what = "waiting until everything received is applied";
-        self.start_stopped_applier(end).await?;
+        self.start_stopped_applier(end + READ_GRACE).await?;
         loop {
             let Some(channel) = self.managed_channel(end + READ_GRACE).await? else {
                 return Err(self.refused(what, OWN_REFUSAL, "the server has no replication channel".to_owned()));
@@ -51,27 +51,36 @@ impl MySqlSession {
                 let number = u16::try_from(error.number).unwrap_or(u16::MAX);
                 return Err(self.refused(what, number, format!("the applier stopped: {}", error.message)));
             }
-            let statement = self.dialect().show_replica_status();
-            let rows = self.send(statement, end + READ_GRACE).await?;
-            let is_idle = rows.iter().any(|row| {
-                row.text_or_empty(&["Replica_SQL_Running_State", "Slave_SQL_Running_State"])
-                    .contains("has read all relay log")
-            });
-            if is_idle {
-                let name = channel.name;
-                for statement in [
-                    self.dialect().stop_sql_thread(&name),
-                    self.dialect().start_sql_thread(&name),
-                ] {
-                    self.send(&statement, end + READ_GRACE).await?;
+            match self.is_applier_idle(&channel, end + READ_GRACE).await? {
+                Some(true) => {
+                    self.remember_open_transaction(channel.exec);
+                    return Ok(());
                 }
-                return Ok(());
+                None if self.has_read_all(end + READ_GRACE).await? => {
+                    for statement in [
+                        self.dialect().stop_sql_thread(&channel.name),
+                        self.dialect().start_sql_thread(&channel.name),
+                    ] {
+                        self.send(&statement, end + READ_GRACE).await?;
+                    }
+                    return Ok(());
+                }
+                Some(false) | None => {}
             }
             if Instant::now() + POLL_INTERVAL >= end {
                 return Err(self.timed_out(what, deadline));
             }
             sleep(POLL_INTERVAL).await;
         }
+    }
+
+    /// Whether the thread that reads the relay log has read all of it. Its workers may still apply.
+    async fn has_read_all(&mut self, end: Instant) -> Result<bool, StepError> {
+        let statement = self.dialect().show_replica_status();
+        let rows = self.send(statement, end).await?;
+        let mut states =
+            (rows.iter()).map(|row| row.text_or_empty(&["Replica_SQL_Running_State", "Slave_SQL_Running_State"]));
+        Ok(states.any(|state| state.contains("has read all relay log")))
     }
 
     /// For each position in the binary log of this server's former source: the position in this server's own binary log at which
@@ -230,10 +239,10 @@ impl MySqlSession {
     ) -> Result<(), StepError> {
         let end = Instant::now() + deadline;
         let channel = self.managed_channel(end).await?;
-        let name = channel.as_ref().map(|channel| channel.name.clone()).unwrap_or_default();
+        let own_name = channel.as_ref().map(|channel| channel.name.clone());
+        let name = own_name.unwrap_or_else(|| self.name_of_new_channel());
         if channel.is_some() {
-            let statement = self.dialect().stop_replica(&name);
-            self.send(&statement, end).await?;
+            self.stop_channel(&name, end).await?;
         }
         let position = SourcePosition::File {
             file: start.file.clone(),

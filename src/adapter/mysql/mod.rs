@@ -1,8 +1,7 @@
 //! Managed MySQL and MariaDB servers: the ports [`Prober`](crate::app::ports::Prober) and
-//! [`Executor`](crate::app::ports::Executor) over sqlx.
+//! [`Executor`](crate::app::ports::Executor) over a client of our own (`protocol`).
 //!
-//! All statements use the text protocol (`raw_sql`): administrative statements cannot be prepared, and sqlx reads every
-//! column of a text row by name whatever its type. Read-only statements are in `queries`; statements that
+//! All statements use the text protocol: administrative statements cannot be prepared. Read-only statements are in `queries`; statements that
 //! change a server are built by [`Dialect`](crate::domain::dialect::Dialect).
 //!
 //! A connection on which an answer came too late, or which failed in another way, is dropped and never used again: the next
@@ -22,16 +21,25 @@ mod executor;
 mod facts;
 mod group_members;
 mod log_events;
+mod open_transaction;
 mod prober;
+mod protocol;
 mod queries;
 mod replication;
+mod scheduled_events;
 mod server_connection;
 mod server_info;
+mod server_locks;
 mod server_settings;
 mod session;
 mod statements;
 mod takeover;
 mod text_row;
+
+#[cfg(test)]
+mod fuzz_tests;
+#[cfg(test)]
+mod scripted_server;
 
 pub use self::admin_endpoint::AdminEndpoints;
 pub use self::binlog_reader::MySqlBinlogReader;

@@ -7,8 +7,6 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use secrecy::ExposeSecret as _;
-use sqlx::Connection as _;
-use sqlx::mysql::MySqlConnection;
 use tokio::sync::{Mutex, Semaphore, SemaphorePermit, watch};
 use tokio::time::{Instant, timeout};
 
@@ -18,6 +16,7 @@ use crate::domain::key::InstanceKey;
 use crate::domain::time::WallTime;
 
 use super::connection::{self, SqlFailure, credentials_of, with_deadline};
+use super::protocol::Connection;
 use super::server_connection::{ProbeSettings, ServerConnection};
 
 /// Limit for concurrent attempts to open a new connection to one server: that of the poller, and one for each of a few members
@@ -41,7 +40,7 @@ pub struct MySqlProber {
 /// The connections of one server.
 struct Server {
     probe: Mutex<Option<KeptConnection<ServerConnection>>>,
-    pulse: Mutex<Option<KeptConnection<MySqlConnection>>>,
+    pulse: Mutex<Option<KeptConnection<Connection>>>,
     /// Whether a pulse without a connection may open one: a probe has succeeded since the last pulse failed. Ten connection
     /// attempts a second would fill the accept queue of a stopped process, which would then look dead instead of stopped.
     pulse_may_connect: AtomicBool,

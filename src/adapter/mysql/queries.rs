@@ -44,11 +44,17 @@ pub(super) enum SettingsQuery {
     Sources,
     /// The accounts that `read_only` does not restrict.
     PastReadOnly,
+    /// The enabled events.
+    Events,
+    /// Number of applier threads that wait for the lock of a backup.
+    WaitingForBackup,
+    /// The sessions with the lock of a backup.
+    BackupLock,
 }
 
 /// The settings queries with their statements, in the order in which they are sent. The statement that fails most often is the
 /// last one: the statements after a failed one are sent again.
-pub(super) fn settings_queries(dialect: &Dialect) -> Vec<(SettingsQuery, String)> {
+pub(super) fn settings_queries(dialect: &Dialect, has_performance_schema: bool) -> Vec<(SettingsQuery, String)> {
     let mut queries = vec![
         (SettingsQuery::Account, dialect.select_own_account().to_owned()),
         (SettingsQuery::Grants, dialect.show_grants().to_owned()),
@@ -61,6 +67,16 @@ pub(super) fn settings_queries(dialect: &Dialect) -> Vec<(SettingsQuery, String)
         of_boot
             .into_iter()
             .filter_map(|(query, statement)| Some((query, statement?.to_owned()))),
+    );
+    queries.push((SettingsQuery::Events, dialect.select_enabled_events()));
+    let waiting = processlist_statement(dialect.count_appliers_waiting_for_backup(), has_performance_schema);
+    queries.push((SettingsQuery::WaitingForBackup, waiting));
+    // With `performance_schema` off the table is empty, whatever is locked.
+    let backup_lock = dialect.select_sessions_with_backup_lock();
+    queries.extend(
+        backup_lock
+            .filter(|_| has_performance_schema)
+            .map(|statement| (SettingsQuery::BackupLock, statement.to_owned())),
     );
     queries.push((SettingsQuery::Heartbeat, dialect.select_heartbeat_period().to_owned()));
     queries.push((SettingsQuery::PastReadOnly, dialect.select_accounts_past_read_only()));

@@ -184,7 +184,8 @@ impl MySqlSession {
         let end = Instant::now() + deadline;
         let facts = self.read_facts(end).await?;
         let channel = facts.managed_channel().cloned();
-        let name = channel.as_ref().map(|channel| channel.name.clone()).unwrap_or_default();
+        let own_name = channel.as_ref().map(|channel| channel.name.clone());
+        let name = own_name.unwrap_or_else(|| self.name_of_new_channel());
         let mut position = SourcePosition::Gtid;
         match &channel {
             None => self.continue_from_own_position(&facts, end).await?,
@@ -196,8 +197,7 @@ impl MySqlSession {
                     && channel.positioning.is_gtid()
                     && self.rescued.is_none() =>
             {
-                let statement = self.dialect().stop_replica(&channel.name);
-                self.send(&statement, end).await?;
+                self.stop_channel(&channel.name, end).await?;
             }
             // While GTID is off for the channel, MySQL would delete the relay log too.
             Some(channel) if self.is_mariadb() || self.rescued.is_some() => {
@@ -210,8 +210,7 @@ impl MySqlSession {
                 self.send(&statement, end).await?;
             }
             Some(channel) => {
-                let statement = self.dialect().stop_replica(&channel.name);
-                self.send(&statement, end).await?;
+                self.stop_channel(&channel.name, end).await?;
             }
         }
         let tls = match &channel {
@@ -264,12 +263,11 @@ impl MySqlSession {
         let statement = self.dialect().change_source(&change);
         let changed = self.send_as(&statement.to_string(), statement.expose(), end).await;
         changed.map_err(|error| without_password(error, account))?;
-        let statement = if start {
-            self.dialect().start_replica(name)
-        } else {
+        if !start {
             // The applier thread may run when the channel existed before.
-            self.dialect().stop_replica(name)
-        };
+            return self.stop_channel(name, end).await;
+        }
+        let statement = self.dialect().start_replica(name);
         self.send(&statement, end).await.map(drop)
     }
 
@@ -319,13 +317,21 @@ impl MySqlSession {
             if is_applied || (now.sql == ThreadState::Stopped && now.sql_error.number != 0) {
                 break;
             }
+            // Without a retrieved set a transaction that was received in part keeps the two positions different.
+            let now = now.clone();
+            if self.rescued.is_none()
+                && is_judged_by_position(&now)
+                && self.is_applier_idle(&now, end).await? == Some(true)
+            {
+                self.remember_open_transaction(now.exec);
+                break;
+            }
             if Instant::now() + POLL_INTERVAL >= end {
                 return Err(self.timed_out(what, deadline));
             }
             sleep(POLL_INTERVAL).await;
         }
-        let statement = self.dialect().stop_replica(&channel.name);
-        self.send(&statement, end).await.map(drop)
+        self.stop_channel(&channel.name, end).await
     }
 
     /// Connects the managed channel by position when everything that was received is applied, and then by GTID again.
@@ -404,8 +410,11 @@ impl MySqlSession {
         let statement = self.dialect().show_replica_status();
         loop {
             let rows = self.send(statement, end + READ_GRACE).await?;
+            let managed = self.name_of_new_channel();
+            let is_only = rows.len() == 1;
             let states = rows
                 .iter()
+                .filter(|row| is_only || row.text_or_empty(&["Channel_Name", "Connection_name"]) == managed)
                 .map(|row| row.text_or_empty(&["Replica_IO_State", "Slave_IO_State"]));
             // The state is set after the request was sent: "Waiting for source to send event", "Waiting for master ...",
             // "Queueing source event to the relay log".
@@ -445,6 +454,11 @@ pub(super) fn has_unapplied(facts: &InstanceFacts, channel: &Channel) -> bool {
         Some(retrieved) if !retrieved.is_empty() => !facts.executed.contains(retrieved),
         _ => channel.read != channel.exec,
     }
+}
+
+/// Whether [`has_unapplied`] compares positions.
+fn is_judged_by_position(channel: &Channel) -> bool {
+    channel.retrieved.as_ref().is_none_or(GtidSet::is_empty)
 }
 
 /// Removes the password from an error: the server quotes a statement that it cannot parse.

@@ -5,10 +5,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::AssertSqlSafe;
-use sqlx::mysql::MySqlConnection;
 use tokio::time::Instant;
 
+use crate::app::observation::dial_slots::ALL_DIALS;
 use crate::app::ports::Credentials;
 use crate::domain::dialect::Dialect;
 use crate::domain::instance::{Identity, InstanceFacts, ProbeFailure};
@@ -21,6 +20,7 @@ use crate::domain::version::ServerVersion;
 use super::admin_endpoint::AdminEndpoints;
 use super::connection::{self, SqlFailure};
 use super::facts;
+use super::protocol::{Connection, Transport};
 use super::queries::{self, ProbeQuery, SemiSyncNames, SettingsQuery};
 use super::server_info::ServerInfo;
 use super::server_settings;
@@ -30,6 +30,9 @@ use super::text_row::TextRow;
 /// The age at which [`ServerInfo`] and the settings are read again: plugins may have been installed, and the results of
 /// configured queries may have changed.
 const REFRESH_AFTER: Duration = Duration::from_mins(1);
+
+/// How often the settings are read with the next facts, whatever their age, after a server became writable.
+const EARLY_READS: u32 = 2;
 
 /// Settings of probes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,7 +52,7 @@ pub struct ProbeSettings {
     /// Whether ham4db writes Pseudo-GTID entries on servers without GTIDs.
     pub writes_pseudo_gtid: bool,
     /// Limit for concurrent connection attempts of this process, over all servers. When a data centre is down, each attempt there
-    /// lasts its whole deadline. So a limit below the number of servers would delay the probes of the healthy ones.
+    /// lasts its whole deadline, so the poller uses a part of them only for servers that do not answer.
     pub max_attempts: usize,
     /// The known admin endpoints, for servers that reached `max_connections`.
     pub admin_endpoints: AdminEndpoints,
@@ -66,7 +69,7 @@ impl Default for ProbeSettings {
             lag_query: None,
             pseudo_gtid_query: None,
             writes_pseudo_gtid: false,
-            max_attempts: 512,
+            max_attempts: ALL_DIALS,
             admin_endpoints: AdminEndpoints::default(),
         }
     }
@@ -74,10 +77,10 @@ impl Default for ProbeSettings {
 
 /// An open connection. After [`SqlFailure::Broken`], and when a call was cancelled, it must be dropped.
 pub(super) struct ServerConnection {
-    connection: MySqlConnection,
+    connection: Connection,
     instance: InstanceKey,
-    /// The address of the peer, where it is known.
-    peer: Option<IpAddr>,
+    /// The address of the peer.
+    peer: IpAddr,
     settings: Arc<ProbeSettings>,
     server_info: ServerInfo,
     /// The connection uses the admin endpoint, because the server has too many connections.
@@ -86,6 +89,10 @@ pub(super) struct ServerConnection {
     has_read_facts: bool,
     /// The settings of the server, and when they were read.
     cached_settings: Option<(Instant, ServerSettings)>,
+    /// The value of `read_only` at the last reading.
+    was_read_only: Option<bool>,
+    /// How often the settings are still read at once.
+    early_reads: u32,
 }
 
 impl ServerConnection {
@@ -155,7 +162,20 @@ impl ServerConnection {
         credentials: &Credentials,
         settings: &Arc<ProbeSettings>,
     ) -> Result<Self, ProbeFailure> {
-        let (mut connection, peer) = connection::open(address, credentials).await?;
+        let (connection, peer) = connection::open(address, credentials).await?;
+        Self::on(connection, peer, instance, settings).await
+    }
+
+    /// Reads the [`ServerInfo`] on a new connection.
+    ///
+    /// # Errors
+    /// When the connection fails, or the server's answers are unreadable.
+    pub(super) async fn on(
+        mut connection: Connection,
+        peer: IpAddr,
+        instance: &InstanceKey,
+        settings: &Arc<ProbeSettings>,
+    ) -> Result<Self, ProbeFailure> {
         let server_info = read_server_info(&mut connection, settings).await?;
         Ok(Self {
             connection,
@@ -166,6 +186,8 @@ impl ServerConnection {
             is_on_admin_endpoint: false,
             has_read_facts: false,
             cached_settings: None,
+            was_read_only: None,
+            early_reads: 0,
         })
     }
 
@@ -203,8 +225,12 @@ impl ServerConnection {
                 .await
                 .map_err(SqlFailure::Broken)?;
         }
-        let batch = Arc::clone(&self.server_info.probe_batch);
-        let results = statements::run_all(&mut self.connection, &self.server_info.probe_statements, batch).await?;
+        let ServerInfo {
+            probe_statements,
+            probe_batch,
+            ..
+        } = &self.server_info;
+        let results = statements::run_all(&mut self.connection, probe_statements, probe_batch).await?;
         let results = self.server_info.probe_queries.iter().copied().zip(results);
         let assembled = facts::assemble(&self.instance, &self.server_info, results)?;
         let mut facts = assembled.facts;
@@ -212,17 +238,28 @@ impl ServerConnection {
         if assembled.has_unreported_replicas {
             self.add_connected_replicas(&mut facts).await?;
         }
-        let is_due = self
+        // A new primary has just got its events enabled: they are read at once, and once more after they have changed.
+        if self
+            .was_read_only
+            .replace(facts.read_only)
+            .is_some_and(|was| was && !facts.read_only)
+        {
+            self.early_reads = EARLY_READS;
+        }
+        let is_old = self
             .cached_settings
             .as_ref()
             .is_none_or(|(read, _)| read.elapsed() > REFRESH_AFTER);
+        let is_due = is_old || self.early_reads > 0;
+        self.early_reads = self.early_reads.saturating_sub(1);
         if self.has_read_facts && is_due {
             self.cached_settings = Some((Instant::now(), self.server_settings().await?));
         }
         self.has_read_facts = true;
         facts.by_admin_endpoint = self.is_on_admin_endpoint;
         // The admin endpoint may have an address of its own, which is not that of the server.
-        facts.peer = self.peer.filter(|_| !self.is_on_admin_endpoint);
+        facts.peer = (!self.is_on_admin_endpoint).then_some(self.peer);
+        facts.is_unverified = self.connection.transport() != Transport::Verified;
         facts.settings = self.cached_settings.as_ref().map(|(_, settings)| settings.clone());
         Ok(facts)
     }
@@ -230,9 +267,11 @@ impl ServerConnection {
     /// Reads the settings of the server and the privileges of the account.
     pub(super) async fn server_settings(&mut self) -> Result<ServerSettings, SqlFailure> {
         let (queries, statements): (Vec<SettingsQuery>, Vec<String>) =
-            queries::settings_queries(&self.server_info.dialect).into_iter().unzip();
-        let batch = statements.join("; ").into();
-        let results = statements::run_all(&mut self.connection, &statements, batch).await?;
+            queries::settings_queries(&self.server_info.dialect, self.server_info.has_performance_schema())
+                .into_iter()
+                .unzip();
+        let batch = statements.join("; ");
+        let results = statements::run_all(&mut self.connection, &statements, &batch).await?;
         Ok(server_settings::assemble(
             &self.server_info,
             queries.into_iter().zip(results),
@@ -275,11 +314,8 @@ impl ServerConnection {
 }
 
 /// Sets the session variables and reads the [`ServerInfo`].
-async fn read_server_info(
-    connection: &mut MySqlConnection,
-    settings: &ProbeSettings,
-) -> Result<ServerInfo, ProbeFailure> {
-    let mut results = statements::run_batch(connection, AssertSqlSafe(queries::SERVER_INFO_STATEMENTS)).await?;
+async fn read_server_info(connection: &mut Connection, settings: &ProbeSettings) -> Result<ServerInfo, ProbeFailure> {
+    let mut results = statements::run_batch(connection, queries::SERVER_INFO_STATEMENTS).await?;
     if let Some(Err((number, message))) = results.last() {
         return Err(SqlFailure::ServerError {
             number: *number,
@@ -317,7 +353,7 @@ async fn read_server_info(
         settings.lag_query.as_deref(),
     );
     let (probe_queries, probe_statements): (Vec<ProbeQuery>, Vec<String>) = probe.into_iter().unzip();
-    let probe_batch = probe_statements.join("; ").into();
+    let probe_batch = probe_statements.join("; ");
     let mut server_info = ServerInfo {
         version,
         dialect,
@@ -372,7 +408,7 @@ async fn read_server_info(
 
 /// The first value of a configured query. It is empty when the server refuses the query; then the error is added to `problems`.
 async fn configured_value(
-    connection: &mut MySqlConnection,
+    connection: &mut Connection,
     what: &str,
     query: Option<&str>,
     problems: &mut Vec<String>,
@@ -393,7 +429,7 @@ async fn configured_value(
 }
 
 /// Whether the replication account can be read. `false` without the privilege.
-async fn shows_replication_credentials(connection: &mut MySqlConnection) -> Result<bool, ProbeFailure> {
+async fn shows_replication_credentials(connection: &mut Connection) -> Result<bool, ProbeFailure> {
     match statements::run_one(connection, queries::REPLICATION_CREDENTIALS).await {
         Ok(rows) => Ok(rows.first().and_then(TextRow::first).is_some_and(|count| count != "0")),
         Err(SqlFailure::ServerError { .. }) => Ok(false),

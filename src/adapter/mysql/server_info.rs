@@ -1,7 +1,6 @@
 //! What a connection knows about its server apart from the facts of a probe.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use tokio::time::Instant;
 
@@ -47,7 +46,7 @@ pub(super) struct ServerInfo {
     /// The statements of `probe_queries`.
     pub(super) probe_statements: Vec<String>,
     /// `probe_statements` as one text.
-    pub(super) probe_batch: Arc<str>,
+    pub(super) probe_batch: String,
 }
 
 impl ServerInfo {

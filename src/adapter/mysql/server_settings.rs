@@ -3,9 +3,11 @@
 
 use std::collections::BTreeMap;
 
+use crate::domain::scheduled_events::EnabledEvents;
 use crate::domain::settings::{Accounts, Boot, Privileges, ServerSettings};
 
 use super::queries::SettingsQuery;
+use super::scheduled_events;
 use super::server_info::ServerInfo;
 use super::statements::StatementResult;
 use super::text_row::{TextRow, as_flag};
@@ -57,8 +59,27 @@ pub(super) fn assemble(
             (SettingsQuery::Persisted | SettingsQuery::Sources, Err((number, message))) => {
                 refused = Some(format!("error {number}: {message}"));
             }
+            (SettingsQuery::Events, Ok(rows)) => {
+                // Without the privilege on all schemas the list lacks events, and nothing shows that.
+                let shows_all = settings.privileges.as_ref().is_some_and(|own| own.has("EVENT"));
+                settings.events = shows_all.then(|| EnabledEvents::of(rows.iter().map(scheduled_events::event)));
+            }
+            (SettingsQuery::WaitingForBackup, Ok(rows)) => {
+                let is_waiting = first_values(&rows).first().is_some_and(|count| count != "0");
+                // An applier that does not wait proves nothing: it may have nothing to apply.
+                settings.backup_lock = is_waiting.then_some(true);
+            }
+            (SettingsQuery::BackupLock, Ok(rows)) => {
+                settings.backup_lock = Some(settings.backup_lock == Some(true) || !rows.is_empty());
+            }
             (
-                SettingsQuery::Account | SettingsQuery::Grants | SettingsQuery::Heartbeat | SettingsQuery::PastReadOnly,
+                SettingsQuery::Account
+                | SettingsQuery::Grants
+                | SettingsQuery::Heartbeat
+                | SettingsQuery::PastReadOnly
+                | SettingsQuery::Events
+                | SettingsQuery::WaitingForBackup
+                | SettingsQuery::BackupLock,
                 Err(_),
             ) => {}
         }

@@ -9,12 +9,14 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::time::{Instant, sleep, timeout_at};
 
-use crate::app::ports::{Account, Attachment, OpenTransaction, StepError, StepSession, TlsMode};
+use crate::app::ports::{Account, Attachment, LockHolderSession, OpenTransaction, StepError, StepSession, TlsMode};
 use crate::domain::dialect::Dialect;
 use crate::domain::epoch_row::{EpochRow, EpochTable};
 use crate::domain::gtid::GtidSet;
 use crate::domain::instance::{BinlogCoordinates, Channel, InstanceFacts};
 use crate::domain::key::InstanceKey;
+use crate::domain::managed_channel::ManagedChannel;
+use crate::domain::scheduled_events::{EventsEnabled, ScheduledEvent};
 use crate::domain::settings::ServerSettings;
 
 use super::channel;
@@ -44,6 +46,12 @@ pub(super) struct MySqlSession {
     pub(super) tls: TlsMode,
     /// GTID was switched off for the managed channel to keep its relay log. The relay log is applied when this set is executed.
     pub(super) rescued: Option<GtidSet>,
+    /// The channel that the steps are about.
+    pub(super) managed: ManagedChannel,
+    /// Behind this applied position the relay log of the managed channel holds only a part of a transaction.
+    pub(super) open_transaction_after: Option<BinlogCoordinates>,
+    /// The account was not yet refused to kill applier threads.
+    pub(super) may_kill_appliers: bool,
 }
 
 impl MySqlSession {
@@ -55,6 +63,9 @@ impl MySqlSession {
             connection: Some(connection),
             tls,
             rescued: None,
+            managed: ManagedChannel::Usual,
+            open_transaction_after: None,
+            may_kill_appliers: true,
         }
     }
 
@@ -104,6 +115,12 @@ impl MySqlSession {
             .await
     }
 
+    /// Whether `performance_schema` is on; false on a session that broke.
+    pub(super) fn has_performance_schema(&self) -> bool {
+        let connection = self.connection.as_ref();
+        connection.is_some_and(|connection| connection.server_info().has_performance_schema())
+    }
+
     /// Reads the channels of the server.
     pub(super) async fn channels(&mut self, end: Instant) -> Result<Vec<Channel>, StepError> {
         let statement = self.dialect.show_replica_status();
@@ -115,17 +132,29 @@ impl MySqlSession {
         .await
     }
 
-    /// Reads the managed channel: the default channel, or the only one.
+    /// Reads the managed channel.
     pub(super) async fn managed_channel(&mut self, end: Instant) -> Result<Option<Channel>, StepError> {
-        let mut channels = self.channels(end).await?;
-        let only = channels.len() == 1;
-        Ok(channels.drain(..).next().filter(|first| only || first.name.is_empty()))
+        let channels = self.channels(end).await?;
+        Ok(self.managed.separate(channels).0)
     }
 
-    /// Reads the facts.
+    /// The name that a new managed channel gets.
+    pub(super) fn name_of_new_channel(&self) -> String {
+        match &self.managed {
+            ManagedChannel::Named(name) => name.clone(),
+            ManagedChannel::Usual | ManagedChannel::Nothing => String::new(),
+        }
+    }
+
+    /// Reads the facts, with the managed channel as the only one.
     pub(super) async fn read_facts(&mut self, end: Instant) -> Result<InstanceFacts, StepError> {
-        self.on_connection("reading the state", end, ServerConnection::facts)
-            .await
+        let read = self
+            .on_connection("reading the state", end, ServerConnection::facts)
+            .await;
+        read.map(|mut facts| {
+            self.managed.apply(&mut facts);
+            facts
+        })
     }
 
     /// The error for a refusal by the server, or by ham4db itself when `number` is 0.
@@ -156,12 +185,24 @@ impl MySqlSession {
         }
     }
 
-    async fn change_read_only(&mut self, read_only: bool, deadline: Duration) -> Result<(), StepError> {
-        let end = Instant::now() + deadline;
-        for statement in self.dialect.set_read_only(read_only) {
-            self.send(&statement, end).await?;
+    /// Kills the client sessions.
+    async fn kill_client_sessions(&mut self, end: Instant) -> Result<KilledSessions, StepError> {
+        let clients = self.client_sessions(end).await?;
+        let mut sessions = KilledSessions::default();
+        for id in clients {
+            let statement = self.dialect.kill(id);
+            match self.send(&statement, end).await {
+                Ok(_) => sessions.killed.push(id),
+                // The session has ended already.
+                Err(StepError::Refused { number: 1094, .. }) => {}
+                Err(error @ StepError::Refused { .. }) => {
+                    sessions.spared.push(id);
+                    sessions.refused.get_or_insert(error);
+                }
+                Err(error) => return Err(error),
+            }
         }
-        Ok(())
+        Ok(sessions)
     }
 
     /// Reads the ids of the client sessions.
@@ -180,10 +221,24 @@ impl MySqlSession {
     }
 }
 
+/// The client sessions of a server, after they were to be killed.
+#[derive(Debug, Default)]
+struct KilledSessions {
+    killed: Vec<u64>,
+    /// Those that the account may not kill.
+    spared: Vec<u64>,
+    /// The first refusal (1095).
+    refused: Option<StepError>,
+}
+
 #[async_trait]
 impl StepSession for MySqlSession {
     fn instance(&self) -> &InstanceKey {
         &self.instance
+    }
+
+    fn manage_channel(&mut self, name: &str) {
+        self.managed = ManagedChannel::Named(name.to_owned());
     }
 
     async fn facts(&mut self, deadline: Duration) -> Result<InstanceFacts, StepError> {
@@ -202,20 +257,7 @@ impl StepSession for MySqlSession {
     /// complete it. Sessions that begin meanwhile are not waited for.
     async fn kill_clients(&mut self, deadline: Duration) -> Result<u32, StepError> {
         let end = Instant::now() + deadline;
-        let clients = self.client_sessions(end).await?;
-        let mut killed = Vec::with_capacity(clients.len());
-        let mut refused = None;
-        for id in clients {
-            let statement = self.dialect.kill(id);
-            match self.send(&statement, end).await {
-                Ok(_) => killed.push(id),
-                // The session has ended already.
-                Err(StepError::Refused { number: 1094, .. }) => {}
-                // The account may not kill this session (1095). The others are killed all the same.
-                Err(error @ StepError::Refused { .. }) => refused = refused.or(Some(error)),
-                Err(error) => return Err(error),
-            }
-        }
+        let KilledSessions { killed, refused, .. } = self.kill_client_sessions(end).await?;
         while !killed.is_empty() {
             let left = self.client_sessions(end + READ_GRACE).await?;
             if !killed.iter().any(|id| left.contains(id)) {
@@ -230,6 +272,14 @@ impl StepSession for MySqlSession {
             Some(error) => Err(error),
             None => Ok(u32::try_from(killed.len()).unwrap_or(u32::MAX)),
         }
+    }
+
+    async fn disconnect_clients(&mut self, deadline: Duration) -> Result<bool, StepError> {
+        let end = Instant::now() + deadline;
+        let sessions = self.kill_client_sessions(end).await?;
+        let left = self.client_sessions(end).await?;
+        // A session that began since then is in no commit: new ones wait for the statement that makes the server read-only.
+        Ok(!left.iter().any(|id| sessions.spared.contains(id)))
     }
 
     async fn stop_receiver(&mut self, deadline: Duration) -> Result<(), StepError> {
@@ -267,13 +317,9 @@ impl StepSession for MySqlSession {
         let Some(channel) = self.managed_channel(end).await? else {
             return Ok(());
         };
-        for statement in [
-            self.dialect.stop_replica(&channel.name),
-            self.dialect.reset_replica_all(&channel.name),
-        ] {
-            self.send(&statement, end).await?;
-        }
-        Ok(())
+        self.stop_channel_or_report(&channel.name, end).await?;
+        let statement = self.dialect.reset_replica_all(&channel.name);
+        self.send(&statement, end).await.map(drop)
     }
 
     async fn set_semi_sync_source(&mut self, on: bool, deadline: Duration) -> Result<(), StepError> {
@@ -395,6 +441,32 @@ impl StepSession for MySqlSession {
 
     async fn kill_sessions(&mut self, sessions: &BTreeSet<u64>, deadline: Duration) -> Result<(), StepError> {
         self.kill_and_wait(sessions, deadline).await
+    }
+
+    async fn sessions_that_block_read_only(
+        &mut self,
+        waited: Duration,
+        deadline: Duration,
+    ) -> Result<Vec<LockHolderSession>, StepError> {
+        self.read_only_blockers(waited, Instant::now() + deadline).await
+    }
+
+    async fn end_backup_locks(&mut self, deadline: Duration) -> Result<u32, StepError> {
+        self.kill_backup_locks(Instant::now() + deadline).await
+    }
+
+    async fn enable_events(
+        &mut self,
+        events: &BTreeSet<ScheduledEvent>,
+        logged: bool,
+        deadline: Duration,
+    ) -> Result<EventsEnabled, StepError> {
+        self.enable_replicated_events(events, logged, Instant::now() + deadline)
+            .await
+    }
+
+    async fn disable_events(&mut self, deadline: Duration) -> Result<BTreeSet<ScheduledEvent>, StepError> {
+        self.disable_enabled_events(Instant::now() + deadline).await
     }
 
     async fn replication_account(&mut self, deadline: Duration) -> Result<Option<Account>, StepError> {

@@ -1,13 +1,11 @@
 //! Rows of the text protocol, with access to values by column name.
 //!
-//! The text protocol sends every value as text, and `try_get_unchecked` returns that text for any column type. On a row of a
-//! prepared statement it would return binary data, so this type must be created from rows of `raw_sql` only.
+//! The text protocol sends the value of every column, whatever its type, as text.
 
 use std::borrow::Cow;
 use std::str::FromStr;
 
-use sqlx::Row as _;
-use sqlx::mysql::MySqlRow;
+use super::protocol::Row;
 
 /// A column is missing, is NULL, or has an unexpected value.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -26,10 +24,10 @@ pub(super) enum ColumnError {
 }
 
 /// One row of a text result.
-pub(super) struct TextRow(MySqlRow);
+pub(super) struct TextRow(Row);
 
-impl From<MySqlRow> for TextRow {
-    fn from(row: MySqlRow) -> Self {
+impl From<Row> for TextRow {
+    fn from(row: Row) -> Self {
         Self(row)
     }
 }
@@ -40,9 +38,7 @@ impl TextRow {
     ///
     /// Bytes that are not UTF-8 are replaced: such columns are only displayed.
     pub(super) fn optional(&self, names: &[&str]) -> Option<Cow<'_, str>> {
-        let value = names
-            .iter()
-            .find_map(|name| self.0.try_get_unchecked::<Option<&[u8]>, _>(*name).ok())?;
+        let value = names.iter().find_map(|name| self.0.by_name(name))?;
         value.map(String::from_utf8_lossy)
     }
 
@@ -87,11 +83,7 @@ impl TextRow {
 
     /// The value of the first column, for queries of one value.
     pub(super) fn first(&self) -> Option<Cow<'_, str>> {
-        self.0
-            .try_get_unchecked::<Option<&[u8]>, _>(0)
-            .ok()
-            .flatten()
-            .map(String::from_utf8_lossy)
+        self.0.at(0).flatten().map(String::from_utf8_lossy)
     }
 }
 

@@ -1,5 +1,6 @@
 //! The port [`Consensus`], implemented on the raft log.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -17,10 +18,16 @@ use super::member::RaftMember;
 use super::network::Recipient;
 use super::proposals;
 use super::types::MemberNode;
-use crate::app::ports::{Consensus, Health, Leadership, Peer, ProposeError, Question, Unconfirmed};
+use crate::app::ports::{
+    Clock as _, Consensus, Health, Leadership, ObservationRequest, ObservationUpdate, Peer, ProposeError, Question,
+    Unconfirmed,
+};
 use crate::app::recovery::claim::check_claim;
 use crate::domain::finding::{Opinion, OpinionVerdict};
 use crate::domain::state::{Applied, ClaimToken, Command, Epoch, State};
+
+/// Maximum size of an answer with observations. A member sends less, see the port.
+const MAX_UPDATE: usize = 16 * 1024 * 1024;
 
 /// Proves by a quorum that this member leads now. Afterwards it has applied all entries that were committed before.
 async fn prove_leadership(context: &MemberContext) -> Result<(), Unconfirmed> {
@@ -110,6 +117,22 @@ impl Consensus for RaftMember {
         peers
     }
 
+    fn silent_voters(&self) -> BTreeSet<String> {
+        let Some(incarnation) = self.context.incarnation.load_full() else {
+            return BTreeSet::new();
+        };
+        // A follower sends no heartbeats, so what it knows is from its last term as leader.
+        if incarnation.metrics().state != ServerState::Leader {
+            return BTreeSet::new();
+        }
+        let silent = incarnation.reachability.silent();
+        let voters = self
+            .peers()
+            .into_iter()
+            .filter(|peer| peer.voter && silent.contains(&peer.id));
+        voters.map(|peer| peer.name).collect()
+    }
+
     async fn collect_opinions(&self, question: &Question, deadline: Duration) -> Vec<Opinion> {
         let Some(incarnation) = self.context.incarnation.load_full() else {
             return Vec::new();
@@ -125,6 +148,44 @@ impl Consensus for RaftMember {
                 .map(|peer| ask_opinion(&self.context, &incarnation, peer, question, deadline)),
         )
         .await
+    }
+
+    async fn fetch_observations(
+        &self,
+        of: &Peer,
+        request: &ObservationRequest,
+        deadline: Duration,
+    ) -> Result<ObservationUpdate, String> {
+        let incarnation = self.context.incarnation.load_full();
+        let incarnation = incarnation.ok_or_else(|| self.context.status())?;
+        let node = MemberNode {
+            name: of.name.clone(),
+            raft_address: of.raft_address.clone(),
+            http_uri: of.http_uri.clone(),
+        };
+        let to = Recipient {
+            node: &node,
+            member: Some(of.id),
+        };
+        let body = self
+            .context
+            .dialer
+            .call_bytes(
+                to,
+                "observations",
+                request,
+                Some(&incarnation.own),
+                deadline,
+                MAX_UPDATE,
+            )
+            .await
+            .map_err(|error| error.to_string())?;
+        let update: ObservationUpdate =
+            serde_json::from_slice(&body).map_err(|error| format!("cannot parse the answer: {error}"))?;
+        Ok(ObservationUpdate {
+            received_bytes: u64::try_from(body.len()).unwrap_or(u64::MAX),
+            ..update
+        })
     }
 
     async fn hand_over(&self, deadline: Duration) {

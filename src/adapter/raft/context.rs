@@ -17,6 +17,7 @@ use super::liveness::{Liveness, Metrics};
 use super::log_store::{LogOwner, LogStore};
 use super::log_throttle::LogThrottle;
 use super::network::Dialer;
+use super::reachability::Reachability;
 use super::settings::{BootstrapStep, MemberDependencies, RaftSettings, WantedMember};
 use super::state_machine::{BackendWriteFailure, Raft};
 use super::types::MemberNode;
@@ -28,13 +29,24 @@ pub(super) struct RaftIncarnation {
     pub(super) raft: Raft,
     pub(super) own: LogOwner,
     pub(super) log: LogStore,
+    /// Writes to the backend fail.
     pub(super) write_failure: BackendWriteFailure,
+    /// The backend does not answer.
+    pub(super) backend_silence: BackendWriteFailure,
     pub(super) liveness: Liveness,
+    pub(super) reachability: Reachability,
+    /// Whether a proposal has waited for the clocks of the others.
+    pub(super) has_asked_clocks: AtomicBool,
     /// Until then this member grants no vote: a leader that was elected before the restart may still have its lease.
     pub(super) no_votes_until: Instant,
 }
 
 impl RaftIncarnation {
+    /// Since when the backend takes no writes or does not answer, and the error.
+    pub(super) fn backend_failure(&self) -> Option<(Instant, String)> {
+        self.write_failure.since().or_else(|| self.backend_silence.since())
+    }
+
     /// The current metrics of the log.
     pub(super) fn metrics(&self) -> Metrics {
         self.raft.metrics().borrow_watched().clone()

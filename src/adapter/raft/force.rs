@@ -21,7 +21,7 @@ use super::network::Recipient;
 use super::peer_requests::ASK_DEADLINE;
 use super::types::{LogId, MemberNode};
 use super::wire::Hello;
-use crate::app::ports::Health;
+use crate::app::ports::{Clock as _, Health};
 use crate::domain::state::{Command, MemberId, Proposal};
 
 /// Interval between two checks for a request.
@@ -45,7 +45,8 @@ fn take(context: &MemberContext) -> Option<ForceRequest> {
         context.set_status(&format!("cannot remove {REQUEST_FILE}: {error}"));
         return None;
     }
-    let age = |request: &ForceRequest| context.dependencies.clock.wall().0 - request.at.0;
+    // The command line has written the time of this machine.
+    let age = |request: &ForceRequest| context.dependencies.clock.own().wall().0 - request.at.0;
     found.filter(|request| (-VALID_MILLIS..VALID_MILLIS).contains(&age(request)))
 }
 

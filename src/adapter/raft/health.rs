@@ -121,7 +121,7 @@ fn inputs(context: &MemberContext, incarnation: &RaftIncarnation, metrics: &Metr
         stopped: context
             .failure()
             .or_else(|| metrics.running_state.as_ref().err().map(ToString::to_string)),
-        backend: incarnation.write_failure.since().map(|(_, why)| why),
+        backend: incarnation.backend_failure().map(|(_, why)| why),
         voting,
         caught_up: incarnation.liveness.seen(|seen| seen.caught_up),
         role,

@@ -2,14 +2,17 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use openraft::async_runtime::WatchReceiver;
-use openraft::errors::{InitializeError, RaftError};
+use openraft::errors::{Fatal, InitializeError, RaftError};
 use openraft::{Config, ServerState, SnapshotPolicy};
 use tokio::time::MissedTickBehavior;
 
 use super::address_refresh;
+use super::backend_check;
+use super::clock_comparison;
 use super::context::{IncarnationEnd, MemberContext, RaftIncarnation};
 use super::force;
 use super::health;
@@ -25,8 +28,11 @@ use super::settings::{BootstrapStep, Timings};
 use super::state_machine::{BackendError, BackendWriteFailure, Raft, StateMachine, StateOwner};
 use crate::app::ports::Leadership;
 
+/// The pause before a log that panicked is opened again.
+const PAUSE_AFTER_PANIC: Duration = Duration::from_secs(1);
+
 /// A leader hands over when its backend takes no writes for this long: the backend of another member may work.
-const HAND_OVER_AFTER: Duration = Duration::from_secs(2);
+const HAND_OVER_AFTER: Duration = Duration::from_millis(500);
 
 /// Opens the log of this identity and runs it until the incarnation ends.
 pub(super) async fn run(context: &Arc<MemberContext>, identity: MemberIdentity) -> io::Result<IncarnationEnd> {
@@ -97,11 +103,12 @@ async fn run_with_log(
             )));
         }
     };
+    let reachability = Reachability::default();
     let links = Links {
         dialer: context.dialer.clone(),
         own: own.clone(),
         entries_deadline: context.settings.timings.election_min,
-        reachability: Reachability::default(),
+        reachability: reachability.clone(),
     };
     let raft = match Raft::new(own.member, config, links, log.clone(), machine).await {
         Ok(raft) => raft,
@@ -117,7 +124,10 @@ async fn run_with_log(
         own,
         log: log.clone(),
         write_failure,
+        backend_silence: BackendWriteFailure::default(),
         liveness: Liveness::default(),
+        reachability,
+        has_asked_clocks: AtomicBool::new(false),
         no_votes_until: Instant::now() + vote_pause,
     });
     context.incarnation.store(Some(incarnation.clone()));
@@ -195,6 +205,8 @@ async fn run_until_end(context: &Arc<MemberContext>, incarnation: &Arc<RaftIncar
         end = Box::pin(force::watch_requests(context, incarnation)) => end,
         () = membership::run_leader_rounds(context, incarnation) => IncarnationEnd::Stopped,
         () = health::watch_leader_api(context, incarnation) => IncarnationEnd::Stopped,
+        () = backend_check::run(context, incarnation) => IncarnationEnd::Stopped,
+        () = clock_comparison::run(context, incarnation) => IncarnationEnd::Stopped,
         () = address_refresh::keep_addresses_cached(&context.dependencies) => IncarnationEnd::Stopped,
     }
 }
@@ -207,16 +219,20 @@ async fn watch_log(context: &Arc<MemberContext>, incarnation: &Arc<RaftIncarnati
     loop {
         let metrics = changes.borrow_watched().clone();
         if let Err(error) = &metrics.running_state {
-            return IncarnationEnd::Failed(context.failure().unwrap_or_else(|| error.to_string()));
+            return end_by_itself(context, &error.to_string(), matches!(error, Fatal::Panicked)).await;
         }
         incarnation.liveness.observe(&metrics);
         publish_leadership(context, &metrics);
-        if !may_campaign && Instant::now() >= incarnation.no_votes_until {
-            incarnation.raft.runtime_config().elect(true);
-            may_campaign = true;
+        let backend_failure = incarnation
+            .backend_failure()
+            .filter(|(since, _)| since.elapsed() > HAND_OVER_AFTER);
+        // A member that could not write what it decides does not ask to lead.
+        let wants_to_lead = Instant::now() >= incarnation.no_votes_until && backend_failure.is_none();
+        if may_campaign != wants_to_lead {
+            incarnation.raft.runtime_config().elect(wants_to_lead);
+            may_campaign = wants_to_lead;
         }
-        if let Some((since, why)) = incarnation.write_failure.since()
-            && since.elapsed() > HAND_OVER_AFTER
+        if let Some((_, why)) = backend_failure
             && metrics.state == ServerState::Leader
             && let Some(times) = context.throttle.admit("backend takes no writes")
         {
@@ -225,10 +241,25 @@ async fn watch_log(context: &Arc<MemberContext>, incarnation: &Arc<RaftIncarnati
         }
         tokio::select! {
             ended = changes.changed() => if ended.is_err() {
-                return IncarnationEnd::Failed(context.failure().unwrap_or_else(|| "the raft log ended".to_owned()));
+                return end_by_itself(context, "the raft log ended", true).await;
             },
             _ = beat.tick() => {}
         }
+    }
+}
+
+/// The end of an incarnation after its log ended by itself. After a panic the log is opened again: what it had stored is complete.
+async fn end_by_itself(context: &MemberContext, why: &str, by_panic: bool) -> IncarnationEnd {
+    match context.failure() {
+        None if by_panic => {
+            tracing::error!(
+                "the raft log of member {} panicked, opening it again: {why}",
+                context.settings.name
+            );
+            tokio::time::sleep(PAUSE_AFTER_PANIC).await;
+            IncarnationEnd::Restart
+        }
+        failure => IncarnationEnd::Failed(failure.unwrap_or_else(|| why.to_owned())),
     }
 }
 

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, RangeBounds};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -73,6 +74,13 @@ impl LogStore {
     /// When the file cannot be opened, or is not a SQLite database.
     pub async fn open(directory: &Path, slow_commit: Duration) -> io::Result<Self> {
         let path = directory.join(FILE_NAME);
+        // SQLite takes an empty file for a new database, and gives its companions the same mode.
+        std::fs::OpenOptions::new()
+            .append(true)
+            .create(true)
+            .mode(0o600)
+            .open(&path)
+            .map_err(|error| io::Error::other(format!("open {}: {error}", path.display())))?;
         let options = SqliteConnectOptions::new()
             .filename(&path)
             .create_if_missing(true)

@@ -14,13 +14,14 @@ use super::bootstrap;
 use super::context::{IncarnationEnd, MemberContext};
 use super::identity::{self, DirectoryState};
 use super::incarnation;
-use super::listener::StoppableListener;
 use super::self_join;
 use super::server;
 use super::settings::{MemberDependencies, RaftSettings, WantedMember};
 use super::state_machine::BackendError;
 use super::types::MemberNode;
+use crate::adapter::connections;
 use crate::app::ports::StoreError;
+use crate::app::supervision;
 
 /// Pause after an incarnation that could not begin.
 const PAUSE_AFTER_FAILURE: Duration = Duration::from_secs(1);
@@ -106,15 +107,21 @@ impl RaftMember {
             MemberContext::new(settings, dependencies, node, identity, backend_group).map_err(StartError::Network)?;
         let context = Arc::new(context);
         let tasks = TaskTracker::new();
-        let listener = StoppableListener::new(listener, context.stop.clone());
-        let serving = axum::serve(listener, server::router(context.clone()))
-            .with_graceful_shutdown(context.stop.clone().cancelled_owned());
+        // All connections are closed when the member stops: one that outlives it would still answer heartbeats, or hold requests of a
+        // peer until they time out.
+        tasks.spawn(connections::serve(
+            listener,
+            server::router(context.clone()),
+            "peer listener",
+            context.dependencies.connections.clone(),
+            context.stop.clone(),
+            Duration::ZERO,
+        ));
+        let running = context.clone();
         tasks.spawn(async move {
-            if let Err(error) = serving.await {
-                tracing::error!("the listener for peer requests failed: {error}");
-            }
+            let run = || Box::pin(run_incarnations(running.clone()));
+            supervision::keep_running("the raft member", &running.stop, run).await;
         });
-        tasks.spawn(run_incarnations(context.clone()));
         tasks.close();
         Ok(Arc::new(Self { context, tasks }))
     }
@@ -162,8 +169,17 @@ impl RaftMember {
 }
 
 async fn run_incarnations(context: Arc<MemberContext>) {
+    // What a panic left running ends first: two logs of one member must never run.
+    if let Some(left) = context.incarnation.swap(None)
+        && let Err(error) = left.raft.shutdown().await
+    {
+        tracing::error!(
+            "the raft log of member {} did not stop cleanly: {error}",
+            left.own.member
+        );
+    }
     loop {
-        let end = match run_incarnation(&context).await {
+        let end = match Box::pin(run_incarnation(&context)).await {
             Ok(end) => end,
             Err(error) => {
                 context.set_status(&error.to_string());

@@ -5,7 +5,9 @@
 //! group once, `membership` changes it afterwards. This module does not interpret commands.
 
 mod address_refresh;
+mod backend_check;
 mod bootstrap;
+mod clock_comparison;
 mod consensus;
 mod context;
 mod force;
@@ -14,7 +16,6 @@ mod health;
 pub mod identity;
 mod incarnation;
 mod leadership_transfer;
-mod listener;
 mod liveness;
 pub mod log_store;
 mod log_throttle;

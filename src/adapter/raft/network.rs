@@ -131,6 +131,48 @@ impl Dialer {
         deadline: Duration,
     ) -> Result<R, CallError> {
         let peer = to.node.name.clone();
+        let answer = self.send(to, route, request, own, deadline).await?;
+        answer.json().await.map_err(|error| unreachable(&peer, &error))
+    }
+
+    /// The same for an answer of at most `limit` bytes, which is not parsed.
+    ///
+    /// # Errors
+    /// When there is no answer within `deadline`, a longer answer, or a refusal.
+    pub(super) async fn call_bytes<Q: Serialize + Sync>(
+        &self,
+        to: Recipient<'_>,
+        route: &str,
+        request: &Q,
+        own: Option<&LogOwner>,
+        deadline: Duration,
+        limit: usize,
+    ) -> Result<Vec<u8>, CallError> {
+        let peer = to.node.name.clone();
+        let mut answer = self.send(to, route, request, own, deadline).await?;
+        let mut body = Vec::new();
+        while let Some(chunk) = answer.chunk().await.map_err(|error| unreachable(&peer, &error))? {
+            if body.len().saturating_add(chunk.len()) > limit {
+                return Err(CallError::Unreachable {
+                    peer,
+                    why: format!("its answer to {route} is longer than {limit} bytes"),
+                });
+            }
+            body.extend_from_slice(&chunk);
+        }
+        Ok(body)
+    }
+
+    /// Sends a request and returns the answer, with a body that is not read yet.
+    async fn send<Q: Serialize + Sync>(
+        &self,
+        to: Recipient<'_>,
+        route: &str,
+        request: &Q,
+        own: Option<&LogOwner>,
+        deadline: Duration,
+    ) -> Result<reqwest::Response, CallError> {
+        let peer = to.node.name.clone();
         if !self.links.passes(&self.own_name, &peer) {
             return Err(CallError::Unreachable {
                 peer,
@@ -160,21 +202,17 @@ impl Dialer {
             value.set_sensitive(true);
             call = call.header(KEY_HEADER, value);
         }
-        let unreachable = |error: reqwest::Error| CallError::Unreachable {
-            peer: peer.clone(),
-            why: root_cause(&error),
-        };
-        let answer = call.send().await.map_err(unreachable)?;
+        let answer = call.send().await.map_err(|error| unreachable(&peer, &error))?;
         let status = answer.status();
         if !status.is_success() {
-            let why = answer.text().await.map_err(unreachable)?;
+            let why = answer.text().await.map_err(|error| unreachable(&peer, &error))?;
             return Err(CallError::Refused {
                 peer,
                 status: status.as_u16(),
                 why,
             });
         }
-        answer.json().await.map_err(unreachable)
+        Ok(answer)
     }
 
     /// Checks that the API at `http_uri` of a peer answers within `deadline`, whatever the status.
@@ -197,6 +235,13 @@ impl Dialer {
             .send()
             .await;
         answer.map(drop).map_err(|error| root_cause(&error))
+    }
+}
+
+fn unreachable(peer: &str, error: &reqwest::Error) -> CallError {
+    CallError::Unreachable {
+        peer: peer.to_owned(),
+        why: root_cause(error),
     }
 }
 

@@ -6,10 +6,11 @@ use std::time::{Duration, Instant};
 use openraft::ServerState;
 use openraft::errors::{ClientWriteError, ForwardReason, ForwardToLeader, RaftError};
 
+use super::clock_comparison;
 use super::context::{MemberContext, RaftIncarnation};
 use super::liveness::Metrics;
 use super::types::TypeConfig;
-use crate::app::ports::{Peer, ProposeError};
+use crate::app::ports::{Clock as _, Peer, ProposeError};
 use crate::domain::state::{Applied, Command, MemberId, Proposal};
 
 /// Pause between two attempts while a new leader has no lease yet.
@@ -51,6 +52,7 @@ async fn write(
     incarnation: &RaftIncarnation,
     command: Command,
 ) -> Result<Applied, ProposeError> {
+    clock_comparison::ensure(context, incarnation).await;
     let proposal = Proposal::new(context.dependencies.clock.wall(), command);
     // A leader has no lease right after its election. Openraft refuses before it appends anything, so a new attempt is safe.
     let give_up = Instant::now() + context.settings.timings.election_max;

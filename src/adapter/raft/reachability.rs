@@ -1,7 +1,7 @@
 //! Detects when a peer stops answering and when it answers again, so that each change is logged once. Peers get many requests a second,
 //! and a log line for each would hide all other lines about a failure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -44,6 +44,13 @@ impl Reachability {
         let is_new = !silence.is_logged && now.duration_since(silence.since) >= SILENT_AFTER;
         silence.is_logged |= is_new;
         is_new.then_some(Change::Silent)
+    }
+
+    /// The peers that have not answered for [`SILENT_AFTER`].
+    pub(super) fn silent(&self) -> BTreeSet<MemberId> {
+        let silent = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let logged = silent.iter().filter(|(_, silence)| silence.is_logged);
+        logged.map(|(peer, _)| *peer).collect()
     }
 }
 

@@ -25,29 +25,52 @@ use super::membership;
 use super::refusal::Refusal;
 use super::snapshot::{SnapshotDocument, newer_command_in};
 use super::types::{Snapshot, TypeConfig};
-use super::wire::{GROUP_HEADER, Hello, KEY_HEADER, SENDER_NAME_HEADER, SnapshotTransfer, TARGET_HEADER};
-use crate::app::ports::Question;
+use super::wire::{ClockAnswer, GROUP_HEADER, Hello, KEY_HEADER, SENDER_NAME_HEADER, SnapshotTransfer, TARGET_HEADER};
+use crate::app::ports::{ObservationRequest, Question};
+use crate::app::supervision;
 
-/// Maximum size of a request: several times the size of a snapshot with all bounded lists full.
+/// Maximum size of a request with entries or a snapshot: several times the size of a snapshot with all bounded lists full. The others have
+/// the default of the framework, 2 MB.
 const MAX_BODY: usize = 256 * 1024 * 1024;
+/// Longest time for a request; peers wait less long.
+const REQUEST_DEADLINE: Duration = Duration::from_mins(1);
+/// Longest time until observations are sent. They are held back for less.
+const OBSERVATIONS_DEADLINE: Duration = Duration::from_secs(2);
 
 type Reply = Result<Response, Refusal>;
 
 pub(super) fn router(context: Arc<MemberContext>) -> Router {
     Router::new()
         .route("/raft/append", post(append))
+        .route("/raft/snapshot", post(snapshot))
+        .layer(DefaultBodyLimit::max(MAX_BODY))
         .route("/raft/vote", post(vote))
         .route("/raft/prevote", post(pre_vote))
         .route("/raft/transfer", post(transfer))
-        .route("/raft/snapshot", post(snapshot))
         .route("/raft/opinion", post(opinion))
+        .route("/raft/observations", post(observations))
+        .route("/raft/clock", post(clock))
         .route("/raft/hello", post(hello))
         .route("/raft/assign", post(assign))
         .route("/raft/join", post(join))
         .route("/raft/membership", post(members))
-        .layer(DefaultBodyLimit::max(MAX_BODY))
+        .layer(middleware::from_fn(bound_duration))
+        .layer(middleware::from_fn(catch_panics))
         .layer(middleware::from_fn_with_state(context.clone(), require_group_key))
         .with_state(context)
+}
+
+/// Ends a request that takes longer than [`REQUEST_DEADLINE`], also when its body arrives byte by byte.
+async fn bound_duration(request: Request, next: Next) -> Response {
+    tokio::time::timeout(REQUEST_DEADLINE, next.run(request))
+        .await
+        .unwrap_or_else(|_| Refusal::new(StatusCode::GATEWAY_TIMEOUT, "the request took too long").into_response())
+}
+
+/// Answers 500 when a handler panics. Without this, the panic would close the connection, and the peer would learn nothing.
+async fn catch_panics(request: Request, next: Next) -> Response {
+    let answer = supervision::catch(next.run(request)).await;
+    answer.unwrap_or_else(|| internal_error("a request handler panicked").into_response())
 }
 
 /// Refuses requests without the group key, when one is configured.
@@ -247,6 +270,28 @@ async fn opinion(State(context): State<Arc<MemberContext>>, headers: HeaderMap, 
             "no opinion within the deadline of the question",
         )),
     }
+}
+
+async fn observations(State(context): State<Arc<MemberContext>>, headers: HeaderMap, body: Bytes) -> Reply {
+    check_recipient(&context, &headers)?;
+    let request: ObservationRequest = parse(&body)?;
+    let Some(source) = &context.dependencies.observations else {
+        return Err(Refusal::new(
+            StatusCode::NOT_FOUND,
+            "this member does not share its probes: ProbeSharing is off",
+        ));
+    };
+    match tokio::time::timeout(OBSERVATIONS_DEADLINE, source.observations(request)).await {
+        Ok(update) => Ok(json(&update)),
+        Err(_) => Err(Refusal::new(StatusCode::GATEWAY_TIMEOUT, "no observations in time")),
+    }
+}
+
+async fn clock(State(context): State<Arc<MemberContext>>, headers: HeaderMap) -> Reply {
+    check_recipient(&context, &headers)?;
+    Ok(json(&ClockAnswer {
+        at: context.dependencies.clock.own().wall(),
+    }))
 }
 
 async fn hello(State(context): State<Arc<MemberContext>>) -> Reply {

@@ -9,7 +9,9 @@ use tokio::sync::watch;
 
 use super::resolver::{Resolve, SystemResolver};
 use super::types::MemberNode;
-use crate::app::ports::{BootstrapMarker, Clock, OpinionSource, StateStore};
+use crate::adapter::connections::{ConnectionLimits, ListenerLimits};
+use crate::app::group_clock::GroupClock;
+use crate::app::ports::{BootstrapMarker, ObservationSource, OpinionSource, StateStore};
 use crate::domain::state::MemberId;
 use crate::domain::state::command::COMMAND_VERSION;
 
@@ -78,6 +80,8 @@ pub struct Timings {
     pub backend_write_deadline: Duration,
     /// Interval between two requests to peers while founding, joining, or leading.
     pub peer_check_interval: Duration,
+    /// Interval between two comparisons of the clocks of the members.
+    pub clock_interval: Duration,
     /// Number of entries after which a snapshot is made.
     pub entries_per_snapshot: u64,
     /// Number of entries that are kept behind a snapshot, for members that lag a little.
@@ -96,6 +100,7 @@ impl Default for Timings {
             quorum_proof: Duration::from_millis(1500),
             backend_write_deadline: Duration::from_secs(10),
             peer_check_interval: Duration::from_millis(500),
+            clock_interval: Duration::from_secs(1),
             entries_per_snapshot: 5000,
             entries_kept: 1000,
         }
@@ -160,14 +165,18 @@ pub struct MemberDependencies {
     pub store: Arc<dyn StateStore>,
     /// Answers the questions of other members about suspects.
     pub opinions: Arc<dyn OpinionSource>,
-    /// Wall-clock time for proposals.
-    pub clock: Arc<dyn Clock>,
+    /// Answers the requests of other members for observations; `None`: probes are not shared.
+    pub observations: Option<Arc<dyn ObservationSource>>,
+    /// The time for proposals: the clock of this machine, corrected by those of the other members.
+    pub clock: Arc<GroupClock>,
     /// The list of wanted members. Empty: unknown, and the membership stays unchanged.
     pub wanted: watch::Receiver<Vec<WantedMember>>,
     /// In Kubernetes: the marker `ConfigMap`.
     pub marker: Option<Arc<dyn BootstrapMarker>>,
     /// Resolves host names.
     pub resolver: Arc<dyn Resolve>,
+    /// The bounds of the peer listener.
+    pub connections: ConnectionLimits,
     /// Cuts links, in tests.
     pub links: Arc<dyn LinkFilter>,
     /// Observes the steps of the bootstrap, in tests.
@@ -181,16 +190,18 @@ impl MemberDependencies {
     pub fn new(
         store: Arc<dyn StateStore>,
         opinions: Arc<dyn OpinionSource>,
-        clock: Arc<dyn Clock>,
+        clock: Arc<GroupClock>,
         wanted: watch::Receiver<Vec<WantedMember>>,
     ) -> Self {
         Self {
             store,
             opinions,
+            observations: None,
             clock,
             wanted,
             marker: None,
             resolver: Arc::new(SystemResolver),
+            connections: ListenerLimits::default().peers,
             links: Arc::new(AllLinks),
             observer: Arc::new(NoopBootstrapObserver),
             understands: COMMAND_VERSION,

@@ -23,6 +23,8 @@ use crate::domain::state::{Applied, Change, MemberId, State, apply};
 
 /// Maximum number of entries in one transaction. It bounds how long a member that catches up occupies the backend.
 const MAX_BATCH: usize = 256;
+/// After so long a write to the backend without an answer counts as failed.
+const SLOW_WRITE: Duration = Duration::from_secs(1);
 /// First pause before a failed write to the backend is retried; the pause doubles up to one second.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 
@@ -37,17 +39,17 @@ pub struct StateOwner {
     pub member: MemberId,
 }
 
-/// Whether writes to the backend fail. Clones share the value.
+/// Whether the backend fails. Clones share the value.
 #[derive(Clone, Debug, Default)]
 pub struct BackendWriteFailure(Arc<Mutex<Option<(Instant, String)>>>);
 
 impl BackendWriteFailure {
-    /// Since when writes fail, and the error; `None` when they succeed.
+    /// Since when it fails, and the error; `None` when it does not.
     pub fn since(&self) -> Option<(Instant, String)> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn set(&self, error: Option<&StoreError>) {
+    pub(super) fn set(&self, error: Option<&StoreError>) {
         let mut write_failure = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         *write_failure = error.map(|error| {
             (
@@ -178,18 +180,18 @@ impl StateMachine {
         let mut pause = FIRST_PAUSE;
         loop {
             let written = match changes {
-                Some(changes) => self.store.write(state, changes, &mark).await,
-                None => self.store.replace(state, &mark).await,
+                Some(changes) => self.report_slowness(self.store.write(state, changes, &mark)).await,
+                None => self.report_slowness(self.store.replace(state, &mark)).await,
             };
             let Err(error) = written else {
                 self.write_failure.set(None);
                 return Ok(());
             };
             if self.write_failure.since().is_none() {
-                tracing::error!("{error}; retrying for {} s", self.retry_limit.as_secs());
+                tracing::error!("{error}; retrying for {}", limit_text(self.retry_limit));
             }
             self.write_failure.set(Some(&error));
-            if began.elapsed() + pause > self.retry_limit {
+            if began.elapsed().saturating_add(pause) > self.retry_limit {
                 return Err(io::Error::other(format!(
                     "{error}; gave up after {} s",
                     began.elapsed().as_secs()
@@ -198,6 +200,21 @@ impl StateMachine {
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(Duration::from_secs(1));
         }
+    }
+
+    /// Awaits a write. A backend that does not answer has failed from then on for the health of this member, although its error comes late.
+    async fn report_slowness(&self, write: impl Future<Output = Result<(), StoreError>>) -> Result<(), StoreError> {
+        let mut write = std::pin::pin!(write);
+        if let Ok(written) = tokio::time::timeout(SLOW_WRITE, &mut write).await {
+            return written;
+        }
+        let (what, why) = (
+            "write the state".to_owned(),
+            format!("no answer for {} s", SLOW_WRITE.as_secs()),
+        );
+        let backend = self.store.name();
+        self.write_failure.set(Some(&StoreError { backend, what, why }));
+        write.await
     }
 
     async fn commit(&mut self, batch: Batch) -> io::Result<()> {
@@ -223,6 +240,14 @@ impl StateMachine {
             replies: Vec::new(),
             entries: 0,
         }
+    }
+}
+
+fn limit_text(limit: Duration) -> String {
+    if limit == Duration::MAX {
+        "as long as it takes".to_owned()
+    } else {
+        format!("{} s", limit.as_secs())
     }
 }
 

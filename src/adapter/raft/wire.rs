@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::types::{LogId, MemberNode, Vote};
 use crate::domain::state::MemberId;
+use crate::domain::time::WallTime;
 
 /// Header: uuid of the group of the sender.
 pub const GROUP_HEADER: &str = "x-ham4db-group";
@@ -126,6 +127,14 @@ pub enum MembershipAnswer {
         /// The leader, when it is known.
         leader: Option<MemberNode>,
     },
+}
+
+/// Answer to `clock`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ClockAnswer {
+    /// The wall clock of the member's machine, not corrected.
+    pub at: WallTime,
 }
 
 /// Request with a whole snapshot.

@@ -3,7 +3,8 @@
 use std::path::Path;
 use std::time::Duration;
 
-use super::SqliteStore;
+use super::BackendStore;
+use super::statement::statement;
 use crate::app::ports::{AppliedMark, StateStore as _};
 use crate::domain::fixture::NOW;
 use crate::domain::intent::Origin;
@@ -11,7 +12,7 @@ use crate::domain::state::sample::{downtime, key};
 use crate::domain::state::{Command, Proposal, Seed, State, apply};
 use crate::domain::time::WallTime;
 
-async fn run(store: &SqliteStore, state: &mut State, at: WallTime, command: Command) {
+async fn run(store: &BackendStore, state: &mut State, at: WallTime, command: Command) {
     let (_, changes) = apply(state, &Proposal::new(at, command));
     store.write(state, &changes, &AppliedMark::default()).await.unwrap();
 }
@@ -25,9 +26,20 @@ fn discover(n: u32) -> Command {
 }
 
 /// Number, time, type, host, port, message.
-async fn rows(store: &SqliteStore) -> Vec<(i64, String, String, String, i64, String)> {
+async fn rows(store: &BackendStore) -> Vec<(i64, String, String, String, i64, String)> {
     let query = "SELECT audit_id, audit_timestamp, audit_type, hostname, port, message FROM audit ORDER BY audit_id";
-    sqlx::query_as(query).fetch_all(&store.pool).await.unwrap()
+    let rows = store.database.rows(statement(query)).await.unwrap();
+    let row = |row: &super::statement::Row| {
+        (
+            row.integer(0).unwrap(),
+            row.text(1),
+            row.text(2),
+            row.text(3),
+            row.integer(4).unwrap(),
+            row.text(5),
+        )
+    };
+    rows.iter().map(row).collect()
 }
 
 fn row(id: i64, at: &str, kind: &str, host: &str, port: i64) -> (i64, String, String, String, i64, String) {
@@ -37,7 +49,7 @@ fn row(id: i64, at: &str, kind: &str, host: &str, port: i64) -> (i64, String, St
 
 #[tokio::test]
 async fn entries_are_rows_and_old_rows_are_dropped() {
-    let store = SqliteStore::open(Path::new(":memory:")).await.unwrap();
+    let store = BackendStore::open_file(Path::new(":memory:")).await.unwrap();
     let store = store.with_audit_retention(Duration::from_hours(1));
     let mut state = State::default();
     run(&store, &mut state, NOW, discover(1)).await;
@@ -75,7 +87,7 @@ async fn what_orchestrator_wrote_stays_and_goes_its_own_way() {
     sqlx::raw_sql(theirs).execute(&pool).await.unwrap();
     pool.close().await;
 
-    let store = SqliteStore::open(&path).await.unwrap();
+    let store = BackendStore::open_file(&path).await.unwrap();
     let mut state = State::default();
     let intent = downtime(1, Origin::Api, None);
     run(&store, &mut state, NOW, Command::SetIntent { intent }).await;

@@ -3,65 +3,95 @@
 
 use std::collections::BTreeSet;
 
-use sqlx::SqliteConnection;
-
 use crate::domain::intent::{IntentDetails, IntentKind, Origin, PromotionRule};
 use crate::domain::key::InstanceKey;
+use crate::domain::published_primary::KeyPrefix;
 use crate::domain::state::record::{Cluster, Detection, Recovery};
 use crate::domain::state::{Change, State};
 
-/// The projected tables, with the condition for ham4db's rows: the rows that orchestrator numbered have negative ids.
-pub(super) const TABLES: &[(&str, &str)] = &[
-    ("database_instance_downtime", "1"),
-    ("candidate_database_instance", "1"),
-    ("cluster_alias", "1"),
-    ("global_recovery_disable", "1"),
-    ("blocked_topology_recovery", "1"),
-    ("topology_failure_detection", "detection_id > 0"),
-    ("topology_recovery", "recovery_id > 0"),
-    ("topology_recovery_steps", "recovery_step_id > 0"),
-    ("audit", "audit_id > 0"),
+use super::backend::Numbering;
+use super::database::{DatabaseError, Transaction};
+use super::kv;
+use super::statement::statement;
+
+/// The projected tables, with the column of the id where orchestrator's rows stay beside those of ham4db, which have larger ids.
+pub(super) const TABLES: &[(&str, Option<&str>)] = &[
+    ("database_instance_downtime", None),
+    ("candidate_database_instance", None),
+    ("cluster_alias", None),
+    ("global_recovery_disable", None),
+    ("blocked_topology_recovery", None),
+    ("topology_failure_detection", Some("detection_id")),
+    ("topology_recovery", Some("recovery_id")),
+    ("topology_recovery_steps", Some("recovery_step_id")),
+    ("audit", Some("audit_id")),
+    ("kv_store", None),
 ];
 
-/// Makes the ids of orchestrator's rows negative when its database is opened for the first time. So its history stays, and
-/// ham4db's ids start at 1.
-pub(super) const NEGATE_ORCHESTRATOR_IDS: &str = "UPDATE topology_failure_detection SET detection_id = -detection_id WHERE detection_id > 0; \
-     UPDATE topology_recovery SET recovery_id = -recovery_id WHERE recovery_id > 0; \
-     UPDATE topology_recovery_steps SET recovery_step_id = -recovery_step_id WHERE recovery_step_id > 0; \
-     UPDATE audit SET audit_id = -audit_id WHERE audit_id > 0";
+/// Makes the ids of orchestrator's rows in SQLite negative.
+pub(super) const NEGATE_ORCHESTRATOR_IDS: &[&str] = &[
+    "UPDATE topology_failure_detection SET detection_id = -detection_id WHERE detection_id > 0",
+    "UPDATE topology_recovery SET recovery_id = -recovery_id WHERE recovery_id > 0",
+    "UPDATE topology_recovery_steps SET recovery_step_id = -recovery_step_id WHERE recovery_step_id > 0",
+    "UPDATE audit SET audit_id = -audit_id WHERE audit_id > 0",
+];
 
-/// The SQL for a time in orchestrator's format. The time is bound in milliseconds.
-const STAMP: &str = "strftime('%Y-%m-%d %H:%M:%S', ? / 1000, 'unixepoch')";
+/// The largest ids of orchestrator's rows in MySQL.
+pub(super) const LARGEST_IDS: &[&str] = &[
+    "SELECT MAX(detection_id) FROM topology_failure_detection",
+    "SELECT MAX(recovery_id) FROM topology_recovery",
+    "SELECT MAX(recovery_step_id) FROM topology_recovery_steps",
+    "SELECT MAX(audit_id) FROM audit",
+];
 
 /// The duration of a downtime without end in orchestrator's table: a hundred years.
 const ENDLESS_MILLIS: i64 = 100 * 365 * 86_400_000;
 
+/// Deletes all rows of ham4db.
+pub(super) async fn delete_all(transaction: &mut Transaction, numbering: Numbering) -> Result<(), DatabaseError> {
+    for (table, id) in TABLES {
+        let deletion = match id {
+            None => statement(format!("DELETE FROM {table}")),
+            Some(id) => statement(format!("DELETE FROM {table} WHERE {id} > ?")).bind(numbering.above()),
+        };
+        transaction.execute(deletion).await?;
+    }
+    Ok(())
+}
+
 /// Writes the rows of everything that changed.
 pub(super) async fn write(
-    connection: &mut SqliteConnection,
+    transaction: &mut Transaction,
     state: &State,
     changes: &BTreeSet<Change>,
-) -> Result<(), sqlx::Error> {
+    numbering: Numbering,
+    key_prefix: &KeyPrefix,
+) -> Result<(), DatabaseError> {
     for change in changes {
         match change {
             Change::Meta => {
-                sqlx::query("DELETE FROM global_recovery_disable")
-                    .execute(&mut *connection)
+                transaction
+                    .execute(statement("DELETE FROM global_recovery_disable"))
                     .await?;
                 if state.recoveries_disabled {
-                    sqlx::query("INSERT INTO global_recovery_disable (disable_recovery) VALUES (1)")
-                        .execute(&mut *connection)
+                    transaction
+                        .execute(statement(
+                            "REPLACE INTO global_recovery_disable (disable_recovery) VALUES (1)",
+                        ))
                         .await?;
                 }
             }
             Change::Intent(id) => match id.kind {
-                IntentKind::Downtime => downtime(connection, state, &id.instance).await?,
-                IntentKind::Candidate => candidate(connection, state, &id.instance).await?,
+                IntentKind::Downtime => downtime(transaction, state, &id.instance).await?,
+                IntentKind::Candidate => candidate(transaction, state, &id.instance).await?,
             },
-            Change::Cluster(_) => aliases(connection, state).await?,
-            Change::Recovery(uid) => recovery(connection, state, uid).await?,
-            Change::Detection(id) => detection(connection, *id, state.detections.get(id)).await?,
-            Change::Blocked(key) => blocked(connection, state, key).await?,
+            Change::Cluster(_) => {
+                aliases(transaction, state).await?;
+                kv::write(transaction, state, key_prefix).await?;
+            }
+            Change::Recovery(uid) => recovery(transaction, state, uid, numbering).await?,
+            Change::Detection(id) => detection(transaction, *id, state.detections.get(id), numbering).await?,
+            Change::Blocked(key) => blocked(transaction, state, key, numbering).await?,
             Change::Seeds
             | Change::Forgotten(_)
             | Change::Document(_)
@@ -74,17 +104,14 @@ pub(super) async fn write(
     Ok(())
 }
 
-/// Replaces `@STAMP` by the SQL for a time. The statements contain no values, which are bound.
-pub(super) fn with_stamps(sql: &str) -> sqlx::AssertSqlSafe<String> {
-    sqlx::AssertSqlSafe(sql.replace("@STAMP", STAMP))
-}
-
 /// The downtime of an instance: the active one that ends last.
-async fn downtime(connection: &mut SqliteConnection, state: &State, key: &InstanceKey) -> Result<(), sqlx::Error> {
-    sqlx::query("DELETE FROM database_instance_downtime WHERE hostname = ? AND port = ?")
-        .bind(&key.hostname)
-        .bind(i64::from(key.port))
-        .execute(&mut *connection)
+async fn downtime(transaction: &mut Transaction, state: &State, key: &InstanceKey) -> Result<(), DatabaseError> {
+    transaction
+        .execute(
+            statement("DELETE FROM database_instance_downtime WHERE hostname = ? AND port = ?")
+                .bind(&key.hostname)
+                .bind(key.port),
+        )
         .await?;
     let active = state
         .intents
@@ -107,27 +134,26 @@ async fn downtime(connection: &mut SqliteConnection, state: &State, key: &Instan
         })
         .max_by_key(|(until, ..)| *until);
     if let Some((until, owner, reason, since)) = longest {
-        sqlx::query(with_stamps(
-            "INSERT INTO database_instance_downtime (hostname, port, downtime_active, begin_timestamp, end_timestamp, owner, reason) VALUES (?, ?, 1, @STAMP, @STAMP, ?, ?)",
-        ))
+        transaction.execute(statement("REPLACE INTO database_instance_downtime (hostname, port, downtime_active, begin_timestamp, end_timestamp, owner, reason) VALUES (?, ?, 1, @STAMP, @STAMP, ?, ?)")
         .bind(&key.hostname)
-        .bind(i64::from(key.port))
+        .bind(key.port)
         .bind(since.0)
         .bind(until)
         .bind(owner)
-        .bind(reason)
-        .execute(connection)
+        .bind(reason))
         .await?;
     }
     Ok(())
 }
 
 /// The promotion rule of an instance: `must_not` takes precedence, then documents, then the API.
-async fn candidate(connection: &mut SqliteConnection, state: &State, key: &InstanceKey) -> Result<(), sqlx::Error> {
-    sqlx::query("DELETE FROM candidate_database_instance WHERE hostname = ? AND port = ?")
-        .bind(&key.hostname)
-        .bind(i64::from(key.port))
-        .execute(&mut *connection)
+async fn candidate(transaction: &mut Transaction, state: &State, key: &InstanceKey) -> Result<(), DatabaseError> {
+    transaction
+        .execute(
+            statement("DELETE FROM candidate_database_instance WHERE hostname = ? AND port = ?")
+                .bind(&key.hostname)
+                .bind(key.port),
+        )
         .await?;
     let rule = state
         .intents
@@ -143,22 +169,19 @@ async fn candidate(connection: &mut SqliteConnection, state: &State, key: &Insta
         })
         .min();
     if let Some((_, _, rule)) = rule {
-        sqlx::query(with_stamps("INSERT INTO candidate_database_instance (hostname, port, last_suggested, priority, promotion_rule) VALUES (?, ?, @STAMP, 1, ?)"))
+        transaction.execute(statement("REPLACE INTO candidate_database_instance (hostname, port, last_suggested, priority, promotion_rule) VALUES (?, ?, @STAMP, 1, ?)")
             .bind(&key.hostname)
-            .bind(i64::from(key.port))
+            .bind(key.port)
             .bind(state.clock.0)
-            .bind(rule.as_str())
-            .execute(connection)
+            .bind(rule.as_str()))
             .await?;
     }
     Ok(())
 }
 
 /// The aliases of the clusters. The column is unique: of two clusters with the same alias the older one keeps it.
-async fn aliases(connection: &mut SqliteConnection, state: &State) -> Result<(), sqlx::Error> {
-    sqlx::query("DELETE FROM cluster_alias")
-        .execute(&mut *connection)
-        .await?;
+async fn aliases(transaction: &mut Transaction, state: &State) -> Result<(), DatabaseError> {
+    transaction.execute(statement("DELETE FROM cluster_alias")).await?;
     let mut clusters: Vec<&Cluster> = state
         .clusters
         .values()
@@ -166,14 +189,16 @@ async fn aliases(connection: &mut SqliteConnection, state: &State) -> Result<(),
         .collect();
     clusters.sort_by_key(|cluster| (cluster.created_at, &cluster.id));
     for cluster in clusters {
-        sqlx::query(with_stamps(
-            "INSERT OR IGNORE INTO cluster_alias (cluster_name, alias, last_registered) VALUES (?, ?, @STAMP)",
-        ))
-        .bind(&cluster.name)
-        .bind(&cluster.alias)
-        .bind(state.clock.0)
-        .execute(&mut *connection)
-        .await?;
+        transaction
+            .execute(
+                statement(
+                    "@INSERT_IGNORE INTO cluster_alias (cluster_name, alias, last_registered) VALUES (?, ?, @STAMP)",
+                )
+                .bind(&cluster.name)
+                .bind(&cluster.alias)
+                .bind(state.clock.0),
+            )
+            .await?;
     }
     Ok(())
 }
@@ -187,33 +212,34 @@ fn comma_separated(keys: impl IntoIterator<Item = impl ToString>) -> String {
 }
 
 /// The row of a recovery, with its steps.
-async fn recovery(connection: &mut SqliteConnection, state: &State, uid: &str) -> Result<(), sqlx::Error> {
+async fn recovery(
+    transaction: &mut Transaction,
+    state: &State,
+    uid: &str,
+    numbering: Numbering,
+) -> Result<(), DatabaseError> {
     let Some(recovery) = state.recoveries.get(uid) else {
-        sqlx::query("DELETE FROM topology_recovery WHERE uid = ?")
-            .bind(uid)
-            .execute(&mut *connection)
+        transaction
+            .execute(statement("DELETE FROM topology_recovery WHERE uid = ?").bind(uid))
             .await?;
-        sqlx::query("DELETE FROM topology_recovery_steps WHERE recovery_uid = ?")
-            .bind(uid)
-            .execute(connection)
+        transaction
+            .execute(statement("DELETE FROM topology_recovery_steps WHERE recovery_uid = ?").bind(uid))
             .await?;
         return Ok(());
     };
     let active = recovery.is_active();
-    let number = i64::try_from(recovery.id).unwrap_or(i64::MAX);
+    let number = numbering.row(recovery.id);
     let successor = recovery.successor();
     let replicas = &recovery.finding.evidence.replicas;
     let detection = state
         .detections
         .values()
         .find(|detection| detection.recovery.as_deref() == Some(uid))
-        .map_or(0, |detection| detection.id);
-    sqlx::query(with_stamps(
-        "REPLACE INTO topology_recovery (recovery_id, hostname, port, in_active_period, start_active_period, end_active_period_unixtime, end_recovery, \
+        .map_or(0, |detection| numbering.row(detection.id));
+    transaction.execute(statement("REPLACE INTO topology_recovery (recovery_id, hostname, port, in_active_period, start_active_period, end_active_period_unixtime, end_recovery, \
          processing_node_hostname, processcing_node_token, successor_hostname, successor_port, analysis, cluster_name, cluster_alias, count_affected_slaves, \
          slave_hosts, is_successful, acknowledged, acknowledged_by, acknowledge_comment, participating_instances, lost_slaves, all_errors, acknowledged_at, \
-         last_detection_id, uid) VALUES (?, ?, ?, ?, @STAMP, ?, @STAMP, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, @STAMP, ?, ?)",
-    ))
+         last_detection_id, uid) VALUES (?, ?, ?, ?, @STAMP, ?, @STAMP, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, @STAMP, ?, ?)")
     .bind(number)
     .bind(&recovery.plan.old_primary.hostname)
     .bind(i64::from(recovery.plan.old_primary.port))
@@ -238,22 +264,20 @@ async fn recovery(connection: &mut SqliteConnection, state: &State, uid: &str) -
     .bind(comma_separated(recovery.lost_replicas.iter().map(|refusal| &refusal.instance)))
     .bind(recovery.errors.join("\n"))
     .bind(recovery.acknowledged.as_ref().map(|acknowledgement| acknowledgement.at.0))
-    .bind(i64::try_from(detection).unwrap_or(i64::MAX))
-    .bind(uid)
-    .execute(&mut *connection)
+    .bind(detection)
+    .bind(uid))
     .await?;
-    steps(connection, recovery).await
+    steps(transaction, recovery, numbering).await
 }
 
 /// The rows of the steps of a recovery.
-async fn steps(connection: &mut SqliteConnection, recovery: &Recovery) -> Result<(), sqlx::Error> {
+async fn steps(transaction: &mut Transaction, recovery: &Recovery, numbering: Numbering) -> Result<(), DatabaseError> {
     for step in &recovery.steps {
-        sqlx::query(with_stamps("INSERT OR IGNORE INTO topology_recovery_steps (recovery_step_id, recovery_uid, audit_at, message) VALUES (?, ?, @STAMP, ?)"))
-            .bind(i64::try_from(step.id).unwrap_or(i64::MAX))
+        transaction.execute(statement("@INSERT_IGNORE INTO topology_recovery_steps (recovery_step_id, recovery_uid, audit_at, message) VALUES (?, ?, @STAMP, ?)")
+            .bind(numbering.row(step.id))
             .bind(&recovery.uid)
             .bind(step.at.0)
-            .bind(&step.message)
-            .execute(&mut *connection)
+            .bind(&step.message))
             .await?;
     }
     Ok(())
@@ -261,24 +285,22 @@ async fn steps(connection: &mut SqliteConnection, recovery: &Recovery) -> Result
 
 /// The row of a detection.
 async fn detection(
-    connection: &mut SqliteConnection,
+    transaction: &mut Transaction,
     id: u64,
     detection: Option<&Detection>,
-) -> Result<(), sqlx::Error> {
-    let number = i64::try_from(id).unwrap_or(i64::MAX);
+    numbering: Numbering,
+) -> Result<(), DatabaseError> {
+    let number = numbering.row(id);
     let Some(detection) = detection else {
-        return sqlx::query("DELETE FROM topology_failure_detection WHERE detection_id = ?")
-            .bind(number)
-            .execute(connection)
+        return transaction
+            .execute(statement("DELETE FROM topology_failure_detection WHERE detection_id = ?").bind(number))
             .await
             .map(drop);
     };
     let finding = &detection.finding;
-    sqlx::query(with_stamps(
-        "REPLACE INTO topology_failure_detection (detection_id, hostname, port, in_active_period, start_active_period, end_active_period_unixtime, \
+    transaction.execute(statement("REPLACE INTO topology_failure_detection (detection_id, hostname, port, in_active_period, start_active_period, end_active_period_unixtime, \
          processing_node_hostname, processcing_node_token, analysis, cluster_name, cluster_alias, count_affected_slaves, slave_hosts, is_actionable) \
-         VALUES (?, ?, ?, 0, @STAMP, ?, ?, '', ?, ?, ?, ?, ?, ?)",
-    ))
+         VALUES (?, ?, ?, 0, @STAMP, ?, ?, '', ?, ?, ?, ?, ?, ?)")
     .bind(number)
     .bind(&finding.instance.hostname)
     .bind(i64::from(finding.instance.port))
@@ -290,30 +312,36 @@ async fn detection(
     .bind(&detection.cluster_alias)
     .bind(i64::try_from(finding.evidence.replicas.len()).unwrap_or(i64::MAX))
     .bind(comma_separated(&finding.evidence.replicas))
-    .bind(finding.code.is_actionable())
-    .execute(connection)
+    .bind(finding.code.is_actionable()))
     .await
     .map(drop)
 }
 
 /// The row of a blocked recovery.
-async fn blocked(connection: &mut SqliteConnection, state: &State, key: &InstanceKey) -> Result<(), sqlx::Error> {
-    sqlx::query("DELETE FROM blocked_topology_recovery WHERE hostname = ? AND port = ?")
-        .bind(&key.hostname)
-        .bind(i64::from(key.port))
-        .execute(&mut *connection)
+async fn blocked(
+    transaction: &mut Transaction,
+    state: &State,
+    key: &InstanceKey,
+    numbering: Numbering,
+) -> Result<(), DatabaseError> {
+    transaction
+        .execute(
+            statement("DELETE FROM blocked_topology_recovery WHERE hostname = ? AND port = ?")
+                .bind(&key.hostname)
+                .bind(key.port),
+        )
         .await?;
     if let Some(blocked) = state.blocked.get(key) {
-        sqlx::query(with_stamps(
-            "INSERT INTO blocked_topology_recovery (hostname, port, cluster_name, analysis, last_blocked_timestamp, blocking_recovery_id) VALUES (?, ?, ?, ?, @STAMP, ?)",
-        ))
+        transaction.execute(statement("REPLACE INTO blocked_topology_recovery (hostname, port, cluster_name, analysis, last_blocked_timestamp, blocking_recovery_id) VALUES (?, ?, ?, ?, @STAMP, ?)")
         .bind(&key.hostname)
-        .bind(i64::from(key.port))
+        .bind(key.port)
         .bind(&blocked.cluster_name)
         .bind(&blocked.analysis)
         .bind(blocked.at.0)
-        .bind(i64::try_from(blocked.blocking_recovery).unwrap_or(i64::MAX))
-        .execute(connection)
+        .bind(match blocked.blocking_recovery {
+            0 => 0,
+            id => numbering.row(id),
+        }))
         .await?;
     }
     Ok(())

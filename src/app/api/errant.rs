@@ -15,6 +15,7 @@ use crate::domain::recovery::planner;
 use crate::domain::recovery::refusal::excerpt;
 
 use crate::app::api::ApiError;
+use crate::app::api::dialed_reads::{DialedRead, DialedReads, within_deadline};
 use crate::app::cluster::view::ClusterViews;
 use crate::app::observation::poller::Poller;
 use crate::app::ports::{BinlogReader, Target};
@@ -33,6 +34,8 @@ pub struct ErrantTransactions {
     pub views: ClusterViews,
     /// Runs the repairs.
     pub coordinator: Arc<RecoveryCoordinator>,
+    /// The reads from servers that run.
+    pub reads: DialedReads,
 }
 
 /// An instance compared with the primary of its cluster, both probed just now.
@@ -47,9 +50,15 @@ impl ErrantTransactions {
     /// The transactions that only this instance has, with their content.
     ///
     /// # Errors
-    /// [`ApiError::NotFound`] when the instance is in no cluster, [`ApiError::Unavailable`] when it or the primary does not answer.
+    /// [`ApiError::NotFound`] when the instance is in no cluster, [`ApiError::Unavailable`] when it or the primary does not answer,
+    /// [`ApiError::Busy`] while another request reads from one of them.
     pub async fn show(&self, target: &Target) -> Result<ErrantReport, ApiError> {
-        let comparison = self.compare(target).await?;
+        let mut read = self.reads.begin(&target.instance)?;
+        within_deadline(&target.instance, self.read(target, &mut read)).await
+    }
+
+    async fn read(&self, target: &Target, read: &mut DialedRead) -> Result<ErrantReport, ApiError> {
+        let comparison = self.compare(target, Some(read)).await?;
         let decoded = if comparison.errant.is_empty() {
             DecodedTransactions::default()
         } else {
@@ -121,7 +130,7 @@ impl ErrantTransactions {
     /// # Errors
     /// [`ApiError::Conflict`] with the reason when the remedy is refused or failed.
     pub async fn resolve(&self, target: &Target, remedy: Remedy) -> Result<String, ApiError> {
-        let comparison = self.compare(target).await?;
+        let comparison = self.compare(target, None).await?;
         let key = &comparison.instance.key;
         let plan = planner::plan_errant(key, remedy, &comparison.view.topology, &comparison.view.policy)
             .map_err(ApiError::Conflict)?;
@@ -150,18 +159,18 @@ impl ErrantTransactions {
     }
 
     /// Probes the instance before the primary: what the instance received from the primary up to then, the primary has.
-    async fn compare(&self, target: &Target) -> Result<Comparison, ApiError> {
+    async fn compare(&self, target: &Target, read: Option<&mut DialedRead>) -> Result<Comparison, ApiError> {
         let key = &target.instance;
         self.probe(key, target).await?;
-        let has_instance = |view: &ClusterView| view.topology.get(key).is_some();
         let before = self
             .views
-            .clusters()
-            .into_iter()
-            .find(has_instance)
+            .cluster_of(key)
             .ok_or_else(|| ApiError::NotFound(format!("{key} belongs to no cluster")))?;
         let primary = current_primary(&before.topology)
             .ok_or_else(|| ApiError::Unavailable(format!("the primary of {} is unknown", before.cluster.name)))?;
+        if let Some(read) = read {
+            read.also(&primary)?;
+        }
         let source = self
             .probe(
                 &primary,

@@ -4,7 +4,9 @@
 //! the tests of the HTTP adapter, which checks routes, shapes and status codes without servers. `service` delegates to the use cases
 //! that need more than a command: [`errant`] and [`relocate`].
 
+pub mod dialed_reads;
 pub mod errant;
+pub mod primaries;
 pub mod relocate;
 pub mod service;
 pub mod write_tokens;
@@ -24,7 +26,10 @@ use crate::domain::recovery::pseudo_gtid::Entry;
 use crate::domain::state::State;
 use crate::domain::topology::ClusterId;
 
+use crate::app::observation::probe_sharing::ProbeShares;
+use crate::app::observation::scheduling_delay::Lateness;
 use crate::app::ports::AnalysisChange;
+use crate::app::recovery::publication_gate::PublicationStatuses;
 
 /// The result of a recovery that was requested through the API.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -87,6 +92,15 @@ pub struct RelocationOutcome {
     pub errors: Vec<String>,
 }
 
+/// One pair of a key-value store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyValue {
+    /// The key.
+    pub key: String,
+    /// The value.
+    pub value: String,
+}
+
 /// Why a request was not fulfilled. The HTTP adapter maps each variant to a status code.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ApiError {
@@ -115,6 +129,9 @@ pub enum ApiError {
     /// There is no quorum, or a server does not answer; nothing was done.
     #[error("{0}")]
     Unavailable(String),
+    /// Another request does the same at the server, or too many do it elsewhere; nothing was done.
+    #[error("{0}")]
+    Busy(String),
     /// The request may or may not have been fulfilled.
     #[error("outcome unknown: {0}")]
     OutcomeUnknown(String),
@@ -127,13 +144,28 @@ pub enum ApiError {
 #[async_trait]
 pub trait Api: Send + Sync {
     /// All clusters, ordered by name.
-    fn clusters(&self) -> Arc<Vec<ClusterView>>;
+    fn clusters(&self) -> Vec<Arc<ClusterView>>;
+
+    /// How late this member observes.
+    fn lateness(&self) -> Lateness;
+
+    /// How many instances each member probes.
+    fn probe_shares(&self) -> ProbeShares;
 
     /// How the analysis of each instance changed, as observed by this member.
     fn analysis_changes(&self) -> Vec<(InstanceKey, Vec<AnalysisChange>)>;
 
     /// The replicated state of this member.
     fn state(&self) -> Arc<State>;
+
+    /// The last result of each publisher of primaries for each cluster; empty on a member that does not lead.
+    fn publications(&self) -> PublicationStatuses;
+
+    /// Publishes the primary of one cluster, or of all, again, and returns the pairs of the key-value stores.
+    ///
+    /// # Errors
+    /// [`ApiError::Conflict`] when the cluster is not published, [`ApiError::Unavailable`] with the publishers that failed.
+    async fn submit_primaries(&self, only: Option<&ClusterId>) -> Result<Vec<KeyValue>, ApiError>;
 
     /// Probes an instance now and, when the probe succeeds, makes the instance a seed.
     ///
@@ -182,6 +214,18 @@ pub trait Api: Send + Sync {
     /// # Errors
     /// [`ApiError::NotFound`] when the cluster is unknown.
     async fn forget_cluster(&self, cluster: &ClusterId) -> Result<(), ApiError>;
+
+    /// Makes a cluster of an instance and all that replicates from it. Returns the id of the new cluster.
+    ///
+    /// # Errors
+    /// [`ApiError::NotFound`] when the instance is unknown, [`ApiError::Conflict`] with the rule that forbids it.
+    async fn split_cluster(&self, head: &InstanceKey) -> Result<ClusterId, ApiError>;
+
+    /// Merges two clusters; the older one remains. Returns its id.
+    ///
+    /// # Errors
+    /// [`ApiError::NotFound`] when a cluster is unknown, [`ApiError::Conflict`] with the rule that forbids it.
+    async fn merge_clusters(&self, one: &ClusterId, other: &ClusterId) -> Result<ClusterId, ApiError>;
 
     /// Records an intent for an instance.
     ///

@@ -14,6 +14,7 @@ use crate::domain::recovery::plan::PlanReport;
 use crate::domain::recovery::planner;
 use crate::domain::recovery::pseudo_gtid::{Entry, PseudoGtidPatterns};
 
+use crate::app::api::dialed_reads::{DialedReads, within_deadline};
 use crate::app::api::{ApiError, RelocationOutcome};
 use crate::app::cluster::view::ClusterViews;
 use crate::app::observation::instance_cache::InstanceCache;
@@ -42,6 +43,8 @@ pub struct Relocation {
     pub views: ClusterViews,
     /// Runs the repairs.
     pub coordinator: Arc<RecoveryCoordinator>,
+    /// The reads from servers that run.
+    pub reads: DialedReads,
 }
 
 impl Relocation {
@@ -60,9 +63,7 @@ impl Relocation {
 
     fn view_of(&self, instance: &InstanceKey) -> Result<ClusterView, ApiError> {
         self.views
-            .clusters()
-            .into_iter()
-            .find(|view| view.topology.get(instance).is_some())
+            .cluster_of(instance)
             .ok_or_else(|| ApiError::NotFound(format!("{instance} belongs to no cluster")))
     }
 
@@ -96,9 +97,15 @@ impl Relocation {
             )
         })?;
         let target = self.known(instance)?;
-        let facts = self.probe(&target).await?;
+        let _read = self.reads.begin(&target.instance)?;
+        within_deadline(&target.instance, self.read_last_entry(&target, marks)).await
+    }
+
+    async fn read_last_entry(&self, target: &Target, marks: &PseudoGtidPatterns) -> Result<Entry, ApiError> {
+        let instance = &target.instance;
+        let facts = self.probe(target).await?;
         let unavailable = |error: crate::app::ports::StepError| ApiError::Unavailable(error.to_string());
-        let mut source = self.logs.open(&target, CONNECT).await.map_err(unavailable)?;
+        let mut source = self.logs.open(target, CONNECT).await.map_err(unavailable)?;
         let search = LogSearch {
             marks,
             end: Instant::now() + SEARCH,

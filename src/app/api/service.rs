@@ -4,8 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use tracing::info;
 
 use crate::domain::case::Case;
+use crate::domain::cluster_split;
 use crate::domain::cluster_view::ClusterView;
 use crate::domain::errant::{ErrantReport, Remedy};
 use crate::domain::instance::Instance;
@@ -19,14 +21,21 @@ use crate::domain::state::{Applied, Command, Recovery, RefusedCommand, Seed, Sta
 use crate::domain::topology::ClusterId;
 
 use crate::app::api::errant::ErrantTransactions;
+use crate::app::api::primaries::PrimaryPublications;
 use crate::app::api::relocate::Relocation;
-use crate::app::api::{Api, ApiError, PrimaryChange, PrimaryChangeOutcome, RecoveryOutcome, RelocationOutcome};
+use crate::app::api::{
+    Api, ApiError, KeyValue, PrimaryChange, PrimaryChangeOutcome, RecoveryOutcome, RelocationOutcome,
+};
 use crate::app::cluster::view::ClusterViews;
+use crate::app::leader::cluster_registry::RecordsLock;
 use crate::app::observation::instance_cache::InstanceCache;
 use crate::app::observation::poller::Poller;
+use crate::app::observation::probe_sharing::ProbeShares;
+use crate::app::observation::scheduling_delay::Lateness;
 use crate::app::ports::AnalysisChange;
 use crate::app::ports::{Clock, Consensus, ProposeError, Target};
 use crate::app::recovery::coordinator::RecoveryCoordinator;
+use crate::app::recovery::publication_gate::PublicationStatuses;
 
 /// How long a request waits for the end of a recovery, which another member may have to finish.
 const OVER_DEADLINE: Duration = Duration::from_secs(90);
@@ -47,10 +56,14 @@ pub struct ApiService {
     pub errants: ErrantTransactions,
     /// Moves replicas by Pseudo-GTID.
     pub relocation: Relocation,
+    /// Held while records of clusters are changed.
+    pub records: RecordsLock,
     /// The clocks.
     pub clock: Arc<dyn Clock>,
     /// For how long a forgotten address is not discovered again.
     pub forget_for: Duration,
+    /// What is published of primaries.
+    pub publications: PrimaryPublications,
 }
 
 impl ApiService {
@@ -121,6 +134,25 @@ impl ApiService {
             .plus_millis(i64::try_from(self.forget_for.as_millis()).unwrap_or(i64::MAX))
     }
 
+    /// Forgets an instance. With `is_gone`, its quarantine ends too.
+    async fn forget_instance(&self, instance: InstanceKey, is_gone: bool) -> Result<(), ApiError> {
+        let until = self.forgotten_until();
+        if is_gone {
+            let gone = Command::ForgetGone {
+                instance: instance.clone(),
+                until,
+                reason: String::from("its quarantine ended"),
+            };
+            match self.consensus.propose(gone.clone()).await {
+                // While members are upgraded, the quarantine stays.
+                Err(ProposeError::NotUnderstood(_)) => {}
+                Ok(Applied::Refused { .. }) | Err(_) => return self.propose(gone).await.map(drop),
+                Ok(_) => return Ok(()),
+            }
+        }
+        self.propose(Command::Forget { instance, until }).await.map(drop)
+    }
+
     /// The origin of the credentials for an address, which may not be polled yet.
     fn origin_of(&self, instance: &InstanceKey) -> Origin {
         self.instance_cache
@@ -131,15 +163,25 @@ impl ApiService {
 
 #[async_trait]
 impl Api for ApiService {
-    fn clusters(&self) -> Arc<Vec<ClusterView>> {
-        let mut views: Vec<ClusterView> = self
-            .views
-            .clusters()
-            .into_iter()
-            .map(|view| self.coordinator.with_last_attempts(view))
-            .collect();
+    fn clusters(&self) -> Vec<Arc<ClusterView>> {
+        let complete = |view: Arc<ClusterView>| {
+            if view.findings.is_empty() {
+                return view;
+            }
+            Arc::new(self.coordinator.with_last_attempts(view.as_ref().clone()))
+        };
+        let mut views: Vec<Arc<ClusterView>> = self.views.clusters().into_iter().map(complete).collect();
         views.sort_by(|a, b| a.cluster.name.cmp(&b.cluster.name));
-        Arc::new(views)
+        views
+    }
+
+    fn lateness(&self) -> Lateness {
+        self.instance_cache.delays().lateness(self.clock.monotonic())
+    }
+
+    fn probe_shares(&self) -> ProbeShares {
+        let shared = self.instance_cache.shared_probes();
+        shared.map(|shared| shared.shares()).unwrap_or_default()
     }
 
     fn analysis_changes(&self) -> Vec<(InstanceKey, Vec<AnalysisChange>)> {
@@ -150,11 +192,20 @@ impl Api for ApiService {
         self.views.state()
     }
 
+    fn publications(&self) -> PublicationStatuses {
+        self.publications.gate.statuses()
+    }
+
+    async fn submit_primaries(&self, only: Option<&ClusterId>) -> Result<Vec<KeyValue>, ApiError> {
+        self.publications.submit(&self.views.state(), only).await
+    }
+
     async fn discover(&self, instance: &InstanceKey) -> Result<Instance, ApiError> {
         let target = Target {
             instance: instance.clone(),
             origin: self.origin_of(instance),
         };
+        self.poller.name(instance);
         let found = self.probe(&target).await;
         if found.is_err()
             && !self
@@ -194,13 +245,18 @@ impl Api for ApiService {
     }
 
     async fn forget(&self, instance: &InstanceKey) -> Result<(), ApiError> {
-        let target = self.known(instance)?;
-        self.propose(Command::Forget {
-            instance: target.instance,
-            until: self.forgotten_until(),
-        })
-        .await
-        .map(drop)
+        let state = self.state();
+        let is_held = |key: &InstanceKey| state.quarantines.values().any(|held| held.instance == *key);
+        // A server in quarantine that was forgotten before is not polled.
+        let instance = match self.known(instance) {
+            Ok(target) => target.instance,
+            Err(_) if is_held(instance) => instance.clone(),
+            Err(unknown) => return Err(unknown),
+        };
+        let tracked = self.instance_cache.get(&instance);
+        let is_absent = tracked.is_none_or(|tracked| tracked.instance.is_absent());
+        let is_gone = is_held(&instance) && is_absent;
+        self.forget_instance(instance, is_gone).await
     }
 
     async fn release_quarantine(&self, instance: &InstanceKey) -> Result<(), ApiError> {
@@ -235,11 +291,53 @@ impl Api for ApiService {
 
     async fn forget_cluster(&self, cluster: &ClusterId) -> Result<(), ApiError> {
         let view = self.cluster(cluster)?;
-        let until = self.forgotten_until();
         for instance in view.cluster.instances {
-            self.propose(Command::Forget { instance, until }).await?;
+            let is_held = self.state().quarantines.values().any(|held| held.instance == instance);
+            self.forget_instance(instance, is_held).await?;
         }
         Ok(())
+    }
+
+    async fn split_cluster(&self, head: &InstanceKey) -> Result<ClusterId, ApiError> {
+        let _held = self.records.lock().await;
+        let barrier = self.consensus.barrier().await;
+        barrier.map_err(|error| ApiError::Unavailable(error.to_string()))?;
+        let views = self.views.clusters();
+        let of_head = views.into_iter().find(|view| view.topology.get(head).is_some());
+        let view = of_head.ok_or_else(|| ApiError::NotFound(format!("{head} belongs to no cluster")))?;
+        let state = self.state();
+        let half = cluster_split::half_of(&state, &view.topology, head)
+            .map_err(|why| ApiError::Conflict(format!("cannot split cluster {}: {why}", view.cluster.name)))?;
+        let id = ClusterId(uuid::Uuid::new_v4().to_string());
+        let reason = "requested through the API";
+        let command = cluster_split::command(&state, &view.topology, &half, id.clone(), reason);
+        self.propose(command).await?;
+        info!(
+            cluster = %view.cluster.id,
+            "cluster {} was split on request: {} instances below {} are cluster {id} now",
+            view.cluster.name,
+            half.instances.len(),
+            half.head,
+        );
+        Ok(id)
+    }
+
+    async fn merge_clusters(&self, one: &ClusterId, other: &ClusterId) -> Result<ClusterId, ApiError> {
+        let _held = self.records.lock().await;
+        let barrier = self.consensus.barrier().await;
+        barrier.map_err(|error| ApiError::Unavailable(error.to_string()))?;
+        let (one, other) = (self.cluster(one)?, self.cluster(other)?);
+        let names = format!("{} and {}", one.cluster.name, other.cluster.name);
+        let reason = "requested through the API";
+        let command = cluster_split::merge(&self.state(), &one.topology, &other.topology, reason)
+            .map_err(|why| ApiError::Conflict(format!("cannot merge {names}: {why}")))?;
+        let Command::MergeClusters { into, .. } = &command else {
+            return Err(ApiError::Internal(format!("no command merges {names}")));
+        };
+        let into = into.clone();
+        self.propose(command).await?;
+        info!(cluster = %into, "clusters {names} were merged on request: they are cluster {into} now");
+        Ok(into)
     }
 
     async fn set_intent(&self, intent: Intent) -> Result<(), ApiError> {

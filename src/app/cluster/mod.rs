@@ -2,4 +2,5 @@
 //! how the analysis of each instance changed over time.
 
 pub mod analysis_history;
+pub mod groups;
 pub mod view;

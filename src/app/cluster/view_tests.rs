@@ -78,7 +78,7 @@ impl Member {
     }
 
     fn codes(&self) -> Vec<Code> {
-        let findings = self.views.clusters().into_iter().flat_map(|view| view.findings);
+        let findings = self.views.clusters().into_iter().flat_map(|view| view.findings.clone());
         findings.map(|judged| judged.finding.code).collect()
     }
 }
@@ -103,6 +103,77 @@ async fn a_cluster_is_analysed_again_only_when_it_changed() {
     assert_eq!(member.analysed(), 2, "the switch is a part of every policy");
     member.instance_cache.untrack(&key(3));
     assert_eq!(member.analysed(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fleet_is_grouped_again_only_when_a_link_or_the_state_changed() {
+    let mut member = Member::new(2);
+    member.views.clusters();
+    let mut groupings = member.views.groupings();
+    let mut grouped = |member: &Member| {
+        member.views.clusters();
+        member.views.cluster(&ClusterId("c1".to_owned()));
+        let now = member.views.groupings();
+        now - std::mem::replace(&mut groupings, now)
+    };
+    assert_eq!(grouped(&member), 0);
+    member.see(primary(1, "1:1-12"));
+    member.see(replica(2, 1, "1:1-12"));
+    assert_eq!(grouped(&member), 0, "transactions were committed");
+    member.see(replica(3, 2, "1:1-12"));
+    assert_eq!(grouped(&member), 1, "another source");
+    member
+        .instance_cache
+        .track(&key(8), &Origin::Api, true, MonotonicTime(1));
+    assert_eq!(grouped(&member), 1, "another instance");
+    member
+        .state
+        .send_modify(|state| Arc::make_mut(state).recoveries_disabled = true);
+    assert_eq!(grouped(&member), 1, "another state");
+    member.see(primary(1, "1:1-15"));
+    tokio::time::advance(REFRESH).await;
+    assert_eq!(grouped(&member), 1, "the last time was a while ago");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_view_of_one_cluster_builds_that_one_only() {
+    let mut member = Member::new(2);
+    let all = member.views.clusters();
+    member.see(primary(1, "1:1-12"));
+    member.see(primary(9, "9:1-12"));
+    let before = member.views.analyses();
+    let view = member.views.cluster(&ClusterId("c9".to_owned())).unwrap();
+    assert_eq!(view.topology.instances.keys().cloned().collect::<Vec<_>>(), [key(9)]);
+    assert_eq!(member.views.analyses() - before, 1);
+    assert_eq!(all.len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cluster_about_which_nothing_was_recorded_keeps_its_view() {
+    let mut member = Member::new(2);
+    let are_kept = |before: &[Arc<ClusterView>], after: &[Arc<ClusterView>]| -> Vec<bool> {
+        let pairs = before.iter().zip(after);
+        pairs.map(|(before, after)| Arc::ptr_eq(before, after)).collect()
+    };
+    let first = member.views.clusters();
+    let second = member.views.clusters();
+    assert_eq!(are_kept(&first, &second), [true, true]);
+    // Only time passed on it, and its view shows when it was seen.
+    member.see(primary(9, "9:1-9"));
+    let third = member.views.clusters();
+    assert_eq!(are_kept(&second, &third), [true, false]);
+    member
+        .state
+        .send_modify(|state| Arc::make_mut(state).recoveries_disabled = true);
+    let fourth = member.views.clusters();
+    assert_eq!(are_kept(&third, &fourth), [false, false]);
+    assert!(fourth.iter().all(|view| view.policy.held_back.is_some()));
+    tokio::time::advance(REFRESH).await;
+    assert_eq!(
+        are_kept(&fourth, &member.views.clusters()),
+        [false, false],
+        "a policy may end by itself"
+    );
 }
 
 #[tokio::test(start_paused = true)]

@@ -94,7 +94,7 @@ impl Reconciler {
     }
 
     /// Runs until `stop`.
-    pub async fn run(self, stop: CancellationToken) {
+    pub async fn run(self: Arc<Self>, stop: CancellationToken) {
         let (statuses, written) = watch::channel(Wanted::default());
         let (publications, published) = watch::channel(service_publisher::Wanted::default());
         let (labels, labelled) = watch::channel(pod_labels::Wanted::default());
@@ -392,6 +392,8 @@ fn subject(command: &crate::domain::state::Command) -> String {
         )
     } else if let Command::EndIntent { id } = command {
         format!("{} {} {}", id.origin, id.kind.as_str(), id.instance)
+    } else if let Command::ForgetGone { instance, .. } = command {
+        instance.to_string()
     } else if let Command::Request { request } = command {
         request.key()
     } else if let Command::CancelRequest { key, .. } = command {

@@ -29,6 +29,8 @@ const INTERVAL: Duration = Duration::from_secs(1);
 const DEADLINE: Duration = Duration::from_millis(900);
 /// When a binary log has not grown for this time, milliseconds, the sessions are checked.
 const SUSPECT_AFTER_MILLIS: u64 = 2000;
+/// After how many failed reads of its sessions a primary that answers no probe either counts as one that does not answer.
+const MAX_FAILED_READS: u32 = 5;
 /// The time between two canary rows on a primary, milliseconds.
 const CANARY_INTERVAL_MILLIS: u64 = 2000;
 
@@ -76,6 +78,8 @@ struct WatchedPrimary {
     canary_begun: Option<MonotonicTime>,
     /// The last failure of a canary row that was logged.
     reported_failure: Option<String>,
+    /// How many reads of its sessions failed in a row.
+    failed_reads: u32,
 }
 
 /// A canary row that is being written.
@@ -105,7 +109,7 @@ struct CheckedPrimary {
 
 impl CommitStallMonitor {
     /// Runs until cancelled.
-    pub async fn run(self, cancel: CancellationToken) {
+    pub async fn run(self: Arc<Self>, cancel: CancellationToken) {
         let mut tick = tokio::time::interval(INTERVAL);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let leadership = self.consensus.leadership();
@@ -118,7 +122,8 @@ impl CommitStallMonitor {
             let subjects = if leadership.borrow().is_leader {
                 let now = self.clock.wall();
                 self.views
-                    .clusters()
+                    .all()
+                    .await
                     .iter()
                     .filter_map(|view| subject(view, now))
                     .collect()
@@ -177,13 +182,22 @@ impl CommitStallMonitor {
         }
         match self.probe.waiting(&target, DEADLINE).await {
             Ok(sessions) => {
+                known.failed_reads = 0;
                 let seen = known.sessions.add(&sessions, self.clock.wall(), max_commit_wait);
                 // When the log grows, other sessions commit meanwhile.
                 let stands_still = subject.unmoved_millis.is_none_or(|millis| millis >= max_commit_wait);
                 self.note(&key, seen.or(canary).filter(|_| stands_still));
             }
-            // A failed check proves nothing: what was noted stays.
-            Err(why) => debug!(instance = %key, "failed to read the sessions of {key}: {why}"),
+            // A failed check proves nothing: what was noted stays. But a server that answers neither probes nor this question for a
+            // while is one that does not answer.
+            Err(why) => {
+                debug!(instance = %key, "failed to read the sessions of {key}: {why}");
+                known.failed_reads += 1;
+                if subject.unmoved_millis.is_none() && known.failed_reads >= MAX_FAILED_READS {
+                    known.sessions = CommitWaitTracker::default();
+                    self.instance_cache.set_commit_stall(&key, None);
+                }
+            }
         }
         (key, known)
     }
@@ -252,18 +266,20 @@ impl CommitStallMonitor {
     }
 }
 
-/// The recorded primary of a cluster when it took writes at its last answer. Primaries in a recovery are left out.
+/// The recorded primary of a cluster when it took writes at its last answer, unless a recovery replaces it.
 fn subject(view: &ClusterView, now: WallTime) -> Option<CheckedPrimary> {
     let recorded = view.cluster.primary.as_ref()?;
     let topology = &view.topology;
     let key = topology.resolve(&recorded.instance);
     let instance: &Instance = topology.get(key)?;
     let facts = instance.facts.as_ref()?;
+    // Repairs that give way are no reason to look away.
+    let is_being_replaced = matches!(view.policy.held_back, Some(HeldBack::RecoveryRuns { .. }));
     let is_in_reach = instance.failure.is_none() || instance.failure == Some(ProbeFailure::Stalled);
     if facts.identity != recorded.identity
         || !facts.is_writable()
         || !is_in_reach
-        || !view.policy.in_recovery.is_empty()
+        || is_being_replaced
         || (instance.is_valid() && facts.semi_sync.wait_sessions > 0)
     {
         return None;

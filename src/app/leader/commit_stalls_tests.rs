@@ -48,5 +48,8 @@ fn a_row_is_written_only_on_a_primary_that_answers_and_is_the_only_one() {
     }
     let mut working = view(still_for(5000), []);
     working.policy.in_recovery.insert(key(1));
-    assert!(subject(&working, NOW).is_none(), "a recovery works on it");
+    assert!(subject(&working, NOW).is_some(), "a repair works on it");
+    let uid = "r1".to_owned();
+    working.policy.held_back = Some(HeldBack::RecoveryRuns { uid });
+    assert!(subject(&working, NOW).is_none(), "a recovery replaces it");
 }

@@ -8,7 +8,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::StreamExt as _;
 use futures::future::join_all;
+use futures::stream;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
@@ -27,6 +29,8 @@ use crate::app::ports::{Clock, Consensus, ControllerLockClient, LockHolder, Targ
 const INTERVAL: Duration = Duration::from_secs(1);
 /// How long one check may take.
 const DEADLINE: Duration = Duration::from_millis(900);
+/// How many primaries are checked at the same time. All at once would delay the probes of a large fleet.
+const AT_ONCE: usize = 64;
 /// For how long every check must have found another controller, milliseconds. A session of this group that ends
 /// during a check may look like one.
 const SETTLED_AFTER_MILLIS: u64 = 5000;
@@ -125,7 +129,7 @@ struct CheckedPrimary {
 
 impl ControllerLocks {
     /// Runs until cancelled, then releases the locks.
-    pub async fn run(self, cancel: CancellationToken) {
+    pub async fn run(self: Arc<Self>, cancel: CancellationToken) {
         let mut clusters = BTreeMap::new();
         let mut held = BTreeSet::new();
         let mut tick = tokio::time::interval(INTERVAL);
@@ -144,10 +148,13 @@ impl ControllerLocks {
     }
 
     /// The recorded primary of each cluster, and whether its lock may be taken now.
-    fn primaries(&self, clusters: &BTreeMap<ClusterId, ClusterOwnership>) -> BTreeMap<InstanceKey, CheckedPrimary> {
+    async fn primaries(
+        &self,
+        clusters: &BTreeMap<ClusterId, ClusterOwnership>,
+    ) -> BTreeMap<InstanceKey, CheckedPrimary> {
         let leads = self.consensus.leadership().borrow().is_leader;
         let now = self.clock.monotonic();
-        let checked = |view: &ClusterView| {
+        let checked = |view: &Arc<ClusterView>| {
             let primary = &view.cluster.primary.as_ref()?.instance;
             let cluster = view.cluster.id.clone();
             let may_take = clusters.get(&cluster).is_some_and(|ownership| ownership.may_take(now));
@@ -157,14 +164,15 @@ impl ControllerLocks {
                 CheckedPrimary { cluster, takes_lock },
             ))
         };
-        self.views.clusters().iter().filter_map(checked).collect()
+        let views = self.views.all().await;
+        views.iter().filter_map(checked).collect()
     }
 
     async fn check(&self, clusters: &mut BTreeMap<ClusterId, ClusterOwnership>, held: &mut BTreeSet<InstanceKey>) {
         let Some(group) = self.views.state().group.as_ref().map(|group| group.uuid.clone()) else {
             return;
         };
-        let primaries = self.primaries(clusters);
+        let primaries = self.primaries(clusters).await;
         let gone: Vec<InstanceKey> = held
             .iter()
             .filter(|key| !primaries.contains_key(*key))
@@ -179,26 +187,13 @@ impl ControllerLocks {
         clusters.retain(|cluster, _| present.contains(cluster));
         held.extend(primaries.keys().cloned());
         // No connection to a server that does not answer: a stopped process with a full queue would look dead.
-        let answering = primaries.iter().filter(|(key, _)| {
-            let tracked = self.instance_cache.get(key);
-            tracked.is_some_and(|tracked| tracked.instance.is_valid())
-        });
-        let owners = join_all(answering.map(|(key, checked)| {
-            let group = &group;
-            async move {
-                let origin = self
-                    .instance_cache
-                    .get(key)
-                    .map_or(Origin::Api, |tracked| tracked.origin);
-                let target = Target {
-                    instance: key.clone(),
-                    origin,
-                };
-                let owner = self.locks.holder(&target, group, checked.takes_lock, DEADLINE).await;
-                (key, checked, owner)
+        let mut checks = Vec::new();
+        for (key, checked) in &primaries {
+            if self.instance_cache.read(key, |tracked| tracked.instance.is_valid()) == Some(true) {
+                checks.push(self.holder(key, checked, &group));
             }
-        }))
-        .await;
+        }
+        let owners: Vec<_> = stream::iter(checks).buffer_unordered(AT_ONCE).collect().await;
         for (key, checked, owner) in owners {
             match owner {
                 Ok(owner) => {
@@ -211,6 +206,21 @@ impl ControllerLocks {
                 Err(why) => debug!(instance = %key, "failed to read the owner of {key}: {why}"),
             }
         }
+    }
+
+    async fn holder<'a>(
+        &self,
+        key: &'a InstanceKey,
+        checked: &'a CheckedPrimary,
+        group: &str,
+    ) -> (&'a InstanceKey, &'a CheckedPrimary, Result<LockHolder, String>) {
+        let origin = self.instance_cache.read(key, |tracked| tracked.origin.clone());
+        let target = Target {
+            instance: key.clone(),
+            origin: origin.unwrap_or(Origin::Api),
+        };
+        let owner = self.locks.holder(&target, group, checked.takes_lock, DEADLINE).await;
+        (key, checked, owner)
     }
 
     fn note(&self, key: &InstanceKey, other_controller: Option<String>) {

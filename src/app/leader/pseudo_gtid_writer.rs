@@ -50,7 +50,7 @@ struct EntryTarget {
 
 impl PseudoGtidWriter {
     /// Runs until cancelled.
-    pub async fn run(self, cancel: CancellationToken) {
+    pub async fn run(self: Arc<Self>, cancel: CancellationToken) {
         let mut tick = tokio::time::interval(INTERVAL);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let leadership = self.consensus.leadership();
@@ -68,15 +68,17 @@ impl PseudoGtidWriter {
 
     /// Writes one entry on each primary, after a quorum has confirmed that this member leads.
     async fn write(&self, reported: &mut BTreeMap<InstanceKey, String>) {
-        if self.views.clusters().iter().all(|view| due(view).is_none()) {
+        let clusters = self.views.all().await;
+        if clusters.iter().all(|view| due(view).is_none()) {
             return;
         }
         if let Err(error) = self.consensus.barrier().await {
             debug!("skipped Pseudo-GTID entries: {error}");
             return;
         }
-        let clusters = self.views.clusters();
-        let writes = clusters.iter().filter_map(due).map(|due| async move {
+        let clusters = self.views.all().await;
+        let due: Vec<_> = clusters.iter().filter_map(|view| due(view)).collect();
+        let writes = due.into_iter().map(|due| async move {
             let target = Target {
                 origin: self.instance_cache.get(&due.instance).map(|tracked| tracked.origin)?,
                 instance: due.instance.clone(),

@@ -25,6 +25,15 @@ struct Known {
     is_lookup_running: bool,
 }
 
+/// The resolver belongs to the process, and so does the cache of its answers.
+static NAMES: LazyLock<DnsCache> = LazyLock::new(DnsCache::default);
+
+/// The last known addresses of a host name; none when it was not looked up yet, and for an address.
+pub fn last_known(host: &str) -> Vec<IpAddr> {
+    let known = NAMES.lock();
+    known.get(host).map_or_else(Vec::new, |known| known.addresses.clone())
+}
+
 /// The addresses of a host from the resolver of the machine. When the resolver does not answer within 100 ms or fails, the last known
 /// addresses are returned.
 ///
@@ -34,8 +43,6 @@ struct Known {
 /// # Errors
 /// Those of the resolver, and when it finds no address.
 pub async fn addresses(host: &str) -> io::Result<Vec<IpAddr>> {
-    // The resolver belongs to the process, and so does the cache of its answers.
-    static NAMES: LazyLock<DnsCache> = LazyLock::new(DnsCache::default);
     let name = host.to_owned();
     let lookup = async move {
         let found = tokio::net::lookup_host((name, 0)).await?;

@@ -1,19 +1,44 @@
 //! The latest observation of every polled instance, in memory, and the other addresses of each instance.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use regex::Regex;
 use tokio::sync::watch;
 
 use crate::domain::analysis::partition;
 use crate::domain::commit_stall::CommitStall;
+use crate::domain::discovery::NotFollowed;
 use crate::domain::instance::{Identity, Instance, InstanceFacts, Observation, ProbeFailure, is_same_process};
 use crate::domain::intent::Origin;
 use crate::domain::key::InstanceKey;
 use crate::domain::time::{MonotonicTime, WallTime};
 
+use crate::app::observation::probe_sharing::{ReceivedObservation, SharedProbes};
+use crate::app::observation::scheduling_delay::SchedulingDelays;
 use crate::app::ports::Target;
+
+mod aliases;
+mod index;
+mod neighbourhood;
+
+use index::InstanceIndex;
+
+impl CachedInstance {
+    /// Keeps what only an own probe shows.
+    fn note_own_look(&mut self, observation: &Observation) {
+        self.instance.observed_by = None;
+        if let Ok(facts) = &observation.outcome {
+            self.own_look = Some(OwnLook {
+                identity: facts.identity.clone(),
+                started: facts.started,
+                peer: facts.peer,
+                is_unverified: facts.is_unverified,
+            });
+        }
+    }
+}
 
 /// An instance as this member polls it.
 #[derive(Clone, Debug)]
@@ -30,6 +55,8 @@ pub struct CachedInstance {
     pub begun: Option<MonotonicTime>,
     /// Since when probes fail; `None` while they succeed.
     pub failing_since: Option<MonotonicTime>,
+    /// Connections were refused since the latest facts were read: the process that gave them has ended.
+    pub was_refused: bool,
     /// Grows whenever the state differs from the one before, apart from passed time. No two instances have the same revision.
     pub revision: u64,
     /// When the probe that gave the latest facts began.
@@ -39,6 +66,32 @@ pub struct CachedInstance {
     /// Since when every probe showed commits that wait for acknowledgements while the binary log did not move. One probe proves nothing: on
     /// a busy semi-sync primary some commit waits almost always.
     pub commits_wait_since: Option<WallTime>,
+    /// An account that may be used here although nothing names the address with it.
+    pub adopted: Option<Origin>,
+    /// What only a probe of this member shows, of the server process that it saw last.
+    own_look: Option<OwnLook>,
+    /// Grows whenever anything of the instance is recorded, also when only time passed.
+    touched: u64,
+}
+
+/// What a probe of this member shows and one of another member does not.
+#[derive(Clone, Debug)]
+struct OwnLook {
+    identity: Identity,
+    started: Option<i64>,
+    peer: Option<IpAddr>,
+    is_unverified: bool,
+}
+
+/// What became of an observation of another member.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SharedRecord {
+    /// It is the latest state of the instance.
+    Recorded(ObservedChanges),
+    /// It shows a server process that this member has not probed itself, and is not used.
+    NeedsOwnLook,
+    /// It is not used: it is older than what is known, was made with another account, or this member sees the server fail.
+    Unused,
 }
 
 /// All instances at one time.
@@ -50,21 +103,39 @@ pub struct Snapshot {
     pub aliases: BTreeMap<InstanceKey, InstanceKey>,
     /// The revision of each instance, see [`CachedInstance::revision`].
     pub revisions: BTreeMap<InstanceKey, u64>,
+    touched: u64,
 }
 
 /// What one observation changed.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is one thing that a subscriber reacts to"
+)]
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ObservedChanges {
     /// Something that a decision could depend on changed.
     pub changed: bool,
     /// The instance answered before this observation and does not now.
     pub began_to_fail: bool,
+    /// The instance failed before this observation and answers now.
+    pub returned: bool,
     /// The new source, when the instance did not replicate from it before.
     pub new_source: Option<InstanceKey>,
     /// Servers that the instance names and that are not polled yet.
     pub neighbours: BTreeSet<InstanceKey>,
     /// The address belongs to a server that is polled under this other address: it needs no task.
     pub alias_of: Option<InstanceKey>,
+    /// Another process than before answers, or another server.
+    pub restarted: bool,
+}
+
+/// The polled servers of one cluster, recorded or not.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Neighbourhood {
+    /// Their addresses, other addresses included.
+    pub servers: BTreeSet<InstanceKey>,
+    /// The IP addresses at which they were reached.
+    pub addresses: BTreeSet<IpAddr>,
 }
 
 #[derive(Debug, Default)]
@@ -72,6 +143,57 @@ struct Inner {
     tracked: BTreeMap<InstanceKey, CachedInstance>,
     aliases: BTreeMap<InstanceKey, InstanceKey>,
     revision: u64,
+    index: InstanceIndex,
+}
+
+impl Inner {
+    /// Notes that something of an instance was recorded.
+    fn touch(&mut self, key: &InstanceKey) {
+        if let Some(tracked) = self.tracked.get_mut(key) {
+            tracked.touched = self.index.touch(key, tracked.touched);
+        }
+    }
+
+    /// Removes an instance.
+    fn remove(&mut self, key: &InstanceKey) {
+        if let Some(tracked) = self.tracked.remove(key) {
+            self.index.remove(key, &tracked.instance, tracked.touched);
+        }
+    }
+
+    /// All addresses of the instance that is polled at `canonical`.
+    fn addresses<'a>(&'a self, canonical: &'a InstanceKey) -> impl Iterator<Item = &'a InstanceKey> {
+        let aliases = self.aliases.iter().filter(move |(_, target)| *target == canonical);
+        aliases.map(|(alias, _)| alias).chain([canonical])
+    }
+
+    /// The replicas of an address, by their last answers.
+    fn replicas_of<'a>(&'a self, key: &'a InstanceKey) -> impl Iterator<Item = &'a CachedInstance> {
+        let canonical = self.aliases.get(key).unwrap_or(key);
+        self.addresses(canonical)
+            .flat_map(|address| self.index.replicas_of(address).map(move |replica| (address, replica)))
+            .filter_map(|(address, replica)| {
+                let tracked = self.tracked.get(replica)?;
+                (tracked.instance.source() == Some(address)).then_some(tracked)
+            })
+    }
+
+    /// Leaves the servers that are polled already out of the named ones.
+    fn drop_known_neighbours(&self, observed: &InstanceKey, changes: &mut ObservedChanges) {
+        // An address that refuses the account that it is polled with may be a server of this cluster, named by a document of another.
+        let origin = self.tracked.get(observed).map(|tracked| &tracked.origin);
+        let is_refused = |other: &CachedInstance| {
+            Some(&other.origin) != origin
+                && matches!(
+                    other.instance.failure,
+                    Some(ProbeFailure::Denied(_) | ProbeFailure::NoCredentials(_))
+                )
+        };
+        let is_known = |key: &InstanceKey| {
+            self.tracked.get(key).is_some_and(|other| !is_refused(other)) || self.aliases.contains_key(key)
+        };
+        changes.neighbours.retain(|key| !is_known(key));
+    }
 }
 
 /// The latest observations of this member. Reads are cheap. Subscribers are notified when something changed that a decision could depend on.
@@ -81,6 +203,8 @@ pub struct InstanceCache {
     changes: watch::Sender<u64>,
     location_patterns: LocationPatterns,
     before: BTreeMap<InstanceKey, WallTime>,
+    delays: SchedulingDelays,
+    shared_probes: Option<Arc<SharedProbes>>,
 }
 
 /// Patterns that derive the location of a server from its host name: the first group is the value. What the server itself reports wins.
@@ -134,8 +258,25 @@ impl InstanceCache {
         self
     }
 
+    /// The same, with probes that the members of the group share.
+    #[must_use]
+    pub fn with_shared_probes(mut self, shared_probes: Arc<SharedProbes>) -> Self {
+        self.shared_probes = Some(shared_probes);
+        self
+    }
+
+    /// The probes that the members of the group share; `None`: every member probes everything.
+    pub fn shared_probes(&self) -> Option<&Arc<SharedProbes>> {
+        self.shared_probes.as_ref()
+    }
+
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How late this member observes.
+    pub fn delays(&self) -> &SchedulingDelays {
+        &self.delays
     }
 
     /// Address and account for a polled address; `None` when it is not polled.
@@ -157,7 +298,8 @@ impl InstanceCache {
         self.changes.send_modify(|count| *count += 1);
     }
 
-    /// Adds an address. Returns whether it is new. A wanted address stays wanted. The first origin stays, unless a document follows the API.
+    /// Adds an address. Returns whether it is new. A wanted address stays wanted. The first origin stays, see
+    /// [`InstanceCache::set_origin`].
     pub fn track(&self, key: &InstanceKey, origin: &Origin, wanted: bool, now: MonotonicTime) -> bool {
         let mut inner = self.lock();
         if inner.aliases.contains_key(key) {
@@ -165,9 +307,6 @@ impl InstanceCache {
         }
         if let Some(tracked) = inner.tracked.get_mut(key) {
             tracked.wanted |= wanted;
-            if wanted && matches!(origin, Origin::Document { .. }) {
-                tracked.origin = origin.clone();
-            }
             return false;
         }
         inner.revision += 1;
@@ -184,19 +323,52 @@ impl InstanceCache {
                 since: now,
                 begun: None,
                 failing_since: None,
+                was_refused: false,
                 revision,
                 facts_begun: None,
                 received_after: None,
                 commits_wait_since: None,
+                adopted: None,
+                own_look: None,
+                touched: 0,
             },
         );
+        inner.touch(key);
         true
+    }
+
+    /// The origin of the account that is used for a polled address; `None` when it is not polled, or is another address of a polled one.
+    pub fn tracked_origin(&self, key: &InstanceKey) -> Option<Origin> {
+        self.lock().tracked.get(key).map(|tracked| tracked.origin.clone())
+    }
+
+    /// The origin of an account that was adopted for a polled address ([`InstanceCache::adopt`]).
+    pub fn adopted_origin(&self, key: &InstanceKey) -> Option<Origin> {
+        self.lock().tracked.get(key).and_then(|tracked| tracked.adopted.clone())
+    }
+
+    /// Marks an account as one that may be used for a polled address although nothing names the address with it.
+    pub fn adopt(&self, key: &InstanceKey, origin: &Origin) {
+        if let Some(tracked) = self.lock().tracked.get_mut(key) {
+            tracked.adopted = Some(origin.clone());
+        }
+    }
+
+    /// Sets the origin of the account that is used for a polled address. Returns whether that changed.
+    pub fn set_origin(&self, key: &InstanceKey, origin: &Origin) -> bool {
+        let mut inner = self.lock();
+        let tracked = inner.tracked.get_mut(key).filter(|tracked| tracked.origin != *origin);
+        let is_news = tracked.is_some();
+        if let Some(tracked) = tracked {
+            tracked.origin = origin.clone();
+        }
+        is_news
     }
 
     /// Removes an address and its aliases.
     pub fn untrack(&self, key: &InstanceKey) {
         let mut inner = self.lock();
-        inner.tracked.remove(key);
+        inner.remove(key);
         inner
             .aliases
             .retain(|alias, canonical| alias != key && canonical != key);
@@ -216,22 +388,45 @@ impl InstanceCache {
         inner.tracked.get(key).cloned()
     }
 
+    /// What `read` returns for one polled instance, by this or another of its addresses. Unlike [`InstanceCache::get`] it copies nothing.
+    /// `read` must not call the cache.
+    pub fn read<T>(&self, key: &InstanceKey, read: impl FnOnce(&CachedInstance) -> T) -> Option<T> {
+        let inner = self.lock();
+        let key = inner.aliases.get(key).unwrap_or(key);
+        inner.tracked.get(key).map(read)
+    }
+
     /// All instances and aliases, consistent with each other.
     pub fn snapshot(&self) -> Snapshot {
+        let mut snapshot = Snapshot::default();
+        self.refresh(&mut snapshot);
+        snapshot
+    }
+
+    /// Brings a snapshot of this cache up to date. The time grows with what was recorded since it was taken. Returns the instances that are
+    /// not as they were, and whether aliases or the set of instances are others.
+    pub fn refresh(&self, snapshot: &mut Snapshot) -> (BTreeSet<InstanceKey>, bool) {
         let inner = self.lock();
-        Snapshot {
-            instances: inner
-                .tracked
-                .iter()
-                .map(|(key, tracked)| (key.clone(), tracked.instance.clone()))
-                .collect(),
-            aliases: inner.aliases.clone(),
-            revisions: inner
-                .tracked
-                .iter()
-                .map(|(key, tracked)| (key.clone(), tracked.revision))
-                .collect(),
+        let mut changed = BTreeSet::new();
+        let mut has_others = inner.aliases != snapshot.aliases;
+        if has_others {
+            snapshot.aliases.clone_from(&inner.aliases);
         }
+        for key in inner.index.touched_after(snapshot.touched) {
+            if let Some(tracked) = inner.tracked.get(key) {
+                let known = snapshot.instances.insert(key.clone(), tracked.instance.clone());
+                snapshot.revisions.insert(key.clone(), tracked.revision);
+                has_others |= known.is_none();
+                changed.insert(key.clone());
+            }
+        }
+        snapshot.touched = inner.index.last_touch();
+        if snapshot.instances.len() != inner.tracked.len() {
+            has_others = true;
+            snapshot.instances.retain(|key, _| inner.tracked.contains_key(key));
+            snapshot.revisions.retain(|key, _| inner.tracked.contains_key(key));
+        }
+        (changed, has_others)
     }
 
     /// Records which other controller controls a server. Returns whether that changed.
@@ -242,6 +437,11 @@ impl InstanceCache {
     /// Records why a primary commits nothing; `None` when it commits. Returns whether that changed.
     pub fn set_commit_stall(&self, key: &InstanceKey, stall: Option<CommitStall>) -> bool {
         self.set(key, |instance| &mut instance.commit_stall, stall)
+    }
+
+    /// Records which addresses that a server names are not dialled. Returns whether that changed.
+    pub fn set_not_followed(&self, key: &InstanceKey, not_followed: Vec<NotFollowed>) -> bool {
+        self.set(key, |instance| &mut instance.not_followed, not_followed)
     }
 
     fn set<T: PartialEq>(&self, key: &InstanceKey, field: impl FnOnce(&mut Instance) -> &mut T, value: T) -> bool {
@@ -256,6 +456,7 @@ impl InstanceCache {
             *present = value;
             tracked.revision = revision;
             inner.revision = revision;
+            inner.touch(key);
         }
         drop(inner);
         if is_news {
@@ -267,27 +468,23 @@ impl InstanceCache {
     /// The replicas of an address, by their last answers.
     pub fn replicas_of(&self, key: &InstanceKey) -> Vec<InstanceKey> {
         let inner = self.lock();
-        let resolve = |key: &InstanceKey| inner.aliases.get(key).unwrap_or(key).clone();
-        let key = resolve(key);
-        inner
-            .tracked
-            .values()
-            .filter(|tracked| tracked.instance.source().is_some_and(|source| resolve(source) == key))
-            .map(|tracked| tracked.instance.key.clone())
-            .collect()
+        let replicas: BTreeSet<&InstanceKey> = inner.replicas_of(key).map(|replica| &replica.instance.key).collect();
+        replicas.into_iter().cloned().collect()
+    }
+
+    /// Whether an address has replicas, by their last answers, and whether one of them answers.
+    pub fn has_replicas(&self, key: &InstanceKey) -> (bool, bool) {
+        let inner = self.lock();
+        let answers = |replica: &CachedInstance| replica.failing_since.is_none();
+        let has_replicas = inner.replicas_of(key).next().is_some();
+        (has_replicas, inner.replicas_of(key).any(answers))
     }
 
     /// All addresses of a polled instance, this one included.
     pub fn aliases_of(&self, key: &InstanceKey) -> BTreeSet<InstanceKey> {
         let inner = self.lock();
-        let canonical = inner.aliases.get(key).unwrap_or(key).clone();
-        inner
-            .aliases
-            .iter()
-            .filter(|(_, target)| **target == canonical)
-            .map(|(alias, _)| alias.clone())
-            .chain([canonical.clone()])
-            .collect()
+        let canonical = inner.aliases.get(key).unwrap_or(key);
+        inner.addresses(canonical).cloned().collect()
     }
 
     /// Records an observation. An observation that began before the latest known one is ignored.
@@ -300,10 +497,10 @@ impl InstanceCache {
             return ObservedChanges::default();
         }
         if let Ok(facts) = &observation.outcome
-            && let Some(canonical) = same_server(&inner.tracked, &observation.key, facts, observation.ended)
+            && let Some(canonical) = same_server(&inner, &observation.key, facts, observation.ended)
         {
             let wanted = tracked.wanted;
-            inner.tracked.remove(&observation.key);
+            inner.remove(&observation.key);
             // Aliases of the server that had this address before are unknown addresses now; crawling finds them again.
             inner.aliases.retain(|_, target| *target != observation.key);
             inner.aliases.insert(observation.key.clone(), canonical.clone());
@@ -318,7 +515,6 @@ impl InstanceCache {
                 ..ObservedChanges::default()
             };
         }
-        let known: BTreeSet<InstanceKey> = inner.tracked.keys().chain(inner.aliases.keys()).cloned().collect();
         let is_full_queue = observation.outcome == Err(ProbeFailure::NoAnswer)
             && tracked.instance.failure == Some(ProbeFailure::Stalled)
             && !is_lost_to_its_replicas(&inner, &observation.key);
@@ -332,15 +528,104 @@ impl InstanceCache {
             return ObservedChanges::default();
         };
         let observation = stalled.as_ref().unwrap_or(observation);
-        let (changes, is_new_state) = apply(tracked, observation, begun, ended, &known, &self.location_patterns);
+        let links = |tracked: &CachedInstance| {
+            let identity = tracked.instance.facts.as_ref().map(|facts| facts.identity.clone());
+            (tracked.instance.source().cloned(), identity)
+        };
+        let before = links(tracked);
+        let (mut changes, is_new_state) = apply(tracked, observation, begun, ended, &self.location_patterns);
+        tracked.note_own_look(observation);
         if is_new_state {
             tracked.revision = revision;
         }
+        let after = links(tracked);
+        self.share(tracked, observation, begun, ended);
+        inner
+            .index
+            .set_source(&observation.key, before.0.as_ref(), after.0.as_ref());
+        inner
+            .index
+            .set_identity(&observation.key, before.1.as_ref(), after.1.as_ref());
+        inner.touch(&observation.key);
+        inner.drop_known_neighbours(&observation.key, &mut changes);
         drop(inner);
         if changes.changed {
             self.notify_changed();
         }
         changes
+    }
+
+    /// Gives an own observation to the other members.
+    fn share(&self, tracked: &CachedInstance, observation: &Observation, begun: MonotonicTime, ended: MonotonicTime) {
+        let Some(shared_probes) = &self.shared_probes else {
+            return;
+        };
+        let instance = &tracked.instance;
+        let outcome = match (&observation.outcome, &instance.facts) {
+            (Ok(_), Some(facts)) => Ok(facts),
+            (Ok(_), None) => return,
+            (Err(failure), _) => Err(failure),
+        };
+        let times = (begun, ended, observation.micros);
+        shared_probes.put_own(&instance.key, &tracked.origin, times, outcome);
+    }
+
+    /// Records what another member observed. Only successes are recorded: a failure is a reason to look. Nothing is recorded of a server
+    /// process that this member has not probed itself once, and of a server that does not answer this member.
+    pub fn record_shared(&self, received: &ReceivedObservation, from: &str) -> SharedRecord {
+        let Some(observation) = &received.observation else {
+            return SharedRecord::Unused;
+        };
+        let Ok(read) = &observation.outcome else {
+            return SharedRecord::Unused;
+        };
+        let mut inner = self.lock();
+        inner.revision += 1;
+        let revision = inner.revision;
+        let Some(tracked) = inner.tracked.get_mut(&received.key) else {
+            return SharedRecord::Unused;
+        };
+        let is_usable = tracked.origin == received.account
+            && tracked.failing_since.is_none()
+            && tracked.begun.is_none_or(|latest| latest < received.begun);
+        if !is_usable {
+            return SharedRecord::Unused;
+        }
+        let same_process = |own: &&OwnLook| own.identity == read.identity && is_same_process(own.started, read.started);
+        let Some(own) = tracked.own_look.as_ref().filter(same_process) else {
+            return SharedRecord::NeedsOwnLook;
+        };
+        let mut observation = observation.clone();
+        if let Ok(facts) = &mut observation.outcome {
+            facts.peer = own.peer;
+            facts.is_unverified = own.is_unverified;
+        }
+        let source = tracked.instance.source().cloned();
+        let (mut changes, is_new_state) = apply(
+            tracked,
+            &observation,
+            received.begun,
+            received.ended,
+            &self.location_patterns,
+        );
+        if tracked.instance.observed_by.as_deref() != Some(from) {
+            tracked.instance.observed_by = Some(from.to_owned());
+        }
+        if is_new_state {
+            tracked.revision = revision;
+        }
+        // The identity is that of the own probe.
+        let new_source = tracked.instance.source().cloned();
+        inner
+            .index
+            .set_source(&received.key, source.as_ref(), new_source.as_ref());
+        inner.touch(&received.key);
+        inner.drop_known_neighbours(&received.key, &mut changes);
+        drop(inner);
+        if changes.changed {
+            self.notify_changed();
+        }
+        SharedRecord::Recorded(changes)
     }
 
     /// Removes the crawled addresses that have not answered for `patience_millis` since they were added. Returns them.
@@ -363,20 +648,19 @@ impl InstanceCache {
             .map(|tracked| tracked.instance.key.clone())
             .collect();
         for key in &phantoms {
-            inner.tracked.remove(key);
+            inner.remove(key);
         }
         phantoms
     }
 }
 
-/// Applies an observation. Returns what changed, and whether the state is new in any respect. Lag counts for the latter only: findings
+/// Applies an observation. Returns what changed, with all servers that the instance names as neighbours, and whether the state is new in any respect. Lag counts for the latter only: findings
 /// depend on it, but no subscriber has to react at once.
 fn apply(
     tracked: &mut CachedInstance,
     observation: &Observation,
     begun: MonotonicTime,
     ended: MonotonicTime,
-    known: &BTreeSet<InstanceKey>,
     location_patterns: &LocationPatterns,
 ) -> (ObservedChanges, bool) {
     let mut changes = ObservedChanges::default();
@@ -391,13 +675,26 @@ fn apply(
             location_patterns.complete(&observation.key, &mut facts);
             carry_over_settings(instance, &mut facts, observation.ended);
             let is_back = first || instance.failure.is_some();
-            changes.changed = is_back || instance.facts.as_ref().is_none_or(|before| differs(before, &facts));
+            let is_other_account = instance.account.as_ref() != Some(&tracked.origin);
+            instance.account = Some(tracked.origin.clone());
+            changes.returned = instance.failure.is_some();
+            changes.changed =
+                is_back || is_other_account || instance.facts.as_ref().is_none_or(|before| differs(before, &facts));
+            changes.restarted = instance.facts.as_ref().is_some_and(|before| {
+                before.identity != facts.identity || !is_same_process(before.started, facts.started)
+            });
             is_new_state = changes.changed || instance.facts.as_ref().is_none_or(|before| lag_differs(before, &facts));
             let named = facts
                 .replicas
                 .iter()
                 .map(|replica| &replica.key)
-                .chain(facts.channels.iter().map(|channel| &channel.source))
+                .chain(
+                    facts
+                        .channels
+                        .iter()
+                        .chain(&facts.other_channels)
+                        .map(|channel| &channel.source),
+                )
                 .chain(
                     facts
                         .group
@@ -405,7 +702,7 @@ fn apply(
                         .flat_map(|group| &group.members)
                         .map(|peer| &peer.key),
                 );
-            changes.neighbours = named.filter(|key| !known.contains(*key)).cloned().collect();
+            changes.neighbours = named.cloned().collect();
             instance.last_seen = Some(observation.ended);
             instance.failure = None;
             instance.partial = !facts.problems.is_empty();
@@ -426,10 +723,11 @@ fn apply(
                 instance.acks_awaited_since = awaited_since;
                 (changes.changed, is_new_state) = (true, true);
             }
-            let has_reopened = instance
-                .facts
-                .as_ref()
-                .is_some_and(|before| !before.is_writable() && !is_same_process(before.started, facts.started));
+            // Start times are whole seconds, so a server that starts twice within two of them is told by its refusals in between.
+            let was_refused = std::mem::take(&mut tracked.was_refused);
+            let has_reopened = instance.facts.as_ref().is_some_and(|before| {
+                !before.is_writable() && (was_refused || !is_same_process(before.started, facts.started))
+            });
             instance.reopened_by_start = facts.is_writable() && (has_reopened || instance.reopened_by_start);
             let has_received_since = match (instance.channel(), facts.managed_channel()) {
                 (Some(before), Some(now)) => partition::has_received_since(before, now),
@@ -453,6 +751,7 @@ fn apply(
             is_new_state = changes.changed || instance.partial;
             instance.failure = Some(failure.clone());
             instance.partial = false;
+            tracked.was_refused |= *failure == ProbeFailure::Refused;
             if tracked.failing_since.is_none() {
                 tracked.failing_since = Some(ended);
             }
@@ -474,12 +773,9 @@ fn lag_differs(before: &InstanceFacts, after: &InstanceFacts) -> bool {
 /// as stopped until something else is proved: by a failure other than silence, or by replicas that get no answer to their connection
 /// attempts either (error 2003).
 fn is_lost_to_its_replicas(inner: &Inner, key: &InstanceKey) -> bool {
-    let is_source = |source: &InstanceKey| inner.aliases.get(source).unwrap_or(source) == key;
     let mut replicas = inner
-        .tracked
-        .values()
-        .filter_map(|tracked| tracked.instance.valid_facts()?.managed_channel())
-        .filter(|channel| is_source(&channel.source))
+        .replicas_of(key)
+        .filter_map(|replica| replica.instance.valid_facts()?.managed_channel())
         .peekable();
     replicas.peek().is_some()
         && replicas.all(|channel| channel.is_failing_to_connect() && channel.io_error.number == 2003)
@@ -510,7 +806,7 @@ fn differs(before: &InstanceFacts, after: &InstanceFacts) -> bool {
         let mut facts = facts.clone();
         facts.uptime_seconds = 0;
         facts.semi_sync.wait_sessions = 0;
-        for channel in &mut facts.channels {
+        for channel in facts.channels.iter_mut().chain(&mut facts.other_channels) {
             channel.lag_seconds = None;
             channel.heartbeats = None;
         }
@@ -522,16 +818,13 @@ fn differs(before: &InstanceFacts, after: &InstanceFacts) -> bool {
 /// The address under which the same server is already polled. Two live addresses with one identity are the same server only when host
 /// name, server id, reported address, data directory and start time agree as well: a copied data directory has the identity but not the
 /// rest.
-fn same_server(
-    tracked: &BTreeMap<InstanceKey, CachedInstance>,
-    key: &InstanceKey,
-    facts: &InstanceFacts,
-    seen: WallTime,
-) -> Option<InstanceKey> {
+fn same_server(inner: &Inner, key: &InstanceKey, facts: &InstanceFacts, seen: WallTime) -> Option<InstanceKey> {
     let started =
         |facts: &InstanceFacts, seen: WallTime| seen.0 / 1000 - i64::try_from(facts.uptime_seconds).unwrap_or(i64::MAX);
-    tracked
-        .values()
+    inner
+        .index
+        .with_identity(&facts.identity)
+        .filter_map(|other| inner.tracked.get(other))
         .filter(|other| other.instance.key != *key && other.instance.is_valid())
         .find(|other| {
             let (Some(theirs), Some(then)) = (&other.instance.facts, other.instance.last_seen) else {

@@ -278,18 +278,26 @@ fn what_was_crawled_and_never_answered_is_dropped_and_nothing_else() {
 }
 
 #[test]
-fn a_documents_credentials_come_before_the_apis() {
+fn whose_account_is_used_changes_by_decision_only_and_is_known_of_the_last_answer() {
     let instance_cache = watching(&[1]);
     let document = Origin::Document {
         namespace: "db".to_owned(),
         name: "shop".to_owned(),
     };
-    assert!(!instance_cache.track(&key(1), &document, false, MonotonicTime(1)));
-    assert_eq!(instance_cache.get(&key(1)).unwrap().origin, Origin::Api);
-    instance_cache.track(&key(1), &document, true, MonotonicTime(1));
-    assert_eq!(instance_cache.get(&key(1)).unwrap().origin, document);
-    instance_cache.track(&key(1), &Origin::Api, true, MonotonicTime(1));
-    assert_eq!(instance_cache.get(&key(1)).unwrap().origin, document);
+    for wanted in [false, true] {
+        assert!(!instance_cache.track(&key(1), &document, wanted, MonotonicTime(1)));
+        assert_eq!(instance_cache.tracked_origin(&key(1)), Some(Origin::Api));
+    }
+    let account = |instance_cache: &InstanceCache| instance_cache.get(&key(1)).unwrap().instance.account;
+    assert_eq!(account(&instance_cache), None);
+    record(&instance_cache, &saw(&primary(1, ""), 1), 1);
+    assert_eq!(account(&instance_cache), Some(Origin::Api));
+    assert!(instance_cache.set_origin(&key(1), &document));
+    assert!(!instance_cache.set_origin(&key(1), &document));
+    assert!(!instance_cache.set_origin(&key(9), &document));
+    assert_eq!(account(&instance_cache), Some(Origin::Api), "it did not answer since");
+    record(&instance_cache, &saw(&primary(1, ""), 1), 2);
+    assert_eq!(account(&instance_cache), Some(document));
 }
 
 #[test]
@@ -425,4 +433,37 @@ fn a_server_that_was_read_only_and_starts_writable_is_told_from_one_that_a_perso
     assert!(!see(true, 200, 7));
     assert!(!see(false, 200, 8));
     assert!(!see(false, 300, 9), "it was writable before");
+}
+
+#[test]
+fn a_replica_that_starts_writable_twice_within_two_seconds_is_seen_to_have_restarted() {
+    let instance_cache = watching(&[2]);
+    let see = |read_only: bool, started: i64, seconds: i64| {
+        let instance = replica(2, 1, "1:1-9").facts(|facts| {
+            facts.read_only = read_only;
+            facts.started = Some(started);
+        });
+        let observation = Observation {
+            ended: NOW.plus_millis(seconds * 1000),
+            ..saw(&instance, 2)
+        };
+        record(&instance_cache, &observation, u64::try_from(seconds).unwrap() * 1000);
+        instance_cache.get(&key(2)).unwrap().instance.reopened_by_start
+    };
+    let fails = |failure: ProbeFailure, seconds: u64| {
+        let observation = Observation {
+            outcome: Err(failure),
+            ..saw(&replica(2, 1, "1:1-9"), 2)
+        };
+        record(&instance_cache, &observation, seconds * 1000);
+    };
+    assert!(!see(true, 100, 1));
+    fails(ProbeFailure::NoAnswer, 2);
+    assert!(!see(false, 102, 3), "only the network failed");
+    assert!(!see(true, 102, 4));
+    fails(ProbeFailure::Refused, 5);
+    fails(ProbeFailure::Lost("the server closed the connection".to_owned()), 6);
+    assert!(see(false, 104, 7));
+    assert!(!see(true, 104, 8));
+    assert!(!see(false, 104, 9), "a person's statement");
 }

@@ -14,7 +14,9 @@ use crate::domain::instance::{Identity, Observation, ProbeFailure};
 use crate::domain::intent::Origin;
 use crate::domain::key::InstanceKey;
 use crate::domain::time::MonotonicTime;
+use crate::domain::topology::ClusterId;
 
+use crate::app::observation::dial_slots::{DialSlot, DialSlots, OPINION_DIALS};
 use crate::app::observation::instance_cache::InstanceCache;
 use crate::app::observation::position_history::PositionHistory;
 use crate::app::ports::{Clock, OpinionSource, ProbeConnection, Prober, Question, Target};
@@ -30,6 +32,8 @@ pub struct OpinionResponder {
     name: String,
     data_center: String,
     position_history: Arc<PositionHistory>,
+    /// Of attempts to servers that are known to be silent. The clusters take turns.
+    silent_dials: Arc<DialSlots<ClusterId>>,
 }
 
 impl OpinionResponder {
@@ -49,6 +53,20 @@ impl OpinionResponder {
             name,
             data_center,
             position_history,
+            silent_dials: DialSlots::new(OPINION_DIALS),
+        }
+    }
+
+    /// Waits for the turn of an attempt to a server that is known to be silent: when a data centre is silent, opinions about
+    /// its servers do not keep those about a server that refuses connections waiting.
+    async fn slot(&self, cluster: &ClusterId, key: &InstanceKey) -> Option<DialSlot<ClusterId>> {
+        let is_silent = self.instance_cache.read(key, |tracked| {
+            tracked.instance.failure.as_ref().is_some_and(ProbeFailure::is_silence)
+        });
+        if is_silent == Some(true) {
+            self.silent_dials.acquire(cluster.clone()).await
+        } else {
+            None
         }
     }
 
@@ -60,10 +78,8 @@ impl OpinionResponder {
             .and_then(|tracked| tracked.failing_since);
         let since = failing.map_or(begun, |failing| failing.min(begun));
         let received = |key: &&InstanceKey| {
-            self.instance_cache
-                .get(key)
-                .and_then(|tracked| tracked.received_after)
-                .is_some_and(|after| after >= since)
+            let received_after = self.instance_cache.read(key, |tracked| tracked.received_after);
+            received_after.flatten().is_some_and(|after| after >= since)
         };
         SuspectHistory {
             receiving: question.replicas.iter().filter(received).cloned().collect(),
@@ -117,6 +133,7 @@ impl OpinionSource for OpinionResponder {
         // Part of the deadline is left for the way back.
         let deadline = Duration::from_millis(question.millis.saturating_mul(4) / 5);
         let fallback = self.origin(&question);
+        let cluster = &question.cluster;
         let probed = std::iter::once((&question.suspect, ProbeConnection::Fresh)).chain(
             question
                 .replicas
@@ -134,8 +151,10 @@ impl OpinionSource for OpinionResponder {
                 origin,
             };
             async move {
+                let slot = self.slot(cluster, key).await;
                 let begun = self.clock.monotonic();
                 let mut observation = self.prober.probe(&target, approach, deadline).await;
+                drop(slot);
                 self.instance_cache.record(&observation, begun, self.clock.monotonic());
                 // A stalled server that no longer answers still counts as stalled.
                 let known = self
@@ -149,11 +168,20 @@ impl OpinionSource for OpinionResponder {
             }
         });
         let observations = join_all(probes).await;
-        let took = self.clock.monotonic().millis_since(begun);
+        let ended = self.clock.monotonic();
+        let took = ended.millis_since(begun);
+        let is_silent = observations.iter().any(|observation| {
+            observation.key == question.suspect && observation.outcome.as_ref().is_err_and(ProbeFailure::is_silence)
+        });
+        let delayed = self.instance_cache.delays().delayed_since(begun, ended);
         let verdict = if took > question.millis.saturating_mul(3) {
             OpinionVerdict::Abstains(format!(
                 "its own clock was late: {took} ms for probes of {} ms",
                 question.millis
+            ))
+        } else if is_silent && delayed > 0 && took.saturating_sub(delayed) < question.millis / 3 {
+            OpinionVerdict::Abstains(format!(
+                "it was busy for {delayed} of {took} ms: it may have read an answer too late"
             ))
         } else {
             let known = self.suspect_history(&question, begun);
@@ -174,3 +202,7 @@ impl OpinionSource for OpinionResponder {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "votes_tests.rs"]
+mod tests;

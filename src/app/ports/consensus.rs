@@ -12,6 +12,8 @@ use crate::domain::key::InstanceKey;
 use crate::domain::state::{Applied, ClaimToken, Command, Epoch, MemberId, State};
 use crate::domain::topology::ClusterId;
 
+use super::observations::{ObservationRequest, ObservationUpdate};
+
 /// The leader, as this member knows it. For display, for forwarding requests and for waking loops; it never authorises an action.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Leadership {
@@ -109,9 +111,27 @@ pub trait Consensus: Send + Sync {
     /// The committed membership, ordered by name.
     fn peers(&self) -> Vec<Peer>;
 
+    /// The voters, by name, that answer this leader no more; empty on a member that does not lead.
+    fn silent_voters(&self) -> BTreeSet<String> {
+        BTreeSet::new()
+    }
+
     /// Asks the other voters for their opinion of a suspect. Returns one opinion for each other voter; the verdict of a voter that did not
     /// answer in time is `Missing`.
     async fn collect_opinions(&self, question: &Question, deadline: Duration) -> Vec<Opinion>;
+
+    /// Asks another member for what it observed. It may hold its answer back for a fraction of a second.
+    ///
+    /// # Errors
+    /// Why there is no answer: the member is not reached in time, or it does not share its observations.
+    async fn fetch_observations(
+        &self,
+        of: &Peer,
+        _request: &ObservationRequest,
+        _deadline: Duration,
+    ) -> Result<ObservationUpdate, String> {
+        Err(format!("{} is no member of a group with this one", of.name))
+    }
 
     /// Hands leadership over to another member, if this one leads.
     async fn hand_over(&self, deadline: Duration);

@@ -1,11 +1,13 @@
 //! What the use cases need from outside, as traits that adapters implement. There is one file for each outside system.
 
+use crate::domain::clock_skew::ClockComparison;
 use crate::domain::time::{MonotonicTime, WallTime};
 
 pub mod cluster_source;
 mod consensus;
 mod hooks;
 mod mysql;
+mod observations;
 pub mod publisher;
 mod storage;
 
@@ -15,8 +17,12 @@ pub use consensus::{
 pub use hooks::{HookCall, HookExit, HookResult, Hooks};
 pub use mysql::{
     Account, Attachment, BinlogReader, CommitProbe, ControllerLockClient, Credentials, CredentialsByOrigin,
-    EntryWriter, Executor, LockHolder, LogKind, LogRange, LogReader, LogSource, OpenTransaction, ProbeConnection,
-    Prober, Pulse, StepError, StepSession, Target, TlsMode,
+    EntryWriter, Executor, LockHolder, LockHolderSession, LogKind, LogRange, LogReader, LogSource, OpenTransaction,
+    ProbeConnection, Prober, Pulse, StepError, StepSession, Target, TlsMode,
+};
+pub use observations::{
+    AssignmentOffer, MAX_ASSIGNED, MAX_OBSERVATION_BYTES, MAX_OBSERVATIONS, ObservationRequest, ObservationSource,
+    ObservationUpdate, SharedObservation, SharedOutcome,
 };
 pub use storage::{AnalysisChange, AppliedMark, ChangeStore, Position, PositionStore, StateStore, StoreError};
 
@@ -26,4 +32,8 @@ pub trait Clock: Send + Sync {
     fn wall(&self) -> WallTime;
     /// Monotonic time of this process, for freshness.
     fn monotonic(&self) -> MonotonicTime;
+    /// How the clocks of the members differ. Without other members there is nothing to compare.
+    fn comparison(&self) -> ClockComparison {
+        ClockComparison::default()
+    }
 }

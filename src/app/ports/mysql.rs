@@ -15,6 +15,7 @@ use crate::domain::instance::{BinlogCoordinates, Identity, InstanceFacts, Observ
 use crate::domain::intent::Origin;
 use crate::domain::key::InstanceKey;
 use crate::domain::recovery::relay_log_match::LogEvent;
+use crate::domain::scheduled_events::{EventsEnabled, ScheduledEvent};
 use crate::domain::settings::ServerSettings;
 
 /// An account on managed servers. `Debug` shows no password.
@@ -163,6 +164,25 @@ pub struct OpenTransaction {
     pub id: String,
 }
 
+/// A client session that holds, or may hold, a lock for which a statement waited.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LockHolderSession {
+    /// Its connection id.
+    pub id: u64,
+    /// `user@host`.
+    pub account: String,
+    /// For how long its present statement, or the pause after its last one, has lasted, seconds.
+    pub seconds: u64,
+    /// Whether the server shows that it holds the lock. Otherwise it is one of those that may.
+    pub is_certain: bool,
+}
+
+impl std::fmt::Display for LockHolderSession {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "session {} of {}, {} s", self.id, self.account, self.seconds)
+    }
+}
+
 /// How a former primary replicates from its new source.
 #[derive(Clone, Copy, Debug)]
 pub struct Attachment<'a> {
@@ -187,6 +207,28 @@ pub trait Executor: Send + Sync {
         identity: Option<&Identity>,
         deadline: Duration,
     ) -> Result<Box<dyn StepSession>, StepError>;
+
+    /// The same while no other session holds the lock: no session is killed, so no proof of a claim is needed before.
+    ///
+    /// # Errors
+    /// Those of [`Executor::begin`]; [`StepError::LockHeld`] at once when another session holds the lock.
+    async fn begin_if_free(
+        &self,
+        target: &Target,
+        identity: Option<&Identity>,
+        deadline: Duration,
+    ) -> Result<Box<dyn StepSession>, StepError>;
+
+    /// A second session for the actor that holds the lock: it takes none, and ends what the first one waits for.
+    ///
+    /// # Errors
+    /// When the server cannot be reached or has another identity than `identity`.
+    async fn begin_beside(
+        &self,
+        target: &Target,
+        identity: Option<&Identity>,
+        deadline: Duration,
+    ) -> Result<Box<dyn StepSession>, StepError>;
 }
 
 /// One connection on which one actor runs all its steps on one server. It never reconnects: once it is broken, every call fails.
@@ -195,11 +237,16 @@ pub trait StepSession: LogSource {
     /// The address of the server.
     fn instance(&self) -> &InstanceKey;
 
+    /// Sets the name of the channel that all steps of this session are about. Other channels are neither read nor
+    /// changed. Without this call it is the default channel, otherwise the only one.
+    fn manage_channel(&mut self, name: &str);
+
     /// Reads the full facts on this connection.
     async fn facts(&mut self, deadline: Duration) -> Result<InstanceFacts, StepError>;
 
     /// Makes the server read-only, with `super_read_only` where the server has it. Only the OK of the statement counts as success, not the
-    /// value of the variable.
+    /// value of the variable. The server itself ends a statement that waits for locks (error 1205), a second before the deadline and after one
+    /// second at the earliest: a statement that was given up has no effect later.
     async fn set_read_only(&mut self, deadline: Duration) -> Result<(), StepError>;
 
     /// Makes the server writable.
@@ -207,6 +254,12 @@ pub trait StepSession: LogSource {
 
     /// Kills all client sessions except ham4db's own, those of replication and those of the system. Returns how many it killed.
     async fn kill_clients(&mut self, deadline: Duration) -> Result<u32, StepError>;
+
+    /// Kills the same sessions without waiting until they have ended. Returns whether every client session that was there is one of them:
+    /// its connection is closed, so that no client learns how a commit ends that still waits there (MySQL manual, "KILL Statement").
+    /// Sessions that begin meanwhile do not count: clients connect again and again. They cannot commit while another session waits to make
+    /// the server read-only, which is the caller's business.
+    async fn disconnect_clients(&mut self, deadline: Duration) -> Result<bool, StepError>;
 
     /// Stops the receiver thread of the managed channel. The applier thread continues.
     async fn stop_receiver(&mut self, deadline: Duration) -> Result<(), StepError>;
@@ -230,6 +283,10 @@ pub trait StepSession: LogSource {
     async fn wait_applied(&mut self, set: &GtidSet, deadline: Duration) -> Result<(), StepError>;
 
     /// Removes the configuration of the managed channel. Call it only after everything received is applied.
+    ///
+    /// # Errors
+    /// [`StepError::Refused`] with 1095 once where the account may not end a transaction that was received in part: it ends when the channel
+    /// follows another server, or after a minute.
     async fn reset_replication(&mut self, deadline: Duration) -> Result<(), StepError>;
 
     /// Enables or disables semi-sync on the source side. Does nothing where the plugin is missing or the server did not use semi-sync.
@@ -301,6 +358,30 @@ pub trait StepSession: LogSource {
 
     /// Kills these sessions and waits until they have ended. A session that has already ended is no error.
     async fn kill_sessions(&mut self, sessions: &BTreeSet<u64>, deadline: Duration) -> Result<(), StepError>;
+
+    /// The sessions for which a change to read-only has waited for so long, at most a few. Where the server does not show them, those that
+    /// may be: their statement, or their pause, has lasted for that time at least.
+    async fn sessions_that_block_read_only(
+        &mut self,
+        waited: Duration,
+        deadline: Duration,
+    ) -> Result<Vec<LockHolderSession>, StepError>;
+
+    /// Ends the sessions of backups that keep the applier from being stopped. Returns how many.
+    async fn end_backup_locks(&mut self, deadline: Duration) -> Result<u32, StepError>;
+
+    /// Enables those of these events that are disabled as on a replica. They keep their definer. With `logged`, the change is replicated:
+    /// replicas keep them disabled.
+    async fn enable_events(
+        &mut self,
+        events: &BTreeSet<ScheduledEvent>,
+        logged: bool,
+        deadline: Duration,
+    ) -> Result<EventsEnabled, StepError>;
+
+    /// Disables the enabled events as on a replica, without a change to the binary log, and returns them. Does nothing where a read-only
+    /// server runs no events (MySQL).
+    async fn disable_events(&mut self, deadline: Duration) -> Result<BTreeSet<ScheduledEvent>, StepError>;
 
     /// Account and password of the managed channel where the server shows them (MySQL); otherwise `None`.
     async fn replication_account(&mut self, deadline: Duration) -> Result<Option<Account>, StepError>;

@@ -41,6 +41,14 @@ pub struct StoreError {
 /// The replicated state in the backend's tables.
 #[async_trait]
 pub trait StateStore: Send + Sync {
+    /// The backend, without secrets.
+    fn name(&self) -> String;
+
+    /// Asks a backend that is a server whether it answers. A file always does; its errors show when it is written.
+    async fn check(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
     /// Reads the whole state and its mark.
     async fn load(&self) -> Result<(State, AppliedMark), StoreError>;
 

@@ -2,13 +2,13 @@
 //! order of an operator or a document, or an unfinished recovery.
 //!
 //! A cluster has one repair at a time. Automatic repairs also need one of a limited number of places, so that the loss of a data
-//! center does not start hundreds of recoveries at once. The most important repair gets the first place. The order: repairs that were
-//! not tried yet before repairs that were given up and are retried (of these the one that waits longest); the replacement of a primary
+//! center does not start hundreds of recoveries at once. The most important repair gets the first place. The order: what is proved to
+//! have failed before what is merely silent; repairs that were not tried yet before repairs that were given up and are retried (of these the one that waits longest); the replacement of a primary
 //! before every other repair; clusters that took writes before others; clusters with a document before those that a filter covers;
 //! more servers before fewer; last the cluster's id, so that the order is always the same.
 //!
 //! A replacement of a primary never waits for anything less important: it takes over its cluster from a repair that gives way, and
-//! repairs that give way use none of its places.
+//! neither repairs that give way nor attempts about silent servers use its places.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -22,6 +22,8 @@ use crate::domain::topology::ClusterId;
 pub(super) struct RecoveryPriority {
     /// It needs a place. An order does not: its author waits for the answer. An unfinished recovery does not: its servers are locked.
     pub(super) is_limited: bool,
+    /// Nothing but silence speaks for the failure. Most such attempts end without a repair, and a silent data center has hundreds of them.
+    pub(super) is_about_silence: bool,
     /// When the previous attempt was given up; `None` sorts first.
     pub(super) given_up: Option<MonotonicTime>,
     /// It does not replace a primary.
@@ -41,6 +43,7 @@ impl RecoveryPriority {
     pub(super) fn unlimited(cluster: ClusterId, gives_way: bool) -> Self {
         Self {
             is_limited: false,
+            is_about_silence: false,
             given_up: None,
             gives_way,
             was_not_writable: false,
@@ -58,11 +61,30 @@ pub(super) struct Candidate<W> {
     pub(super) work: W,
 }
 
-/// The clusters that have a repair, and whether that repair gives way.
-pub(super) type OccupiedClusters = BTreeMap<ClusterId, bool>;
+/// What a repair that has a cluster is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Occupant {
+    /// It gives way to a replacement of the primary.
+    pub(super) gives_way: bool,
+    /// It is an attempt about a silent server.
+    pub(super) is_about_silence: bool,
+}
+
+impl From<&RecoveryPriority> for Occupant {
+    fn from(priority: &RecoveryPriority) -> Self {
+        Self {
+            gives_way: priority.gives_way,
+            is_about_silence: priority.is_about_silence,
+        }
+    }
+}
+
+/// The clusters that have a repair.
+pub(super) type OccupiedClusters = BTreeMap<ClusterId, Occupant>;
 
 /// The candidates that begin now, the most important first; the others wait. At most `limit` replacements of a primary run at once.
-/// Other repairs run while fewer than `limit` repairs run in all, and use at most half of the places.
+/// Other repairs, and attempts about silent servers, run while fewer than `limit` repairs run in all, and each kind uses at most half of the
+/// places.
 pub(super) fn admit<W>(
     mut candidates: Vec<Candidate<W>>,
     occupied: &OccupiedClusters,
@@ -74,7 +96,7 @@ pub(super) fn admit<W>(
     for candidate in candidates {
         let priority = &candidate.priority;
         if is_free(&occupied, &priority.cluster, priority.gives_way) && has_place(&occupied, priority, limit) {
-            occupied.insert(priority.cluster.clone(), priority.gives_way);
+            occupied.insert(priority.cluster.clone(), Occupant::from(priority));
             admitted.push(candidate);
         }
     }
@@ -85,18 +107,20 @@ pub(super) fn admit<W>(
 pub(super) fn is_free(occupied: &OccupiedClusters, cluster: &ClusterId, gives_way: bool) -> bool {
     occupied
         .get(cluster)
-        .is_none_or(|present_gives_way| *present_gives_way && !gives_way)
+        .is_none_or(|present| present.gives_way && !gives_way)
 }
 
 fn has_place(occupied: &OccupiedClusters, priority: &RecoveryPriority, limit: usize) -> bool {
-    let giving_way = occupied.values().filter(|gives_way| **gives_way).count();
-    let replacements = occupied.len() - giving_way;
+    let count = |is_counted: fn(&Occupant) -> bool| occupied.values().filter(|occupant| is_counted(occupant)).count();
+    let half = (limit / 2).max(1);
     if !priority.is_limited {
         true
     } else if priority.gives_way {
-        occupied.len() < limit && giving_way < (limit / 2).max(1)
+        occupied.len() < limit && count(|occupant| occupant.gives_way) < half
+    } else if priority.is_about_silence {
+        count(|occupant| !occupant.gives_way) < limit && count(|occupant| occupant.is_about_silence) < half
     } else {
-        replacements < limit
+        count(|occupant| !occupant.gives_way && !occupant.is_about_silence) < limit
     }
 }
 
@@ -111,6 +135,7 @@ mod tests {
     fn candidate(name: &str, change: impl FnOnce(&mut RecoveryPriority)) -> Candidate<()> {
         let mut priority = RecoveryPriority {
             is_limited: true,
+            is_about_silence: false,
             given_up: None,
             gives_way: false,
             was_not_writable: false,
@@ -129,13 +154,20 @@ mod tests {
     fn occupied(clusters: &[(&str, bool)]) -> OccupiedClusters {
         clusters
             .iter()
-            .map(|(name, gives_way)| (id(name), *gives_way))
+            .map(|(name, gives_way)| {
+                let occupant = Occupant {
+                    gives_way: *gives_way,
+                    is_about_silence: false,
+                };
+                (id(name), occupant)
+            })
             .collect()
     }
 
     #[test]
     fn the_most_important_comes_first() {
         let all = vec![
+            candidate("silent", |one| one.is_about_silence = true),
             candidate("given-up-early", |one| one.given_up = Some(MonotonicTime(5))),
             candidate("given-up-late", |one| one.given_up = Some(MonotonicTime(9))),
             candidate("intermediate", |one| one.gives_way = true),
@@ -157,7 +189,8 @@ mod tests {
                 "read-only",
                 "intermediate",
                 "given-up-early",
-                "given-up-late"
+                "given-up-late",
+                "silent"
             ]
         );
     }
@@ -201,6 +234,27 @@ mod tests {
             names(&admit(vec![lesser("a"), retried], &BTreeMap::new(), 1)),
             ["a", "z"]
         );
+    }
+
+    #[test]
+    fn a_dead_primary_waits_for_no_attempts_about_a_silent_data_center() {
+        let silent = |name: &str| candidate(name, |one| one.is_about_silence = true);
+        let all: Vec<_> = ["a", "b", "c", "d", "e"].map(silent).to_vec();
+        let first = admit(all, &BTreeMap::new(), 4);
+        assert_eq!(names(&first), ["a", "b"], "half of the places");
+        let busy: OccupiedClusters = first
+            .iter()
+            .map(|one| (one.priority.cluster.clone(), Occupant::from(&one.priority)))
+            .collect();
+        let dead = ["w", "x", "y", "z"].map(|name| candidate(name, |_| ())).to_vec();
+        assert_eq!(names(&admit(dead, &busy, 4)), ["w", "x", "y", "z"], "every place");
+        let retried = candidate("z", |one| one.given_up = Some(MonotonicTime(1)));
+        assert_eq!(
+            names(&admit(vec![silent("a"), retried], &BTreeMap::new(), 4)),
+            ["z", "a"]
+        );
+        let replacements = occupied(&[("w", false), ("x", false)]);
+        assert_eq!(names(&admit(vec![silent("a")], &replacements, 2)), Vec::<&str>::new());
     }
 
     #[test]

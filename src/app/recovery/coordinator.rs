@@ -1,11 +1,13 @@
 //! Decides on the leader which repairs run, and runs them: finding, agreement of the members, plan, claim, steps. A
 //! cluster has one recovery at a time.
 
+mod back_off;
 mod boot_read_only;
 mod durability;
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
@@ -13,7 +15,7 @@ use tracing::{error, info, warn};
 use crate::domain::analysis::{self, Agreement};
 use crate::domain::cluster_view::{ClusterView, JudgedFinding};
 use crate::domain::finding::{Code, Finding, Opinion};
-use crate::domain::instance::InstanceFacts;
+use crate::domain::instance::{Instance, InstanceFacts};
 use crate::domain::key::InstanceKey;
 use crate::domain::policy::HeldBack;
 use crate::domain::recovery::kind::RecoveryKind;
@@ -22,15 +24,16 @@ use crate::domain::recovery::plan::{Plan, PlanReport};
 use crate::domain::recovery::{lint, planner};
 use crate::domain::state::record::Blocked;
 use crate::domain::state::{Applied, Claim, ClaimToken, Command, Quarantine};
-use crate::domain::topology::ClusterId;
+use crate::domain::topology::{ClusterId, Topology};
 
 use crate::app::cluster::view::ClusterViews;
 use crate::app::ports::OpinionSource;
-use crate::app::recovery::admission::{self, Candidate, RecoveryPriority};
+use crate::app::recovery::admission::{self, Candidate, Occupant, RecoveryPriority};
 use crate::app::recovery::in_flight::{FindingReport, InFlightRecoveries};
 use crate::app::recovery::refresh;
 use crate::app::recovery::runner;
 use crate::app::recovery::steps::RecoveryContext;
+use crate::app::supervision;
 
 mod manual;
 mod opinions;
@@ -38,10 +41,12 @@ mod quorum;
 mod request;
 mod resume;
 
-use quorum::{has_recovery, matches_agreement};
+use quorum::{commits_nothing, has_recovery, matches_agreement};
 
 /// A detection or a refusal that persists is recorded and logged again after this time.
 const REPEAT_REPORT_MILLIS: u64 = 60_000;
+/// The pause before a recovery is resumed after its task panicked.
+const PAUSE_AFTER_PANIC: Duration = Duration::from_secs(1);
 /// A finding that no recovery follows is reported when it has lasted this long.
 const REPORT_AFTER_MILLIS: u64 = 1000;
 
@@ -119,16 +124,19 @@ impl RecoveryCoordinator {
 
     /// Starts each repair that the state and the views call for and that admission lets begin. Returns at once; tasks
     /// do the work. A repair that has to wait is found again at the next call.
-    pub fn reconcile(self: &Arc<Self>, views: &[ClusterView]) {
-        self.resume_unfinished();
+    pub fn reconcile(self: &Arc<Self>, views: &[Arc<ClusterView>]) {
+        self.resume_unfinished(views);
         self.start_recoveries(views);
         self.start_requests(views);
         self.reconcile_boot_read_only(views);
         self.reconcile_durability(views);
         self.reattach_lost_replicas(views);
+        self.acknowledge_resolved_repairs(views);
+        self.raise_state_version();
     }
 
-    fn start_recoveries(self: &Arc<Self>, views: &[ClusterView]) {
+    /// Starts the recoveries that the findings of these views call for. They need not be all clusters.
+    pub fn start_recoveries(self: &Arc<Self>, views: &[Arc<ClusterView>]) {
         let mut candidates = Vec::new();
         for view in views {
             for judged in &view.findings {
@@ -164,12 +172,11 @@ impl RecoveryCoordinator {
             self.context.settings.concurrency,
         );
         let reserve = |candidate: Candidate<W>| {
-            let RecoveryPriority { cluster, gives_way, .. } = candidate.priority;
-            let ticket = in_flight.occupy(&cluster, gives_way);
+            let ticket = in_flight.occupy(&candidate.priority.cluster, Occupant::from(&candidate.priority));
             let coordinator = Arc::clone(self);
             let reservation = ClusterReservation {
                 coordinator,
-                cluster,
+                cluster: candidate.priority.cluster,
                 ticket,
             };
             (reservation, candidate.work)
@@ -188,13 +195,12 @@ impl RecoveryCoordinator {
             let in_flight = self.in_flight();
             let was_given_up = in_flight.held_back.contains_key(&finding.instance);
             in_flight
-                .last_ended
-                .get(&view.cluster.id)
-                .copied()
+                .last_ended(&view.cluster.id, gives_way(finding.code))
                 .filter(|_| was_given_up)
         };
         Candidate {
             priority: RecoveryPriority {
+                is_about_silence: analysis::is_mere_silence(finding),
                 given_up,
                 ..automatic_priority(view, gives_way(finding.code))
             },
@@ -214,9 +220,8 @@ impl RecoveryCoordinator {
                 .values()
                 .all(|instance| instance.last_checked.is_some())
             && in_flight
-                .last_ended
-                .get(&view.cluster.id)
-                .is_none_or(|ended| now.millis_since(*ended) >= quorum::retry_after_millis(finding))
+                .last_ended(&view.cluster.id, gives_way(finding.code))
+                .is_none_or(|ended| now.millis_since(ended) >= quorum::retry_after_millis(finding))
     }
 
     /// Logs a finding, and records a detection when no recovery follows. A claim is a detection too. A finding that
@@ -247,22 +252,28 @@ impl RecoveryCoordinator {
         }
         warn!(instance = %finding.instance, code = %finding.code, "{}: {}; no recovery: {text}", finding.code, finding.description);
         let state = self.views.state();
-        let recent = if let HeldBack::RecentRecovery { uid, .. } | HeldBack::Vetoed { uid, .. } = &held_back {
-            state.recoveries.get(uid)
+        let blocking = if let HeldBack::RecentRecovery { uid, .. }
+        | HeldBack::Vetoed { uid, .. }
+        | HeldBack::RepairFailed { uid, .. } = &held_back
+        {
+            state.recoveries.get(uid).map(|recovery| recovery.id)
         } else {
-            None
+            // No recovery blocks it: what may be done to the servers does, for example a loss that is not allowed.
+            let replaces_primary = RecoveryKind::for_code(finding.code).is_some_and(RecoveryKind::replaces_primary);
+            (replaces_primary && matches!(held_back, HeldBack::Refused(_))).then_some(0)
         };
-        let blocked = recent.map(|recovery| Blocked {
+        let blocked = blocking.map(|blocking_recovery| Blocked {
             instance: finding.instance.clone(),
             cluster_name: view.cluster.name.clone(),
             analysis: finding.code.to_string(),
             at: self.context.clock.wall(),
-            blocking_recovery: recovery.id,
+            blocking_recovery,
+            reason: text.clone(),
         });
         let detect = Command::RecordDetection {
             finding: Box::new(finding.clone()),
             member_name: self.context.consensus.me().name,
-            held_back: Some(held_back),
+            held_back: Some(held_back.as_recorded()),
             hooks: self.context.hooks.at_detection(&state, finding),
         };
         let consensus = Arc::clone(&self.context.consensus);
@@ -347,7 +358,7 @@ impl RecoveryCoordinator {
         cluster: &ClusterId,
         finding: &Finding,
     ) -> Result<(Vec<Opinion>, ClusterView, JudgedFinding), HeldBack> {
-        let (opinions, agreement) = if finding.evidence.last_check_valid {
+        let (opinions, agreement) = if finding.evidence.last_check_valid || commits_nothing(finding) {
             (Vec::new(), Agreement::Failover)
         } else {
             self.ask_members(finding).await?
@@ -359,13 +370,21 @@ impl RecoveryCoordinator {
                 refresh::refresh(&self.context, &keys).await;
             }
         }
+        if let Some(view) = self.views.cluster(cluster) {
+            refresh::refresh_shared(&self.context, &view.topology).await;
+        }
         let view = self
             .views
             .cluster(cluster)
             .ok_or_else(|| HeldBack::Refused(String::from("the cluster is gone")))?;
         let again = |judged: &&JudgedFinding| {
             let is_as_alive = judged.finding.evidence.last_check_valid == finding.evidence.last_check_valid;
-            judged.finding.instance == finding.instance && matches_agreement(&judged.finding, agreement) && is_as_alive
+            let is_same = if commits_nothing(finding) {
+                commits_nothing(&judged.finding)
+            } else {
+                matches_agreement(&judged.finding, agreement) && is_as_alive
+            };
+            judged.finding.instance == finding.instance && is_same
         };
         let judged = view.findings.iter().find(again).cloned();
         match judged {
@@ -422,6 +441,7 @@ impl RecoveryCoordinator {
             );
             return Err(HeldBack::Unsound(unsound.join("; ")));
         }
+        self.check_with_own_probes(view, &plan).await?;
         let me = self.context.consensus.me();
         let uid = format!("{}:{}", self.context.clock.wall().0, uuid::Uuid::new_v4());
         let hooks = if plan.skips_hooks() {
@@ -463,16 +483,49 @@ impl RecoveryCoordinator {
         result
     }
 
+    /// Probes the servers of a plan of which another member gave the latest state, and checks the plan again with what they show now.
+    ///
+    /// # Errors
+    /// What is not as it was when the plan was made.
+    async fn check_with_own_probes(&self, view: &ClusterView, plan: &Plan) -> Result<(), HeldBack> {
+        let planned = plan.instances.iter().filter_map(|key| view.topology.get(key));
+        let shared = refresh::observed_by_others(planned);
+        if shared.is_empty() {
+            return Ok(());
+        }
+        refresh::refresh(&self.context, &shared).await;
+        let gone = || HeldBack::Refused(String::from("the cluster is gone"));
+        let fresh = self.views.cluster(&plan.cluster).ok_or_else(gone)?;
+        let answers = |topology: &Topology, key: &InstanceKey| topology.get(key).is_some_and(Instance::is_valid);
+        let changed = shared
+            .iter()
+            .find(|key| answers(&view.topology, key) != answers(&fresh.topology, key));
+        if let Some(key) = changed {
+            return Err(HeldBack::Refused(format!(
+                "{key} was probed by another member when the plan was made, and an own probe shows another state; retrying"
+            )));
+        }
+        let unsound = lint::lint(plan, &fresh.topology);
+        if unsound.is_empty() {
+            return Ok(());
+        }
+        Err(HeldBack::Refused(format!(
+            "servers were probed by another member when the plan was made, and own probes contradict it: {}; retrying",
+            unsound.join("; ")
+        )))
+    }
+
     async fn run_claimed(self: &Arc<Self>, token: &ClaimToken, resumed: bool) {
-        runner::run(&self.context, &self.views, token, resumed).await;
+        let ran = supervision::catch(Box::pin(runner::run(&self.context, &self.views, token, resumed))).await;
+        if ran.is_none() {
+            // It is resumed as unfinished. A fault that repeats must not do so at full speed.
+            tokio::time::sleep(PAUSE_AFTER_PANIC).await;
+        }
     }
 
     /// Starts a recovery that makes a returned primary a replica of the present primary, and waits for its end. Does
     /// nothing when it cannot begin now.
     pub async fn rejoin(self: &Arc<Self>, key: &str, quarantine: &Quarantine, view: &ClusterView) {
-        if self.is_in_retry_pause(&quarantine.instance) {
-            return;
-        }
         if let Some(why) = planner::another_controller(&view.topology) {
             if self.is_report_due(&quarantine.instance, "rejoin", &why.to_string(), 0) {
                 warn!(instance = %quarantine.instance, "{} cannot rejoin: {why}", quarantine.instance);
@@ -487,6 +540,9 @@ impl RecoveryCoordinator {
             }
             return;
         };
+        if self.waits_after_failures(&plan.cluster, plan.kind, &plan.old_primary) {
+            return;
+        }
         let Some(reservation) = self.admit_one(automatic_priority(view, plan.kind.gives_way())) else {
             return;
         };
@@ -581,6 +637,7 @@ pub(super) fn automatic_priority(view: &ClusterView, gives_way: bool) -> Recover
         .is_some_and(InstanceFacts::is_writable);
     RecoveryPriority {
         is_limited: true,
+        is_about_silence: false,
         given_up: None,
         gives_way,
         was_not_writable: !was_writable,
@@ -606,15 +663,6 @@ impl Drop for ClusterReservation {
     fn drop(&mut self) {
         let now = self.coordinator.context.clock.monotonic();
         let mut in_flight = self.coordinator.in_flight();
-        // A repair that this one gave way to keeps the cluster.
-        if in_flight
-            .busy
-            .get(&self.cluster)
-            .is_some_and(|present| present.ticket != self.ticket)
-        {
-            return;
-        }
-        in_flight.busy.remove(&self.cluster);
-        in_flight.last_ended.insert(self.cluster.clone(), now);
+        in_flight.release(&self.cluster, self.ticket, now);
     }
 }

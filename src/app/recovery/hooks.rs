@@ -4,6 +4,8 @@
 //! The replicated state says which lists are due. One log entry starts a list and one ends it. A new leader therefore
 //! runs a list again that was started and not ended, with the next attempt number: each list runs at least once.
 //! Without lists in the configuration nothing is ever due, and nothing waits here.
+//!
+//! The list of a detection runs in a task of its own: neither the recovery nor another list waits for it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -25,6 +27,7 @@ use crate::domain::topology::ClusterId;
 use crate::app::filter::ClusterFilters;
 use crate::app::observation::instance_cache::InstanceCache;
 use crate::app::ports::{Clock, Consensus, HookCall, HookExit, HookResult, Hooks};
+use crate::app::supervision;
 
 /// How often the end of a list is proposed before the list is left to run again.
 const COMMIT_ATTEMPTS: u32 = 5;
@@ -63,6 +66,13 @@ impl Default for HookSettings {
     }
 }
 
+impl HookSettings {
+    /// How long all commands of a list together may take.
+    fn deadline(&self, list: HookList) -> Duration {
+        self.deadlines.get(&list).copied().unwrap_or(Duration::from_mins(1))
+    }
+}
+
 /// The result of the hooks before a recovery.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum HookVerdict {
@@ -91,10 +101,14 @@ struct Inner {
     tracker: TaskTracker,
 }
 
-/// A subject without its epoch, which changes.
+/// What one task runs: lists of a subject without its epoch, which changes.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum DueSubject {
+    /// The lists after a recovery, one after the other.
     Recovery(String),
+    /// The list of the detection that a claim is.
+    DetectionOf(String),
+    /// The list of a detection without a recovery.
     Detection(u64),
 }
 
@@ -106,7 +120,7 @@ struct HookListRun {
 }
 
 impl HookRunner {
-    /// A runner of these lists.
+    /// A runner of these lists. Logs each list that has commands with its deadline.
     pub fn new(
         port: Arc<dyn Hooks>,
         settings: HookSettings,
@@ -114,6 +128,18 @@ impl HookRunner {
         instance_cache: Arc<InstanceCache>,
         clock: Arc<dyn Clock>,
     ) -> Self {
+        for (list, commands) in &settings.lists {
+            let allowed = settings.deadline(*list).as_secs();
+            let veto = if list.may_veto() {
+                "; a failure or a timeout stops the recovery"
+            } else {
+                ""
+            };
+            info!(
+                "{list}: commands: {}, deadline for all of them: {allowed} s{veto}",
+                commands.len()
+            );
+        }
         Self(Arc::new(Inner {
             port,
             settings,
@@ -152,9 +178,11 @@ impl HookRunner {
         lists
     }
 
-    /// The lists to run after a recovery.
+    /// The lists to run after a recovery. The list of its detection stays pending until it has ended.
     pub(super) fn after(&self, kind: RecoveryKind, progress: &HookProgress, successful: bool) -> Vec<HookList> {
-        self.configured(hooks::lists_after(kind, progress, successful))
+        let pending = progress.is_detection_due().then_some(HookList::OnFailureDetection);
+        let after = self.configured(hooks::lists_after(kind, progress, successful));
+        pending.into_iter().chain(after).collect()
     }
 
     /// The lists to run when a replication group has chosen another primary.
@@ -183,7 +211,7 @@ impl HookRunner {
             if let Some(why) = recovery.hooks.veto().and_then(|run| run.failure.clone()) {
                 return HookVerdict::Vetoed(why);
             }
-            let Some(list) = recovery.hooks.next_due() else {
+            let Some(list) = recovery.hooks.next_in_order() else {
                 return answer;
             };
             if let Err(why) = self.run(&subject, list, std::mem::take(&mut lines)).await {
@@ -214,21 +242,33 @@ impl HookRunner {
         (run.lines, run.failure)
     }
 
-    /// Runs the lists that are due for ended recoveries and for detections. Returns at once; tasks do the work.
+    /// Runs the lists that are due for ended recoveries and for detections, those of running recoveries among them. Returns at once;
+    /// tasks do the work.
     pub fn start_due(&self, state: &State) {
         let recoveries = state
             .recoveries
             .values()
-            .filter(|recovery| !recovery.is_active() && !recovery.hooks.due.is_empty())
+            .filter(|recovery| !recovery.is_active() && recovery.hooks.next_in_order().is_some())
             .map(|recovery| DueSubject::Recovery(recovery.uid.clone()));
+        let of_claims = state
+            .recoveries
+            .values()
+            .filter(|recovery| recovery.hooks.is_detection_due())
+            .map(|recovery| DueSubject::DetectionOf(recovery.uid.clone()));
         let detections = state
             .detections
             .values()
             .filter(|detection| !detection.hooks.due.is_empty())
             .map(|detection| DueSubject::Detection(detection.id));
-        for key in recoveries.chain(detections) {
+        for key in of_claims.chain(recoveries).chain(detections) {
             if self.busy(|busy| busy.insert(key.clone())) {
-                self.0.tracker.spawn(self.clone().run_due(key));
+                let this = self.clone();
+                self.0.tracker.spawn(async move {
+                    let ended = supervision::catch(this.clone().run_due(key.clone())).await;
+                    if ended.is_none() {
+                        this.busy(|busy| busy.remove(&key));
+                    }
+                });
             }
         }
     }
@@ -241,18 +281,25 @@ impl HookRunner {
         loop {
             let state = self.0.consensus.state().borrow().clone();
             let (subject, list) = match &key {
-                DueSubject::Recovery(uid) => {
+                DueSubject::Recovery(uid) | DueSubject::DetectionOf(uid) => {
                     let recovery = state.recoveries.get(uid);
                     let subject = recovery.map(|recovery| HookSubject::Recovery {
                         uid: uid.clone(),
                         epoch: recovery.epoch,
                     });
-                    (subject, recovery.and_then(|recovery| recovery.hooks.next_due()))
+                    let list = recovery.and_then(|recovery| match key {
+                        DueSubject::DetectionOf(_) => due_at_detection(&recovery.hooks),
+                        DueSubject::Recovery(_) | DueSubject::Detection(_) => recovery.hooks.next_in_order(),
+                    });
+                    (subject, list)
                 }
                 DueSubject::Detection(id) => {
                     let detection = state.detections.get(id);
                     let subject = detection.map(|_| HookSubject::Detection { id: *id });
-                    (subject, detection.and_then(|detection| detection.hooks.next_due()))
+                    let list = detection.and_then(|detection| {
+                        due_at_detection(&detection.hooks).or_else(|| detection.hooks.next_in_order())
+                    });
+                    (subject, list)
                 }
             };
             let (Some(subject), Some(list)) = (subject, list) else {
@@ -318,13 +365,7 @@ impl HookRunner {
             run.failure = Some(format!("{list}: its recovery or detection is gone"));
             return;
         };
-        let allowed = self
-            .0
-            .settings
-            .deadlines
-            .get(&list)
-            .copied()
-            .unwrap_or(Duration::from_mins(1));
+        let allowed = self.0.settings.deadline(list);
         let begun = self.0.clock.monotonic();
         for (number, command) in (1..).zip(commands) {
             let name = format!("{list} {number} of {}", commands.len());
@@ -468,6 +509,10 @@ impl HookRunner {
             message,
         });
     }
+}
+
+fn due_at_detection(progress: &HookProgress) -> Option<HookList> {
+    progress.is_detection_due().then_some(HookList::OnFailureDetection)
 }
 
 /// The end of the output on one line, for a record.

@@ -4,8 +4,9 @@
 //! The quarantine in the replicated state is a standing claim: keeping a server read-only needs no new log entry, only the proof that
 //! this member still leads.
 //!
-//! The poller looks at quarantined servers at the pulse rate. The enforcer has one task for each of them, which waits for a change of
-//! the instance cache and connects as soon as the server answers there.
+//! The enforcer has one task for each quarantined server. While the server is down, the task dials it itself and does not wait for a probe:
+//! the first connection that a restarted server accepts makes it read-only. Once it is read-only, the task waits for what the pulses of the
+//! poller show. A broken connection, a failed probe, and a probe that shows the server writable each end that wait and a review in progress.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,25 +18,36 @@ use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
 use crate::domain::gtid::GtidSet;
-use crate::domain::instance::{Instance, InstanceFacts};
+use crate::domain::instance::{Instance, InstanceFacts, ProbeFailure};
 use crate::domain::key::InstanceKey;
-use crate::domain::policy::OldPrimary;
+use crate::domain::policy::{EventsPolicy, OldPrimary};
 use crate::domain::state::{Applied, Command, Quarantine, QuarantineState};
 use crate::domain::time::MonotonicTime;
 
 use crate::app::cluster::view::ClusterViews;
-use crate::app::ports::{ProbeConnection, StepError, Target};
+use crate::app::ports::{ProbeConnection, StepError, StepSession, Target};
 use crate::app::recovery::coordinator::RecoveryCoordinator;
+use crate::app::recovery::fence::{KilledCommits, fence_with_hanging_commits};
 use crate::app::recovery::steps::RecoveryContext;
+use crate::app::supervision;
 
 /// The pause after a failed attempt to make an answering server read-only.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
+/// The pause after a server refused a connection. It may accept the next one, and is writable from then on.
+const DIAL_PAUSE: Duration = Duration::from_millis(25);
 /// How long a connection to the server, or one probe, may take.
 const CONNECT_DEADLINE: Duration = Duration::from_millis(500);
+/// The same for a server that refused connections. While it starts, it accepts them before it serves them, and the first one that it serves
+/// is the one that has waited.
+const DIAL_DEADLINE: Duration = Duration::from_secs(2);
 /// How often a read-only server is reviewed.
 const REVIEW_INTERVAL: Duration = Duration::from_secs(1);
+/// How often killed client sessions of one server are logged, milliseconds.
+const REPORT_KILLED_MILLIS: u64 = 60_000;
 /// How long the statement may take that makes the server read-only. It waits for running commits only.
 const READ_ONLY_DEADLINE: Duration = Duration::from_secs(5);
+/// How long disabling its events may take.
+const EVENTS_DEADLINE: Duration = Duration::from_secs(2);
 
 /// One task per quarantined server.
 pub struct QuarantineEnforcer {
@@ -45,7 +57,17 @@ pub struct QuarantineEnforcer {
     tasks: Mutex<BTreeMap<String, CancellationToken>>,
     /// The last failure to make each server read-only, which is logged once.
     failures: Mutex<BTreeMap<String, String>>,
+    /// Of each server the killed client sessions that were not reported yet, and when the last were.
+    killed: Mutex<BTreeMap<String, (u64, Option<MonotonicTime>)>>,
     tracker: TaskTracker,
+}
+
+/// Why there is no session on a quarantined server.
+enum NotConnected {
+    /// The server, or what answers at its address.
+    Failed(StepError),
+    /// This member may not act.
+    Unconfirmed(String),
 }
 
 /// What was done about a quarantined server.
@@ -58,7 +80,7 @@ enum Enforcement {
 }
 
 impl QuarantineEnforcer {
-    /// An enforcer without tasks; see [`QuarantineEnforcer::reconcile`].
+    /// An enforcer without tasks; `reconcile` starts them.
     pub fn new(context: RecoveryContext, views: ClusterViews, coordinator: Arc<RecoveryCoordinator>) -> Arc<Self> {
         Arc::new(Self {
             context,
@@ -66,13 +88,26 @@ impl QuarantineEnforcer {
             coordinator,
             tasks: Mutex::default(),
             failures: Mutex::default(),
+            killed: Mutex::default(),
             tracker: TaskTracker::new(),
         })
     }
 
-    /// Starts a task for every quarantined server that has none, and ends the tasks of servers that left quarantine. Tasks end with
-    /// `leading`.
-    pub fn reconcile(self: &Arc<Self>, leading: &CancellationToken) {
+    /// Keeps a task for every quarantined server until this future is dropped. Tasks end with `leading`. It waits for nothing but the state,
+    /// so that a server that fails over now is watched however busy the leader is.
+    pub async fn run(self: &Arc<Self>, leading: &CancellationToken) {
+        let mut state = self.context.consensus.state();
+        loop {
+            state.borrow_and_update();
+            self.reconcile(leading);
+            if state.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Starts a task for every quarantined server that has none, and ends the tasks of servers that left quarantine.
+    fn reconcile(self: &Arc<Self>, leading: &CancellationToken) {
         let state = self.views.state();
         let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
         tasks.retain(|key, task| {
@@ -80,6 +115,7 @@ impl QuarantineEnforcer {
             if !stays {
                 task.cancel();
                 self.failures().remove(key);
+                self.killed.lock().unwrap_or_else(PoisonError::into_inner).remove(key);
             }
             stays
         });
@@ -87,40 +123,80 @@ impl QuarantineEnforcer {
             if !tasks.contains_key(key) {
                 let cancel = leading.child_token();
                 tasks.insert(key.clone(), cancel.clone());
-                self.tracker.spawn(Arc::clone(self).enforce(key.clone(), cancel));
+                let (this, key) = (Arc::clone(self), key.clone());
+                self.tracker.spawn(async move {
+                    let enforce = || Arc::clone(&this).enforce(key.clone(), cancel.clone());
+                    supervision::keep_running(&format!("quarantine {key}"), &cancel, enforce).await;
+                });
             }
         }
     }
 
     async fn enforce(self: Arc<Self>, key: String, cancel: CancellationToken) {
-        let enforcing = async {
-            let mut changes = self.context.instance_cache.changes();
-            let mut enforcement = Enforcement::Pending;
-            loop {
-                changes.borrow_and_update();
-                let Some(quarantine) = self.quarantine(&key) else {
-                    return;
-                };
-                enforcement = match enforcement {
-                    Enforcement::Pending if self.may_answer(&quarantine) => {
-                        self.make_read_only(&key, &quarantine).await
-                    }
-                    Enforcement::Pending => Enforcement::Pending,
-                    Enforcement::Done(since) => self.review(&key, &quarantine, since).await,
-                };
-                if matches!(enforcement, Enforcement::Pending) && self.may_answer(&quarantine) {
-                    tokio::time::sleep(RETRY_PAUSE).await;
-                    continue;
-                }
-                tokio::select! {
-                    () = self.until_it_may_be_writable(&key, &mut changes, enforcement) => enforcement = Enforcement::Pending,
-                    () = tokio::time::sleep(REVIEW_INTERVAL) => {}
-                }
-            }
-        };
         tokio::select! {
             () = cancel.cancelled() => {}
-            () = enforcing => {}
+            () = self.keep_read_only(&key) => {}
+        }
+    }
+
+    /// Returns when the server has left quarantine.
+    async fn keep_read_only(&self, key: &str) {
+        let mut changes = self.context.instance_cache.changes();
+        let mut enforcement = Enforcement::Pending;
+        loop {
+            changes.borrow_and_update();
+            let Some(quarantine) = self.quarantine(key) else {
+                return;
+            };
+            match enforcement {
+                Enforcement::Pending => {
+                    enforcement = self.make_read_only(key, &quarantine).await;
+                    if matches!(enforcement, Enforcement::Pending) {
+                        tokio::select! {
+                            () = self.until_it_answers(&quarantine, &mut changes) => {}
+                            () = tokio::time::sleep(self.pause(&quarantine)) => {}
+                        }
+                    }
+                }
+                Enforcement::Done(since) => {
+                    // A review takes as long as its slowest server, and no restart of this one waits for that.
+                    let reviewed = async {
+                        let reviewed = self.review(key, &quarantine, since).await;
+                        if matches!(reviewed, Enforcement::Done(_)) {
+                            tokio::time::sleep(REVIEW_INTERVAL).await;
+                        }
+                        reviewed
+                    };
+                    enforcement = tokio::select! {
+                        () = self.until_lost_or_opened(&quarantine, &mut changes, since) => Enforcement::Pending,
+                        reviewed = reviewed => reviewed,
+                    };
+                }
+            }
+        }
+    }
+
+    /// How long the next attempt to connect waits unless the instance cache shows before that the server answers.
+    fn pause(&self, quarantine: &Quarantine) -> Duration {
+        if self.may_answer(quarantine) {
+            return RETRY_PAUSE;
+        }
+        let tracked = self.context.instance_cache.get(&quarantine.instance);
+        match tracked.and_then(|tracked| tracked.instance.failure) {
+            Some(ProbeFailure::Refused | ProbeFailure::Lost(_)) => DIAL_PAUSE,
+            // Each attempt takes until its deadline already.
+            Some(ProbeFailure::NoAnswer) => RETRY_PAUSE,
+            Some(
+                ProbeFailure::Unreachable(_)
+                | ProbeFailure::Name(_)
+                | ProbeFailure::Stalled
+                | ProbeFailure::Saturated
+                | ProbeFailure::Denied(_)
+                | ProbeFailure::NoCredentials(_)
+                | ProbeFailure::Server { .. }
+                | ProbeFailure::Unreadable(_),
+            )
+            | None => REVIEW_INTERVAL,
         }
     }
 
@@ -145,22 +221,29 @@ impl QuarantineEnforcer {
         }
     }
 
-    /// Waits until the instance cache shows that the server answers, or, when it was made read-only already, that it failed or became
-    /// writable since.
-    async fn until_it_may_be_writable(&self, key: &str, changes: &mut watch::Receiver<u64>, enforcement: Enforcement) {
+    /// Waits until the instance cache shows that the server answers, which it does not show now.
+    async fn until_it_answers(&self, quarantine: &Quarantine, changes: &mut watch::Receiver<u64>) {
+        let answered_before = self.may_answer(quarantine);
         while changes.changed().await.is_ok() {
-            let Some(quarantine) = self.quarantine(key) else {
-                continue;
-            };
-            let may_be_writable = match enforcement {
-                Enforcement::Pending => self.may_answer(&quarantine),
-                Enforcement::Done(since) => self.was_lost_or_opened(&quarantine, since),
-            };
-            if may_be_writable {
+            if !answered_before && self.may_answer(quarantine) {
                 return;
             }
         }
         std::future::pending::<()>().await;
+    }
+
+    /// Waits until the instance cache shows that the server failed, or is writable, after it was made read-only.
+    async fn until_lost_or_opened(
+        &self,
+        quarantine: &Quarantine,
+        changes: &mut watch::Receiver<u64>,
+        since: MonotonicTime,
+    ) {
+        while !self.was_lost_or_opened(quarantine, since) {
+            if changes.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
     }
 
     /// Whether the server has failed, or was seen writable, after it was made read-only.
@@ -180,6 +263,15 @@ impl QuarantineEnforcer {
     /// The address of the server by the last observations of its cluster: a quarantine follows the identity, not the
     /// address.
     fn address(&self, quarantine: &Quarantine) -> InstanceKey {
+        let is_it = |instance: &Instance| {
+            instance
+                .valid_facts()
+                .is_some_and(|facts| facts.identity == quarantine.identity)
+        };
+        let recorded = self.context.instance_cache.get(&quarantine.instance);
+        if let Some(tracked) = recorded.filter(|tracked| is_it(&tracked.instance)) {
+            return tracked.instance.key;
+        }
         let state = self.views.state();
         let members = state
             .clusters
@@ -189,11 +281,6 @@ impl QuarantineEnforcer {
         let mut seen = members
             .filter_map(|key| self.context.instance_cache.get(key))
             .map(|tracked| tracked.instance);
-        let is_it = |instance: &Instance| {
-            instance
-                .valid_facts()
-                .is_some_and(|facts| facts.identity == quarantine.identity)
-        };
         seen.find(is_it)
             .map_or_else(|| quarantine.instance.clone(), |instance| instance.key)
     }
@@ -229,56 +316,107 @@ impl QuarantineEnforcer {
         }
     }
 
+    /// How long one attempt to connect may take. An attempt that began while packets were dropped does not notice that the host is back.
+    fn dial_deadline(&self, quarantine: &Quarantine) -> Duration {
+        let tracked = self.context.instance_cache.get(&quarantine.instance);
+        let failure = tracked.and_then(|tracked| tracked.instance.failure);
+        if matches!(failure, Some(ProbeFailure::Refused | ProbeFailure::Lost(_))) {
+            DIAL_DEADLINE
+        } else {
+            CONNECT_DEADLINE
+        }
+    }
+
+    /// Connects to the server. The session of another actor that holds the step lock is killed, after the proof that this member may
+    /// act.
+    async fn connect(&self, key: &str, quarantine: &Quarantine) -> Result<Box<dyn StepSession>, NotConnected> {
+        let target = self.target(quarantine);
+        let identity = Some(&quarantine.identity);
+        let executor = &self.context.executor;
+        let opened = match executor
+            .begin_if_free(&target, identity, self.dial_deadline(quarantine))
+            .await
+        {
+            Err(StepError::LockHeld(_)) => {
+                self.confirm_quarantine(key, quarantine)
+                    .await
+                    .map_err(NotConnected::Unconfirmed)?;
+                executor.begin(&target, identity, CONNECT_DEADLINE).await
+            }
+            opened => opened,
+        };
+        let session = opened.map_err(NotConnected::Failed)?;
+        match self.confirm_quarantine(key, quarantine).await {
+            Ok(()) => Ok(session),
+            Err(why) => {
+                session.end().await;
+                Err(NotConnected::Unconfirmed(why))
+            }
+        }
+    }
+
     /// Connects to the server and makes it read-only before anything else.
     async fn make_read_only(&self, key: &str, quarantine: &Quarantine) -> Enforcement {
         let instance = &quarantine.instance;
-        let mut session = match self
-            .context
-            .executor
-            .begin(&self.target(quarantine), Some(&quarantine.identity), CONNECT_DEADLINE)
-            .await
-        {
+        let mut session = match self.connect(key, quarantine).await {
             Ok(session) => session,
-            Err(StepError::OtherIdentity { found, .. }) => {
-                self.record_standing(
-                    key,
-                    quarantine,
-                    QuarantineState::Unknown {
-                        why: format!("the address {instance} belongs to another server: {found}"),
-                    },
-                )
-                .await;
+            Err(NotConnected::Failed(StepError::OtherIdentity { found, .. })) => {
+                let why = format!("the address {instance} belongs to another server: {found}");
+                self.record_standing(key, quarantine, QuarantineState::Unknown { why })
+                    .await;
                 return self.done();
             }
-            Err(_) => return Enforcement::Pending,
+            Err(NotConnected::Failed(_)) => return Enforcement::Pending,
+            Err(NotConnected::Unconfirmed(why)) => {
+                if self.is_new_failure(key, &why) {
+                    warn!(instance = %instance, "{instance} returned and was not made read-only, because this member may not act: {why}");
+                }
+                return Enforcement::Pending;
+            }
         };
-        if let Err(why) = self.confirm_quarantine(key, quarantine).await {
-            if self.is_new_failure(key, &why) {
-                warn!(instance = %instance, "{instance} returned and was not made read-only, because this member may not act: {why}");
-            }
-            session.end().await;
-            return Enforcement::Pending;
-        }
-        if let Err(error) = session.set_read_only(READ_ONLY_DEADLINE).await {
-            if self.is_new_failure(key, &error.to_string()) {
-                warn!(instance = %instance, "{instance} returned; failed to set super_read_only, will retry: {error}");
-            }
-            return Enforcement::Pending;
-        }
+        // What is seen after this time proves that the statement has lost its effect.
         let done = self.done();
-        self.failures().remove(key);
-        let killed = session.kill_clients(CONNECT_DEADLINE).await.unwrap_or(0);
-        info!(instance = %instance, "{instance} returned after recovery {}: set super_read_only, killed {killed} client sessions", quarantine.recovery);
-        let facts = session.facts(CONNECT_DEADLINE).await;
-        session.end().await;
-        match facts {
-            Ok(facts) => self.compare(key, quarantine, &facts).await,
+        let (target, executor) = (self.target(quarantine), self.context.executor.as_ref());
+        let identity = Some(&quarantine.identity);
+        // Commits of the time before it was cut off may wait for acknowledgements that never come.
+        let fenced = fence_with_hanging_commits(
+            executor,
+            &mut session,
+            &target,
+            identity,
+            KilledCommits::Complete,
+            READ_ONLY_DEADLINE,
+        )
+        .await;
+        let ended = match fenced {
+            Ok(ended) => ended,
             Err(error) => {
-                self.record_standing(key, quarantine, QuarantineState::Unknown { why: error.to_string() })
-                    .await;
+                if self.is_new_failure(key, &error.to_string()) {
+                    warn!(instance = %instance, "{instance} returned; failed to set super_read_only, will retry: {error}");
+                }
+                session.end().await;
+                return Enforcement::Pending;
             }
-        }
+        };
+        self.failures().remove(key);
+        let events = self.disable_events(&mut session, quarantine).await;
+        info!(instance = %instance, "{instance} returned after recovery {}: set super_read_only, killed {ended} client sessions{events}", quarantine.recovery);
+        session.end().await;
         done
+    }
+
+    /// Disables the events of a server that was made read-only, where it would run them all the same: what they write would be
+    /// errant. Returns a remark for the log.
+    async fn disable_events(&self, session: &mut Box<dyn StepSession>, quarantine: &Quarantine) -> String {
+        let view = self.views.cluster(&quarantine.cluster);
+        if view.is_some_and(|view| view.policy.events == EventsPolicy::Leave) {
+            return String::new();
+        }
+        match session.disable_events(EVENTS_DEADLINE).await {
+            Ok(events) if events.is_empty() => String::new(),
+            Ok(events) => format!(", disabled {} events", events.len()),
+            Err(error) => format!("; events of accounts that bypass read_only may still write: {error}"),
+        }
     }
 
     fn failures(&self) -> MutexGuard<'_, BTreeMap<String, String>> {
@@ -320,7 +458,7 @@ impl QuarantineEnforcer {
             return Enforcement::Done(since);
         }
         if facts.is_writable() {
-            return self.make_read_only(key, quarantine).await;
+            return Enforcement::Pending;
         }
         if self.replicates_from_primary(quarantine, &facts) {
             self.release(key, quarantine, "it replicates from the primary").await;
@@ -329,22 +467,29 @@ impl QuarantineEnforcer {
         self.compare(key, quarantine, &facts).await;
         // On MariaDB, read_only does not stop an account with SUPER: its sessions are killed again and again.
         if facts.version.flavour.is_mariadb()
-            && self.confirm_quarantine(key, quarantine).await.is_ok()
-            && let Ok(mut session) = self
-                .context
-                .executor
-                .begin(&target, Some(&quarantine.identity), CONNECT_DEADLINE)
-                .await
+            && let Ok(mut session) = self.connect(key, quarantine).await
         {
             match session.kill_clients(CONNECT_DEADLINE).await {
                 Ok(0) | Err(_) => {}
-                Ok(killed) => {
-                    info!(instance = %quarantine.instance, "killed {killed} client sessions of {}, which is in quarantine", quarantine.instance);
-                }
+                Ok(killed) => self.report_killed(key, quarantine, u64::from(killed)),
             }
             session.end().await;
         }
         Enforcement::Done(since)
+    }
+
+    /// Logs sessions that were killed: at once, and while clients connect again and again at most once a minute.
+    fn report_killed(&self, key: &str, quarantine: &Quarantine, killed: u64) {
+        let now = self.context.clock.monotonic();
+        let mut reports = self.killed.lock().unwrap_or_else(PoisonError::into_inner);
+        let (unreported, reported) = reports.entry(key.to_owned()).or_default();
+        *unreported += killed;
+        if reported.is_some_and(|last| now.millis_since(last) < REPORT_KILLED_MILLIS) {
+            return;
+        }
+        let killed = std::mem::take(unreported);
+        *reported = Some(now);
+        info!(instance = %quarantine.instance, "killed {killed} client sessions of {}, which is in quarantine", quarantine.instance);
     }
 
     fn primary(&self, quarantine: &Quarantine) -> Option<Instance> {

@@ -11,7 +11,6 @@ use crate::domain::finding::{Code, Evidence, Finding};
 use crate::domain::intent::{IntentDetails, Origin};
 use crate::domain::key::InstanceKey;
 use crate::domain::policy::OldPrimary;
-use crate::domain::recovery::left_behind;
 use crate::domain::recovery::plan::{Plan, PlanReport};
 use crate::domain::recovery::planner;
 use crate::domain::state;
@@ -21,7 +20,7 @@ use crate::app::recovery::coordinator::{RecoveryCoordinator, automatic_priority}
 
 impl RecoveryCoordinator {
     /// Starts to reattach lost replicas, one of each cluster at a time. Returns at once; tasks do the work.
-    pub(super) fn reattach_lost_replicas(self: &Arc<Self>, views: &[ClusterView]) {
+    pub(super) fn reattach_lost_replicas(self: &Arc<Self>, views: &[Arc<ClusterView>]) {
         let state = self.views().state();
         if state::lost_replicas(&state).next().is_none() {
             return;
@@ -44,18 +43,12 @@ impl RecoveryCoordinator {
                         && intent.details.is_active(self.context().clock.wall())
                         && view.topology.resolve(&intent.instance) == &key
                 });
-                if is_quarantined || is_wanted_so || !lost.is_valid() || self.is_in_retry_pause(&key) {
+                if is_quarantined || is_wanted_so || !lost.is_valid() {
                     continue;
                 }
                 self.reattach(view, key);
             }
         }
-    }
-
-    /// Whether a server is not tried now because earlier attempts to attach it failed.
-    pub(super) fn is_in_retry_pause(&self, instance: &InstanceKey) -> bool {
-        let now = self.context().clock.wall();
-        left_behind::next_attempt_at(&self.views().state(), instance).is_some_and(|until| now < until)
     }
 
     fn reattach(self: &Arc<Self>, view: &ClusterView, key: InstanceKey) {
@@ -67,6 +60,9 @@ impl RecoveryCoordinator {
             }
             return;
         };
+        if self.waits_after_failures(&plan.cluster, plan.kind, &plan.old_primary) {
+            return;
+        }
         let Some(reservation) = self.admit_one(automatic_priority(view, plan.kind.gives_way())) else {
             return;
         };

@@ -37,6 +37,17 @@ pub(super) async fn refresh(context: &RecoveryContext, keys: &BTreeSet<InstanceK
     join_all(asked).await;
 }
 
+/// Probes the servers of a topology of which this member knows the latest state from another member. A plan rests on own probes only.
+pub(super) async fn refresh_shared(context: &RecoveryContext, topology: &Topology) {
+    refresh(context, &observed_by_others(topology.instances.values())).await;
+}
+
+/// The instances among these of which another member gave the latest state.
+pub(super) fn observed_by_others<'a>(instances: impl IntoIterator<Item = &'a Instance>) -> BTreeSet<InstanceKey> {
+    let others = instances.into_iter().filter(|instance| instance.observed_by.is_some());
+    others.map(|instance| instance.key.clone()).collect()
+}
+
 /// The servers that a repair of one server compares, in two rounds. First its replicas; then the server itself and
 /// those that the replicas could replicate from. A source that is probed after its replica is not taken to lack what
 /// it received in between.

@@ -13,7 +13,7 @@ use crate::domain::key::InstanceKey;
 use crate::domain::policy::{Policy, UnappliedPolicy};
 use crate::domain::recovery::kind::RecoveryKind;
 use crate::domain::recovery::next_action::{Finish, NextAction, Undo};
-use crate::domain::recovery::progress::{self};
+use crate::domain::recovery::progress::{self, Actor};
 use crate::domain::recovery::step::Step;
 use crate::domain::recovery::step_result::{Outcome, StepResult};
 use crate::domain::state::record::StepRecord;
@@ -27,6 +27,7 @@ use crate::app::recovery::steps::{RecoveryContext, StepEffect, StepExecutor, Wai
 
 mod delays;
 mod durability;
+mod publication;
 mod rollback;
 mod semi_sync;
 mod takeover;
@@ -34,6 +35,12 @@ mod takeover;
 /// The pause before a step is repeated that failed on a server. A broken connection is restored at once; a restart
 /// takes time.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
+
+/// How often a successor that answers is tried to be opened at that pace, and the pause afterwards.
+const FAST_OPENS: usize = 10;
+const SLOW_RETRY_PAUSE: Duration = Duration::from_secs(3);
+/// One warning for so many attempts to open a successor that answers.
+const OPENS_PER_WARNING: usize = 10;
 
 /// The limit with `DelayMasterPromotionIfSQLThreadNotUpToDate`, as in orchestrator.
 const MAX_APPLY_WAIT: Duration = Duration::from_hours(24);
@@ -122,7 +129,9 @@ impl RecoveryRunner<'_> {
                 .recovery()
                 .is_some_and(|recovery| progress::on_resume(&recovery.plan, &recovery.phase).is_some());
         if !only_undoes && let Some(reason) = self.run_hooks_before().await? {
-            return self.abort(reason, Vec::new()).await;
+            let restarted = self.recovery().zip(self.views.cluster(&self.token.cluster));
+            let undo = restarted.map(|(recovery, view)| progress::undo_of_restart(&recovery.plan, &view.topology));
+            return self.abort(reason, undo.unwrap_or_default(), false).await;
         }
         loop {
             let Some(recovery) = self.recovery() else {
@@ -141,11 +150,13 @@ impl RecoveryRunner<'_> {
             let fresh = self.step_executor.refresh(&view.topology).await;
             let policy = self.views.view_of(&view.cluster, fresh.clone()).policy;
             let policy = recovery.plan.terms(policy);
+            let actor = if self.resumed { Actor::Later } else { Actor::First };
             let on_resume = progress::on_resume(&recovery.plan, &recovery.phase).filter(|_| self.resumed);
             let next = on_resume
                 .or_else(|| self.next_if_cancelled(&recovery))
                 .unwrap_or_else(|| {
-                    progress::next(
+                    progress::next_of(
+                        actor,
                         &recovery.plan,
                         &recovery.phase,
                         &self.done,
@@ -157,7 +168,7 @@ impl RecoveryRunner<'_> {
             match next {
                 NextAction::Run(step) if self.is_repeated(&step) && self.paused_after < self.done.len() => {
                     self.paused_after = self.done.len();
-                    tokio::time::sleep(RETRY_PAUSE).await;
+                    tokio::time::sleep(self.pause_before(&step)).await;
                 }
                 NextAction::Run(step) => self.step(&recovery, &fresh, step).await?,
                 NextAction::CommitOpen {
@@ -184,7 +195,10 @@ impl RecoveryRunner<'_> {
                     failpoint::reached("after-open-entry");
                 }
                 NextAction::Finish(finish) => return self.finish(&recovery, finish).await,
-                NextAction::Abort { reason, undo } => return self.abort(reason, undo).await,
+                NextAction::Abort { reason, undo } => {
+                    let owes_opening = progress::owes_opening(actor, &recovery.plan, &fresh);
+                    return self.abort(reason, undo, owes_opening).await;
+                }
                 NextAction::AlreadyEnded => return Ok(()),
             }
         }
@@ -207,7 +221,7 @@ impl RecoveryRunner<'_> {
             return Ok(None);
         };
         if !matches!(recovery.phase, Phase::Claimed)
-            || (recovery.hooks.due.is_empty() && recovery.hooks.veto().is_none())
+            || (recovery.hooks.next_in_order().is_none() && recovery.hooks.veto().is_none())
         {
             return Ok(None);
         }
@@ -238,6 +252,30 @@ impl RecoveryRunner<'_> {
                 recovery.plan.code, recovery.finding.instance
             )
         })
+    }
+
+    /// The pause before a step is tried again. A successor that answers and cannot be opened is tried without an end, ever more
+    /// rarely: the servers are as the Open entry says, and nothing else may be promoted.
+    fn pause_before(&self, step: &Step) -> Duration {
+        let Step::Open { successor } = step else {
+            return RETRY_PAUSE;
+        };
+        let failed = |result: &&StepResult| matches!(result.step, Step::Open { .. });
+        let tries = self.done.iter().filter(failed).count();
+        if tries >= progress::OPEN_TRIES && (tries - progress::OPEN_TRIES).is_multiple_of(OPENS_PER_WARNING) {
+            let last = self
+                .done
+                .iter()
+                .rfind(failed)
+                .and_then(|result| result.outcomes.get(successor));
+            let why = last.map_or_else(String::new, Outcome::detail);
+            warn!(recovery = %self.token.uid, instance = %successor, "{successor} was chosen as the primary, answers and cannot be opened, will retry: {why}");
+        }
+        if tries < FAST_OPENS {
+            RETRY_PAUSE
+        } else {
+            SLOW_RETRY_PAUSE
+        }
     }
 
     /// Whether a step that is never undone was tried before.
@@ -300,6 +338,9 @@ impl RecoveryRunner<'_> {
                     .await,
                 replicas,
             ),
+            Step::Fence { old_primary } if recovery.plan.commits_nothing => {
+                BTreeMap::from([(old_primary.clone(), self.step_executor.fence_stalled(old_primary).await)])
+            }
             Step::Fence { old_primary } => {
                 BTreeMap::from([(old_primary.clone(), self.step_executor.fence(old_primary).await)])
             }
@@ -319,14 +360,22 @@ impl RecoveryRunner<'_> {
             )]),
             Step::Drain { successor } => {
                 let set = received(fresh, successor, recovery);
-                let effect = self.step_executor.drain(successor, &set, wait_limit).await;
+                let watch = self.step_executor.watch_for_return(&recovery.plan.old_primary);
+                let interrupt = watch.interrupt();
+                let drain = self.step_executor.drain(successor, &set, wait_limit, &interrupt);
+                let effect = watch.during(drain, is_back(recovery, &self.done, fresh)).await;
                 BTreeMap::from([(successor.clone(), effect)])
             }
             Step::CatchUp { successor, from } => {
                 let set = received(fresh, from, recovery);
                 let both = BTreeSet::from([successor.clone(), from.clone()]);
-                self.step_executor
-                    .catch_up_from(successor, from, &set, wait_limit)
+                let watch = self.step_executor.watch_for_return(&recovery.plan.old_primary);
+                let interrupt = watch.interrupt();
+                let catch_up = self
+                    .step_executor
+                    .catch_up_from(successor, from, &set, wait_limit, &interrupt);
+                watch
+                    .during(catch_up, is_back(recovery, &self.done, fresh))
                     .await
                     .unwrap_or_else(|effect| same_effect_for_each(&both, &effect))
             }
@@ -340,6 +389,10 @@ impl RecoveryRunner<'_> {
             Step::Open { successor } => {
                 BTreeMap::from([(successor.clone(), self.open(recovery, fresh, successor).await)])
             }
+            Step::EnableEvents { successor, events } => BTreeMap::from([(
+                successor.clone(),
+                self.step_executor.enable_events(successor, events).await,
+            )]),
             Step::InjectEmpty { primary, set } => {
                 BTreeMap::from([(primary.clone(), self.step_executor.inject_empty(primary, set).await)])
             }
@@ -371,6 +424,12 @@ impl RecoveryRunner<'_> {
             Step::Repoint { successor, replicas } => {
                 let durable = self.durability_terms(recovery, fresh, successor);
                 let acknowledging = durable.as_ref().map(|(_, acknowledging)| acknowledging);
+                if recovery.plan.code == Code::QuarantinedPrimaryReturned
+                    && let Err(effect) = self.step_executor.stop_waiting_as_sources(replicas).await
+                {
+                    let effects = same_effect_for_each(replicas, &effect);
+                    return self.record_result(step, effects);
+                }
                 let mut effects = effects_or_same_for_each(
                     self.step_executor.repoint_as(successor, replicas, acknowledging).await,
                     replicas,
@@ -389,10 +448,14 @@ impl RecoveryRunner<'_> {
                     replicas,
                 )
             }
-            Step::ApplyAll { replicas } => effects_or_same_for_each(
-                self.step_executor.apply_all(replicas, self.apply_deadline()).await,
-                replicas,
-            ),
+            Step::ApplyAll { replicas } => {
+                let deadline = self.apply_deadline();
+                let watch = self.step_executor.watch_for_return(&recovery.plan.old_primary);
+                let interrupt = watch.interrupt();
+                let apply = self.step_executor.apply_all(replicas, deadline, &interrupt);
+                let effects = watch.during(apply, is_back(recovery, &self.done, fresh)).await;
+                effects_or_same_for_each(effects, replicas)
+            }
             Step::Locate { successor, replicas } => {
                 let deadline = self.apply_deadline();
                 self.step_executor.locate(successor, replicas, deadline).await
@@ -484,6 +547,7 @@ impl RecoveryRunner<'_> {
             .as_ref()
             .map_or_else(|| String::from("none"), |(key, _)| key.to_string());
         if finish.successful {
+            self.log_unknown_events(recovery);
             let role = if recovery.plan.kind.opens_a_server() {
                 "primary"
             } else {
@@ -506,6 +570,7 @@ impl RecoveryRunner<'_> {
             }
             self.log(describe_effects(&effects));
         }
+        let is_published = self.is_published(recovery, &mut finish).await;
         let follows = progress::old_primary_follows(&recovery.plan, finish.successful, |key| {
             finish.lost_replicas.iter().any(|refusal| refusal.instance == *key)
         });
@@ -529,7 +594,7 @@ impl RecoveryRunner<'_> {
             lost: finish.lost,
             errors: finish.errors,
             lines: std::mem::take(&mut self.lines),
-            hooks: self.hooks_after(finish.successful),
+            hooks: self.hooks_after(finish.successful && is_published),
             owes_opening: false,
         };
         self.commit(Command::End {
@@ -539,11 +604,12 @@ impl RecoveryRunner<'_> {
         .await
     }
 
-    async fn abort(&mut self, reason: String, undo: Vec<Undo>) -> Result<(), Interrupted> {
+    /// `owes_opening`: the old primary does not answer, and is opened when it comes back read-only.
+    async fn abort(&mut self, reason: String, undo: Vec<Undo>, owes_opening: bool) -> Result<(), Interrupted> {
         warn!(recovery = %self.token.uid, "recovery aborts: {reason}");
         let mut errors = vec![reason.clone()];
         self.log(format!("aborts: {reason}"));
-        let (failed, owes_opening) = self.undo_all(undo).await?;
+        let (failed, not_opened) = self.undo_all(undo).await?;
         errors.extend(failed);
         if let Some(recovery) = self.recovery() {
             errors.extend(self.restart_stopped_replicas(&recovery).await?);
@@ -557,13 +623,31 @@ impl RecoveryRunner<'_> {
             errors,
             lines: std::mem::take(&mut self.lines),
             hooks: self.hooks_after(false),
-            owes_opening,
+            owes_opening: owes_opening || not_opened,
         };
         self.commit(Command::End {
             token: self.token.clone(),
             ending: Box::new(ending),
         })
         .await
+    }
+}
+
+/// Whether the old primary is back when it answers with these facts, as the next action would judge it.
+fn is_back<'a>(
+    recovery: &'a Recovery,
+    done: &'a [StepResult],
+    fresh: &'a Topology,
+) -> impl Fn(&InstanceFacts) -> bool + 'a {
+    move |facts| {
+        let mut seen = fresh.clone();
+        if let Some(instance) = seen.instances.get_mut(&recovery.plan.old_primary) {
+            instance.facts = Some(facts.clone());
+            instance.failure = None;
+            instance.last_seen = Some(fresh.taken);
+            instance.last_checked = Some(fresh.taken);
+        }
+        progress::is_back(&recovery.plan, done, &seen)
     }
 }
 

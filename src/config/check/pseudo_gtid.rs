@@ -44,7 +44,7 @@ mod tests {
     use crate::config::settings::{Environment, PseudoGtidSettings};
 
     fn read(keys: &str) -> Result<PseudoGtidSettings, String> {
-        let text = format!(r#"{{"SQLite3DataFile": ":memory:", {keys}}}"#);
+        let text = format!(r#"{{"SQLite3DataFile": ":memory:", "APIOpen": true, {keys}}}"#);
         let mut file = File::default();
         file.merge(Path::new("test"), &text)
             .map_err(|error| error.to_string())?;

@@ -57,7 +57,8 @@ pub mod structure;
 
 pub use node::{current_primary, group_primary, other_writable_tops};
 pub use opinion::{Agreement, SuspectHistory, SuspectedFailure, agreement, verdict};
-pub use partition::may_be_partitioned;
+pub use partition::{is_mere_silence, may_be_partitioned};
+pub use settings::read_only_bypass;
 
 /// All findings of one cluster: at most one per instance, in order of precedence, then of address.
 ///

@@ -198,7 +198,7 @@ pub fn other_writable_tops(topology: &Topology, than: &InstanceKey) -> BTreeSet<
 }
 
 /// Reachable writable nodes at the top. A group is one node, however many of its members take writes.
-pub(super) fn writable_tops(topology: &Topology) -> BTreeSet<InstanceKey> {
+pub fn writable_tops(topology: &Topology) -> BTreeSet<InstanceKey> {
     let is_writable = |key: &InstanceKey| {
         topology
             .get(key)

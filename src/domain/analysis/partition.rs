@@ -37,6 +37,14 @@ pub fn may_be_partitioned(finding: &Finding) -> bool {
         && evidence.failure.as_ref().is_some_and(is_silent_failure)
 }
 
+/// Whether only silence speaks for the failure of an instance: it gives no answer, and no replica reports that it lost it.
+/// When a data center falls silent, all its instances are of that kind.
+pub fn is_mere_silence(finding: &Finding) -> bool {
+    let evidence = &finding.evidence;
+    evidence.failure.as_ref().is_some_and(is_silent_failure)
+        && (evidence.receiving_replicas > 0 || evidence.valid_replicas == 0)
+}
+
 /// Whether a code stands for a primary that does not answer while replicas report that they receive from it.
 fn is_unreachable_primary(code: Code) -> bool {
     match code {
@@ -85,6 +93,8 @@ fn is_unreachable_primary(code: Code) -> bool {
         | Code::UnsafeSettings
         | Code::DurabilityNotKept
         | Code::QuorumInOneDataCenter
+        | Code::UndiscoveredServers
+        | Code::UnverifiedServers
         | Code::GroupPrimaryChanged
         | Code::NoProblem => false,
     }
@@ -135,6 +145,32 @@ mod tests {
             file: file.to_owned(),
             position,
         }
+    }
+
+    #[test]
+    fn a_replica_that_lost_its_source_says_more_than_silence() {
+        use crate::domain::finding::Evidence;
+        use crate::domain::fixture::key;
+        use crate::domain::topology::ClusterId;
+        let finding = |failure: ProbeFailure, valid_replicas, receiving_replicas| Finding {
+            code: Code::UnreachableMaster,
+            instance: key(1),
+            cluster: ClusterId("c1".to_owned()),
+            structure: Vec::new(),
+            downtimed: false,
+            replicas_downtimed: false,
+            evidence: Evidence {
+                failure: Some(failure),
+                valid_replicas,
+                receiving_replicas,
+                ..Evidence::default()
+            },
+            description: String::new(),
+        };
+        assert!(is_mere_silence(&finding(ProbeFailure::NoAnswer, 0, 0)));
+        assert!(is_mere_silence(&finding(ProbeFailure::NoAnswer, 2, 1)));
+        assert!(!is_mere_silence(&finding(ProbeFailure::NoAnswer, 2, 0)));
+        assert!(!is_mere_silence(&finding(ProbeFailure::Refused, 0, 0)));
     }
 
     #[test]

@@ -329,6 +329,8 @@ pub(super) fn explains_lost_connections(code: Code) -> bool {
         | Code::UnsafeSettings
         | Code::DurabilityNotKept
         | Code::QuorumInOneDataCenter
+        | Code::UndiscoveredServers
+        | Code::UnverifiedServers
         | Code::GroupPrimaryChanged
         | Code::NoProblem => false,
     }

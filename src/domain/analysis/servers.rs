@@ -28,16 +28,42 @@ pub(super) fn findings(topology: &Topology, policy: &Policy) -> Vec<Finding> {
         });
         let quorum = (current.as_ref() == Some(&instance.key)).then(|| quorum::in_one_data_center(topology, policy));
         let quorum = quorum.flatten().map(|text| (Code::QuorumInOneDataCenter, text));
+        let undiscovered = undiscovered(instance).map(|text| (Code::UndiscoveredServers, text));
+        let unverified = (current.as_ref() == Some(&instance.key)).then(|| settings::unverified_servers(topology));
+        let unverified = unverified.flatten().map(|text| (Code::UnverifiedServers, text));
         for (code, description) in controller
             .into_iter()
             .chain(duplicate)
             .chain(settings::advice(topology, policy, instance))
             .chain(quorum)
+            .chain(undiscovered)
+            .chain(unverified)
         {
             found.push(finding(topology, policy, instance, code, description));
         }
     }
     found
+}
+
+/// The addresses that a server names and that are not dialled.
+fn undiscovered(instance: &Instance) -> Option<String> {
+    /// More would make the text unreadable; `/api/undiscovered` has all.
+    const SHOWN: usize = 3;
+    let all = &instance.not_followed;
+    let shown: Vec<String> = all.iter().take(SHOWN).map(ToString::to_string).collect();
+    let more = all.len().saturating_sub(SHOWN);
+    let more = if more == 0 {
+        String::new()
+    } else {
+        format!("; and {more} more")
+    };
+    (!shown.is_empty()).then(|| {
+        format!(
+            "{} names servers that are not dialled: {}{more}",
+            instance.key,
+            shown.join("; ")
+        )
+    })
 }
 
 fn finding(topology: &Topology, policy: &Policy, instance: &Instance, code: Code, description: String) -> Finding {

@@ -63,6 +63,20 @@ fn missing_account(topology: &Topology, policy: &Policy, instance: &Instance, fa
     ))
 }
 
+/// A program that answers at the address of such a server can act as the server, and gets what the handshake reveals.
+pub(super) fn unverified_servers(topology: &Topology) -> Option<String> {
+    let instances = topology.instances.values();
+    let unverified = instances.filter(|instance| instance.valid_facts().is_some_and(|facts| facts.is_unverified));
+    match unverified.count() {
+        0 => None,
+        count => Some(format!(
+            "{count} of {} servers are connected without verified TLS: a program that answers at such an address can act as the \
+             server and obtain the account; use tls.mode: Verify, or MySQLTopologySSLCAFile",
+            topology.instances.len()
+        )),
+    }
+}
+
 /// The policy needs semi-sync, and the server does not have it.
 fn without_semi_sync(policy: &Policy, key: &InstanceKey, facts: &InstanceFacts) -> Option<String> {
     let needs = policy.durability.is_kept() && !facts.is_group_member() && !facts.is_binlog_server();
@@ -100,10 +114,40 @@ fn missing_privileges(key: &InstanceKey, facts: &InstanceFacts, settings: &Serve
     ))
 }
 
+/// Which accounts can write on a server that ham4db made read-only, or why that is unknown; `None` when none can. `super_read_only`, which
+/// `MySQL` has since 5.7, stops all of them.
+pub fn read_only_bypass(facts: &InstanceFacts) -> Option<String> {
+    if facts.version.has_super_read_only() {
+        return None;
+    }
+    let Some(accounts) = facts
+        .settings
+        .as_ref()
+        .and_then(|settings| settings.past_read_only.as_ref())
+    else {
+        return Some(String::from(
+            "which accounts can write despite read_only is unknown, because ham4db's account may not read the privileges of others",
+        ));
+    };
+    (accounts.count > 0).then(|| format!("{} accounts can write despite read_only ({accounts})", accounts.count))
+}
+
 /// The fence of `MariaDB` is `read_only`, which these accounts bypass. The fence of `MySQL` is `super_read_only`, which
 /// no account bypasses. On `MySQL` only a server that has `read_only` without `super_read_only` takes their writes.
 fn ineffective_fence(key: &InstanceKey, facts: &InstanceFacts, settings: &ServerSettings) -> Option<String> {
-    let accounts = settings.past_read_only.as_ref().filter(|accounts| accounts.count > 0)?;
+    let Some(accounts) = &settings.past_read_only else {
+        // A replica is not fenced.
+        let is_fenced = facts.version.flavour.is_mariadb() && facts.managed_channel().is_none();
+        return is_fenced.then(|| {
+            format!(
+                "which accounts read_only on {key} would not stop is unknown: use GRANT SELECT ON mysql.global_priv for {}",
+                settings.account
+            )
+        });
+    };
+    if accounts.count == 0 {
+        return None;
+    }
     if facts.version.flavour.is_mariadb() {
         return Some(format!(
             "read_only on {key} would not stop {} of its accounts ({accounts}): ham4db can only kill their sessions",

@@ -22,6 +22,7 @@ fn sound() -> ServerSettings {
             ..Privileges::default()
         }),
         past_read_only: Some(Accounts::default()),
+        ..ServerSettings::default()
     }
 }
 
@@ -197,6 +198,27 @@ fn a_fence_that_accounts_pass_is_said_before_it_is_needed() {
 }
 
 #[test]
+fn a_fence_that_is_unknown_is_said_before_it_is_needed() {
+    let unknown = |set: &mut ServerSettings| {
+        set.account = "ham4db@%".to_owned();
+        set.past_read_only = None;
+    };
+    let primary = set(mariadb_primary(1, "0-1-9"), unknown);
+    let replica = set(mariadb_replica(2, 1, "0-1-9"), unknown);
+    let told = text(
+        &topology([primary, replica]),
+        &Policy::default(),
+        Code::FenceIneffective,
+    );
+    assert_eq!(
+        told,
+        [
+            "which accounts read_only on db1:3306 would not stop is unknown: use GRANT SELECT ON mysql.global_priv for ham4db@%"
+        ]
+    );
+}
+
+#[test]
 fn a_server_that_boots_writable_is_named_unless_nobody_wants_to_know() {
     let view = topology([set(primary(1, "1:1-9"), |set| set.boot = Boot::Writable)]);
     let with = |boot_read_only| {
@@ -256,4 +278,38 @@ fn one_identity_at_two_addresses_is_a_duplicate_only_when_they_are_two_servers()
     assert_eq!(copy(&|facts| facts.uptime_seconds -= 100), both);
     assert_eq!(copy(&|facts| facts.hostname = "other".to_owned()), both);
     assert_eq!(copy(&|facts| facts.data_directory = "/other/".to_owned()), both);
+}
+
+#[test]
+fn addresses_that_are_not_dialled_are_told_with_the_first_reasons() {
+    use crate::domain::discovery::{NotFollowed, NotFollowedReason};
+    use crate::domain::key::InstanceKey;
+
+    let mut named = set(primary(1, "1:1-9"), |_| {});
+    named.not_followed = (1..=5)
+        .map(|n| NotFollowed::new(&InstanceKey::new(format!("x{n}"), 1), NotFollowedReason::TooMany))
+        .collect();
+    let view = topology([named, set(replica(2, 1, "1:1-9"), |_| {})]);
+    let why = "DiscoveryMaxInstances is reached";
+    assert_eq!(
+        text(&view, &Policy::default(), Code::UndiscoveredServers),
+        [format!(
+            "db1:3306 names servers that are not dialled: x1:1: {why}; x2:1: {why}; x3:1: {why}; and 2 more"
+        )]
+    );
+}
+
+#[test]
+fn servers_without_verified_tls_are_one_finding_about_the_primary() {
+    let text = |unverified: [bool; 2]| {
+        let [first, second] = unverified;
+        let view = topology([
+            primary(1, "1:1-9").facts(|facts| facts.is_unverified = first),
+            replica(2, 1, "1:1-9").facts(|facts| facts.is_unverified = second),
+        ]);
+        text(&view, &Policy::default(), Code::UnverifiedServers)
+    };
+    assert_eq!(text([false, false]), [] as [String; 0]);
+    assert!(text([false, true])[0].starts_with("1 of 2 servers are connected without verified TLS"));
+    assert_eq!(text([true, true]).len(), 1);
 }

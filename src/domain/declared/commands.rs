@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::domain::instance::Instance;
 use crate::domain::intent::{Intent, IntentDetails, IntentId, Origin};
 use crate::domain::key::InstanceKey;
 use crate::domain::state::{Cluster, Command, State};
@@ -33,13 +34,13 @@ pub(super) fn of_document(
             "{origin}: OwnedByAnotherGroup: group {owner} writes its status, so this group only observes it"
         ));
     }
-    let older = older_document(declared, state, views);
-    if let Some(winner) = older {
+    let other_owner = other_owner(declared, state, views);
+    if let Some(owner) = other_owner {
         answer.warnings.push(format!(
-            "{origin}: names a cluster that the older document {winner} owns; only the older document is in effect"
+            "{origin}: names a cluster that document {owner} owns; only that document is in effect"
         ));
     }
-    let requested_intents = if older.is_some() {
+    let requested_intents = if other_owner.is_some() {
         Vec::new()
     } else {
         declared.requested_intents(now)
@@ -50,6 +51,12 @@ pub(super) fn of_document(
     if is_stale && (!end.is_empty() || requests::has_others_open(declared, state)) {
         // A stale view withdraws nothing, so the generation is not recorded as settled either.
         wanted.generation = declared.recorded(state).map_or(0, |recorded| recorded.generation);
+    }
+    if !is_stale && let Some(recorded) = state.documents.get(origin) {
+        let withdrawn = recorded.seeds.difference(&wanted.seeds);
+        answer
+            .commands
+            .extend(withdrawn.flat_map(|seed| forget_withdrawn(seed, state, views)));
     }
     if state.documents.get(origin) != Some(&wanted) {
         answer.commands.push(Command::PutDocument {
@@ -62,8 +69,28 @@ pub(super) fn of_document(
     }
 }
 
-/// The older document that owns the cluster of this document's seeds, when this document owns none.
-pub(super) fn older_document<'a>(
+/// For how long a withdrawn server is not discovered again, milliseconds: three polls by default.
+const FORGET_MILLIS: i64 = 15_000;
+
+/// A seed that a document no longer names, and that is in quarantine and does not answer, is gone for good.
+fn forget_withdrawn(seed: &InstanceKey, state: &State, views: &[ClusterView]) -> Vec<Command> {
+    let held = state.quarantines.values().filter(|held| {
+        let Some(view) = views.iter().find(|view| view.cluster.id == held.cluster) else {
+            return false;
+        };
+        let is_it = held.instance == *seed || *view.topology.resolve(seed) == held.instance;
+        is_it && view.topology.get(&held.instance).is_none_or(Instance::is_absent)
+    });
+    held.map(|held| Command::ForgetGone {
+        instance: held.instance.clone(),
+        until: state.clock.plus_millis(FORGET_MILLIS),
+        reason: String::from("it was withdrawn from its document"),
+    })
+    .collect()
+}
+
+/// The document that owns the cluster of this document's seeds, when this document owns none.
+pub(super) fn other_owner<'a>(
     declared: &DeclaredCluster,
     state: &'a State,
     views: &[ClusterView],

@@ -1,6 +1,7 @@
 //! The conditions of a document, each with a reason for programs and a message for the operator.
 
-use crate::domain::policy::RecoveryMode;
+use crate::domain::finding::Code;
+use crate::domain::policy::{RecoveryMode, VoterProblem};
 
 use super::definition::{self, Definition};
 use super::document::{DeclaredCluster, SecretState};
@@ -25,6 +26,7 @@ pub(super) fn of(declared: &DeclaredCluster, found: &SeedMatch<'_>, model: &Stat
             ConditionKind::Paused => Some(paused(declared)),
             ConditionKind::CredentialsMissing => Some(credentials_missing(declared)),
             ConditionKind::RaftHealthy => Some(raft_healthy(found)),
+            ConditionKind::UndiscoveredServers => Some(undiscovered(found, model)),
             ConditionKind::PrimaryServicePublished => Some(endpoints::condition(declared)),
             // Until the state of the Services is known.
             ConditionKind::DefinitionCurrent => Some(definition::condition(&Definition::NotReadYet, &[])),
@@ -170,25 +172,74 @@ fn raft_healthy(found: &SeedMatch<'_>) -> Condition {
             "the group has a single member, which needs no quorum",
         );
     }
-    let names: Vec<&str> = voters.keys().map(String::as_str).collect();
-    condition(
-        kind,
-        ConditionStatus::True,
-        Reason::Quorum,
-        format!("a majority of the voters {} confirmed the leader", names.join(", ")),
-    )
+    let names = |names: &mut dyn Iterator<Item = &String>| names.map(String::as_str).collect::<Vec<_>>().join(", ");
+    let confirmed = format!(
+        "a majority of the voters {} confirmed the leader",
+        names(&mut voters.keys())
+    );
+    let with = |wanted: VoterProblem| {
+        let problems = view.policy.voter_problems.iter();
+        names(
+            &mut problems
+                .filter(|(_, problem)| **problem == wanted)
+                .map(|(name, _)| name),
+        )
+    };
+    let (silent, skewed) = (with(VoterProblem::Silent), with(VoterProblem::ClockSkew));
+    let mut problems = Vec::new();
+    if !silent.is_empty() {
+        problems.push(format!(
+            "no answer from {silent}: start it, or remove it from the group"
+        ));
+    }
+    if !skewed.is_empty() {
+        problems.push(format!(
+            "ClockSkew: the clock of {skewed} differs from the majority's: correct it"
+        ));
+    }
+    let reason = match (silent.is_empty(), skewed.is_empty()) {
+        (true, true) => return condition(kind, ConditionStatus::True, Reason::Quorum, confirmed),
+        (false, _) => Reason::MemberSilent,
+        (true, false) => Reason::ClockSkew,
+    };
+    let message = format!("{}; {confirmed}", problems.join("; "));
+    condition(kind, ConditionStatus::False, reason, message)
+}
+
+/// Whether servers of the cluster name addresses that are not dialled.
+fn undiscovered(found: &SeedMatch<'_>, model: &StatusModel) -> Condition {
+    let kind = ConditionKind::UndiscoveredServers;
+    let Some(view) = found
+        .view
+        .filter(|_| model.instances.iter().any(|instance| instance.answers))
+    else {
+        return not_seen_yet(kind);
+    };
+    let mut named = view.findings.iter().map(|judged| &judged.finding);
+    match named.find(|finding| finding.code == Code::UndiscoveredServers) {
+        Some(finding) => condition(
+            kind,
+            ConditionStatus::True,
+            Reason::NotFollowed,
+            finding.description.clone(),
+        ),
+        None => condition(
+            kind,
+            ConditionStatus::False,
+            Reason::AllFollowed,
+            "every server that the servers of the cluster name is dialled",
+        ),
+    }
 }
 
 fn discovered(declared: &DeclaredCluster, found: &SeedMatch<'_>, model: &StatusModel) -> Condition {
     let kind = ConditionKind::Discovered;
-    if let Some(older) = found.older {
+    if let Some(owner) = found.other_owner {
         return condition(
             kind,
             ConditionStatus::False,
             Reason::OwnedByAnotherDocument,
-            format!(
-                "the seeds belong to a cluster that the older document {older} owns; only the older document is in effect"
-            ),
+            format!("the seeds belong to a cluster that document {owner} owns; only that document is in effect"),
         );
     }
     let Some(view) = found.view else {

@@ -119,6 +119,9 @@ const FIELDS: &[(&str, RestoreField)] = &[
     ("spec.recovery.stalledPrimary", |declared, recorded, _| {
         declared.document.stalled = recorded.stalled;
     }),
+    ("spec.recovery.events", |declared, recorded, _| {
+        declared.document.events = recorded.events;
+    }),
     ("spec.durability", |declared, recorded, _| {
         declared.document.durability = recorded.durability;
     }),

@@ -13,7 +13,7 @@ use crate::domain::state::{Command, Document, Request, RequestKind, RequestOutco
 use crate::domain::time::WallTime;
 use crate::domain::topology::Topology;
 
-use super::commands::older_document;
+use super::commands::other_owner;
 use super::document::DeclaredCluster;
 use super::pods::{Pod, PodTermination, Pods, WatchState};
 use super::status::{Role, StatusModel};
@@ -78,7 +78,7 @@ pub(super) fn of_document(
         return;
     }
     let origin = &declared.document.origin;
-    if declared.foreign_owner(state, now).is_some() || older_document(declared, state, views).is_some() {
+    if declared.foreign_owner(state, now).is_some() || other_owner(declared, state, views).is_some() {
         cancel_requests(answer, origin, state, "the document is not in effect");
         return;
     }

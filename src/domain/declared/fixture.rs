@@ -43,6 +43,7 @@ pub(crate) fn document(namespace: &str, name: &str) -> DeclaredCluster {
             block_millis: 1_800_000,
             loss: crate::domain::policy::LossPolicy::Allow,
             loss_timeout_millis: 60_000,
+            events: None,
             old_primary: crate::domain::policy::OldPrimary::Hold,
             boot_read_only: crate::domain::policy::BootReadOnly::Advise,
             stalled: None,
@@ -147,6 +148,7 @@ pub(crate) fn view(owner: Option<Origin>) -> ClusterView {
             process: None,
         }),
         document: owner,
+        split_from: None,
     };
     let topology = Topology {
         cluster: id,

@@ -126,11 +126,18 @@ pub fn reconcile(
     now: WallTime,
 ) -> Reconciliation {
     let mut answer = Reconciliation::default();
-    let documents: Vec<definition::CompletedDocument<'_>> = seen
+    let mut documents: Vec<definition::CompletedDocument<'_>> = seen
         .documents
         .iter()
         .map(|declared| definition::complete(declared, seen, state))
         .collect();
+    // Of documents that are new at the same time the oldest is recorded first, so that its account is tried first.
+    documents.sort_by_key(|whole| {
+        (
+            whole.declared.created.unwrap_or(now),
+            whole.declared.document.origin.clone(),
+        )
+    });
     for whole in &documents {
         let (first, declared) = (answer.commands.len(), &whole.declared);
         commands::of_document(&mut answer, seen.completeness, declared, state, views, now);

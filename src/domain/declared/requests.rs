@@ -9,7 +9,7 @@ use crate::domain::state::{
 };
 use crate::domain::time::WallTime;
 
-use super::commands::older_document;
+use super::commands::other_owner;
 use super::document::{DeclaredCluster, DeclaredTakeover};
 use super::status::{ForcePhase, ForceStatus, TakeoverPhase, TakeoverStatus};
 use super::{ClusterView, Completeness, Reconciliation};
@@ -33,7 +33,7 @@ pub(super) fn of_document(
         return;
     }
     let origin = &declared.document.origin;
-    let counts = declared.foreign_owner(state, now).is_none() && older_document(declared, state, views).is_none();
+    let counts = declared.foreign_owner(state, now).is_none() && other_owner(declared, state, views).is_none();
     if counts {
         acknowledge(answer, declared, state, now);
     }

@@ -205,6 +205,8 @@ pub struct LastRecovery {
     pub successful: bool,
     /// Transactions that are known to be lost.
     pub lost: Option<GtidSet>,
+    /// What was lost and what proves it, in words.
+    pub loss: Option<String>,
     /// The fencing proof that allowed the opening, in words.
     pub fencing: Option<String>,
     /// How the possible loss of transactions was accepted.
@@ -317,6 +319,8 @@ pub enum ConditionKind {
     CredentialsMissing,
     /// The group has a quorum.
     RaftHealthy,
+    /// Servers of the cluster name addresses that are not dialled.
+    UndiscoveredServers,
     /// The Service of the document has the primary as endpoint.
     PrimaryServicePublished,
     /// The documents are served by the definition of this version or a newer one.
@@ -329,7 +333,7 @@ pub enum ConditionKind {
 
 impl ConditionKind {
     /// All types.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::Ready,
         Self::Discovered,
         Self::PrimaryWritable,
@@ -341,6 +345,7 @@ impl ConditionKind {
         Self::Paused,
         Self::CredentialsMissing,
         Self::RaftHealthy,
+        Self::UndiscoveredServers,
         Self::PrimaryServicePublished,
         Self::DefinitionCurrent,
         Self::Reconciling,
@@ -361,6 +366,7 @@ impl ConditionKind {
             Self::Paused => "Paused",
             Self::CredentialsMissing => "CredentialsMissing",
             Self::RaftHealthy => "RaftHealthy",
+            Self::UndiscoveredServers => "UndiscoveredServers",
             Self::PrimaryServicePublished => "PrimaryServicePublished",
             Self::DefinitionCurrent => "DefinitionCurrent",
             Self::Reconciling => "Reconciling",
@@ -419,6 +425,7 @@ impl StatusModel {
                 | ConditionKind::Paused
                 | ConditionKind::CredentialsMissing
                 | ConditionKind::RaftHealthy
+                | ConditionKind::UndiscoveredServers
                 | ConditionKind::PrimaryServicePublished
                 | ConditionKind::DefinitionCurrent => Condition::new(
                     kind,

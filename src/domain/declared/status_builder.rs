@@ -14,7 +14,7 @@ use crate::domain::time::WallTime;
 use crate::domain::topology::{ClusterId, Topology};
 
 use super::ClusterView;
-use super::commands::older_document;
+use super::commands::other_owner;
 use super::conditions;
 use super::document::DeclaredCluster;
 use super::incident_id;
@@ -29,8 +29,8 @@ use super::status::{
 pub(super) struct SeedMatch<'a> {
     /// The cluster that the document owns.
     pub(super) view: Option<&'a ClusterView>,
-    /// The older document that owns the cluster of the seeds.
-    pub(super) older: Option<&'a Origin>,
+    /// The document that owns the cluster of the seeds, when this one owns none.
+    pub(super) other_owner: Option<&'a Origin>,
     /// A seed in a cluster that another document owns.
     pub(super) foreign_seed: Option<(&'a InstanceKey, &'a Origin)>,
     /// A seed in another cluster that this document owns too.
@@ -39,14 +39,14 @@ pub(super) struct SeedMatch<'a> {
 
 fn find<'a>(declared: &'a DeclaredCluster, state: &'a State, views: &'a [ClusterView]) -> SeedMatch<'a> {
     let origin = &declared.document.origin;
-    let older = older_document(declared, state, views);
+    let other_owner = other_owner(declared, state, views);
     let mut found = SeedMatch {
         view: None,
-        older,
+        other_owner,
         foreign_seed: None,
         second_topology: None,
     };
-    if older.is_some() {
+    if other_owner.is_some() {
         return found;
     }
     let mut named: Vec<(&InstanceKey, &ClusterView)> = Vec::new();
@@ -363,6 +363,7 @@ fn last(cluster: &ClusterId, state: &State) -> Option<LastRecovery> {
         ended: recovery.ended()?,
         successful: recovery.is_successful(),
         lost: recovery.lost.clone().filter(|lost| !lost.is_empty()),
+        loss: recovery.loss(),
         fencing: recovery.fencing_proof.as_ref().map(ToString::to_string),
         accepted_via: recovery
             .plan

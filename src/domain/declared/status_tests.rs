@@ -10,7 +10,7 @@ use crate::domain::finding::{Code, Evidence, Finding};
 use crate::domain::gtid::GtidSet;
 use crate::domain::instance::ProbeFailure;
 use crate::domain::intent::{Intent, IntentDetails, PromotionRule};
-use crate::domain::policy::HeldBack;
+use crate::domain::policy::{HeldBack, VoterProblem};
 use crate::domain::version::Flavour;
 
 #[test]
@@ -123,6 +123,7 @@ fn a_healthy_cluster_reads_as_healthy() {
         (ConditionKind::Paused, ConditionStatus::False),
         (ConditionKind::CredentialsMissing, ConditionStatus::False),
         (ConditionKind::RaftHealthy, ConditionStatus::True),
+        (ConditionKind::UndiscoveredServers, ConditionStatus::False),
         (ConditionKind::PrimaryServicePublished, ConditionStatus::False),
         (ConditionKind::DefinitionCurrent, ConditionStatus::True),
         (ConditionKind::Reconciling, ConditionStatus::False),
@@ -143,6 +144,49 @@ fn a_healthy_cluster_reads_as_healthy() {
 }
 
 #[test]
+fn each_dead_follower_is_named() {
+    let mut view = view(Some(origin("db", "orders")));
+    view.policy.voters = ["m1", "m2", "m3"].map(|name| (name.to_owned(), String::new())).into();
+    let condition = |view: &crate::domain::cluster_view::ClusterView| {
+        let mut state = state_with(view);
+        let answer = settle(
+            &seen(vec![document("db", "orders")]),
+            &mut state,
+            std::slice::from_ref(view),
+            NOW,
+        );
+        let condition = of(&answer, "orders").condition(ConditionKind::RaftHealthy).cloned();
+        let condition = condition.unwrap();
+        (condition.status, condition.reason, condition.message)
+    };
+    let confirmed = "a majority of the voters m1, m2, m3 confirmed the leader";
+    assert_eq!(
+        condition(&view),
+        (ConditionStatus::True, "Quorum", confirmed.to_owned())
+    );
+    view.policy.voter_problems = BTreeMap::from([
+        ("m1".to_owned(), VoterProblem::ClockSkew),
+        ("m2".to_owned(), VoterProblem::Silent),
+        ("m3".to_owned(), VoterProblem::Silent),
+    ]);
+    assert_eq!(
+        condition(&view),
+        (
+            ConditionStatus::False,
+            "MemberSilent",
+            format!(
+                "no answer from m2, m3: start it, or remove it from the group; ClockSkew: the clock of m1 differs from the majority's: \
+                 correct it; {confirmed}"
+            )
+        )
+    );
+    view.policy
+        .voter_problems
+        .retain(|_, problem| *problem == VoterProblem::ClockSkew);
+    assert_eq!(condition(&view).1, "ClockSkew");
+}
+
+#[test]
 fn what_was_not_seen_is_unknown_and_never_healthy() {
     let mut state = state();
     let answer = settle(&seen(vec![document("db", "orders")]), &mut state, &[], NOW);
@@ -153,6 +197,7 @@ fn what_was_not_seen_is_unknown_and_never_healthy() {
         ConditionKind::PrimaryWritable,
         ConditionKind::ErrantGtids,
         ConditionKind::RaftHealthy,
+        ConditionKind::UndiscoveredServers,
     ] {
         assert_eq!(
             condition_of(model, kind),

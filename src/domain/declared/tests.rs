@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::fixture::{NOW, document, key, origin, seen, state};
+use super::fixture::{B, NOW, document, key, origin, seen, state, state_with, view};
 use super::*;
 use crate::domain::intent::{Intent, IntentDetails, IntentId, IntentKind, PromotionRule};
 use crate::domain::policy::RecoveryMode;
@@ -273,4 +273,52 @@ fn another_groups_document_is_only_observed_until_it_falls_silent() {
     assert_eq!(names(&answer), ["put-document"]);
     assert_eq!(state.documents[&origin("db", "orders")].mode, RecoveryMode::Auto);
     assert_eq!(answer.statuses.len(), 1);
+}
+
+#[test]
+fn the_quarantine_of_a_server_that_a_document_no_longer_names_lasted_for_ever() {
+    use crate::domain::instance::{Identity, ProbeFailure};
+    use crate::domain::state::{Quarantine, QuarantineState};
+
+    for (failure, proposed) in [
+        (Some(ProbeFailure::Refused), vec!["forget-gone", "put-document"]),
+        (None, vec!["put-document"]),
+    ] {
+        let is_gone = failure.is_some();
+        let mut view = view(Some(origin("db", "orders")));
+        let mut state = state_with(&view);
+        let mut declared = document("db", "orders");
+        declared.document.seeds.insert(key("b"));
+        settle(
+            &seen(vec![declared.clone()]),
+            &mut state,
+            std::slice::from_ref(&view),
+            NOW,
+        );
+        view.topology.instances.get_mut(&key("b")).unwrap().failure = failure;
+        let held = Quarantine {
+            identity: Identity::ServerUuid(B.to_owned()),
+            instance: key("b"),
+            cluster: view.cluster.id.clone(),
+            recovery: "r".to_owned(),
+            epoch: 1,
+            since: NOW,
+            standing: QuarantineState::Absent,
+        };
+        state.quarantines.insert("held".to_owned(), held);
+        declared.document.generation = 2;
+        declared.document.seeds.remove(&key("b"));
+        let answer = settle(
+            &seen(vec![declared]),
+            &mut state,
+            std::slice::from_ref(&view),
+            later(1000),
+        );
+        assert_eq!(names(&answer), proposed);
+        assert_eq!(
+            state.quarantines.is_empty(),
+            is_gone,
+            "a server that answers is still held"
+        );
+    }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::domain::gtid::{GtidSet, MariaDbGtidSet};
+use crate::domain::scheduled_events::{EventDefinition, ScheduledEvent};
 use crate::domain::version::Flavour;
 
 /// The statements of one version, a line each, under the names of the methods.
@@ -36,6 +37,7 @@ fn every_statement(version: &str, comment: &str) -> String {
     list_source_statements(&dialect, &mut listing);
     list_semi_sync_statements(&dialect, &mut listing);
     list_privileges(&dialect, &mut listing);
+    list_event_and_lock_statements(&dialect, &mut listing);
     listing.0
 }
 
@@ -58,6 +60,60 @@ fn list_server_statements(dialect: &Dialect, to: &mut Listing) {
     to.line("set_read_only off", dialect.set_read_only(false).join("; "));
     to.maybe("set_boot_read_only on", dialect.set_boot_read_only(true));
     to.maybe("set_boot_read_only off", dialect.set_boot_read_only(false));
+}
+
+fn list_event_and_lock_statements(dialect: &Dialect, to: &mut Listing) {
+    let definition = |name: &str, character_set: &str| EventDefinition {
+        event: ScheduledEvent {
+            schema: "app".to_owned(),
+            name: name.to_owned(),
+        },
+        definer: "o'ne@%".to_owned(),
+        character_set: character_set.to_owned(),
+        collation: "utf8mb4_bin".to_owned(),
+    };
+    to.line("select_enabled_events", dialect.select_enabled_events());
+    for status in [EventStatus::Enabled, EventStatus::DisabledOnReplica] {
+        let name = format!("select_event_definitions {status:?}");
+        to.line(&name, dialect.select_event_definitions(status));
+        let usual = definition("e`1", "utf8mb4");
+        to.line(&format!("alter_event {status:?}"), dialect.alter_event(&usual, status));
+    }
+    for (name, character_set) in [
+        ("e", "utf8mb4"),
+        ("e", "latin1"),
+        ("é", "utf8mb4"),
+        ("é", "latin1"),
+        ("e", "x; y"),
+    ] {
+        let definition = definition(name, character_set);
+        to.maybe(
+            &format!("set_event_character_set {name} {character_set}"),
+            dialect.set_event_character_set(&definition),
+        );
+    }
+    to.line(
+        "runs_events_while_read_only",
+        dialect.runs_events_while_read_only().to_string(),
+    );
+    to.line("set_session_binlog off", dialect.set_session_binlog(false));
+    to.line("set_lock_wait", dialect.set_lock_wait(0));
+    to.line(
+        "select_sessions_that_block_read_only",
+        dialect.select_sessions_that_block_read_only(),
+    );
+    to.line(
+        "select_sessions_that_may_block_read_only",
+        dialect.select_sessions_that_may_block_read_only(3),
+    );
+    to.line(
+        "count_appliers_waiting_for_backup",
+        dialect.count_appliers_waiting_for_backup(),
+    );
+    to.maybe(
+        "select_sessions_with_backup_lock",
+        dialect.select_sessions_with_backup_lock(),
+    );
 }
 
 fn list_thread_statements(dialect: &Dialect, channel: &str, to: &mut Listing) {

@@ -11,14 +11,17 @@
 //! name the channel, with `FOR CHANNEL ''` for the default one. MariaDB takes no name as the default connection.
 
 mod errant;
+mod events;
 #[cfg(test)]
 mod golden_tests;
+mod locks;
 mod ownership;
 mod privileges;
 mod replication;
 mod semi_sync;
 mod source;
 
+pub use self::events::EventStatus;
 pub use self::ownership::OWNER_LOCK;
 pub use self::privileges::PrivilegeRequirement;
 pub use self::semi_sync::{SemiSyncReplicaNames, SemiSyncSourceNames};
@@ -173,6 +176,52 @@ impl Dialect {
             format!(
                 "SELECT ID FROM {list} WHERE USER = 'system user' AND EXISTS (SELECT 1 FROM {list} AS `session` \
                  WHERE `session`.ID = {holder} AND `session`.INFO LIKE 'STOP %')"
+            )
+        })
+    }
+
+    /// Selects the applier threads of a server with one channel, while its receiver thread is stopped or connects: `ID`,
+    /// `STATE`. Needs the PROCESS privilege.
+    pub fn select_applier_threads(&self) -> String {
+        format!(
+            "SELECT ID, STATE FROM {} WHERE USER = 'system user' AND COMMAND NOT IN ('Daemon', 'Slave_IO') \
+             AND STATE NOT LIKE 'Connecting %' AND STATE NOT LIKE 'Reconnecting %'",
+            self.processlist()
+        )
+    }
+
+    /// The same for one channel of several; empty while `performance_schema` is off. `None` on MariaDB, where a thread
+    /// does not show its channel.
+    pub fn select_applier_threads_of(&self, channel: &str) -> Option<String> {
+        (!self.is_mariadb()).then(|| {
+            let channel = quote_string(channel);
+            format!(
+                "SELECT PROCESSLIST_ID AS ID, PROCESSLIST_STATE AS STATE FROM performance_schema.threads \
+                 WHERE THREAD_ID IN (SELECT THREAD_ID FROM performance_schema.replication_applier_status_by_coordinator \
+                 WHERE CHANNEL_NAME = {channel} UNION SELECT THREAD_ID FROM \
+                 performance_schema.replication_applier_status_by_worker WHERE CHANNEL_NAME = {channel})"
+            )
+        })
+    }
+
+    /// The applier threads of a channel that are within a transaction. `None` on `MariaDB`, which does not show that.
+    pub fn select_applying_threads_of(&self, channel: &str) -> Option<String> {
+        (!self.is_mariadb()).then(|| {
+            let channel = quote_string(channel);
+            format!(
+                "SELECT WORKER_ID FROM performance_schema.replication_applier_status_by_worker \
+                 WHERE CHANNEL_NAME = {channel} AND APPLYING_TRANSACTION <> ''"
+            )
+        })
+    }
+
+    /// Those of these connections that have a transaction in the storage engine. `None` without a connection.
+    pub fn select_transactions_of(&self, connections: &[u64]) -> Option<String> {
+        let ids: Vec<String> = connections.iter().map(u64::to_string).collect();
+        (!ids.is_empty()).then(|| {
+            format!(
+                "SELECT trx_mysql_thread_id FROM information_schema.innodb_trx WHERE trx_mysql_thread_id IN ({})",
+                ids.join(", ")
             )
         })
     }

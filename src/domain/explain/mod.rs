@@ -19,6 +19,7 @@ use super::key::InstanceKey;
 use super::policy::{HeldBack, LossPolicy, Policy};
 use super::recovery::fencing_proof;
 use super::recovery::loss;
+use super::recovery::loss_evidence::LossEvidence;
 use super::recovery::plan::{Plan, PlanReport};
 use super::recovery::planner;
 use super::time::WallTime;
@@ -74,6 +75,12 @@ pub struct Loss {
     pub transactions: u64,
     /// Which, cut to 200 characters.
     pub set: String,
+    /// What proves that nothing that the primary confirms is lost.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub proof: Option<String>,
+    /// Why the loss would be unknown: then `transactions` is a lower bound. `None` where it is proved.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unknown: Option<String>,
     /// The successor receives, so it probably has them by now: it was probed a moment earlier or later than the primary.
     pub arriving: bool,
 }
@@ -140,7 +147,7 @@ pub fn explain<'a>(
         steps: plan
             .map(|plan| plan.steps.iter().map(super::recovery::step::Step::describe).collect())
             .unwrap_or_default(),
-        loss: preview.loss(),
+        loss: preview.loss(topology, policy, now),
         fencing: plan
             .map(|plan| fencing_proof::predict(plan, topology, policy.acks_changed_at, now).to_string())
             .unwrap_or_default(),
@@ -227,7 +234,7 @@ struct FailoverPreview {
 impl FailoverPreview {
     /// Under load the primary's set is always a little ahead of what its replicas were seen to have. Such a
     /// difference is no loss yet, and must not make the result change with each probe: while the successor receives,
-    /// the loss policy is not applied.
+    /// the loss policy is not applied to it. That the loss would be unknown is no matter of probes.
     fn of(topology: &Topology, policy: &Policy, now: WallTime) -> Self {
         let (plan, report) = planner::preview_failover(topology, policy, now);
         let is_arriving = |plan: &Plan| topology.get(&plan.successor).is_some_and(is_receiving);
@@ -249,12 +256,16 @@ impl FailoverPreview {
             ..policy.clone()
         };
         match planner::preview_failover(topology, &lenient, now) {
-            (Some(plan), report) if counts != LossPolicy::Allow => Self {
-                arriving: is_arriving(&plan),
-                obstacle: (counts == LossPolicy::Refuse && !is_arriving(&plan)).then_some(why),
-                plan: Some(plan),
-                report,
-            },
+            (Some(plan), report) if counts != LossPolicy::Allow => {
+                let unknown = loss::refused_as_unknown(topology, &plan.old_primary, policy, now);
+                let lost = (counts == LossPolicy::Refuse && !is_arriving(&plan)).then_some(why);
+                Self {
+                    arriving: is_arriving(&plan),
+                    obstacle: lost.or(unknown),
+                    plan: Some(plan),
+                    report,
+                }
+            }
             (_, _) => Self {
                 plan: None,
                 report,
@@ -268,12 +279,30 @@ impl FailoverPreview {
         self.plan.as_ref()?.lost.as_ref()
     }
 
-    fn loss(&self) -> Loss {
-        self.lost().map_or_else(Loss::default, |set| Loss {
-            transactions: set.transaction_count(),
-            set: excerpt(set),
-            arriving: self.arriving,
-        })
+    fn loss(&self, topology: &Topology, policy: &Policy, now: WallTime) -> Loss {
+        let Some(plan) = &self.plan else {
+            return Loss::default();
+        };
+        let evidence = match &plan.loss_evidence {
+            // What is on its way is no loss.
+            Some(LossEvidence::Unknown { .. }) if self.arriving => {
+                loss::outlook(topology, &plan.old_primary, policy, now)
+            }
+            Some(LossEvidence::Unknown { why, .. }) => Err(why.clone()),
+            Some(proof @ (LossEvidence::Acknowledged { .. } | LossEvidence::OldPrimaryRead)) => Ok(proof.clone()),
+            None => Err("the plan does not tell what proves its loss".to_owned()),
+        };
+        let (proof, unknown) = match evidence {
+            Ok(proof) => (Some(proof.to_string()), None),
+            Err(why) => (None, Some(why)),
+        };
+        Loss {
+            transactions: self.lost().map_or(0, GtidSet::transaction_count),
+            set: self.lost().map(excerpt).unwrap_or_default(),
+            arriving: self.arriving && self.lost().is_some(),
+            proof,
+            unknown,
+        }
     }
 
     fn remarks(&self, topology: &Topology, policy: &Policy) -> Vec<String> {
@@ -285,21 +314,22 @@ impl FailoverPreview {
             .filter(|remark| !remark.starts_with("lossPolicy"))
             .cloned()
             .collect();
-        let is_acknowledged = self
-            .plan
-            .as_ref()
-            .and_then(|plan| topology.get(&plan.old_primary)?.valid_facts())
-            .is_some_and(|facts| facts.semi_sync.source_active);
-        match effective_loss(topology, policy) {
-            LossPolicy::Refuse if !is_acknowledged => remarks.push(
-                "lossPolicy is Refuse and commits wait for no replica: what has not arrived when the primary fails prevents the failover"
-                    .to_owned(),
-            ),
-            LossPolicy::AllowAfterTimeout => remarks.push(format!(
-                "lossPolicy is AllowAfterTimeout: if something would be lost, the old primary has {} s to return first",
+        if effective_loss(topology, policy) == LossPolicy::AllowAfterTimeout {
+            remarks.push(format!(
+                "lossPolicy is AllowAfterTimeout: unless it is proved that nothing would be lost, the old primary has {} s to return first",
                 policy.loss_timeout_millis / 1000
-            )),
-            LossPolicy::Refuse | LossPolicy::Allow | LossPolicy::Auto => {}
+            ));
+        }
+        if let Some(plan) = &self.plan
+            && let Some(events) = plan.events.as_ref().filter(|events| !events.names.is_empty())
+        {
+            let more = if events.more { "more than " } else { "" };
+            remarks.push(format!(
+                "{more}{} events that are enabled on {} would be enabled on {}",
+                events.names.len(),
+                plan.old_primary,
+                plan.successor
+            ));
         }
         remarks
     }
@@ -333,7 +363,8 @@ fn is_preference(reason: &RefusalReason) -> bool {
         | RefusalReason::Version(_)
         | RefusalReason::Claimed(_)
         | RefusalReason::Unknown(_)
-        | RefusalReason::NotReplicating(_) => false,
+        | RefusalReason::NotReplicating(_)
+        | RefusalReason::BackupLock => false,
     }
 }
 

@@ -38,7 +38,8 @@ fn a_healthy_cluster_is_ready_and_says_who_would_be_promoted() {
         healthy.to_string(),
         "cluster shop (db1:3306)\n\
          READY: if db1:3306 failed now, db2:3306 would be promoted\n\
-         would be lost: nothing that is known\n\
+         would be lost: nothing that is known, and nothing proves that this is all: db1:3306 was last seen without semi-sync that \
+         waits however many replicas are connected (AFTER_SYNC, wait_no_replica): it may have confirmed what no replica received\n\
          proof, if the primary does not answer: none, only the agreement of the members: db1:3306 was last seen without semi-sync \
          that waits however many replicas are connected (AFTER_SYNC, wait_no_replica)\n\
          what would be done:\n\
@@ -93,20 +94,43 @@ fn what_is_on_its_way_is_no_obstacle_even_where_nothing_may_be_lost() {
         loss: LossPolicy::Refuse,
         ..Policy::default()
     };
-    let busy = explained([primary(1, "1:1-120"), replica(2, 1, "1:1-100")], &refuse);
+    let waiting = || {
+        primary(1, "1:1-120").facts(|facts| {
+            facts.semi_sync.source_enabled = true;
+            facts.semi_sync.source_active = true;
+            facts.semi_sync.after_sync = true;
+            facts.semi_sync.wait_no_replica = true;
+            facts.semi_sync.wait_for_count = 1;
+            facts.semi_sync.clients = 1;
+            facts.semi_sync.timeout_millis = 60_000;
+        })
+    };
+    let acknowledging = || replica(2, 1, "1:1-100").facts(|facts| facts.semi_sync.replica_enabled = true);
+    let busy = explained([waiting(), acknowledging()], &refuse);
     assert!(busy.ready, "{busy}");
     assert!(busy.loss.arriving);
     assert_eq!(busy.loss.transactions, 20);
+    assert_eq!(busy.loss.unknown, None);
     let text = busy.to_string();
-    assert!(text.contains("at the last probe 20 transactions"), "{text}");
-    assert!(text.contains("prevents the failover"), "{text}");
+    assert!(
+        text.contains("would be lost: nothing that it confirmed: 1 of 1 semi-sync replicas"),
+        "{text}"
+    );
 
-    let stopped = explained([primary(1, "1:1-120"), replica(2, 1, "1:1-100").cut()], &refuse);
+    let stopped = explained([waiting(), acknowledging().cut()], &refuse);
     assert!(!stopped.ready);
     assert_eq!(stopped.successor, Some(key(2)));
     assert!(
         stopped.obstacles.iter().any(|why| why.contains("lossPolicy is Refuse")),
         "{stopped}"
+    );
+
+    // What an asynchronous primary confirmed cannot be known when it is gone.
+    let asynchronous = explained([primary(1, "1:1-100"), replica(2, 1, "1:1-100")], &refuse);
+    assert!(!asynchronous.ready);
+    assert!(
+        asynchronous.obstacles[0].starts_with("what would be lost is unknown, and lossPolicy is Refuse"),
+        "{asynchronous}"
     );
 
     let allowed = explained(

@@ -75,15 +75,22 @@ impl Explanation {
 
     fn write_loss(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let loss = &self.loss;
-        match (&self.successor, loss.transactions) {
-            (None, _) => Ok(()),
-            (Some(_), 0) => writeln!(f, "would be lost: nothing that is known"),
-            (Some(_), count) if loss.arriving => writeln!(
+        match (&self.successor, loss.transactions, &loss.proof, &loss.unknown) {
+            (None, ..) => Ok(()),
+            (Some(_), count, Some(proof), _) if count == 0 || loss.arriving => {
+                writeln!(f, "would be lost: nothing that it confirmed: {proof}")
+            }
+            (Some(_), 0, None, Some(why)) => writeln!(
+                f,
+                "would be lost: nothing that is known, and nothing proves that this is all: {why}"
+            ),
+            (Some(_), 0, ..) => writeln!(f, "would be lost: nothing that is known"),
+            (Some(_), count, ..) if loss.arriving => writeln!(
                 f,
                 "would be lost: what has not arrived at that moment; at the last probe {count} transactions ({})",
                 loss.set
             ),
-            (Some(_), count) => writeln!(f, "would be lost: at least {count} transactions ({})", loss.set),
+            (Some(_), count, ..) => writeln!(f, "would be lost: at least {count} transactions ({})", loss.set),
         }
     }
 }

@@ -274,6 +274,7 @@ impl<'a> HookInvocation<'a> {
                 "HAM4DB_LOST_GTID_SET",
                 of(&|recovery| recovery.lost.as_ref().map(ToString::to_string).unwrap_or_default()),
             ),
+            ("HAM4DB_LOSS", of(&|recovery| recovery.loss().unwrap_or_default())),
             (
                 "HAM4DB_DETECTION_ID",
                 match self.subject {
@@ -323,6 +324,7 @@ impl<'a> HookInvocation<'a> {
                 "plan": recovery.plan,
                 "lostReplicas": recovery.lost_replicas,
                 "lostGtidSet": recovery.lost,
+                "loss": recovery.loss(),
                 "fencing": recovery.fencing_proof,
                 "errors": recovery.errors,
             })),

@@ -26,7 +26,7 @@ pub use template::{Rendered, render};
 /// A configured list of commands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum HookList {
-    /// After the detection of a new failure, before any recovery.
+    /// After the detection of a new failure, beside the recovery that may follow.
     OnFailureDetection,
     /// Before a takeover that an operator requested.
     PreGracefulTakeover,
@@ -79,12 +79,25 @@ impl HookList {
     /// only reported.
     pub fn may_veto(self) -> bool {
         match self {
-            Self::OnFailureDetection | Self::PreGracefulTakeover | Self::PreFailover | Self::Fencing => true,
-            Self::PostMasterFailover
+            Self::PreGracefulTakeover | Self::PreFailover | Self::Fencing => true,
+            Self::OnFailureDetection
+            | Self::PostMasterFailover
             | Self::PostIntermediateMasterFailover
             | Self::PostFailover
             | Self::PostUnsuccessfulFailover
             | Self::PostGracefulTakeover => false,
+        }
+    }
+
+    /// Whether a failure of the list is an error of its recovery: the list runs when the recovery has ended.
+    pub fn follows_recovery(self) -> bool {
+        match self {
+            Self::OnFailureDetection | Self::PreGracefulTakeover | Self::PreFailover | Self::Fencing => false,
+            Self::PostMasterFailover
+            | Self::PostIntermediateMasterFailover
+            | Self::PostFailover
+            | Self::PostUnsuccessfulFailover
+            | Self::PostGracefulTakeover => true,
         }
     }
 }
@@ -240,23 +253,18 @@ pub fn runs_hooks_on_detection(code: Code) -> bool {
         | Code::UnsafeSettings
         | Code::DurabilityNotKept
         | Code::QuorumInOneDataCenter
+        | Code::UndiscoveredServers
+        | Code::UnverifiedServers
         | Code::GroupPrimaryChanged
         | Code::NoProblem => false,
     }
 }
 
 /// Whether a finding runs `OnFailureDetectionProcesses` now: its code does so, and the list did not run for the same
-/// instance within the last `block_millis`. Repairable and other codes count separately. After a recovery that this
-/// list vetoed it runs again.
+/// instance within the last `block_millis`. Repairable and other codes count separately.
 pub fn is_detection_hook_due(state: &State, finding: &Finding, block_millis: u64, now: WallTime) -> bool {
     let block = i64::try_from(block_millis).unwrap_or(i64::MAX);
     let list = HookList::OnFailureDetection;
-    let refused = |progress: &HookProgress| {
-        progress
-            .runs
-            .iter()
-            .any(|run| run.list == list && run.failure.is_some())
-    };
     runs_hooks_on_detection(finding.code)
         && !state.detections.values().any(|detection| {
             detection.finding.instance == finding.instance
@@ -267,7 +275,7 @@ pub fn is_detection_hook_due(state: &State, finding: &Finding, block_millis: u64
                         .recovery
                         .as_ref()
                         .and_then(|uid| state.recoveries.get(uid))
-                        .is_some_and(|recovery| recovery.hooks.contains(list) && !refused(&recovery.hooks)))
+                        .is_some_and(|recovery| recovery.hooks.contains(list)))
         })
 }
 

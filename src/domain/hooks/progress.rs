@@ -95,9 +95,16 @@ impl HookProgress {
         self.due.iter().any(|due| due.list == list) || self.runs.iter().any(|run| run.list == list)
     }
 
-    /// The next pending list.
-    pub fn next_due(&self) -> Option<HookList> {
-        self.due.first().map(|due| due.list)
+    /// The next pending list of those that run one after the other: all except the list of the detection, which runs beside them and
+    /// which nothing waits for.
+    pub fn next_in_order(&self) -> Option<HookList> {
+        let mut lists = self.due.iter().map(|due| due.list);
+        lists.find(|list| *list != HookList::OnFailureDetection)
+    }
+
+    /// Whether the list of the detection is pending.
+    pub fn is_detection_due(&self) -> bool {
+        self.due.iter().any(|due| due.list == HookList::OnFailureDetection)
     }
 
     /// Records the start of a list. Returns the number of the attempt, from 1, or `None` when the list is not pending.

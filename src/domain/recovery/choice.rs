@@ -20,6 +20,7 @@ use crate::domain::recovery::catch_up::{catch_up_source_for, catch_up_sources};
 use crate::domain::recovery::choice_inputs::ChoiceInputs;
 use crate::domain::recovery::eligibility::{check_promotable, why_unreachable};
 use crate::domain::recovery::loss;
+use crate::domain::recovery::loss_evidence::LossEvidence;
 use crate::domain::recovery::plan::PlanReport;
 use crate::domain::recovery::position::{ReceivedTransactions, purged};
 use crate::domain::recovery::promotion_option::{Candidate, CatchUpSource, PromotionOption};
@@ -42,6 +43,8 @@ pub struct Choice {
     pub lost_replicas: Vec<Refusal>,
     /// What the old primary is known to have had and the successor lacks.
     pub lost: Option<GtidSet>,
+    /// What proves that nothing else is lost.
+    pub loss_evidence: LossEvidence,
 }
 
 /// Chooses the successor of `old_primary` among all its descendants, with the reason against every other one.
@@ -78,16 +81,20 @@ pub fn choose(
     refuse_the_others(&options, best, &received_transactions, &ranking, &mut report);
     report.refused.sort_by(|left, right| left.instance.cmp(&right.instance));
     let lost = received_transactions.lacking(&best.position);
-    if let Some(lost) = &lost
-        && let Err(why) = loss::accept(topology, old_primary, policy, lost, inputs.now, &mut report)
-    {
-        report.no_plan = Some(why);
-        return (None, report);
-    }
+    let loss_evidence = match loss::accept(topology, old_primary, policy, lost.as_ref(), inputs, &mut report) {
+        Ok(evidence) => evidence,
+        Err(why) => {
+            report.no_plan = Some(why);
+            return (None, report);
+        }
+    };
     let successor = best.candidate.instance.key.clone();
     let catch_up_source = best
         .catch_up_source
         .map(|catch_up_source| catch_up_source.instance.key.clone());
+    if best.candidate.facts.has_backup_lock() {
+        report.remarks.push(backup_remark(&successor));
+    }
     if let Some(catch_up_source) = &catch_up_source {
         report.remarks.push(format!(
             "{successor} first catches up from {catch_up_source}, which received more"
@@ -102,8 +109,16 @@ pub fn choose(
         followers,
         lost_replicas,
         lost,
+        loss_evidence,
     };
     (Some(choice), report)
+}
+
+/// A server that is promoted although a backup holds its lock.
+pub(super) fn backup_remark(successor: &InstanceKey) -> String {
+    format!(
+        "a backup holds its lock on {successor}: it is promoted because no other replica can be, and the backup may be ended"
+    )
 }
 
 /// The candidates; all other replicas are refused.

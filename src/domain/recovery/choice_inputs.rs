@@ -21,6 +21,14 @@ pub struct ChoiceInputs {
     pub delays: BTreeMap<InstanceKey, u64>,
     /// What the members remember of the old primary's transactions.
     pub remembered: Option<GtidSet>,
+    /// The replicas with stopped receivers: their positions no longer move. `None` before any receiver is stopped: then
+    /// each one that answers counts.
+    pub receivers_stopped: Option<BTreeSet<InstanceKey>>,
+    /// The old primary confirmed that it is read-only, and its transactions were read after that.
+    pub is_old_primary_read: bool,
+    /// The old primary is a successor that was chosen and never seen open
+    /// ([`Code::SuccessorLost`](crate::domain::finding::Code::SuccessorLost)).
+    pub succeeds_lost_successor: bool,
     /// The server that is chosen before all others that would hold as much, after it caught up where that is needed.
     pub preferred: Option<PreferredSuccessor>,
     /// Now.

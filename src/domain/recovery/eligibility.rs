@@ -87,7 +87,7 @@ fn check_server<'a>(topology: &Topology, replica: &'a Instance) -> Result<&'a In
     }
     let channel = facts
         .managed_channel()
-        .ok_or_else(|| RefusalReason::Unknown("no single replication channel".to_owned()))?;
+        .ok_or_else(|| RefusalReason::Unknown(without_managed_channel(facts)))?;
     if !facts.log_bin {
         return Err(RefusalReason::NoBinlog);
     }
@@ -104,6 +104,21 @@ fn check_server<'a>(topology: &Topology, replica: &'a Instance) -> Result<&'a In
         )));
     }
     Ok(facts)
+}
+
+fn without_managed_channel(facts: &InstanceFacts) -> String {
+    let names: Vec<String> = facts
+        .other_channels
+        .iter()
+        .map(|channel| format!("{:?} from {}", channel.name, channel.source))
+        .collect();
+    if names.is_empty() {
+        return "no single replication channel".to_owned();
+    }
+    format!(
+        "none of its replication channels is known to be that of the cluster: {}",
+        names.join(", ")
+    )
 }
 
 /// Whether what is known of an answering server is complete enough to judge by, and is about one server.

@@ -5,9 +5,10 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::domain::analysis::read_only_bypass;
 use crate::domain::instance::{Instance, InstanceFacts, SemiSync};
 use crate::domain::key::InstanceKey;
-use crate::domain::recovery::loss::promises_no_loss;
+use crate::domain::recovery::acknowledgers::promises_no_loss;
 use crate::domain::recovery::plan::Plan;
 use crate::domain::recovery::replica_state::is_receiver_stopped;
 use crate::domain::recovery::step::Step;
@@ -20,7 +21,11 @@ use crate::domain::topology::Topology;
 #[serde(rename_all = "camelCase", tag = "receipt")]
 pub enum FencingProof {
     /// The old primary confirmed that it is read-only: the statement returned OK.
-    OldPrimaryReadOnly,
+    OldPrimaryReadOnly {
+        /// Which accounts that does not stop, or why that is unknown; `None` when it stops all. Their sessions were killed.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        bypass: Option<String>,
+    },
     /// It waits for acknowledgements that cannot come: no commit of it succeeds.
     #[serde(rename_all = "camelCase")]
     AcksRevoked {
@@ -44,10 +49,25 @@ pub enum FencingProof {
     },
 }
 
+impl FencingProof {
+    /// Whether a client may still write on the old primary: a fencer of the user's is called where one is configured.
+    pub(super) fn is_weak(&self) -> bool {
+        match self {
+            Self::OldPrimaryReadOnly { bypass } => bypass.is_some(),
+            Self::AcceptedByPolicy { .. } => true,
+            Self::AcksRevoked { .. } | Self::FencedOutside => false,
+        }
+    }
+}
+
 impl fmt::Display for FencingProof {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::OldPrimaryReadOnly => f.write_str("the old primary confirmed that it is read-only"),
+            Self::OldPrimaryReadOnly { bypass: None } => f.write_str("the old primary confirmed that it is read-only"),
+            Self::OldPrimaryReadOnly { bypass: Some(bypass) } => write!(
+                f,
+                "the old primary confirmed that it is read-only and its client sessions were killed, but {bypass}"
+            ),
             Self::AcksRevoked {
                 stopped, of, needed, ..
             } => write!(
@@ -74,8 +94,10 @@ pub fn fencing_proof(
         let mut wanted = done.iter().rev().filter(|result| is_wanted(&result.step));
         wanted.find_map(|result| result.outcomes.get(old_primary))
     };
-    if last(|step| matches!(step, Step::Fence { .. })) == Some(&Outcome::Done) {
-        return FencingProof::OldPrimaryReadOnly;
+    let is_read_only = last(|step| matches!(step, Step::Fence { .. })) == Some(&Outcome::Done);
+    let bypass = bypass_of(plan, fresh);
+    if is_read_only && bypass.is_none() {
+        return FencingProof::OldPrimaryReadOnly { bypass: None };
     }
     // A replica that does not answer may start and acknowledge again.
     let is_stopped = |replica: &Instance| {
@@ -85,10 +107,23 @@ pub fn fencing_proof(
     acks_revoked(plan, fresh, acks_changed_at, now, is_stopped).unwrap_or_else(|why| {
         if fenced_outside {
             FencingProof::FencedOutside
+        } else if is_read_only {
+            FencingProof::OldPrimaryReadOnly { bypass }
         } else {
             FencingProof::AcceptedByPolicy { why }
         }
     })
+}
+
+/// What `read_only` does not stop on the old primary, as far as is known of it.
+pub(super) fn bypass_of(plan: &Plan, topology: &Topology) -> Option<String> {
+    match topology
+        .get(&plan.old_primary)
+        .and_then(|instance| instance.facts.as_ref())
+    {
+        Some(facts) => read_only_bypass(facts),
+        None => Some(String::from("nothing is known of its accounts")),
+    }
 }
 
 /// Which proof would allow the opening if the current primary failed now and no longer answered: all replicas that

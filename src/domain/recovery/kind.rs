@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::domain::finding::Code;
 
 /// What a recovery does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum RecoveryKind {
     /// A dead primary is replaced, by GTID.
     DeadPrimary,
@@ -73,6 +73,18 @@ impl RecoveryKind {
             .iter()
             .find(|(called, _)| *called == code)
             .map(|(_, kind)| *kind)
+    }
+
+    /// The repair that a policy, and not the finding itself, calls for where this finding is; `None` when there is none.
+    pub fn of_policy(code: Code) -> Option<Self> {
+        const POLICY_REPAIRS: [(Code, RecoveryKind); 4] = [
+            (Code::QuarantinedPrimaryReturned, RecoveryKind::Rejoin),
+            (Code::LostReplicaReturned, RecoveryKind::Rejoin),
+            (Code::DurabilityNotKept, RecoveryKind::Durability),
+            (Code::BootsWritable, RecoveryKind::BootReadOnly),
+        ];
+        let mut repairs = POLICY_REPAIRS.iter();
+        repairs.find(|(found, _)| *found == code).map(|(_, kind)| *kind)
     }
 
     /// Whether it makes a server writable, and so commits an Open entry.

@@ -1,20 +1,11 @@
-//! Servers that recoveries left behind: which have recovered, and when another attempt to attach one is due.
+//! Servers that recoveries left behind: which have recovered.
 
 use crate::domain::analysis::current_primary;
 use crate::domain::analysis::evidence::is_replicating;
 use crate::domain::instance::Instance;
 use crate::domain::intent::IntentId;
-use crate::domain::key::InstanceKey;
-use crate::domain::recovery::kind::RecoveryKind;
 use crate::domain::state::{State, lost_replicas};
-use crate::domain::time::WallTime;
 use crate::domain::topology::Topology;
-
-/// The wait after a failed attempt to attach a server, milliseconds; doubled with each failure.
-const FIRST_RETRY_MILLIS: i64 = 5_000;
-/// The longest wait, milliseconds, and how often the wait is doubled at most.
-const MAX_RETRY_MILLIS: i64 = 600_000;
-const MAX_DOUBLINGS: usize = 7;
 
 /// Downtimes of lost servers that have ended: the server replicates from the primary again, directly or not, with both
 /// threads, or it is the primary, or no cluster records it any longer.
@@ -57,24 +48,6 @@ fn has_recovered(state: &State, topology: &Topology, instance: &Instance) -> boo
             .descendants_of(&primary)
             .iter()
             .any(|below| below.key == instance.key)
-}
-
-/// When the next attempt to attach a server is due, after failed ones; `None` when it is due now, or the last one succeeded.
-pub fn next_attempt_at(state: &State, instance: &InstanceKey) -> Option<WallTime> {
-    let mut attempts: Vec<_> = state
-        .recoveries
-        .values()
-        .filter(|recovery| recovery.plan.kind == RecoveryKind::Rejoin && recovery.plan.old_primary == *instance)
-        .collect();
-    attempts.sort_by_key(|recovery| std::cmp::Reverse(recovery.id));
-    let failures = attempts
-        .iter()
-        .take_while(|recovery| !recovery.is_successful())
-        .take(MAX_DOUBLINGS + 1)
-        .count();
-    let last = attempts.first().filter(|_| failures > 0)?.ended()?;
-    let wait = (FIRST_RETRY_MILLIS << (failures - 1).min(MAX_DOUBLINGS)).min(MAX_RETRY_MILLIS);
-    Some(last.plus_millis(wait))
 }
 
 #[cfg(test)]
@@ -143,6 +116,7 @@ mod tests {
             instances: [key(1), key(2)].into(),
             primary: None,
             document: None,
+            split_from: None,
         };
         state.clusters.insert(cluster.id.clone(), cluster);
         assert!(

@@ -9,7 +9,7 @@ use crate::domain::analysis::evidence::is_receiving;
 use crate::domain::analysis::{current_primary, other_writable_tops};
 use crate::domain::finding::Code;
 use crate::domain::gtid::GtidSet;
-use crate::domain::instance::Instance;
+use crate::domain::instance::{Instance, InstanceFacts};
 use crate::domain::key::InstanceKey;
 use crate::domain::recovery::kind::RecoveryKind;
 use crate::domain::recovery::plan::Plan;
@@ -20,8 +20,11 @@ use crate::domain::recovery::replica_state::is_receiver_stopped;
 use crate::domain::recovery::step::Step;
 use crate::domain::topology::Topology;
 
+mod declared_loss;
 mod moved_replicas;
 mod primary_repair;
+
+pub(super) use declared_loss::why_loss_not_proved;
 
 /// Everything that is wrong with a plan, each in a sentence; empty when it is sound.
 #[must_use = "a plan that fails its check must not be carried out"]
@@ -37,12 +40,14 @@ pub fn lint(plan: &Plan, topology: &Topology) -> Vec<String> {
             check_stop_receivers(plan, topology, &mut wrong);
             check_catching_up(plan, topology, &mut wrong);
             check_positions(plan, topology, &mut wrong);
+            declared_loss::check(plan, topology, &mut wrong);
         }
         RecoveryKind::DeadPrimaryByPosition => {
             check_order(plan, &mut wrong);
             check_silence(plan, topology, &mut wrong);
             check_roles(plan, topology, &mut wrong);
             check_stop_receivers(plan, topology, &mut wrong);
+            declared_loss::check(plan, topology, &mut wrong);
         }
         RecoveryKind::Rejoin => check_rejoin(plan, topology, &mut wrong),
         RecoveryKind::IntermediatePrimary | RecoveryKind::GroupMember => {
@@ -67,9 +72,10 @@ fn touched(step: &Step) -> BTreeSet<&InstanceKey> {
         | Step::Demote { old_primary }
         | Step::Redial { old_primary }
         | Step::CallFencer { old_primary } => BTreeSet::from([old_primary]),
-        Step::Drain { successor } | Step::Open { successor } | Step::Locate { successor, .. } => {
-            BTreeSet::from([successor])
-        }
+        Step::Drain { successor }
+        | Step::Open { successor }
+        | Step::EnableEvents { successor, .. }
+        | Step::Locate { successor, .. } => BTreeSet::from([successor]),
         Step::CatchUp { successor, from } => BTreeSet::from([successor, from]),
         Step::ReconnectTest { replicas, .. }
         | Step::StopReceivers { replicas }
@@ -126,6 +132,7 @@ fn place(step: &Step) -> (u8, &'static str) {
         Step::PersistReadOnly { .. } => (14, "boot read-only"),
         Step::CheckBoot { .. } => (15, "check boot"),
         Step::GoOn { .. } => (16, "go on"),
+        Step::EnableEvents { .. } => (17, "enable events"),
     }
 }
 
@@ -176,6 +183,7 @@ fn check_roles(plan: &Plan, topology: &Topology, wrong: &mut Vec<String>) {
             | Step::MakeWritable { .. }
             | Step::PersistReadOnly { .. }
             | Step::GoOn { .. }
+            | Step::EnableEvents { .. }
             | Step::CheckBoot { .. } => {
                 wrong.push(format!("`{}` has no place in a failover", step.describe()));
                 continue;
@@ -249,7 +257,8 @@ fn check_silence(plan: &Plan, topology: &Topology, wrong: &mut Vec<String>) {
         })
         .flatten()
         .collect();
-    if plan.code.is_actionable() {
+    // Replicas of a primary that only commits nothing do receive from it: its fence is the proof.
+    if plan.code.is_actionable() || plan.commits_nothing {
         return;
     }
     for replica in topology
@@ -474,11 +483,20 @@ fn check_boot_read_only(plan: &Plan, topology: &Topology, wrong: &mut Vec<String
         if *old_primary != plan.old_primary || plan.instances != BTreeSet::from([old_primary.clone()]) {
             wrong.push("a replica that is made read-only is the only one that is claimed".to_owned());
         }
-        let is_below = current_primary(topology).is_some_and(|primary| {
+        let takes_writes = |key: &InstanceKey| {
+            let facts = topology.get(key).and_then(Instance::valid_facts);
+            facts.is_some_and(InstanceFacts::is_writable)
+        };
+        let source = topology
+            .get(old_primary)
+            .and_then(|replica| topology.source_of(replica));
+        let follows_no_primary = source.is_some_and(|source| topology.get(source).is_some() && !takes_writes(source));
+        let is_replica = current_primary(topology).is_some_and(|primary| {
             let mut below = topology.descendants_of(&primary).into_iter();
-            primary != *old_primary && below.any(|replica| replica.key == *old_primary)
+            let is_below = below.any(|replica| replica.key == *old_primary);
+            primary != *old_primary && (is_below || takes_writes(&primary) && follows_no_primary)
         });
-        if !is_below || plan.old_primary_identity.is_some() {
+        if !is_replica || plan.old_primary_identity.is_some() {
             wrong.push(format!(
                 "{old_primary} is no replica of a primary, or would be quarantined"
             ));

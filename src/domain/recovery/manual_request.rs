@@ -17,7 +17,7 @@ pub struct ManualRequest {
     /// The plan's successor was named: it is promoted, or no server is.
     pub designated: bool,
     /// The primary counts as dead although it may answer. It is fenced first: it confirms that it is read-only, or it
-    /// does not answer.
+    /// does not answer. A loss that is not known is accepted, and a known one unless `lossPolicy` is set and forbids it.
     pub forced: bool,
     /// After a takeover the old primary replicates. Otherwise it is pointed at the new one and left stopped, as
     /// orchestrator does without `-auto`.
@@ -42,9 +42,10 @@ impl ManualRequest {
         if let Some(seconds) = self.lag_seconds {
             policy.takeover.lag_seconds = seconds;
         }
-        if self.accepts_loss {
+        if self.accepts_loss || (self.forced && policy.loss == LossPolicy::Auto) {
             policy.loss = LossPolicy::Allow;
         }
+        policy.accepts_unknown_loss |= self.accepts_loss || self.forced;
         policy
     }
 }

@@ -10,6 +10,7 @@
 //! - [`position`]: what each replica received, and which part of it is errant.
 //! - [`choice`], [`choice_inputs`]: which replicas may be promoted, and which one is.
 //! - `eligibility`, `catch_up`, `promotion_option`, `rank`, `compatibility`, [`loss`]: the parts of that choice.
+//! - `acknowledgers`, [`loss_evidence`]: what proves how much is lost.
 //! - `binlog_readers`: the replicas that can be compared by file and position, where there are no GTIDs.
 //!
 //! New sources for replicas:
@@ -27,6 +28,7 @@
 //!
 //! Settings: [`semi_sync`].
 
+mod acknowledgers;
 mod binlog_readers;
 mod catch_up;
 pub mod choice;
@@ -38,6 +40,7 @@ pub mod kind;
 pub mod left_behind;
 pub mod lint;
 pub mod loss;
+pub mod loss_evidence;
 pub mod manual_request;
 mod new_sources;
 pub mod next_action;

@@ -10,10 +10,12 @@ use crate::domain::instance::{Identity, InstanceFacts};
 use crate::domain::key::InstanceKey;
 use crate::domain::policy::Policy;
 use crate::domain::recovery::kind::RecoveryKind;
+use crate::domain::recovery::loss_evidence::LossEvidence;
 use crate::domain::recovery::manual_request::ManualRequest;
 use crate::domain::recovery::refusal::Refusal;
-use crate::domain::recovery::replica_state::PriorReplicaState;
+use crate::domain::recovery::replica_state::{PriorPrimaryState, PriorReplicaState};
 use crate::domain::recovery::step::Step;
+use crate::domain::scheduled_events::EnabledEvents;
 use crate::domain::topology::ClusterId;
 
 /// What to do, complete.
@@ -44,6 +46,10 @@ pub struct Plan {
     pub lost_replicas: Vec<Refusal>,
     /// What the old primary is known to have had and the successor lacks; a lower bound.
     pub lost: Option<GtidSet>,
+    /// What proves that nothing else is lost; `None` where the primary is not replaced, and in plans of versions before
+    /// it was recorded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loss_evidence: Option<LossEvidence>,
     /// In order.
     pub steps: Vec<Step>,
     /// The source, when the plan was made, of each instance that a step may point elsewhere: an undo restores it.
@@ -53,10 +59,21 @@ pub struct Plan {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[serde(rename = "manners")]
     pub prior_states: BTreeMap<InstanceKey, PriorReplicaState>,
+    /// Whether the old primary took writes when the plan was made, for an undo; `None` when nothing was known of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub old_primary_state: Option<PriorPrimaryState>,
+    /// The events that were enabled on the old primary when it was last seen: the new primary enables them. `None` where
+    /// that is unknown, where the policy leaves events alone, and where no primary is replaced.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub events: Option<EnabledEvents>,
     /// What the members remember of the old primary's transactions beyond the view
     /// ([`Opinion::remembered`](crate::domain::finding::Opinion)).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub remembered: Option<GtidSet>,
+    /// The old primary answered when the plan was made and committed nothing: it is replaced only with a proof that it takes
+    /// no writes.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub commits_nothing: bool,
     /// What a person or a document requested, if the plan follows a request.
     #[serde(default, rename = "order")]
     pub manual_request: Option<ManualRequest>,
@@ -93,10 +110,14 @@ impl Plan {
             instances: BTreeSet::from([old_primary.clone()]),
             lost_replicas: Vec::new(),
             lost: None,
+            loss_evidence: None,
             remembered: None,
             manual_request: None,
+            commits_nothing: false,
             sources: BTreeMap::new(),
             prior_states: BTreeMap::new(),
+            old_primary_state: None,
+            events: None,
             steps: Vec::new(),
         }
     }
@@ -118,6 +139,11 @@ impl Plan {
         is_named.then_some(&self.successor)
     }
 
+    /// Whether an undo may make the old primary writable: never when it was read-only before.
+    pub(super) fn may_reopen(&self) -> bool {
+        self.old_primary_state.is_none_or(|state| state.writable)
+    }
+
     /// Whether no hook is run for it.
     pub fn skips_hooks(&self) -> bool {
         self.manual_request.as_ref().is_some_and(|request| request.skips_hooks)
@@ -131,9 +157,9 @@ impl Plan {
         }
     }
 
-    /// Whether the old primary counts as dead although it may answer.
+    /// Whether the old primary counts as dead although it may answer: an operator says so, or it commits nothing.
     pub fn is_forced(&self) -> bool {
-        self.manual_request.as_ref().is_some_and(|request| request.forced)
+        self.commits_nothing || self.manual_request.as_ref().is_some_and(|request| request.forced)
     }
 }
 

@@ -20,6 +20,9 @@ pub(super) struct Rank<'a> {
     not_preferred: bool,
     /// Delayed, or with errant transactions.
     last_resort: bool,
+    /// A backup holds its lock: the applier waits, or the server refuses to stop it until the backup has ended. Unknown
+    /// counts as no.
+    backup_lock: bool,
     /// Its pod, or its node, is being terminated, and the cluster would need another primary soon.
     leaving: Option<TerminationStage>,
     /// It would have to catch up first, and catching up failed before in this recovery.
@@ -101,6 +104,7 @@ impl<'a> Ranking<'a> {
         Rank {
             not_preferred: self.inputs.preferred.is_some() && !self.inputs.prefers(&candidate.instance.key),
             last_resort: candidate.is_last_resort,
+            backup_lock: facts.has_backup_lock(),
             leaving: self.policy.terminating.get(&candidate.instance.key).copied(),
             caught_up_again: caught_up && !self.inputs.not_caught_up.is_empty(),
             strands_most: self.strands_most(candidate),
@@ -166,6 +170,8 @@ impl Rank<'_> {
         let best_key = best.key;
         if self.last_resort != best.last_resort {
             format!("{best_key} is not delayed and has no errant transactions")
+        } else if self.backup_lock != best.backup_lock {
+            format!("a backup holds its lock, none holds that of {best_key}")
         } else if self.leaving != best.leaving {
             format!("its pod or node is terminated sooner than that of {best_key}")
         } else if self.caught_up_again != best.caught_up_again {

@@ -69,6 +69,8 @@ pub enum RefusalReason {
     Unknown(String),
     /// It does not replicate in the way that a planned change of the primary needs.
     NotReplicating(String),
+    /// A backup holds its lock: its applier may not be stopped before the backup has ended.
+    BackupLock,
 }
 
 impl std::fmt::Display for RefusalReason {
@@ -98,6 +100,7 @@ impl std::fmt::Display for RefusalReason {
             Self::RankedLower(why) => write!(f, "as good, ranks lower: {why}"),
             Self::Claimed(uid) => write!(f, "takes part in recovery {uid}"),
             Self::Unknown(what) => write!(f, "unknown: {what}"),
+            Self::BackupLock => f.write_str("a backup holds its lock"),
             Self::NotReplicating(why) => write!(f, "does not replicate: {why}"),
         }
     }

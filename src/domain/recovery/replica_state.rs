@@ -1,4 +1,5 @@
-//! The state of a replica's replication threads: as a plan records it before a step changes it, and as it is seen.
+//! The state of servers as a plan records it before a step changes it: the replication threads of a replica, and whether the old primary
+//! was writable.
 
 use std::collections::BTreeMap;
 
@@ -17,6 +18,32 @@ pub struct PriorReplicaState {
     pub stopped: bool,
     /// Its configured delay, seconds.
     pub delay_seconds: u64,
+}
+
+/// What was last seen of an old primary when a plan was made. An undo makes it writable only when it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PriorPrimaryState {
+    /// It took writes.
+    pub writable: bool,
+    /// The start time of its process, as [`InstanceFacts::started`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started: Option<i64>,
+}
+
+impl PriorPrimaryState {
+    /// As a server reported it last.
+    pub(super) fn of(facts: &InstanceFacts) -> Self {
+        Self {
+            writable: facts.is_writable(),
+            started: facts.started,
+        }
+    }
+
+    /// As a server was last seen; `None` when it was never seen.
+    pub(super) fn last_seen(topology: &Topology, key: &InstanceKey) -> Option<Self> {
+        Some(Self::of(topology.get(key)?.facts.as_ref()?))
+    }
 }
 
 impl PriorReplicaState {

@@ -9,6 +9,10 @@ use crate::domain::instance::BinlogCoordinates;
 use crate::domain::key::InstanceKey;
 use crate::domain::recovery::refusal::excerpt;
 use crate::domain::recovery::semi_sync::SourceTerms;
+use crate::domain::scheduled_events::ScheduledEvent;
+
+/// Number of events that a line of the record names.
+const NAMED_EVENTS: usize = 5;
 
 /// One item of a plan. Every step is idempotent and re-observed; the executor takes no decision.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -162,6 +166,14 @@ pub enum Step {
         /// All replicas that may do it, not all at once.
         replicas: BTreeSet<InstanceKey>,
     },
+    /// Enables events that were enabled on the old primary and arrived disabled on the new one. Whatever becomes of it, the
+    /// recovery goes on. Determined by what was done, and in no plan.
+    EnableEvents {
+        /// The new primary.
+        successor: InstanceKey,
+        /// The events.
+        events: BTreeSet<ScheduledEvent>,
+    },
     /// Makes a read-only primary writable. It stays the primary: no Open entry, and no server is quarantined.
     MakeWritable {
         /// The primary.
@@ -253,6 +265,14 @@ impl Step {
             Self::SetSemiSyncSource { servers, terms } => format!("{terms}: {}", list(servers)),
             Self::AcknowledgeReceived { replicas } => {
                 format!("semi-sync: {} acknowledge what they received before", list(replicas))
+            }
+            Self::EnableEvents { successor, events } => {
+                let named: Vec<String> = events.iter().take(NAMED_EVENTS).map(ToString::to_string).collect();
+                let more = match events.len() - named.len() {
+                    0 => String::new(),
+                    more => format!(" and {more} more"),
+                };
+                format!("enable on {successor} the events {}{more}", named.join(", "))
             }
             Self::MakeWritable { primary } => format!("make {primary} writable"),
         }

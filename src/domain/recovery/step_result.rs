@@ -33,7 +33,7 @@ pub struct StepResult {
 
 impl Outcome {
     /// Why it was not done; `done` when it was.
-    pub(super) fn detail(&self) -> String {
+    pub fn detail(&self) -> String {
         match self {
             Self::Done => "done".to_owned(),
             Self::NoAnswer(why) | Self::Failed(why) | Self::Unknown(why) => why.clone(),

@@ -9,10 +9,12 @@ use crate::domain::time::WallTime;
 use crate::domain::topology::ClusterId;
 
 use super::claims::{current, end, grant, open, quarantine_key, record, resume};
-use super::command::{Applied, COMMAND_VERSION, Command, GroupChoice, Proposal, RefusedCommand};
+use super::command::{
+    Applied, COMMAND_VERSION, Command, GroupChoice, NO_MERGE_DURING_RECOVERY, Proposal, RefusedCommand,
+};
 use super::record::{Cluster, Detection, Epoch, MemberId, QuarantineState, RecordedPrimary, Recovery, State};
 use super::{MAX_SEEDS, bounds};
-use super::{audit, hooks};
+use super::{audit, clusters, hooks};
 
 /// A record that a command changed. The store writes it when the state has it, and deletes its row otherwise.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -58,11 +60,15 @@ pub fn apply(state: &mut State, proposal: &Proposal) -> (Applied, BTreeSet<Chang
             changes,
         );
     }
-    state.clock = state.clock.max(proposal.at);
+    if matches!(proposal.command, Command::CorrectClock { .. }) {
+        super::clock::correct(state, proposal.at, &mut changes);
+    } else {
+        state.clock = state.clock.max(proposal.at);
+    }
     state.version = state.version.max(proposal.version);
     changes.insert(Change::Meta);
     let text = audit::draft_for_command(state, &proposal.command);
-    let applied = match run(state, &proposal.command, &mut changes) {
+    let applied = match run(state, &proposal.command, proposal.version, &mut changes) {
         Ok(applied) => applied,
         Err(why) => Applied::Refused { why },
     };
@@ -74,7 +80,12 @@ pub fn apply(state: &mut State, proposal: &Proposal) -> (Applied, BTreeSet<Chang
 }
 
 #[expect(clippy::too_many_lines, reason = "one arm for each command")]
-fn run(state: &mut State, command: &Command, changes: &mut BTreeSet<Change>) -> Result<Applied, RefusedCommand> {
+fn run(
+    state: &mut State,
+    command: &Command,
+    version: u32,
+    changes: &mut BTreeSet<Change>,
+) -> Result<Applied, RefusedCommand> {
     let now = state.clock;
     match command {
         Command::FoundGroup { group } => match &state.group {
@@ -101,7 +112,28 @@ fn run(state: &mut State, command: &Command, changes: &mut BTreeSet<Change>) -> 
             changes.insert(Change::Forgotten(seed.instance.clone()));
         }
         Command::Forget { instance, until } => forget(state, instance, *until, changes)?,
-        Command::DescribeCluster { .. } => describe_cluster(state, command, changes),
+        Command::DescribeCluster { id, absorbs, .. } => {
+            if version >= NO_MERGE_DURING_RECOVERY && !absorbs.is_empty() {
+                clusters::check_no_recovery(state, std::iter::once(id).chain(absorbs))?;
+            }
+            describe_cluster(state, command, changes);
+        }
+        Command::SplitCluster { .. } => clusters::split(state, command, changes)?,
+        Command::MergeClusters {
+            into,
+            from,
+            primary,
+            reason: _,
+        } => clusters::merge(state, into, from, primary.as_ref(), changes)?,
+        Command::ForgetGone {
+            instance,
+            until,
+            reason: _,
+        } => {
+            forget(state, instance, *until, changes)?;
+            end_quarantines(state, instance, changes);
+        }
+        Command::RecordUnseen { unseen, seen } => record_unseen(state, unseen, seen),
         Command::SetIntent { intent } => {
             changes.insert(Change::Intent(intent.id()));
             state.intents.insert(intent.id(), intent.clone());
@@ -216,6 +248,8 @@ fn run(state: &mut State, command: &Command, changes: &mut BTreeSet<Change>) -> 
         Command::SettleRequest { key, outcome, why } => {
             return super::request::settle(state, key, *outcome, why, changes);
         }
+        // Done before anything else, because the audit entry has the new time.
+        Command::CorrectClock { .. } => {}
         Command::Block { blocked } => {
             changes.insert(Change::Blocked(blocked.instance.clone()));
             state.blocked.insert(blocked.instance.clone(), blocked.clone());
@@ -281,6 +315,7 @@ fn forget(
     }
     state.seeds.retain(|seed| seed.instance != *instance);
     state.forgotten.insert(instance.clone(), until);
+    state.unseen.remove(instance);
     for cluster in state.clusters.values_mut() {
         if cluster.instances.remove(instance) {
             changes.insert(Change::Cluster(cluster.id.clone()));
@@ -299,6 +334,31 @@ fn forget(
     changes.insert(Change::Seeds);
     changes.insert(Change::Forgotten(instance.clone()));
     Ok(())
+}
+
+/// Ends the quarantines of the server at an address.
+fn end_quarantines(state: &mut State, instance: &InstanceKey, changes: &mut BTreeSet<Change>) {
+    let ended: Vec<String> = state
+        .quarantines
+        .iter()
+        .filter(|(_, held)| held.instance == *instance)
+        .map(|(key, _)| key.clone())
+        .collect();
+    for key in ended {
+        state.quarantines.remove(&key);
+        changes.insert(Change::Quarantine(key));
+    }
+}
+
+/// Addresses that neither a cluster nor a quarantine has any more are dropped with it.
+fn record_unseen(state: &mut State, unseen: &BTreeSet<InstanceKey>, seen: &BTreeSet<InstanceKey>) {
+    for key in unseen {
+        state.unseen.entry(key.clone()).or_insert(state.clock);
+    }
+    let subjects = crate::domain::unseen::subjects(state);
+    state
+        .unseen
+        .retain(|key, _| !seen.contains(key) && subjects.contains(key));
 }
 
 fn describe_cluster(state: &mut State, command: &Command, changes: &mut BTreeSet<Change>) {
@@ -349,6 +409,7 @@ fn describe_cluster(state: &mut State, command: &Command, changes: &mut BTreeSet
         instances: BTreeSet::new(),
         primary: None,
         document: None,
+        split_from: None,
     });
     cluster.created_at = cluster.created_at.min(created_at);
     cluster.epoch = cluster.epoch.max(epoch);
@@ -415,7 +476,7 @@ fn record_group_choice(
 }
 
 /// Moves recoveries and quarantines of a merged cluster to the id of the remaining cluster.
-fn move_to_cluster(state: &mut State, from: &ClusterId, to: &ClusterId, changes: &mut BTreeSet<Change>) {
+pub(super) fn move_to_cluster(state: &mut State, from: &ClusterId, to: &ClusterId, changes: &mut BTreeSet<Change>) {
     for recovery in state
         .recoveries
         .values_mut()

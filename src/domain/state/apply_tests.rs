@@ -29,6 +29,12 @@ fn run(state: &mut State, at: i64, command: Command) -> Applied {
     .0
 }
 
+/// Applies an entry of an earlier version.
+fn run_as(version: u32, state: &mut State, at: i64, command: Command) -> Applied {
+    let at = WallTime(at);
+    apply(state, &Proposal { version, at, command }).0
+}
+
 fn claimed(state: &mut State, claim: Claim) -> ClaimToken {
     let applied = run(state, 1000, Command::Claim { claim: Box::new(claim) });
     let Applied::Claimed { token } = applied else {

@@ -31,6 +31,7 @@ pub(super) struct AuditDraft {
 
 /// The audit entry of a command that is about to be applied to this state. `None` for observations and records of
 /// members and steps, which are no actions, and for detections and hooks, which have records of their own.
+#[expect(clippy::too_many_lines, reason = "one arm for each command")]
 pub(super) fn draft_for_command(state: &State, command: &Command) -> Option<AuditDraft> {
     match command {
         Command::Discover { seed } => {
@@ -38,6 +39,7 @@ pub(super) fn draft_for_command(state: &State, command: &Command) -> Option<Audi
             is_new.then(|| draft_for(state, "discover", &seed.instance, origin_note(&seed.origin)))
         }
         Command::Forget { instance, .. } => Some(draft_for(state, FORGET, instance, String::new())),
+        Command::ForgetGone { instance, reason, .. } => Some(draft_for(state, FORGET, instance, reason.clone())),
         Command::SetIntent { intent } => Some(intent_draft(state, intent)),
         Command::EndIntent { id } => {
             let present = state.intents.get(id)?;
@@ -67,6 +69,7 @@ pub(super) fn draft_for_command(state: &State, command: &Command) -> Option<Audi
             "force-quorum",
             format!("{survivor_name} continues without {}", lost.join(", ")),
         )),
+        Command::CorrectClock { ahead_millis } => Some(clock_draft(*ahead_millis)),
         Command::Claim { claim } => {
             let message = format!(
                 "{}: recovery {} by {}",
@@ -117,12 +120,14 @@ pub(super) fn draft_for_command(state: &State, command: &Command) -> Option<Audi
                 None => draft_for_all("acknowledge-recovery", message),
             })
         }
+        Command::SplitCluster { .. } | Command::MergeClusters { .. } => clusters_draft(state, command),
         Command::Request { request } => request_draft(state, request),
         Command::CancelRequest { key, why } => Some(draft_for_all("cancel-request", format!("{key}: {why}"))),
         Command::SettleRequest { key, why, .. } => Some(draft_for_all("settle-request", format!("{key}: {why}"))),
         Command::FoundGroup { .. }
         | Command::AllocateMember { .. }
         | Command::AnnounceMember { .. }
+        | Command::RecordUnseen { .. }
         | Command::DescribeCluster { .. }
         | Command::RecordDetection { .. }
         | Command::Record { .. }
@@ -131,6 +136,14 @@ pub(super) fn draft_for_command(state: &State, command: &Command) -> Option<Audi
         | Command::HooksRan { .. }
         | Command::Block { .. } => None,
     }
+}
+
+fn clock_draft(ahead_millis: u64) -> AuditDraft {
+    let seconds = ahead_millis / 1000;
+    draft_for_all(
+        "correct-clock",
+        format!("the recorded time was {seconds} s ahead of the clocks of the members"),
+    )
 }
 
 /// The audit entry of an expired intent.
@@ -215,6 +228,33 @@ fn intent_draft(state: &State, intent: &Intent) -> AuditDraft {
     let parts = [what, origin_note(&intent.origin)];
     let parts: Vec<String> = parts.into_iter().filter(|part| !part.is_empty()).collect();
     draft_for(state, kind, &intent.instance, parts.join(", "))
+}
+
+/// The entry of a split or a merge, which is about a cluster.
+fn clusters_draft(state: &State, command: &Command) -> Option<AuditDraft> {
+    if let Command::SplitCluster {
+        from,
+        id,
+        head,
+        instances,
+        reason,
+        ..
+    } = command
+    {
+        let message = format!("{} instances are cluster {id} now: {reason}", instances.len());
+        return Some(AuditDraft {
+            cluster_name: name_of(state, from),
+            ..draft_for(state, "split-cluster", head, message)
+        });
+    }
+    let Command::MergeClusters { into, from, reason, .. } = command else {
+        return None;
+    };
+    let message = format!("cluster {} ({from}) ended in {into}: {reason}", name_of(state, from));
+    Some(AuditDraft {
+        cluster_name: name_of(state, into),
+        ..draft_for_all("merge-clusters", message)
+    })
 }
 
 /// A request that was recorded before gets no second entry.

@@ -15,7 +15,9 @@ use crate::domain::topology::ClusterId;
 use super::MAX_STEPS;
 use super::apply::{Change, labels, next_number};
 use super::bounds::add_errors;
-use super::command::{Applied, Claim, Ending, RefusedCommand};
+use super::clusters::in_present_cluster;
+use super::command::{Applied, Claim, Ending, KEEP_RECENT_REPLACEMENTS, RefusedCommand};
+use super::failed_repairs::failures_before;
 use super::record::{
     ClaimToken, Cluster, Detection, Epoch, MemberId, Phase, Quarantine, QuarantineState, RecordedPrimary, Recovery,
     State, StepRecord,
@@ -64,6 +66,11 @@ pub(super) fn grant(
         owed.extend(preempt(state, &uid, &claim.uid, changes));
     }
     let (cluster_name, cluster_alias) = labels(state, &claim.plan.cluster);
+    let failed_before = if state.version >= KEEP_RECENT_REPLACEMENTS {
+        failures_before(state, &claim.plan)
+    } else {
+        0
+    };
     let id = next_number(state);
     let recovery = Recovery {
         id,
@@ -86,6 +93,7 @@ pub(super) fn grant(
         fencing_proof: None,
         acknowledged: None,
         hooks: HookProgress::of(&claim.hooks),
+        failed_before,
         owed,
     };
     state.recoveries.insert(claim.uid.clone(), recovery);
@@ -187,6 +195,14 @@ fn stops_replicas_before_move(kind: RecoveryKind) -> bool {
     }
 }
 
+/// How the error of a recovery begins that ended in favour of another one.
+const IN_FAVOUR_OF: &str = "ended in favour of recovery ";
+
+/// Whether a recovery ended in favour of a replacement of the primary. It did not fail.
+pub(super) fn gave_way(recovery: &Recovery) -> bool {
+    recovery.errors.iter().any(|error| error.starts_with(IN_FAVOUR_OF))
+}
+
 /// Ends a recovery in favour of another one. Its actor finds its claim invalid at the next confirmation. The actor of
 /// the other recovery kills its sessions server by server before it acts there. Returns the replicas that it may have
 /// stopped.
@@ -200,10 +216,7 @@ fn preempt(state: &mut State, uid: &str, to: &str, changes: &mut BTreeSet<Change
             successor: None,
             successful: false,
         };
-        add_errors(
-            recovery,
-            [format!("ended in favour of recovery {to}, which replaces the primary")],
-        );
+        add_errors(recovery, [format!("{IN_FAVOUR_OF}{to}, which replaces the primary")]);
         // The hooks of the other recovery report what follows.
         recovery.hooks.replace_pending(&[]);
         changes.insert(Change::Recovery(uid.to_owned()));
@@ -280,6 +293,9 @@ pub(super) fn open(
     let now = state.clock;
     current(state, token)?;
     super::request::check_open(state, plan)?;
+    // A merge may have moved the recovery to another cluster since the plan was made.
+    let token = &in_present_cluster(state, token);
+    let keeps_cluster = state.version >= super::command::NO_MERGE_DURING_RECOVERY;
     let recovery = current(state, token)?;
     let uid = &token.uid;
     if !recovery.plan.kind.opens_a_server() {
@@ -299,7 +315,11 @@ pub(super) fn open(
         position: position.clone(),
         at: now,
     };
+    let cluster = recovery.plan.cluster.clone();
     recovery.plan = plan.clone();
+    if keeps_cluster {
+        recovery.plan.cluster = cluster;
+    }
     recovery.fencing_proof = fencing_proof.cloned();
     changes.insert(Change::Recovery(token.uid.clone()));
     // In a takeover the old primary is proved read-only, and is needed as a replica.
@@ -343,6 +363,7 @@ pub(super) fn end(
     let now = state.clock;
     let running = current(state, token)?.clone();
     check_end(&running, ending)?;
+    let token = &in_present_cluster(state, token);
     super::request::finish(state, &running, ending, changes);
     record(state, &token.uid, &ending.lines, changes);
     let recovery = current(state, token)?;

@@ -24,7 +24,19 @@ use super::request::{Request, RequestOutcome};
 
 /// The highest command version that this program understands ([`Command::since`]). A member that meets a higher version
 /// exits with an explanatory error.
-pub const COMMAND_VERSION: u32 = 3;
+pub const COMMAND_VERSION: u32 = 4;
+
+/// The version of commands since which a merge of clusters in which a recovery runs is refused. A state that has applied
+/// such a command also keeps a recovery in the cluster that a merge gave it.
+pub(super) const NO_MERGE_DURING_RECOVERY: u32 = 4;
+
+/// The version of commands since which a full list of recoveries keeps replacements of primaries before failed repairs, and
+/// recoveries record how many attempts failed before them. Earlier versions drop the oldest: as long as a member of an earlier
+/// version may apply the same commands, every member does.
+pub const KEEP_RECENT_REPLACEMENTS: u32 = 4;
+
+/// The command version of members that can share probes ([`crate::domain::probe_assignment`]). Nothing of it is in the log.
+pub const SHARES_PROBES: u32 = 4;
 
 /// A command with its version and the clock of the proposer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -104,6 +116,22 @@ pub enum Command {
         /// It is not discovered again before this time.
         until: WallTime,
     },
+    /// Forgets an instance that is gone for good, and ends its quarantine.
+    ForgetGone {
+        /// The instance.
+        instance: InstanceKey,
+        /// It is not discovered again before this time.
+        until: WallTime,
+        /// The reason, for the operator.
+        reason: String,
+    },
+    /// Records which instances are not seen, from the time of this command, and which are seen again.
+    RecordUnseen {
+        /// The instances that are not seen.
+        unseen: BTreeSet<InstanceKey>,
+        /// The instances that are seen again.
+        seen: BTreeSet<InstanceKey>,
+    },
     /// Records a cluster, or changes of its members or primary. Also merges clusters: those in `absorbs` end in this
     /// one.
     #[serde(rename_all = "camelCase")]
@@ -126,6 +154,45 @@ pub enum Command {
         /// Present when the primary changed because its replication group chose another one.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         chosen: Option<Box<GroupChoice>>,
+    },
+    /// Makes a cluster of some instances of another one. What is recorded of recoveries and quarantines stays with the
+    /// other one.
+    #[serde(rename_all = "camelCase")]
+    SplitCluster {
+        /// The cluster that has the instances.
+        from: ClusterId,
+        /// Id of the new cluster.
+        id: ClusterId,
+        /// The instance that heads the new cluster.
+        head: InstanceKey,
+        /// Its identity, when it is writable: it is the primary.
+        primary: Option<Identity>,
+        /// Start time of the process of this primary as the server reports it; `None` when it does not.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        process: Option<i64>,
+        /// The instances of the new cluster, with the head.
+        instances: BTreeSet<InstanceKey>,
+        /// Alias of the new cluster; may be empty.
+        #[serde(default)]
+        alias: String,
+        /// The document that owns the new cluster.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        document: Option<Origin>,
+        /// The reason, for the audit.
+        reason: String,
+    },
+    /// Merges two clusters on request.
+    #[serde(rename_all = "camelCase")]
+    MergeClusters {
+        /// The cluster that remains.
+        into: ClusterId,
+        /// The cluster that ends in it.
+        from: ClusterId,
+        /// The primary of the merged cluster, when the requester saw one that is writable.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        primary: Option<(InstanceKey, Identity)>,
+        /// The reason, for the audit.
+        reason: String,
     },
     /// Sets an intent.
     SetIntent {
@@ -288,6 +355,12 @@ pub enum Command {
         /// The reason, for the operator.
         why: String,
     },
+    /// Sets the clock of the state to the time of this proposal, also when that is earlier: a leader's clock was ahead.
+    #[serde(rename_all = "camelCase")]
+    CorrectClock {
+        /// How far the clock of the state was ahead, milliseconds.
+        ahead_millis: u64,
+    },
     /// Records that a recovery was held back because of a recent one.
     Block {
         /// The record.
@@ -319,6 +392,8 @@ impl Command {
             | Self::Block { .. } => 1,
             // Since the data center of a member is known.
             Self::AnnounceMember { member } => 1 + u32::from(!member.data_center.is_empty()),
+            // Since clusters in which a recovery runs are not merged.
+            Self::DescribeCluster { absorbs, .. } if !absorbs.is_empty() => NO_MERGE_DURING_RECOVERY,
             // Since the start time of the primary's process is known, and the reason for another primary of a
             // replication group.
             Self::DescribeCluster { process, chosen, .. } => 1 + u32::from(process.is_some() || chosen.is_some()),
@@ -327,10 +402,11 @@ impl Command {
             // records them again.
             Self::PutDocument { document } => 2 + u32::from(document.on_drain != OnDrain::default()),
             Self::Request { request } => 2 + u32::from(request.what.is_drain()),
+            // Since a primary that answers and commits nothing is replaced: an earlier member would undo that when it answers.
+            Self::Claim { claim } => 2 + 2 * u32::from(claim.plan.commits_nothing),
             // Plans of more kinds with more steps, more findings and verdicts, more policies of documents, lists of
             // hooks.
             Self::RecordDetection { .. }
-            | Self::Claim { .. }
             | Self::Open { .. }
             | Self::End { .. }
             | Self::HooksBegin { .. }
@@ -338,6 +414,11 @@ impl Command {
             | Self::CancelRequest { .. }
             | Self::SettleRequest { .. } => 2,
             Self::ForceQuorum { .. } => 3,
+            Self::CorrectClock { .. }
+            | Self::ForgetGone { .. }
+            | Self::RecordUnseen { .. }
+            | Self::SplitCluster { .. }
+            | Self::MergeClusters { .. } => 4,
         }
     }
 
@@ -349,7 +430,11 @@ impl Command {
             Self::AnnounceMember { .. } => "hello",
             Self::Discover { .. } => "discover",
             Self::Forget { .. } => "forget",
+            Self::ForgetGone { .. } => "forget-gone",
+            Self::RecordUnseen { .. } => "record-unseen",
             Self::DescribeCluster { .. } => "describe-cluster",
+            Self::SplitCluster { .. } => "split-cluster",
+            Self::MergeClusters { .. } => "merge-clusters",
             Self::SetIntent { .. } => "set-intent",
             Self::EndIntent { .. } => "end-intent",
             Self::PutDocument { .. } => "put-document",
@@ -370,6 +455,7 @@ impl Command {
             Self::Request { .. } => "request",
             Self::CancelRequest { .. } => "cancel-request",
             Self::SettleRequest { .. } => "settle-request",
+            Self::CorrectClock { .. } => "correct-clock",
             Self::Block { .. } => "block",
         }
     }

@@ -66,8 +66,8 @@ pub(super) fn ran(
     };
     record(state, uid, lines, changes);
     // A failed list after the end does not undo a recovery, and the failure must be visible. A veto is among the errors
-    // of the ending.
-    if let Some(why) = run.failure.as_ref().filter(|_| !run.list.may_veto())
+    // of the ending, and the list of a detection says nothing about the recovery.
+    if let Some(why) = run.failure.as_ref().filter(|_| run.list.follows_recovery())
         && let Some(recovery) = state.recoveries.get_mut(uid)
     {
         add_errors(recovery, [why.clone()]);

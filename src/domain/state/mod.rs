@@ -9,7 +9,10 @@ mod apply_tests;
 pub(crate) mod audit;
 mod bounds;
 pub mod claims;
+mod clock;
+mod clusters;
 pub mod command;
+pub mod failed_repairs;
 mod hooks;
 mod lost_replicas;
 pub mod policy;
@@ -29,7 +32,7 @@ pub use request::{Request, RequestKind, RequestOutcome, RequestProgress, request
 
 /// Most record lines of one recovery: enough for any recovery that ends, and a limit for one that does not.
 pub const MAX_STEPS: usize = 500;
-/// Most ended recoveries.
+/// Most recoveries. Those that run are kept whatever their number; of those that ended, failed repairs are dropped first.
 pub const MAX_RECOVERIES: usize = 1000;
 /// Most audit entries.
 pub const MAX_AUDIT: usize = 1000;

@@ -8,14 +8,15 @@ use crate::domain::instance::{Identity, is_same_process};
 use crate::domain::intent::{Intent, IntentDetails, Origin, PromotionRule};
 use crate::domain::key::InstanceKey;
 use crate::domain::policy::{
-    BootReadOnly, Durability, HeldBack, LossPolicy, OldPrimary, Policy, RecoveryMode, RepairBlock, StalledPrimary,
-    TakeoverTerms, UnappliedPolicy,
+    BootReadOnly, Durability, EventsPolicy, HeldBack, LossPolicy, OldPrimary, Policy, RecoveryMode, RepairBlock,
+    StalledPrimary, TakeoverTerms, UnappliedPolicy,
 };
 use crate::domain::recovery::kind::RecoveryKind;
 use crate::domain::recovery::step::Step;
 use crate::domain::time::WallTime;
 use crate::domain::topology::Topology;
 
+use super::failed_repairs::failed_repairs;
 use super::record::{Cluster, Document, Recovery, State};
 
 /// How long a recovery that promoted no server blocks the next one, milliseconds. The block after a failover prevents
@@ -138,6 +139,8 @@ pub struct PolicySettings {
     pub pseudo_gtid: bool,
     /// Whether `FencingProcesses` has commands.
     pub fences_outside: bool,
+    /// What to do about events on a new primary, for clusters without a document.
+    pub events: EventsPolicy,
 }
 
 impl Default for PolicySettings {
@@ -169,6 +172,7 @@ impl Default for PolicySettings {
             takeover: TakeoverTerms::default(),
             pseudo_gtid: false,
             fences_outside: false,
+            events: EventsPolicy::Enable,
         }
     }
 }
@@ -201,11 +205,12 @@ pub fn policy_of(
         recover_locked_semi_sync: settings.recover_locked_semi_sync,
         repair_blocks: repair_blocks(state, cluster, topology, block_millis, now),
         recent_test: recent_test(state, cluster, block_millis, now),
-        downtimes: downtimes(state, topology, now),
-        promotion_rules: promotion_rules(state, topology, now),
+        downtimes: downtimes(state, cluster, topology, now),
+        promotion_rules: promotion_rules(state, cluster, topology, now),
         terminating: BTreeMap::new(),
         promotion_ignored: topology.instances.keys().filter(ignored).cloned().collect(),
         loss: document.map_or(settings.loss, |document| document.loss),
+        accepts_unknown_loss: false,
         loss_timeout_millis: document.map_or(settings.loss_timeout_millis, |document| document.loss_timeout_millis),
         old_primary: document.map_or(settings.old_primary, |document| document.old_primary),
         stalled: document
@@ -234,8 +239,10 @@ pub fn policy_of(
         takeover: settings.takeover,
         pseudo_gtid: settings.pseudo_gtid,
         fences_outside: settings.fences_outside,
+        events: document.and_then(|document| document.events).unwrap_or(settings.events),
         acks_changed_at: acks_changed_at(state, cluster, now),
         voters: BTreeMap::new(),
+        voter_problems: BTreeMap::new(),
     }
 }
 
@@ -360,8 +367,9 @@ fn runs(state: &State, cluster: &Cluster, replaces_primary: bool) -> Option<Held
         })
 }
 
-/// Repairs block the next repair of their own kind and instance. A repair that did nothing, or that can be repeated
-/// without harm, blocks only briefly. A primary that restarted since then is not blocked.
+/// Repairs block the next repair of their own kind and instance: one that succeeded where a repetition would be a sign that
+/// something works against it, and one that failed for a time that grows with each failure. A primary that restarted since
+/// then is blocked only briefly.
 fn repair_blocks(
     state: &State,
     cluster: &Cluster,
@@ -372,25 +380,40 @@ fn repair_blocks(
     let booted = booted_read_only(cluster, topology);
     let recent = |recovery: &Recovery| {
         let kind = recovery.plan.kind;
-        if kind.replaces_primary() || !kind.blocks_its_repetition() || recovery.acknowledged.is_some() {
+        if kind.replaces_primary()
+            || !kind.blocks_its_repetition()
+            || recovery.acknowledged.is_some()
+            || !recovery.is_successful()
+        {
             return None;
         }
         let has_booted =
             kind == RecoveryKind::NonWritablePrimary && booted.as_ref() == Some(&recovery.plan.old_primary);
-        let millis = if recovery.is_successful() && !has_booted {
-            block_millis
-        } else {
+        let millis = if has_booted {
             block_millis.min(RETRY_MILLIS)
+        } else {
+            block_millis
         };
         let until = recovery.ended()?.plus_millis(i64::try_from(millis).unwrap_or(i64::MAX));
-        (now < until).then(|| RepairBlock {
+        Some(RepairBlock {
             kind,
             instance: recovery.plan.old_primary.clone(),
             uid: recovery.uid.clone(),
             until,
+            failures: 0,
         })
     };
-    recoveries_of(state, cluster).filter_map(recent).collect()
+    let succeeded = recoveries_of(state, cluster).filter_map(recent);
+    let failed = failed_repairs(state, &cluster.id)
+        .into_iter()
+        .map(|repair| RepairBlock {
+            kind: repair.kind,
+            instance: repair.instance,
+            uid: repair.uid,
+            until: repair.until,
+            failures: repair.failures,
+        });
+    succeeded.chain(failed).filter(|block| now < block.until).collect()
 }
 
 /// The quarantined servers, by identity, as addresses of the topology.
@@ -471,8 +494,10 @@ fn instance_of(topology: &Topology, wanted: &InstanceKey) -> InstanceKey {
     found.map_or_else(|| resolved.clone(), |instance| instance.key.clone())
 }
 
+/// The intents that are in effect for a cluster. A document's intents are, when the document owns the cluster.
 fn active<'a>(
     state: &'a State,
+    cluster: &'a Cluster,
     topology: &'a Topology,
     now: WallTime,
 ) -> impl Iterator<Item = (InstanceKey, &'a Intent)> {
@@ -480,14 +505,18 @@ fn active<'a>(
         .intents
         .values()
         .filter(move |intent| intent.details.is_active(now))
+        .filter(|intent| match &intent.origin {
+            origin @ Origin::Document { .. } => cluster.document.as_ref() == Some(origin),
+            Origin::Api | Origin::Recovery => true,
+        })
         .map(|intent| (instance_of(topology, &intent.instance), intent))
         .filter(|(key, _)| topology.instances.contains_key(key))
 }
 
 /// Of several downtimes of an instance the one that lasts longest.
-fn downtimes(state: &State, topology: &Topology, now: WallTime) -> BTreeMap<InstanceKey, HeldBack> {
+fn downtimes(state: &State, cluster: &Cluster, topology: &Topology, now: WallTime) -> BTreeMap<InstanceKey, HeldBack> {
     let mut longest: BTreeMap<InstanceKey, (bool, Option<WallTime>, HeldBack)> = BTreeMap::new();
-    for (key, intent) in active(state, topology, now) {
+    for (key, intent) in active(state, cluster, topology, now) {
         let IntentDetails::Downtime {
             owner, reason, until, ..
         } = &intent.details
@@ -510,9 +539,14 @@ fn downtimes(state: &State, topology: &Topology, now: WallTime) -> BTreeMap<Inst
 
 /// Of several promotion rules of an instance: `must_not` of any origin first, then the rule of a document, then of the
 /// API.
-fn promotion_rules(state: &State, topology: &Topology, now: WallTime) -> BTreeMap<InstanceKey, PromotionRule> {
+fn promotion_rules(
+    state: &State,
+    cluster: &Cluster,
+    topology: &Topology,
+    now: WallTime,
+) -> BTreeMap<InstanceKey, PromotionRule> {
     let mut strongest: BTreeMap<InstanceKey, ((bool, u8), PromotionRule)> = BTreeMap::new();
-    for (key, intent) in active(state, topology, now) {
+    for (key, intent) in active(state, cluster, topology, now) {
         let IntentDetails::Candidate { rule, .. } = &intent.details else {
             continue;
         };

@@ -21,6 +21,7 @@ fn cluster() -> Cluster {
         instances: BTreeSet::new(),
         primary: None,
         document: None,
+        split_from: None,
     }
 }
 
@@ -54,6 +55,7 @@ fn document() -> Document {
         old_primary: OldPrimary::Rejoin,
         boot_read_only: crate::domain::policy::BootReadOnly::Off,
         stalled: None,
+        events: None,
         on_drain: crate::domain::policy::OnDrain::Observe,
         durability: None,
         services: None,
@@ -124,9 +126,13 @@ fn recovery(uid: &str, phase: Phase) -> Recovery {
         instances: BTreeSet::new(),
         lost_replicas: Vec::new(),
         lost: None,
+        loss_evidence: None,
         steps: Vec::new(),
         sources: std::collections::BTreeMap::new(),
         prior_states: std::collections::BTreeMap::new(),
+        old_primary_state: None,
+        events: None,
+        commits_nothing: false,
         remembered: None,
         manual_request: None,
     };
@@ -151,6 +157,7 @@ fn recovery(uid: &str, phase: Phase) -> Recovery {
         fencing_proof: None,
         acknowledged: None,
         hooks: HookProgress::default(),
+        failed_before: 0,
         owed: BTreeSet::new(),
     }
 }
@@ -367,16 +374,39 @@ fn downtime(owner: &str, until: Option<WallTime>) -> IntentDetails {
 
 fn asked(intents: impl IntoIterator<Item = Intent>) -> Policy {
     let intents = intents.into_iter().map(|intent| (intent.id(), intent)).collect();
+    let cluster = Cluster {
+        document: Some(origin("shop")),
+        ..cluster()
+    };
     policy_of(
         &State {
             intents,
             ..State::default()
         },
-        &cluster(),
+        &cluster,
         &settings(&["*"]),
         &tree(),
         NOW,
     )
+}
+
+#[test]
+fn a_document_sets_neither_downtimes_nor_promotion_rules_in_the_cluster_of_another_one() {
+    let policy = asked([
+        intent(key(2), origin("intruder"), downtime("cr", None)),
+        intent(
+            key(3),
+            origin("intruder"),
+            IntentDetails::Candidate {
+                rule: PromotionRule::MustNot,
+                until: None,
+            },
+        ),
+    ]);
+    assert!(
+        policy.downtimes.is_empty() && policy.promotion_rules.is_empty(),
+        "{policy:?}"
+    );
 }
 
 #[test]
@@ -505,4 +535,32 @@ fn servers_in_quarantine_are_known_by_who_they_are() {
     };
     let policy = policy_of(&state, &cluster(), &PolicySettings::default(), &tree(), NOW);
     assert_eq!(policy.quarantined, [key(2)].into());
+}
+
+#[test]
+fn a_repair_that_failed_is_blocked_for_longer_each_time_and_says_how_often_it_failed() {
+    let failed = |uid: &str, id: u64| {
+        let mut repair = ended(uid, false);
+        repair.id = id;
+        repair.plan.kind = RecoveryKind::SemiSync;
+        repair
+    };
+    let blocks = |repairs: Vec<Recovery>, later| {
+        let now = NOW.plus_millis(later);
+        policy_of(&with(repairs), &cluster(), &settings(&["*"]), &tree(), now).repair_blocks
+    };
+    assert!(blocks(vec![failed("r1", 1)], 5000).is_empty());
+    let twice = vec![failed("r1", 1), failed("r2", 2)];
+    let block = blocks(twice.clone(), 9999).remove(0);
+    assert_eq!(
+        block.held_back(),
+        HeldBack::RepairFailed {
+            uid: "r2".to_owned(),
+            failures: 2,
+            until: NOW.plus_millis(10_000),
+        }
+    );
+    // Members of earlier versions read what a detection records.
+    assert!(matches!(block.held_back().as_recorded(), HeldBack::Waits(text) if text.contains("failed 2 times")));
+    assert!(blocks(twice, 10_000).is_empty());
 }

@@ -10,8 +10,11 @@ use crate::domain::hooks::HookProgress;
 use crate::domain::instance::Identity;
 use crate::domain::intent::Origin;
 use crate::domain::key::InstanceKey;
-use crate::domain::policy::{BootReadOnly, HeldBack, LossPolicy, OldPrimary, OnDrain, RecoveryMode, StalledPrimary};
+use crate::domain::policy::{
+    BootReadOnly, EventsPolicy, HeldBack, LossPolicy, OldPrimary, OnDrain, RecoveryMode, StalledPrimary,
+};
 use crate::domain::recovery::fencing_proof::FencingProof;
+use crate::domain::recovery::loss_evidence::describe_loss;
 use crate::domain::recovery::plan::{Plan, PlanReport};
 use crate::domain::recovery::refusal::Refusal;
 use crate::domain::time::WallTime;
@@ -92,6 +95,9 @@ pub struct Cluster {
     /// The document that owns it (the older of two); `None` when API and configuration decide.
     #[serde(default)]
     pub document: Option<Origin>,
+    /// The cluster of which it was a part before a split.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub split_from: Option<ClusterId>,
 }
 
 /// The policy part of a `MySQLCluster` document, as last read.
@@ -136,6 +142,9 @@ pub struct Document {
     /// `spec.recovery.stalledPrimary`; `None` when the configuration decides.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stalled: Option<StalledPrimary>,
+    /// `spec.recovery.events`; `None` when the configuration decides.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub events: Option<EventsPolicy>,
     /// `spec.recovery.onDrain`.
     #[serde(default)]
     pub on_drain: OnDrain,
@@ -233,7 +242,8 @@ pub struct Recovery {
     /// Replicas left behind.
     #[serde(default)]
     pub lost_replicas: Vec<Refusal>,
-    /// Transactions that are known to be lost. Known when the set of the old primary is known.
+    /// Transactions that are known to be lost; whether these are all, the evidence in the plan tells
+    /// ([`Recovery::loss`]).
     #[serde(default)]
     pub lost: Option<GtidSet>,
     /// Errors.
@@ -252,10 +262,18 @@ pub struct Recovery {
     /// Pending and finished lists of hooks.
     #[serde(default)]
     pub hooks: HookProgress,
+    /// How many attempts of the same repair failed in a row before this one; 0 in records of earlier versions.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub failed_before: u32,
     /// Replicas that may have been stopped by a recovery that ended in favour of this one: at the end they are started
     /// again.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub owed: BTreeSet<InstanceKey>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde calls")]
+fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 impl Recovery {
@@ -279,6 +297,13 @@ impl Recovery {
             Phase::Opened { successor, .. } => Some(successor),
             Phase::Ended { successor, .. } => successor.as_ref(),
         }
+    }
+
+    /// What was lost and what proves it, in one line: `none` only with a proof. `None` where no other server was opened.
+    pub fn loss(&self) -> Option<String> {
+        let is_replaced = self.plan.kind.replaces_primary() && self.successor().is_some();
+        let lost = self.lost.as_ref().or(self.plan.lost.as_ref());
+        is_replaced.then(|| describe_loss(lost, self.plan.loss_evidence.as_ref()))
     }
 
     /// Whether it succeeded.
@@ -389,7 +414,8 @@ pub struct Detection {
     pub hooks: HookProgress,
 }
 
-/// A recovery that was held back, the latest for its instance.
+/// A recovery that was held back by an earlier one, or the replacement of a primary that was refused; the latest for its
+/// instance.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Blocked {
@@ -401,8 +427,11 @@ pub struct Blocked {
     pub analysis: String,
     /// When it was last held back.
     pub at: WallTime,
-    /// Number of the recovery that blocks it.
+    /// Number of the recovery that blocks it; 0 when none does.
     pub blocking_recovery: u64,
+    /// Why; empty in records of versions that did not keep it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub reason: String,
 }
 
 /// An entry of the audit: an action, its time, and its server.
@@ -432,7 +461,7 @@ pub struct AuditEntry {
 pub struct State {
     /// The group; `None` before the bootstrap entry.
     pub group: Option<Group>,
-    /// The clock of the state: the maximum of all times in commands.
+    /// The clock of the state: the maximum of all times in commands since it was corrected last.
     pub clock: WallTime,
     /// The highest version of the commands that made it: a member must understand that version to load the state. 0 in
     /// states from before this was recorded.
@@ -443,6 +472,9 @@ pub struct State {
     pub seeds: BTreeSet<Seed>,
     /// Forgotten addresses, each with the time before which it is not discovered again.
     pub forgotten: BTreeMap<InstanceKey, WallTime>,
+    /// Instances that are not seen, each with the time from which that counts.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub unseen: BTreeMap<InstanceKey, WallTime>,
     /// Clusters.
     pub clusters: BTreeMap<ClusterId, Cluster>,
     /// Intents; serialised as a list because their key is not a string.

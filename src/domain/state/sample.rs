@@ -64,6 +64,7 @@ pub(crate) fn plan(cluster: u32, old_primary: u32, successor: u32, instances: &[
         instances: instances.iter().copied().map(key).collect(),
         lost_replicas: Vec::new(),
         lost: None,
+        loss_evidence: None,
         manual_request: None,
         steps: vec![
             Step::StopReceivers {
@@ -75,6 +76,9 @@ pub(crate) fn plan(cluster: u32, old_primary: u32, successor: u32, instances: &[
         ],
         sources: std::collections::BTreeMap::new(),
         prior_states: std::collections::BTreeMap::new(),
+        old_primary_state: None,
+        events: None,
+        commits_nothing: false,
         remembered: None,
     }
 }
@@ -158,6 +162,7 @@ pub(crate) fn document(name: &str) -> Document {
         old_primary: OldPrimary::Rejoin,
         boot_read_only: crate::domain::policy::BootReadOnly::Enforce,
         stalled: None,
+        events: None,
         on_drain: crate::domain::policy::OnDrain::Observe,
         durability: Some(crate::domain::policy::Durability::default()),
         services: Some(crate::domain::declared::DeclaredServices {
@@ -184,8 +189,6 @@ pub(crate) struct Sample {
     pub(crate) state: State,
     /// Every right to act that was ever granted, stale ones too.
     tokens: Vec<ClaimToken>,
-    /// Two clusters were made one.
-    pub(crate) merged: bool,
     claims: u32,
 }
 
@@ -236,9 +239,6 @@ impl Sample {
         let mut dice = Dice(seed);
         let at = WallTime(1000 + i64::from(dice.roll(5000)));
         let command = self.command(&mut dice);
-        if matches!(&command, Command::DescribeCluster { absorbs, .. } if !absorbs.is_empty()) {
-            self.merged = true;
-        }
         let (applied, changes) = apply(
             &mut self.state,
             &Proposal {
@@ -265,7 +265,7 @@ impl Sample {
     }
 
     fn command(&mut self, dice: &mut Dice) -> Command {
-        match dice.roll(30) {
+        match dice.roll(32) {
             0 => Command::FoundGroup {
                 group: Group {
                     uuid: format!("g{}", dice.roll(2)),
@@ -294,9 +294,19 @@ impl Sample {
                 instance: key(dice.server()),
                 until: WallTime(1000 + i64::from(dice.roll(9000))),
             },
+            5 if dice.roll(3) == 0 => Command::ForgetGone {
+                instance: key(dice.server()),
+                until: WallTime(1000 + i64::from(dice.roll(9000))),
+                reason: "not seen for 240 h".to_owned(),
+            },
+            5 if dice.roll(2) == 0 => Command::RecordUnseen {
+                unseen: [key(dice.server())].into(),
+                seen: [key(dice.server())].into(),
+            },
             5..=9 => self.describe(dice),
             10..=14 => self.ask(dice),
-            15 => match dice.roll(4) {
+            15 => match dice.roll(5) {
+                4 => Command::CorrectClock { ahead_millis: 1 },
                 0 => Command::ForceQuorum {
                     survivor: 1,
                     survivor_name: "a".to_owned(),
@@ -317,6 +327,7 @@ impl Sample {
                     analysis: "DeadMaster".to_owned(),
                     at: WallTime(1),
                     blocking_recovery: 1,
+                    reason: String::new(),
                 },
             },
             18 => Command::Acknowledge {
@@ -344,7 +355,32 @@ impl Sample {
             },
             21..=23 => self.claim(dice),
             24 | 25 => self.request(dice),
+            26 | 27 => Self::change_of_clusters(dice),
             _ => self.act(dice),
+        }
+    }
+
+    fn change_of_clusters(dice: &mut Dice) -> Command {
+        let (one, other, head) = (1 + dice.roll(3), 1 + dice.roll(4), dice.server());
+        let primary = (dice.roll(2) == 0).then(|| identity(head));
+        if dice.roll(2) == 0 {
+            return Command::MergeClusters {
+                into: cluster_id(one),
+                from: cluster_id(other),
+                primary: primary.map(|primary| (key(head), primary)),
+                reason: "why".to_owned(),
+            };
+        }
+        Command::SplitCluster {
+            from: cluster_id(one),
+            id: cluster_id(other),
+            head: key(head),
+            primary,
+            process: None,
+            instances: dice.servers(),
+            alias: String::new(),
+            document: None,
+            reason: "why".to_owned(),
         }
     }
 

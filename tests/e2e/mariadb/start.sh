@@ -19,6 +19,7 @@ if [ ! -d $data ]; then
 CREATE USER '$TOPOLOGY_USER'@'%' IDENTIFIED BY '$TOPOLOGY_PASSWORD';
 GRANT RELOAD, PROCESS, SUPER, BINLOG MONITOR, SLAVE MONITOR, REPLICATION SLAVE, REPLICATION SLAVE ADMIN,
     REPLICATION MASTER ADMIN, READ_ONLY ADMIN, CONNECTION ADMIN ON *.* TO '$TOPOLOGY_USER'@'%';
+GRANT SELECT ON mysql.global_priv TO '$TOPOLOGY_USER'@'%';
 CREATE USER '$REPLICATION_USER'@'%' IDENTIFIED BY '$REPLICATION_PASSWORD';
 GRANT REPLICATION SLAVE ON *.* TO '$REPLICATION_USER'@'%';
 CREATE DATABASE shop; CREATE TABLE shop.orders (id INT PRIMARY KEY AUTO_INCREMENT);
@@ -32,8 +33,8 @@ SQL
     wait
     mv $new $data
 fi
-# A primary that is back before another server is opened ends the failover ("came back"), and stays read-only here. Crash recovery of
-# an empty database takes no time, so a restart gets some.
+# A primary that is back before another server is opened ends the failover ("came back") and takes writes again, and the test waits for
+# another primary. Crash recovery of an empty database takes no time, so a restart gets some.
 [ "$restarted" = 0 ] || sleep 3
 exec "$run" mariadbd --socket=$socket --pid-file=/tmp/pid --tmpdir=/tmp --datadir=$data --server-id=$((101 + number)) \
     --report-host="$pod.$DOMAIN" --log-bin=binlog --log-slave-updates=1 --gtid-strict-mode=1 --read-only=$read_only \

@@ -17,7 +17,7 @@ fn analysis(
 ) -> Vec<AnalysisShape> {
     let me = shared.app.consensus.me();
     let mut shapes = Vec::new();
-    for view in api_view.views.iter() {
+    for view in &api_view.views {
         for judged in view
             .findings
             .iter()

@@ -27,7 +27,7 @@ pub(crate) async fn names(State(shared): State<Shared>) -> Json<Vec<String>> {
 
 pub(crate) async fn infos(State(shared): State<Shared>) -> Json<Vec<ClusterInfo>> {
     let api_view = ApiView::now(&shared.app);
-    let mut infos: Vec<ClusterInfo> = api_view.views.iter().map(ClusterInfo::of).collect();
+    let mut infos: Vec<ClusterInfo> = api_view.views.iter().map(|view| ClusterInfo::of(view)).collect();
     infos.sort_by(|left, right| left.cluster_name.cmp(&right.cluster_name));
     Json(infos)
 }
@@ -130,4 +130,30 @@ pub(crate) async fn case(State(shared): State<Shared>, Path(hint): Path<String>)
     let api_view = ApiView::now(&shared.app);
     let view = api_view.find_cluster(&hint)?;
     Ok(Json(shared.app.api.save_case(&view.cluster.id)?))
+}
+
+/// Makes a cluster of an instance and all that replicates from it. The route is specific to ham4db.
+pub(crate) async fn split(State(shared): State<Shared>, Path((host, port)): Host) -> Enveloped<String> {
+    let key = parameters::instance(&host, &port)?;
+    let head = {
+        let api_view = ApiView::now(&shared.app);
+        let (_, instance) = api_view.find_instance(&key)?;
+        instance.key.clone()
+    };
+    let id = shared.app.api.split_cluster(&head).await?;
+    Ok(success(
+        format!("Cluster split: {head} heads a cluster of its own"),
+        id.to_string(),
+    ))
+}
+
+/// Merges two clusters. The route is specific to ham4db.
+pub(crate) async fn merge(State(shared): State<Shared>, Path((hint, other)): Host) -> Enveloped<String> {
+    let (one, other) = {
+        let api_view = ApiView::now(&shared.app);
+        let id = |hint: &str| api_view.find_cluster(hint).map(|view| view.cluster.id.clone());
+        (id(&hint)?, id(&other)?)
+    };
+    let id = shared.app.api.merge_clusters(&one, &other).await?;
+    Ok(success("Clusters merged", id.to_string()))
 }

@@ -49,6 +49,9 @@ pub(crate) async fn health(State(shared): State<Shared>) -> Response {
         started: shared.started,
         now: shared.app.clock.wall(),
         backend: &shared.app.options.backend,
+        clocks: shared.app.clock.comparison(),
+        lateness: shared.app.api.lateness(),
+        probe_shares: shared.app.api.probe_shares(),
     };
     let status = HealthStatus::of(consensus, &leadership, &health, &process);
     match health {

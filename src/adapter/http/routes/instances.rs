@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use axum::Json;
 use axum::extract::{Path, Query, State};
+use axum::response::{IntoResponse as _, Response};
 
 use crate::app::api::ApiError;
 use crate::domain::cluster_view::ClusterView;
@@ -12,9 +13,10 @@ use crate::domain::key::InstanceKey;
 use crate::adapter::http::api_view::ApiView;
 use crate::adapter::http::context::Shared;
 use crate::adapter::http::parameters;
-use crate::adapter::http::reply::{Enveloped, Reply, success};
+use crate::adapter::http::reply::{Enveloped, Reply, off_workers, success};
 use crate::adapter::http::shape::Key;
 use crate::adapter::http::shape::instance::InstanceShape;
+use crate::adapter::http::shape::undiscovered::UndiscoveredShape;
 
 type Host = Path<(String, String)>;
 
@@ -37,8 +39,11 @@ pub(crate) async fn replicas(State(shared): State<Shared>, Path((host, port)): H
     ))
 }
 
-pub(crate) async fn all(State(shared): State<Shared>) -> Json<Vec<InstanceShape>> {
-    Json(InstanceShape::all_where(&ApiView::now(&shared.app), |_, _, _| true))
+pub(crate) async fn all(State(shared): State<Shared>) -> Response {
+    off_workers(shared, |shared| {
+        Json(InstanceShape::all_where(&ApiView::now(&shared.app), |_, _, _| true)).into_response()
+    })
+    .await
 }
 
 pub(crate) async fn keys(State(shared): State<Shared>) -> Json<Vec<Key>> {
@@ -86,10 +91,25 @@ pub(crate) async fn problems(State(shared): State<Shared>) -> Json<Vec<InstanceS
 
 pub(crate) async fn problems_of(State(shared): State<Shared>, Path(hint): Path<String>) -> Reply<Vec<InstanceShape>> {
     let api_view = ApiView::now(&shared.app);
-    let cluster = &api_view.find_cluster(&hint)?.cluster.id;
-    Ok(Json(InstanceShape::all_where(&api_view, |view, instance, shape| {
-        view.cluster.id == *cluster && is_problem(&shared, &instance.key, shape)
-    })))
+    let view = api_view.find_cluster(&hint)?;
+    let shapes = view.topology.instances.values().filter_map(|instance| {
+        let shape = InstanceShape::of(&api_view, view, instance);
+        is_problem(&shared, &instance.key, &shape).then_some(shape)
+    });
+    Ok(Json(shapes.collect()))
+}
+
+/// Addresses that servers name and that are not dialled. The route is specific to ham4db.
+pub(crate) async fn undiscovered(State(shared): State<Shared>) -> Json<Vec<UndiscoveredShape>> {
+    Json(
+        ApiView::now(&shared.app)
+            .instances()
+            .flat_map(|(view, instance)| {
+                let named_by = instance.not_followed.iter();
+                named_by.map(move |entry| UndiscoveredShape::of(view, &instance.key, entry))
+            })
+            .collect(),
+    )
 }
 
 fn is_problem(shared: &Shared, key: &InstanceKey, shape: &InstanceShape) -> bool {
@@ -123,6 +143,7 @@ fn alone(api_view: &ApiView<'_>, instance: crate::domain::instance::Instance) ->
         instances: [instance.key.clone()].into(),
         primary: None,
         document: None,
+        split_from: None,
     };
     let topology = Topology {
         cluster: id,

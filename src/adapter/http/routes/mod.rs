@@ -9,6 +9,7 @@ pub(super) mod group;
 pub(super) mod instances;
 pub(super) mod intents;
 pub(super) mod pseudo_gtid;
+pub(super) mod publications;
 pub(super) mod records;
 pub(super) mod recoveries;
 pub(super) mod takeovers;

@@ -1,8 +1,13 @@
 //! `HealthStatus` and `raft-status`.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use serde::Serialize;
 
+use crate::app::observation::probe_sharing::ProbeShares;
+use crate::app::observation::scheduling_delay::Lateness;
 use crate::app::ports::{Consensus, Health, Leadership, Peer};
+use crate::domain::clock_skew::ClockComparison;
 use crate::domain::time::WallTime;
 
 use super::{NEVER, time_text};
@@ -40,6 +45,43 @@ pub(crate) struct HealthStatus {
     raft_leader_uri: String,
     raft_advertise: String,
     raft_healthy_members: Option<Vec<String>>,
+    /// Voters that do not answer this leader; not in orchestrator.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    silent_members: BTreeSet<String>,
+    /// How the clocks of the members differ from the majority's; not in orchestrator.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    clocks: Vec<MemberClock>,
+    /// Why this member observes late; not in orchestrator.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    overload: Option<String>,
+    /// How many instances each member probes while they share the probes; not in orchestrator.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    probed_instances: BTreeMap<String, usize>,
+}
+
+/// The clock of a member.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct MemberClock {
+    member: String,
+    /// Seconds ahead of the time of the majority; negative: behind.
+    offset_seconds: f64,
+    /// `ClockSkew` with details when the offset is beyond the limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    problem: Option<String>,
+}
+
+impl MemberClock {
+    fn all(clocks: &ClockComparison) -> Vec<Self> {
+        let offsets = clocks.offsets.iter();
+        offsets
+            .map(|offset| Self {
+                member: offset.name.clone(),
+                offset_seconds: offset.seconds(),
+                problem: offset.is_beyond(clocks.limit_millis).then(|| offset.to_string()),
+            })
+            .collect()
+    }
 }
 
 /// This process: its start, and its backend.
@@ -50,6 +92,23 @@ pub(crate) struct Process<'a> {
     pub(crate) now: WallTime,
     /// Description of the backend.
     pub(crate) backend: &'a str,
+    /// The clocks of the members.
+    pub(crate) clocks: ClockComparison,
+    /// How late it observes.
+    pub(crate) lateness: Lateness,
+    /// How many instances each member probes.
+    pub(crate) probe_shares: ProbeShares,
+}
+
+/// What an overloaded member reports about itself.
+fn overload(lateness: &Lateness) -> Option<String> {
+    lateness.is_overloaded.then(|| {
+        format!(
+            "this member is overloaded: its tasks wait for {} % of the time, up to {} ms; {} failed probes were discarded because it read \
+             them late; give it more processor time, or raise InstancePollSeconds",
+            lateness.percent, lateness.worst_millis, lateness.discarded_probes
+        )
+    })
 }
 
 impl HealthStatus {
@@ -119,6 +178,8 @@ impl HealthStatus {
                 Health::Healthy => None,
                 Health::Unhealthy(why) => Some(why.clone()),
             },
+            overload: overload(&process.lateness),
+            probed_instances: process.probe_shares.by_member.clone(),
             available_nodes: nodes,
             raft_leader: active
                 .as_ref()
@@ -133,6 +194,8 @@ impl HealthStatus {
                 .unwrap_or_default(),
             raft_advertise: if raft { me.raft_address.clone() } else { String::new() },
             raft_healthy_members: raft.then(healthy_members),
+            silent_members: consensus.silent_voters(),
+            clocks: MemberClock::all(&process.clocks),
         }
     }
 }

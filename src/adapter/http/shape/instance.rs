@@ -150,6 +150,9 @@ pub(crate) struct InstanceShape {
     replication_group_primary_instance_key: Key,
     #[serde(rename = "QSP")]
     qsp: Empty,
+    /// The member that probed the instance, when it is another one; not in orchestrator.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    observed_by: Option<String>,
 }
 
 /// `{}`.
@@ -172,6 +175,7 @@ impl InstanceShape {
             is_last_check_valid: instance.is_valid(),
             last_discovery_latency: signed(instance.latency_micros.saturating_mul(1000)),
             promotion_rule: PromotionRule::Neutral.as_str(),
+            observed_by: instance.observed_by.clone(),
             ..Self::default()
         };
         if let Some(facts) = &instance.facts {

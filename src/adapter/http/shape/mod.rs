@@ -9,6 +9,7 @@ pub(super) mod health;
 pub(super) mod instance;
 pub(super) mod opinion;
 pub(super) mod recovery;
+pub(super) mod undiscovered;
 mod values;
 
 pub(super) use values::{Coordinates, ENDLESS, Key, NEVER, NullBool, NullInt, key_or_empty, signed, time_text};

@@ -12,7 +12,7 @@ use super::cluster::ClusterInfo;
 use super::opinion::OpinionShape;
 use super::{Coordinates, Key, time_text};
 
-/// A recovery, or a detection in the same format. ham4db adds `LostTransactions`, `Fencing`, `Epoch` and `Opinions`.
+/// A recovery, or a detection in the same format. ham4db adds `LostTransactions`, `Loss`, `Fencing`, `Epoch` and `Opinions`.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "PascalCase")]
 pub(crate) struct RecoveryShape {
@@ -41,6 +41,7 @@ pub(crate) struct RecoveryShape {
     r#type: &'static str,
     recovery_type: &'static str,
     lost_transactions: String,
+    loss: String,
     fencing: String,
     epoch: u64,
     opinions: Vec<OpinionShape>,
@@ -61,6 +62,11 @@ impl RecoveryShape {
             RecoveryKind::CoPrimary => ("CoMasterRecovery", "MasterRecoveryGTID"),
             RecoveryKind::IntermediatePrimary => ("IntermediateMasterRecovery", "NotMasterRecovery"),
             RecoveryKind::GroupMember => ("ReplicationGroupMemberRecovery", "NotMasterRecovery"),
+            RecoveryKind::DeadPrimaryByPosition
+                if RecoveryKind::for_code(recovery.plan.code) == Some(RecoveryKind::CoPrimary) =>
+            {
+                ("CoMasterRecovery", "MasterRecoveryPosition")
+            }
             RecoveryKind::DeadPrimaryByPosition => ("MasterRecovery", "MasterRecoveryPosition"),
             RecoveryKind::SemiSync => ("SemiSyncMasterRecovery", "NotMasterRecovery"),
             RecoveryKind::NonWritablePrimary => ("NonWriteableMasterRecovery", "NotMasterRecovery"),
@@ -107,6 +113,7 @@ impl RecoveryShape {
             r#type: kind,
             recovery_type,
             lost_transactions: recovery.lost.as_ref().map(ToString::to_string).unwrap_or_default(),
+            loss: recovery.loss().unwrap_or_default(),
             fencing: recovery
                 .fencing_proof
                 .as_ref()
@@ -147,6 +154,7 @@ impl RecoveryShape {
             r#type: "",
             recovery_type: "",
             lost_transactions: String::new(),
+            loss: String::new(),
             fencing: String::new(),
             epoch: 0,
             opinions: Vec::new(),
@@ -200,6 +208,8 @@ pub(crate) struct BlockedShape {
     analysis: String,
     last_blocked_timestamp: String,
     blocking_recovery_id: u64,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    reason: String,
 }
 
 impl From<&Blocked> for BlockedShape {
@@ -210,6 +220,7 @@ impl From<&Blocked> for BlockedShape {
             analysis: blocked.analysis.clone(),
             last_blocked_timestamp: time_text(blocked.at),
             blocking_recovery_id: blocked.blocking_recovery,
+            reason: blocked.reason.clone(),
         }
     }
 }

@@ -21,25 +21,23 @@ const RETRY_REOPEN_MILLIS: u64 = 30_000;
 /// The pause between two attempts to persist `super_read_only`, milliseconds. The settings of a server are read once
 /// a minute at most, and a server that refuses must not fill the records.
 const RETRY_BOOT_READ_ONLY_MILLIS: u64 = 300_000;
-/// The pause after a failed attempt to make a replica read-only, milliseconds.
-const RETRY_HOLD_MILLIS: u64 = 5_000;
 
 impl RecoveryCoordinator {
     /// Starts the repairs that `bootReadOnly` calls for, one of each cluster at a time.
-    pub(super) fn reconcile_boot_read_only(self: &Arc<Self>, views: &[ClusterView]) {
-        let wanting = |view: &&ClusterView| view.policy.boot_read_only != BootReadOnly::Off;
+    pub(super) fn reconcile_boot_read_only(self: &Arc<Self>, views: &[Arc<ClusterView>]) {
+        let wanting = |view: &&Arc<ClusterView>| view.policy.boot_read_only != BootReadOnly::Off;
         for view in views.iter().filter(wanting) {
             if !may_repair(view) || !self.is_ready_for_policy_repair(view) {
                 continue;
             }
-            if let Some(plan) = planner::plan_replica_read_only(&view.topology, &view.policy) {
-                if self.is_hold_due(&plan) {
-                    let description = format!(
-                        "{} is a replica, was read-only, and has started writable",
-                        plan.old_primary
-                    );
-                    self.start_policy_repair(view, plan, description);
-                }
+            let is_due = |plan: &Plan| !self.waits_after_failures(&plan.cluster, plan.kind, &plan.old_primary);
+            let hold = planner::plan_replica_read_only(&view.topology, &view.policy).filter(is_due);
+            if let Some(plan) = hold {
+                let description = format!(
+                    "{} is a replica, was read-only, and has started writable",
+                    plan.old_primary
+                );
+                self.start_policy_repair(view, plan, description);
             } else if let Some(plan) = self.plan_reopening(view) {
                 let description = format!("{} has started read-only and is the primary", plan.old_primary);
                 self.start_policy_repair(view, plan, description);
@@ -57,9 +55,9 @@ impl RecoveryCoordinator {
     pub(super) fn is_ready_for_policy_repair(&self, view: &ClusterView) -> bool {
         let now = self.context.clock.monotonic();
         let in_flight = self.in_flight();
-        let is_retry_due = |ended: &crate::domain::time::MonotonicTime| now.millis_since(*ended) >= RETRY_MILLIS;
+        let is_retry_due = |ended| now.millis_since(ended) >= RETRY_MILLIS;
         in_flight.is_free(&view.cluster.id, true)
-            && in_flight.last_ended.get(&view.cluster.id).is_none_or(is_retry_due)
+            && in_flight.last_ended(&view.cluster.id, true).is_none_or(is_retry_due)
             && is_fully_probed(view)
     }
 
@@ -101,19 +99,11 @@ impl RecoveryCoordinator {
             .all(|ended| now.millis_since(ended) >= millis)
     }
 
-    fn is_hold_due(&self, plan: &Plan) -> bool {
-        let now = self.context.clock.wall();
-        let state = self.views.state();
-        let failed = state.recoveries.values().filter(|recovery| {
-            let past = &recovery.plan;
-            !recovery.is_successful() && (past.kind, &past.old_primary) == (plan.kind, &plan.old_primary)
-        });
-        failed
-            .filter_map(crate::domain::state::Recovery::ended)
-            .all(|ended| now.millis_since(ended) >= RETRY_HOLD_MILLIS)
-    }
-
+    /// Starts a repair that a policy calls for, unless its last attempts failed and the next one is not due.
     pub(super) fn start_policy_repair(self: &Arc<Self>, view: &ClusterView, plan: Plan, description: String) {
+        if self.waits_after_failures(&plan.cluster, plan.kind, &plan.old_primary) {
+            return;
+        }
         let Some(reservation) = self.admit_one(automatic_priority(view, plan.kind.gives_way())) else {
             return;
         };

@@ -19,7 +19,7 @@ const RETRY_DURABILITY_MILLIS: u64 = 10_000;
 
 impl RecoveryCoordinator {
     /// Starts the repairs that the durability policy calls for.
-    pub(super) fn reconcile_durability(self: &Arc<Self>, views: &[ClusterView]) {
+    pub(super) fn reconcile_durability(self: &Arc<Self>, views: &[Arc<ClusterView>]) {
         for view in views.iter().filter(|view| view.policy.durability.is_kept()) {
             let is_retry_due = self.is_retry_due(view, RecoveryKind::Durability, RETRY_DURABILITY_MILLIS);
             // While commits of a primary wait and no other repair helps, failed attempts repeat. They are no reason

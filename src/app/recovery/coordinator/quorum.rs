@@ -36,6 +36,12 @@ pub(super) fn matches_agreement(finding: &Finding, agreement: Agreement) -> bool
     }
 }
 
+/// Whether a finding is about a primary of which the leader sees that it commits nothing. It is replaced with a proof that it takes no
+/// writes, and without an agreement of the members.
+pub(super) fn commits_nothing(finding: &Finding) -> bool {
+    finding.code == Code::StalledPrimary && finding.evidence.commit_stall.is_some()
+}
+
 /// Whether a finding may only lead to a failover that begins with a reconnect test: no replica must be able to reach
 /// the primary anew.
 fn needs_reconnect_test(finding: &Finding) -> bool {

@@ -23,10 +23,11 @@ use crate::domain::topology::ClusterId;
 use super::boot_read_only::is_fully_probed;
 use super::{ClusterReservation, RecoveryCoordinator};
 use crate::app::recovery::admission::RecoveryPriority;
+use crate::app::supervision;
 
 impl RecoveryCoordinator {
     /// Starts the pending requests. Returns at once; tasks do the work.
-    pub(super) fn start_requests(self: &Arc<Self>, views: &[ClusterView]) {
+    pub(super) fn start_requests(self: &Arc<Self>, views: &[Arc<ClusterView>]) {
         let state = self.views.state();
         // Lost members may have completed it. An operator has to check that first.
         if state.quorum_forced.is_some() {
@@ -39,7 +40,7 @@ impl RecoveryCoordinator {
                 .iter()
                 .find(|view| view.cluster.document.as_ref() == Some(&request.origin));
             if request.until() <= now {
-                self.settle_in_background(request, RequestOutcome::Expired, why_expired(view));
+                self.settle_in_background(request, RequestOutcome::Expired, why_expired(view.map(Arc::as_ref)));
                 continue;
             }
             let Some(view) = view.filter(|view| is_fully_probed(view)) else {
@@ -56,8 +57,14 @@ impl RecoveryCoordinator {
             match self.admit_one(RecoveryPriority::unlimited(view.cluster.id.clone(), false)) {
                 Some(reservation) => {
                     let (this, request) = (Arc::clone(self), request.clone());
-                    self.tracker
-                        .spawn(async move { this.run_request(reservation, request).await });
+                    self.tracker.spawn(async move {
+                        let key = request.key();
+                        let ended =
+                            supervision::catch(Box::pin(Arc::clone(&this).run_request(reservation, request))).await;
+                        if ended.is_none() {
+                            this.in_flight().requests.remove(&key);
+                        }
+                    });
                 }
                 None => {
                     self.in_flight().requests.remove(&request.key());
@@ -72,7 +79,7 @@ impl RecoveryCoordinator {
         if self.in_flight().requests.insert(key.clone()) {
             let this = Arc::clone(self);
             self.tracker.spawn(async move {
-                this.settle(&key, outcome, why).await;
+                supervision::catch(this.settle(&key, outcome, why)).await;
                 this.in_flight().requests.remove(&key);
             });
         }

@@ -4,8 +4,10 @@ use std::sync::Arc;
 
 use tracing::{info, warn};
 
+use crate::domain::cluster_view::ClusterView;
 use crate::domain::key::InstanceKey;
 use crate::domain::state::{Applied, Command, Recovery};
+use crate::domain::topology::ClusterId;
 
 use super::{ClusterReservation, RecoveryCoordinator};
 use crate::app::recovery::admission::RecoveryPriority;
@@ -15,28 +17,31 @@ const RETRY_RESUME_MILLIS: u64 = 500;
 
 impl RecoveryCoordinator {
     /// Resumes each recovery that is not over and that no task of this process runs.
-    pub(super) fn resume_unfinished(self: &Arc<Self>) {
+    pub(super) fn resume_unfinished(self: &Arc<Self>, views: &[Arc<ClusterView>]) {
         let state = self.views.state();
         // Lost members may have ended it. An operator has to check that first.
         if state.quorum_forced.is_some() {
             return;
         }
+        let has_cluster = |id: &ClusterId| views.iter().any(|view| view.cluster.id == *id);
         for recovery in state.recoveries.values().filter(|recovery| recovery.is_active()) {
             let looked_at = |key: &InstanceKey| {
                 self.context
                     .instance_cache
-                    .get(key)
-                    .is_none_or(|tracked| tracked.instance.last_checked.is_some())
+                    .read(key, |tracked| tracked.instance.last_checked.is_some())
+                    .unwrap_or(true)
             };
-            if self.views.cluster(&recovery.plan.cluster).is_none() || !recovery.plan.instances.iter().all(looked_at) {
+            if self.in_flight().running.contains(&recovery.uid)
+                || !has_cluster(&recovery.plan.cluster)
+                || !recovery.plan.instances.iter().all(looked_at)
+            {
                 continue;
             }
             let now = self.context.clock.monotonic();
             let mut in_flight = self.in_flight();
             let rested = in_flight
-                .last_ended
-                .get(&recovery.plan.cluster)
-                .is_none_or(|ended| now.millis_since(*ended) >= RETRY_RESUME_MILLIS);
+                .last_ended(&recovery.plan.cluster, recovery.plan.kind.gives_way())
+                .is_none_or(|ended| now.millis_since(ended) >= RETRY_RESUME_MILLIS);
             if in_flight.running.contains(&recovery.uid)
                 || !in_flight.is_free(&recovery.plan.cluster, recovery.plan.kind.gives_way())
                 || !rested

@@ -32,10 +32,12 @@ impl RecoveryRunner<'_> {
             failed.clear();
             for item in std::mem::take(&mut waiting) {
                 let effects = match &item {
-                    Undo::Reopen { old_primary } => BTreeMap::from([(
-                        old_primary.clone(),
-                        self.step_executor.make_writable_again(old_primary).await,
-                    )]),
+                    Undo::Reopen { old_primary } => {
+                        let events = self.recovery().and_then(|recovery| recovery.plan.events);
+                        let events = events.map(|events| events.names).unwrap_or_default();
+                        let effect = self.step_executor.make_writable_again(old_primary, &events).await;
+                        BTreeMap::from([(old_primary.clone(), effect)])
+                    }
                     Undo::StartReceivers { replicas } if is_move => self
                         .step_executor
                         .start_replication(replicas)

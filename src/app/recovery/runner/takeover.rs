@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::domain::key::InstanceKey;
-use crate::domain::policy::TakeoverTerms;
+use crate::domain::policy::{EventsPolicy, TakeoverTerms};
 use crate::domain::recovery::kind::RecoveryKind;
 use crate::domain::recovery::next_action::NextAction;
 use crate::domain::recovery::progress::{self};
@@ -31,6 +31,22 @@ impl RecoveryRunner<'_> {
             .cluster(&self.token.cluster)
             .map(|view| recovery.plan.terms(view.policy).takeover)
             .unwrap_or_default()
+    }
+
+    /// Whether events of the event scheduler follow the role of the primary.
+    fn handles_events(&self) -> bool {
+        let view = self.views.cluster(&self.token.cluster);
+        view.is_some_and(|view| view.policy.events == EventsPolicy::Enable)
+    }
+
+    /// A line for the record where it is unknown which events were enabled on the old primary.
+    pub(super) fn log_unknown_events(&mut self, recovery: &Recovery) {
+        if recovery.plan.kind.replaces_primary() && recovery.plan.events.is_none() && self.handles_events() {
+            self.log(format!(
+                "the events of {} were not read: none is enabled on the new primary (grant EVENT, or set PromotedEvents: Leave)",
+                recovery.plan.old_primary
+            ));
+        }
     }
 
     /// The next action of a takeover that its document has cancelled. Once the cancellation is committed, Open cannot
@@ -79,7 +95,7 @@ impl RecoveryRunner<'_> {
         let terms = self.takeover_terms(recovery);
         let effect = self
             .step_executor
-            .demote(old_primary, &recovery.plan.successor, terms)
+            .demote(old_primary, &recovery.plan.successor, terms, self.handles_events())
             .await;
         failpoint::reached("after-demote");
         effect
@@ -122,18 +138,26 @@ impl RecoveryRunner<'_> {
         effect
     }
 
-    /// Waits until the Service of the primary no longer leads to the old one. The old one is read-only, so a long
+    /// Waits until neither the Service of the primary nor a publisher leads to the old one. The old one is read-only, so a long
     /// outage is not worth it.
     async fn wait_for_withdrawal(&mut self) {
-        if !self
-            .context
-            .service_gate
-            .wait_until_empty(&self.token.cluster, WITHDRAWAL_DEADLINE)
-            .await
-        {
+        let (context, cluster) = (self.context, &self.token.cluster);
+        let (is_empty, leading) = tokio::join!(
+            context.service_gate.wait_until_empty(cluster, WITHDRAWAL_DEADLINE),
+            context
+                .publication_gate
+                .wait_until_withdrawn(cluster, WITHDRAWAL_DEADLINE),
+        );
+        let seconds = WITHDRAWAL_DEADLINE.as_secs();
+        if !is_empty {
             self.log(format!(
-                "the Service of the primary was not emptied within {} s: it may still lead to the old primary",
-                WITHDRAWAL_DEADLINE.as_secs()
+                "the Service of the primary was not emptied within {seconds} s: it may still lead to the old primary"
+            ));
+        }
+        if !leading.is_empty() {
+            self.log(format!(
+                "the old primary was not withdrawn within {seconds} s at {}: clients may still be led there",
+                leading.join(", ")
             ));
         }
     }

@@ -5,13 +5,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
+use tokio::time::Instant;
 
 use crate::app::ports::{Account, StepError, StepSession};
 use crate::domain::instance::BinlogCoordinates;
 use crate::domain::key::InstanceKey;
 use crate::domain::recovery::step::EquivalentPosition;
 
+use super::return_watch::Interrupt;
+use super::semi_sync::FreedApplier;
 use super::{StepEffect, StepExecutor};
+
+/// How often the wait for everything received checks whether it is interrupted.
+const WAIT_SLICE: Duration = Duration::from_millis(500);
+/// How long the first such wait is: it shows whether the applier waits for acknowledgements.
+const FIRST_SLICE: Duration = Duration::from_millis(100);
 
 impl StepExecutor {
     /// Waits, side by side, until each server has applied all that it received. One entry per server.
@@ -19,11 +27,13 @@ impl StepExecutor {
         &mut self,
         replicas: &BTreeSet<InstanceKey>,
         deadline: Duration,
+        interrupt: &Interrupt,
     ) -> Result<BTreeMap<InstanceKey, StepEffect>, StepEffect> {
+        let step_deadline = self.context.settings.step_deadline;
         self.on_each(replicas, |session| {
+            let interrupt = interrupt.clone();
             Box::pin(async move {
-                session
-                    .wait_all_applied(deadline)
+                wait_all_applied(session, deadline, step_deadline, &interrupt)
                     .await
                     .map(|()| format!("{} has applied all that it received", session.instance()))
             })
@@ -102,6 +112,39 @@ impl StepExecutor {
         }))
         .await;
         Ok(self.collect_effects(&failed, results))
+    }
+}
+
+/// Waits until everything is applied, in slices between which the wait can be interrupted.
+async fn wait_all_applied(
+    session: &mut Box<dyn StepSession>,
+    deadline: Duration,
+    step_deadline: Duration,
+    interrupt: &Interrupt,
+) -> Result<(), StepError> {
+    let mut freed = FreedApplier::default();
+    let applied = wait_in_slices(session, deadline, step_deadline, interrupt, &mut freed).await;
+    let restored = freed.restore(session, step_deadline).await;
+    applied.and(restored)
+}
+
+async fn wait_in_slices(
+    session: &mut Box<dyn StepSession>,
+    deadline: Duration,
+    step_deadline: Duration,
+    interrupt: &Interrupt,
+    freed: &mut FreedApplier,
+) -> Result<(), StepError> {
+    let begun = Instant::now();
+    let mut slice = FIRST_SLICE;
+    loop {
+        let left = deadline.saturating_sub(begun.elapsed());
+        match session.wait_all_applied(left.min(slice)).await {
+            Err(StepError::TooSlow { instance, .. }) if interrupt.is_set() => return Err(Interrupt::error(&instance)),
+            Err(StepError::TooSlow { .. }) if left > WAIT_SLICE => freed.free(session, step_deadline).await?,
+            over => return over,
+        }
+        slice = WAIT_SLICE;
     }
 }
 

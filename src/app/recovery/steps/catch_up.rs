@@ -10,6 +10,8 @@ use crate::domain::gtid::GtidSet;
 use crate::domain::instance::{InstanceFacts, ThreadState};
 use crate::domain::key::InstanceKey;
 
+use super::return_watch::Interrupt;
+use super::semi_sync::FreedApplier;
 use super::wait_limit::WaitLimit;
 use super::{Session, StepEffect, StepExecutor};
 
@@ -17,18 +19,28 @@ use super::{Session, StepEffect, StepExecutor};
 /// cannot connect for so long, there is no route or no account.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(3);
 /// How often the receiver thread of a replica that catches up is checked.
-const RECEIVER_CHECK_INTERVAL: Duration = Duration::from_millis(500);
+const RECEIVER_CHECK_INTERVAL: Duration = Duration::from_millis(250);
+/// How often a step that waits for an applier checks whether it is interrupted.
+const WAIT_SLICE: Duration = Duration::from_millis(100);
+/// In every so many of these checks it is also seen whether the applier waits for acknowledgements.
+const FREE_EVERY: u32 = 5;
 
 impl StepExecutor {
     /// Waits until a server has applied everything in `set`.
-    pub async fn drain(&mut self, key: &InstanceKey, set: &GtidSet, limit: WaitLimit) -> StepEffect {
+    pub async fn drain(
+        &mut self,
+        key: &InstanceKey,
+        set: &GtidSet,
+        limit: WaitLimit,
+        interrupt: &Interrupt,
+    ) -> StepEffect {
         let step_deadline = self.context.settings.step_deadline;
         let session = match self.session_of(key, step_deadline).await {
             Ok(session) => session,
             Err(effect) => return effect,
         };
         let delay = self.delay_of(key);
-        let applied = apply_received(&session, set, limit, step_deadline, delay > 0).await;
+        let applied = apply_received(&session, set, limit, step_deadline, delay > 0, interrupt).await;
         match applied {
             Ok(()) if delay > 0 => StepEffect::Done(format!(
                 "{key} has applied all that it received, without its delay of {delay} s"
@@ -98,9 +110,10 @@ impl StepExecutor {
         from: &InstanceKey,
         set: &GtidSet,
         limit: WaitLimit,
+        interrupt: &Interrupt,
     ) -> Result<BTreeMap<InstanceKey, StepEffect>, StepEffect> {
         let begun = Instant::now();
-        let drained = self.drain(from, set, limit).await;
+        let drained = self.drain(from, set, limit, interrupt).await;
         if !matches!(drained, StepEffect::Done(_)) {
             let not_begun = StepEffect::NoAnswer(format!("{successor} was not pointed at {from}"));
             return Ok(BTreeMap::from([
@@ -112,7 +125,7 @@ impl StepExecutor {
         let mut effect = effect_on(self.repoint(from, &only).await?, successor);
         if matches!(effect, StepEffect::Done(_)) {
             let left = limit.deadline.saturating_sub(begun.elapsed());
-            effect = self.wait_until_caught_up(successor, set, left).await;
+            effect = self.wait_until_caught_up(successor, set, left, interrupt).await;
         }
         if let StepEffect::Unconfirmed(_) = effect {
             return Err(effect);
@@ -165,7 +178,13 @@ impl StepExecutor {
         }
     }
 
-    async fn wait_until_caught_up(&mut self, successor: &InstanceKey, set: &GtidSet, deadline: Duration) -> StepEffect {
+    async fn wait_until_caught_up(
+        &mut self,
+        successor: &InstanceKey,
+        set: &GtidSet,
+        deadline: Duration,
+        interrupt: &Interrupt,
+    ) -> StepEffect {
         let step_deadline = self.context.settings.step_deadline;
         let session = match self.session_of(successor, step_deadline).await {
             Ok(session) => session,
@@ -180,6 +199,9 @@ impl StepExecutor {
                 Ok(()) => return StepEffect::Done(String::new()),
                 Err(error) => error,
             };
+            if interrupt.is_set() {
+                return StepEffect::of(&Interrupt::error(successor));
+            }
             let is_over = left <= RECEIVER_CHECK_INTERVAL || !matches!(error, StepError::TooSlow { .. });
             let facts = if is_over {
                 Err(error)
@@ -206,14 +228,15 @@ async fn apply_received(
     limit: WaitLimit,
     step_deadline: Duration,
     delays: bool,
+    interrupt: &Interrupt,
 ) -> Result<(), StepError> {
     let mut session = session.lock().await;
     if !delays {
         session.start_applier(step_deadline).await?;
-        return wait_applied_within(&mut session, set, limit, step_deadline).await;
+        return wait_applied_within(&mut session, set, limit, step_deadline, interrupt).await;
     }
     session.apply_without_delay(step_deadline).await?;
-    wait_applied_within(&mut session, set, limit, step_deadline).await?;
+    wait_applied_within(&mut session, set, limit, step_deadline, interrupt).await?;
     session.delay_by(0, step_deadline).await
 }
 
@@ -222,23 +245,57 @@ async fn wait_applied_within(
     set: &GtidSet,
     limit: WaitLimit,
     step_deadline: Duration,
+    interrupt: &Interrupt,
 ) -> Result<(), StepError> {
-    let Some(round) = limit.without_progress else {
-        return session.wait_applied(set, limit.deadline).await;
-    };
+    let mut freed = FreedApplier::default();
+    let applied = wait_in_slices(session, set, limit, step_deadline, interrupt, &mut freed).await;
+    let restored = freed.restore(session, step_deadline).await;
+    applied.and(restored)
+}
+
+async fn wait_in_slices(
+    session: &mut Box<dyn StepSession>,
+    set: &GtidSet,
+    limit: WaitLimit,
+    step_deadline: Duration,
+    interrupt: &Interrupt,
+    freed: &mut FreedApplier,
+) -> Result<(), StepError> {
     let begun = Instant::now();
-    let mut before = executed(session, step_deadline).await?;
+    let mut progress = match limit.without_progress {
+        Some(round) => Some((round, begun, executed(session, step_deadline).await?)),
+        None => None,
+    };
+    let mut slices: u32 = 0;
     loop {
         let left = limit.deadline.saturating_sub(begun.elapsed());
-        match session.wait_applied(set, left.min(round)).await {
-            Err(error @ StepError::TooSlow { .. }) => {
-                let now = executed(session, step_deadline).await?;
-                if left <= round || now == before {
-                    return Err(error);
-                }
-                before = now;
-            }
+        let (instance, what) = match session.wait_applied(set, left.min(WAIT_SLICE)).await {
+            Err(StepError::TooSlow { instance, what, .. }) => (instance, what),
             over => return over,
+        };
+        if slices.is_multiple_of(FREE_EVERY) {
+            freed.free(session, step_deadline).await?;
+        }
+        slices += 1;
+        if interrupt.is_set() {
+            return Err(Interrupt::error(&instance));
+        }
+        let too_slow = |after: Duration| StepError::TooSlow {
+            instance,
+            what,
+            millis: u64::try_from(after.as_millis()).unwrap_or(u64::MAX),
+        };
+        if left <= WAIT_SLICE {
+            return Err(too_slow(limit.deadline));
+        }
+        if let Some((round, since, before)) = &mut progress
+            && since.elapsed() >= *round
+        {
+            let now = executed(session, step_deadline).await?;
+            if now == *before {
+                return Err(too_slow(*round));
+            }
+            (*since, *before) = (Instant::now(), now);
         }
     }
 }

@@ -5,9 +5,12 @@ mod by_position;
 mod catch_up;
 mod demoted_primary;
 mod errant;
+mod events;
 mod pseudo_gtid;
 mod reconnect;
+mod return_watch;
 mod semi_sync;
+mod stalled;
 mod takeover;
 mod wait_limit;
 
@@ -24,6 +27,7 @@ use crate::domain::instance::{Identity, Instance, InstanceFacts, Observation};
 use crate::domain::intent::Origin;
 use crate::domain::key::InstanceKey;
 use crate::domain::recovery::semi_sync::SourceTerms;
+use crate::domain::scheduled_events::ScheduledEvent;
 use crate::domain::state::ClaimToken;
 use crate::domain::topology::Topology;
 
@@ -33,6 +37,7 @@ use crate::app::ports::{
     Unconfirmed,
 };
 use crate::app::recovery::hooks::HookRunner;
+use crate::app::recovery::publication_gate::PublicationGate;
 use crate::app::recovery::service_gate::ServiceGate;
 use crate::app::settings::RecoverySettings;
 
@@ -94,11 +99,26 @@ pub struct RecoveryContext {
     pub hooks: HookRunner,
     /// Whether Services lead to a primary.
     pub service_gate: ServiceGate,
+    /// What the publishers of primaries did last.
+    pub publication_gate: PublicationGate,
 }
 
 /// How long writing the epoch may take. The end of a recovery waits for it, and a commit may wait for
 /// acknowledgements.
 const EPOCH_DEADLINE: Duration = Duration::from_secs(1);
+
+/// Error "you are not owner of thread".
+const NOT_OWNER: u16 = 1095;
+
+/// How long a successor may take to drop a transaction that it received in part, and how often that is checked: a server
+/// refreshes its list of transactions ten times a second.
+const DROP_DEADLINE: Duration = Duration::from_secs(3);
+const DROP_CHECK_INTERVAL: Duration = Duration::from_millis(150);
+
+/// Error "cannot stop the replica SQL thread while the instance is locked for backup".
+const LOCKED_FOR_BACKUP: u16 = 3857;
+/// How often it is checked whether the lock of a backup is gone after its session was ended.
+const BACKUP_CHECK_INTERVAL: Duration = Duration::from_millis(20);
 
 type Session = Arc<Mutex<Box<dyn StepSession>>>;
 
@@ -111,6 +131,8 @@ pub struct StepExecutor {
     sessions: BTreeMap<InstanceKey, Session>,
     /// How a demoted primary can reach its source, once that is known.
     access: Option<demoted_primary::ReplicationAccess>,
+    /// The events that this actor disabled on a demoted primary.
+    disabled_events: BTreeSet<ScheduledEvent>,
 }
 
 impl StepExecutor {
@@ -123,6 +145,7 @@ impl StepExecutor {
             identities,
             sessions: BTreeMap::new(),
             access: None,
+            disabled_events: BTreeSet::new(),
         }
     }
 
@@ -173,7 +196,10 @@ impl StepExecutor {
         let mut failed = BTreeMap::new();
         for (key, result) in missing.into_iter().zip(opened) {
             match result {
-                Ok(session) => {
+                Ok(mut session) => {
+                    if let Some(name) = self.managed_channel_of(&key) {
+                        session.manage_channel(&name);
+                    }
                     self.sessions.insert(key, Arc::new(Mutex::new(session)));
                 }
                 Err(error) => {
@@ -196,6 +222,18 @@ impl StepExecutor {
         }
         self.session(key)
             .ok_or_else(|| StepEffect::NoAnswer(format!("{key}: no session")))
+    }
+
+    /// The name of the channel that the last probe of a server found to be the managed one; the default channel where it
+    /// has none. `None` for a server that was never read.
+    fn managed_channel_of(&self, key: &InstanceKey) -> Option<String> {
+        let facts = self.context.instance_cache.get(key)?.instance.facts?;
+        Some(
+            facts
+                .managed_channel()
+                .map(|channel| channel.name.clone())
+                .unwrap_or_default(),
+        )
     }
 
     fn identity(&self, key: &InstanceKey) -> Option<Identity> {
@@ -288,16 +326,26 @@ impl StepExecutor {
         .await
     }
 
-    /// Makes a fenced old primary writable again. Only allowed while no Open is committed.
-    pub async fn make_writable_again(&mut self, old_primary: &InstanceKey) -> StepEffect {
-        let deadline = self.context.settings.step_deadline;
-        let session = match self.session_of(old_primary, deadline).await {
+    /// Makes a fenced old primary writable again, and enables those of these events there that a demotion disabled. Only
+    /// allowed while no Open is committed.
+    pub async fn make_writable_again(
+        &mut self,
+        old_primary: &InstanceKey,
+        events: &BTreeSet<ScheduledEvent>,
+    ) -> StepEffect {
+        // The replicas wait for this: a server that is gone is opened when it returns.
+        let settings = &self.context.settings;
+        let (connect_deadline, deadline) = (settings.fence_deadline, settings.step_deadline);
+        let session = match self.session_of(old_primary, connect_deadline).await {
             Ok(session) => session,
             Err(effect) => return effect,
         };
         let writable = session.lock().await.set_writable(deadline).await;
         match writable {
-            Ok(()) => StepEffect::Done(format!("{old_primary} is writable again")),
+            Ok(()) => {
+                let remark = self.enable_events_again(old_primary, &session, events).await;
+                StepEffect::Done(format!("{old_primary} is writable again{remark}"))
+            }
             Err(error) => self.effect_of(old_primary, &error),
         }
     }
@@ -422,9 +470,24 @@ impl StepExecutor {
             Err(effect) => return effect,
         };
         let mut remark = String::new();
+        let mut reset = session.lock().await.reset_replication(deadline).await;
+        if matches!(&reset, Err(StepError::Refused { number: NOT_OWNER, .. })) {
+            if let Some(other) = self.drop_open_transaction(successor, &session).await {
+                remark = format!("; it dropped a transaction that was received in part when it connected to {other}");
+            }
+            reset = session.lock().await.reset_replication(deadline).await;
+        }
+        if matches!(&reset, Err(StepError::Refused { number, .. }) if *number == LOCKED_FOR_BACKUP) {
+            // The cluster takes no writes before this server does: that is worth more than the backup.
+            let ended = session.lock().await.end_backup_locks(deadline).await;
+            if let Ok(ended @ 1..) = ended {
+                remark =
+                    format!("{remark}; ended {ended} sessions of backups, which kept its applier from being stopped");
+                reset = self.reset_after_backup(&session).await;
+            }
+        }
         let prepared = {
             let mut session = session.lock().await;
-            let reset = session.reset_replication(deadline).await;
             let set = match terms {
                 _ if reset.is_err() => Ok(()),
                 // It may have waited for acknowledgements before. Its own applier does not wait.
@@ -448,6 +511,42 @@ impl StepExecutor {
             Ok(()) => StepEffect::Done(format!("{successor} is writable{remark}")),
             Err(error) => self.effect_of(successor, &error),
         }
+    }
+
+    /// Removes the channel of a successor. The lock of a backup that was just ended may last for a moment.
+    async fn reset_after_backup(&self, session: &Session) -> Result<(), StepError> {
+        let deadline = self.context.settings.step_deadline;
+        let end = tokio::time::Instant::now() + DROP_DEADLINE;
+        loop {
+            let reset = session.lock().await.reset_replication(deadline).await;
+            match &reset {
+                Err(StepError::Refused { number, .. })
+                    if *number == LOCKED_FOR_BACKUP && tokio::time::Instant::now() < end => {}
+                _ => return reset,
+            }
+            tokio::time::sleep(BACKUP_CHECK_INTERVAL).await;
+        }
+    }
+
+    /// Connects a successor for a moment to another server that has nothing which the successor lacks: it then drops a
+    /// transaction that it received in part. Returns that server.
+    async fn drop_open_transaction(&self, successor: &InstanceKey, session: &Session) -> Option<InstanceKey> {
+        let deadline = self.context.settings.step_deadline;
+        let mut session = session.lock().await;
+        let own = session.facts(deadline).await.ok()?.executed;
+        for (key, other) in self.sessions.iter().filter(|(key, _)| *key != successor) {
+            let facts = other.lock().await.facts(deadline).await;
+            if facts.is_ok_and(|facts| !facts.is_writable() && own.covers(&facts.executed)) {
+                session.follow(key, None, deadline).await.ok()?;
+                let end = tokio::time::Instant::now() + DROP_DEADLINE;
+                // A statement that stops the applier before that would keep the transaction open.
+                while !session.transactions(deadline).await.ok()?.is_empty() && tokio::time::Instant::now() < end {
+                    tokio::time::sleep(DROP_CHECK_INTERVAL).await;
+                }
+                return Some(key.clone());
+            }
+        }
+        None
     }
 
     /// Writes the epoch of this claim on the new primary, into the configured table.
@@ -503,7 +602,7 @@ impl StepExecutor {
             let mut remark = String::new();
             if let Some(acknowledging) = acknowledging {
                 for switched in [
-                    session.set_semi_sync_source(false, deadline).await,
+                    semi_sync::stop_waiting(&mut session, deadline).await,
                     session
                         .set_semi_sync_replica(acknowledging.contains(&key), deadline)
                         .await,

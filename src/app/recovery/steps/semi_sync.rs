@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::app::ports::{StepError, StepSession};
 use crate::domain::key::InstanceKey;
 use crate::domain::recovery::semi_sync::SourceTerms;
 
@@ -47,6 +48,26 @@ impl StepExecutor {
             })
         })
         .await
+    }
+
+    /// Makes commits of servers that become replicas wait for no acknowledgements: their appliers would wait for those of replicas that
+    /// they no longer have. A failure only delays such a server, and is logged.
+    pub async fn stop_waiting_as_sources(&mut self, servers: &BTreeSet<InstanceKey>) -> Result<(), StepEffect> {
+        let deadline = self.context.settings.step_deadline;
+        let effects = self
+            .on_each(servers, move |session| {
+                Box::pin(async move {
+                    stop_waiting(session, deadline).await?;
+                    Ok(String::new())
+                })
+            })
+            .await?;
+        for (server, effect) in effects {
+            if !matches!(effect, StepEffect::Done(_)) {
+                tracing::info!(instance = %server, "failed to switch semi-sync off on {server}, which becomes a replica: {effect:?}");
+            }
+        }
+        Ok(())
     }
 
     /// Makes replicas acknowledge what they received before they acknowledged, side by side. One entry per replica.
@@ -107,5 +128,53 @@ impl StepExecutor {
             Ok(()) => StepEffect::Done(format!("{primary} is writable")),
             Err(error) => self.effect_of(primary, &error),
         }
+    }
+}
+
+/// Makes commits of a server that is no primary any more wait for no acknowledgements.
+///
+/// Commits that wait at that moment complete. Those of clients would be confirmed although no replica has them, so the
+/// client sessions end first. When one of them cannot be ended, nothing is changed.
+pub(super) async fn stop_waiting(session: &mut Box<dyn StepSession>, deadline: Duration) -> Result<(), StepError> {
+    let facts = session.facts(deadline).await?;
+    // A replica's waiting commits are those of its applier.
+    let are_of_clients = facts.managed_channel().is_none();
+    if facts.semi_sync.source_enabled && facts.semi_sync.wait_sessions > 0 && are_of_clients {
+        session.kill_clients(deadline).await?;
+    }
+    session.set_semi_sync_source(false, deadline).await
+}
+
+/// Whether the applier of a replica was freed of waiting for acknowledgements.
+#[derive(Debug, Default)]
+pub(super) struct FreedApplier {
+    is_freed: bool,
+}
+
+impl FreedApplier {
+    /// Lets the applier of a read-only replica go on that waits for acknowledgements as the source of others: of a co-primary that died,
+    /// or of replicas that receive no more. What it applies was committed elsewhere, and no client waits for it.
+    pub(super) async fn free(
+        &mut self,
+        session: &mut Box<dyn StepSession>,
+        deadline: Duration,
+    ) -> Result<(), StepError> {
+        let facts = session.facts(deadline).await?;
+        let waits = facts.semi_sync.source_enabled && facts.semi_sync.wait_sessions > 0;
+        if waits && facts.managed_channel().is_some() && !facts.is_writable() {
+            let instance = session.instance();
+            tracing::info!(instance = %instance, "{instance} applies what it received without semi-sync acknowledgements, since no replica gives them");
+            session.set_semi_sync_source(false, deadline).await?;
+            self.is_freed = true;
+        }
+        Ok(())
+    }
+
+    /// Puts the setting back, when nothing is left to apply or the wait is given up.
+    pub(super) async fn restore(self, session: &mut Box<dyn StepSession>, deadline: Duration) -> Result<(), StepError> {
+        if self.is_freed {
+            session.set_semi_sync_source(true, deadline).await?;
+        }
+        Ok(())
     }
 }

@@ -6,13 +6,15 @@ use std::time::Duration;
 use futures::future::join_all;
 use tokio::time::{Instant, sleep};
 
-use crate::app::ports::{Account, Attachment, StepError, StepSession};
+use crate::app::ports::{Account, Attachment, StepError};
+use crate::app::recovery::fence::{LOCK_ERRORS, end_clients};
 use crate::domain::gtid::GtidSet;
 use crate::domain::key::InstanceKey;
 use crate::domain::policy::TakeoverTerms;
 use crate::domain::recovery::refusal::excerpt;
 
 use super::demoted_primary::{DemotedPrimary, ReplicationAccess};
+use super::semi_sync::stop_waiting;
 use super::{Session, StepEffect, StepExecutor};
 
 /// How often the received transactions of a replica are checked.
@@ -20,13 +22,13 @@ const CHECK_INTERVAL: Duration = Duration::from_millis(20);
 /// How often open transactions are checked. A server shows a fresh list only to clients that read it less often than
 /// ten times a second.
 const TRANSACTION_CHECK_INTERVAL: Duration = Duration::from_millis(150);
-/// How often read-only is tried: after each failure the client sessions are killed.
-const READ_ONLY_TRIES: u32 = 3;
+/// How long one attempt to make the server read-only waits for locks before client sessions are killed: the shortest time
+/// that a server can be told.
+const LOCK_WAIT: Duration = Duration::from_secs(1);
+/// How long the answer of a statement may take beyond the time for which the server waits for a lock.
+const STATEMENT_GRACE: Duration = Duration::from_secs(1);
 /// The longest wait in one statement, so that a cancelled takeover is noticed.
 const MAX_STATEMENT_WAIT: Duration = Duration::from_secs(2);
-/// Errors of a lock that was not obtained: 1205 (lock wait timeout) and 1213 (deadlock).
-const LOCK_ERRORS: [u16; 2] = [1205, 1213];
-
 impl StepExecutor {
     /// Makes the present primary read-only. Running transactions may end within a limit; the rest is killed, and so
     /// are all client sessions once the server is read-only.
@@ -35,6 +37,7 @@ impl StepExecutor {
         old_primary: &InstanceKey,
         successor: &InstanceKey,
         terms: TakeoverTerms,
+        disables_events: bool,
     ) -> StepEffect {
         let deadline = self.context.settings.step_deadline;
         // What the old primary needs afterwards is found out before it is changed.
@@ -64,11 +67,18 @@ impl StepExecutor {
         if let Err(effect) = self.confirm().await {
             return effect;
         }
-        match make_read_only(&session, &left, deadline).await {
-            Ok(ended) => StepEffect::Done(format!(
-                "{old_primary} is read-only, {} transactions were ended, {ended} client sessions ended",
-                left.len()
-            )),
+        match make_read_only(&session, &left, terms, deadline).await {
+            Ok(ended) => {
+                let events = if disables_events {
+                    self.disable_events(old_primary, &session).await
+                } else {
+                    String::new()
+                };
+                StepEffect::Done(format!(
+                    "{old_primary} is read-only, {} transactions were ended, {ended} client sessions ended{events}",
+                    left.len()
+                ))
+            }
             Err(error) => self.effect_of(old_primary, &error),
         }
     }
@@ -262,32 +272,75 @@ async fn wait_for_transactions(
 }
 
 /// Kills the remaining transactions, makes the server read-only, and kills all client sessions. Returns their number.
-async fn make_read_only(session: &Session, left: &BTreeSet<u64>, deadline: Duration) -> Result<u32, StepError> {
-    let mut session = session.lock().await;
+///
+/// A running statement that writes, a table lock or a waiting commit blocks the change, and writes wait behind it. So it is
+/// tried for [`TakeoverTerms::lock_wait_seconds`] at most. Where sessions may be killed, that is done after each second.
+async fn make_read_only(
+    session: &Session,
+    left: &BTreeSet<u64>,
+    terms: TakeoverTerms,
+    deadline: Duration,
+) -> Result<u32, StepError> {
     if !left.is_empty() {
-        session.kill_sessions(left, deadline).await?;
+        session.lock().await.kill_sessions(left, deadline).await?;
     }
+    let (one_wait, waits) = if terms.ends_transactions {
+        (LOCK_WAIT, terms.lock_wait_seconds)
+    } else {
+        (Duration::from_secs(terms.lock_wait_seconds.max(1)), 1)
+    };
     let mut tries = 0;
     loop {
         tries += 1;
-        match session.set_read_only(deadline).await {
+        let set = session.lock().await.set_read_only(one_wait + STATEMENT_GRACE).await;
+        match set {
             Ok(()) => break,
-            // A running statement or a waiting commit blocks it.
-            Err(StepError::Refused { number, .. }) if LOCK_ERRORS.contains(&number) && tries < READ_ONLY_TRIES => {
-                end_clients(&mut session, deadline).await?;
+            Err(StepError::Refused { number, .. }) if LOCK_ERRORS.contains(&number) && tries < waits => {
+                end_clients(&mut *session.lock().await, deadline).await?;
+            }
+            Err(error @ StepError::Refused { number, .. }) if LOCK_ERRORS.contains(&number) => {
+                return Err(with_lock_holders(session, error, one_wait, deadline).await);
             }
             Err(error) => return Err(error),
         }
     }
-    end_clients(&mut session, deadline).await
+    end_clients(&mut *session.lock().await, deadline).await
 }
 
-/// Kills all client sessions that may be killed. A session with more privileges than ours (error 1095) does not stop
-/// the takeover: the server itself reported that it is read-only.
-async fn end_clients(session: &mut Box<dyn StepSession>, deadline: Duration) -> Result<u32, StepError> {
-    match session.kill_clients(deadline).await {
-        Err(StepError::Refused { .. }) => Ok(0),
-        ended => ended,
+/// The error of a change to read-only that waited for locks, with the sessions that hold them.
+async fn with_lock_holders(session: &Session, error: StepError, waited: Duration, deadline: Duration) -> StepError {
+    let StepError::Refused {
+        instance,
+        what,
+        number,
+        message,
+    } = error
+    else {
+        return error;
+    };
+    let holders = session
+        .lock()
+        .await
+        .sessions_that_block_read_only(waited, deadline)
+        .await;
+    let message = match holders {
+        Ok(holders) if !holders.is_empty() => {
+            let certain = holders.iter().all(|holder| holder.is_certain);
+            let list: Vec<String> = holders.iter().map(ToString::to_string).collect();
+            let held = if certain {
+                "held by"
+            } else {
+                "one of these may hold the lock:"
+            };
+            format!("{message}; {held} {}", list.join("; "))
+        }
+        Ok(_) | Err(_) => message,
+    };
+    StepError::Refused {
+        instance,
+        what,
+        number,
+        message,
     }
 }
 
@@ -320,7 +373,7 @@ async fn attach(
         // A semi-sync source waits for acknowledgements that a replica does not get, and a replica that does not
         // acknowledge makes its source wait.
         for switched in [
-            session.set_semi_sync_source(false, deadline).await,
+            stop_waiting(&mut session, deadline).await,
             session.set_semi_sync_replica(true, deadline).await,
         ] {
             match switched {

@@ -93,6 +93,15 @@ pub(super) fn check_durability(plan: &Plan, topology: &Topology, wrong: &mut Vec
                 wrong.push(format!("{primary} is set too late, twice or with others"));
             }
             waits_for = Some(terms.wait_for);
+            let is_stalled = topology.get(primary).is_some_and(|it| it.commit_stall.is_some());
+            let before = topology.get(primary).and_then(Instance::valid_facts);
+            let is_less = before
+                .is_some_and(|facts| facts.semi_sync.source_enabled && terms.wait_for < facts.semi_sync.wait_for_count);
+            if is_stalled && is_less {
+                wrong.push(format!(
+                    "commits of {primary} stall, and those that wait would be confirmed without the replicas that they wait for"
+                ));
+            }
         } else if !matches!(step, Step::SetSemiSyncSource { terms, .. } if terms.wait_for == 0) {
             wrong.push(format!("`{}` has no place in keeping a policy", step.describe()));
         }

@@ -10,13 +10,14 @@ use crate::domain::finding::Code;
 use crate::domain::gtid::GtidSet;
 use crate::domain::instance::{Instance, InstanceFacts};
 use crate::domain::key::InstanceKey;
-use crate::domain::policy::{BootReadOnly, Policy};
+use crate::domain::policy::{BootReadOnly, HeldBack, Policy};
 use crate::domain::recovery::eligibility::why_unreachable;
 use crate::domain::recovery::kind::RecoveryKind;
 use crate::domain::recovery::plan::Plan;
 use crate::domain::recovery::refusal::excerpt;
 use crate::domain::recovery::step::Step;
 use crate::domain::settings::Boot;
+use crate::domain::state::LOST_IN_RECOVERY;
 use crate::domain::topology::Topology;
 
 /// Makes the next start of every answering server read-only that would be writable; `None` when there is none, or the
@@ -66,8 +67,9 @@ pub fn plan_replica_read_only(topology: &Topology, policy: &Policy) -> Option<Pl
         return None;
     }
     let is_it = |instance: &&Instance| {
+        // A downtime of a recovery says that the server was left behind, and none that it may take writes.
         instance.reopened_by_start
-            && !is_downtimed(topology, policy, &instance.key)
+            && !is_downtimed_by_a_person(topology, policy, &instance.key)
             && !policy.quarantined.contains(&instance.key)
             && check_replica_read_only(topology, &instance.key).is_ok()
     };
@@ -85,6 +87,13 @@ pub fn plan_replica_read_only(topology: &Topology, policy: &Policy) -> Option<Pl
             &replica.key,
             replica.valid_facts()?,
         )
+    })
+}
+
+fn is_downtimed_by_a_person(topology: &Topology, policy: &Policy, key: &InstanceKey) -> bool {
+    policy.downtimes.iter().any(|(downtimed, downtime)| {
+        topology.resolve(downtimed) == topology.resolve(key)
+            && !matches!(downtime, HeldBack::Downtimed { reason, .. } if reason == LOST_IN_RECOVERY)
     })
 }
 
@@ -115,10 +124,30 @@ pub(in crate::domain::recovery) fn check_replica_read_only(
         let mut below = topology.descendants_of(upper).into_iter();
         below.any(|instance| instance.key == *lower)
     };
-    if !is_below(&primary, key) || is_below(key, &primary) {
+    let is_replica = is_below(&primary, key) || follows_no_primary(topology, replica);
+    if !is_replica || is_below(key, &primary) {
         return Err(format!("{key} is no replica of {primary}, or a co-primary"));
     }
     Ok(())
+}
+
+/// Whether a server replicates from one that takes no writes, nor does any server above that: from a failed primary
+/// that was replaced while this replica was away.
+fn follows_no_primary(topology: &Topology, replica: &Instance) -> bool {
+    let mut above = BTreeSet::new();
+    let mut lower = replica;
+    while let Some(source) = topology.source_of(lower) {
+        let is_new = above.insert(source);
+        let Some(instance) = topology.get(source).filter(|_| is_new) else {
+            // Outside the cluster, or a ring.
+            return false;
+        };
+        if instance.valid_facts().is_some_and(InstanceFacts::is_writable) {
+            return false;
+        }
+        lower = instance;
+    }
+    !above.is_empty()
 }
 
 /// Opens the recorded primary again that has started read-only; `Ok(None)` when it has not.
@@ -191,7 +220,7 @@ pub(in crate::domain::recovery) fn check_reopen_primary(topology: &Topology, key
     if current_primary(topology).as_ref() != Some(key) {
         return Err(format!("{key} is not the primary"));
     }
-    if !facts.channels.is_empty() {
+    if !facts.channels.is_empty() || !facts.other_channels.is_empty() {
         return Err(format!("{key} replicates"));
     }
     check_single(topology, primary, facts)?;

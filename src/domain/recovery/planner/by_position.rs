@@ -9,15 +9,18 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::domain::finding::Code;
-use crate::domain::instance::{Instance, InstanceFacts};
+use crate::domain::instance::{Instance, InstanceFacts, ThreadState};
 use crate::domain::key::InstanceKey;
-use crate::domain::policy::{LossPolicy, Policy};
-use crate::domain::recovery::binlog_readers::{binlog_servers, readers, received_up_to};
+use crate::domain::policy::Policy;
+use crate::domain::recovery::binlog_readers::{binlog_servers, follows_by_gtid, readers, received_up_to};
+use crate::domain::recovery::choice::backup_remark;
 use crate::domain::recovery::choice_inputs::ChoiceInputs;
 use crate::domain::recovery::eligibility::{check_promotable_without_gtid, why_no_successor, why_unreachable};
 use crate::domain::recovery::kind::RecoveryKind;
 use crate::domain::recovery::loss;
+use crate::domain::recovery::loss_evidence::LossEvidence;
 use crate::domain::recovery::plan::{Plan, PlanReport};
+use crate::domain::recovery::planner::co_primary;
 use crate::domain::recovery::planner::failover_plan::identity_of;
 use crate::domain::recovery::promotion_option::{Candidate, PromotionOption};
 use crate::domain::recovery::rank::Ranking;
@@ -25,7 +28,6 @@ use crate::domain::recovery::refusal::{Refusal, RefusalReason};
 use crate::domain::recovery::relay_log_match::is_after;
 use crate::domain::recovery::replica_state::is_receiver_stopped;
 use crate::domain::recovery::step::Step;
-use crate::domain::time::WallTime;
 use crate::domain::topology::Topology;
 
 /// Whether the replicas of a primary are to be compared by position: they have channels, and none of those that
@@ -38,17 +40,16 @@ pub(in crate::domain::recovery) fn applies(topology: &Topology, old_primary: &In
     channels.peek().is_some() && channels.all(|channel| !channel.positioning.is_gtid())
 }
 
-/// The plan, if there is one, and what was considered. `excluded` are servers that are no candidates now, with the reason.
+/// The plan, if there is one, and what was considered.
 pub(in crate::domain::recovery) fn plan_by_position(
     code: Code,
     old_primary: &InstanceKey,
     topology: &Topology,
     policy: &Policy,
-    excluded: &BTreeMap<InstanceKey, RefusalReason>,
-    now: WallTime,
+    inputs: &ChoiceInputs,
 ) -> (Option<Plan>, PlanReport) {
     let mut report = PlanReport::default();
-    match choose(code, old_primary, topology, policy, excluded, now, &mut report) {
+    match choose(code, old_primary, topology, policy, inputs, &mut report) {
         Ok(plan) => (Some(plan), report),
         Err(why) => {
             report.no_plan = Some(why);
@@ -62,17 +63,15 @@ fn choose(
     old_primary: &InstanceKey,
     topology: &Topology,
     policy: &Policy,
-    excluded: &BTreeMap<InstanceKey, RefusalReason>,
-    now: WallTime,
+    inputs: &ChoiceInputs,
     report: &mut PlanReport,
 ) -> Result<Plan, String> {
     if let Some(why) = why_no_successor(topology, old_primary) {
         return Err(why);
     }
     let readers = readers(topology, old_primary);
-    let candidates = candidates(&readers, topology, old_primary, policy, excluded, report);
-    let inputs = ChoiceInputs::at(now);
-    let ranking = Ranking::among(topology, old_primary, readers.clone(), policy, &inputs);
+    let candidates = candidates(&readers, topology, old_primary, policy, &inputs.excluded, report);
+    let ranking = Ranking::among(topology, old_primary, readers.clone(), policy, inputs);
     let options: Vec<PromotionOption<'_, '_>> = candidates.iter().map(as_it_is).collect();
     let is_behind = |one: &PromotionOption<'_, '_>, other: &PromotionOption<'_, '_>| {
         is_after(
@@ -80,11 +79,27 @@ fn choose(
             received_up_to(one.candidate.facts),
         )
     };
-    let best = options
-        .iter()
-        .filter(|one| !options.iter().any(|other| is_behind(one, other)))
-        .min_by_key(|option| ranking.rank(option))
-        .ok_or_else(|| "no replica can be promoted".to_owned())?;
+    let only = is_of_two(code)
+        .then(|| co_primary::only_successor(topology, old_primary, policy))
+        .flatten();
+    let best = match &only {
+        Some(only) => options
+            .iter()
+            .find(|option| option.candidate.instance.key == *only)
+            .ok_or_else(|| {
+                let why = report.refused.iter().find(|refusal| refusal.instance == *only);
+                let why = why.map_or_else(
+                    || "it does not replicate from it".to_owned(),
+                    |why| why.reason.to_string(),
+                );
+                format!("{only} is the other co-primary and cannot be promoted: {why}")
+            })?,
+        None => options
+            .iter()
+            .filter(|one| !options.iter().any(|other| is_behind(one, other)))
+            .min_by_key(|option| ranking.rank(option))
+            .ok_or_else(|| "no replica can be promoted".to_owned())?,
+    };
     let Candidate {
         instance: successor,
         facts,
@@ -94,7 +109,9 @@ fn choose(
         .iter()
         .filter(|other| other.candidate.instance.key != successor.key)
     {
-        let reason = if is_behind(other, best) {
+        let reason = if only.is_some() {
+            RefusalReason::RankedLower("only the other co-primary may be promoted".to_owned())
+        } else if is_behind(other, best) {
             RefusalReason::Behind(format!(
                 "what follows {} ({} received up to {})",
                 received_up_to(other.candidate.facts),
@@ -106,11 +123,16 @@ fn choose(
         };
         report.refused.push(Refusal::of(other.candidate.instance, reason));
     }
-    accept_loss(topology, old_primary, facts, policy, now, report)?;
+    let ring = is_of_two(code)
+        .then(|| own_writes(topology, old_primary, successor, facts, policy))
+        .flatten();
+    let loss_evidence = accept_loss(topology, old_primary, facts, policy, inputs, report)?;
     let mut followers = BTreeSet::new();
     let mut lost_replicas = Vec::new();
     for replica in readers.iter().filter(|replica| replica.key != successor.key) {
-        match obstacle(replica, facts) {
+        // By GTID nothing has to be placed.
+        let is_placed = |replica: &Instance| replica.valid_facts().is_none_or(|it| !follows_by_gtid(it, facts));
+        match obstacle(replica, facts).or_else(|| ring.clone().filter(|_| is_placed(replica))) {
             None => {
                 followers.insert(replica.key.clone());
             }
@@ -123,6 +145,9 @@ fn choose(
         lost_replicas.push(Refusal::of(server, RefusalReason::BinlogServer));
     }
     report.successor = Some(successor.key.clone());
+    if facts.has_backup_lock() {
+        report.remarks.push(backup_remark(&successor.key));
+    }
     report.refused.sort_by(|left, right| left.instance.cmp(&right.instance));
     let instances = topology
         .descendants_of(old_primary)
@@ -132,6 +157,7 @@ fn choose(
     Ok(Plan {
         instances: instances.collect(),
         lost_replicas,
+        loss_evidence: Some(loss_evidence),
         steps: steps(old_primary, successor, followers, &readers),
         ..Plan::new(
             RecoveryKind::DeadPrimaryByPosition,
@@ -141,6 +167,50 @@ fn choose(
             (&successor.key, facts),
         )
     })
+}
+
+/// Whether the failed primary replicated from another server that replicated from it.
+pub(in crate::domain::recovery) fn is_of_two(code: Code) -> bool {
+    RecoveryKind::for_code(code) == Some(RecoveryKind::CoPrimary)
+}
+
+/// Why no replica of the dead co-primary can be placed in the log of the other one: that log has transactions of its own
+/// between those of the dead one, and which of them the dead one passed on is not known. `None` where it is the log of a
+/// read-only server, which the dead one had applied.
+fn own_writes(
+    topology: &Topology,
+    old_primary: &InstanceKey,
+    successor: &Instance,
+    facts: &InstanceFacts,
+    policy: &Policy,
+) -> Option<RefusalReason> {
+    let dead = topology.get(old_primary)?;
+    if topology.source_of(dead) != Some(&successor.key) {
+        return None;
+    }
+    let unknown = |why: String| Some(RefusalReason::Unknown(why));
+    if facts.is_writable() {
+        return unknown(format!(
+            "{} takes writes itself, and which of them {old_primary} passed on is not known without GTIDs",
+            successor.key
+        ));
+    }
+    let channel = dead.facts.as_ref().and_then(InstanceFacts::managed_channel);
+    let had_all = channel.is_some_and(|channel| {
+        let is_running = channel.io == ThreadState::Running && channel.sql == ThreadState::Running;
+        is_running
+            && channel
+                .lag_seconds
+                .is_some_and(|lag| lag <= policy.reasonable_lag_seconds)
+    });
+    if had_all {
+        None
+    } else {
+        unknown(format!(
+            "whether {old_primary} had applied all writes of {} is not known without GTIDs",
+            successor.key
+        ))
+    }
 }
 
 /// The readers that may be promoted; the others are refused.
@@ -248,38 +318,29 @@ fn accept_loss(
     old_primary: &InstanceKey,
     successor: &InstanceFacts,
     policy: &Policy,
-    now: WallTime,
+    inputs: &ChoiceInputs,
     report: &mut PlanReport,
-) -> Result<(), String> {
+) -> Result<LossEvidence, String> {
     let instance = topology.get(old_primary);
     let written = instance.and_then(|instance| instance.facts.as_ref()?.binlog.as_ref());
     // A binlog server that has more than its replicas may not get to hand it on any more.
     let served = binlog_servers(topology, old_primary);
-    let served = served.into_iter().filter_map(Instance::valid_facts).map(received_up_to);
+    let read = readers(topology, old_primary);
+    let served = served
+        .into_iter()
+        .chain(read)
+        .filter_map(Instance::valid_facts)
+        .map(received_up_to);
     let ahead = written
         .into_iter()
         .chain(served)
         .filter(|written| is_after(written, received_up_to(successor)))
         .reduce(|most, other| if is_after(other, most) { other } else { most });
-    let Some(ahead) = ahead else {
-        return Ok(());
-    };
-    let text = format!(
-        "{old_primary} had written up to {ahead}, and up to {} was received",
-        received_up_to(successor)
-    );
-    let away = instance
-        .and_then(|instance| instance.last_seen)
-        .map(|seen| now.millis_since(seen));
-    match loss::effective(topology, old_primary, policy) {
-        LossPolicy::Refuse => Err(format!("transactions would be lost, and lossPolicy is Refuse: {text}")),
-        LossPolicy::AllowAfterTimeout if away.is_some_and(|away| away < policy.loss_timeout_millis) => Err(format!(
-            "transactions would be lost, and the old primary has {} s to return (lossTimeout): {text}",
-            policy.loss_timeout_millis / 1000
-        )),
-        LossPolicy::AllowAfterTimeout | LossPolicy::Allow | LossPolicy::Auto => {
-            report.remarks.push(format!("transactions are lost: {text}"));
-            Ok(())
-        }
-    }
+    let known = ahead.map(|ahead| {
+        format!(
+            "{old_primary} had written up to {ahead}, and up to {} was received",
+            received_up_to(successor)
+        )
+    });
+    loss::accept_unnamed(topology, old_primary, policy, known.as_deref(), inputs, report)
 }

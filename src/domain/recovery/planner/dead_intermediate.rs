@@ -38,9 +38,12 @@ pub(super) fn plan_relocation(
     report.refused.clone_from(&moves.lost);
     report.remarks.clone_from(&moves.remarks);
     let plan = assemble(finding, old_primary, kind, moves, topology, policy);
-    match &plan {
-        Some(plan) => report.successor = Some(plan.successor.clone()),
-        None => report.no_plan = Some(format!("no replica of {old_primary} can follow another server")),
+    if let Some(plan) = &plan {
+        report.successor = Some(plan.successor.clone());
+    } else {
+        let first = report.refused.first();
+        let why = first.map_or_else(String::new, |lost| format!(" ({}: {})", lost.instance, lost.reason));
+        report.no_plan = Some(format!("no replica of {old_primary} can follow another server{why}"));
     }
     (plan, report)
 }

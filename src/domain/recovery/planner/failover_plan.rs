@@ -6,14 +6,15 @@ use crate::domain::finding::Code;
 use crate::domain::gtid::GtidSet;
 use crate::domain::instance::Identity;
 use crate::domain::key::InstanceKey;
-use crate::domain::policy::Policy;
+use crate::domain::policy::{EventsPolicy, Policy};
 use crate::domain::recovery::binlog_readers::is_binlog_server;
 use crate::domain::recovery::choice::Choice;
 use crate::domain::recovery::kind::RecoveryKind;
 use crate::domain::recovery::manual_request::ManualRequest;
 use crate::domain::recovery::plan::Plan;
-use crate::domain::recovery::replica_state::{PriorReplicaState, is_receiver_stopped};
+use crate::domain::recovery::replica_state::{PriorPrimaryState, PriorReplicaState, is_receiver_stopped};
 use crate::domain::recovery::step::Step;
+use crate::domain::scheduled_events::EnabledEvents;
 use crate::domain::topology::Topology;
 
 /// The plan, with the configured fencing commands before the opening.
@@ -52,6 +53,27 @@ pub(super) fn identity_of(topology: &Topology, key: &InstanceKey) -> Option<Iden
     }
 }
 
+/// The events that a new primary enables. A lost successor enabled none: what was enabled before it is still known from the
+/// server that it replaced.
+pub(super) fn events_of(
+    code: Code,
+    topology: &Topology,
+    old_primary: &InstanceKey,
+    policy: &Policy,
+) -> Option<EnabledEvents> {
+    if policy.events == EventsPolicy::Leave {
+        return None;
+    }
+    let known = |key: &InstanceKey| topology.get(key)?.facts.as_ref()?.settings.as_ref()?.events.clone();
+    if code == Code::SuccessorLost {
+        let mut servers = topology.instances.keys().filter_map(known);
+        return servers
+            .find(|events| !events.names.is_empty())
+            .or_else(|| known(old_primary));
+    }
+    known(old_primary)
+}
+
 /// What stays the same when the choice is made again.
 pub(super) struct FailoverScope {
     pub(super) kind: RecoveryKind,
@@ -61,6 +83,8 @@ pub(super) struct FailoverScope {
     pub(super) instances: BTreeSet<InstanceKey>,
     pub(super) sources: BTreeMap<InstanceKey, InstanceKey>,
     pub(super) prior_states: BTreeMap<InstanceKey, PriorReplicaState>,
+    pub(super) old_primary_state: Option<PriorPrimaryState>,
+    pub(super) events: Option<EnabledEvents>,
     pub(super) remembered: Option<GtidSet>,
     pub(super) manual_request: Option<ManualRequest>,
 }
@@ -83,6 +107,8 @@ pub(super) fn assemble(scope: FailoverScope, choice: Choice, topology: &Topology
         instances,
         sources,
         prior_states,
+        old_primary_state,
+        events,
         remembered,
         manual_request,
     } = scope;
@@ -94,6 +120,7 @@ pub(super) fn assemble(scope: FailoverScope, choice: Choice, topology: &Topology
         followers,
         lost_replicas,
         lost,
+        loss_evidence,
     } = choice;
     let mut steps = vec![Step::Fence {
         old_primary: old_primary.clone(),
@@ -137,11 +164,15 @@ pub(super) fn assemble(scope: FailoverScope, choice: Choice, topology: &Topology
         instances,
         lost_replicas,
         lost,
+        loss_evidence: Some(loss_evidence),
         steps,
         sources,
         prior_states,
+        old_primary_state,
+        events,
         remembered,
         manual_request,
+        commits_nothing: false,
     })
 }
 

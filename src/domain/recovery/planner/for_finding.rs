@@ -2,7 +2,7 @@
 
 use crate::domain::analysis::current_primary;
 use crate::domain::analysis::evidence::is_receiving;
-use crate::domain::finding::Finding;
+use crate::domain::finding::{Code, Finding};
 use crate::domain::gtid::GtidSet;
 use crate::domain::instance::Instance;
 use crate::domain::key::InstanceKey;
@@ -15,6 +15,7 @@ use crate::domain::recovery::planner::dead_primary::{PlanRequest, plan_dead_prim
 use crate::domain::recovery::planner::lost_successor::topology_for;
 use crate::domain::recovery::planner::non_writable;
 use crate::domain::recovery::planner::semi_sync;
+use crate::domain::recovery::refusal::excerpt;
 use crate::domain::time::WallTime;
 use crate::domain::topology::Topology;
 
@@ -78,7 +79,17 @@ pub fn plan_as_requested(
     if let Err(why) = check_finding(finding, old_primary, topology) {
         return PlanReport::without_plan(why);
     }
-    plan_dead_primary(finding.code, old_primary, topology, policy, request, now)
+    let (plan, mut report) = plan_dead_primary(finding.code, old_primary, topology, policy, request, now);
+    let lost = plan.as_ref().and_then(|plan| plan.lost.as_ref());
+    if let Some(lost) = lost.filter(|_| topology.get(old_primary).is_some_and(Instance::is_valid)) {
+        report.no_plan = Some(format!(
+            "{old_primary} was chosen, answers, is read-only and has transactions that no other server has: {}; make it \
+             writable, or shut it down to have another server chosen",
+            excerpt(lost)
+        ));
+        return (None, report);
+    }
+    (plan, report)
 }
 
 /// The plan for a failure of the current primary now, shown before it fails.
@@ -112,7 +123,8 @@ fn check_finding(finding: &Finding, old_primary: &InstanceKey, topology: &Topolo
             ));
         }
     }
-    if topology.get(old_primary).is_some_and(Instance::is_valid) {
+    // A successor that was chosen and never opened is no primary yet.
+    if finding.code != Code::SuccessorLost && topology.get(old_primary).is_some_and(Instance::is_valid) {
         return Err(format!("{old_primary} answers"));
     }
     if let Some(replica) = topology.replicas_of(old_primary).find(|replica| is_receiving(replica)) {

@@ -4,7 +4,7 @@ use crate::domain::analysis::startup_grace::startup_grace;
 use crate::domain::analysis::{current_primary, may_be_partitioned};
 use crate::domain::finding::{Code, Finding};
 use crate::domain::key::InstanceKey;
-use crate::domain::policy::{HeldBack, Policy};
+use crate::domain::policy::{HeldBack, Policy, RepairBlock};
 use crate::domain::recovery::kind::RecoveryKind;
 use crate::domain::recovery::planner::silent_primary;
 use crate::domain::topology::Topology;
@@ -20,7 +20,7 @@ pub fn held_back(finding: &Finding, topology: &Topology, policy: &Policy) -> Opt
             return Some(why);
         }
     } else if !finding.code.is_actionable() && !may_be_partitioned(finding) {
-        return Some(HeldBack::NotActionable);
+        return Some(failed_policy_repair(finding.code, key, topology, policy).unwrap_or(HeldBack::NotActionable));
     }
     let downtime = policy
         .downtimes
@@ -63,13 +63,12 @@ pub fn held_back(finding: &Finding, topology: &Topology, policy: &Policy) -> Opt
         .repair_blocks
         .iter()
         .find(|recent| Some(recent.kind) == kind && topology.resolve(&recent.instance) == key)
-        .map(|recent| HeldBack::RecentRecovery {
-            uid: recent.uid.clone(),
-            until: recent.until,
-        });
+        .map(RepairBlock::held_back);
     let grace = || startup_grace(topology, key).map(|until| HeldBack::StartupGrace { until });
     let controlled = || another_controller(topology);
-    let tested = policy.recent_test.clone().filter(|_| is_by_silence);
+    // A reconnect test proves nothing about a primary that commits nothing.
+    let is_tested = is_by_silence && finding.evidence.commit_stall.is_none();
+    let tested = policy.recent_test.clone().filter(|_| is_tested);
     let held = general
         .clone()
         .or_else(|| not_asked_for(finding.code, key, policy))
@@ -77,6 +76,14 @@ pub fn held_back(finding: &Finding, topology: &Topology, policy: &Policy) -> Opt
         .or(recent)
         .or_else(|| downtime.or_else(of_replicas).cloned());
     held.or_else(controlled).or_else(grace)
+}
+
+/// The failed repair behind a finding that calls for none itself: what a policy or a returned server calls for.
+fn failed_policy_repair(code: Code, key: &InstanceKey, topology: &Topology, policy: &Policy) -> Option<HeldBack> {
+    let kind = RecoveryKind::of_policy(code)?;
+    let is_it =
+        |block: &&RepairBlock| block.failures > 0 && block.kind == kind && topology.resolve(&block.instance) == key;
+    policy.repair_blocks.iter().find(is_it).map(RepairBlock::held_back)
 }
 
 /// Another controller owns the primary, or did until that failed: its cluster is not ours to repair.

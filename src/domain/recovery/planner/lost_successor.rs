@@ -22,7 +22,8 @@ use crate::domain::recovery::kind::RecoveryKind;
 use crate::domain::state::{Phase, Recovery};
 use crate::domain::topology::Topology;
 
-/// The finding about a successor that was committed, could not be opened, and is not there now.
+/// The finding about a successor that was committed and could not be opened. It is not there now, or it is back and
+/// still takes no writes.
 ///
 /// `recoveries` are those of the cluster; the latest one that opened a server counts. Nothing is found while any
 /// server of the cluster takes writes: then there is a primary.
@@ -44,9 +45,16 @@ pub fn lost_successor<'a>(
         Phase::Claimed | Phase::Opened { .. } | Phase::Ended { .. } => return None,
     };
     let is_recorded = topology.recorded_primary.as_ref().map(|key| topology.resolve(key)) == Some(lost);
-    let failure = topology.get(lost)?.failure.as_ref()?;
+    let instance = topology.get(lost)?;
+    let state = match &instance.failure {
+        Some(failure) if failure.proves_life() => return None,
+        Some(failure) => format!("is unreachable ({failure})"),
+        // A member of Group Replication becomes writable by its group.
+        None if instance.valid_facts()?.group_name.is_empty() => String::from("takes no writes"),
+        None => return None,
+    };
     let is_writable = |instance: &Instance| instance.valid_facts().is_some_and(InstanceFacts::is_writable);
-    if !is_recorded || failure.proves_life() || topology.instances.values().any(is_writable) {
+    if !is_recorded || topology.instances.values().any(is_writable) {
         return None;
     }
     let seen = topology_for(Code::SuccessorLost, topology, lost);
@@ -56,7 +64,7 @@ pub fn lost_successor<'a>(
         instance: lost.clone(),
         cluster: topology.cluster.clone(),
         description: format!(
-            "{lost} was to become the primary in recovery {} and is unreachable ({failure}) before the cluster follows it",
+            "{lost} was to become the primary in recovery {} and {state} before the cluster follows it",
             last.uid
         ),
         structure: Vec::new(),

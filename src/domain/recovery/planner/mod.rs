@@ -19,11 +19,12 @@ mod rejoin;
 mod second_choice;
 mod semi_sync;
 mod silent_primary;
+mod stalled_commits;
 mod takeover;
 
 pub(super) use boot_read_only::{check_reopen_primary, check_replica_read_only};
 pub use boot_read_only::{plan_boot_read_only, plan_reopen_primary, plan_replica_read_only};
-pub(super) use by_position::plan_by_position;
+pub(super) use by_position::{is_of_two, plan_by_position};
 pub use dead_primary::PlanRequest;
 pub use errant::{MAX_INJECTED, plan_errant};
 pub use for_finding::{plan, plan_as_requested, plan_remembering, preview_failover};

@@ -70,7 +70,7 @@ pub fn check_non_writable<'a>(
             facts.group_name
         ));
     }
-    if !facts.channels.is_empty() {
+    if !facts.channels.is_empty() || !facts.other_channels.is_empty() {
         return Err(format!("{primary} replicates"));
     }
     let received_transactions = ReceivedTransactions::below(topology, primary);

@@ -125,7 +125,10 @@ fn reattach(lost: &InstanceKey, topology: &Topology, policy: &Policy) -> Result<
     if topology.source_of(replica) == Some(&primary) {
         return Err(format!("{} replicates from {primary} already", replica.key));
     }
-    if is_receiving(replica) {
+    let source_is_held = topology
+        .source_of(replica)
+        .is_some_and(|source| policy.quarantined.iter().any(|held| topology.resolve(held) == source));
+    if is_receiving(replica) && !source_is_held {
         return Err(format!("{} receives from another source", replica.key));
     }
     if replica.channel().is_none() {
@@ -203,5 +206,32 @@ pub(in crate::domain::recovery) fn check_rejoin(
     match purged(source, returned) {
         Some(needed) => Err(format!("the primary has purged what it needs: {}", excerpt(&needed))),
         None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::fixture::{Adjust, key, primary, replica, topology};
+
+    #[test]
+    fn a_replica_that_was_left_behind_and_follows_a_held_primary_is_attached_to_the_primary() {
+        let held = primary(3, "1:1-90").facts(|facts| facts.read_only = true);
+        let behind = |executed: &str| topology([primary(1, "1:1-100"), held.clone(), replica(2, 3, executed)]);
+        let mut policy = Policy {
+            old_primary: OldPrimary::Rejoin,
+            ..Policy::default()
+        };
+        let why = |tree: &Topology, policy: &Policy| plan_reattach(&key(2), tree, policy).1.no_plan;
+        let of_another = why(&behind("1:1-90"), &policy);
+        assert!(of_another.is_some_and(|why| why.ends_with("receives from another source")));
+        policy.quarantined.insert(key(3));
+        let plan = plan_reattach(&key(2), &behind("1:1-90"), &policy)
+            .0
+            .expect("because it has nothing of its own");
+        assert_eq!(plan.successor, key(1));
+        // What the held one had alone has reached it: a person decides.
+        let errant = why(&behind("1:1-90,3:1-2"), &policy);
+        assert!(errant.is_some_and(|why| why.contains("that the primary lacks")));
     }
 }

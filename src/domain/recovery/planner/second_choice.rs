@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::domain::finding::Code;
 use crate::domain::key::InstanceKey;
 use crate::domain::policy::Policy;
 use crate::domain::recovery::choice_inputs::ChoiceInputs;
@@ -32,6 +33,7 @@ pub(in crate::domain::recovery) fn choose_again_with(
     mut inputs: ChoiceInputs,
 ) -> Result<Plan, String> {
     inputs.remembered.clone_from(&plan.remembered);
+    inputs.succeeds_lost_successor = plan.code == Code::SuccessorLost;
     inputs.moved = moved(plan, fresh).into_keys().collect();
     inputs.delays = plan.delays().map(|(key, seconds)| (key.clone(), seconds)).collect();
     inputs.excluded.extend(not_claimed(plan, fresh));
@@ -51,6 +53,8 @@ pub(in crate::domain::recovery) fn choose_again_with(
         instances: plan.instances.clone(),
         sources: plan.sources.clone(),
         prior_states: plan.prior_states.clone(),
+        old_primary_state: plan.old_primary_state,
+        events: plan.events.clone(),
         remembered: plan.remembered.clone(),
         manual_request: plan.manual_request.clone(),
     };
@@ -61,6 +65,7 @@ pub(in crate::domain::recovery) fn choose_again_with(
                 .no_plan
                 .unwrap_or_else(|| "no replica can be promoted".to_owned())
         })?;
+    again.commits_nothing = plan.commits_nothing;
     keep_within(&mut again.steps, &plan.instances);
     Ok(with_fencer(again, policy))
 }
@@ -122,6 +127,7 @@ pub(in crate::domain::recovery) fn keep_within(steps: &mut Vec<Step>, instances:
         | Step::Redial { .. }
         | Step::CallFencer { .. }
         | Step::Open { .. }
+        | Step::EnableEvents { .. }
         | Step::Locate { .. }
         | Step::Match { .. }
         | Step::InjectEmpty { .. }

@@ -197,7 +197,9 @@ pub fn plan_durability(topology: &Topology, policy: &Policy, now: WallTime) -> R
     let is_more_than_requested = waits_for > policy.durability.count.max(1);
     let awaited = primary.acks_awaited_since.map(|since| now.millis_since(since));
     let is_stuck = awaited.is_some_and(|awaited| awaited >= policy.locked_semi_sync_millis);
-    let may_lower = is_stuck || is_more_than_requested;
+    // Where commits stall on the primary itself, a lower number would confirm commits that no replica has, right before
+    // the primary is replaced.
+    let may_lower = (is_stuck || is_more_than_requested) && primary.commit_stall.is_none();
     let wait_for = if is_less && !may_lower {
         waits_for
     } else {

@@ -1,5 +1,6 @@
 //! A primary that does not answer while its replicas report that they receive from it: the plan of a dead primary,
-//! after a reconnect test.
+//! after a reconnect test. One that answers and commits
+//! nothing has a plan of its own.
 
 use std::collections::BTreeSet;
 
@@ -13,6 +14,7 @@ use crate::domain::key::InstanceKey;
 use crate::domain::policy::{HeldBack, Policy, StalledPrimary};
 use crate::domain::recovery::plan::{Plan, PlanReport};
 use crate::domain::recovery::planner::dead_primary::{PlanRequest, plan_dead_primary};
+use crate::domain::recovery::planner::stalled_commits;
 use crate::domain::recovery::step::Step;
 use crate::domain::time::WallTime;
 use crate::domain::topology::Topology;
@@ -39,6 +41,12 @@ pub fn plan_silent_primary(
             },
         )
     };
+    if finding.code == Code::StalledPrimary && stalled_commits::applies(topology, old_primary) {
+        if let Some(why) = not_yet(old_primary, topology, policy) {
+            return refused(why.to_string());
+        }
+        return stalled_commits::plan_stalled_commits(old_primary, topology, policy, remembered, now);
+    }
     if let Err(why) = check(finding, old_primary, topology, policy) {
         return refused(why);
     }
@@ -68,19 +76,15 @@ pub fn plan_silent_primary(
     (plan, report)
 }
 
-/// Why a stalled primary is not replaced, or not yet. Its last answer shows since when it is stalled.
+/// Why a stalled primary is not replaced, or not yet. The last answer of one that does not answer shows since when it is
+/// stalled.
 pub(super) fn not_yet(key: &InstanceKey, topology: &Topology, policy: &Policy) -> Option<HeldBack> {
     if policy.stalled == StalledPrimary::Observe {
         return Some(HeldBack::NotActionable);
     }
     let instance = topology.get(key);
-    if let Some(stall) = instance
-        .filter(|instance| instance.is_valid())
-        .and_then(|instance| instance.commit_stall.as_ref())
-    {
-        return Some(HeldBack::Waits(format!(
-            "it answers and may still commit: it is replaced when it has stopped or no longer answers ({stall})"
-        )));
+    if let Some(answering) = instance.filter(|_| stalled_commits::applies(topology, key)) {
+        return stalled_commits::not_yet(answering, policy);
     }
     let seen = instance.and_then(|instance| instance.last_seen);
     let since = seen.map(|seen| topology.taken.millis_since(seen));

@@ -10,10 +10,13 @@ use crate::domain::key::InstanceKey;
 use crate::domain::policy::{HeldBack, Policy};
 use crate::domain::recovery::eligibility::{check_promotable, why_unreachable};
 use crate::domain::recovery::kind::RecoveryKind;
+use crate::domain::recovery::loss_evidence::LossEvidence;
 use crate::domain::recovery::manual_request::ManualRequest;
 use crate::domain::recovery::plan::{Plan, PlanReport};
+use crate::domain::recovery::planner::failover_plan::events_of;
 use crate::domain::recovery::position::{ReceivedTransactions, purged};
 use crate::domain::recovery::refusal::{Refusal, RefusalReason, excerpt};
+use crate::domain::recovery::replica_state::PriorPrimaryState;
 use crate::domain::recovery::step::Step;
 use crate::domain::topology::Topology;
 
@@ -79,6 +82,8 @@ fn prepare(
         position: own.executed.clone(),
         instances,
         lost_replicas: left_behind,
+        // The successor is opened only when it has everything that the demoted primary has.
+        loss_evidence: Some(LossEvidence::OldPrimaryRead),
         steps: vec![
             Step::Demote {
                 old_primary: primary.clone(),
@@ -95,6 +100,8 @@ fn prepare(
             },
         ],
         manual_request: Some(request),
+        old_primary_state: Some(PriorPrimaryState::of(own)),
+        events: events_of(Code::DeadMaster, topology, &primary, policy),
         ..Plan::new(
             RecoveryKind::Takeover,
             Code::DeadMaster,
@@ -277,6 +284,9 @@ fn check_lag(
         }
         Some(_) => {}
     }
+    if facts.has_backup_lock() {
+        return Err(RefusalReason::BackupLock);
+    }
     if let Some(errant) = ReceivedTransactions::below(topology, primary).errant(&target.key) {
         return Err(RefusalReason::Errant(excerpt(errant)));
     }
@@ -294,7 +304,9 @@ fn hint(reason: &RefusalReason) -> &'static str {
             ""
         };
     }
-    if *reason == RefusalReason::MustNot {
+    if *reason == RefusalReason::BackupLock {
+        " (wait until it has ended, which is seen within a minute)"
+    } else if *reason == RefusalReason::MustNot {
         " (set another rule with register-candidate)"
     } else if *reason == RefusalReason::Downtimed {
         " (end-downtime)"

@@ -78,7 +78,7 @@ impl RecoveryState<'_> {
             plan: Box::new(plan),
             successor: primary.clone(),
             // It is the old primary itself, and reported that it is read-only.
-            fencing_proof: FencingProof::OldPrimaryReadOnly,
+            fencing_proof: FencingProof::OldPrimaryReadOnly { bypass: None },
         })
     }
 

@@ -7,9 +7,11 @@ use crate::domain::instance::{BinlogCoordinates, Instance, InstanceFacts};
 use crate::domain::key::InstanceKey;
 use crate::domain::policy::Policy;
 use crate::domain::recovery::binlog_readers::follows_by_gtid;
+use crate::domain::recovery::choice_inputs::ChoiceInputs;
+use crate::domain::recovery::lint::why_loss_not_proved;
 use crate::domain::recovery::next_action::NextAction;
 use crate::domain::recovery::plan::Plan;
-use crate::domain::recovery::planner::{keep_within, not_claimed, plan_by_position};
+use crate::domain::recovery::planner::{is_of_two, keep_within, not_claimed, plan_by_position};
 use crate::domain::recovery::progress::dead_primary::MAX_RESULTS;
 use crate::domain::recovery::progress::recovery_state::{RecoveryState, receivers_stopped_by};
 use crate::domain::recovery::refusal::{Refusal, RefusalReason};
@@ -22,7 +24,17 @@ use crate::domain::time::WallTime;
 type Places = BTreeMap<InstanceKey, Option<BinlogCoordinates>>;
 
 impl RecoveryState<'_> {
+    /// Whether a replica was waited for, so that the old primary had time to return.
+    fn has_waited(&self) -> bool {
+        let mut done = self.done.iter();
+        done.any(|result| matches!(result.step, Step::ApplyAll { .. }))
+    }
+
     /// Before anything is promoted. An error is the reason to put everything back.
+    #[expect(
+        clippy::too_many_lines,
+        reason = "one decision after the other, in the order in which they are taken"
+    )]
     pub(super) fn towards_opening_by_position(&self, policy: &Policy, now: WallTime) -> Result<NextAction, String> {
         let old_primary = &self.plan.old_primary;
         if self.done.len() >= MAX_RESULTS {
@@ -49,7 +61,16 @@ impl RecoveryState<'_> {
         if !planned.is_empty() {
             return Ok(NextAction::Run(Step::StopReceivers { replicas: planned }));
         }
-        let (plan, report) = plan_by_position(self.plan.code, old_primary, self.fresh, policy, &self.unfit(), now);
+        if self.has_waited() && !self.plan.is_forced() && self.answers_by_position() {
+            return Err(format!("came back: {old_primary} answers"));
+        }
+        let inputs = ChoiceInputs {
+            excluded: self.unfit(),
+            receivers_stopped: Some(self.stopped()),
+            is_old_primary_read: self.is_old_primary_read(),
+            ..ChoiceInputs::at(now)
+        };
+        let (plan, report) = plan_by_position(self.plan.code, old_primary, self.fresh, policy, &inputs);
         let mut plan = plan.ok_or_else(|| {
             report
                 .no_plan
@@ -57,6 +78,8 @@ impl RecoveryState<'_> {
         })?;
         plan.instances.clone_from(&self.plan.instances);
         keep_within(&mut plan.steps, &plan.instances);
+        plan.old_primary_state = self.plan.old_primary_state;
+        plan.events.clone_from(&self.plan.events);
         plan.old_primary_identity = self.plan.old_primary_identity.clone().or(plan.old_primary_identity);
         let more = untouched(receivers_stopped_by(&plan));
         if !more.is_empty() {
@@ -108,6 +131,9 @@ impl RecoveryState<'_> {
         }
         plan.lost_replicas.extend(lost);
         let position = plan.position.clone();
+        if let Some(why) = why_loss_not_proved(&plan, self.fresh, &self.stopped()) {
+            return Err(why);
+        }
         let fencing_proof = match self.proof(&plan, policy, now)? {
             Ok(fencing_proof) => fencing_proof,
             Err(step) => return Ok(NextAction::Run(step)),
@@ -118,6 +144,19 @@ impl RecoveryState<'_> {
             position,
             fencing_proof,
         })
+    }
+
+    /// The old primary answers and replicates from no server. Positions do not show whether it still has what its
+    /// replicas received, so it is assumed to have it.
+    pub(super) fn answers_by_position(&self) -> bool {
+        let facts = self.fresh.get(&self.plan.old_primary).and_then(Instance::valid_facts);
+        // A co-primary replicates from the other one all its life.
+        let is_primary = |facts: &InstanceFacts| {
+            facts.managed_channel().is_none_or(|channel| {
+                is_of_two(self.plan.code) && self.plan.instances.contains(self.fresh.resolve(&channel.source))
+            })
+        };
+        facts.is_some_and(|facts| !self.is_another(facts) && is_primary(facts))
     }
 
     /// Where each follower continues, and the followers for which that is not known; or the step that finds it.
@@ -228,7 +267,11 @@ impl RecoveryState<'_> {
         }
         let is_repoint = |step: &Step| matches!(step, Step::RepointAt { .. });
         let mut places = repointed_by(self.plan);
-        let following = self.following(places.keys().cloned(), successor, is_repoint);
+        let mut following = self.following(places.keys().cloned(), successor, is_repoint);
+        if let Some(step) = self.events_due(successor, following.pending.is_empty()) {
+            return NextAction::Run(step);
+        }
+        following.errors.extend(self.events_error(successor));
         if following.pending.is_empty() {
             return NextAction::Finish(self.finish(true, successor, following.lost, following.errors));
         }

@@ -2,12 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::domain::instance::Instance;
+use crate::domain::analysis::read_only_bypass;
+use crate::domain::finding::Code;
+use crate::domain::instance::{Instance, InstanceFacts};
 use crate::domain::key::InstanceKey;
 use crate::domain::policy::Policy;
 use crate::domain::recovery::choice_inputs::ChoiceInputs;
 use crate::domain::recovery::fencing_proof::{FencingProof, fencing_proof};
 use crate::domain::recovery::kind::RecoveryKind;
+use crate::domain::recovery::lint::why_loss_not_proved;
 use crate::domain::recovery::next_action::NextAction;
 use crate::domain::recovery::plan::Plan;
 use crate::domain::recovery::planner::choose_again_with;
@@ -20,11 +23,13 @@ use crate::domain::recovery::step::Step;
 use crate::domain::recovery::step_result::Outcome;
 use crate::domain::time::WallTime;
 
-/// How often the opening of a committed successor is tried before it counts as lost. Each try has its own deadline;
-/// three are enough to outlast a broken connection, and a server that needs more is not there.
-pub(super) const OPEN_TRIES: usize = 3;
+/// How often the opening of a committed successor that is not seen is tried before it counts as lost. Each try has its
+/// own deadline; three are enough to outlast a broken connection. A successor that answers is tried without an end.
+pub const OPEN_TRIES: usize = 3;
 /// How often the fence of a primary that an operator declares dead is tried while its outcome is unknown.
 const FORCED_FENCE_TRIES: usize = 3;
+/// How often a primary that commits nothing is asked to become read-only. Each try ends its client sessions.
+const STALLED_FENCE_TRIES: usize = 2;
 /// The number of results after which a recovery that has not opened a server aborts, because it makes no progress.
 /// The longest possible sequence, with every candidate of a large cluster failing in turn, is shorter.
 pub(super) const MAX_RESULTS: usize = 60;
@@ -58,6 +63,12 @@ impl RecoveryState<'_> {
                     old_primary: old_primary.clone(),
                 }));
             }
+            Some((_, Outcome::Done)) => {}
+            Some((_, outcome)) if self.plan.commits_nothing => {
+                if let Some(step) = self.fence_without_read_only(outcome, policy)? {
+                    return Ok(NextAction::Run(step));
+                }
+            }
             Some((_, Outcome::Failed(why))) => {
                 return Err(format!("{old_primary} answers and could not be made read-only: {why}"));
             }
@@ -70,7 +81,7 @@ impl RecoveryState<'_> {
                     old_primary: old_primary.clone(),
                 }));
             }
-            Some((_, Outcome::Done | Outcome::NoAnswer(_) | Outcome::Unknown(_))) => {}
+            Some((_, Outcome::NoAnswer(_) | Outcome::Unknown(_))) => {}
         }
         let untouched = |replicas: &BTreeSet<InstanceKey>| -> BTreeSet<InstanceKey> {
             replicas
@@ -86,9 +97,15 @@ impl RecoveryState<'_> {
         if let Some(first) = self.half_applied() {
             return Ok(first);
         }
+        // A step that waited may have ended because of it, without a result that counts against a replica.
+        if !self.plan.is_forced() && self.has_come_back() {
+            return Err(came_back(old_primary));
+        }
         let inputs = ChoiceInputs {
             excluded: self.excluded(),
             not_caught_up: self.not_caught_up(),
+            receivers_stopped: Some(self.stopped()),
+            is_old_primary_read: self.is_old_primary_read(),
             ..ChoiceInputs::at(now)
         };
         let plan = choose_again_with(self.plan, self.fresh, policy, inputs)?;
@@ -145,7 +162,13 @@ impl RecoveryState<'_> {
             }
         }
         let (successor, position) = (plan.successor.clone(), plan.position.clone());
+        if let Some(why) = why_loss_not_proved(&plan, self.fresh, &self.stopped()) {
+            return Err(why);
+        }
         let fencing_proof = match self.proof(&plan, policy, now)? {
+            Ok(FencingProof::AcceptedByPolicy { why }) if self.plan.commits_nothing => {
+                return Err(self.not_fenced(&why));
+            }
             Ok(fencing_proof) => fencing_proof,
             Err(step) => return Ok(NextAction::Run(step)),
         };
@@ -157,6 +180,33 @@ impl RecoveryState<'_> {
         })
     }
 
+    /// A primary that answers and commits nothing did not confirm that it is read-only and that its sessions ended. The fence is tried
+    /// again, then the configured commands fence it. `None` once they did; an error is the reason to give up.
+    fn fence_without_read_only(&self, outcome: &Outcome, policy: &Policy) -> Result<Option<Step>, String> {
+        let old_primary = self.plan.old_primary.clone();
+        if let Outcome::NoAnswer(why) = outcome {
+            return Err(format!("{old_primary} no longer answers, and is judged anew: {why}"));
+        }
+        if self.tries(|step| matches!(step, Step::Fence { .. }), &old_primary) < STALLED_FENCE_TRIES {
+            return Ok(Some(Step::Fence { old_primary }));
+        }
+        if !policy.fences_outside {
+            return Err(self.not_fenced(&outcome.detail()));
+        }
+        match self.last(|step| matches!(step, Step::CallFencer { .. }), &old_primary) {
+            None => Ok(Some(Step::CallFencer { old_primary })),
+            Some((_, Outcome::Done)) => Ok(None),
+            Some((_, outcome)) => Err(self.not_fenced(&outcome.detail())),
+        }
+    }
+
+    fn not_fenced(&self, why: &str) -> String {
+        format!(
+            "{} answers and commits nothing, and nothing proves that it takes no more writes: {why}; end the server, or set FencingProcesses",
+            self.plan.old_primary
+        )
+    }
+
     /// The proof that allows the opening, or the step that gets a better one: configured fencing commands are always
     /// used. An error is the fencer's failure: the old primary may live.
     pub(super) fn proof(
@@ -166,7 +216,7 @@ impl RecoveryState<'_> {
         now: WallTime,
     ) -> Result<Result<FencingProof, Step>, String> {
         let fencing_proof = fencing_proof(plan, self.done, self.fresh, policy.acks_changed_at, now);
-        if !policy.fences_outside || !matches!(fencing_proof, FencingProof::AcceptedByPolicy { .. }) {
+        if !policy.fences_outside || !fencing_proof.is_weak() {
             return Ok(Ok(fencing_proof));
         }
         let old_primary = &plan.old_primary;
@@ -192,7 +242,12 @@ impl RecoveryState<'_> {
         if !self.plan.is_forced() && self.has_come_back() {
             return Err(came_back(old_primary));
         }
-        if !facts.is_writable() {
+        let fencer = self.last(|step| matches!(step, Step::CallFencer { .. }), old_primary);
+        if self.plan.commits_nothing && matches!(fencer, Some((_, Outcome::Done))) {
+            return Ok(None);
+        }
+        // Accounts that read_only does not stop may have connected again since it was fenced: their sessions end just before the opening.
+        if !facts.is_writable() && read_only_bypass(facts).is_none() {
             return Ok(None);
         }
         match self.last(|step| matches!(step, Step::Fence { .. }), old_primary) {
@@ -209,7 +264,7 @@ impl RecoveryState<'_> {
     }
 
     /// The old primary answers, is still a primary, and has everything that its stopped replicas received.
-    fn has_come_back(&self) -> bool {
+    pub(super) fn has_come_back(&self) -> bool {
         let old_primary = &self.plan.old_primary;
         let Some(facts) = self.fresh.get(old_primary).and_then(Instance::valid_facts) else {
             return false;
@@ -226,7 +281,9 @@ impl RecoveryState<'_> {
             self.plan.kind == RecoveryKind::CoPrimary
                 && self.plan.instances.contains(self.fresh.resolve(&channel.source))
         });
-        !self.is_another(facts) && is_primary && has_all
+        // A lost successor took no writes yet: it stays the one to open only where another one would lose something.
+        let is_wanted = self.plan.code != Code::SuccessorLost || facts.is_writable() || self.plan.lost.is_some();
+        !self.is_another(facts) && is_primary && has_all && is_wanted
     }
 
     /// After the Open entry.
@@ -236,6 +293,10 @@ impl RecoveryState<'_> {
         }
         let is_repoint = |step: &Step| matches!(step, Step::Repoint { .. });
         let mut following = self.following(repointed_by(self.plan), successor, is_repoint);
+        if let Some(step) = self.events_due(successor, following.pending.is_empty()) {
+            return NextAction::Run(step);
+        }
+        following.errors.extend(self.events_error(successor));
         if following.pending.is_empty() {
             // Whoever is pointed at the successor is to delay as before, too.
             let (again, given_up) = self.still_lifted();
@@ -258,7 +319,7 @@ impl RecoveryState<'_> {
         let next = match self.last(is_open, successor) {
             Some((_, Outcome::Done)) => return None,
             Some((_, Outcome::NoAnswer(why) | Outcome::Failed(why) | Outcome::Unknown(why)))
-                if self.tries(is_open, successor) >= OPEN_TRIES =>
+                if self.tries(is_open, successor) >= OPEN_TRIES && self.is_gone(successor) =>
             {
                 let mut errors = vec![format!(
                     "SuccessorLost: {successor} was chosen and could not be opened: {why}"
@@ -274,6 +335,18 @@ impl RecoveryState<'_> {
             }),
         };
         Some(next)
+    }
+
+    /// The successor of the plan is not there: nothing answers at its address, or another server does.
+    fn is_gone(&self, successor: &InstanceKey) -> bool {
+        let Some(instance) = self.fresh.get(successor) else {
+            return true;
+        };
+        match (&instance.failure, instance.valid_facts()) {
+            (Some(failure), _) => !failure.proves_life(),
+            (None, Some(facts)) => facts.identity != self.plan.successor_identity,
+            (None, None) => true,
+        }
     }
 
     /// Which of these follow the successor already, by the steps that count as pointing at it, and which never will.
@@ -376,6 +449,23 @@ impl RecoveryState<'_> {
         let by_word =
             matches!(self.stop_receivers_outcome(key), Some(Outcome::Done)) && !self.runs_since_caught_up(key);
         by_word || self.fresh.get(key).is_some_and(is_receiver_stopped)
+    }
+
+    /// The claimed servers with stopped receivers.
+    pub(super) fn stopped(&self) -> BTreeSet<InstanceKey> {
+        let stopped = self.plan.instances.iter().filter(|key| self.is_stopped(key));
+        stopped.cloned().collect()
+    }
+
+    /// A living old primary confirmed that it is read-only for all accounts, and its present facts are from after that.
+    /// One that crashed and is back may have lost what it confirmed: what it has proves nothing.
+    pub(super) fn is_old_primary_read(&self) -> bool {
+        let fence = self.last(|step| matches!(step, Step::Fence { .. }), &self.plan.old_primary);
+        let is_final = |facts: &InstanceFacts| facts.super_read_only == Some(true);
+        self.plan.is_forced()
+            && matches!(fence, Some((_, Outcome::Done)))
+            && self.primary().is_some_and(is_final)
+            && self.has_come_back()
     }
 
     pub(super) fn stop_receivers_outcome(&self, key: &InstanceKey) -> Option<&Outcome> {

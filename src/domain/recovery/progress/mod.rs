@@ -19,6 +19,7 @@ mod dead_intermediate;
 mod dead_primary;
 mod delays;
 mod errant;
+mod events;
 mod match_below;
 mod next;
 mod non_writable;
@@ -29,8 +30,10 @@ mod semi_sync;
 mod takeover;
 
 pub use dead_intermediate::still_stopped;
+pub use dead_primary::OPEN_TRIES;
 pub use delays::lifted_delays;
-pub use next::next;
+pub use next::{is_back, next, next_of, owes_opening, undo_of_restart};
+pub use recovery_state::Actor;
 pub use takeover::{old_primary_follows, on_resume, on_withdrawn};
 
 #[cfg(test)]

@@ -3,11 +3,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::domain::instance::{Instance, InstanceFacts};
+use crate::domain::analysis::other_writable_tops;
+use crate::domain::instance::{Instance, InstanceFacts, is_same_process};
 use crate::domain::key::InstanceKey;
 use crate::domain::recovery::next_action::{Finish, NextAction, Undo};
 use crate::domain::recovery::plan::Plan;
 use crate::domain::recovery::planner::moved;
+use crate::domain::recovery::position::ReceivedTransactions;
 use crate::domain::recovery::refusal::Refusal;
 use crate::domain::recovery::step::Step;
 use crate::domain::recovery::step_result::{Outcome, StepResult};
@@ -21,6 +23,16 @@ pub(super) struct RecoveryState<'a> {
     pub(super) plan: &'a Plan,
     pub(super) done: &'a [StepResult],
     pub(super) fresh: &'a Topology,
+    pub(super) actor: Actor,
+}
+
+/// Which actor of a recovery asks what comes next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Actor {
+    /// The one that claimed it. Its results are all that was done.
+    First,
+    /// A later one. What the actors before it did is not among its results.
+    Later,
 }
 
 impl RecoveryState<'_> {
@@ -70,16 +82,6 @@ impl RecoveryState<'_> {
     /// no result shows it.
     pub(super) fn abort(&self, reason: String) -> NextAction {
         let mut undo = Vec::new();
-        let fence = self
-            .done
-            .iter()
-            .filter(|result| matches!(result.step, Step::Fence { .. }));
-        let may_be_fenced = fence
-            .flat_map(|result| result.outcomes.values())
-            .any(|outcome| match outcome {
-                Outcome::Done | Outcome::Unknown(_) => true,
-                Outcome::NoAnswer(_) | Outcome::Failed(_) => false,
-            });
         let mut replicas = receivers_stopped_by(self.plan);
         for result in self.done {
             if let Step::StopReceivers {
@@ -92,7 +94,7 @@ impl RecoveryState<'_> {
         replicas.remove(&self.plan.old_primary);
         let moved = self.moved();
         replicas.retain(|key| !moved.contains_key(key) && !self.was_stopped(key));
-        if may_be_fenced {
+        if self.is_to_reopen() {
             undo.push(Undo::Reopen {
                 old_primary: self.plan.old_primary.clone(),
             });
@@ -107,6 +109,51 @@ impl RecoveryState<'_> {
             undo.push(Undo::StartReceivers { replicas });
         }
         NextAction::Abort { reason, undo }
+    }
+
+    /// Whether the old primary took writes before this recovery, and does not now because of it or of a restart.
+    fn is_to_reopen(&self) -> bool {
+        if !self.plan.may_reopen() {
+            return false;
+        }
+        let fence = self
+            .done
+            .iter()
+            .filter(|result| matches!(result.step, Step::Fence { .. }));
+        let may_be_fenced = fence
+            .flat_map(|result| result.outcomes.values())
+            .any(|outcome| match outcome {
+                Outcome::Done | Outcome::Unknown(_) => true,
+                Outcome::NoAnswer(_) | Outcome::Failed(_) => false,
+            });
+        may_be_fenced || self.is_closed_since_planned()
+    }
+
+    /// The old primary was writable when the plan was made and is read-only now, without a fence of this actor: an actor before it fenced
+    /// it, or it restarted and its configuration says so. A primary that an operator made read-only meanwhile is the same process, and no
+    /// earlier actor may have touched it.
+    pub(super) fn is_closed_since_planned(&self) -> bool {
+        let (Some(before), Some(facts)) = (self.plan.old_primary_state, self.primary()) else {
+            return false;
+        };
+        let has_restarted = facts.started.is_some() && !is_same_process(before.started, facts.started);
+        before.writable
+            && !facts.is_writable()
+            && !self.is_another(facts)
+            && (self.actor == Actor::Later || has_restarted)
+            && other_writable_tops(self.fresh, &self.plan.old_primary).is_empty()
+            && self.lacks_nothing(facts)
+    }
+
+    /// The old primary holds everything that its replicas received. Log positions do not show that.
+    fn lacks_nothing(&self, facts: &InstanceFacts) -> bool {
+        let received_transactions = ReceivedTransactions::below(self.fresh, &self.plan.old_primary);
+        let mut replicas = self.plan.instances.iter();
+        replicas.all(|key| {
+            received_transactions
+                .get(key)
+                .is_none_or(|holding| facts.executed.covers(&holding.position))
+        })
     }
 
     /// Its receiver thread was stopped before the recovery.

@@ -3,6 +3,7 @@
 //! Until the Open entry is committed the old primary is the primary: whatever goes wrong, it takes writes again. A
 //! new actor that finds no Open entry does not continue what was requested from another member; it undoes it.
 
+use crate::domain::analysis::read_only_bypass;
 use crate::domain::instance::InstanceFacts;
 use crate::domain::key::InstanceKey;
 use crate::domain::policy::Policy;
@@ -37,13 +38,14 @@ pub fn on_withdrawn(plan: &Plan, phase: &Phase) -> Option<NextAction> {
         .then(|| undo(plan, "it was cancelled before the new primary was opened".to_owned()))
 }
 
-/// The old primary takes writes again; no other server was touched.
+/// The old primary takes writes again, if it did before; no other server was touched.
 pub(super) fn undo(plan: &Plan, reason: String) -> NextAction {
+    let reopens = plan.may_reopen().then(|| Undo::Reopen {
+        old_primary: plan.old_primary.clone(),
+    });
     NextAction::Abort {
         reason,
-        undo: vec![Undo::Reopen {
-            old_primary: plan.old_primary.clone(),
-        }],
+        undo: reopens.into_iter().collect(),
     }
 }
 
@@ -113,7 +115,9 @@ impl RecoveryState<'_> {
             }),
             successor: successor.clone(),
             position: old.executed.clone(),
-            fencing_proof: FencingProof::OldPrimaryReadOnly,
+            fencing_proof: FencingProof::OldPrimaryReadOnly {
+                bypass: read_only_bypass(old),
+            },
         })
     }
 

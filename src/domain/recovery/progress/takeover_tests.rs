@@ -7,6 +7,7 @@ use crate::domain::recovery::manual_request::ManualRequest;
 use crate::domain::recovery::next_action::Undo;
 use crate::domain::recovery::planner::plan_takeover;
 use crate::domain::recovery::progress::next;
+use crate::domain::recovery::replica_state::PriorPrimaryState;
 use crate::domain::recovery::step_result::{Outcome, StepResult};
 use crate::domain::topology::Topology;
 
@@ -77,7 +78,7 @@ fn it_demotes_drains_and_opens_when_both_hold_the_same() {
     else {
         panic!("not opened");
     };
-    assert_eq!(fencing_proof, FencingProof::OldPrimaryReadOnly);
+    assert_eq!(fencing_proof, FencingProof::OldPrimaryReadOnly { bypass: None });
     assert_eq!((successor, position), (key(2), mysql_set("1:1-121")));
     assert_eq!(plan.position, mysql_set("1:1-121"));
 }
@@ -154,4 +155,27 @@ fn a_new_actor_undoes_what_opened_nobody_and_finishes_the_rest() {
     let fenced = [result(Step::Fence { old_primary: key(1) }, 1, Outcome::Done)];
     let then = next(&plan, &opened, &fenced, &equal, &Policy::default(), NOW);
     assert_eq!(then, NextAction::Run(Step::Open { successor: key(2) }));
+}
+
+#[test]
+fn a_primary_that_was_read_only_before_a_takeover_is_not_opened_by_its_undo() {
+    let mut plan = planned();
+    assert!(plan.old_primary_state.is_some_and(|state| state.writable));
+    plan.old_primary_state = plan.old_primary_state.map(|state| PriorPrimaryState {
+        writable: false,
+        ..state
+    });
+    let failed = [demoted(Outcome::Failed("no".to_owned()))];
+    let fresh = fresh("1:1-100", "1:1-90");
+    let undone = [
+        next(&plan, &Phase::Claimed, &failed, &fresh, &Policy::default(), NOW),
+        on_resume(&plan, &Phase::Claimed).expect("something to do"),
+        on_withdrawn(&plan, &Phase::Claimed).expect("something to do"),
+    ];
+    for next in undone {
+        assert!(
+            matches!(&next, NextAction::Abort { undo, .. } if undo.is_empty()),
+            "{next:?}"
+        );
+    }
 }

@@ -6,7 +6,7 @@ use super::*;
 use crate::domain::finding::{Code, Evidence, Finding};
 use crate::domain::fixture::{Adjust, NOW, key, mysql_set, primary, replica, topology, uuid};
 use crate::domain::gtid::GtidSet;
-use crate::domain::instance::{Identity, Instance, InstanceFacts, ThreadState};
+use crate::domain::instance::{Identity, Instance, InstanceFacts, ProbeFailure, ThreadState};
 use crate::domain::intent::PromotionRule;
 use crate::domain::key::InstanceKey;
 use crate::domain::policy::{LossPolicy, OldPrimary, Policy};
@@ -106,6 +106,7 @@ impl World {
             | Step::GoOn { .. }
             | Step::AcknowledgeReceived { .. }
             | Step::SetSemiSyncSource { .. }
+            | Step::EnableEvents { .. }
             | Step::CheckBoot { .. } => {}
             Step::CatchUp { successor, from } => {
                 facts.executed = facts.received().union(&given);
@@ -165,7 +166,9 @@ impl World {
                 | Step::Redial { old_primary }
                 | Step::CallFencer { old_primary } => [old_primary.clone()].into(),
                 Step::CatchUp { successor, from } => [successor.clone(), from.clone()].into(),
-                Step::Drain { successor } | Step::Open { successor } => [successor.clone()].into(),
+                Step::Drain { successor } | Step::Open { successor } | Step::EnableEvents { successor, .. } => {
+                    [successor.clone()].into()
+                }
                 Step::MakeWritable { primary: one }
                 | Step::InjectEmpty { primary: one, .. }
                 | Step::ResetGtids { instance: one, .. } => [one.clone()].into(),
@@ -448,9 +451,12 @@ fn an_old_primary_that_is_back_and_writable_is_fenced_before_the_next_actor_open
 #[test]
 fn a_successor_that_cannot_be_opened_is_lost_and_nobody_else_is_opened() {
     let mut world = three();
-    let finish = finished(
-        world.run(|_, step, _| matches!(step, Step::Open { .. }).then(|| Outcome::NoAnswer("gone".to_owned()))),
-    );
+    let finish = finished(world.run(|world, step, _| {
+        matches!(step, Step::Open { .. }).then(|| {
+            world.server(&key(2)).failure = Some(ProbeFailure::Refused);
+            Outcome::NoAnswer("gone".to_owned())
+        })
+    }));
     assert!(!finish.successful);
     assert!(
         finish.errors[0].starts_with("SuccessorLost: db2:3306"),
@@ -467,6 +473,20 @@ fn a_successor_that_cannot_be_opened_is_lost_and_nobody_else_is_opened() {
         (matches!(step, Step::Open { .. }) && tries == 1).then(|| Outcome::Unknown("broke".to_owned()))
     }));
     assert!(finish.successful);
+}
+
+#[test]
+fn a_successor_that_answers_and_hangs_is_tried_until_it_opens() {
+    let mut world = three();
+    let mut tries = 0;
+    let finish = finished(world.run(|_, step, _| {
+        tries += usize::from(matches!(step, Step::Open { .. }));
+        (matches!(step, Step::Open { .. }) && tries <= 3 * OPEN_TRIES)
+            .then(|| Outcome::Unknown("STOP REPLICA: no answer in time".to_owned()))
+    }));
+    assert!(finish.successful, "{:?}", finish.errors);
+    assert_eq!(world.writable(), ["db2"]);
+    assert_eq!(tries, 3 * OPEN_TRIES + 1);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use crate::domain::fixture::{Adjust, NOW, key, primary, replica, topology};
 use crate::domain::instance::Instance;
-use crate::domain::policy::{BootReadOnly, Policy};
+use crate::domain::policy::{BootReadOnly, HeldBack, Policy};
 use crate::domain::recovery::lint::lint;
 use crate::domain::recovery::next_action::NextAction;
 use crate::domain::recovery::planner::{plan_boot_read_only, plan_reopen_primary, plan_replica_read_only};
@@ -10,7 +10,7 @@ use crate::domain::recovery::progress::next;
 use crate::domain::recovery::step::Step;
 use crate::domain::recovery::step_result::{Outcome, StepResult};
 use crate::domain::settings::{Boot, ServerSettings};
-use crate::domain::state::Phase;
+use crate::domain::state::{LOST_IN_RECOVERY, Phase};
 use crate::domain::topology::Topology;
 
 fn enforce() -> Policy {
@@ -144,6 +144,58 @@ fn a_replica_whose_start_made_it_writable_is_made_read_only_one_at_a_time() {
         plan_replica_read_only(&held, &Policy::default()).unwrap().old_primary,
         key(3)
     );
+}
+
+#[test]
+fn a_replica_that_was_away_while_its_source_was_replaced_and_starts_writable_is_made_read_only() {
+    let mut policy = Policy::default();
+    policy.downtimes.insert(
+        key(2),
+        HeldBack::Downtimed {
+            owner: "ham4db".to_owned(),
+            reason: LOST_IN_RECOVERY.to_owned(),
+            until: None,
+        },
+    );
+    let held = primary(3, "1:1-101").facts(|facts| facts.read_only = true);
+    for old_primary in [held.clone(), held.dead()] {
+        let tree = topology([
+            primary(1, "1:1-100"),
+            replica(4, 1, "1:1-100"),
+            old_primary,
+            reopened(2, 3),
+        ]);
+        let plan = plan_replica_read_only(&tree, &policy).unwrap();
+        assert_eq!(plan.steps, [Step::Fence { old_primary: key(2) }]);
+        assert_eq!(lint(&plan, &tree), [] as [String; 0]);
+    }
+    let elsewhere = topology([primary(1, "1:1-100"), replica(4, 1, "1:1-100"), reopened(2, 9)]);
+    assert_eq!(
+        plan_replica_read_only(&elsewhere, &policy),
+        None,
+        "a source of another cluster"
+    );
+    let beside = topology([
+        primary(1, "1:1-100"),
+        replica(4, 1, "1:1-100"),
+        primary(3, "3:1"),
+        reopened(2, 3),
+    ]);
+    assert_eq!(
+        plan_replica_read_only(&beside, &policy),
+        None,
+        "its source takes writes"
+    );
+    policy.downtimes.insert(
+        key(2),
+        HeldBack::Downtimed {
+            owner: "ann".to_owned(),
+            reason: "maintenance".to_owned(),
+            until: None,
+        },
+    );
+    let tree = topology([primary(1, "1:1-100"), reopened(2, 1)]);
+    assert_eq!(plan_replica_read_only(&tree, &policy), None, "a person's downtime");
 }
 
 #[test]

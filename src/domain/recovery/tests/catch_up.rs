@@ -1,5 +1,6 @@
 //! Who is fed from whom before it is promoted, and who is not.
 
+use super::loss::{acknowledging, promising};
 use super::*;
 
 fn catch_up_from(successor: u32, from: u32) -> Step {
@@ -67,7 +68,7 @@ fn one_that_must_not_be_promoted_catches_up_others_the_other_one_with_what_it_al
         },
     ] {
         let at = |n, place: &str| {
-            let instance = if n == 1 { db1() } else { cut(n, "1:1-100") };
+            let instance = if n == 1 { promising(1, 2) } else { acknowledging(n) };
             instance.facts(|facts| facts.data_center = place.to_owned())
         };
         let refuse = Policy {

@@ -1,6 +1,9 @@
 //! Who is promoted.
 
 use super::*;
+use crate::domain::policy::EventsPolicy;
+use crate::domain::scheduled_events::{EnabledEvents, ScheduledEvent};
+use crate::domain::settings::ServerSettings;
 
 #[test]
 fn of_equal_replicas_the_first_by_address_is_promoted_and_the_others_follow() {
@@ -187,7 +190,7 @@ fn each_forbidden_one_is_refused_with_its_reason() {
         number: 1062,
         message: "duplicate".to_owned(),
     };
-    let instances = [
+    let instances = vec![
         db1().facts(|facts| facts.data_center = "a".to_owned()),
         all(2).failing(ProbeFailure::NoAnswer),
         all(3).facts(|facts| facts.log_bin = false),
@@ -337,4 +340,58 @@ fn of_incomparable_replicas_one_is_promoted_only_when_loss_is_allowed() {
     let plan = chosen(instances());
     assert_eq!((plan.successor, plan.lost), (key(3), Some(mysql_set("1:95"))));
     assert!(matches!(reason(&plan.lost_replicas, 2), RefusalReason::Errant(_)));
+}
+
+fn backed_up(n: u32, executed: &str) -> Instance {
+    cut(n, executed).facts(|facts| {
+        facts.settings = Some(ServerSettings {
+            backup_lock: Some(true),
+            ..ServerSettings::default()
+        });
+    })
+}
+
+#[test]
+fn a_replica_on_which_a_backup_holds_its_lock_is_promoted_last() {
+    let tree = topology([db1(), backed_up(2, "1:1-100"), cut(3, "1:1-100")]);
+    let (plan, report) = planned(&tree, &Policy::default());
+    assert_eq!(plan.unwrap().successor, key(3));
+    let why = reason(&report.refused, 2).to_string();
+    assert!(why.contains("a backup holds its lock"), "{why}");
+    // It received more: the other one gets that from it.
+    let plan = chosen([db1(), backed_up(2, "1:1-101"), cut(3, "1:1-100")]);
+    assert_eq!((plan.successor, plan.lost), (key(3), None));
+    // There is no other one.
+    let (plan, report) = planned(&topology([db1(), backed_up(2, "1:1-100")]), &Policy::default());
+    assert_eq!(plan.unwrap().successor, key(2));
+    assert!(report.remarks[0].contains("a backup holds its lock on"), "{report:?}");
+}
+
+#[test]
+fn the_plan_records_the_events_that_were_enabled_on_the_old_primary() {
+    let events = EnabledEvents::of([ScheduledEvent {
+        schema: "app".to_owned(),
+        name: "tick".to_owned(),
+    }]);
+    let old = |known: Option<EnabledEvents>| {
+        db1().facts(|facts| {
+            facts.settings = Some(ServerSettings {
+                events: known.clone(),
+                ..ServerSettings::default()
+            });
+        })
+    };
+    let planned = |known: Option<EnabledEvents>, policy: EventsPolicy| {
+        let policy = Policy {
+            events: policy,
+            ..Policy::default()
+        };
+        chosen_with(&policy, [old(known), cut(2, "1:1-100")]).events
+    };
+    assert_eq!(
+        planned(Some(events.clone()), EventsPolicy::Enable),
+        Some(events.clone())
+    );
+    assert_eq!(planned(Some(events), EventsPolicy::Leave), None);
+    assert_eq!(planned(None, EventsPolicy::Enable), None);
 }

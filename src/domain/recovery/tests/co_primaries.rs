@@ -221,18 +221,98 @@ fn its_own_replica_does_not_catch_up_from_it() {
     );
 }
 
-#[test]
-fn without_gtids_nothing_is_done() {
-    let by_position = tree(|_, it| {
-        it.facts(|facts| {
+/// The same servers without GTIDs.
+fn by_position(change: impl Fn(u32, Instance) -> Instance) -> Topology {
+    tree(|n, it| {
+        let it = it.facts(|facts| {
             facts.gtid_mode = "OFF".to_owned();
             for channel in &mut facts.channels {
                 channel.positioning = Positioning::FilePosition;
+                channel.lag_seconds = Some(0);
             }
-        })
+        });
+        change(n, it)
+    })
+}
+
+fn planned_by_position(tree: &Topology, policy: &Policy) -> Result<Plan, String> {
+    let (made, report) = plan(&dead(Code::DeadCoMaster, 1), tree, policy, NOW);
+    if let Some(made) = &made {
+        assert_eq!(made.kind, RecoveryKind::DeadPrimaryByPosition);
+        assert_eq!(lint(made, tree), Vec::<String>::new());
+    }
+    made.ok_or_else(|| report.no_plan.unwrap())
+}
+
+fn follows_at(plan: &Plan) -> BTreeSet<InstanceKey> {
+    let repoint = |step: &Step| {
+        if let Step::RepointAt { replicas, .. } = step {
+            Some(replicas.keys().cloned().collect())
+        } else {
+            None
+        }
+    };
+    plan.steps.iter().find_map(repoint).unwrap_or_default()
+}
+
+#[test]
+fn without_gtids_the_other_one_takes_over_and_the_dead_ones_replicas_are_placed_in_its_log() {
+    let plan = planned_by_position(&by_position(|_, it| it), &must()).unwrap();
+    assert_eq!(plan.successor, key(2));
+    assert_eq!(follows_at(&plan), [key(3)].into(), "db4 replicates from db2 already");
+    assert!(plan.lost_replicas.is_empty(), "{:?}", plan.lost_replicas);
+}
+
+#[test]
+fn without_gtids_nothing_is_placed_in_a_log_with_writes_that_the_dead_one_may_not_have_passed_on() {
+    let left = |change: fn(u32, Instance) -> Instance| {
+        let plan = planned_by_position(&by_position(change), &must()).unwrap();
+        assert_eq!((&plan.successor, follows_at(&plan)), (&key(2), BTreeSet::new()));
+        let [lost] = plan.lost_replicas.as_slice() else {
+            panic!("{:?}", plan.lost_replicas)
+        };
+        assert_eq!(lost.instance, key(3));
+        lost.reason.to_string()
+    };
+    let takes_writes = left(|n, it| match n {
+        2 => it.facts(|facts| facts.read_only = false),
+        _ => it,
     });
-    let why = planned(&by_position, &must()).unwrap_err();
-    assert!(why.contains("do not use GTIDs"), "{why}");
+    assert!(takes_writes.contains("db2:3306 takes writes itself"), "{takes_writes}");
+    for behind in [None, Some(3600)] {
+        let tree = by_position(|n, it| match n {
+            1 => it.facts(|facts| facts.channels[0].lag_seconds = behind),
+            _ => it,
+        });
+        let plan = planned_by_position(
+            &tree,
+            &Policy {
+                reasonable_lag_seconds: 10,
+                ..must()
+            },
+        )
+        .unwrap();
+        let why = plan.lost_replicas[0].reason.to_string();
+        assert!(
+            why.contains("whether db1:3306 had applied all writes of db2:3306"),
+            "{why}"
+        );
+    }
+}
+
+#[test]
+fn without_gtids_nobody_else_is_promoted_either_unless_the_configuration_allows_it() {
+    let unfit = by_position(|n, it| match n {
+        2 => it.facts(|facts| facts.log_bin = false),
+        _ => it,
+    });
+    let why = planned_by_position(&unfit, &must()).unwrap_err();
+    assert!(
+        why.starts_with("db2:3306 is the other co-primary and cannot be promoted: "),
+        "{why}"
+    );
+    let plan = planned_by_position(&unfit, &Policy::default()).unwrap();
+    assert_eq!(plan.successor, key(3));
 }
 
 #[test]

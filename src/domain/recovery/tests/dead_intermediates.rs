@@ -371,6 +371,7 @@ fn intermediates_have_their_own_filters_and_their_own_pauses() {
         instance: key(2),
         uid: "r1".to_owned(),
         until: NOW.plus_millis(1),
+        failures: 0,
     };
     policy.repair_blocks = vec![recent.clone()];
     let wanted = HeldBack::RecentRecovery {

@@ -1,6 +1,7 @@
 //! What the durability policy wants of a primary and its replicas. db1 is the primary.
 
 use super::*;
+use crate::domain::commit_stall::{CommitStall, Obstacle};
 use crate::domain::policy::{Durability, DurabilityMode};
 use crate::domain::recovery::next_action::NextAction;
 use crate::domain::recovery::planner::plan_durability;
@@ -257,4 +258,24 @@ fn a_primary_is_not_made_to_wait_for_replicas_that_refused() {
         panic!("not over")
     };
     assert!(!finish.successful && finish.errors.len() == 2, "{:?}", finish.errors);
+}
+
+/// Its disk stalls: a lower number would confirm the commits that wait, and then it is replaced.
+#[test]
+fn commits_that_wait_on_a_stalled_primary_are_not_released_by_a_lower_number() {
+    let lowered = [stuck(2), on(2)];
+    assert_eq!(steps(&semi_sync(2), lowered), [wait_for(1, 1)]);
+    let mut stalled = stuck(2);
+    stalled.commit_stall = Some(CommitStall {
+        obstacle: Obstacle::Commit,
+        state: String::new(),
+        sessions: 3,
+        seconds: 9,
+    });
+    assert_eq!(steps(&semi_sync(2), [stalled.clone(), on(2)]), []);
+    let mut tree = topology([stuck(2), on(2)]);
+    tree.recorded_primary = Some(key(1));
+    let plan = plan_durability(&tree, &semi_sync(2), NOW).unwrap().unwrap();
+    tree.instances.insert(key(1), stalled);
+    assert!(lint(&plan, &tree).join("; ").contains("would be confirmed"));
 }

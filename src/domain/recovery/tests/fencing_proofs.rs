@@ -4,6 +4,8 @@ use super::*;
 use crate::domain::instance::SemiSync;
 use crate::domain::recovery::fencing_proof::{FencingProof, fencing_proof, predict};
 use crate::domain::recovery::step_result::{Outcome, StepResult};
+use crate::domain::settings::{Accounts, ServerSettings};
+use crate::domain::version::ServerVersion;
 
 /// A primary that waits for `count` of its replicas, whoever is connected, for ten seconds.
 fn waiting(count: u32) -> Instance {
@@ -36,7 +38,11 @@ fn fenced(outcome: Outcome) -> Vec<StepResult> {
 }
 
 fn plan_of(tree: &Topology) -> Plan {
-    planned(tree, &Policy::default()).0.unwrap()
+    let policy = Policy {
+        loss: LossPolicy::Allow,
+        ..Policy::default()
+    };
+    planned(tree, &policy).0.unwrap()
 }
 
 #[test]
@@ -45,7 +51,7 @@ fn the_old_primarys_word_is_the_best_proof() {
     let plan = plan_of(&tree);
     assert_eq!(
         fencing_proof(&plan, &fenced(Outcome::Done), &tree, None, NOW),
-        FencingProof::OldPrimaryReadOnly
+        FencingProof::OldPrimaryReadOnly { bypass: None }
     );
     let unanswered = fenced(Outcome::NoAnswer("refused".to_owned()));
     let told = fencing_proof(&plan, &unanswered, &tree, None, NOW).to_string();
@@ -153,4 +159,51 @@ fn a_proof_is_foretold_for_the_replicas_that_answer() {
         predict(&plan, &tree, None, NOW),
         FencingProof::AcksRevoked { stopped: 3, .. }
     ));
+}
+
+/// A fenced primary whose version has no `super_read_only`, like MariaDB, and these accounts are not stopped by it.
+fn without_super_read_only(past_read_only: Option<Accounts>) -> Instance {
+    db1().facts(|facts| {
+        facts.version = ServerVersion::parse("5.6.51", "MySQL").unwrap();
+        facts.settings = Some(ServerSettings {
+            past_read_only,
+            ..ServerSettings::default()
+        });
+    })
+}
+
+#[test]
+fn read_only_that_accounts_bypass_is_a_weak_proof_and_says_so() {
+    let told = |past_read_only| {
+        let tree = topology([without_super_read_only(past_read_only), cut(2, "1:1-100")]);
+        let plan = plan_of(&tree);
+        fencing_proof(&plan, &fenced(Outcome::Done), &tree, None, NOW)
+    };
+    let nobody = told(Some(Accounts::default()));
+    assert_eq!(nobody, FencingProof::OldPrimaryReadOnly { bypass: None });
+    let app = told(Some(Accounts {
+        count: 2,
+        names: vec!["app@%".to_owned(), "etl@%".to_owned()],
+    }));
+    assert!(app.is_weak());
+    assert_eq!(
+        app.to_string(),
+        "the old primary confirmed that it is read-only and its client sessions were killed, but 2 accounts can write despite \
+         read_only (app@%, etl@%)"
+    );
+    let unknown = told(None);
+    assert!(
+        unknown.is_weak() && unknown.to_string().contains("is unknown"),
+        "{unknown}"
+    );
+}
+
+#[test]
+fn the_proofs_of_earlier_versions_are_read_and_read_theirs() {
+    let before: FencingProof = serde_json::from_str(r#"{"receipt":"oldPrimaryReadOnly"}"#).unwrap();
+    assert_eq!(before, FencingProof::OldPrimaryReadOnly { bypass: None });
+    assert_eq!(
+        serde_json::to_string(&before).unwrap(),
+        r#"{"receipt":"oldPrimaryReadOnly"}"#
+    );
 }

@@ -30,6 +30,7 @@ mod co_primaries;
 mod dead_intermediates;
 mod durability;
 mod fencing_proofs;
+mod loss;
 mod match_below;
 mod plans;
 mod primary_repairs;

@@ -13,7 +13,10 @@ fn known_loss_falls_under_the_policy() {
     };
     let report = not_planned(&refuse, instances());
     assert!(report.no_plan.unwrap().ends_with(&mysql_set("1:101-110").to_string()));
-    assert_eq!(chosen_with(&refuse, [db1(), cut(2, "1:1-100")]).lost, None);
+    assert_eq!(
+        chosen_with(&refuse, [loss::promising(1, 1), loss::acknowledging(2)]).lost,
+        None
+    );
     let waits = Policy {
         loss: LossPolicy::AllowAfterTimeout,
         loss_timeout_millis: 30_000,

@@ -4,6 +4,7 @@ use super::super::planner::{lost_successor, plan_forced_failover, plan_takeover,
 use super::*;
 use crate::domain::policy::TakeoverTerms;
 use crate::domain::recovery::manual_request::ManualRequest;
+use crate::domain::settings::ServerSettings;
 use crate::domain::state::command::COMMAND_VERSION;
 use crate::domain::state::{Cluster, Command, Phase, Proposal, Recovery, State, apply, sample};
 
@@ -261,6 +262,7 @@ fn ended(successful: bool) -> Recovery {
         instances: BTreeSet::new(),
         primary: None,
         document: None,
+        split_from: None,
     };
     let mut state = State {
         clusters: [(cluster.id.clone(), cluster)].into(),
@@ -321,19 +323,39 @@ fn without_the_old_primary_the_next_replica_does_under_the_loss_policy() {
 }
 
 #[test]
-fn a_successor_is_not_lost_while_it_answers_or_somebody_takes_writes_or_it_was_opened() {
+fn a_successor_is_not_lost_while_it_lives_or_another_server_takes_writes_or_it_was_opened() {
     let dead = || replica(2, 1, "1:1-110").dead();
     let policy = Policy::default();
     let found = |tree: &Topology, successful: bool| lost_successor(tree, &policy, [&ended(successful)]).is_some();
     assert!(found(&lost(read_only("1:1-110"), dead()), false));
     assert!(!found(&lost(read_only("1:1-110"), dead()), true), "it was opened");
     assert!(!found(&lost(primary(1, "1:1-110"), dead()), false), "db1 takes writes");
+    let opened = replica(2, 1, "1:1-110").facts(|facts| facts.read_only = false);
+    assert!(!found(&lost(read_only("1:1-110"), opened), false), "it takes writes");
+    let grouped = replica(2, 1, "1:1-110").facts(|facts| facts.group_name = "g".to_owned());
     assert!(
-        !found(&lost(read_only("1:1-110"), replica(2, 1, "1:1-110")), false),
-        "it answers"
+        !found(&lost(read_only("1:1-110"), grouped), false),
+        "its group opens it"
     );
     let stalled = replica(2, 1, "1:1-110").failing(ProbeFailure::Stalled);
     assert!(!found(&lost(read_only("1:1-110"), stalled), false), "it lives");
+}
+
+#[test]
+fn a_successor_that_is_back_and_was_never_opened_is_replaced_where_nothing_is_lost() {
+    let tree = lost(read_only("1:1-110"), cut(2, "1:1-110"));
+    let (plan, report) = next_after(&tree, &Policy::default());
+    let plan = plan.unwrap_or_else(|| panic!("{report:?}"));
+    assert_eq!((plan.successor, plan.lost), (key(1), None));
+    let mut tree = lost(primary(1, "1:1-110").dead(), cut(2, "1:1-110"));
+    tree.instances.insert(key(3), cut(3, "1:1-100"));
+    let (plan, report) = next_after(&tree, &Policy::default());
+    assert_eq!(plan, None);
+    let why = report.no_plan.unwrap();
+    assert!(
+        why.contains("db2:3306 was chosen, answers, is read-only and has transactions that no other server has"),
+        "{why}"
+    );
 }
 
 #[test]
@@ -341,4 +363,23 @@ fn the_view_of_a_lost_successor_changes_nothing_for_other_findings() {
     let tree = lost(read_only("1:1-110"), replica(2, 1, "1:1-110").dead());
     assert_eq!(*topology_for(Code::DeadMaster, &tree, &key(2)), tree);
     assert_ne!(*topology_for(Code::SuccessorLost, &tree, &key(2)), tree);
+}
+
+#[test]
+fn a_replica_on_which_a_backup_holds_its_lock_does_not_take_over() {
+    let mut instances = cluster();
+    let locked = instances.remove(1).facts(|facts| {
+        facts.settings = Some(ServerSettings {
+            backup_lock: Some(true),
+            ..ServerSettings::default()
+        });
+    });
+    instances.push(locked);
+    refused(
+        instances.clone(),
+        &Policy::default(),
+        Some(2),
+        "a backup holds its lock (wait until",
+    );
+    assert_eq!(asked(instances, &Policy::default(), None).unwrap().successor, key(3));
 }

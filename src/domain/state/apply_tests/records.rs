@@ -1,4 +1,6 @@
 use super::*;
+use crate::domain::recovery::kind::RecoveryKind;
+use crate::domain::recovery::plan::Plan;
 
 #[test]
 fn a_merge_keeps_the_older_mint_the_higher_epoch_and_what_was_under_way() {
@@ -21,7 +23,9 @@ fn a_merge_keeps_the_older_mint_the_higher_epoch_and_what_was_under_way() {
             fencing_proof: None,
         },
     );
-    run(
+    // Since version 4 this merge waits for the end of the recovery.
+    run_as(
+        1,
         &mut state,
         3000,
         Command::DescribeCluster {
@@ -109,7 +113,7 @@ fn a_primary_that_its_group_has_chosen_is_told_once_with_the_entry_that_records_
     };
     assert_eq!(detection.successor, Some(key(2)));
     assert_eq!(detection.cluster_name, key(1).to_string(), "the name it had");
-    assert_eq!(detection.hooks.next_due(), Some(HookList::PostMasterFailover));
+    assert_eq!(detection.hooks.next_in_order(), Some(HookList::PostMasterFailover));
     // While a recovery has the cluster, its own entries say who the primary is.
     claimed(&mut state, claim("one", plan(1, 2, 3, &[1, 2, 3])));
     let back = Command::DescribeCluster {
@@ -465,6 +469,7 @@ fn small_records_are_kept() {
         analysis: "DeadMaster".to_owned(),
         at: WallTime(3),
         blocking_recovery: 7,
+        reason: String::new(),
     };
     run(
         &mut state,
@@ -502,4 +507,259 @@ fn a_forced_quorum_leaps_over_what_was_given_out_unseen_and_waits_for_a_person()
     );
     run(&mut state, 702, Command::SetGlobalRecoveries { enabled: true });
     assert_eq!((state.recoveries_disabled, state.quorum_forced), (false, None));
+}
+
+#[test]
+fn a_clock_that_jumped_ahead_in_old_state_heals() {
+    const HOURS_3: i64 = 3 * 3_600_000;
+    let mut state = two_clusters();
+    let token = claimed(&mut state, claim("r1", plan(1, 1, 2, &[1, 2, 3])));
+    // A leader whose clock is three hours ahead ends the recovery and begins a downtime of ten minutes.
+    let ahead = 2000 + HOURS_3;
+    let end = Command::End {
+        token,
+        ending: Box::new(super::super::Ending {
+            successful: false,
+            successor: None,
+            quarantine: None,
+            lost_replicas: Vec::new(),
+            lost: None,
+            errors: Vec::new(),
+            lines: Vec::new(),
+            hooks: Vec::new(),
+            owes_opening: false,
+        }),
+    };
+    assert_eq!(run(&mut state, ahead, end), Applied::Done);
+    let mut ten_minutes = downtime(3, Origin::Api, Some(ahead + 600_000));
+    if let crate::domain::intent::IntentDetails::Downtime { since, .. } = &mut ten_minutes.details {
+        *since = WallTime(ahead);
+    }
+    let set = Command::SetIntent {
+        intent: ten_minutes.clone(),
+    };
+    assert_eq!(run(&mut state, ahead, set), Applied::Done);
+    // Without the correction the state stays three hours ahead.
+    run(&mut state, 3000, Command::SetGlobalRecoveries { enabled: true });
+    assert_eq!(state.clock, WallTime(ahead));
+
+    let correct = Command::CorrectClock { ahead_millis: 0 };
+    assert_eq!(correct.since(), 4);
+    assert_eq!(run(&mut state, 3000, correct), Applied::Done);
+    assert_eq!(state.clock, WallTime(3000));
+    assert_eq!(
+        state.recoveries["r1"].ended(),
+        Some(WallTime(3000)),
+        "a block begins now, not in three hours"
+    );
+    assert_eq!(
+        state.recoveries["r1"].started,
+        WallTime(1000),
+        "what was recorded rightly stays"
+    );
+    run(
+        &mut state,
+        3000 + 599_999,
+        Command::SetGlobalRecoveries { enabled: true },
+    );
+    assert!(
+        state.intents.contains_key(&ten_minutes.id()),
+        "the downtime keeps its length"
+    );
+    run(
+        &mut state,
+        3000 + 600_000,
+        Command::SetGlobalRecoveries { enabled: true },
+    );
+    assert!(!state.intents.contains_key(&ten_minutes.id()));
+    let kinds: Vec<&str> = state.audit.values().map(|entry| entry.kind.as_str()).collect();
+    assert!(kinds.contains(&"correct-clock"), "{kinds:?}");
+}
+
+fn merge_of_two() -> Command {
+    Command::DescribeCluster {
+        id: cluster_id(1),
+        instances: (1..=6).map(key).collect(),
+        primary: None,
+        process: None,
+        alias: String::new(),
+        absorbs: vec![cluster_id(2)],
+        document: None,
+        chosen: None,
+    }
+}
+
+#[test]
+fn no_cluster_absorbs_another_while_a_recovery_of_either_runs() {
+    for (cluster, old_primary) in [(1, 1), (2, 4)] {
+        let mut state = two_clusters();
+        let plan = plan(cluster, old_primary, old_primary + 1, &[old_primary, old_primary + 1]);
+        let token = claimed(&mut state, claim("one", plan));
+        let by_request = Command::MergeClusters {
+            into: cluster_id(1),
+            from: cluster_id(2),
+            primary: None,
+            reason: "why".to_owned(),
+        };
+        assert_eq!(merge_of_two().since(), 4);
+        for merge in [merge_of_two(), by_request] {
+            let why = refused(run(&mut state, 2000, merge));
+            let uid = "one".to_owned();
+            assert_eq!(
+                why,
+                RefusedCommand::Locked {
+                    instance: key(old_primary),
+                    uid
+                }
+            );
+            assert_eq!(state.clusters.len(), 2);
+        }
+        run(&mut state, 3000, end(&token, None));
+        assert_eq!(run(&mut state, 4000, merge_of_two()), Applied::Done);
+        assert_eq!(state.clusters.len(), 1);
+    }
+}
+
+#[test]
+fn an_opened_recovery_stays_in_the_cluster_that_a_concurrent_merge_gave_it() {
+    let mut state = two_clusters();
+    let token = claimed(&mut state, claim("one", plan(2, 4, 5, &[4, 5, 6])));
+    // A leader of an earlier version merged meanwhile.
+    assert_eq!(run_as(1, &mut state, 2000, merge_of_two()), Applied::Done);
+    let opened = run(
+        &mut state,
+        3000,
+        Command::Open {
+            token: token.clone(),
+            successor: key(5),
+            position: mysql_set("4:1"),
+            plan: Box::new(plan(2, 4, 5, &[4, 5, 6])),
+            fencing_proof: None,
+        },
+    );
+    assert_eq!(opened, Applied::Done);
+    assert_eq!(state.recoveries["one"].plan.cluster, cluster_id(1));
+    let key_of_old = quarantine_key(&cluster_id(1), &identity(4));
+    assert_eq!(state.quarantines.keys().collect::<Vec<_>>(), [&key_of_old]);
+    assert_eq!(run(&mut state, 4000, end(&token, Some(5))), Applied::Done);
+    assert_eq!(
+        state.clusters[&cluster_id(1)].primary.as_ref().unwrap().instance,
+        key(5)
+    );
+    assert!(state.quarantines.contains_key(&key_of_old));
+    assert!(state.quarantines.values().all(|held| held.cluster == cluster_id(1)));
+}
+
+#[test]
+fn a_split_leaves_recoveries_and_quarantines_with_the_older_cluster() {
+    let mut state = two_clusters();
+    let token = claimed(&mut state, claim("one", plan(1, 1, 2, &[1, 2, 3])));
+    let split = |head: u32, servers: &[u32]| Command::SplitCluster {
+        from: cluster_id(1),
+        id: cluster_id(9),
+        head: key(head),
+        primary: Some(identity(head)),
+        process: None,
+        instances: servers.iter().copied().map(key).collect(),
+        alias: String::new(),
+        document: None,
+        reason: "why".to_owned(),
+    };
+    let why = refused(run(&mut state, 2000, split(3, &[3])));
+    assert!(matches!(why, RefusedCommand::Locked { .. }), "{why}");
+    assert_eq!(run(&mut state, 3000, end(&token, None)), Applied::Done);
+    // The recorded primary, the whole cluster, and a head of nothing.
+    for (head, servers) in [(1, vec![1, 2]), (3, vec![1, 2, 3]), (4, vec![4])] {
+        let why = refused(run(&mut state, 4000, split(head, &servers)));
+        assert!(matches!(why, RefusedCommand::OutOfOrder(_)), "{why}");
+    }
+    let before = state.clusters[&cluster_id(1)].clone();
+    // Server 4 is recorded in another cluster and stays there.
+    assert_eq!(run(&mut state, 5000, split(3, &[3, 4])), Applied::Done);
+    let new = &state.clusters[&cluster_id(9)];
+    assert_eq!(new.instances, [key(3)].into());
+    assert_eq!((new.epoch, new.created_at), (before.epoch, WallTime(5000)));
+    let old = &state.clusters[&cluster_id(1)];
+    assert_eq!((old.created_at, &old.primary), (before.created_at, &before.primary));
+    assert_eq!(state.recoveries["one"].plan.cluster, cluster_id(1));
+    assert!(state.quarantines.values().all(|held| held.cluster == cluster_id(1)));
+    let kinds: Vec<&str> = state.audit.values().map(|entry| entry.kind.as_str()).collect();
+    assert_eq!(kinds.iter().filter(|kind| **kind == "split-cluster").count(), 1);
+}
+
+/// A failover of the first cluster, and then so many failed repairs in the second one, all by entries of this version.
+fn after_failed_repairs(version: u32, repairs: usize) -> State {
+    let mut state = two_clusters();
+    state.version = version;
+    let claimed = |state: &mut State, uid: &str, plan: Plan| {
+        let claim = Box::new(claim(uid, plan));
+        let applied = run_as(version, state, 1000, Command::Claim { claim });
+        let Applied::Claimed { token } = applied else {
+            panic!("{applied}")
+        };
+        token
+    };
+    let token = claimed(&mut state, "failover", plan(1, 1, 2, &[1, 2, 3]));
+    assert_eq!(run_as(version, &mut state, 1000, open(&token, 2)), Applied::Done);
+    assert_eq!(run_as(version, &mut state, 1000, end(&token, Some(2))), Applied::Done);
+    for round in 0..repairs {
+        let repair = Plan {
+            kind: RecoveryKind::IntermediatePrimary,
+            ..plan(2, 5, 4, &[5, 6])
+        };
+        let token = claimed(&mut state, &format!("r{round}"), repair);
+        assert_eq!(run_as(version, &mut state, 1000, end(&token, None)), Applied::Done);
+    }
+    state
+}
+
+#[test]
+fn failed_repairs_never_push_the_replacement_of_a_primary_out_of_the_records() {
+    let repairs = MAX_RECOVERIES + 20;
+    let state = after_failed_repairs(COMMAND_VERSION, repairs);
+    assert_eq!(state.recoveries.len(), MAX_RECOVERIES);
+    assert!(state.recoveries.contains_key("failover"));
+    let last = &state.recoveries[&format!("r{}", repairs - 1)];
+    assert_eq!(
+        usize::try_from(last.failed_before).unwrap(),
+        repairs - 1,
+        "what was dropped is still counted"
+    );
+    assert!(!state.recoveries.contains_key("r0"));
+}
+
+#[test]
+fn while_a_member_may_be_older_every_member_drops_the_oldest_record() {
+    let state = after_failed_repairs(3, MAX_RECOVERIES + 20);
+    assert_eq!(state.recoveries.len(), MAX_RECOVERIES);
+    assert!(!state.recoveries.contains_key("failover"));
+    assert!(state.recoveries.values().all(|recovery| recovery.failed_before == 0));
+}
+
+#[test]
+fn of_other_records_the_oldest_is_dropped_and_an_acknowledged_replacement_is_one_of_them() {
+    let mut state = after_failed_repairs(COMMAND_VERSION, 1);
+    let acknowledgement = Acknowledgement {
+        at: WallTime(1000),
+        by: "ann".to_owned(),
+        comment: "seen".to_owned(),
+    };
+    let uids = vec!["failover".to_owned()];
+    run(&mut state, 1000, Command::Acknowledge { uids, acknowledgement });
+    for round in 0..MAX_RECOVERIES {
+        let moves = Plan {
+            kind: RecoveryKind::IntermediatePrimary,
+            ..plan(2, 6, 4, &[5, 6])
+        };
+        let token = claimed(&mut state, claim(&format!("s{round}"), moves));
+        let ending = Box::new(Ending {
+            successful: true,
+            ..ending(None)
+        });
+        assert_eq!(run(&mut state, 1000, Command::End { token, ending }), Applied::Done);
+    }
+    for dropped in ["failover", "r0"] {
+        assert!(!state.recoveries.contains_key(dropped), "{dropped}");
+    }
+    assert!(state.recoveries.contains_key("s0"));
 }

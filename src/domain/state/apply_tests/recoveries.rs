@@ -443,6 +443,7 @@ fn lists_are_bounded_and_the_oldest_goes_first() {
                 analysis: String::new(),
                 at: WallTime(i64::try_from(n).unwrap()),
                 blocking_recovery: 1,
+                reason: String::new(),
             },
         );
     }

@@ -57,8 +57,11 @@ fn what_cannot_be_put_back_is_tried_again_and_then_told() {
     assert_eq!(finish.errors, [told]);
     // The successor is lost after it was fed.
     let mut world = delayed();
-    let finish = finished(world.run(|_, step, _| {
-        matches!(step, Step::Open { .. }).then(|| Outcome::NoAnswer("connection refused".to_owned()))
+    let finish = finished(world.run(|world, step, successor| {
+        matches!(step, Step::Open { .. }).then(|| {
+            world.server(successor).failure = Some(crate::domain::instance::ProbeFailure::Refused);
+            Outcome::NoAnswer("connection refused".to_owned())
+        })
     }));
     assert!(!finish.successful);
     assert_eq!(finish.errors[1..], [told]);

@@ -3,7 +3,9 @@ use std::path::Path;
 
 use sqlx::sqlite::{SqliteConnectOptions, SqlitePool};
 
-use super::SqliteStore;
+use super::super::database::Database;
+use super::super::statement::{Value, statement};
+use super::{BackendStore, projection};
 use crate::app::ports::{AppliedMark, StateStore};
 use crate::domain::fixture::NOW;
 use crate::domain::intent::{Origin, PromotionRule};
@@ -24,20 +26,20 @@ fn mark(position: u64) -> AppliedMark {
 
 /// A store with the state that belongs in it.
 struct Kept {
-    store: SqliteStore,
+    store: BackendStore,
     state: State,
 }
 
 impl Kept {
     async fn new() -> Self {
         Self {
-            store: SqliteStore::open(Path::new(":memory:")).await.unwrap(),
+            store: BackendStore::open_file(Path::new(":memory:")).await.unwrap(),
             state: State::default(),
         }
     }
 
     async fn at(path: &Path) -> Self {
-        let store = SqliteStore::open(path).await.unwrap();
+        let store = BackendStore::open_file(path).await.unwrap();
         let (state, _) = store.load().await.unwrap();
         Self { store, state }
     }
@@ -56,24 +58,19 @@ impl Kept {
     }
 
     async fn rows(&self, query: &'static str) -> Vec<Vec<String>> {
-        rows(&self.store.pool, query).await
+        rows(&self.store.database, query).await
     }
 }
 
 /// All values as text, NULL as `-`.
-async fn rows(pool: &SqlitePool, query: &'static str) -> Vec<Vec<String>> {
-    use sqlx::Row as _;
-    let rows = sqlx::query(query).fetch_all(pool).await.unwrap();
-    rows.iter()
-        .map(|row| {
-            (0..row.len())
-                .map(|at| {
-                    let text: Option<String> = row.try_get_unchecked(at).unwrap();
-                    text.unwrap_or_else(|| "-".to_owned())
-                })
-                .collect()
-        })
-        .collect()
+async fn rows(database: &Database, query: &'static str) -> Vec<Vec<String>> {
+    let text = |value: &Value| match value {
+        Value::Null => "-".to_owned(),
+        Value::Integer(number) => number.to_string(),
+        Value::Text(text) => text.clone(),
+    };
+    let rows = database.rows(statement(query)).await.unwrap();
+    rows.iter().map(|row| row.values().iter().map(text).collect()).collect()
 }
 
 /// Long sequences that touch every kind of record.
@@ -103,7 +100,7 @@ fn kind(change: &Change) -> &'static str {
 async fn what_was_written_change_by_change_is_what_is_read() {
     let mut kinds = BTreeSet::new();
     for seeds in sequences() {
-        let store = SqliteStore::open(Path::new(":memory:")).await.unwrap();
+        let store = BackendStore::open_file(Path::new(":memory:")).await.unwrap();
         let mut sample = Sample::default();
         for seed in seeds {
             let (command, _, changes) = sample.step(seed);
@@ -121,25 +118,51 @@ async fn what_was_written_change_by_change_is_what_is_read() {
     assert_eq!(kinds.len(), 13, "{kinds:?}");
 }
 
+/// The suite that runs on MySQL and MariaDB too (tests/store) has the commands of one sequence in a file.
+#[test]
+fn the_commands_in_the_file_of_the_suite_are_those_of_a_sequence() {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/store/commands.jsonl");
+    let mut sample = Sample::default();
+    let mut kinds = BTreeSet::new();
+    let mut text = String::new();
+    for seed in 7000..7220_u64 {
+        let (command, _, changes) = sample.step(seed);
+        kinds.extend(changes.iter().map(kind));
+        text.push_str(
+            &serde_json::to_string(&Proposal::new(WallTime(NOW.0 + i64::try_from(seed).unwrap()), command)).unwrap(),
+        );
+        text.push('\n');
+    }
+    assert_eq!(kinds.len(), 13, "{kinds:?}");
+    if std::env::var_os("HAM4DB_BLESS").is_some() {
+        std::fs::write(&file, &text).unwrap();
+    }
+    assert!(
+        std::fs::read_to_string(&file).unwrap() == text,
+        "HAM4DB_BLESS=1 writes {}",
+        file.display()
+    );
+}
+
 #[tokio::test]
 async fn a_replacement_leaves_nothing_of_what_was_there() {
     let (mut one, mut other) = (Sample::default(), Sample::default());
     (0..200).for_each(|seed| drop(one.step(seed)));
     (5000..5100).for_each(|seed| drop(other.step(seed)));
-    let store = SqliteStore::open(Path::new(":memory:")).await.unwrap();
+    let store = BackendStore::open_file(Path::new(":memory:")).await.unwrap();
     store.replace(&one.state, &mark(1)).await.unwrap();
     assert_eq!(store.load().await.unwrap(), (one.state.clone(), mark(1)));
     store.replace(&other.state, &mark(2)).await.unwrap();
     assert_eq!(store.load().await.unwrap(), (other.state.clone(), mark(2)));
-    let recoveries = rows(&store.pool, "SELECT uid FROM topology_recovery ORDER BY uid").await;
+    let recoveries = rows(&store.database, "SELECT uid FROM topology_recovery ORDER BY uid").await;
     let wanted: Vec<Vec<String>> = other.state.recoveries.keys().map(|uid| vec![uid.clone()]).collect();
     assert_eq!(recoveries, wanted);
     store.replace(&State::default(), &mark(3)).await.unwrap();
     assert_eq!(store.load().await.unwrap().0, State::default());
-    for (table, _) in super::projection::TABLES {
-        let query = sqlx::AssertSqlSafe(format!("SELECT count(*) FROM {table}"));
-        let count: (i64,) = sqlx::query_as(query).fetch_one(&store.pool).await.unwrap();
-        assert_eq!(count.0, 0, "{table}");
+    for (table, _) in projection::TABLES {
+        let query = statement(format!("SELECT count(*) FROM {table}"));
+        let count = store.database.rows(query).await.unwrap();
+        assert_eq!(count[0].integer(0), Some(0), "{table}");
     }
 }
 
@@ -147,8 +170,8 @@ async fn a_replacement_leaves_nothing_of_what_was_there() {
 async fn projections_are_the_same_whether_written_change_by_change_or_at_once() {
     for seeds in sequences() {
         let (stepwise, at_once) = (
-            SqliteStore::open(Path::new(":memory:")).await.unwrap(),
-            SqliteStore::open(Path::new(":memory:")).await.unwrap(),
+            BackendStore::open_file(Path::new(":memory:")).await.unwrap(),
+            BackendStore::open_file(Path::new(":memory:")).await.unwrap(),
         );
         let mut sample = Sample::default();
         for seed in seeds {
@@ -166,8 +189,8 @@ async fn projections_are_the_same_whether_written_change_by_change_or_at_once() 
             "SELECT hostname, port, promotion_rule FROM candidate_database_instance ORDER BY hostname",
         ] {
             assert_eq!(
-                rows(&stepwise.pool, query).await,
-                rows(&at_once.pool, query).await,
+                rows(&stepwise.database, query).await,
+                rows(&at_once.database, query).await,
                 "{query}"
             );
         }
@@ -449,10 +472,8 @@ async fn a_write_that_fails_leaves_the_state_and_the_mark_of_before() {
     let mut kept = Kept::new().await;
     recover(&mut kept, "u1").await;
     let before = kept.store.load().await.unwrap();
-    sqlx::query("DROP TABLE topology_recovery_steps")
-        .execute(&kept.store.pool)
-        .await
-        .unwrap();
+    let dropped = statement("DROP TABLE topology_recovery_steps");
+    kept.store.database.execute(dropped).await.unwrap();
     let mut state = kept.state.clone();
     let command = Command::Claim {
         claim: Box::new(claim("u2", plan(1, 2, 3, &[1, 2, 3]))),

@@ -1,0 +1,15 @@
+//! The backend on SQLite, MySQL and MariaDB: one suite for all of them, and what only a server can do.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test may stop at the first surprise, in its own helper functions too"
+)]
+
+mod backends;
+mod deployment;
+mod orchestrator;
+#[path = "../servers_adapter/server.rs"]
+mod server;
+mod statements;
+mod suite;
