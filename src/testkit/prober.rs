@@ -131,5 +131,10 @@ impl Prober for SimProber {
         }
     }
 
+    /// Simulated servers vanish silently: the harder case.
+    async fn disconnected(&self, _instance: &InstanceKey) {
+        std::future::pending::<()>().await;
+    }
+
     async fn release(&self, _instance: &InstanceKey) {}
 }

@@ -90,6 +90,37 @@ async fn each_way_of_not_answering_has_its_own_name() {
     poller.prober.release(&server.key).await;
 }
 
+/// A killed process is noticed at once, an idle one is not disturbed, and neither is one that is stopped.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_closed_connection_is_noticed_without_a_pulse() {
+    for software in [Software::MariaDb, Software::MySql] {
+        let poller = Poller::new();
+        let server = Server::start(software, 1, &[]).await;
+        let asked = target(&server);
+        let is_disconnected = async |wait: Duration| {
+            tokio::time::timeout(wait, poller.prober.disconnected(&server.key))
+                .await
+                .is_ok()
+        };
+        assert!(!is_disconnected(SHORT).await, "there is no connection");
+        assert!(matches!(poller.prober.pulse(&asked, LONG).await, Pulse::Alive(_)));
+        assert!(!is_disconnected(SHORT).await, "{software:?}: nothing happened");
+        assert!(
+            matches!(poller.prober.pulse(&asked, LONG).await, Pulse::Alive(_)),
+            "the wait left the connection usable"
+        );
+        server.signal("STOP");
+        assert!(!is_disconnected(SHORT).await, "{software:?}: it is stopped");
+        server.signal("KILL");
+        assert!(is_disconnected(LONG).await, "{software:?}");
+        assert_eq!(
+            poller.prober.pulse(&asked, LONG).await,
+            Pulse::Doubt("no open connection".to_owned())
+        );
+        assert!(!is_disconnected(SHORT).await, "it is noticed once");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn packets_that_nobody_answers_are_no_stall() {
     // A listener whose queue is full: the kernel drops further SYNs, as a packet filter would.

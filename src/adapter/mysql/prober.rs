@@ -277,6 +277,18 @@ impl Prober for MySqlProber {
         Pulse::Doubt(doubt)
     }
 
+    async fn disconnected(&self, instance: &InstanceKey) {
+        let server = self.server(instance);
+        let mut kept = server.pulse.lock().await;
+        match kept.as_mut() {
+            Some(connection) => connection.open.ended().await,
+            None => std::future::pending().await,
+        }
+        *kept = None;
+        // A probe has to say first what became of the server.
+        server.pulse_may_connect.store(false, Ordering::Release);
+    }
+
     async fn release(&self, instance: &InstanceKey) {
         self.settings.admin_endpoints.forget(instance);
         let released = self

@@ -63,6 +63,10 @@ impl Prober for ChannelSeparator {
         self.inner.pulse(target, deadline).await
     }
 
+    async fn disconnected(&self, instance: &InstanceKey) {
+        self.inner.disconnected(instance).await;
+    }
+
     async fn release(&self, instance: &InstanceKey) {
         self.inner.release(instance).await;
     }

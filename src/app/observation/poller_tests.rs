@@ -24,6 +24,8 @@ struct Noting {
     /// Probes of servers from `db100` on that run now, and the most that ran at a time.
     unanswered: Mutex<usize>,
     most_unanswered: Mutex<usize>,
+    /// A permit: the next connection of db1 that is waited on is closed.
+    closed: tokio::sync::Semaphore,
 }
 
 #[async_trait]
@@ -58,6 +60,13 @@ impl Prober for Noting {
             .unwrap()
             .push((Instant::now(), target.instance.clone(), Asked::Pulse));
         self.inner.pulse(target, deadline).await
+    }
+
+    async fn disconnected(&self, instance: &InstanceKey) {
+        if *instance != key(1) {
+            return std::future::pending().await;
+        }
+        self.closed.acquire().await.unwrap().forget();
     }
 
     async fn release(&self, instance: &InstanceKey) {
@@ -100,6 +109,7 @@ impl Scene {
             released: Mutex::default(),
             unanswered: Mutex::default(),
             most_unanswered: Mutex::default(),
+            closed: tokio::sync::Semaphore::new(0),
         });
         let instance_cache = Arc::new(InstanceCache::default());
         let state = watch::Sender::new(Arc::new(seeds(seeded)));
@@ -206,6 +216,34 @@ async fn a_lost_pulse_is_followed_at_once_by_a_fresh_attempt_and_a_close_look_at
     }
     let failing = scene.instance_cache.get(&key(1)).unwrap();
     assert!(failing.failing_since.is_some());
+}
+
+/// Four servers with a pulse of db1 in four seconds.
+async fn seldom_pulsed() -> Scene {
+    let settings = PollSettings {
+        pulses_per_second: 1,
+        ..PollSettings::default()
+    };
+    Scene::new(4, &[1], settings).await
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_closed_connection_does_not_wait_for_the_next_pulse() {
+    let scene = seldom_pulsed().await;
+    scene.world.kill(1);
+    scene.prober.closed.add_permits(1);
+    scene.pass(10).await;
+    assert!(scene.instance_cache.get(&key(1)).unwrap().failing_since.is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_closes_every_connection_gets_a_bounded_number_of_pulses() {
+    let scene = seldom_pulsed().await;
+    scene.prober.closed.add_permits(1000);
+    let asked = scene.count(1, 20_000).await;
+    let pulses = asked.iter().filter(|asked| **asked == Asked::Pulse).count();
+    // Five intervals, some of them cut off by a poll: one pulse each at most, and one more after each closed connection.
+    assert!((5..=12).contains(&pulses), "{pulses}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -84,7 +84,7 @@ pub enum Pulse {
     Doubt(String),
 }
 
-/// Probes managed servers. All methods end within their deadline, whatever the server does.
+/// Probes managed servers. Methods with a deadline end within it, whatever the server does.
 #[async_trait]
 pub trait Prober: Send + Sync {
     /// One full probe. Never fails: a failure is part of the observation.
@@ -92,6 +92,10 @@ pub trait Prober: Send + Sync {
 
     /// One cheap round trip on a separate kept connection.
     async fn pulse(&self, target: &Target, deadline: Duration) -> Pulse;
+
+    /// Waits until the server or its host closes the kept connection of the pulses, as at the death of the process. Never ends while
+    /// there is no such connection, or when packets are dropped silently. The caller cancels it before the next pulse.
+    async fn disconnected(&self, instance: &InstanceKey);
 
     /// Closes the kept connections to a server that is no longer polled.
     async fn release(&self, instance: &InstanceKey);

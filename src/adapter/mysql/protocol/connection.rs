@@ -126,6 +126,15 @@ impl Connection {
         }
     }
 
+    /// Waits until the other side closes the connection, or sends what is no answer, as a server does before it ends a session. The
+    /// connection is unusable then. A cancelled call changes nothing.
+    pub(in crate::adapter::mysql) async fn ended(&mut self) {
+        if self.is_at_rest {
+            drop(self.stream.receive().await);
+            self.is_at_rest = false;
+        }
+    }
+
     /// Closes the connection cleanly.
     ///
     /// # Errors

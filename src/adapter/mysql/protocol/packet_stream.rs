@@ -95,8 +95,11 @@ impl PacketStream {
         }
     }
 
-    /// Waits for more bytes. The buffer grows with what is received, and not with what is announced.
-    async fn receive(&mut self) -> Result<(), ProtocolError> {
+    /// Waits for more bytes. The buffer grows with what is received, and not with what is announced. A cancelled call loses nothing.
+    ///
+    /// # Errors
+    /// When the connection is closed or fails.
+    pub(super) async fn receive(&mut self) -> Result<(), ProtocolError> {
         self.received.reserve(READ_SIZE);
         if self.socket.read_buf(&mut self.received).await? > 0 {
             return Ok(());
