@@ -52,8 +52,8 @@ async fn set(run: &Arc<Run>, flavour: Flavour) -> Result<Stage> {
     Ok(stage)
 }
 
-/// Settings, and with them the events, are read again every minute.
-const NEXT_LOOK: Duration = Duration::from_secs(90);
+/// Settings, and with them the events, are read again when a server has become writable.
+const NEXT_LOOK: Duration = Duration::from_secs(30);
 
 /// Status, definer and character set of an event on a server.
 async fn event(server: &Server, name: &str) -> Result<String> {

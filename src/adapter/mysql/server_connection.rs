@@ -31,8 +31,10 @@ use super::text_row::TextRow;
 /// configured queries may have changed.
 const REFRESH_AFTER: Duration = Duration::from_mins(1);
 
-/// How often the settings are read with the next facts, whatever their age, after a server became writable.
-const EARLY_READS: u32 = 2;
+/// For so long after a server was first seen writable, its settings are read again at the age below: a promotion goes on to change
+/// settings and events after it has made the server writable.
+const RECENTLY_WRITABLE: Duration = Duration::from_secs(15);
+const REFRESH_AFTER_WHEN_RECENTLY_WRITABLE: Duration = Duration::from_secs(1);
 
 /// Settings of probes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -89,10 +91,8 @@ pub(super) struct ServerConnection {
     has_read_facts: bool,
     /// The settings of the server, and when they were read.
     cached_settings: Option<(Instant, ServerSettings)>,
-    /// The value of `read_only` at the last reading.
-    was_read_only: Option<bool>,
-    /// How often the settings are still read at once.
-    early_reads: u32,
+    /// When the server was first seen writable on this connection, without being read-only since.
+    writable_since: Option<Instant>,
 }
 
 impl ServerConnection {
@@ -186,8 +186,7 @@ impl ServerConnection {
             is_on_admin_endpoint: false,
             has_read_facts: false,
             cached_settings: None,
-            was_read_only: None,
-            early_reads: 0,
+            writable_since: None,
         })
     }
 
@@ -214,8 +213,8 @@ impl ServerConnection {
 
     /// Reads the facts: one round trip, and one more for each statement that the server refuses.
     ///
-    /// The settings are read from the second call on, and then once a minute: the first call on a connection, which checks a
-    /// suspect or prepares a step, has to be fast.
+    /// The settings are read from the second call on, and then once a minute, more often on a server that has just become writable:
+    /// the first call on a connection, which checks a suspect or prepares a step, has to be fast.
     ///
     /// # Errors
     /// When the connection fails, or variables or replication status are missing.
@@ -238,20 +237,17 @@ impl ServerConnection {
         if assembled.has_unreported_replicas {
             self.add_connected_replicas(&mut facts).await?;
         }
-        // A new primary has just got its events enabled: they are read at once, and once more after they have changed.
-        if self
-            .was_read_only
-            .replace(facts.read_only)
-            .is_some_and(|was| was && !facts.read_only)
-        {
-            self.early_reads = EARLY_READS;
-        }
-        let is_old = self
+        self.writable_since = (!facts.read_only).then(|| self.writable_since.unwrap_or_else(Instant::now));
+        let is_recent = |since: Instant| since.elapsed() < RECENTLY_WRITABLE;
+        let refresh_after = if self.writable_since.is_some_and(is_recent) {
+            REFRESH_AFTER_WHEN_RECENTLY_WRITABLE
+        } else {
+            REFRESH_AFTER
+        };
+        let is_due = self
             .cached_settings
             .as_ref()
-            .is_none_or(|(read, _)| read.elapsed() > REFRESH_AFTER);
-        let is_due = is_old || self.early_reads > 0;
-        self.early_reads = self.early_reads.saturating_sub(1);
+            .is_none_or(|(read, _)| read.elapsed() > refresh_after);
         if self.has_read_facts && is_due {
             self.cached_settings = Some((Instant::now(), self.server_settings().await?));
         }
