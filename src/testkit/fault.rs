@@ -29,6 +29,8 @@ pub(crate) enum FaultKind {
     DoAndBreak,
     /// The statement has no effect, and no answer comes until the deadline.
     Hang,
+    /// What the call waits for does not happen within its deadline; the connection stays usable.
+    Slow,
     /// A change of the world just before the statement.
     First(Box<dyn FnOnce(&mut Inner) + Send>),
     /// A change of the world after the statement took effect and before the answer.
@@ -67,6 +69,10 @@ impl Fault {
 
     pub(crate) fn hang(n: u32, statement: &'static str) -> Self {
         Self::new(n, statement, FaultKind::Hang)
+    }
+
+    pub(crate) fn slow(n: u32, statement: &'static str) -> Self {
+        Self::new(n, statement, FaultKind::Slow)
     }
 
     pub(crate) fn first(n: u32, statement: &'static str, change: impl FnOnce(&mut Inner) + Send + 'static) -> Self {

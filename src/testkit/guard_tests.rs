@@ -1,5 +1,7 @@
 //! The failed primary returns: it is kept read-only, classified, made a replica again, and never used as the primary.
 
+use std::sync::{Arc, Mutex};
+
 use crate::domain::fixture::{key, mysql_set};
 use crate::domain::key::InstanceKey;
 use crate::domain::policy::OldPrimary;
@@ -51,6 +53,35 @@ async fn whoever_makes_a_held_server_writable_finds_it_read_only_again() {
     rig.world.with(1, |server| server.read_only = false);
     rig.until("it is held again", |rig| rig.world.writable() == [key(2)])
         .await;
+}
+
+/// Its clients commit again as soon as the statement has given up, and this server alone would acknowledge their commits.
+#[tokio::test(start_paused = true)]
+async fn semi_sync_is_on_again_before_the_next_try_to_make_a_server_read_only() {
+    let rig = failed_over(OldPrimary::Hold).await;
+    rig.wait(5000).await;
+    rig.world.with(1, |server| {
+        server.facts.semi_sync.source_enabled = true;
+        server.facts.semi_sync.wait_sessions = 3;
+    });
+    // While the statement waits, the clients cannot be killed at first, and are disconnected then.
+    rig.world.plan(Fault::blocked(1, "set_read_only"));
+    rig.world.plan(Fault::slow(1, "kill_clients"));
+    let found = Arc::new(Mutex::new(Vec::new()));
+    let next_try = Arc::clone(&found);
+    rig.world.plan(Fault::first(1, "set_read_only", move |inner| {
+        let is_on = inner.servers[&key(1)].facts.semi_sync.source_enabled;
+        next_try.lock().unwrap().push(is_on);
+    }));
+    rig.world.start(1);
+    rig.until("it is held", |rig| rig.world.writable() == [key(2)]).await;
+    assert_eq!(*found.lock().unwrap(), [true], "the next try");
+    let log = rig.world.log();
+    let switched = log
+        .iter()
+        .filter(|line| line.starts_with("db1:3306 set_semi_sync_source "));
+    assert_eq!(switched.count(), 2, "off and on: {log:?}");
+    rig.world.assert_sound();
 }
 
 #[tokio::test(start_paused = true)]

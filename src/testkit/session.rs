@@ -250,6 +250,14 @@ impl SimSession {
                 sleep(deadline).await;
                 return Err(self.unknown(what, "no answer in time"));
             }
+            Some(FaultKind::Slow) => {
+                sleep(deadline).await;
+                return Err(StepError::TooSlow {
+                    instance: self.instance.clone(),
+                    what: what.to_owned(),
+                    millis: u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX),
+                });
+            }
             Some(FaultKind::DoAndBreak) => break_after = true,
             Some(FaultKind::First(change)) => change(&mut self.world.lock()),
             Some(FaultKind::Then(change)) => after = Some(change),
@@ -453,9 +461,12 @@ impl StepSession for SimSession {
     async fn set_semi_sync_source(&mut self, on: bool, deadline: Duration) -> Result<(), StepError> {
         let key = self.instance.clone();
         self.run("set_semi_sync_source", deadline, |inner| {
-            let server = &inner.servers[&key];
-            let semi_sync = &server.facts.semi_sync;
-            if !on && server.channel.is_none() && semi_sync.source_enabled && semi_sync.wait_sessions > 0 {
+            let server = inner.servers.get_mut(&key).unwrap();
+            let is_source = server.channel.is_none();
+            let semi_sync = &mut server.facts.semi_sync;
+            let confirms = !on && is_source && semi_sync.source_enabled && semi_sync.wait_sessions > 0;
+            semi_sync.source_enabled = on;
+            if confirms {
                 inner
                     .violations
                     .push(format!("{key} confirmed commits that no replica acknowledged"));
