@@ -28,6 +28,8 @@ const TYPES: &[&str] = &[
     "enum ProbeFailure",
     "enum FileError",
     "enum SingleError",
+    "enum SharedError",
+    "enum RegistrationError",
     "enum BackendError",
     "enum StartError",
     "enum ConnectError",

@@ -11,5 +11,6 @@ pub mod manifests;
 pub mod mysql;
 pub mod publishers;
 pub mod raft;
+pub mod shared;
 pub mod single;
 pub mod store;

@@ -1,4 +1,4 @@
-//! The consensus of this process: a member of a raft group, or a single member.
+//! The consensus of this process: a member of a raft group, one of several members on a shared backend, or a single member.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,9 +9,12 @@ use tracing::warn;
 use crate::adapter::http;
 use crate::adapter::kube;
 use crate::adapter::raft::{MemberDependencies, RaftMember, RaftSettings, Timings};
+use crate::adapter::shared::SharedMember;
 use crate::adapter::single::SingleMember;
+use crate::adapter::store::BackendStore;
 use crate::app::observation::probe_sharing::SharedProbes;
-use crate::app::ports::{Consensus, ObservationSource, OpinionSource, StateStore};
+use crate::app::ports::{Consensus, ObservationSource, OpinionSource};
+use crate::config::settings::BackendDatabase;
 
 use super::membership;
 use super::process::Process;
@@ -24,6 +27,7 @@ const LEAVE_DEADLINE: Duration = Duration::from_secs(12);
 pub(super) struct RunningConsensus {
     pub(super) consensus: Arc<dyn Consensus>,
     member: Option<Arc<RaftMember>>,
+    shared: Option<Arc<SharedMember>>,
 }
 
 /// Answers what other members ask for.
@@ -45,6 +49,14 @@ impl RunningConsensus {
         }
     }
 
+    /// Waits until this member cannot go on, and says why. Only a member on a shared backend ever ends so.
+    pub(super) async fn given_up(&self) -> String {
+        match &self.shared {
+            Some(shared) => shared.given_up().await,
+            None => std::future::pending().await,
+        }
+    }
+
     /// Stops the raft member.
     pub(super) async fn shut_down(&self) {
         if let Some(member) = &self.member {
@@ -53,20 +65,25 @@ impl RunningConsensus {
     }
 }
 
-/// Starts the raft member that the configuration describes, or a single member.
+/// Starts the member that the configuration describes: of a raft group, of a shared MySQL backend, or a single one on SQLite.
 pub(super) async fn start_consensus(
     process: &Process,
     client: Option<&kube::Client>,
-    store: Arc<dyn StateStore>,
+    store: &BackendStore,
     sources: Sources,
 ) -> anyhow::Result<RunningConsensus> {
-    let (settings, clock) = (&process.settings, Arc::clone(&process.clock));
+    let settings = &process.settings;
     let advertise = &settings.http.advertise;
+    let store = Arc::new(store.clone());
     let Some(raft) = &settings.raft else {
-        return Ok(RunningConsensus {
-            consensus: SingleMember::start(advertise, advertise, store, clock).await?,
-            member: None,
-        });
+        return match settings.backend.database {
+            BackendDatabase::Sqlite(_) => Ok(RunningConsensus {
+                consensus: SingleMember::start(advertise, advertise, store, Arc::clone(&process.clock)).await?,
+                member: None,
+                shared: None,
+            }),
+            BackendDatabase::MySql(_) => start_on_shared_backend(process, store).await,
+        };
     };
     let membership = membership::configured(settings, raft, client, &process.stop);
     let group_clock = Arc::clone(&process.group_clock);
@@ -95,5 +112,27 @@ pub(super) async fn start_consensus(
     Ok(RunningConsensus {
         consensus: Arc::<RaftMember>::clone(&member),
         member: Some(member),
+        shared: None,
+    })
+}
+
+async fn start_on_shared_backend(process: &Process, store: Arc<BackendStore>) -> anyhow::Result<RunningConsensus> {
+    let settings = &process.settings;
+    let http_uri = &settings.http.advertise;
+    let name = http_uri.split_once("://").map_or(http_uri.as_str(), |(_, name)| name);
+    let member = SharedMember::start(
+        name.trim_end_matches('/'),
+        http_uri,
+        &settings.recovery.member_data_center,
+        store,
+        Arc::clone(&process.clock),
+        settings.backend.exit_after,
+        process.stop.child_token(),
+    );
+    let member = member.await?;
+    Ok(RunningConsensus {
+        consensus: Arc::<SharedMember>::clone(&member),
+        member: None,
+        shared: Some(member),
     })
 }

@@ -182,7 +182,7 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
         opinions: opinion_responder,
         observations: observers.instance_cache.shared_probes().cloned(),
     };
-    let running = start_consensus(&process, client.as_ref(), Arc::new(store.clone()), sources).await?;
+    let running = start_consensus(&process, client.as_ref(), &store, sources).await?;
     let consensus = Arc::clone(&running.consensus);
     observers.separator.follow(consensus.state());
     if let Some(documents) = &documents {
@@ -218,9 +218,12 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     let draining = CancellationToken::new();
     let serving = start_http(&process, member, coordinator, listeners, write_access, draining.clone());
 
-    signals::wait_for_end().await;
+    let given_up = tokio::select! {
+        () = signals::wait_for_end() => None,
+        why = running.given_up() => Some(why),
+    };
     shut_down(&process, &running, serving, &draining, &store).await;
-    Ok(())
+    given_up.map_or(Ok(()), |why| Err(anyhow::Error::msg(why)))
 }
 
 /// Logs warnings every day.

@@ -98,6 +98,13 @@ fn warnings(file: &File) -> Vec<String> {
             list(&mut file.accepted.keys().copied())
         ));
     }
+    if backend::is_shared(file) {
+        lines.push(
+            "configuration: BackendDB mysql without RaftEnabled: this member acts together with all members on the same database; when that \
+             database is replaced by a replica that lacks its last transactions, two members can act against each other (docs/high-availability.md)"
+                .to_owned(),
+        );
+    }
     lines.extend(access::permitted(file));
     lines
 }
@@ -203,7 +210,7 @@ impl Check<'_> {
             listen: keys.ListenAddress.clone(),
             health_listen: self.health_listen(file),
             write_tokens: self.write_tokens(file),
-            advertise: self.http_advertise(&keys.HTTPAdvertise, raft, port.unwrap_or(3000)),
+            advertise: self.http_advertise(file, raft, port.unwrap_or(3000)),
             url_prefix,
             status_endpoint: (status != USUAL_STATUS).then(|| status.to_owned()),
             read_only: keys.ReadOnly,
@@ -211,11 +218,14 @@ impl Check<'_> {
         }
     }
 
-    fn http_advertise(&mut self, given: &str, raft: Option<&RaftSettings>, port: u16) -> String {
+    fn http_advertise(&mut self, file: &File, raft: Option<&RaftSettings>, port: u16) -> String {
+        let given = file.listener.HTTPAdvertise.as_str();
         if given.is_empty() {
-            let host = raft
-                .and_then(|raft| raft.advertise.rsplit_once(':'))
-                .map_or("127.0.0.1", |(host, _)| host);
+            let of_raft = raft.and_then(|raft| Some(raft.advertise.rsplit_once(':')?.0));
+            // It is also the name of a member on a shared backend, and where the others forward requests to.
+            let of_host =
+                Some(self.environment.hostname.as_str()).filter(|name| backend::is_shared(file) && !name.is_empty());
+            let host = of_raft.or(of_host).unwrap_or("127.0.0.1");
             return format!("http://{host}:{port}");
         }
         let parsed = reqwest::Url::parse(given).ok();

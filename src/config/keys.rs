@@ -134,7 +134,7 @@ keys! {
 keys! {
     /// The backend. The keys with `Ham4db` in their names also have orchestrator's names, with `Orchestrator` in its place.
     BackendKeys {
-        /// `sqlite` (or `sqlite3`) or `mysql` (also for MariaDB; with `RaftEnabled`, a database for each member). Empty: `mysql` when `MySQLHam4dbHost` is set, otherwise `sqlite`.
+        /// `sqlite` (or `sqlite3`) or `mysql` (also for MariaDB; with `RaftEnabled`, a database for each member; without it, all members on one database act together, see [deployment-shared-backend.md](deployment-shared-backend.md)). Empty: `mysql` when `MySQLHam4dbHost` is set, otherwise `sqlite`.
         BackendDB: String = String::new();
         /// File of the SQLite backend. With `RaftEnabled` the default is `ham4db.db` in `RaftDataDir`; without it the key is required.
         SQLite3DataFile: String = String::new();

@@ -51,6 +51,8 @@ impl Intent {
 pub(crate) struct Members {
     pub(crate) list: Vec<Member>,
     documents: bool,
+    /// The route that answers 200 on a healthy member.
+    health: &'static str,
     _leases: Vec<PortLease>,
 }
 
@@ -110,6 +112,7 @@ impl Members {
         Ok(Self {
             list,
             documents: document.is_some(),
+            health: "raft-health",
             _leases: leases,
         })
     }
@@ -133,6 +136,7 @@ impl Members {
         let mut members = Self {
             list,
             documents: false,
+            health: "raft-health",
             _leases: leases,
         };
         members.launch_all().await?;
@@ -241,15 +245,20 @@ impl Members {
         )
     }
 
-    /// Waits until every member in `indices` answers raft-health with 200.
+    /// They are no raft group: their health is that of a member by itself.
+    pub(crate) fn without_raft(&mut self) {
+        self.health = "health";
+    }
+
+    /// Waits until every member in `indices` answers raft-health, or health without raft, with 200.
     pub(crate) async fn healthy(&self, indices: &[usize]) -> Result<()> {
         for index in indices {
             let member = self.member(*index)?;
             until(
                 READY,
-                &format!("raft-health of {} to be 200", member.name()),
+                &format!("{} of {} to be 200", self.health, member.name()),
                 async || {
-                    let (code, body) = member.api().get("raft-health").await?;
+                    let (code, body) = member.api().get(self.health).await?;
                     ensure!(code == 200, "{code} {body}");
                     Ok(Some(()))
                 },

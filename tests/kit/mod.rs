@@ -22,6 +22,7 @@ pub(crate) mod manifests;
 pub(crate) mod member;
 pub(crate) mod members;
 pub(crate) mod netns;
+pub(crate) mod pages;
 pub(crate) mod pool;
 pub(crate) mod ports;
 pub(crate) mod process;

@@ -42,6 +42,7 @@ mod publishing;
 mod returned;
 mod saturated;
 mod semi_sync;
+mod shared_backend;
 mod silence;
 mod stage;
 mod takeover;

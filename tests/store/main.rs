@@ -2,7 +2,9 @@
 
 #![expect(
     clippy::unwrap_used,
+    clippy::indexing_slicing,
     clippy::panic,
+    clippy::print_stdout,
     reason = "a test may stop at the first surprise, in its own helper functions too"
 )]
 
@@ -11,5 +13,6 @@ mod deployment;
 mod orchestrator;
 #[path = "../servers_adapter/server.rs"]
 mod server;
+mod shared;
 mod statements;
 mod suite;

@@ -144,9 +144,6 @@ pub(super) async fn remember_uri(mut request: Request, next: Next) -> Response {
 /// Handles a request on the leader, and forwards it from any other member.
 pub(super) async fn forward_to_leader(State(forwarder): State<Forwarder>, request: Request, next: Next) -> Response {
     let consensus = &forwarder.consensus;
-    if !consensus.is_raft() {
-        return next.run(request).await;
-    }
     let leadership = consensus.leadership().borrow().clone();
     if leadership.is_leader {
         return next.run(request).await;

@@ -336,7 +336,8 @@ fn open_mysql(backend: &MySqlBackend) -> Database {
             .ssl_client_key_from_pem(key);
     }
     let pool = MySqlPoolOptions::new()
-        .max_connections(backend.max_connections.max(1))
+        // One holds the lock while tables are made.
+        .max_connections(backend.max_connections.max(2))
         .acquire_timeout(backend.deadline)
         .idle_timeout(IDLE_TIMEOUT)
         .after_connect(|connection, _| {
@@ -352,6 +353,11 @@ fn open_mysql(backend: &MySqlBackend) -> Database {
     Database::mysql(pool, backend.deadline)
 }
 
+/// The lock under which tables are made.
+const DEPLOYMENT_LOCK: &str = "ham4db.deployment";
+/// How long it is waited for, until the member says so and tries again.
+const DEPLOYMENT_LOCK_WAIT: Duration = Duration::from_secs(30);
+
 /// Why the tables were not brought to the layout of this version.
 enum DeployError {
     /// They must not be.
@@ -366,8 +372,15 @@ impl From<DatabaseError> for DeployError {
     }
 }
 
-/// Brings the tables to the layout of this version.
+/// Brings the tables to the layout of this version. Members that share a database do it one after the other.
 async fn deploy(database: &Database, deployment: Deployment) -> Result<(), DeployError> {
+    // The lock of the migrator has no effect on MariaDB, which knows no endless wait.
+    let locked = database.lock(DEPLOYMENT_LOCK, DEPLOYMENT_LOCK_WAIT).await?;
+    if locked.is_none() {
+        return Err(DeployError::Database(DatabaseError::Unexpected(format!(
+            "another session keeps the lock {DEPLOYMENT_LOCK}: another member makes its tables"
+        ))));
+    }
     let dialect = database.dialect();
     let applied = applied_migrations(database).await?;
     let newest = migrations::newest();

@@ -30,6 +30,23 @@ pub(super) enum DatabaseError {
     Unexpected(String),
 }
 
+impl DatabaseError {
+    /// Whether another session won, and nothing was changed: a deadlock (1213; with Galera also a conflict that is found at the commit),
+    /// or a lock that was not obtained (1205).
+    pub(super) fn is_conflict(&self) -> bool {
+        match self {
+            Self::Sql(error) => matches!(mysql_number(error), Some(1205 | 1213)),
+            Self::NoAnswer(_) | Self::Protocol | Self::Unexpected(_) => false,
+        }
+    }
+}
+
+fn mysql_number(error: &sqlx::Error) -> Option<u16> {
+    let error = error.as_database_error()?;
+    let error = error.try_downcast_ref::<sqlx::mysql::MySqlDatabaseError>()?;
+    Some(error.number())
+}
+
 /// The error with the statement's grant, where one is missing.
 fn explain(error: &sqlx::Error) -> String {
     // The pool tries until its deadline, and keeps the reason to itself.
@@ -38,11 +55,7 @@ fn explain(error: &sqlx::Error) -> String {
     } else {
         error.to_string()
     };
-    let number = error
-        .as_database_error()
-        .and_then(|error| error.try_downcast_ref::<sqlx::mysql::MySqlDatabaseError>())
-        .map(sqlx::mysql::MySqlDatabaseError::number);
-    match number {
+    match mysql_number(error) {
         // 1044 no access to the database, 1142 and 1143 a command on a table is denied, 1227 a privilege is needed.
         Some(1044 | 1142 | 1143 | 1227) => format!(
             "{text}; the account of the backend needs all privileges on its database: GRANT ALL PRIVILEGES ON `database`.* TO 'account'@'host'"
@@ -155,6 +168,29 @@ impl Database {
         }
     }
 
+    /// Takes a lock of the server that no other session has, within `wait`; it lasts as long as the value. SQLite has none, and needs none:
+    /// a file has one member. [`None`]: another session kept the lock.
+    ///
+    /// # Errors
+    /// When the server fails.
+    pub(super) async fn lock(&self, name: &str, wait: Duration) -> Result<Option<ServerLock>, DatabaseError> {
+        let Pool::MySql(pool) = &self.pool else {
+            return Ok(Some(ServerLock { _session: None }));
+        };
+        let mut session = Session {
+            connection: within(self.deadline, pool.acquire()).await?,
+            committed: false,
+        };
+        let locked = sqlx::query_scalar::<_, Option<i64>>("SELECT CAST(GET_LOCK(?, ?) AS SIGNED)")
+            .bind(name)
+            .bind(wait.as_secs())
+            .fetch_one(&mut *session.connection);
+        let locked = within(wait + self.deadline, locked).await?;
+        Ok((locked == Some(1)).then_some(ServerLock {
+            _session: Some(session),
+        }))
+    }
+
     /// Runs the migrations that are missing.
     ///
     /// # Errors
@@ -165,6 +201,11 @@ impl Database {
             Pool::MySql(pool) => migrator.run(pool).await,
         }
     }
+}
+
+/// A lock of the server. It ends with its connection, which is closed when it is dropped.
+pub(super) struct ServerLock {
+    _session: Option<Session>,
 }
 
 /// A transaction. It is rolled back when it is dropped before [`Transaction::commit`].

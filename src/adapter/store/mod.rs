@@ -14,6 +14,7 @@ mod kv;
 mod migrations;
 mod positions;
 mod projection;
+mod shared;
 mod state_store;
 mod statement;
 

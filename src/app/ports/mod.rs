@@ -9,6 +9,7 @@ mod hooks;
 mod mysql;
 mod observations;
 pub mod publisher;
+mod shared;
 mod storage;
 
 pub use consensus::{
@@ -23,6 +24,9 @@ pub use mysql::{
 pub use observations::{
     AssignmentOffer, MAX_ASSIGNED, MAX_OBSERVATION_BYTES, MAX_OBSERVATIONS, ObservationRequest, ObservationSource,
     ObservationUpdate, SharedObservation, SharedOutcome,
+};
+pub use shared::{
+    Proof, Registered, Registration, RegistrationError, SharedStore, SharedWrite, TAKE_OVER_SECONDS, VersionedState,
 };
 pub use storage::{AnalysisChange, AppliedMark, ChangeStore, Position, PositionStore, StateStore, StoreError};
 

@@ -12,18 +12,29 @@ use crate::config::settings::{BackendDatabase, BackendSettings, MySqlSettings};
 
 use super::Check;
 
+/// Whether the backend is MySQL; [`None`]: it is neither that nor SQLite.
+fn is_mysql(file: &File) -> Option<bool> {
+    match file.backend.BackendDB.as_str() {
+        "" => Some(!file.backend.MySQLHam4dbHost.is_empty()),
+        "sqlite" | "sqlite3" => Some(false),
+        "mysql" => Some(true),
+        _ => None,
+    }
+}
+
+/// Whether other members may use the same backend.
+pub(super) fn is_shared(file: &File) -> bool {
+    is_mysql(file) == Some(true) && !file.group.RaftEnabled
+}
+
 impl Check<'_> {
     pub(super) fn backend(&mut self, file: &File) -> BackendSettings {
         let keys = &file.backend;
-        let is_mysql = match keys.BackendDB.as_str() {
-            "" => !keys.MySQLHam4dbHost.is_empty(),
-            "sqlite" | "sqlite3" => false,
-            "mysql" => true,
-            other => {
-                self.wrong("BackendDB", format!("`{other}` is no backend; use sqlite or mysql"));
-                false
-            }
-        };
+        let is_mysql = is_mysql(file).unwrap_or_else(|| {
+            let other = &keys.BackendDB;
+            self.wrong("BackendDB", format!("`{other}` is no backend; use sqlite or mysql"));
+            false
+        });
         if keys.SkipHam4dbDatabaseUpdate && keys.PanicIfDifferentDatabaseDeploy {
             self.wrong(
                 "PanicIfDifferentDatabaseDeploy",
@@ -59,13 +70,6 @@ impl Check<'_> {
 
     fn mysql_backend(&mut self, file: &File) -> BackendDatabase {
         let keys = &file.backend;
-        if !file.group.RaftEnabled {
-            // Several members on one database would each take themselves for the leader.
-            self.wrong(
-                "BackendDB",
-                "mysql needs RaftEnabled, with a database for each member; several members on one database are not supported yet",
-            );
-        }
         for (key, value) in [
             ("MySQLHam4dbHost", &keys.MySQLHam4dbHost),
             ("MySQLHam4dbDatabase", &keys.MySQLHam4dbDatabase),

@@ -140,11 +140,7 @@ impl HealthStatus {
             }
         };
         let healthy = *health == Health::Healthy;
-        let active = if raft {
-            leadership.leader.clone()
-        } else {
-            Some(me.clone())
-        };
+        let active = leadership.leader.clone();
         let peers = consensus.peers();
         let nodes = if peers.is_empty() {
             vec![describe(&me)]
