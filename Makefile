@@ -33,8 +33,9 @@ build: ## the two binaries, for debugging: target/debug/ham4db, target/debug/ham
 test: ## every test, cheapest first, then the demo; sets up MySQL, MariaDB, HAProxy and an API server once
 	@tests/setup/run-tests.sh $(TARGETS)
 
-deployments: ## groups of five members in three data centers, shared probes: too long for `make test` (root or sudo)
+deployments: ## five members in three data centers, shared probes; a thousand commands that contradict each other on a shared backend: too long for `make test` (root or sudo)
 	@tests/setup/run-tests.sh deployments
+	@HAM4DB_ROUNDS=1000 tests/setup/cargo.sh test --locked --quiet --test store of_commands -- --nocapture
 
 fuzz: ## the client of the MySQL protocol, on conversations changed at random; SECONDS=600 SEED=n
 	@HAM4DB_FUZZ_SECONDS=$(SECONDS) $(if $(SEED),HAM4DB_FUZZ_SEED=$(SEED)) tests/setup/cargo.sh test --locked --quiet --lib no_conversation_makes_the_client -- --nocapture
