@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use crate::kit::members::{Intent, Members};
 use crate::kit::replication::Flavour;
 use crate::kit::run::Run;
-use crate::kit::schedule::scenario;
+use crate::kit::schedule::scenario_alone;
 use crate::kit::server::Server;
 use crate::kit::topology::{Shape, Topology};
 use crate::kit::wait::until;
@@ -21,12 +21,12 @@ pub(crate) const REST: Duration = Duration::from_millis(20);
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_gtids_the_mysql_replica_that_received_most_is_promoted_and_one_behind_goes_on_where_it_was()
 -> Result<()> {
-    scenario("position-mysql", |run| one_behind(run, Flavour::MySql)).await
+    scenario_alone("position-mysql", |run| one_behind(run, Flavour::MySql)).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_gtid_channels_the_mariadb_replica_that_received_most_is_promoted() -> Result<()> {
-    scenario("position-mariadb", |run| one_behind(run, Flavour::MariaDb)).await
+    scenario_alone("position-mariadb", |run| one_behind(run, Flavour::MariaDb)).await
 }
 
 /// The first replica stops receiving, rows are written on, and the primary dies: the second replica is promoted, the third, which may

@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::kit::http::text;
 use crate::kit::members::{Intent, Members};
 use crate::kit::replication::Flavour;
-use crate::kit::schedule::scenario;
+use crate::kit::schedule::{scenario, scenario_alone};
 use crate::kit::sql::Address;
 use crate::kit::topology::Shape;
 use crate::kit::wait::until;
@@ -18,7 +18,7 @@ use crate::stage::{DEADLINE, FAILOVER, Stage};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_downtimed_primary_is_not_failed_over_until_the_downtime_ends() -> Result<()> {
-    scenario("downtime", |run| async move {
+    scenario_alone("downtime", |run| async move {
         let mut stage = Stage::set(&run, &Shape::star(Flavour::MySql, 2), &Intent::default_document()).await?;
         let Address { host, port } = stage.address(0)?;
         let leader = stage.members.member(stage.members.leader().await?)?.api().clone();

@@ -11,7 +11,7 @@ use crate::kit::http::text;
 use crate::kit::members::{Intent, Members};
 use crate::kit::replication::Flavour;
 use crate::kit::run::Run;
-use crate::kit::schedule::scenario;
+use crate::kit::schedule::{scenario, scenario_alone};
 use crate::kit::server::Server;
 use crate::kit::topology::{Shape, Topology};
 use crate::kit::wait::until;
@@ -78,7 +78,7 @@ async fn one_behind(run: Arc<Run>) -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn replicas_without_gtids_are_put_below_each_other_and_up_again_while_rows_are_written() -> Result<()> {
-    scenario("pseudo-gtid-moves", moved_about).await
+    scenario_alone("pseudo-gtid-moves", moved_about).await
 }
 
 /// The first replica goes below the second, and up again; then the third goes below the first, and all of the first's replicas go up.

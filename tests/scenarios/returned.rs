@@ -11,7 +11,7 @@ use crate::kit::members::{Intent, Members};
 use crate::kit::replication::Flavour;
 use crate::kit::run::Run;
 use crate::kit::sampler::Sampler;
-use crate::kit::schedule::scenario;
+use crate::kit::schedule::{scenario, scenario_alone};
 use crate::kit::sql::Address;
 use crate::kit::topology::{Shape, Topology};
 use crate::kit::wait::until;
@@ -67,7 +67,7 @@ fn transactions_are_counted() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_primary_that_a_supervisor_restarts_is_made_read_only_at_once_and_what_it_took_is_reported() -> Result<()> {
-    scenario("returned-hold", returned).await
+    scenario_alone("returned-hold", returned).await
 }
 
 async fn returned(run: Arc<Run>) -> Result<()> {

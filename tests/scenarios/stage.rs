@@ -27,6 +27,10 @@ pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
 /// How long a failover may take: ten times its budget of 0.30 s.
 pub(crate) const FAILOVER: Duration = Duration::from_secs(3);
 
+/// How long a writer rests after each row. Without a rest the servers of two scenarios and their writers took both processors, members
+/// missed their heartbeats, and what was measured was the machine.
+const REST: Duration = Duration::from_millis(5);
+
 /// A scenario in progress.
 pub(crate) struct Stage {
     pub(crate) topology: Topology,
@@ -52,11 +56,11 @@ impl Stage {
 
     /// Lets writers and sampler begin.
     pub(crate) async fn begin(topology: Topology, members: Members) -> Result<Self> {
-        Self::begin_paced(topology, members, Duration::ZERO).await
+        Self::begin_paced(topology, members, REST).await
     }
 
-    /// The same with writers that rest after each row. Without GTIDs a place is looked for by hand, and what the writers do matters: who
-    /// lags is rightly refused to others as their source, and a receiver that is stopped between two rows is not in the middle of one.
+    /// The same with another rest. Without GTIDs a place is looked for by hand, and what the writers do matters: a server that lags is
+    /// rightly refused to others as their source, and a receiver that is stopped between two rows is not in the middle of one.
     pub(crate) async fn begin_paced(topology: Topology, members: Members, rest: Duration) -> Result<Self> {
         let sampler = Sampler::start(&topology, &members);
         let writers = Writers::start_paced(&topology, WRITERS, rest)?;
