@@ -5,7 +5,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
-.PHONY: help build test deployments fuzz lint bench chaos demo fleet picture smoke e2e image crds clean clean-cache release
+.PHONY: help build test scenarios deployments fuzz lint bench chaos demo fleet picture smoke e2e image crds clean clean-cache release
 
 # What a bench measures: both, unless one is named.
 BENCH := $(or $(FLAVOUR),both)
@@ -32,6 +32,9 @@ build: ## the two binaries, for debugging: target/debug/ham4db, target/debug/ham
 
 test: ## every test, cheapest first, then the demo; sets up MySQL, MariaDB, HAProxy and an API server once
 	@tests/setup/run-tests.sh $(TARGETS)
+
+scenarios: ## every scenario with real servers, also the long ones that `make test` leaves out (25 min)
+	@tests/setup/run-tests.sh scenarios
 
 deployments: ## five members in three data centers, shared probes; a thousand commands that contradict each other on a shared backend: too long for `make test` (root or sudo)
 	@tests/setup/run-tests.sh deployments

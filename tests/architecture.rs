@@ -121,6 +121,21 @@ fn modules_use_only_what_the_table_allows() {
     );
 }
 
+/// A name that fits no test would leave none out, and nobody would see it.
+#[test]
+fn each_long_scenario_is_one() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scenarios");
+    let names = fs::read_to_string(folder.join("long.txt")).unwrap();
+    for name in names.lines() {
+        let (module, function) = name.split_once("::").unwrap();
+        let text = fs::read_to_string(folder.join(format!("{module}.rs"))).unwrap();
+        assert!(
+            text.contains(&format!("async fn {function}()")),
+            "long.txt names {name}, which is not there"
+        );
+    }
+}
+
 #[test]
 fn every_top_level_module_is_in_the_table() {
     let allowed: BTreeSet<&str> = ALLOWED.iter().map(|(module, _)| *module).collect();
