@@ -161,6 +161,25 @@ async fn one_of_several_members_leads_and_is_replaced_when_it_dies_or_hands_over
     }
 }
 
+/// A registration that was on its way when the leader gave up took the leadership back, or told the leader that it still has it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_hands_over_while_it_registers_itself_does_not_lead_on() {
+    for backend in Backend::all("shared_hand_over").await {
+        let members = three(&backend).await;
+        let all: Vec<&Running> = members.iter().collect();
+        let mut leader = leader_among(&all).await;
+        // Registrations are half a second apart: the moments of the handovers fall into all parts of that.
+        for round in 0..8 {
+            tokio::time::sleep(Duration::from_millis(61 * round)).await;
+            all[leader].member.hand_over(Duration::from_secs(5)).await;
+            assert!(!all[leader].leads(), "{}, round {round}", backend.name);
+            let next = leader_among(&all).await;
+            assert_ne!(next, leader, "{}, round {round}", backend.name);
+            leader = next;
+        }
+    }
+}
+
 /// Rounds of three commands that contradict each other, each from another member at the same moment.
 async fn contradict(backend: &Backend, rounds: usize) {
     let members = three(backend).await;

@@ -64,6 +64,8 @@ pub struct SharedMember {
     store: Arc<dyn SharedStore>,
     state: Arc<SharedState>,
     own: Mutex<Own>,
+    /// Held while this member registers itself or gives up the leadership: a registration that is on its way would take it back.
+    registering: tokio::sync::Mutex<()>,
     leadership: watch::Sender<Leadership>,
     given_up: watch::Sender<Option<String>>,
 }
@@ -147,6 +149,7 @@ impl SharedMember {
                 failure: None,
                 abstains_until: None,
             }),
+            registering: tokio::sync::Mutex::default(),
             leadership: watch::Sender::default(),
             given_up: watch::Sender::default(),
         });
@@ -300,7 +303,13 @@ impl Consensus for SharedMember {
             own.registration.clone()
         };
         self.step_down();
-        match tokio::time::timeout(deadline, self.store.resign(&me)).await {
+        let resigning = async {
+            let _turn = self.registering.lock().await;
+            // The registration before may have found that this member leads.
+            self.step_down();
+            self.store.resign(&me).await
+        };
+        match tokio::time::timeout(deadline, resigning).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => warn!("failed to give up the leadership, which ends in a few seconds by itself: {error}"),
             Err(_) => warn!("failed to give up the leadership within {} s", deadline.as_secs()),

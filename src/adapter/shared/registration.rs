@@ -27,6 +27,7 @@ pub(super) async fn run(member: &SharedMember, exit_after: Option<Duration>, sto
     let started = Instant::now();
     while !stop.is_cancelled() {
         let begun = Instant::now();
+        let turn = member.registering.lock().await;
         let lease_ends = member.own().registered.map(|at| at + LEASE);
         let registering = tokio::time::timeout(DEADLINE, member.register());
         tokio::pin!(registering);
@@ -42,6 +43,7 @@ pub(super) async fn run(member: &SharedMember, exit_after: Option<Duration>, sto
             Ok(Err(error)) => member.failed(&error.to_string()),
             Err(_) => member.failed(&format!("no answer within {} ms", DEADLINE.as_millis())),
         }
+        drop(turn);
         let silent_for = member.own().registered.unwrap_or(started).elapsed();
         if exit_after.is_some_and(|limit| silent_for > limit) {
             member.step_down();
