@@ -379,6 +379,7 @@ static COMMANDS: &[Command] = &[
             }))
         },
         print: print_pairs },
+    Command { name: "reelect", about: "Makes the leader hand over to another member", request: |_| Ok(Some(write(&["reelect"]))), print: print_text },
     Command { name: "disable-global-recoveries", about: "Disables recoveries for all clusters", request: |_| Ok(Some(write(&["disable-global-recoveries"]))), print: print_text },
     Command { name: "enable-global-recoveries", about: "Enables recoveries for all clusters", request: |_| Ok(Some(write(&["enable-global-recoveries"]))), print: print_text },
     Command { name: "check-global-recoveries", about: "Prints whether recoveries are enabled", request: |_| Ok(Some(read(&["check-global-recoveries"]))), print: print_text },

@@ -94,5 +94,11 @@ impl Consensus for FakeGroup {
         Vec::new()
     }
 
-    async fn hand_over(&self, _: Duration) {}
+    /// The other members are two: the next one takes over.
+    async fn hand_over(&self, _: Duration) {
+        self.leadership.send_modify(|leadership| {
+            leadership.is_leader = !self.raft;
+            leadership.leader = Some(peer(if self.raft { self.me + 1 } else { self.me }));
+        });
+    }
 }

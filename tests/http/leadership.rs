@@ -20,6 +20,20 @@ use crate::group::{FakeGroup, peer};
 use crate::member::Member;
 
 #[tokio::test]
+async fn a_leader_that_is_asked_hands_over_and_names_the_next_one() {
+    let member = Member::in_group(1, Some(peer(1)));
+    assert_eq!(member.json("/api/leader-check").await, "OK");
+    let answer = member.json("/api/reelect").await;
+    assert_eq!(answer["Message"], "Set re-elections");
+    assert_eq!(answer["Details"], "member-2.example");
+    assert_eq!(member.get("/api/leader-check").await.status, 404);
+
+    let answer = Member::alone().get("/api/reelect").await;
+    assert_eq!(answer.status, 500);
+    assert!(answer.text.contains("no other member took over"), "{}", answer.text);
+}
+
+#[tokio::test]
 async fn constant_routes_answer_ok() {
     let member = Member::in_group(2, None);
     for path in ["lb-check", "_ping", "live"] {

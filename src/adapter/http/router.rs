@@ -273,6 +273,7 @@ fn writes() -> RouteTable {
         .route("/submit-masters-to-kv-stores/{hint}", write(publications::submit_one))
         .route("/disable-global-recoveries", write(recoveries::disable))
         .route("/enable-global-recoveries", write(recoveries::enable))
+        .route("/reelect", write(group::reelect))
 }
 
 /// Old and new names of orchestrator's routes.

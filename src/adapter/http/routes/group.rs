@@ -1,5 +1,7 @@
 //! Health, leadership and the group: answered by every member itself.
 
+use std::time::Duration;
+
 use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
@@ -8,7 +10,7 @@ use axum::response::{IntoResponse, Response};
 use crate::app::ports::{Health, Leadership};
 
 use crate::adapter::http::context::Shared;
-use crate::adapter::http::reply::{Failure, Reply, success};
+use crate::adapter::http::reply::{Enveloped, Failure, Reply, success};
 use crate::adapter::http::shape::health::{HealthStatus, Process, RaftStatus};
 
 /// The process serves requests. Reads nothing.
@@ -63,6 +65,28 @@ pub(crate) async fn health(State(shared): State<Shared>) -> Response {
         .with_details(status)
         .into_response(),
     }
+}
+
+/// How long a handover may take.
+const HAND_OVER_DEADLINE: Duration = Duration::from_secs(5);
+
+/// The leader hands over to another member. Answers with its name, which may not be known yet. Recoveries in progress are continued there.
+pub(crate) async fn reelect(State(shared): State<Shared>) -> Enveloped<String> {
+    let consensus = shared.app.consensus.as_ref();
+    consensus.hand_over(HAND_OVER_DEADLINE).await;
+    let leadership = consensus.leadership().borrow().clone();
+    if leadership.is_leader {
+        return Err(Failure::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "reelect: no other member took over, and this one still leads",
+        ));
+    }
+    let me = consensus.me().id;
+    let next = leadership.leader.filter(|leader| leader.id != me);
+    Ok(success(
+        "Set re-elections",
+        next.map(|leader| leader.name).unwrap_or_default(),
+    ))
 }
 
 fn in_raft(shared: &Shared, route: &str) -> Result<Leadership, Failure> {
