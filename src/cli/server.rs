@@ -1,5 +1,6 @@
 //! `ham4db server`: builds the adapters from the configuration, connects them to the use cases, and stops them in order.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,6 +30,7 @@ use crate::app::api::primaries::PrimaryPublications;
 use crate::app::api::relocate::Relocation;
 use crate::app::api::service::ApiService;
 use crate::app::cluster::analysis_history::AnalysisHistory;
+use crate::app::cluster::instance_recorder::{InstanceRecorder, RecordingSettings};
 use crate::app::cluster::view::ClusterViews;
 use crate::app::declarative::reconciler::Reconciler;
 use crate::app::group_clock::GroupClock;
@@ -47,7 +49,7 @@ use crate::app::observation::position_history::PositionHistory;
 use crate::app::observation::probe_sharing::SharedProbes;
 use crate::app::observation::votes::OpinionResponder;
 use crate::app::ports::publisher::PrimaryPublisher;
-use crate::app::ports::{ChangeStore as _, PositionStore as _};
+use crate::app::ports::{ChangeStore as _, InstanceStore as _, PositionStore as _};
 use crate::app::ports::{Consensus, CredentialsByOrigin, OpinionSource, Prober, TlsMode};
 use crate::app::recovery::coordinator::RecoveryCoordinator;
 use crate::app::recovery::hooks::HookRunner;
@@ -58,6 +60,8 @@ use crate::app::recovery::steps::RecoveryContext;
 use crate::app::supervision;
 use crate::config::settings::BackendDatabase;
 use crate::config::{self, Environment, Settings};
+use crate::domain::instance::Instance;
+use crate::domain::key::InstanceKey;
 
 use super::backend;
 use super::consensus::{RunningConsensus, Sources, start_consensus};
@@ -211,12 +215,21 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
         publishers,
         records: RecordsLock::default(),
     };
+    let remembered = remember_and_record_instances(&process, &store, &member).await?;
     let coordinator = start_leader_loops(&process, &member);
     if let Some(documents) = documents {
         start_declarative(&process, &member, &coordinator, documents);
     }
     let draining = CancellationToken::new();
-    let serving = start_http(&process, member, coordinator, listeners, write_access, draining.clone());
+    let serving = start_http(
+        &process,
+        member,
+        coordinator,
+        listeners,
+        write_access,
+        remembered,
+        draining.clone(),
+    );
 
     let given_up = tokio::select! {
         () = signals::wait_for_end() => None,
@@ -417,6 +430,37 @@ async fn start_views(
     })
 }
 
+/// What the backend has of each instance, and the loop that goes on writing it.
+async fn remember_and_record_instances(
+    process: &Process,
+    store: &BackendStore,
+    member: &Member,
+) -> anyhow::Result<Arc<BTreeMap<InstanceKey, Instance>>> {
+    let settings = &process.settings.backend;
+    let known = store.load_instances().await?;
+    let known: BTreeMap<InstanceKey, Instance> = known
+        .into_iter()
+        .map(|instance| (instance.key.clone(), instance))
+        .collect();
+    let remembered = Arc::new(known);
+    let recorder = Arc::new(InstanceRecorder::new(
+        member.views.clone(),
+        Arc::clone(&member.consensus),
+        Arc::new(store.clone()),
+        Arc::clone(&remembered),
+        RecordingSettings {
+            interval: settings.instances_every,
+            batch: settings.instances_per_write,
+            // A member of a raft group has a backend of its own.
+            only_leader: process.settings.raft.is_none(),
+        },
+    ));
+    process.keep_running("the writing of observations", move |stop| {
+        Arc::clone(&recorder).run(stop)
+    });
+    Ok(remembered)
+}
+
 /// The loops that act only while this member leads: recoveries, quarantines, commit probes, controller locks, Pseudo-GTID, seeds.
 fn start_leader_loops(process: &Process, member: &Member) -> Arc<RecoveryCoordinator> {
     let Process { settings, clock, .. } = process;
@@ -541,6 +585,7 @@ fn start_http(
     coordinator: Arc<RecoveryCoordinator>,
     listeners: Listeners,
     write_access: Option<Arc<http::WriteAccess>>,
+    remembered: Arc<BTreeMap<InstanceKey, Instance>>,
     draining: CancellationToken,
 ) -> JoinHandle<()> {
     let settings = &process.settings;
@@ -586,6 +631,7 @@ fn start_http(
         consensus: member.consensus,
         clock: Arc::clone(&process.clock),
         options: Arc::new(subsystem_settings::http_options(settings, write_access)),
+        remembered,
     };
     let serving = process.tasks.spawn(http::serve(
         listeners.api,

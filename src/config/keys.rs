@@ -168,6 +168,12 @@ keys! {
         MySQLHam4dbSSLSkipVerify: bool = false;
         /// (own key) Seconds for which a member waits for a backend that takes no writes before it exits; 0: it waits for ever.
         BackendExitSeconds: u32 = 60;
+        /// Observations are written in larger batches: the next two keys count. Otherwise what changed is written once a second.
+        BufferInstanceWrites: bool = false;
+        /// The most instances that one transaction writes.
+        InstanceWriteBufferSize: u32 = 100;
+        /// Pause between two writes of observations, milliseconds, with `BufferInstanceWrites`; at least 100.
+        InstanceFlushIntervalMilliseconds: u32 = 100;
         /// The tables are not made or changed at the start.
         SkipHam4dbDatabaseUpdate: bool = false;
         /// A backend with the tables of another version ends the start. An empty database is filled.

@@ -267,6 +267,10 @@ pub struct BackendSettings {
     pub audit_for: Duration,
     /// For how long changes of the analysis are kept.
     pub changes_for: Duration,
+    /// The pause between two writes of observations.
+    pub instances_every: Duration,
+    /// The most instances that one transaction writes.
+    pub instances_per_write: usize,
 }
 
 /// Connections to managed servers.

@@ -1,6 +1,7 @@
 //! What is known of one server: its facts from the last successful probe, and the result of the last attempt.
 
 use core::net::IpAddr;
+use std::borrow::Cow;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -74,6 +75,17 @@ pub enum ThreadState {
     Running,
     /// `Connecting` or `Preparing`: the thread runs, and the source does not answer.
     Connecting,
+}
+
+impl ThreadState {
+    /// The number that orchestrator shows and stores: 0 stopped, 1 running, 2 anything else. (A server without replication has -1.)
+    pub fn number(self) -> i8 {
+        match self {
+            Self::Stopped => 0,
+            Self::Running => 1,
+            Self::Connecting => 2,
+        }
+    }
 }
 
 /// The last error of a replication thread; number 0 is no error.
@@ -559,6 +571,19 @@ pub struct Instance {
 }
 
 impl Instance {
+    /// The instance with the facts of an earlier observation, and the time of that, when there are none since then.
+    #[must_use]
+    pub fn with_facts_of<'a>(&'a self, earlier: Option<&Self>) -> Cow<'a, Self> {
+        match earlier {
+            Some(earlier) if self.facts.is_none() => Cow::Owned(Self {
+                facts: earlier.facts.clone(),
+                last_seen: self.last_seen.or(earlier.last_seen),
+                ..self.clone()
+            }),
+            Some(_) | None => Cow::Borrowed(self),
+        }
+    }
+
     /// An address that was never probed.
     pub fn unseen(key: InstanceKey) -> Self {
         Self {

@@ -58,6 +58,25 @@ impl Topology {
         instance.source().map(|source| self.resolve(source))
     }
 
+    /// The `server_uuid`s of an instance and its sources up to the top, the top first, separated by commas; each once. Servers without
+    /// one are left out.
+    pub fn ancestry_of(&self, instance: &Instance) -> String {
+        let mut line = vec![instance];
+        let mut current = instance;
+        while let Some(source) = self.source_of(current).and_then(|key| self.instances.get(key)) {
+            if line.iter().any(|member| member.key == source.key) {
+                break;
+            }
+            line.push(source);
+            current = source;
+        }
+        let uuid = |member: &&Instance| match member.facts.as_ref().map(|facts| &facts.identity) {
+            Some(Identity::ServerUuid(uuid)) => Some(uuid.clone()),
+            Some(Identity::ServerId(_)) | None => None,
+        };
+        line.iter().rev().filter_map(uuid).collect::<Vec<_>>().join(",")
+    }
+
     /// The direct replicas of an address by their last facts, valid or not, ordered by address.
     pub fn replicas_of<'a>(&'a self, key: &'a InstanceKey) -> impl Iterator<Item = &'a Instance> + 'a {
         let key = self.resolve(key);

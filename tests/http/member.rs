@@ -48,6 +48,7 @@ impl Member {
             consensus: group.clone(),
             clock,
             options: Arc::new(options),
+            remembered: Arc::default(),
         };
         Self {
             router: router(context.clone()),

@@ -10,6 +10,7 @@
 
 mod backends;
 mod deployment;
+mod instances;
 mod orchestrator;
 #[path = "../servers_adapter/server.rs"]
 mod server;

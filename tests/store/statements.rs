@@ -1,9 +1,9 @@
 //! The statements are safe under STATEMENT replication: keys and times are explicit, and none fails on the other side of a pair.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ham4db::adapter::store::{BackendAddress, BackendStore, Deployment};
-use ham4db::app::ports::{AnalysisChange, ChangeStore as _, StateStore as _};
+use ham4db::app::ports::{AnalysisChange, ChangeStore as _, InstanceStore as _, StateStore as _};
 use ham4db::domain::finding::Code;
 use ham4db::domain::key::InstanceKey;
 use ham4db::domain::state::{State, apply};
@@ -11,6 +11,7 @@ use ham4db::domain::time::WallTime;
 use sqlx::{AssertSqlSafe, Connection as _, Row as _};
 
 use crate::backends::address;
+use crate::instances::replica;
 use crate::server::{ADMIN, Server, Software};
 use crate::suite::{mark, proposals};
 
@@ -82,6 +83,11 @@ async fn a_session_that_is_replayed_on_both_sides_of_a_pair_leaves_the_same_rows
             store.add_changes(&[(key.clone(), change)]).await.unwrap();
         }
         store.purge_changes(WallTime(1_800_000_002_000)).await.unwrap();
+        store.save_instances(&[replica(2), replica(3)], 100).await.unwrap();
+        store
+            .retain_instances(&BTreeSet::from([replica(3).instance.key]))
+            .await
+            .unwrap();
         first.run("SET GLOBAL general_log = OFF").await;
 
         let mut log = first.connect(ADMIN).await.unwrap();

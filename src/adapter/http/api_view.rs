@@ -1,5 +1,6 @@
 //! A consistent view of clusters, state and clock. One answer is made from one view.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 
@@ -26,6 +27,7 @@ pub(super) struct ApiView<'a> {
     pub(super) state: Arc<State>,
     pub(super) now: WallTime,
     pub(super) options: &'a Options,
+    remembered: &'a BTreeMap<InstanceKey, Instance>,
     received_transactions: OnceLock<BTreeMap<ClusterId, ReceivedOfCluster>>,
 }
 
@@ -37,8 +39,14 @@ impl<'a> ApiView<'a> {
             state: app.api.state(),
             now: app.clock.wall(),
             options: &app.options,
+            remembered: &app.remembered,
             received_transactions: OnceLock::new(),
         }
+    }
+
+    /// The instance with the facts that an earlier process of this member saw, when nothing was seen since then.
+    pub(super) fn with_remembered_facts<'i>(&self, instance: &'i Instance) -> Cow<'i, Instance> {
+        instance.with_facts_of(self.remembered.get(&instance.key))
     }
 
     /// The active downtime of an instance. Of several, the one that ends last.

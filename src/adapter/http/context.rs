@@ -1,11 +1,14 @@
 //! What the handlers share: the application, the settings, and the state of the server.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::app::api::Api;
 use crate::app::filter::HostnameFilters;
 use crate::app::ports::{Clock, Consensus};
+use crate::domain::instance::Instance;
+use crate::domain::key::InstanceKey;
 use crate::domain::time::WallTime;
 
 use super::leader_proof::LeaderProof;
@@ -25,6 +28,9 @@ pub struct AppContext {
     pub clock: Arc<dyn Clock>,
     /// Settings of the API.
     pub options: Arc<Options>,
+    /// What the backend had of each instance when this process started. An instance that has not answered since then is shown with these
+    /// facts and their age.
+    pub remembered: Arc<BTreeMap<InstanceKey, Instance>>,
 }
 
 /// Settings of the API.

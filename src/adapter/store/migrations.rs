@@ -25,7 +25,7 @@ macro_rules! migration {
 }
 
 /// All migrations, in order, numbered without gaps.
-const MIGRATIONS: [Numbered; 7] = [
+const MIGRATIONS: [Numbered; 8] = [
     migration!(1, "own tables", "0001_own_tables.sql"),
     migration!(2, "orchestrator tables", "0002_orchestrator_tables.sql"),
     migration!(3, "positions", "0003_positions.sql"),
@@ -33,6 +33,7 @@ const MIGRATIONS: [Numbered; 7] = [
     migration!(5, "analysis", "0005_analysis.sql"),
     migration!(6, "pairs", "0006_kv.sql"),
     migration!(7, "shared backend", "0007_shared.sql"),
+    migration!(8, "instances", "0008_instances.sql"),
 ];
 
 /// The number of the newest migration.

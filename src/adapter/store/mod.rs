@@ -10,6 +10,7 @@ mod audit;
 mod audit_tests;
 mod backend;
 mod database;
+mod instances;
 mod kv;
 mod migrations;
 mod positions;

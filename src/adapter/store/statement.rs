@@ -138,6 +138,13 @@ impl Statement {
         self
     }
 
+    /// Adds the values of the next `?`.
+    #[must_use]
+    pub(super) fn bind_all(mut self, values: impl IntoIterator<Item = Value>) -> Self {
+        self.values.extend(values);
+        self
+    }
+
     /// The text in a dialect, and the values.
     pub(super) fn into_parts(self, dialect: Dialect) -> (String, Vec<Value>) {
         (dialect.translate(&self.sql), self.values)

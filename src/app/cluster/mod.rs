@@ -3,4 +3,5 @@
 
 pub mod analysis_history;
 pub mod groups;
+pub mod instance_recorder;
 pub mod view;

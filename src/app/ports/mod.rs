@@ -28,7 +28,10 @@ pub use observations::{
 pub use shared::{
     Proof, Registered, Registration, RegistrationError, SharedStore, SharedWrite, TAKE_OVER_SECONDS, VersionedState,
 };
-pub use storage::{AnalysisChange, AppliedMark, ChangeStore, Position, PositionStore, StateStore, StoreError};
+pub use storage::{
+    AnalysisChange, AppliedMark, ChangeStore, InstanceStore, Position, PositionStore, RecordedInstance, StateStore,
+    StoreError,
+};
 
 /// The clocks of this machine.
 pub trait Clock: Send + Sync {

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::domain::finding::Code;
 use crate::domain::gtid::GtidSet;
-use crate::domain::instance::Identity;
+use crate::domain::instance::{Identity, Instance};
 use crate::domain::key::InstanceKey;
 use crate::domain::state::{Change, MemberId, State};
 use crate::domain::time::WallTime;
@@ -103,4 +103,39 @@ pub trait ChangeStore: Send + Sync {
 
     /// Drops the changes before this time, except the last change of each instance.
     async fn purge_changes(&self, before: WallTime) -> Result<(), StoreError>;
+}
+
+/// A server as it was observed, with what its cluster says of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RecordedInstance {
+    /// The observation.
+    pub instance: Instance,
+    /// Name of its cluster.
+    pub cluster_name: String,
+    /// Alias of its cluster; empty when it has none.
+    pub cluster_alias: String,
+    /// The address of its source under which that server is known.
+    pub source: Option<InstanceKey>,
+    /// How many sources are above it.
+    pub depth: u32,
+    /// Whether it and its source replicate from each other.
+    pub is_co_primary: bool,
+    /// See [`Topology::ancestry_of`](crate::domain::topology::Topology::ancestry_of).
+    pub ancestry: String,
+    /// Transactions that it has and should not have; empty when there are none.
+    pub errant: String,
+}
+
+/// Keeps the observations of all servers in the backend: in orchestrator's table, for whatever reads that, and whole in one of ham4db's.
+/// They are written behind: nothing that ham4db decides waits for them or depends on them.
+#[async_trait]
+pub trait InstanceStore: Send + Sync {
+    /// The instances as they were written last. Those that this version cannot read are left out.
+    async fn load_instances(&self) -> Result<Vec<Instance>, StoreError>;
+
+    /// Writes these, in transactions of at most `batch` instances.
+    async fn save_instances(&self, instances: &[RecordedInstance], batch: usize) -> Result<(), StoreError>;
+
+    /// Deletes what was written of all instances except these. Rows of orchestrator's table that only an orchestrator wrote stay.
+    async fn retain_instances(&self, known: &BTreeSet<InstanceKey>) -> Result<(), StoreError>;
 }

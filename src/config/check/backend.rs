@@ -22,6 +22,11 @@ fn is_mysql(file: &File) -> Option<bool> {
     }
 }
 
+/// The pause between two writes of observations without `BufferInstanceWrites`.
+const UNBUFFERED_PAUSE: Duration = Duration::from_secs(1);
+/// The shortest pause with it: the backend also takes the steps of recoveries.
+const SHORTEST_PAUSE_MILLIS: u64 = 100;
+
 /// Whether other members may use the same backend.
 pub(super) fn is_shared(file: &File) -> bool {
     is_mysql(file) == Some(true) && !file.group.RaftEnabled
@@ -43,6 +48,11 @@ impl Check<'_> {
         }
         let days = self.positive("AuditPurgeDays", file.group.AuditPurgeDays);
         let hours = self.positive("UnseenInstanceForgetHours", file.group.UnseenInstanceForgetHours);
+        let pause = self.positive(
+            "InstanceFlushIntervalMilliseconds",
+            keys.InstanceFlushIntervalMilliseconds,
+        );
+        let batch = self.positive("InstanceWriteBufferSize", keys.InstanceWriteBufferSize);
         BackendSettings {
             database: if is_mysql {
                 self.mysql_backend(file)
@@ -54,6 +64,12 @@ impl Check<'_> {
             refuse_different: keys.PanicIfDifferentDatabaseDeploy,
             audit_for: Duration::from_hours(days * 24),
             changes_for: Duration::from_hours(hours),
+            instances_every: if keys.BufferInstanceWrites {
+                Duration::from_millis(pause.max(SHORTEST_PAUSE_MILLIS))
+            } else {
+                UNBUFFERED_PAUSE
+            },
+            instances_per_write: usize::try_from(batch).unwrap_or(usize::MAX),
         }
     }
 

@@ -6,7 +6,6 @@ use crate::domain::cluster_view::ClusterView;
 use crate::domain::group_replication::{GroupMember, GroupRole, GroupState};
 use crate::domain::instance::{Identity, Instance, InstanceFacts, Positioning, ThreadState};
 use crate::domain::intent::{IntentDetails, PromotionRule};
-use crate::domain::topology::Topology;
 
 use super::{Coordinates, ENDLESS, Key, NullBool, NullInt, key_or_empty, signed, time_text};
 use crate::adapter::http::api_view::ApiView;
@@ -160,9 +159,11 @@ pub(crate) struct InstanceShape {
 struct Empty {}
 
 impl InstanceShape {
-    /// An instance of a cluster at the moment of the view. Facts that were never seen are empty, zero or false, as in orchestrator;
+    /// An instance of a cluster at the moment of the view. Facts that were never seen are empty, zero or false, as in orchestrator,
+    /// and those of before the start of this process are shown with their age;
     /// `IsLastCheckValid` and `LastSeenTimestamp` show that.
     pub(crate) fn of(api_view: &ApiView<'_>, view: &ClusterView, instance: &Instance) -> Self {
+        let instance = &*api_view.with_remembered_facts(instance);
         let mut shape = Self {
             key: (&instance.key).into(),
             cluster_name: view.cluster.name.clone(),
@@ -272,7 +273,7 @@ impl InstanceShape {
     }
 
     fn fill_replication(&mut self, view: &ClusterView, instance: &Instance, facts: &InstanceFacts) {
-        self.ancestry_uuid = ancestry(&view.topology, instance);
+        self.ancestry_uuid = view.topology.ancestry_of(instance);
         let Some(channel) = facts.managed_channel() else { return };
         self.master_key = key_or_empty(Some(view.topology.resolve(&channel.source)));
         self.master_uuid = channel.source_uuid.clone().unwrap_or_default();
@@ -280,8 +281,8 @@ impl InstanceShape {
         self.replication_sql_thread_runing = self.slave_sql_running;
         self.slave_io_running = channel.io == ThreadState::Running;
         self.replication_io_thread_runing = self.slave_io_running;
-        self.replication_sql_thread_state = thread_number(channel.sql);
-        self.replication_io_thread_state = thread_number(channel.io);
+        self.replication_sql_thread_state = channel.sql.number();
+        self.replication_io_thread_state = channel.io.number();
         self.has_replication_filters = channel.filtered;
         self.using_oracle_gtid = channel.positioning == Positioning::AutoPosition;
         self.using_mariadb_gtid = matches!(channel.positioning, Positioning::SlavePos | Positioning::CurrentPos);
@@ -373,39 +374,4 @@ impl InstanceShape {
         }
         problems
     }
-}
-
-fn thread_number(state: ThreadState) -> i8 {
-    match state {
-        ThreadState::Stopped => 0,
-        ThreadState::Running => 1,
-        ThreadState::Connecting => 2,
-    }
-}
-
-/// The instance and its sources up to the top, the top first; each once.
-fn lineage<'a>(topology: &'a Topology, instance: &'a Instance) -> Vec<&'a Instance> {
-    let mut line = vec![instance];
-    let mut current = instance;
-    while let Some(source) = topology.source_of(current).and_then(|key| topology.instances.get(key)) {
-        if line.iter().any(|member| member.key == source.key) {
-            break;
-        }
-        line.push(source);
-        current = source;
-    }
-    line.reverse();
-    line
-}
-
-fn ancestry(topology: &Topology, instance: &Instance) -> String {
-    let uuid = |member: &Instance| match member.facts.as_ref().map(|facts| &facts.identity) {
-        Some(Identity::ServerUuid(uuid)) => Some(uuid.clone()),
-        Some(Identity::ServerId(_)) | None => None,
-    };
-    lineage(topology, instance)
-        .into_iter()
-        .filter_map(uuid)
-        .collect::<Vec<_>>()
-        .join(",")
 }

@@ -1,0 +1,46 @@
+-- The servers as they were observed last: in orchestrator's table, for what reads that, and whole as JSON. Written behind; no part of the
+-- replicated state.
+CREATE TABLE IF NOT EXISTS database_instance (
+  hostname varchar(128) NOT NULL, port smallint unsigned NOT NULL, last_checked timestamp NOT NULL DEFAULT '1971-01-01 00:00:00',
+  last_seen timestamp NULL DEFAULT NULL, server_id int unsigned NOT NULL, version varchar(128) NOT NULL, binlog_format varchar(16) NOT NULL,
+  log_bin tinyint unsigned NOT NULL, log_slave_updates tinyint unsigned NOT NULL, binary_log_file varchar(128) NOT NULL,
+  binary_log_pos bigint unsigned NOT NULL, master_host varchar(128) NOT NULL, master_port smallint unsigned NOT NULL,
+  slave_sql_running tinyint unsigned NOT NULL, slave_io_running tinyint unsigned NOT NULL, master_log_file varchar(128) NOT NULL,
+  read_master_log_pos bigint unsigned NOT NULL, relay_master_log_file varchar(128) NOT NULL, exec_master_log_pos bigint unsigned NOT NULL,
+  seconds_behind_master bigint unsigned DEFAULT NULL, slave_lag_seconds bigint unsigned DEFAULT NULL, num_slave_hosts int unsigned NOT NULL,
+  slave_hosts text NOT NULL, cluster_name varchar(128) NOT NULL, read_only tinyint unsigned NOT NULL DEFAULT 0, last_sql_error text NOT NULL,
+  last_io_error text NOT NULL, oracle_gtid tinyint unsigned NOT NULL DEFAULT 0, mariadb_gtid tinyint unsigned NOT NULL DEFAULT 0,
+  relay_log_file varchar(128) NOT NULL DEFAULT '', relay_log_pos bigint unsigned NOT NULL DEFAULT 0,
+  pseudo_gtid tinyint unsigned NOT NULL DEFAULT 0, replication_depth tinyint unsigned NOT NULL DEFAULT 0,
+  has_replication_filters tinyint unsigned NOT NULL DEFAULT 0, data_center varchar(32) NOT NULL DEFAULT '',
+  physical_environment varchar(32) NOT NULL DEFAULT '', uptime int unsigned NOT NULL DEFAULT 0, is_co_master tinyint unsigned NOT NULL DEFAULT 0,
+  sql_delay int unsigned NOT NULL DEFAULT 0, binlog_server tinyint unsigned NOT NULL DEFAULT 0,
+  supports_oracle_gtid tinyint unsigned NOT NULL DEFAULT 0, executed_gtid_set text NOT NULL, server_uuid varchar(64) NOT NULL DEFAULT '',
+  suggested_cluster_alias varchar(128) NOT NULL DEFAULT '', last_attempted_check timestamp NOT NULL DEFAULT '1971-01-01 00:00:00',
+  gtid_purged text NOT NULL, replication_credentials_available tinyint unsigned NOT NULL DEFAULT 0,
+  has_replication_credentials tinyint unsigned NOT NULL DEFAULT 0, allow_tls tinyint unsigned NOT NULL DEFAULT 0,
+  semi_sync_enforced tinyint unsigned NOT NULL DEFAULT 0, instance_alias varchar(128) NOT NULL DEFAULT '',
+  version_comment varchar(128) NOT NULL DEFAULT '', major_version varchar(16) NOT NULL DEFAULT '', binlog_row_image varchar(16) NOT NULL DEFAULT '',
+  last_discovery_latency bigint NOT NULL DEFAULT 0, semi_sync_master_enabled tinyint unsigned NOT NULL DEFAULT 0,
+  semi_sync_replica_enabled tinyint unsigned NOT NULL DEFAULT 0, gtid_mode varchar(32) NOT NULL DEFAULT '',
+  last_check_partial_success tinyint unsigned NOT NULL DEFAULT 0, master_uuid varchar(64) NOT NULL DEFAULT '', gtid_errant text NOT NULL,
+  ancestry_uuid text NOT NULL, replication_sql_thread_state tinyint NOT NULL DEFAULT 0, replication_io_thread_state tinyint NOT NULL DEFAULT 0,
+  region varchar(32) NOT NULL DEFAULT '', semi_sync_master_timeout int unsigned NOT NULL DEFAULT 0,
+  semi_sync_master_wait_for_slave_count int unsigned NOT NULL DEFAULT 0, semi_sync_master_status tinyint unsigned NOT NULL DEFAULT 0,
+  semi_sync_replica_status tinyint unsigned NOT NULL DEFAULT 0, semi_sync_master_clients int unsigned NOT NULL DEFAULT 0,
+  semi_sync_available tinyint unsigned NOT NULL DEFAULT 0, replication_group_name varchar(64) NOT NULL DEFAULT '',
+  replication_group_is_single_primary_mode tinyint unsigned NOT NULL DEFAULT 1,
+  replication_group_member_state varchar(16) NOT NULL DEFAULT '', replication_group_member_role varchar(16) NOT NULL DEFAULT '',
+  replication_group_members text NOT NULL, replication_group_primary_host varchar(128) NOT NULL DEFAULT '',
+  replication_group_primary_port smallint unsigned NOT NULL DEFAULT 0,
+  PRIMARY KEY (hostname, port),
+  KEY cluster_name_idx_database_instance (cluster_name),
+  KEY last_checked_idx_database_instance (last_checked),
+  KEY last_seen_idx_database_instance (last_seen),
+  KEY master_host_port_idx_database_instance_database_instance (master_host, master_port),
+  KEY suggested_cluster_alias_idx_database_instance (suggested_cluster_alias)
+) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4;
+CREATE TABLE IF NOT EXISTS ham4db_instance (
+  hostname varchar(255) NOT NULL, port smallint unsigned NOT NULL, body longtext NOT NULL,
+  PRIMARY KEY (hostname, port)
+) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin ROW_FORMAT=DYNAMIC;
