@@ -36,7 +36,8 @@ RUN set -eu; r=/rootfs; \
     for applet in $(/bin/busybox --list); do [ "$applet" = busybox ] || ln -s busybox "$r/bin/$applet"; done; \
     ln -s ../../bin/busybox $r/usr/bin/env; \
     cp /etc/ssl/certs/ca-certificates.crt $r/etc/ssl/certs/; \
-    cp -a /usr/share/zoneinfo $r/usr/share/; rm -rf $r/usr/share/zoneinfo/right $r/usr/share/zoneinfo/posix; \
+    cp -a /usr/share/zoneinfo $r/usr/share/; cd $r/usr/share/zoneinfo; \
+    rm -rf right posix tzdata.zi leap* *.tab; cd /; \
     printf 'root:x:0:0:root:/:/bin/false\nham4db:x:65532:65532:ham4db:/var/lib/ham4db:/bin/sh\n' >$r/etc/passwd; \
     printf 'root:x:0:\nham4db:x:65532:\n' >$r/etc/group; \
     printf 'passwd: files\ngroup: files\nhosts: files dns\n' >$r/etc/nsswitch.conf; \
