@@ -31,6 +31,13 @@ case ${1:-} in
         "$CACHE/servers/mysql/run" mysqld --version
         "$CACHE/servers/mariadb/run" mariadbd --version
         cd "$repository"
-        cargo test --quiet --locked --test kube definition:: -- --test-threads=3 ;;
+        code=0
+        cargo test --quiet --locked --test kube definition:: -- --test-threads=3 || code=$?
+        # The API server of the tests is ended after them, by programs of this PATH.
+        for ((i = 0; i < 100; i++)); do
+            compgen -G "$CACHE/run/test-kube-*" >/dev/null || break
+            sleep 0.2
+        done
+        exit "$code" ;;
     *) die 'bare.sh set-up or bare.sh proof' ;;
 esac
