@@ -121,7 +121,7 @@ fn modules_use_only_what_the_table_allows() {
     );
 }
 
-/// A name that fits no test would leave none out, and nobody would see it.
+/// A name that fits no test would leave none out without a word.
 #[test]
 fn each_long_scenario_is_one() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scenarios");
